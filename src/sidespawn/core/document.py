@@ -1,0 +1,144 @@
+"""TOML as policies use it: each key read once with its exact type, each error with file and line.
+
+Nothing here knows what a policy means. tomllib reads the text; `Table` hands out its keys and refuses the ones that
+nobody asked for.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from typing import Any
+
+from sidespawn.core.pattern import Pattern, parse_pattern
+from sidespawn.core.values import ALPHANUMERIC, only
+from sidespawn.errors import PolicyError
+
+PATH_CHARACTERS = ALPHANUMERIC | frozenset("._-/+@ ")
+
+
+def parse_toml(source: str, text: str) -> tuple[dict[str, Any], dict[tuple[str, ...], str]]:
+    """The document, and FILE:LINE for each of its keys, which tomllib does not tell."""
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise PolicyError(f"{source}: {error}") from None
+    lines: dict[tuple[str, ...], str] = {}
+    section: tuple[str, ...] = ()
+    for number, line in enumerate(text.split("\n"), 1):
+        stripped = line.strip()
+        if stripped.startswith("[") and "]" in stripped and "=" not in stripped:
+            section = tuple(part.strip(' "') for part in stripped.strip("[]").split("."))
+            lines.setdefault(section, f"{source}:{number}")
+        else:
+            key = stripped.partition("=")[0].strip(' "')
+            if key and not key.startswith("#"):
+                lines.setdefault((*section, key), f"{source}:{number}")
+    return document, lines
+
+
+def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        merged[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def substitute(value: Any, parameters: Mapping[str, str | int]) -> Any:
+    """`{name}` replaced by the parameter of that name; a string that is nothing else takes the parameter's type."""
+    if isinstance(value, dict):
+        return {key: substitute(each, parameters) for key, each in value.items()}
+    if isinstance(value, list):
+        return [substitute(each, parameters) for each in value]
+    if isinstance(value, str):
+        if value[:1] == "{" and value[1:-1] in parameters:
+            return parameters[value[1:-1]]
+        for name, parameter in parameters.items():
+            value = value.replace(f"{{{name}}}", str(parameter))
+    return value
+
+
+class Table:
+    """A TOML table that is read key by key; `done` refuses whatever was not read."""
+
+    def __init__(
+        self, content: dict[str, Any], lines: Mapping[tuple[str, ...], str], source: str, path: tuple[str, ...] = ()
+    ) -> None:
+        self._content, self._lines, self._source, self._path = content, lines, source, path
+        self._taken: set[str] = set()
+
+    def keys(self) -> tuple[str, ...]:
+        return tuple(self._content)
+
+    def where(self, key: str = "") -> str:
+        """FILE:LINE of a key, or of the nearest table around it."""
+        path = (*self._path, key) if key else self._path
+        while path:
+            if path in self._lines:
+                return self._lines[path]
+            path = path[:-1]
+        return self._source
+
+    def error(self, key: str, problem: str, hint: str = "") -> PolicyError:
+        return PolicyError(f"{self.where(key)}: {'.'.join((*self._path, key))} {problem}", hint)
+
+    def take(self, key: str, *kinds: type, default: Any = None) -> Any:
+        """The value of a key, of one of these exact types. Without a default the key must be there."""
+        self._taken.add(key)
+        value = self._content.get(key, default)
+        if value is None:
+            raise self.error(key, "is missing")
+        if type(value) not in kinds:
+            raise self.error(key, f"must be {' or '.join(kind.__name__ for kind in kinds)}")
+        return value
+
+    def strings(self, key: str, *, optional: bool = False) -> tuple[str, ...]:
+        """One string or a list of strings."""
+        value = self.take(key, str, list, default=[] if optional else None)
+        values = [value] if isinstance(value, str) else value
+        if not all(isinstance(each, str) for each in values) or not (values or optional):
+            raise self.error(key, "must be a string or a list of strings")
+        return tuple(values)
+
+    def patterns(self, key: str, *, optional: bool = False) -> tuple[Pattern, ...]:
+        try:
+            return tuple(parse_pattern(each) for each in self.strings(key, optional=optional))
+        except ValueError as error:
+            raise self.error(key, f"is no pattern: {error}") from None
+
+    def pattern(self, key: str) -> Pattern:
+        patterns = self.patterns(key)
+        if len(patterns) != 1:
+            raise self.error(key, "must be one pattern")
+        return patterns[0]
+
+    def path(self, key: str) -> str:
+        """An absolute path in its canonical spelling."""
+        value: str = self.take(key, str)
+        if not is_path(value):
+            raise self.error(key, "must be an absolute path without '.', '..', doubled slashes or special characters")
+        return value
+
+    def number(self, key: str, low: int, high: int, default: int | None = None) -> int:
+        value: int = self.take(key, int, default=default)
+        if not low <= value <= high:
+            raise self.error(key, f"must be from {low} to {high}")
+        return value
+
+    def table(self, key: str, *, optional: bool = False) -> Table:
+        content = self.take(key, dict, default={} if optional else None)
+        return Table(content, self._lines, self._source, (*self._path, key))
+
+    def done(self) -> None:
+        for key in self._content:
+            if key not in self._taken:
+                known = ", ".join(sorted(self._taken))
+                raise self.error(key, "is not a key that can stand here", f"keys that can: {known}")
+
+
+def is_path(text: str) -> bool:
+    parts = text.split("/")
+    return (
+        only(text, PATH_CHARACTERS) and text[0] == "/" and all(part not in ("", ".", "..") for part in parts[1:])
+    )

@@ -1,0 +1,109 @@
+"""Programs' options, exactly: which there are, and what a request's arguments say in those terms.
+
+A program's table comes from its manual page (presets/programs/*.toml).  Reading arguments by it is stricter than
+getopt_long(3), on purpose: no abbreviations, no glued short options, nothing positional, no `--`.  What comes out is
+canonical, so that the program cannot understand it in another way than the policy did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from sidespawn.errors import Denied, Reason, quoted
+
+
+class Takes(StrEnum):
+    NOTHING = "nothing"
+    VALUE = "value"
+    OPTIONAL = "optional"  # a value only behind `=`
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """One option of a program. `name` is the canonical spelling without dashes: `pid-file`, or `f` if it is all."""
+
+    name: str
+    takes: Takes
+    short: str = ""
+    danger: str = ""  # what it could do, for the message when a policy does not allow it
+
+    @property
+    def spelling(self) -> str:
+        return f"--{self.name}" if len(self.name) > 1 else f"-{self.name}"
+
+    def written(self, value: str | None) -> tuple[str, ...]:
+        """The arguments that give the program this option, in the spelling with the fewest ways to be misread."""
+        if value is None:
+            return (self.spelling,)
+        return (f"{self.spelling}={value}",) if len(self.name) > 1 else (self.spelling, value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProgramTable:
+    """All options of one program, as of `version`, by canonical name and by short letter."""
+
+    program: str
+    version: str
+    options: Mapping[str, Option]
+
+    def spelled(self, untrusted_spelling: str) -> Option | None:
+        """The option that is spelled exactly so, dashes included."""
+        name = untrusted_spelling.lstrip("-")
+        option = self.options.get(name)
+        if option is not None and untrusted_spelling == option.spelling:
+            return option
+        if len(name) == 1 and untrusted_spelling == f"-{name}":
+            return next((each for each in self.options.values() if each.short == name), None)
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """One option as a request gave it. `argument` is the index into argv of its spelling."""
+
+    option: Option
+    untrusted_value: str | None
+    argument: int
+
+
+def read_arguments(table: ProgramTable, untrusted_argv: tuple[str, ...]) -> tuple[Given, ...]:
+    """What the arguments behind the program's name (argv[1:]) say. Raises Denied at the first that is not exact."""
+    given: list[Given] = []
+    index = 1
+    while index < len(untrusted_argv):
+        untrusted_argument = untrusted_argv[index]
+        if not untrusted_argument.strip(" "):
+            index += 1  # Neutron passes an empty argument where an option is off; programs ignore it, so we drop it
+            continue
+        if not untrusted_argument.startswith("-") or untrusted_argument in ("-", "--"):
+            raise Denied(
+                Reason.POSITIONAL_NOT_ALLOWED,
+                f"argument {index}, {quoted(untrusted_argument)}, is no option of {table.program}",
+                argument=index,
+            )
+        untrusted_spelling, equals, untrusted_value = untrusted_argument.partition("=")
+        option = table.spelled(untrusted_spelling)
+        if option is None:
+            raise Denied(
+                Reason.OPTION_UNKNOWN,
+                f"argument {index}, {quoted(untrusted_argument)}, is not an option of {table.program}"
+                f" {table.version} in full spelling",
+                "write options in full, each in an argument of its own: abbreviations and glued values are refused",
+                argument=index,
+            )
+        value: str | None = untrusted_value if equals else None
+        here = index
+        if equals and (option.takes is Takes.NOTHING or len(option.name) == 1 or untrusted_spelling[:2] != "--"):
+            raise Denied(
+                Reason.OPTION_MALFORMED, f"argument {index}, {option.spelling}, takes no value behind =", argument=index
+            )
+        if not equals and option.takes is Takes.VALUE:
+            index += 1
+            if index == len(untrusted_argv):
+                raise Denied(Reason.OPTION_MALFORMED, f"{option.spelling} is given no value", argument=here)
+            value = untrusted_argv[index]
+        given.append(Given(option=option, untrusted_value=value, argument=here))
+        index += 1
+    return tuple(given)

@@ -1,0 +1,167 @@
+"""Patterns: how a policy says which values an argument may have.
+
+A pattern is literal text with two kinds of holes:
+
+    <type>      a value of that type (core/values.py); each occurrence stands for itself
+    {name}      a value bound once: it must be the same everywhere in the request
+
+A name stands for one or several patterns of its own (`[names]` in a policy), so a name can be as simple as `<uuid>`
+or as large as a directory.  The text that follows a hole ends it: at its first occurrence, or, when nothing else
+follows, at the end of the value.  The braces and angle brackets themselves cannot stand in literal text.
+
+A match never depends on the order of alternatives for its safety: whatever matched consists of the policy's own
+literals and of values that passed their type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sidespawn.core.values import Check, parse_type
+
+
+@dataclass(frozen=True)
+class Literal:
+    text: str
+
+
+@dataclass(frozen=True)
+class Typed:
+    spelling: str
+    check: Check
+
+
+@dataclass(frozen=True)
+class Name:
+    name: str
+
+
+Part = Literal | Typed | Name
+
+
+@dataclass(frozen=True)
+class Pattern:
+    source: str
+    parts: tuple[Part, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(part.name for part in self.parts if isinstance(part, Name))
+
+
+Names = Mapping[str, tuple[Pattern, ...]]
+Bindings = Mapping[str, str]
+
+
+class Conflict(Exception):
+    """A name would have to stand for two different values."""
+
+    def __init__(self, name: str, bound: str, untrusted_value: str) -> None:
+        super().__init__(name)
+        self.name, self.bound, self.untrusted_value = name, bound, untrusted_value
+
+
+def parse_pattern(source: str) -> Pattern:
+    """Raises ValueError with a message for the policy's author."""
+    parts: list[Part] = []
+    rest = source
+    while rest:
+        start = min((i for i in (rest.find("<"), rest.find("{")) if i >= 0), default=len(rest))
+        if start:
+            if ">" in rest[:start] or "}" in rest[:start]:
+                raise ValueError(f"{source!r} closes a hole that it does not open")
+            parts.append(Literal(rest[:start]))
+            rest = rest[start:]
+            continue
+        close = rest.find(">" if rest[0] == "<" else "}")
+        if close < 0:
+            raise ValueError(f"{source!r} opens a hole that it does not close")
+        inside = rest[1:close]
+        if parts and not isinstance(parts[-1], Literal):
+            raise ValueError(f"{source!r} has two holes with no text between them, so where one ends is not defined")
+        parts.append(Typed(inside, parse_type(inside)) if rest[0] == "<" else Name(inside))
+        rest = rest[close + 1 :]
+    return Pattern(source, tuple(parts))
+
+
+def match_any(
+    patterns: tuple[Pattern, ...], untrusted_value: str, names: Names, bindings: Bindings
+) -> dict[str, str] | None:
+    """The bindings after the first pattern that the value matches, or None when none does.
+
+    Raises Conflict when the value has the right form but a name in it is already bound to another value.
+    """
+    conflict: Conflict | None = None
+    for pattern in patterns:
+        try:
+            found = match(pattern, untrusted_value, names, bindings)
+        except Conflict as error:
+            conflict = conflict or error
+            continue
+        if found is not None:
+            return found
+    if conflict is not None:
+        raise conflict
+    return None
+
+
+def match(pattern: Pattern, untrusted_value: str, names: Names, bindings: Bindings) -> dict[str, str] | None:
+    """The bindings extended by what this value binds, or None. Raises Conflict."""
+    found = dict(bindings)
+    rest = untrusted_value
+    for position, part in enumerate(pattern.parts):
+        if isinstance(part, Literal):
+            if not rest.startswith(part.text):
+                return None
+            rest = rest[len(part.text) :]
+            continue
+        end = hole_end(pattern.parts[position + 1 :], rest)
+        if end is None:
+            return None
+        untrusted_segment, rest = rest[:end], rest[end:]
+        if isinstance(part, Typed):
+            if not part.check(untrusted_segment):
+                return None
+            continue
+        bound = found.get(part.name)
+        if bound is None:
+            inner = match_any(names[part.name], untrusted_segment, names, found)
+            if inner is None:
+                return None
+            found = {**inner, part.name: untrusted_segment}
+        elif bound != untrusted_segment:
+            if match_any(names[part.name], untrusted_segment, names, {}) is None:
+                return None
+            raise Conflict(part.name, bound, untrusted_segment)
+    return None if rest else found
+
+
+def hole_end(following: tuple[Part, ...], rest: str) -> int | None:
+    """Where the hole before `following` ends in `rest`; None when the text that should follow is not there."""
+    if not following:
+        return len(rest)
+    literal = following[0]
+    assert isinstance(literal, Literal)  # noqa: S101 - parse_pattern refuses adjacent holes; a guard for mypy
+    if len(following) == 1:
+        return len(rest) - len(literal.text) if rest.endswith(literal.text) else None
+    at = rest.find(literal.text)
+    return at if at >= 0 else None
+
+
+def render(pattern: Pattern, bindings: Bindings) -> str | None:
+    """The pattern with its names filled in, or None when one of them is not bound."""
+    pieces = []
+    for part in pattern.parts:
+        if isinstance(part, Literal):
+            pieces.append(part.text)
+        elif isinstance(part, Name) and part.name in bindings:
+            pieces.append(bindings[part.name])
+        else:
+            return None
+    return "".join(pieces)
+
+
+def render_first(patterns: tuple[Pattern, ...], bindings: Bindings) -> str | None:
+    """The first of the patterns whose names are all bound, filled in."""
+    return next((text for text in (render(pattern, bindings) for pattern in patterns) if text is not None), None)

@@ -1,0 +1,370 @@
+"""A service's policy: TOML text in, one frozen `Policy` out, or an error with file and line.
+
+A policy is loaded whole or not at all: an unknown key, a wrong type, a placeholder that no one declared, an option
+that the program does not have, all refuse the file.  docs/policy.md is the reference for people.
+
+A service's file may say `extends = "PRESET"`: the preset's tables come first, the file's keys replace or add to them.
+Strings may use `{parameter}` for a value of `[parameters]`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from sidespawn.core.configuration import ConfigurationRules, Directive
+from sidespawn.core.document import PATH_CHARACTERS, Table, is_path, merge, parse_toml, substitute
+from sidespawn.core.options import Option, ProgramTable, Takes
+from sidespawn.core.pattern import Names, Pattern
+from sidespawn.core.plan import Limits, Readiness, ReadyWhen
+from sidespawn.core.values import ALPHANUMERIC, DIGITS, only
+from sidespawn.core.wire import SIGNALS
+from sidespawn.errors import PolicyError
+
+POLICY_VERSION = 1
+ENGINES = ("podman",)
+SERVICE_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
+IMAGE_CHARACTERS = ALPHANUMERIC | frozenset("._-/:@")
+CAPABILITIES = frozenset(
+    "AUDIT_WRITE CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID IPC_LOCK KILL NET_ADMIN NET_BIND_SERVICE"
+    " NET_BROADCAST NET_RAW SETGID SETPCAP SETUID SYS_CHROOT SYS_NICE".split()
+)  # SYS_ADMIN, SYS_PTRACE, SYS_MODULE and their like are root on the host under another name: no policy can give them
+SIZES = {"K": 2**10, "M": 2**20, "G": 2**30}
+
+Read = Callable[[str], str]  # the text of a preset or of a program's table, by name; raises PolicyError
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptionRule:
+    """What a policy allows for one option of the program."""
+
+    option: Option
+    values: tuple[Pattern, ...]  # empty: it must stand alone
+    bare: bool  # it may stand alone
+    required: bool
+    most: int
+    passed_on: bool
+    configuration: str  # the rules for the file that the value names; empty for none
+    rule: str  # FILE:LINE
+
+
+@dataclass(frozen=True, kw_only=True)
+class Configuration:
+    path: Pattern
+    rules: ConfigurationRules
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agent:
+    """The requesting container's side."""
+
+    state: str
+    state_on_host: str
+    spool_uid: int
+    wrapper: str
+    kill_scripts: tuple[str, ...]
+    timeout: int  # seconds
+    local: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SideContainer:
+    engine: str
+    image: str
+    command: str
+    uid: int
+    gid: int
+    capabilities: tuple[str, ...]
+    mounts: tuple[Pattern, ...]
+    scratch: tuple[str, ...]
+    pid_file: Pattern | None
+    limits: Limits
+    readiness: Readiness
+    grace: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    service: str
+    description: str
+    table: ProgramTable
+    agent: Agent
+    names: Names
+    netns: Pattern
+    netns_rule: str
+    instance: tuple[Pattern, ...]
+    signals: tuple[str, ...]
+    signals_rule: str
+    environment: Mapping[str, tuple[tuple[Pattern, ...], str]]  # name to patterns and FILE:LINE
+    environment_rule: str
+    options: Mapping[str, OptionRule]
+    options_rule: str
+    configuration: Mapping[str, Configuration]
+    always: tuple[str, ...]
+    unless_given: tuple[str, ...]
+    side_container: SideContainer
+
+
+def is_service_name(text: str) -> bool:
+    """Lower-case letters, digits and hyphens, at most 40: it becomes part of unit, slice and container names."""
+    return only(text, SERVICE_CHARACTERS) and len(text) <= 40 and "-" not in (text[0], text[-1])
+
+
+def parse_policy(service: str, source: str, text: str, read_preset: Read, read_program: Read) -> Policy:
+    """The policy of `service` in `text`; `source` is the file's name for messages. Raises PolicyError."""
+    document, lines = parse_toml(source, text)
+    preset = document.pop("extends", None)
+    if preset is not None:
+        if not isinstance(preset, str) or not is_service_name(preset):
+            raise PolicyError(f"{lines.get(('extends',), source)}: extends must be the name of a preset")
+        base, base_lines = parse_toml(f"{preset}.toml", read_preset(preset))
+        document = merge(base, document)
+        lines = base_lines | lines
+    parameters = read_parameters(Table(document, lines, source).table("parameters", optional=True))
+    document.pop("parameters", None)
+    return build_policy(service, Table(substitute(document, parameters), lines, source), read_program)
+
+
+def read_parameters(table: Table) -> dict[str, str | int]:
+    parameters: dict[str, str | int] = {}
+    for name in table.keys():
+        value = table.take(name, str, int)
+        if isinstance(value, str) and not only(value, PATH_CHARACTERS | IMAGE_CHARACTERS):
+            raise table.error(name, "holds a character that a parameter cannot have")
+        parameters[name] = value
+    return parameters
+
+
+def build_policy(service: str, top: Table, read_program: Read) -> Policy:
+    if top.take("version", int) != POLICY_VERSION:
+        raise top.error("version", f"must be {POLICY_VERSION}")
+    names = {name: top.table("names").patterns(name) for name in top.table("names", optional=True).keys()}
+    program: str = top.take("program", str)
+    if not is_service_name(program):
+        raise top.error("program", "must be the name of a program's table")
+    table = parse_program(program, read_program(program))
+    request = top.table("request")
+    options = top.table("options", optional=True)
+    environment = top.table("environment", optional=True)
+    configuration = top.table("configuration", optional=True)
+    arguments = top.table("arguments", optional=True)
+    policy = Policy(
+        service=service,
+        description=top.take("description", str, default=""),
+        table=table,
+        agent=build_agent(top.table("agent")),
+        names=names,
+        netns=request.pattern("netns"),
+        netns_rule=request.where("netns"),
+        instance=request.patterns("instance"),
+        signals=request.strings("signals", optional=True),
+        signals_rule=request.where("signals"),
+        environment={name: (environment.patterns(name), environment.where(name)) for name in environment.keys()},
+        environment_rule=environment.where(),
+        options={rule.option.name: rule for rule in build_options(options, table)},
+        options_rule=options.where(),
+        configuration={name: build_configuration(configuration.table(name), name) for name in configuration.keys()},
+        always=arguments.strings("always", optional=True),
+        unless_given=arguments.strings("unless_given", optional=True),
+        side_container=build_side_container(top.table("side_container")),
+    )
+    for each in (request, arguments, top):
+        each.done()
+    check_policy(policy, top, request)
+    return policy
+
+
+def build_agent(table: Table) -> Agent:
+    local = table.take("local", list, default=[])
+    if not all(isinstance(argv, list) and all(isinstance(each, str) for each in argv) for argv in local):
+        raise table.error("local", "must be a list of argument lists")
+    agent = Agent(
+        state=table.path("state"),
+        state_on_host=table.path("state_on_host"),
+        spool_uid=table.number("spool_uid", 0, 2**32 - 2, default=0),
+        wrapper=table.path("wrapper"),
+        kill_scripts=table.strings("kill_scripts", optional=True),
+        timeout=table.number("timeout", 1, 600, default=120),
+        local=tuple(tuple(argv) for argv in local),
+    )
+    for name in agent.kill_scripts:
+        if not only(name, ALPHANUMERIC | frozenset("-_.")) or name.startswith("."):
+            raise table.error("kill_scripts", "must be names of files")
+    table.done()
+    return agent
+
+
+def build_options(table: Table, program: ProgramTable) -> Iterable[OptionRule]:
+    for name in table.keys():
+        option = program.options.get(name)
+        if option is None:
+            raise table.error(name, f"is not an option of {program.program} {program.version}")
+        if table.take(name, bool, str, list, dict) is False:
+            continue  # a service's own policy takes back what its preset allows
+        yield build_option_rule(table, name, option)
+
+
+def build_option_rule(table: Table, name: str, option: Option) -> OptionRule:
+    """The long form is a table; `true`, a pattern or a list of patterns are short for one."""
+    given = table.take(name, bool, str, list, dict)
+    if isinstance(given, dict):
+        long = table.table(name)
+        values = long.patterns("value", optional=True)
+        rule = OptionRule(
+            option=option,
+            values=values,
+            bare=long.take("bare", bool, default=not values),
+            required=long.take("required", bool, default=False),
+            most=long.number("most", 1, 1024, default=1),
+            passed_on=long.take("pass", bool, default=True),
+            configuration=long.take("configuration", str, default=""),
+            rule=table.where(name),
+        )
+        long.done()
+    else:
+        values = () if given is True else table.patterns(name)
+        rule = OptionRule(
+            option=option, values=values, bare=not values, required=False, most=1, passed_on=True, configuration="",
+            rule=table.where(name),
+        )  # fmt: skip
+    if option.takes is Takes.NOTHING and rule.values:
+        raise table.error(name, "takes no value")
+    if option.takes is Takes.VALUE and rule.bare:
+        raise table.error(name, "needs a value, so the rule must say which")
+    return rule
+
+
+def build_configuration(table: Table, name: str) -> Configuration:
+    if table.take("format", str) != "lines":
+        raise table.error("format", 'must be "lines"')
+    directives = table.table("directives")
+    allowed = []
+    for directive in directives.keys():
+        bare = directives.take(directive, bool, str, list) is True
+        values = () if bare else directives.patterns(directive)
+        allowed.append(Directive(name=directive, values=values, rule=directives.where(directive)))
+    path = table.pattern("path")
+    table.done()
+    return Configuration(
+        path=path, rules=ConfigurationRules(name=name, directives=tuple(allowed), rule=directives.where())
+    )
+
+
+def build_side_container(table: Table) -> SideContainer:
+    ready, stop = table.table("ready"), table.table("stop", optional=True)
+    engine = table.take("engine", str)
+    if engine not in ENGINES:
+        raise table.error("engine", f"must be one of {', '.join(ENGINES)}")
+    image = table.take("image", str)
+    if not only(image, IMAGE_CHARACTERS) or image[0] not in ALPHANUMERIC or "://" in image:
+        raise table.error("image", "must be the name of an image, without a transport", "see `podman images`")
+    capabilities = table.strings("capabilities", optional=True)
+    for capability in capabilities:
+        if capability not in CAPABILITIES:
+            raise table.error("capabilities", f"cannot have {capability}", f"allowed: {' '.join(sorted(CAPABILITIES))}")
+    scratch = table.strings("scratch", optional=True)
+    if not all(is_path(path) for path in scratch):
+        raise table.error("scratch", "must be absolute paths")
+    pid_file = table.patterns("pid_file", optional=True)
+    side_container = SideContainer(
+        engine=engine,
+        image=image,
+        command=table.path("command"),
+        uid=table.number("uid", 0, 2**32 - 2),
+        gid=table.number("gid", 0, 2**32 - 2),
+        capabilities=tuple(sorted(capabilities)),
+        mounts=table.patterns("mounts", optional=True),
+        scratch=scratch,
+        pid_file=pid_file[0] if pid_file else None,
+        limits=Limits(
+            memory=size(table, "memory"),
+            tasks=table.number("tasks", 1, 100_000),
+            open_files=table.number("open_files", 16, 1_000_000, default=1024),
+        ),
+        readiness=build_readiness(ready),
+        grace=stop.number("grace", 0, 300, default=10),
+    )
+    for each in (stop, table):
+        each.done()
+    return side_container
+
+
+def size(table: Table, key: str) -> int:
+    text: str = table.take(key, str)
+    if not (only(text[:-1], DIGITS) and text[-1:] in SIZES and len(text) < 10):
+        raise table.error(key, "must be a size such as 64M")
+    return int(text[:-1]) * SIZES[text[-1]]
+
+
+def build_readiness(table: Table) -> Readiness:
+    said = [when for when in ReadyWhen if when.value in table.keys()]
+    if len(said) != 1:
+        raise table.error("", "must have exactly one of file, listens, alive")
+    when = said[0]
+    if when is ReadyWhen.ALIVE:
+        what = str(table.number("alive", 1, 60_000))
+    elif when is ReadyWhen.FILE:
+        what = table.path("file")
+    else:
+        what = table.take("listens", str)
+        protocol, _, port = what.partition(":")
+        if protocol not in ("udp", "tcp") or not only(port, DIGITS) or not 0 < int(port) < 65536:
+            raise table.error("listens", "must be a protocol and a port, such as udp:67")
+    readiness = Readiness(when=when, what=what, within=table.number("within", 1, 300, default=10))
+    table.done()
+    return readiness
+
+
+def parse_program(program: str, text: str) -> ProgramTable:
+    source = f"programs/{program}.toml"
+    document, lines = parse_toml(source, text)
+    top = Table(document, lines, source)
+    dangers = top.table("danger", optional=True)
+    options: dict[str, Option] = {}
+    for takes in Takes:
+        group = top.table(takes.value, optional=True)
+        for name in group.keys():
+            if name in options:
+                raise group.error(name, "stands here twice")
+            danger = dangers.take(name, str, default="")
+            options[name] = Option(name=name, takes=takes, short=group.take(name, str), danger=danger)
+    if top.take("program", str) != program:
+        raise top.error("program", f"must be {program}")
+    table = ProgramTable(program=program, version=top.take("version", str), options=options)
+    for each in (dangers, top):
+        each.done()
+    return table
+
+
+def check_policy(policy: Policy, top: Table, request: Table) -> None:
+    """What can only be said of the whole: every name is declared, none defines itself, references have a target."""
+    for name, patterns in policy.names.items():
+        declared(policy, patterns, top, name, seen=(name,))
+    rules = policy.options.values()
+    environment = tuple(pattern for patterns, _ in policy.environment.values() for pattern in patterns)
+    values = tuple(pattern for rule in rules for pattern in rule.values)
+    side_container = policy.side_container
+    pid_file = () if side_container.pid_file is None else (side_container.pid_file,)
+    for where, each in (
+        ("request", (policy.netns, *policy.instance)),
+        ("environment", environment),
+        ("options", values),
+        ("side_container", (*side_container.mounts, *pid_file)),
+    ):
+        declared(policy, each, top, where, seen=())
+    for signal in policy.signals:
+        if signal not in SIGNALS:
+            raise request.error("signals", f"cannot have {signal}", f"allowed: {' '.join(SIGNALS)}")
+    for rule in rules:
+        if rule.configuration and rule.configuration not in policy.configuration:
+            raise PolicyError(f"{rule.rule}: there is no [configuration.{rule.configuration}]")
+
+
+def declared(policy: Policy, patterns: tuple[Pattern, ...], top: Table, where: str, seen: tuple[str, ...]) -> None:
+    for pattern in patterns:
+        for name in pattern.names:
+            if name not in policy.names:
+                raise top.error(where, f"uses {{{name}}}, which [names] does not declare")
+            if name in seen:
+                raise top.error("names", f"defines {name} by itself")
+            declared(policy, policy.names[name], top, where, (*seen, name))

@@ -1,0 +1,146 @@
+"""The types of values that a policy can name, as `<type>` in a pattern.
+
+A type is a predicate over one string of an agent.  There are no regular expressions and no conversions: a value is
+either exactly what the type says, in its one usual spelling, or refused, so what was judged is what is passed on.
+Every type accepts printable ASCII only; no type but `text` accepts a comma, an equals sign, a quote or a blank.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from string import ascii_letters, digits, hexdigits
+
+Check = Callable[[str], bool]
+
+LOWER_HEX = frozenset("0123456789abcdef")
+HEX = frozenset(hexdigits)
+DIGITS = frozenset(digits)
+ALPHANUMERIC = frozenset(ascii_letters + digits)
+NAME = ALPHANUMERIC | frozenset("._-@+ ")
+TAG = ALPHANUMERIC | frozenset("_-.")
+INTERFACE = ALPHANUMERIC | frozenset("._-@")
+LABEL = ALPHANUMERIC | frozenset("-_")
+
+INTERFACE_CHARACTERS = 15  # IFNAMSIZ less the terminating NUL
+DECIMAL_DIGITS = 20  # enough for 2^64; keeps int() away from 5,000 digits
+
+
+def only(text: str, allowed: frozenset[str]) -> bool:
+    """Not empty, and of no other characters than `allowed`."""
+    return bool(text) and allowed.issuperset(text)
+
+
+def is_uuid(text: str) -> bool:
+    """Lower-case hexadecimal, 8-4-4-4-12, as OpenStack and Linux write them."""
+    groups = text.split("-")
+    return [len(group) for group in groups] == [8, 4, 4, 4, 12] and all(only(group, LOWER_HEX) for group in groups)
+
+
+def is_decimal(text: str) -> bool:
+    """Unsigned, without leading zeros."""
+    return only(text, DIGITS) and len(text) <= DECIMAL_DIGITS and (text == "0" or text[0] != "0")
+
+
+def is_address(text: str, family: int) -> bool:
+    if not text.isascii() or "\0" in text or "%" in text:
+        return False
+    try:
+        socket.inet_pton(family, text)  # stricter than inet_aton: four decimal groups, no leading zeros
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def is_ipv4(text: str) -> bool:
+    return is_address(text, socket.AF_INET)
+
+
+def is_ipv6(text: str) -> bool:
+    return is_address(text, socket.AF_INET6)
+
+
+def is_ip(text: str) -> bool:
+    return is_ipv4(text) or is_ipv6(text)
+
+
+def is_cidr(text: str) -> bool:
+    address, slash, prefix = text.partition("/")
+    longest = 32 if is_ipv4(address) else 128 if is_ipv6(address) else -1
+    return bool(slash) and is_decimal(prefix) and int(prefix) <= longest
+
+
+def is_netmask(text: str) -> bool:
+    """A dotted IPv4 mask whose ones come first."""
+    if not is_ipv4(text):
+        return False
+    inverted = 0xFFFFFFFF ^ int.from_bytes(socket.inet_pton(socket.AF_INET, text), "big")
+    return inverted & (inverted + 1) == 0
+
+
+def is_mac(text: str) -> bool:
+    groups = text.split(":")
+    return len(groups) == 6 and all(len(group) == 2 and only(group, HEX) for group in groups)
+
+
+def is_interface(text: str) -> bool:
+    return only(text, INTERFACE) and len(text) <= INTERFACE_CHARACTERS and text[0] in ALPHANUMERIC
+
+
+def is_hostname(text: str) -> bool:
+    """Labels of letters, digits, hyphens and underscores, joined by dots; one dot may end it."""
+    labels = text.removesuffix(".").split(".")
+    return len(text) <= 253 and all(only(label, LABEL) and len(label) <= 63 and label[0] != "-" for label in labels)
+
+
+def is_tag(text: str) -> bool:
+    return only(text, TAG) and len(text) <= 64 and text[0] in ALPHANUMERIC
+
+
+def is_name(text: str) -> bool:
+    """One component of a path: never `.`, `..`, hidden, or with a blank at an end."""
+    return only(text, NAME) and len(text) <= 64 and text[0] in ALPHANUMERIC and text[-1] != " "
+
+
+def is_duration(text: str) -> bool:
+    """Seconds, minutes or hours, such as 86400s or 24h, or `infinite`."""
+    return text == "infinite" or (text[-1:] in ("s", "m", "h") and is_decimal(text[:-1]))
+
+
+def is_text(text: str) -> bool:
+    """Printable ASCII, at most 255 characters. For values that the program only repeats."""
+    return 0 < len(text) <= 255 and text.isascii() and text.isprintable()
+
+
+TYPES: dict[str, Check] = {
+    "uuid": is_uuid,
+    "ip": is_ip,
+    "ipv4": is_ipv4,
+    "ipv6": is_ipv6,
+    "cidr": is_cidr,
+    "netmask": is_netmask,
+    "mac": is_mac,
+    "interface": is_interface,
+    "hostname": is_hostname,
+    "tag": is_tag,
+    "name": is_name,
+    "duration": is_duration,
+    "text": is_text,
+}
+
+
+def parse_type(spelling: str) -> Check:
+    """The predicate for what stands between `<` and `>`: a type's name, or `integer LOW..HIGH`.
+
+    Raises ValueError, with a message for the policy's author, when there is no such type.
+    """
+    word, _, bounds = spelling.partition(" ")
+    if word == "integer":
+        low, dots, high = bounds.partition("..")
+        if not (dots and is_decimal(low) and is_decimal(high) and int(low) <= int(high)):
+            raise ValueError(f"<{spelling}> needs its bounds, as in <integer 1..65535>")
+        first, last = int(low), int(high)
+        return lambda text: is_decimal(text) and first <= int(text) <= last
+    if spelling in TYPES:
+        return TYPES[spelling]
+    raise ValueError(f"there is no type <{spelling}>; the types are integer LOW..HIGH, {', '.join(sorted(TYPES))}")

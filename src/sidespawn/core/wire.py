@@ -1,0 +1,198 @@
+"""The format between a wrapper and the host, version 1.  docs/wire.md shows it to people.
+
+A request is one line of JSON (RFC 8259) in strict UTF-8, at most 64 KiB, ended by LF:
+
+    {"v":1,"id":"<32 hex>","op":"start","deadline":MS,"argv":["dnsmasq",…],"netns":"qdhcp-…","env":{"NAME":"value"}}
+    {"v":1,"id":"<32 hex>","op":"signal","deadline":MS,"signal":"HUP","pid":4711}
+
+`deadline` is in milliseconds of CLOCK_BOOTTIME, which agent and host share.  `netns` is null when the wrapper ran in
+no named network namespace.  A reply is one JSON object in a file named after the request's id:
+
+    {"v":1,"id":"…","status":"running|done|rejected|failed|expired","reason":"<code>","message":"…","pid":N,"container":"…"}
+
+The reader trusts nothing: the schema is closed, types are exact, duplicate keys, floats, NaN, huge integers, lone
+surrogates and control characters are refused.  One bad line never affects another.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, NoReturn
+
+from sidespawn.core.values import LOWER_HEX, only
+from sidespawn.errors import Reason, RequestError, quoted
+
+VERSION = 1
+LINE_BYTES = 64 * 1024
+ARGUMENTS = 1024
+ENVIRONMENT_NAMES = 32
+NETNS_CHARACTERS = 64
+HORIZON_MS = 15 * 60 * 1000  # a deadline further ahead is refused, so that an id is remembered longer than it can live
+PID_MAX = 2**22  # the kernel's PID_MAX_LIMIT on 64-bit machines
+SIGNALS = ("HUP", "INT", "QUIT", "USR1", "USR2", "WINCH", "TERM", "KILL")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartRequest:
+    """Please see that this program runs. The values are well-formed, and no more than that."""
+
+    id: str
+    deadline: int  # milliseconds, CLOCK_BOOTTIME
+    untrusted_argv: tuple[str, ...]
+    untrusted_netns: str | None
+    untrusted_environment: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignalRequest:
+    """Please signal the side container whose program is `pid`, as the agent sees it."""
+
+    id: str
+    deadline: int
+    signal: str  # one of SIGNALS
+    pid: int
+
+
+Request = StartRequest | SignalRequest
+
+
+class Status(StrEnum):
+    RUNNING = "running"
+    DONE = "done"
+    REJECTED = "rejected"
+    FAILED = "failed"
+    EXPIRED = "expired"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    id: str
+    status: Status
+    reason: Reason
+    message: str = ""
+    pid: int | None = None
+    container: str = ""
+
+
+def is_request_id(text: object) -> bool:
+    return isinstance(text, str) and len(text) == 32 and only(text, LOWER_HEX)
+
+
+def parse_request(untrusted_line: bytes) -> Request:
+    """The request in one line (without its LF). Raises RequestError, naming the id when the line has a valid one."""
+    if len(untrusted_line) > LINE_BYTES:
+        raise RequestError(f"the line is longer than {LINE_BYTES} bytes")
+    untrusted_object = parse_object(untrusted_line)
+    untrusted_id = untrusted_object.get("id")
+    if not is_request_id(untrusted_id):
+        raise RequestError("id is not 32 hexadecimal digits")
+    request_id: str = untrusted_id
+    try:
+        return build_request(request_id, untrusted_object)
+    except RequestError as error:
+        raise RequestError(error.message, request_id) from None
+
+
+def parse_object(untrusted_line: bytes) -> dict[str, Any]:
+    """One JSON object, without the freedoms that Python's reader adds to RFC 8259."""
+    try:
+        parsed = json.loads(
+            untrusted_line.decode("utf-8", "strict"),
+            object_pairs_hook=unique_keys,
+            parse_int=short_integer,
+            parse_float=refuse_number,
+            parse_constant=refuse_number,
+        )
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"the line is not a JSON object of this format ({type(error).__name__})") from None
+    if not isinstance(parsed, dict):
+        raise RequestError("the line is not a JSON object")
+    return parsed
+
+
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    unique = dict(pairs)
+    if len(unique) != len(pairs):
+        raise ValueError("duplicate key")
+    return unique
+
+
+def short_integer(digits: str) -> int:
+    if len(digits) > 19:
+        raise ValueError("integer out of range")
+    return int(digits)
+
+
+def refuse_number(text: str) -> NoReturn:
+    raise ValueError("not an integer")
+
+
+def build_request(request_id: str, untrusted_object: Mapping[str, Any]) -> Request:
+    operations = {"start": {"argv", "netns", "env"}, "signal": {"signal", "pid"}}
+    operation = untrusted_object.get("op")
+    if not isinstance(operation, str) or operation not in operations:
+        raise RequestError("op is neither start nor signal")
+    expected = {"v", "id", "op", "deadline"} | operations[operation]
+    if untrusted_object.keys() != expected:
+        odd = sorted(expected ^ untrusted_object.keys())[0]
+        raise RequestError(f"key {quoted(odd)} is {'missing' if odd in expected else 'unknown'} in a {operation}")
+    version = integer(untrusted_object, "v", 0, 1000)
+    if version != VERSION:
+        raise RequestError(f"version {version} is not spoken here, only {VERSION}: renew the wrapper and the agent")
+    deadline = integer(untrusted_object, "deadline", 0, 2**62)
+    if operation == "signal":
+        signal = untrusted_object["signal"]
+        if not isinstance(signal, str) or signal not in SIGNALS:
+            raise RequestError(f"signal is none of {' '.join(SIGNALS)}")
+        pid = integer(untrusted_object, "pid", 2, PID_MAX)
+        return SignalRequest(id=request_id, deadline=deadline, signal=signal, pid=pid)
+    untrusted_argv = untrusted_object["argv"]
+    if not isinstance(untrusted_argv, list) or not 1 <= len(untrusted_argv) <= ARGUMENTS:
+        raise RequestError(f"argv is not a list of 1 to {ARGUMENTS} strings")
+    untrusted_netns = untrusted_object["netns"]
+    if untrusted_netns is not None:
+        untrusted_netns = plain_text(untrusted_netns, "netns")
+        if len(untrusted_netns) > NETNS_CHARACTERS:
+            raise RequestError(f"netns is longer than {NETNS_CHARACTERS} characters")
+    untrusted_env = untrusted_object["env"]
+    if not isinstance(untrusted_env, dict) or len(untrusted_env) > ENVIRONMENT_NAMES:
+        raise RequestError(f"env is not an object of at most {ENVIRONMENT_NAMES} strings")
+    return StartRequest(
+        id=request_id,
+        deadline=deadline,
+        untrusted_argv=tuple(plain_text(each, f"argv[{i}]") for i, each in enumerate(untrusted_argv)),
+        untrusted_netns=untrusted_netns,
+        untrusted_environment=tuple(
+            (plain_text(name, "a name in env"), plain_text(value, "a value in env"))
+            for name, value in sorted(untrusted_env.items())
+        ),
+    )
+
+
+def integer(untrusted_object: Mapping[str, Any], key: str, low: int, high: int) -> int:
+    untrusted_value = untrusted_object[key]
+    if type(untrusted_value) is not int or not low <= untrusted_value <= high:  # bool is an int to isinstance
+        raise RequestError(f"{key} is not an integer from {low} to {high}")
+    return untrusted_value
+
+
+def plain_text(untrusted_value: object, where: str) -> str:
+    """A string of printable characters. Line ends, escapes, bidirectional overrides and surrogates are none."""
+    if not isinstance(untrusted_value, str):
+        raise RequestError(f"{where} is not a string")
+    if untrusted_value and not untrusted_value.isprintable():
+        raise RequestError(f"{where}, {quoted(untrusted_value)}, holds a character that is not printable")
+    return untrusted_value
+
+
+def format_reply(reply: Reply) -> bytes:
+    fields: dict[str, object] = {"v": VERSION, "id": reply.id, "status": reply.status, "reason": reply.reason}
+    fields["message"] = reply.message
+    if reply.pid is not None:
+        fields["pid"] = reply.pid
+    if reply.container:
+        fields["container"] = reply.container
+    return json.dumps(fields, separators=(",", ":")).encode() + b"\n"

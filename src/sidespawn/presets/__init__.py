@@ -1,0 +1,31 @@
+"""The policies and the programs' option tables that ship with the package, one TOML file each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sidespawn.errors import PolicyError
+
+DIRECTORY = Path(__file__).parent
+
+
+def read_preset(name: str) -> str:
+    """The text of a preset. Raises PolicyError when there is none of that name."""
+    return read(DIRECTORY / f"{name}.toml", "preset", name)
+
+
+def read_program(name: str) -> str:
+    """The text of a program's option table. Raises PolicyError when there is none of that name."""
+    return read(DIRECTORY / "programs" / f"{name}.toml", "program", name)
+
+
+def names() -> tuple[str, ...]:
+    return tuple(sorted(path.stem for path in DIRECTORY.glob("*.toml")))
+
+
+def read(path: Path, kind: str, name: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:
+        known = ", ".join(sorted(each.stem for each in path.parent.glob("*.toml")))
+        raise PolicyError(f"there is no {kind} named {name}", f"there are: {known}") from None
