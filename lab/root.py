@@ -1,0 +1,208 @@
+"""The root file system of a lab: an overlay over the machine's, with the parts of it replaced that must be its own.
+
+Everything here runs in the lab's own mount namespace, whose mounts do not propagate to the machine.
+The machine's files are the read-only lower layer; what differs is prepared in the upper layer before it is mounted,
+so no step writes or removes anything through a path that could be the machine's.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+from lab import kernel
+from lab.kernel import MountFlag
+
+_NOTHING_SPECIAL = MountFlag.NO_SUID | MountFlag.NO_DEV
+
+# The lab boots these and nothing else. All that packages and administrators enabled on the machine (databases,
+# timers, udev, sysctl, module loading) is left out, by showing empty directories in the place of theirs.
+_WANTED = {
+    "sysinit.target.wants": (
+        "systemd-journald.service",
+        "systemd-journal-flush.service",
+        "systemd-tmpfiles-setup.service",
+    ),
+    "sockets.target.wants": (
+        "dbus.socket",
+        "systemd-journald.socket",
+        "systemd-journald-dev-log.socket",
+    ),
+    "multi-user.target.wants": (
+        "dbus.service",
+        "systemd-logind.service",
+        "systemd-user-sessions.service",
+    ),
+}
+_UNITS = "usr/lib/systemd/system"
+_EMPTIED = ("etc/systemd", "usr/lib/systemd/system-generators", "usr/local/lib/systemd")
+
+_JOURNALD = """\
+[Journal]
+Storage=volatile
+RateLimitBurst=0
+ForwardToConsole=no
+"""
+
+# podman as it can be on a machine where limits cannot be raised (no CAP_SYS_RESOURCE) and the cgroup tree may lack the
+# memory and pids controllers; crun insists on both. The rest says what Debian with systemd would choose by itself.
+_CONTAINERS = """\
+[containers]
+default_ulimits = ["nofile=20000:20000", "nproc=4096:4096"]
+pids_limit = 0
+log_driver = "journald"
+
+[network]
+network_backend = "netavark"
+
+[engine]
+runtime = "runc"
+cgroup_manager = "systemd"
+events_logger = "journald"
+"""
+
+_STORAGE = """\
+[storage]
+driver = "overlay"
+graphroot = "/var/lib/containers/storage"
+runroot = "/run/containers/storage"
+"""
+
+_DEVICES = {
+    "null": (1, 3),
+    "zero": (1, 5),
+    "full": (1, 7),
+    "random": (1, 8),
+    "urandom": (1, 9),
+    "tty": (5, 0),
+}
+_DEVICE_LINKS = {
+    "fd": "/proc/self/fd",
+    "stdin": "/proc/self/fd/0",
+    "stdout": "/proc/self/fd/1",
+    "stderr": "/proc/self/fd/2",
+    "ptmx": "pts/ptmx",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """What one lab's root is made of."""
+
+    name: str
+    scratch: Path
+    checkout: Path
+
+
+def build(layout: Layout) -> Path:
+    """Mounts the root and all below it, except the cgroup tree; returns where."""
+    kernel.mount("tmpfs", layout.scratch, "tmpfs", MountFlag(0), "mode=755")
+    upper, work, root = (layout.scratch / name for name in ("upper", "work", "root"))
+    for directory in (upper, work, root):
+        directory.mkdir(mode=0o755)
+    _fill_upper(upper, layout)
+    kernel.mount(
+        "overlay", root, "overlay", MountFlag(0), f"lowerdir=/,upperdir={upper},workdir={work}"
+    )
+    _mount_own_directories(root)
+    _mount_kernel_views(root)
+    _make_devices(root / "dev")
+    _show_checkout(root, layout.checkout)
+    return root
+
+
+def mount_cgroups() -> None:
+    """Mounts the cgroup tree. For a process that is in the lab's cgroup and in a cgroup namespace rooted there."""
+    kernel.mount(
+        "cgroup2",
+        Path("/sys/fs/cgroup"),
+        "cgroup2",
+        _NOTHING_SPECIAL | MountFlag.NO_EXEC,
+        "nsdelegate",
+    )
+
+
+def _fill_upper(upper: Path, layout: Layout) -> None:
+    for emptied in _EMPTIED:
+        _hide(upper / emptied)
+    for wants_directory in Path("/", _UNITS).glob("*.wants"):
+        _hide(upper / _UNITS / wants_directory.name)
+    for wants, units in _WANTED.items():
+        for unit in units:
+            (upper / _UNITS / wants / unit).symlink_to(f"../{unit}")
+    files = {
+        "etc/hostname": f"lab-{layout.name}\n",
+        # A valid id: an empty one makes systemd take this for a first boot and enable every unit there is.
+        "etc/machine-id": f"{uuid.uuid4().hex}\n",
+        "etc/fstab": "",
+        "etc/systemd/journald.conf": _JOURNALD,
+        "etc/containers/containers.conf": _CONTAINERS,
+        "etc/containers/storage.conf": _STORAGE,
+        # Empties /tmp at boot; the checkout may lie there.
+        "etc/tmpfiles.d/tmp.conf": "",
+    }
+    for name, text in files.items():
+        path = upper / name
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+def _hide(directory: Path) -> None:
+    """Makes a directory of the upper layer that shows nothing of the lower one's."""
+    directory.mkdir(mode=0o755, parents=True)
+    os.setxattr(directory, "trusted.overlay.opaque", b"y")
+
+
+def _mount_own_directories(root: Path) -> None:
+    # podman's storage cannot lie on an overlay. /tmp and /var/tmp must be mounts before systemd starts, since it
+    # empties them.
+    for name, mode in {
+        "run": "755",
+        "tmp": "1777",
+        "var/tmp": "1777",
+        "var/lib/containers": "700",
+    }.items():
+        (root / name).mkdir(mode=0o755, parents=True, exist_ok=True)
+        kernel.mount("tmpfs", root / name, "tmpfs", MountFlag(0), f"mode={mode}")
+
+
+def _mount_kernel_views(root: Path) -> None:
+    limited = _NOTHING_SPECIAL | MountFlag.NO_EXEC
+    proc = root / "proc"
+    kernel.mount("proc", proc, "proc", limited)
+    # Only network settings belong to the lab; any other one is the machine's.
+    kernel.bind_read_only(proc / "sys")
+    kernel.bind(proc / "sys/net", proc / "sys/net")
+    kernel.mount(None, proc / "sys/net", None, MountFlag.BIND | MountFlag.REMOUNT)
+    if (proc / "sysrq-trigger").exists():
+        kernel.bind_read_only(proc / "sysrq-trigger")
+    # A read-only /sys also tells systemd that the devices are not its own (it then leaves udev out).
+    kernel.mount("sysfs", root / "sys", "sysfs", limited | MountFlag.READ_ONLY)
+
+
+def _make_devices(dev: Path) -> None:
+    # Not the machine's /dev: journald would plant its /dev/log there.
+    kernel.mount("tmpfs", dev, "tmpfs", MountFlag.NO_SUID, "mode=755")
+    for name, (major, minor) in _DEVICES.items():
+        os.mknod(dev / name, stat.S_IFCHR, os.makedev(major, minor))
+        (dev / name).chmod(0o666)
+    for name, target in _DEVICE_LINKS.items():
+        (dev / name).symlink_to(target)
+    for name, kind, options in (
+        ("pts", "devpts", "newinstance,ptmxmode=666,mode=620,gid=5"),
+        ("shm", "tmpfs", "mode=1777"),
+        ("mqueue", "mqueue", ""),
+    ):
+        (dev / name).mkdir()
+        flags = MountFlag.NO_SUID if kind == "devpts" else _NOTHING_SPECIAL
+        kernel.mount(kind, dev / name, kind, flags, options)
+
+
+def _show_checkout(root: Path, checkout: Path) -> None:
+    """Binds the real checkout at its own path, so that caches written in it stay, and a second file system shows."""
+    target = root / checkout.relative_to("/")
+    target.mkdir(mode=0o755, parents=True, exist_ok=True)
+    kernel.bind(checkout, target)

@@ -1,0 +1,262 @@
+"""Two small container images for the tests and the demo, made from the machine's own Debian package sources.
+
+`localhost/sidespawn-helpers` holds the programs that side containers run; `localhost/sidespawn-agent` looks like the
+container of a Neutron agent: Python, iproute2, the user neutron and its directories. No registry is asked: each is a
+tar of unpacked packages (no maintainer script runs, nothing is started), made once per recipe and kept in a cache.
+
+Runs as root, on Debian, with mmdebstrap and podman. For people at work on sidespawn or trying it; no part of what
+answers requests.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+_RECIPE_VERSION = 1  # raise it when the same packages shall make a different tar
+_NEUTRON = 42435  # uid and gid that Kolla gives to neutron
+_ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "HOME": "/root"}
+_BUILD_SECONDS = 600
+_PODMAN_SECONDS = 120
+
+# What nobody reads in a container. Relative to the root of the image.
+_LEFT_OUT = (
+    "usr/share/doc",
+    "usr/share/man",
+    "usr/share/info",
+    "usr/share/locale",
+    "usr/share/lintian",
+    "usr/share/bash-completion",
+    "usr/lib/x86_64-linux-gnu/gconv",
+    "usr/lib/python3.11/pydoc_data",
+    "usr/lib/python3.11/lib2to3",
+    "var/lib/apt",
+    "var/cache",
+)
+
+
+class ImageError(Exception):
+    """An image cannot be made or imported; the message says which command failed and what it printed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One image: its name, its packages (with what they depend on), and the accounts it knows beside root."""
+
+    name: str
+    packages: tuple[str, ...]
+    users: tuple[tuple[str, int, str], ...]  # name, uid and gid, home
+    directories: tuple[tuple[str, int], ...] = ()  # path, uid and gid
+    busybox: bool = False  # a link for each applet that no package brings
+
+    def digest(self, suite: str) -> str:
+        """Names the tar: equal recipes for equal suites give equal names."""
+        identity = repr((_RECIPE_VERSION, suite, os.uname().machine, self))
+        return hashlib.sha256(identity.encode()).hexdigest()[:16]
+
+
+_SERVICE_USERS = (("nobody", 65534, "/nonexistent"), ("dnsmasq", 990, "/nonexistent"))
+
+HELPERS = Recipe(
+    name="localhost/sidespawn-helpers",
+    packages=("dnsmasq-base",),
+    users=_SERVICE_USERS,
+)
+AGENT = Recipe(
+    name="localhost/sidespawn-agent",
+    packages=(
+        "bash",
+        "busybox-static",
+        "dash",
+        "dnsmasq-base",
+        "iproute2",
+        "libpython3-stdlib",
+        "procps",
+        "python3-minimal",
+    ),
+    users=(*_SERVICE_USERS, ("neutron", _NEUTRON, "/var/lib/neutron")),
+    directories=(("var/lib/neutron", _NEUTRON), ("etc/neutron/kill_scripts", 0)),
+    busybox=True,
+)
+ALL = (HELPERS, AGENT)
+
+
+def build_tars(cache: Path, recipes: tuple[Recipe, ...] = ALL) -> tuple[Path, ...]:
+    """Makes the tars that the cache lacks; returns all. Needs the network the first time only."""
+    suite = _suite()
+    with _locked(cache):
+        return tuple(_build_tar(cache, recipe, suite) for recipe in recipes)
+
+
+def ensure_images(cache: Path, recipes: tuple[Recipe, ...] = ALL) -> tuple[str, ...]:
+    """Makes the images available to the podman of this host; returns their names. Quick when they are there."""
+    suite = _suite()
+    for recipe in recipes:
+        exact = f"{recipe.name}:{recipe.digest(suite)}"
+        if not _podman_has(exact):
+            (tar,) = build_tars(cache, (recipe,))
+            _run(("podman", "import", "--quiet", str(tar), exact), _PODMAN_SECONDS)
+            _run(("podman", "tag", exact, recipe.name), _PODMAN_SECONDS)
+    return tuple(recipe.name for recipe in recipes)
+
+
+def _build_tar(cache: Path, recipe: Recipe, suite: str) -> Path:
+    stem = recipe.name.rpartition("/")[2]
+    tar = cache / f"{stem}-{recipe.digest(suite)}.tar"
+    if tar.exists():
+        return tar
+    print(f"making the image {recipe.name} (once)", file=sys.stderr)
+    with tempfile.TemporaryDirectory(dir=cache, prefix=f"{stem}-") as scratch:
+        root = Path(scratch, "root")
+        _unpack_packages(root, recipe, suite)
+        _adapt(root, recipe)
+        draft = Path(scratch, "image.tar")
+        with tarfile.open(draft, "w", format=tarfile.GNU_FORMAT) as archive:
+            archive.add(root, arcname=".")
+        draft.rename(tar)
+    for outdated in set(cache.glob(f"{stem}-*.tar")) - {tar}:
+        outdated.unlink()
+    return tar
+
+
+def _unpack_packages(root: Path, recipe: Recipe, suite: str) -> None:
+    # `extract` leaves the essential packages and every maintainer script out; the hook makes /bin and /lib the links
+    # into /usr that current packages expect.
+    _run(
+        (
+            "mmdebstrap",
+            "--quiet",
+            "--mode=root",
+            "--variant=extract",
+            "--format=directory",
+            "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr",
+            f"--include={','.join(recipe.packages)}",
+            *(f"--aptopt={option}" for option in _apt_options()),
+            suite,
+            str(root),
+            *map(str, package_sources(Path("/etc/apt"), suite)),
+        ),
+        _BUILD_SECONDS,
+    )
+
+
+def _adapt(root: Path, recipe: Recipe) -> None:
+    """Does by hand what maintainer scripts would have done, and removes what nobody reads."""
+    for path in _LEFT_OUT:
+        shutil.rmtree(root / path, ignore_errors=True)
+    for path in ("etc", "tmp", "run", "proc", "sys", "dev", "root", "var/lib/misc"):
+        (root / path).mkdir(parents=True, exist_ok=True)
+    (root / "tmp").chmod(0o1777)
+    users = (("root", 0, "/root"), *recipe.users)
+    shell = "/bin/sh" if recipe.busybox else "/usr/sbin/nologin"
+    (root / "etc/passwd").write_text(
+        "".join(f"{user}:x:{uid}:{uid}::{home}:{shell}\n" for user, uid, home in users)
+    )
+    (root / "etc/group").write_text("".join(f"{user}:x:{uid}:\n" for user, uid, _ in users))
+    for path, owner in recipe.directories:
+        (root / path).mkdir(parents=True, exist_ok=True)
+        os.chown(root / path, owner, owner)
+    if recipe.busybox:
+        _link_applets(root)
+
+
+def _link_applets(root: Path) -> None:
+    applets = _run(("chroot", str(root), "/usr/bin/busybox", "--list"), _PODMAN_SECONDS).split()
+    for applet in applets:
+        if not any(os.path.lexists(root / place / applet) for place in ("usr/bin", "usr/sbin")):
+            (root / "usr/bin" / applet).symlink_to("busybox")
+
+
+def package_sources(apt: Path, suite: str) -> tuple[Path, ...]:
+    """The source lists of this machine that are about `suite`; other vendors' name it, if at all, inside a word."""
+    about = re.compile(rf"(?<![\w./-]){re.escape(suite)}(-updates|-security)?(?![\w./-])")
+    candidates = (apt / "sources.list", *sorted((apt / "sources.list.d").glob("*")))
+    return tuple(
+        path
+        for path in candidates
+        if path.suffix in {".list", ".sources"}
+        and path.is_file()
+        and about.search(path.read_text())
+    )
+
+
+def _apt_options() -> Iterator[str]:
+    """How this machine reaches its package sources (proxies, retries), which mmdebstrap does not take over by itself."""
+    for line in _run(("apt-config", "dump"), _PODMAN_SECONDS).splitlines():
+        if re.match(r"Acquire::(https?|Check-|Retries)", line) and not line.endswith(' "";'):
+            yield line
+
+
+def _suite() -> str:
+    release = Path("/etc/os-release").read_text()
+    found = re.search(r"^VERSION_CODENAME=\"?([a-z]+)", release, re.MULTILINE)
+    if found is None:
+        raise ImageError("/etc/os-release names no Debian suite (VERSION_CODENAME)")
+    return found[1]
+
+
+def _podman_has(image: str) -> bool:
+    command = ("podman", "image", "exists", image)
+    return (
+        subprocess.run(command, env=_ENVIRONMENT, timeout=_PODMAN_SECONDS, check=False).returncode
+        == 0
+    )
+
+
+def _run(argv: tuple[str, ...], seconds: int) -> str:
+    try:
+        done = subprocess.run(
+            argv, env=_ENVIRONMENT, timeout=seconds, check=True, capture_output=True, text=True
+        )
+    except subprocess.CalledProcessError as error:
+        raise ImageError(
+            f"{argv[0]} failed ({error.returncode}):\n{error.stderr.strip()}"
+        ) from error
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ImageError(f"{argv[0]}: {error}") from error
+    return done.stdout
+
+
+@contextmanager
+def _locked(cache: Path) -> Iterator[None]:
+    cache.mkdir(parents=True, exist_ok=True)
+    with open(cache / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def main() -> int:
+    """python3 -m sidespawn.testing.images --cache DIR [--tars-only]"""
+    parser = argparse.ArgumentParser(
+        prog="sidespawn.testing.images", description="Makes the images of tests and demo."
+    )
+    parser.add_argument("--cache", type=Path, required=True, help="where the tars are kept")
+    parser.add_argument(
+        "--tars-only", action="store_true", help="make the tars; do not import them into podman"
+    )
+    arguments = parser.parse_args()
+    try:
+        if arguments.tars_only:
+            build_tars(arguments.cache)
+        else:
+            ensure_images(arguments.cache)
+    except ImageError as error:
+        print(f"images: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
