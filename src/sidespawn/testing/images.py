@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-_RECIPE_VERSION = 1  # raise it when the same packages shall make a different tar
+_RECIPE_VERSION = 2  # raise it when the same packages shall make a different tar
 _NEUTRON = 42435  # uid and gid that Kolla gives to neutron
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "HOME": "/root"}
 _BUILD_SECONDS = 600
@@ -156,9 +156,12 @@ def _adapt(root: Path, recipe: Recipe) -> None:
     """Does by hand what maintainer scripts would have done, and removes what nobody reads."""
     for path in _LEFT_OUT:
         shutil.rmtree(root / path, ignore_errors=True)
-    for path in ("etc", "tmp", "run", "proc", "sys", "dev", "root", "var/lib/misc"):
+    for path in ("etc", "tmp", "run", "proc", "sys", "dev", "root", "var/lib/misc", "var/tmp"):
         (root / path).mkdir(parents=True, exist_ok=True)
-    (root / "tmp").chmod(0o1777)
+    for path in ("tmp", "var/tmp"):
+        (root / path).chmod(0o1777)
+    if not os.path.lexists(root / "var/run"):
+        (root / "var/run").symlink_to("/run")
     users = (("root", 0, "/root"), *recipe.users)
     shell = "/bin/sh" if recipe.busybox else "/usr/sbin/nologin"
     (root / "etc/passwd").write_text(

@@ -1,0 +1,64 @@
+"""What an engine does: start a plan as a side container, find it, list a service's, remove it.
+
+One file per engine.  An engine judges nothing and decides nothing; it turns a plan into its own terms.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from sidespawn.core.plan import Plan
+
+LABEL = "io.sidespawn."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pins:
+    """Where the host has pinned what goes into a side container: paths that only root can reach."""
+
+    netns: Path
+    mounts: tuple[Path, ...]  # as plan.mounts
+    configuration: tuple[Path, ...]  # as plan.configuration
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """A side container as the engine sees it. `pid` is None unless it runs."""
+
+    id: str
+    name: str
+    pid: int | None
+    state: str  # the engine's word, for people
+    instance: str
+    digest: str
+    request: str
+
+
+class NameTaken(Exception):
+    """The engine has a container of that name already."""
+
+
+class Engine(Protocol):
+    def start(self, plan: Plan, pins: Pins, request: str) -> Found:
+        """Start the plan's program. Raises NameTaken or LaunchError; a failed start leaves no container behind."""
+
+    def find(self, name: str) -> Found | None:
+        """The container of that name, running or not. Raises LaunchError when the engine does not answer."""
+
+    def list(self, service: str) -> tuple[Found, ...]:
+        """Every container of the service, running or not."""
+
+    def remove(self, name: str) -> None:
+        """End whatever is left of that container and free its name; no error when there is none."""
+
+    def describe(self, plan: Plan, pins: Pins, request: str) -> tuple[str, ...]:
+        """The command that `start` executes."""
+
+
+def get_engine(name: str) -> Engine:
+    """The engine that a policy names; policies can only name those there are."""
+    from sidespawn.engines.podman import Podman  # noqa: PLC0415 - only the one that is used is loaded
+
+    return {"podman": Podman}[name]()

@@ -1,0 +1,157 @@
+"""podman as the engine: the rootful command, 4.0 or later.
+
+Everything that widens a container is switched off by name, since containers.conf and the image could switch it on.
+The program's arguments stand behind the image, where podman reads no options; `--entrypoint` is the policy's path.
+podman gives the side container and its conmon scopes of their own in the service's slice, so nothing dies with sync.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from sidespawn.core.plan import Plan
+from sidespawn.engines import LABEL, Found, NameTaken, Pins
+from sidespawn.errors import LaunchError, Reason
+from sidespawn.host.processes import Output, last_line, run
+
+PODMAN = "/usr/bin/podman"
+CONTROLLERS = Path("/sys/fs/cgroup/cgroup.controllers")
+START_TIMEOUT = 60.0  # seconds; podman takes 0.15, much longer when hundreds start at once or the disk is busy
+QUERY_TIMEOUT = 30.0
+NO_SUCH_CONTAINER = "no such container"
+FAILED_TO_RUN = 125  # podman-run(1): the error is podman's own
+
+
+class Podman:
+    def start(self, plan: Plan, pins: Pins, request: str) -> Found:
+        done = run(self.describe(plan, pins, request), START_TIMEOUT)
+        if done.code != 0:
+            if "is already in use" in done.stderr:
+                raise NameTaken(plan.name)
+            raise start_error(plan, done)
+        found = self.find(plan.name)
+        if found is None:
+            raise LaunchError(Reason.EXITED, f"{plan.name} was gone at once")
+        return found
+
+    def describe(self, plan: Plan, pins: Pins, request: str) -> tuple[str, ...]:
+        labels = {"service": plan.service, "instance": plan.instance, "request": request, "plan": plan.digest}
+        options = [
+            "--detach",
+            f"--name={plan.name}",
+            "--pull=never",
+            "--restart=no",
+            "--replace=false",
+            f"--network=ns:{pins.netns}",
+            "--pid=private",
+            "--ipc=private",
+            "--uts=private",
+            "--cgroupns=private",
+            "--userns=host",  # a namespace's owner: capabilities over the agent's namespace need the initial one
+            "--privileged=false",
+            "--cap-drop=all",
+            *(f"--cap-add={capability}" for capability in plan.capabilities),
+            "--security-opt=no-new-privileges",
+            "--read-only",
+            "--read-only-tmpfs=false",
+            "--shm-size=64k",
+            *(f"--tmpfs={path}:rw,nosuid,nodev,noexec,size=64k,mode=1777" for path in plan.scratch),
+            "--image-volume=ignore",
+            "--no-hosts",
+            "--http-proxy=false",
+            "--systemd=false",
+            "--sdnotify=ignore",
+            "--no-healthcheck",
+            "--log-driver=journald",
+            f"--user={plan.uid}:{plan.gid}",
+            "--passwd=false",
+            "--umask=0022",
+            "--workdir=/",
+            f"--ulimit=nofile={plan.limits.open_files}:{plan.limits.open_files}",
+            "--ulimit=core=0:0",
+            *limits(plan),
+            f"--cgroup-parent={slice_name(plan.service)}",
+            *(f"--label={LABEL}{key}={value}" for key, value in labels.items()),
+            "--unsetenv-all",
+            *(f"--env={name}={value}" for name, value in plan.environment),
+        ]
+        for mount, pin in zip(plan.mounts, pins.mounts, strict=True):
+            options.append(f"--mount=type=bind,src={pin},dst={mount.path},bind-propagation=rprivate,{HARMLESS}")
+        for file, pin in zip(plan.configuration, pins.configuration, strict=True):
+            options.append(f"--mount=type=bind,src={pin},dst={file.path},ro,bind-propagation=rprivate,{HARMLESS}")
+        return (PODMAN, "run", *options, f"--entrypoint={plan.command}", plan.image, *plan.arguments)
+
+    def find(self, name: str) -> Found | None:
+        done = run((PODMAN, "container", "inspect", "--format=json", name), QUERY_TIMEOUT)
+        if done.code != 0:
+            if NO_SUCH_CONTAINER in done.stderr.lower():
+                return None
+            raise engine_error("podman container inspect", done)
+        return found_in(json.loads(done.stdout)[0])
+
+    def list(self, service: str) -> tuple[Found, ...]:
+        done = run((PODMAN, "ps", "--all", f"--filter=label={LABEL}service={service}", "--format=json"), QUERY_TIMEOUT)
+        if done.code != 0:
+            raise engine_error("podman ps", done)
+        return tuple(
+            Found(
+                id=each["Id"],
+                name=each["Names"][0],
+                pid=each["Pid"] or None,
+                state=each["State"],
+                instance=each["Labels"].get(f"{LABEL}instance", ""),
+                digest=each["Labels"].get(f"{LABEL}plan", ""),
+                request=each["Labels"].get(f"{LABEL}request", ""),
+            )
+            for each in json.loads(done.stdout or "[]")
+        )
+
+    def remove(self, name: str) -> None:
+        done = run((PODMAN, "rm", "--force", "--time=0", "--ignore", name), QUERY_TIMEOUT)
+        if done.code != 0:
+            raise engine_error("podman rm", done)
+
+
+HARMLESS = "nosuid,nodev,noexec"
+
+
+def limits(plan: Plan) -> tuple[str, ...]:
+    """Of memory and tasks, where the host's control groups have the controllers; `sidespawn check` says when not."""
+    controllers = CONTROLLERS.read_text().split() if CONTROLLERS.exists() else []
+    # Without a limit of its own podman would ask for 2048 tasks, and fail where it cannot have them.
+    tasks = plan.limits.tasks if "pids" in controllers else 0
+    memory = (f"--memory={plan.limits.memory}", f"--memory-swap={plan.limits.memory}")
+    return (f"--pids-limit={tasks}", *(memory if "memory" in controllers else ()))
+
+
+def slice_name(service: str) -> str:
+    """systemd.slice(5) reads hyphens as levels, so they are replaced: every service is directly below sidespawn.slice."""
+    return f"sidespawn-{service.replace('-', '_')}.slice"
+
+
+def found_in(container: dict[str, object]) -> Found:
+    """From `podman container inspect`."""
+    state, config = container["State"], container["Config"]
+    assert isinstance(state, dict) and isinstance(config, dict)  # noqa: S101 - podman's own output; a guard for mypy
+    labels = config.get("Labels") or {}
+    return Found(
+        id=str(container["Id"]),
+        name=str(container["Name"]),
+        pid=state["Pid"] or None if state["Running"] else None,
+        state=state["Status"],
+        instance=labels.get(f"{LABEL}instance", ""),
+        digest=labels.get(f"{LABEL}plan", ""),
+        request=labels.get(f"{LABEL}request", ""),
+    )
+
+
+def start_error(plan: Plan, done: Output) -> LaunchError:
+    if done.code == FAILED_TO_RUN and ("image not known" in done.stderr or "no such image" in done.stderr.lower()):
+        hint = "bring it to the host beforehand; nothing is pulled when a request comes"
+        return LaunchError(Reason.IMAGE_MISSING, f"the host has no image {plan.image}", hint)
+    return engine_error("podman run", done)
+
+
+def engine_error(what: str, done: Output) -> LaunchError:
+    return LaunchError(Reason.ENGINE_FAILED, f"{what} ended with {done.code}: {last_line(done.stderr)}")

@@ -1,0 +1,75 @@
+"""The few system calls that Python does not offer: openat2, mount, umount2, statx, inotify.
+
+Called through the C library by ctypes; every failure is an OSError with its errno. Linux 5.6 or later (openat2).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+AT_FDCWD = -100
+AT_EMPTY_PATH = 0x1000
+AT_STATX_DONT_SYNC = 0x4000
+STATX_BASIC_STATS = 0x7FF
+SYS_OPENAT2 = 437  # the same on every architecture
+
+RESOLVE_NO_XDEV = 0x01
+RESOLVE_NO_MAGICLINKS = 0x02
+RESOLVE_NO_SYMLINKS = 0x04
+RESOLVE_BENEATH = 0x08
+RESOLVE_IN_ROOT = 0x10
+
+MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND, MS_PRIVATE = 2, 4, 8, 32, 4096, 1 << 18
+MNT_DETACH, UMOUNT_NOFOLLOW = 2, 8
+
+IN_MOVED_TO, IN_CREATE = 0x80, 0x100
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+class OpenHow(ctypes.Structure):
+    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
+
+
+def checked(result: int, what: str) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), what)
+    return result
+
+
+def openat2(directory: int, path: str, flags: int, resolve: int) -> int:
+    """A descriptor (close-on-exec) for `path` from the directory descriptor, resolved as `resolve` allows."""
+    how = OpenHow(flags | os.O_CLOEXEC, 0, resolve)
+    arguments = (ctypes.c_int(directory), os.fsencode(path), ctypes.byref(how), ctypes.c_size_t(ctypes.sizeof(how)))
+    return checked(libc.syscall(ctypes.c_long(SYS_OPENAT2), *arguments), path)
+
+
+def mount(source: str, target: str, kind: str | None, flags: int, data: str | None = None) -> None:
+    encoded = (None if text is None else text.encode() for text in (kind, data))
+    kind_bytes, data_bytes = encoded
+    checked(
+        libc.mount(os.fsencode(source), os.fsencode(target), kind_bytes, ctypes.c_ulong(flags), data_bytes), target
+    )
+
+
+def unmount(target: str) -> None:
+    checked(libc.umount2(os.fsencode(target), MNT_DETACH | UMOUNT_NOFOLLOW), target)
+
+
+def device_and_mode(descriptor: int) -> tuple[int, int]:
+    """st_dev and st_mode from what the kernel has cached, so that no FUSE or NFS server is asked and can stall us."""
+    buffer = ctypes.create_string_buffer(256)  # struct statx
+    flags = AT_EMPTY_PATH | AT_STATX_DONT_SYNC
+    checked(libc.statx(descriptor, b"", flags, STATX_BASIC_STATS, buffer), "statx")
+    mode = int.from_bytes(buffer[28:30], "little")
+    major, minor = (int.from_bytes(buffer[at : at + 4], "little") for at in (136, 140))
+    return os.makedev(major, minor), mode
+
+
+def watch_directory(path: str) -> int:
+    """A non-blocking descriptor that becomes readable whenever a name appears in the directory."""
+    descriptor = checked(libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC), "inotify_init1")
+    checked(libc.inotify_add_watch(descriptor, os.fsencode(path), ctypes.c_uint32(IN_CREATE | IN_MOVED_TO)), path)
+    return descriptor

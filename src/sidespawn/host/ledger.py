@@ -1,0 +1,79 @@
+"""The service's own list of its side containers: one file for each instance.
+
+The engine's labels are the truth about what runs; the ledger is an index of it, so that a request costs no call of
+the engine.  A record that is missing or cannot be read is no harm: the next start finds the name taken and asks the
+engine.  Only root can write here, and no pid is ever taken from anywhere else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from sidespawn.host.files import directory, remove, write_whole
+from sidespawn.host.processes import Process, is_alive
+
+RECORD_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    instance: str
+    container: str  # the engine's id
+    name: str  # the engine's name
+    pid: int
+    started: int  # of the process; see processes.Process
+    since: float  # seconds since the epoch, for people
+    netns: str
+    netns_inode: int
+    digest: str  # of the plan
+    request: str  # the id of the request that started it
+    pid_file: tuple[str, str] | None  # directory beneath the agent's state, name
+    grace: float
+
+    @property
+    def process(self) -> Process:
+        return Process(self.pid, self.started)
+
+    @property
+    def is_running(self) -> bool:
+        return is_alive(self.process)
+
+
+class Ledger:
+    """Not safe for two threads on one instance; the caller keeps equal instances in order."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def find(self, instance: str) -> Record | None:
+        try:
+            fields = json.loads((self.path / f"{instance}.json").read_bytes())
+            if fields.pop("v") != RECORD_VERSION:
+                return None
+            pid_file = fields.pop("pid_file")
+            return Record(**fields, pid_file=None if pid_file is None else (pid_file[0], pid_file[1]))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
+            return None
+
+    def find_pid(self, pid: int) -> Record | None:
+        """The running side container whose program has this pid on the host."""
+        return next((each for each in self.records() if each.pid == pid and each.is_running), None)
+
+    def records(self) -> Iterator[Record]:
+        for name in sorted(os.listdir(self.path)):
+            if name.endswith(".json") and not name.startswith("."):
+                record = self.find(name.removesuffix(".json"))
+                if record is not None:
+                    yield record
+
+    def write(self, record: Record) -> None:
+        content = json.dumps({"v": RECORD_VERSION, **asdict(record)}).encode()
+        with directory(self.path) as held:
+            write_whole(held, f"{record.instance}.json", content)
+
+    def remove(self, instance: str) -> None:
+        remove(self.path / f"{instance}.json")

@@ -1,0 +1,117 @@
+"""Taking requests out of a spool, durably, without trusting anything in it.
+
+The spool is a directory that an agent can write and cannot replace.  A claim is one file of complete lines that the
+host has made its own: it is stored before the spool is emptied, and removed when each of its lines is answered, so a
+crash at any point loses nothing; a line taken twice has the same id and is answered once.
+
+The lock is flock(2) on the inode of `processes`.  An agent that never gives it up wastes one second: the host then
+takes the file without it.  A wrapper that was about to write finds its file gone and writes again (wrapper.py).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from sidespawn.core.wire import LINE_BYTES
+from sidespawn.host.files import closing, directory, open_regular_beneath, read_up_to, write_whole
+
+REQUESTS = "processes"
+CLAIM_BYTES = 1024 * 1024
+LOCK_PATIENCE = 1.0  # seconds
+LEFTOVERS = 64  # names looked at in one go; an agent can make more, and only wait for the next
+
+
+@dataclass(frozen=True)
+class Claim:
+    path: Path
+    untrusted_lines: tuple[bytes, ...]
+
+
+def claim(spool: Path, claims: Path, owner: int) -> Claim | None:
+    """What the spool holds, stored in `claims`; the spool's file is gone then. None when there was no request.
+
+    `owner` is the uid that may have written it.
+    """
+    with directory(spool) as held:
+        try:
+            descriptor = open_regular_beneath(held, REQUESTS, os.O_RDWR)
+        except FileNotFoundError:
+            return None
+        except OSError:
+            unlink(held, REQUESTS)  # a link, a pipe, a device: no wrapper made it
+            return None
+        with closing(descriptor):
+            lock(descriptor)
+            if os.fstat(descriptor).st_uid != owner:
+                unlink(held, REQUESTS)
+                return None
+            untrusted_content = read_up_to(descriptor, CLAIM_BYTES)
+            complete = untrusted_content[: untrusted_content.rfind(b"\n") + 1]
+            taken = store(claims, complete) if complete else None
+            os.ftruncate(descriptor, 0)
+            for name in (REQUESTS, f"{REQUESTS}-timestamp"):
+                unlink(held, name)
+            return taken
+
+
+def lock(descriptor: int) -> bool:
+    """Whether the lock was had within the host's patience."""
+    give_up = time.monotonic() + LOCK_PATIENCE
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except OSError:
+            if time.monotonic() >= give_up:
+                return False
+            time.sleep(0.002)
+
+
+def store(claims: Path, content: bytes) -> Claim:
+    name = f"{time.clock_gettime_ns(time.CLOCK_BOOTTIME):020}"  # so that names sort by age
+    with directory(claims) as held:
+        write_whole(held, name, content)
+        os.fsync(held)
+    return Claim(claims / name, split_lines(content))
+
+
+def stored(claims: Path) -> list[Claim]:
+    """The claims that an earlier run did not finish, oldest first."""
+    names = sorted(name for name in os.listdir(claims) if name.isdigit())
+    return [Claim(claims / name, split_lines((claims / name).read_bytes())) for name in names]
+
+
+def split_lines(untrusted_content: bytes) -> tuple[bytes, ...]:
+    """By LF and nothing else. A line that is too long is cut, so that parsing refuses it."""
+    return tuple(line[: LINE_BYTES + 1] for line in untrusted_content.split(b"\n") if line)
+
+
+def clear(spool: Path) -> int:
+    """Remove what does not belong in a spool, if one call can; the number of names that stay."""
+    stay = 0
+    with directory(spool) as held, os.scandir(held) as entries:
+        for _, entry in zip(range(LEFTOVERS), entries, strict=False):
+            if entry.name != REQUESTS or not entry.is_file(follow_symlinks=False):
+                stay += not unlink(held, entry.name)
+    return stay
+
+
+def unlink(held: int, name: str) -> bool:
+    for call in (os.unlink, os.rmdir):
+        try:
+            call(name, dir_fd=held)
+            return True
+        except FileNotFoundError:
+            return True
+        except OSError:
+            continue
+    return False
+
+
+def is_empty(spool: Path) -> bool:
+    with os.scandir(spool) as entries:
+        return next(entries, None) is None

@@ -1,0 +1,285 @@
+#!/usr/bin/python3 -IS
+"""Stands in the agent where a helper program would: asks the host to start it, and returns when it runs.
+
+One file, standard library only, Python 3.6 or later, so that it works in any agent's image.  `sidespawn enable`
+copies it once per program and kill script, with the settings below filled in; the agent mounts the copies read-only.
+Other Python programs may import it and use `start`, `signal` and `ask`.
+
+It runs inside the agent and has no privilege there to lose: the host checks all that it writes.  It writes one line
+to SPOOL/processes and a date to SPOOL/processes-timestamp, both under flock(2) on the former, and waits for
+REPLIES/<id>.json.  Several wrappers and the host share the spool, so two rules keep every request: the lock is on
+the file's own inode, which must still be the one at the path; and a line counts as handed over only if that is so
+after it was written, too.  Otherwise it is written again under the same id, which the host answers once.
+
+Exit codes: 0 it runs (kill script: the signal was delivered; for TERM and KILL, the process is gone), 1 no such
+process, 64 wrong use, 69 the host's directories or the real program are not there, 70 the start failed, 75 no
+answer in time, 77 rejected by the host's policy.
+"""
+
+import binascii
+import errno
+import fcntl
+import json
+import os
+import sys
+import time
+
+SETTINGS = {}  # type: dict  # filled in by `sidespawn enable`
+
+CLAIM_BYTES = 1024 * 1024  # what the host takes at once; a longer file waits for the host
+LINE_BYTES = 64 * 1024
+CLOCK_BOOTTIME = 7  # Linux; time.CLOCK_BOOTTIME came with Python 3.7
+NAMESPACES = "/run/netns"
+SIGNAL_NAMES = {"1": "HUP", "2": "INT", "3": "QUIT", "9": "KILL", "10": "USR1", "12": "USR2", "15": "TERM", "28": "WINCH"}
+
+OK, GONE, USAGE, UNAVAILABLE, FAILED, NO_ANSWER, REJECTED = 0, 1, 64, 69, 70, 75, 77
+EXIT_CODES = {"running": OK, "done": OK, "rejected": REJECTED, "failed": FAILED, "expired": NO_ANSWER}
+
+
+class Unavailable(Exception):
+    """The host's side is not there, so nothing can be asked."""
+
+
+def start(settings, argv, netns, environment):
+    # type: (dict, list, str, dict) -> dict
+    """Ask for a program. `argv` holds strings, `netns` a name or None. Returns the reply; see `ask` for errors."""
+    return ask(settings, {"op": "start", "argv": argv, "netns": netns, "env": environment})
+
+
+def signal(settings, name, pid):
+    # type: (dict, str, int) -> dict
+    """Ask for a signal, such as HUP, to the side container whose program is `pid`. Returns the reply."""
+    return ask(settings, {"op": "signal", "signal": name, "pid": pid})
+
+
+def ask(settings, body):
+    # type: (dict, dict) -> dict
+    """Hand one request over and wait for the answer, an object as docs/wire.md describes it.
+
+    Without an answer in time the status is "expired": the host then starts nothing for it any more.
+    Raises Unavailable when there is no spool, ValueError when the request is too long for the format.
+    """
+    request_id = binascii.hexlify(os.urandom(16)).decode("ascii")
+    deadline = boottime_ms() + settings["timeout"] * 1000
+    request = dict(body, v=1, id=request_id, deadline=deadline)
+    line = json.dumps(request, separators=(",", ":")).encode("ascii") + b"\n"
+    if len(line) > LINE_BYTES:
+        raise ValueError("the arguments are longer than a request can be (%d bytes)" % LINE_BYTES)
+    reply = None
+    if hand_over(settings["spool"], line, request_id, deadline):
+        reply = wait_for(os.path.join(settings["replies"], request_id + ".json"), deadline)
+    if reply is None:
+        message = "no answer within %d s; on the host see: systemctl status sidespawn@%s.path" % (
+            settings["timeout"],
+            settings["service"],
+        )
+        reply = {"v": 1, "id": request_id, "status": "expired", "reason": "expired", "message": message}
+    return reply
+
+
+def hand_over(spool, line, request_id, deadline):
+    # type: (str, bytes, str, int) -> bool
+    """Append the line to the spool's file, and again whenever the host took the file away meanwhile."""
+    path = os.path.join(spool, "processes")
+    for pause in pauses(deadline):
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EMFILE, errno.ENFILE):
+                time.sleep(pause)
+                continue
+            raise Unavailable("cannot open %s: %s" % (path, error.strerror))
+        try:
+            if not try_lock(fd):
+                time.sleep(pause)
+            elif is_at(path, fd):
+                if not append(fd, line):
+                    time.sleep(pause)
+                    continue
+                note_time(spool, request_id)
+                if is_at(path, fd):
+                    return True
+        finally:
+            os.close(fd)  # and with it the lock
+    return False
+
+
+def append(fd, line):
+    # type: (int, bytes) -> bool
+    """One whole line at the end of the file, or no change to it."""
+    size = os.fstat(fd).st_size
+    if size and os.pread(fd, 1, size - 1) != b"\n":
+        line = b"\n" + line  # a writer before us was killed in the middle
+    if size + len(line) > CLAIM_BYTES:
+        return False
+    try:
+        if os.write(fd, line) == len(line):
+            return True
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise Unavailable("cannot write to the spool: %s" % error.strerror)
+    os.ftruncate(fd, size)
+    return False
+
+
+def note_time(spool, request_id):
+    # type: (str, str) -> None
+    """For people, and for whoever knows the pattern by its two files. The host never reads it."""
+    text = "%s %s\n" % (time.strftime("%Y-%m-%dT%H:%M:%S%z"), request_id)
+    path = os.path.join(spool, "processes-timestamp")
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(fd, text.encode("ascii"))
+        finally:
+            os.close(fd)
+    except OSError:
+        pass
+
+
+def wait_for(path, deadline):
+    # type: (str, int) -> dict
+    """The reply, or None. The host renames it into place, so that a file that is there is complete."""
+    for pause in pauses(deadline):
+        try:
+            with open(path, "rb") as file:
+                return json.loads(file.read().decode("utf-8"))
+        except OSError as error:
+            if error.errno != errno.ENOENT:
+                raise Unavailable("cannot read %s: %s" % (path, error.strerror))
+        time.sleep(pause)
+    return None
+
+
+def pauses(deadline):
+    # type: (int) -> object
+    """How long to pause before each next try: a twentieth of the time waited so far, 2 to 100 ms."""
+    began = boottime_ms()
+    while True:
+        now = boottime_ms()
+        if now >= deadline:
+            return
+        yield min(0.1, max(0.002, (now - began) / 20000.0))
+
+
+def boottime_ms():
+    # type: () -> int
+    return int(time.clock_gettime(CLOCK_BOOTTIME) * 1000)
+
+
+def try_lock(fd):
+    # type: (int) -> bool
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def is_at(path, fd):
+    # type: (str, int) -> bool
+    try:
+        there = os.lstat(path)
+    except OSError:
+        return False
+    here = os.fstat(fd)
+    return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
+
+
+def identify_netns():
+    # type: () -> str
+    """The name of this process's network namespace, by inode as `ip netns identify` does it, or None."""
+    here = os.stat("/proc/self/ns/net")
+    try:
+        names = sorted(os.listdir(NAMESPACES))
+    except OSError:
+        return None
+    for name in names:
+        try:
+            there = os.stat(os.path.join(NAMESPACES, name))
+        except OSError:
+            continue
+        if (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino):
+            return name
+    return None
+
+
+def real_program(settings):
+    # type: (dict) -> str
+    """The program that this wrapper stands in front of, or None where the agent's image has no other way to it."""
+    own = os.stat(os.path.abspath(__file__))
+    elsewhere = [os.path.join(each, settings["program"]) for each in os.environ.get("PATH", "").split(":")]
+    for path in settings["real"] + elsewhere + [os.path.join("/usr/sbin", settings["program"])]:
+        try:
+            there = os.stat(path)
+        except OSError:
+            continue
+        if (there.st_dev, there.st_ino) != (own.st_dev, own.st_ino) and os.access(path, os.X_OK):
+            return path
+    return None
+
+
+def say(text):
+    # type: (str) -> None
+    sys.stderr.write(text + "\n")
+
+
+def run_locally(settings, arguments):
+    # type: (dict, list) -> int
+    path = real_program(settings)
+    if path is None:
+        say("sidespawn: the agent has no %s of its own; looked at %s" % (settings["program"], ", ".join(settings["real"])))
+        say("sidespawn: mount the image at /run/sidespawn/image, or keep the program beside its wrapper as .real")
+        return UNAVAILABLE
+    os.execv(path, [settings["program"]] + arguments)
+
+
+def program_main(settings, arguments):
+    # type: (dict, list) -> int
+    if arguments in settings["local"]:
+        return run_locally(settings, arguments)
+    environment = {name: os.environ[name] for name in settings["environment"] if name in os.environ}
+    return report(start(settings, [settings["program"]] + arguments, identify_netns(), environment))
+
+
+def kill_main(settings, arguments):
+    # type: (dict, list) -> int
+    words = [each.lstrip("-") for each in arguments]
+    if len(words) != 2 or not words[1].isdigit() or not words[0]:
+        say("usage: %s SIGNAL PID" % os.path.basename(sys.argv[0]))
+        return USAGE
+    name = words[0].upper()
+    name = SIGNAL_NAMES.get(name, name[3:] if name.startswith("SIG") else name)
+    if not 2 <= int(words[1]) <= 2 ** 22:
+        say("kill: (%s) - No such process" % words[1])
+        return GONE
+    reply = signal(settings, name, int(words[1]))
+    if reply["reason"] == "no-such-process":
+        say("kill: (%s) - No such process" % words[1])  # Neutron looks for just this text
+        return GONE
+    return report(reply)
+
+
+def report(reply):
+    # type: (dict) -> int
+    code = EXIT_CODES.get(reply["status"], FAILED)
+    if code != OK:
+        say("sidespawn: %s (%s): %s" % (reply["status"], reply["reason"], reply["message"]))
+    return code
+
+
+def main(settings=None):
+    # type: (dict) -> int
+    settings = settings or SETTINGS
+    try:
+        return (kill_main if settings["kill"] else program_main)(settings, sys.argv[1:])
+    except Unavailable as error:
+        say("sidespawn: %s; is the service %s enabled, and its spool mounted here?" % (error, settings["service"]))
+        return UNAVAILABLE
+    except (ValueError, UnicodeError) as error:
+        say("sidespawn: %s" % error)
+        return USAGE
+
+
+if __name__ == "__main__":
+    sys.exit(main())
