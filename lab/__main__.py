@@ -1,4 +1,7 @@
-"""The command line: python3 -m lab up|exec|down|list. Exit codes: 0, 1 the lab failed, 2 wrong use; exec: the command's."""
+"""The command line: python3 -m lab up|exec|down|list.
+
+Exit codes: 0 done, 1 the lab failed, 2 wrong use; of exec, the command's own.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """A cgroup of its own for each lab.
 
-Without one, two labs would share the paths of equally named units, and a systemd that stops a unit kills what it
-finds in that path: the other lab's processes.
+Without one, equally named units of two labs would have the same path, and a systemd that stops a
+unit kills all that it finds in the path: the other lab's processes too.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def _path(name: str) -> Path:
 
 
 def join(name: str, child: str = "") -> None:
-    """Moves this process into the lab's cgroup, or a child of it, which is made if it is missing."""
+    """Moves this process into the lab's cgroup, or a child of it; makes what is missing."""
     group = _path(name) / child
     group.mkdir(parents=True, exist_ok=True)
     (group / "cgroup.procs").write_text(str(os.getpid()))

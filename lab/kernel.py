@@ -69,7 +69,7 @@ def bind(source: Path, target: Path) -> None:
 
 
 def bind_read_only(target: Path) -> None:
-    """Makes one directory read-only where it is; the kernel takes the flag only in a second step."""
+    """Makes one path read-only where it is; the kernel takes the flag only in a second step."""
     bind(target, target)
     mount(None, target, None, MountFlag.BIND | MountFlag.REMOUNT | MountFlag.READ_ONLY)
 
@@ -82,7 +82,7 @@ def set_propagation(how: MountFlag) -> None:
 def pivot_into(new_root: Path) -> None:
     """Makes `new_root` the root and lets go of the old one.
 
-    pivot_root(".", ".") stacks the old root on the new one, so no directory has to be made for it (pivot_root(2)).
+    pivot_root(".", ".") stacks the old root on the new one: it needs no directory (pivot_root(2)).
     """
     os.chdir(new_root)
     _check(_libc.pivot_root(b".", b"."), f"pivot_root {new_root}")

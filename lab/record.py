@@ -1,9 +1,8 @@
-"""What is known of a lab between two commands: its PID 1, kept in a directory that only root can read.
+"""What is known of a lab between two commands. Only root can read it.
 
-/run/sidespawn-lab/NAME/record.json   the process, as the machine sees it
-                        console.log   what systemd printed while it booted
-                        scratch/      mount point; what is mounted there only the lab sees
-/run/sidespawn-lab/NAME.lock          held while the lab is taken up or down
+/run/sidespawn-lab/NAME/record.json  its PID 1, as the machine sees it
+                        scratch/     mount point; what is mounted there, only the lab sees
+                        .            locked while the lab is taken up or down
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """One booted lab. `started` is in clock ticks since the machine's boot: it tells a reused pid."""
+    """One booted lab. `started`, in clock ticks since the machine's boot, tells a reused pid."""
 
     pid: int
     started: int
@@ -54,20 +53,12 @@ class Place:
         return BASE / self.name
 
     @property
-    def console(self) -> Path:
-        return self.directory / "console.log"
-
-    @property
     def scratch(self) -> Path:
         return self.directory / "scratch"
 
     @property
     def _record(self) -> Path:
         return self.directory / "record.json"
-
-    def create(self) -> None:
-        """Makes the directories."""
-        self.scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def save(self, record: Record) -> None:
         """Writes the record in one step."""
@@ -83,8 +74,8 @@ class Place:
             return None
 
     def remove(self) -> None:
-        """Removes the files one by one, so that nothing unexpected is ever removed with them."""
-        for name in ("record.json", "record.new", "console.log"):
+        """Removes it all, name by name: nothing unexpected can go with it."""
+        for name in ("record.json", "record.new"):
             (self.directory / name).unlink(missing_ok=True)
         for directory in (self.scratch, self.directory):
             with suppress(FileNotFoundError):
@@ -92,11 +83,28 @@ class Place:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keeps other commands from taking this lab up or down at the same time."""
+        """Keeps other commands from taking this lab up or down meanwhile; makes its directory."""
         _make_base()
-        with open(BASE / f"{self.name}.lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        while (lock := self._try_lock()) is None:
+            pass
+        try:
+            self.scratch.mkdir(mode=0o700, exist_ok=True)
             yield
+        finally:
+            os.close(lock)
+
+    def _try_lock(self) -> int | None:
+        """Locks the directory; None if whoever held the lock before has removed it."""
+        self.directory.mkdir(mode=0o700, exist_ok=True)
+        try:
+            lock = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:
+            return None
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if os.fstat(lock).st_nlink > 0:
+            return lock
+        os.close(lock)
+        return None
 
 
 def _make_base() -> None:
@@ -107,7 +115,7 @@ def _make_base() -> None:
 
 
 def start_time(pid: int) -> int | None:
-    """Field 22 of /proc/PID/stat (proc(5)), or None when there is no such process or only its zombie."""
+    """Field 22 of /proc/PID/stat (proc(5)); None for no process and for a dead one."""
     try:
         # The command name, in parentheses, may hold spaces: count from behind it.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

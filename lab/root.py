@@ -1,8 +1,8 @@
-"""The root file system of a lab: an overlay over the machine's, with the parts of it replaced that must be its own.
+"""The root file system of a lab: an overlay over the machine's, except for what must be its own.
 
-Everything here runs in the lab's own mount namespace, whose mounts do not propagate to the machine.
-The machine's files are the read-only lower layer; what differs is prepared in the upper layer before it is mounted,
-so no step writes or removes anything through a path that could be the machine's.
+All of this runs in the lab's mount namespace, whose mounts do not propagate to the machine. The
+machine's files are the read-only lower layer. What differs is written into the upper layer before
+the two are mounted, so no step writes or removes through a path that could be the machine's.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from lab.kernel import MountFlag
 
 _NOTHING_SPECIAL = MountFlag.NO_SUID | MountFlag.NO_DEV
 
-# The lab boots these and nothing else. All that packages and administrators enabled on the machine (databases,
-# timers, udev, sysctl, module loading) is left out, by showing empty directories in the place of theirs.
+# The lab boots these and nothing else. Whatever packages and administrators enabled on the machine
+# (databases, timers, udev, sysctl, module loading) stays out: their directories appear empty.
 _WANTED = {
     "sysinit.target.wants": (
         "systemd-journald.service",
@@ -47,8 +47,9 @@ RateLimitBurst=0
 ForwardToConsole=no
 """
 
-# podman as it can be on a machine where limits cannot be raised (no CAP_SYS_RESOURCE) and the cgroup tree may lack the
-# memory and pids controllers; crun insists on both. The rest says what Debian with systemd would choose by itself.
+# For machines where limits cannot be raised (no CAP_SYS_RESOURCE) and the cgroup tree may lack the
+# memory and pids controllers, both of which crun insists on. The rest is what podman chooses by
+# itself on Debian with systemd.
 _CONTAINERS = """\
 [containers]
 default_ulimits = ["nofile=20000:20000", "nproc=4096:4096"]
@@ -90,15 +91,19 @@ _DEVICE_LINKS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """What one lab's root is made of."""
+    """What one lab's root is made of. `console` is a terminal of the machine."""
 
     name: str
     scratch: Path
     checkout: Path
+    console: Path
 
 
 def build(layout: Layout) -> Path:
-    """Mounts the root and all below it, except the cgroup tree; returns where."""
+    """Mounts the root with all below it; returns where.
+
+    The caller must be in a cgroup namespace rooted in the lab's cgroup.
+    """
     kernel.mount("tmpfs", layout.scratch, "tmpfs", MountFlag(0), "mode=755")
     upper, work, root = (layout.scratch / name for name in ("upper", "work", "root"))
     for directory in (upper, work, root):
@@ -109,20 +114,9 @@ def build(layout: Layout) -> Path:
     )
     _mount_own_directories(root)
     _mount_kernel_views(root)
-    _make_devices(root / "dev")
+    _make_devices(root / "dev", layout.console)
     _show_checkout(root, layout.checkout)
     return root
-
-
-def mount_cgroups() -> None:
-    """Mounts the cgroup tree. For a process that is in the lab's cgroup and in a cgroup namespace rooted there."""
-    kernel.mount(
-        "cgroup2",
-        Path("/sys/fs/cgroup"),
-        "cgroup2",
-        _NOTHING_SPECIAL | MountFlag.NO_EXEC,
-        "nsdelegate",
-    )
 
 
 def _fill_upper(upper: Path, layout: Layout) -> None:
@@ -130,12 +124,15 @@ def _fill_upper(upper: Path, layout: Layout) -> None:
         _hide(upper / emptied)
     for wants_directory in Path("/", _UNITS).glob("*.wants"):
         _hide(upper / _UNITS / wants_directory.name)
+    (upper / "etc/systemd/system").mkdir(mode=0o755)
+    # logind wants it; modules are the machine's.
+    (upper / "etc/systemd/system/modprobe@.service").symlink_to("/dev/null")
     for wants, units in _WANTED.items():
         for unit in units:
             (upper / _UNITS / wants / unit).symlink_to(f"../{unit}")
     files = {
         "etc/hostname": f"lab-{layout.name}\n",
-        # A valid id: an empty one makes systemd take this for a first boot and enable every unit there is.
+        # An empty one would mean a first boot, at which systemd enables all units there are.
         "etc/machine-id": f"{uuid.uuid4().hex}\n",
         "etc/fstab": "",
         "etc/systemd/journald.conf": _JOURNALD,
@@ -157,8 +154,8 @@ def _hide(directory: Path) -> None:
 
 
 def _mount_own_directories(root: Path) -> None:
-    # podman's storage cannot lie on an overlay. /tmp and /var/tmp must be mounts before systemd starts, since it
-    # empties them.
+    # podman's storage cannot lie on an overlay. systemd empties /tmp and /var/tmp: they must be the
+    # lab's before it starts.
     for name, mode in {
         "run": "755",
         "tmp": "1777",
@@ -179,11 +176,14 @@ def _mount_kernel_views(root: Path) -> None:
     kernel.mount(None, proc / "sys/net", None, MountFlag.BIND | MountFlag.REMOUNT)
     if (proc / "sysrq-trigger").exists():
         kernel.bind_read_only(proc / "sysrq-trigger")
-    # A read-only /sys also tells systemd that the devices are not its own (it then leaves udev out).
+    # Read-only, it also tells systemd that the devices are not its own.
     kernel.mount("sysfs", root / "sys", "sysfs", limited | MountFlag.READ_ONLY)
+    # Left to itself, systemd would take to the machine's cgroup v1 hierarchies where there are any,
+    # and make its groups in their roots.
+    kernel.mount("cgroup2", root / "sys/fs/cgroup", "cgroup2", limited, "nsdelegate")
 
 
-def _make_devices(dev: Path) -> None:
+def _make_devices(dev: Path, console: Path) -> None:
     # Not the machine's /dev: journald would plant its /dev/log there.
     kernel.mount("tmpfs", dev, "tmpfs", MountFlag.NO_SUID, "mode=755")
     for name, (major, minor) in _DEVICES.items():
@@ -191,6 +191,8 @@ def _make_devices(dev: Path) -> None:
         (dev / name).chmod(0o666)
     for name, target in _DEVICE_LINKS.items():
         (dev / name).symlink_to(target)
+    (dev / "console").touch()
+    kernel.bind(console, dev / "console")
     for name, kind, options in (
         ("pts", "devpts", "newinstance,ptmxmode=666,mode=620,gid=5"),
         ("shm", "tmpfs", "mode=1777"),
@@ -202,7 +204,10 @@ def _make_devices(dev: Path) -> None:
 
 
 def _show_checkout(root: Path, checkout: Path) -> None:
-    """Binds the real checkout at its own path, so that caches written in it stay, and a second file system shows."""
+    """Binds the real checkout to its own path: caches written in it stay.
+
+    Without this it would be missing where it lies on another file system than the root.
+    """
     target = root / checkout.relative_to("/")
     target.mkdir(mode=0o755, parents=True, exist_ok=True)
     kernel.bind(checkout, target)

@@ -1,11 +1,12 @@
-"""Two small container images for the tests and the demo, made from the machine's own Debian package sources.
+"""Two small container images for the tests and the demo, made from the machine's Debian sources.
 
-`localhost/sidespawn-helpers` holds the programs that side containers run; `localhost/sidespawn-agent` looks like the
-container of a Neutron agent: Python, iproute2, the user neutron and its directories. No registry is asked: each is a
-tar of unpacked packages (no maintainer script runs, nothing is started), made once per recipe and kept in a cache.
+`localhost/sidespawn-helpers` holds the programs that side containers run.
+`localhost/sidespawn-agent` looks like the container of a Neutron agent: Python, iproute2, the user
+neutron and its directories. No registry is asked: each is a tar of unpacked packages (no maintainer
+script runs, nothing is started), made once per recipe and kept in a cache.
 
-Runs as root, on Debian, with mmdebstrap and podman. For people at work on sidespawn or trying it; no part of what
-answers requests.
+Needs root, Debian, mmdebstrap and podman. For those who work on sidespawn or try it; no part of
+what answers requests.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-_RECIPE_VERSION = 2  # raise it when the same packages shall make a different tar
+_RECIPE_VERSION = 3  # raise it when the same packages shall make a different tar
 _NEUTRON = 42435  # uid and gid that Kolla gives to neutron
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "HOME": "/root"}
 _BUILD_SECONDS = 600
 _PODMAN_SECONDS = 120
 
-# What nobody reads in a container. Relative to the root of the image.
+# What nobody reads in a container: patterns beneath the root of the image.
 _LEFT_OUT = (
     "usr/share/doc",
     "usr/share/man",
@@ -39,21 +40,21 @@ _LEFT_OUT = (
     "usr/share/locale",
     "usr/share/lintian",
     "usr/share/bash-completion",
-    "usr/lib/x86_64-linux-gnu/gconv",
-    "usr/lib/python3.11/pydoc_data",
-    "usr/lib/python3.11/lib2to3",
+    "usr/lib/*/gconv",
+    "usr/lib/python3*/pydoc_data",
+    "usr/lib/python3*/lib2to3",
     "var/lib/apt",
     "var/cache",
 )
 
 
 class ImageError(Exception):
-    """An image cannot be made or imported; the message says which command failed and what it printed."""
+    """An image cannot be made or imported; the message says which command failed, and how."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """One image: its name, its packages (with what they depend on), and the accounts it knows beside root."""
+    """One image: its name, its packages (what they depend on comes along), its accounts."""
 
     name: str
     packages: tuple[str, ...]
@@ -101,7 +102,7 @@ def build_tars(cache: Path, recipes: tuple[Recipe, ...] = ALL) -> tuple[Path, ..
 
 
 def ensure_images(cache: Path, recipes: tuple[Recipe, ...] = ALL) -> tuple[str, ...]:
-    """Makes the images available to the podman of this host; returns their names. Quick when they are there."""
+    """Makes the images available to this host's podman; returns their names. Quick if they are."""
     suite = _suite()
     for recipe in recipes:
         exact = f"{recipe.name}:{recipe.digest(suite)}"
@@ -132,8 +133,8 @@ def _build_tar(cache: Path, recipe: Recipe, suite: str) -> Path:
 
 
 def _unpack_packages(root: Path, recipe: Recipe, suite: str) -> None:
-    # `extract` leaves the essential packages and every maintainer script out; the hook makes /bin and /lib the links
-    # into /usr that current packages expect.
+    # `extract` leaves out the essential packages and runs no maintainer script; the hook makes /bin
+    # and /lib the links into /usr that packages expect.
     _run(
         (
             "mmdebstrap",
@@ -154,8 +155,9 @@ def _unpack_packages(root: Path, recipe: Recipe, suite: str) -> None:
 
 def _adapt(root: Path, recipe: Recipe) -> None:
     """Does by hand what maintainer scripts would have done, and removes what nobody reads."""
-    for path in _LEFT_OUT:
-        shutil.rmtree(root / path, ignore_errors=True)
+    for pattern in _LEFT_OUT:
+        for directory in root.glob(pattern):
+            shutil.rmtree(directory)
     for path in ("etc", "tmp", "run", "proc", "sys", "dev", "root", "var/lib/misc", "var/tmp"):
         (root / path).mkdir(parents=True, exist_ok=True)
     for path in ("tmp", "var/tmp"):
@@ -183,7 +185,7 @@ def _link_applets(root: Path) -> None:
 
 
 def package_sources(apt: Path, suite: str) -> tuple[Path, ...]:
-    """The source lists of this machine that are about `suite`; other vendors' name it, if at all, inside a word."""
+    """The files beneath `apt` that name `suite` as a word of its own, as other vendors' do not."""
     about = re.compile(rf"(?<![\w./-]){re.escape(suite)}(-updates|-security)?(?![\w./-])")
     candidates = (apt / "sources.list", *sorted((apt / "sources.list.d").glob("*")))
     return tuple(
@@ -196,7 +198,7 @@ def package_sources(apt: Path, suite: str) -> tuple[Path, ...]:
 
 
 def _apt_options() -> Iterator[str]:
-    """How this machine reaches its package sources (proxies, retries), which mmdebstrap does not take over by itself."""
+    """How this machine reaches its sources (proxies, retries); mmdebstrap does not ask it."""
     for line in _run(("apt-config", "dump"), _PODMAN_SECONDS).splitlines():
         if re.match(r"Acquire::(https?|Check-|Retries)", line) and not line.endswith(' "";'):
             yield line
@@ -243,7 +245,7 @@ def _locked(cache: Path) -> Iterator[None]:
 def main() -> int:
     """python3 -m sidespawn.testing.images --cache DIR [--tars-only]"""
     parser = argparse.ArgumentParser(
-        prog="sidespawn.testing.images", description="Makes the images of tests and demo."
+        prog="sidespawn.testing.images", description="Makes the images."
     )
     parser.add_argument("--cache", type=Path, required=True, help="where the tars are kept")
     parser.add_argument(
