@@ -187,9 +187,8 @@ def build_agent(table: Table) -> Agent:
         timeout=table.number("timeout", 1, 600, default=120),
         local=tuple(tuple(argv) for argv in local),
     )
-    for name in agent.kill_scripts:
-        if not only(name, ALPHANUMERIC | frozenset("-_.")) or name.startswith("."):
-            raise table.error("kill_scripts", "must be names of files")
+    if not all(is_path(path) for path in agent.kill_scripts):
+        raise table.error("kill_scripts", "must be absolute paths in the agent")
     table.done()
     return agent
 

@@ -19,6 +19,7 @@ class Pins:
     """Where the host has pinned what goes into a side container: paths that only root can reach."""
 
     netns: Path
+    pid_file: Path  # where the engine may write the program's pid
     mounts: tuple[Path, ...]  # as plan.mounts
     configuration: tuple[Path, ...]  # as plan.configuration
 
@@ -34,6 +35,7 @@ class Found:
     instance: str
     digest: str
     request: str
+    netns: str
 
 
 class NameTaken(Exception):
@@ -41,8 +43,8 @@ class NameTaken(Exception):
 
 
 class Engine(Protocol):
-    def start(self, plan: Plan, pins: Pins, request: str) -> Found:
-        """Start the plan's program. Raises NameTaken or LaunchError; a failed start leaves no container behind."""
+    def start(self, plan: Plan, pins: Pins, request: str) -> tuple[str, int]:
+        """Start the plan's program; its container's id and its pid on the host. Raises NameTaken or LaunchError."""
 
     def find(self, name: str) -> Found | None:
         """The container of that name, running or not. Raises LaunchError when the engine does not answer."""

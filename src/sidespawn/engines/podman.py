@@ -20,29 +20,29 @@ CONTROLLERS = Path("/sys/fs/cgroup/cgroup.controllers")
 START_TIMEOUT = 60.0  # seconds; podman takes 0.15, much longer when hundreds start at once or the disk is busy
 QUERY_TIMEOUT = 30.0
 NO_SUCH_CONTAINER = "no such container"
+HARMLESS = "nosuid,nodev,noexec"
 FAILED_TO_RUN = 125  # podman-run(1): the error is podman's own
 
 
 class Podman:
-    def start(self, plan: Plan, pins: Pins, request: str) -> Found:
+    def start(self, plan: Plan, pins: Pins, request: str) -> tuple[str, int]:
         done = run(self.describe(plan, pins, request), START_TIMEOUT)
         if done.code != 0:
             if "is already in use" in done.stderr:
                 raise NameTaken(plan.name)
             raise start_error(plan, done)
-        found = self.find(plan.name)
-        if found is None:
-            raise LaunchError(Reason.EXITED, f"{plan.name} was gone at once")
-        return found
+        return done.stdout.strip(), int(pins.pid_file.read_text())
 
     def describe(self, plan: Plan, pins: Pins, request: str) -> tuple[str, ...]:
-        labels = {"service": plan.service, "instance": plan.instance, "request": request, "plan": plan.digest}
+        labels = {"service": plan.service, "instance": plan.instance, "netns": plan.netns}
+        labels |= {"request": request, "plan": plan.digest}
         options = [
             "--detach",
             f"--name={plan.name}",
             "--pull=never",
             "--restart=no",
             "--replace=false",
+            f"--pidfile={pins.pid_file}",
             f"--network=ns:{pins.netns}",
             "--pid=private",
             "--ipc=private",
@@ -88,22 +88,17 @@ class Podman:
             if NO_SUCH_CONTAINER in done.stderr.lower():
                 return None
             raise engine_error("podman container inspect", done)
-        return found_in(json.loads(done.stdout)[0])
+        container = json.loads(done.stdout)[0]
+        state = container["State"]
+        pid = state["Pid"] if state["Running"] else 0
+        return found(container["Id"], container["Name"], pid, state["Status"], container["Config"]["Labels"])
 
     def list(self, service: str) -> tuple[Found, ...]:
         done = run((PODMAN, "ps", "--all", f"--filter=label={LABEL}service={service}", "--format=json"), QUERY_TIMEOUT)
         if done.code != 0:
             raise engine_error("podman ps", done)
         return tuple(
-            Found(
-                id=each["Id"],
-                name=each["Names"][0],
-                pid=each["Pid"] or None,
-                state=each["State"],
-                instance=each["Labels"].get(f"{LABEL}instance", ""),
-                digest=each["Labels"].get(f"{LABEL}plan", ""),
-                request=each["Labels"].get(f"{LABEL}request", ""),
-            )
+            found(each["Id"], each["Names"][0], each["Pid"], each["State"], each["Labels"])
             for each in json.loads(done.stdout or "[]")
         )
 
@@ -111,9 +106,6 @@ class Podman:
         done = run((PODMAN, "rm", "--force", "--time=0", "--ignore", name), QUERY_TIMEOUT)
         if done.code != 0:
             raise engine_error("podman rm", done)
-
-
-HARMLESS = "nosuid,nodev,noexec"
 
 
 def limits(plan: Plan) -> tuple[str, ...]:
@@ -130,19 +122,17 @@ def slice_name(service: str) -> str:
     return f"sidespawn-{service.replace('-', '_')}.slice"
 
 
-def found_in(container: dict[str, object]) -> Found:
-    """From `podman container inspect`."""
-    state, config = container["State"], container["Config"]
-    assert isinstance(state, dict) and isinstance(config, dict)  # noqa: S101 - podman's own output; a guard for mypy
-    labels = config.get("Labels") or {}
+def found(container: str, name: str, pid: int, state: str, labels: dict[str, str] | None) -> Found:
+    said = {key: (labels or {}).get(LABEL + key, "") for key in ("instance", "netns", "plan", "request")}
     return Found(
-        id=str(container["Id"]),
-        name=str(container["Name"]),
-        pid=state["Pid"] or None if state["Running"] else None,
-        state=state["Status"],
-        instance=labels.get(f"{LABEL}instance", ""),
-        digest=labels.get(f"{LABEL}plan", ""),
-        request=labels.get(f"{LABEL}request", ""),
+        id=container,
+        name=name,
+        pid=pid or None,
+        state=state,
+        instance=said["instance"],
+        digest=said["plan"],
+        request=said["request"],
+        netns=said["netns"],
     )
 
 

@@ -68,8 +68,9 @@ def device_and_mode(descriptor: int) -> tuple[int, int]:
     return os.makedev(major, minor), mode
 
 
-def watch_directory(path: str) -> int:
-    """A non-blocking descriptor that becomes readable whenever a name appears in the directory."""
+def watch_directories(*paths: str) -> int:
+    """A non-blocking descriptor that becomes readable whenever a name appears in one of the directories."""
     descriptor = checked(libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC), "inotify_init1")
-    checked(libc.inotify_add_watch(descriptor, os.fsencode(path), ctypes.c_uint32(IN_CREATE | IN_MOVED_TO)), path)
+    for path in paths:
+        checked(libc.inotify_add_watch(descriptor, os.fsencode(path), ctypes.c_uint32(IN_CREATE | IN_MOVED_TO)), path)
     return descriptor

@@ -1,0 +1,161 @@
+"""`sidespawn enable`: policy, directories and units for a service."""
+
+from __future__ import annotations
+
+import hashlib
+
+import click
+
+from sidespawn import presets
+from sidespawn.cli import systemd
+from sidespawn.cli.output import console, json_option, print_json, service_argument
+from sidespawn.core.policy import Policy, parse_policy
+from sidespawn.errors import Reason, SidespawnError
+from sidespawn.host.directories import IMAGE_IN_AGENT, wrapper_files
+from sidespawn.host.places import POLICIES, Places
+from sidespawn.host.suitability import warnings
+
+MARK = "# Written by `sidespawn enable`; `sidespawn disable` removes it unless it was changed. "
+
+
+@click.command()
+@service_argument
+@click.option("--preset", help="The shipped policy to extend; `--preset help` lists them. Default: the service's name.")
+@click.option("--image", help="Image of the side containers.")
+@click.option("--engine", type=click.Choice(["podman"]), help="What starts the side containers.")
+@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A parameter of the preset. Repeatable.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+@json_option
+def enable(
+    places: Places,
+    preset: str | None,
+    image: str | None,
+    engine: str | None,
+    settings: tuple[str, ...],
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Let an agent container have the side containers of SERVICE.
+
+    Writes /etc/sidespawn/SERVICE.toml unless it is there, makes the service's directories, starts its units, and prints
+    what to mount into the agent. A second run applies a changed policy.
+    """
+    if preset == "help":
+        click.echo("\n".join(presets.names()))
+        return
+    text, is_new = policy_text(places, preset, image, engine, settings)
+    policy = parse_policy(places.service, str(places.policy), text, presets.read_preset, presets.read_program)
+    result = {
+        "service": places.service,
+        "policy": str(places.policy),
+        "units": list(systemd.all_units(places.service)),
+        "agent_mounts": agent_mounts(places, policy),
+        "podman_options": podman_options(places, policy),
+        "warnings": warnings(policy),
+        "dry_run": dry_run,
+    }
+    if not dry_run:
+        apply(places, text if is_new else None)
+    if as_json:
+        print_json(result)
+        return
+    show(places, policy, result["warnings"], dry_run)
+
+
+def policy_text(
+    places: Places, preset: str | None, image: str | None, engine: str | None, settings: tuple[str, ...]
+) -> tuple[str, bool]:
+    """The policy to use, and whether it has to be written."""
+    asked = preset or image or engine or settings
+    if places.policy.exists():
+        present = places.policy.read_text(encoding="utf-8")
+        if asked and not is_ours(present):
+            raise SidespawnError(
+                Reason.USAGE,
+                f"{places.policy} is there and was changed by hand",
+                "edit it and run `sidespawn enable` without options, or remove it",
+            )
+        if not asked:
+            return present, False
+    parameters = dict(setting(each) for each in settings)
+    if image is not None:
+        parameters["image"] = image
+    lines = [f'extends = "{preset or places.service}"', "", "[parameters]"]
+    lines += [f"{name} = {toml(value)}" for name, value in parameters.items()]
+    if engine is not None:
+        lines += ["", "[side_container]", f'engine = "{engine}"']
+    body = "\n".join(lines) + "\n"
+    return f"{MARK}{digest(body)}\n{body}", True
+
+
+def setting(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name.replace("_", "").isalnum():
+        raise click.BadParameter(f"{text!r} is not NAME=VALUE", param_hint="--set")
+    return name, value
+
+
+def toml(value: str) -> str:
+    if value.isdecimal():
+        return value
+    if '"' in value or "\\" in value or not value.isprintable():
+        raise click.BadParameter(f"{value!r} cannot be a parameter", param_hint="--set")
+    return f'"{value}"'
+
+
+def digest(body: str) -> str:
+    return hashlib.sha256(body.encode()).hexdigest()[:16]
+
+
+def is_ours(text: str) -> bool:
+    """Whether a policy is still as `enable` wrote it."""
+    first, _, body = text.partition("\n")
+    return first == MARK + digest(body)
+
+
+def apply(places: Places, text: str | None) -> None:
+    systemd.require_systemd()
+    if text is not None:
+        POLICIES.mkdir(mode=0o755, exist_ok=True)
+        places.policy.write_text(text, encoding="utf-8")
+        places.policy.chmod(0o644)
+    systemd.install_templates()
+    spool_unit = f"sidespawn-spool@{places.service}.service"
+    systemd.systemctl("enable", *systemd.units(places.service))
+    if places.home.is_dir():
+        systemd.systemctl("reload", spool_unit)  # a second run: the wrappers may have changed
+    systemd.systemctl("start", spool_unit, *systemd.units(places.service))
+
+
+def agent_mounts(places: Places, policy: Policy) -> list[dict[str, object]]:
+    mounts: list[dict[str, object]] = [
+        {"source": str(places.spool), "target": str(places.spool), "writable": True, "propagation": "rprivate"},
+        {"source": str(places.replies), "target": str(places.replies), "writable": False, "propagation": "rprivate"},
+    ]
+    for source, target in wrapper_files(places, policy).items():
+        mounts.append({"source": str(source), "target": target, "writable": False, "propagation": "rprivate"})
+    return mounts
+
+
+def podman_options(places: Places, policy: Policy) -> list[str]:
+    """For the agent's `podman run` or its Quadlet unit (Volume=)."""
+    return [
+        f"--volume={mount['source']}:{mount['target']}:{'rw' if mount['writable'] else 'ro'},rprivate"
+        for mount in agent_mounts(places, policy)
+    ]
+
+
+def show(places: Places, policy: Policy, notes: list[str], dry_run: bool) -> None:
+    out = console()
+    verb = "would be enabled" if dry_run else "is enabled"
+    out.print(f"[bold]{places.service}[/bold] {verb}: {policy.description}")
+    out.print(f"  policy   {places.policy}  (what it allows: sidespawn check {places.service})")
+    out.print(f"  units    {' '.join(systemd.units(places.service))}")
+    out.print("  mount into the agent:")
+    for option in podman_options(places, policy):
+        out.print(f"    {option}", markup=False)
+    if policy.agent.local:
+        out.print(f"  and the agent's own image at {IMAGE_IN_AGENT}, for what the agent answers itself:")
+        out.print(f"    --mount=type=image,src=AGENT-IMAGE,dst={IMAGE_IN_AGENT}", markup=False)
+    for note in notes:
+        out.print(f"  [yellow]warning[/yellow] {note}")

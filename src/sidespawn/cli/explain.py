@@ -1,0 +1,184 @@
+"""`sidespawn explain`: what a request would lead to, argument by argument, without starting anything."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import click
+
+from sidespawn import presets
+from sidespawn.cli.output import complete_service, console, json_option, print_json, print_table
+from sidespawn.core.configuration import CONFIGURATION_BYTES, check_configuration
+from sidespawn.core.decide import Allowed, decide
+from sidespawn.core.plan import Plan
+from sidespawn.core.policy import Policy, is_service_name, parse_policy
+from sidespawn.core.wire import StartRequest, parse_request
+from sidespawn.engines import Pins, get_engine
+from sidespawn.errors import Denied, quoted
+from sidespawn.host.files import directory, read_regular_beneath, state_unusable
+from sidespawn.host.places import Places
+from sidespawn.host.policies import load_policy
+
+EXAMPLE_ID = "0" * 32
+
+
+@click.command()
+@click.argument("service", required=False, shell_complete=complete_service)
+@click.option("--preset", help="Judge by a shipped policy instead; needs no enabled service, no root and no image.")
+@click.option("--netns", help="The network namespace that the wrapper is in.")
+@click.option("--env", "environment", multiple=True, metavar="NAME=VALUE", help="What the wrapper finds. Repeatable.")
+@click.option(
+    "--root",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Read configuration files beneath this directory instead of the agent's state on this host.",
+)
+@click.argument("argv", nargs=-1, required=True, type=click.UNPROCESSED)
+@json_option
+@click.pass_context
+def explain(
+    context: click.Context,
+    service: str | None,
+    preset: str | None,
+    netns: str | None,
+    environment: tuple[str, ...],
+    root: Path | None,
+    argv: tuple[str, ...],
+    as_json: bool,
+) -> int:
+    """Show how the policy of SERVICE judges a call: sidespawn explain SERVICE --netns NS -- dnsmasq ARGS...
+
+    Each argument with the rule that allowed or refused it, and the engine's exact command. Exit code 0 when it is
+    allowed, 77 when it is refused.
+    """
+    if preset is not None and service is not None:
+        argv, service = (service, *argv), None  # click gave it the first word behind --
+    if (preset is None) == (service is None):
+        raise click.UsageError("name a SERVICE or a --preset", context)
+    policy = preset_policy(preset) if preset is not None else service_policy(str(service))
+    try:
+        request = as_request(argv, netns, environment)
+        allowed = decide(policy, request)
+        files = configuration_verdicts(policy, allowed, root)
+    except Denied as denied:
+        report_denied(argv, denied, as_json)
+        return 77
+    report_allowed(argv, allowed, files, as_json)
+    return 0
+
+
+def preset_policy(name: str) -> Policy:
+    text = presets.read_preset(name)
+    return parse_policy(name, f"{name}.toml", text, presets.read_preset, presets.read_program)
+
+
+def service_policy(name: str) -> Policy:
+    if not is_service_name(name):
+        raise click.UsageError(f"{name!r} is not the name of a service")
+    return load_policy(Places(name))
+
+
+def as_request(argv: tuple[str, ...], netns: str | None, environment: tuple[str, ...]) -> StartRequest:
+    """The very line that a wrapper would write, read as the host would read it."""
+    pairs = dict(each.partition("=")[::2] for each in environment)
+    fields = {"v": 1, "id": EXAMPLE_ID, "op": "start", "deadline": 0, "argv": argv, "netns": netns, "env": pairs}
+    request = parse_request(json.dumps(fields).encode())
+    assert isinstance(request, StartRequest)  # noqa: S101 - op is start
+    return request
+
+
+def configuration_verdicts(policy: Policy, allowed: Allowed, root: Path | None) -> list[dict[str, str]]:
+    """Check the configuration files that can be read here. Raises Denied for one that is not allowed."""
+    verdicts = []
+    for file in allowed.plan.configuration:
+        state = root / policy.agent.state.lstrip("/") if root else Path(policy.agent.state_on_host)
+        rules = policy.configuration[file.rules].rules
+        try:
+            with directory(state) as held:
+                untrusted_content = read_regular_beneath(held, file.beneath, CONFIGURATION_BYTES)
+        except OSError as error:
+            problem = state_unusable(file.path, error).message
+            verdicts.append({"file": file.path, "verdict": "to be checked at the start", "detail": problem})
+            continue
+        check_configuration(rules, file.path, untrusted_content, policy.names, allowed.bindings)
+        verdicts.append({"file": file.path, "verdict": "allowed", "detail": rules.rule})
+    return verdicts
+
+
+def engine_command(plan: Plan) -> tuple[str, ...]:
+    pins = Places(plan.service).pins
+    return get_engine(plan.engine).describe(
+        plan,
+        Pins(
+            netns=pins / f"{EXAMPLE_ID}.netns",
+            pid_file=pins / f"{EXAMPLE_ID}.pid",
+            mounts=tuple(pins / f"{EXAMPLE_ID}.mount{number}" for number in range(len(plan.mounts))),
+            configuration=tuple(
+                Places(plan.service).snapshots / f"{plan.instance}.{number}"
+                for number in range(len(plan.configuration))
+            ),
+        ),
+        EXAMPLE_ID,
+    )
+
+
+def report_allowed(argv: tuple[str, ...], allowed: Allowed, files: list[dict[str, str]], as_json: bool) -> None:
+    command = engine_command(allowed.plan)
+    plan = allowed.plan
+    judged = {each.argument: each for each in allowed.judged}
+    rows = []
+    for index, argument in enumerate(argv[1:], 1):
+        each = judged.get(index)
+        if each is not None:
+            rows.append((argument, " ".join(each.passed_on) or "not passed on", each.rule))
+        elif not argument.strip(" "):
+            rows.append((argument, "not passed on: empty", ""))
+    if as_json:
+        arguments = [{"argument": a, "passed_on": p, "rule": r} for a, p, r in rows]
+        print_json(
+            {
+                "verdict": "allowed",
+                "instance": plan.instance,
+                "name": plan.name,
+                "program": [plan.command, *plan.arguments],
+                "arguments": arguments,
+                "names": dict(allowed.bindings),
+                "configuration": files,
+                "capabilities": list(plan.capabilities),
+                "user": f"{plan.uid}:{plan.gid}",
+                "engine_command": list(command),
+            }
+        )
+        return
+    out = console()
+    out.print(f"[green]allowed[/green] as side container [bold]{plan.name}[/bold]")
+    print_table(("argument", "passed on as", "rule"), rows, "no arguments")
+    for file in files:
+        out.print(f"{file['file']}: {file['verdict']} ({file['detail']})", markup=False)
+    out.print("names: " + ", ".join(f"{name}={value}" for name, value in allowed.bindings.items()), markup=False)
+    out.print("the engine's command:")
+    click.echo("  " + shlex.join(command))
+
+
+def report_denied(argv: tuple[str, ...], denied: Denied, as_json: bool) -> None:
+    culprit = argv[denied.argument] if denied.argument is not None and denied.argument < len(argv) else None
+    if as_json:
+        print_json(
+            {
+                "verdict": "refused",
+                "reason": denied.reason,
+                "message": denied.message,
+                "hint": denied.hint,
+                "argument": culprit,
+                "rule": denied.rule,
+            }
+        )
+        return
+    out = console()
+    out.print(f"[red]refused[/red] ({denied.reason}): ", end="")
+    out.print(denied.message, markup=False)
+    if culprit is not None:
+        out.print(f"  argument {denied.argument}: {quoted(culprit)}", markup=False)
+    if denied.hint:
+        out.print(f"  {denied.hint}", markup=False)

@@ -1,0 +1,53 @@
+"""`sidespawn logs`: what was decided, and what the side containers said, from the journal."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from sidespawn.cli.output import json_option, service_argument
+from sidespawn.engines.podman import slice_name
+from sidespawn.errors import Reason, SidespawnError
+from sidespawn.host.places import Places
+
+JOURNALCTL = "/usr/bin/journalctl"
+
+
+@click.command()
+@service_argument
+@click.argument("name", required=False)
+@click.option("-f", "--follow", is_flag=True, help="Go on showing what comes.")
+@click.option("-n", "--lines", type=click.IntRange(1), default=100, show_default=True, help="How many of the newest.")
+@click.option("--since", help="As journalctl understands it: '10 min ago', 'today'.")
+@click.option("--refused", is_flag=True, help="Only what was rejected, failed or came too late.")
+@json_option
+def logs(
+    places: Places, name: str | None, follow: bool, lines: int, since: str | None, refused: bool, as_json: bool
+) -> None:
+    """Show verdicts of SERVICE and the output of its side containers, or of the one called NAME."""
+    command = [JOURNALCTL, "--no-pager", "--quiet", f"--lines={lines}"]
+    command += ["--output=json"] if as_json else ["--output=short-iso"]
+    if follow:
+        command.append("--follow")
+    if since is not None:
+        command.append(f"--since={since}")
+    if not os.path.exists(JOURNALCTL):
+        raise SidespawnError(Reason.HOST_UNSUITABLE, "this host has no journalctl")
+    os.execv(JOURNALCTL, [*command, *matches(places, name, refused)])  # noqa: S606 - no shell wanted
+
+
+def matches(places: Places, name: str | None, refused: bool) -> list[str]:
+    """journalctl(1): different fields must all match, equal ones are alternatives, + separates alternatives."""
+    if refused:
+        events = ("rejected", "failed", "expired", "unreadable", "internal")
+        return [f"SIDESPAWN_SERVICE={places.service}", *(f"SIDESPAWN_EVENT={event}" for event in events)]
+    if name is not None:
+        instance = name.removeprefix(f"{places.service}-")
+        return [
+            f"SIDESPAWN_SERVICE={places.service}",
+            f"SIDESPAWN_INSTANCE={instance}",
+            "+",
+            f"CONTAINER_NAME={places.service}-{instance}",
+        ]
+    return [f"SIDESPAWN_SERVICE={places.service}", "+", f"_SYSTEMD_SLICE={slice_name(places.service)}"]

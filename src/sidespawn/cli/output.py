@@ -1,0 +1,74 @@
+"""What verbs share when they print: `--json`, tables for people, and the arguments that name a service."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from sidespawn.core.policy import is_service_name
+from sidespawn.errors import Reason, SidespawnError
+from sidespawn.host.places import POLICIES, RUN, Places
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+
+
+def complete_service(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    return [name for name in enabled_services() if name.startswith(incomplete)]
+
+
+def to_places(context: click.Context, parameter: click.Parameter, value: str | None) -> Places | None:
+    if value is None:
+        return None
+    if not is_service_name(value):
+        raise click.BadParameter("a service is named by at most 40 lower-case letters, digits and hyphens")
+    return Places(value)
+
+
+service_argument = click.argument("places", metavar="SERVICE", callback=to_places, shell_complete=complete_service)
+
+
+def enabled_services() -> list[str]:
+    """Every service that has a policy on this host."""
+    return sorted(path.stem for path in POLICIES.glob("*.toml")) if POLICIES.is_dir() else []
+
+
+def require_enabled(places: Places) -> None:
+    if not places.home.is_dir():
+        known = ", ".join(enabled_services()) or "none"
+        raise SidespawnError(
+            Reason.NOT_ENABLED, f"service {places.service} is not enabled on this host", f"enabled services: {known}"
+        )
+
+
+def print_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=2))
+
+
+def print_table(columns: Iterable[str], rows: Iterable[Iterable[str]], empty: str) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    if table.row_count:
+        console().print(table)
+    else:
+        click.echo(empty)
+
+
+def console() -> Console:
+    """For a terminal with colour, for a pipe without, and then never cut at 80 columns."""
+    plain = Console(highlight=False)
+    return plain if plain.is_terminal else Console(highlight=False, width=400)
+
+
+def services(places: Places | None) -> list[Places]:
+    """The one named, or all that are enabled."""
+    if places is not None:
+        return [places]
+    return [Places(name) for name in enabled_services() if (RUN / name).is_dir()]

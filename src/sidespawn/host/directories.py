@@ -1,0 +1,100 @@
+"""The directories of a service beneath /run, made when its units start and removed when they stop.
+
+Three small file systems in memory: the service's own, the agent's spool, and the replies.  Each is a private mount, so
+that nothing an agent mounts over what it was given comes back to the host, whatever propagation its container has;
+each has a size and a number of files, so that an agent can fill only its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pprint
+import sys
+from pathlib import Path
+
+from sidespawn.core.policy import Policy
+from sidespawn.errors import SidespawnError
+from sidespawn.host import kernel
+from sidespawn.host.places import Places
+from sidespawn.host.policies import load_policy
+
+WRAPPER = Path(__file__).parent.parent / "wrapper.py"
+SETTINGS_LINE = "SETTINGS = {}  # type: dict  # filled in by `sidespawn enable`\n"
+IMAGE_IN_AGENT = "/run/sidespawn/image"
+FLAGS = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
+
+
+def main(verb: str, service: str) -> int:
+    places = Places(service)
+    try:
+        if verb == "directories":
+            make(places, load_policy(places))
+        else:
+            remove(places)
+    except SidespawnError as error:
+        sys.stderr.write(f"{error.reason}: {error.message}\n")
+        return 1
+    return 0
+
+
+def make(places: Places, policy: Policy) -> None:
+    places.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    mount_tmpfs(places.home, FLAGS & ~kernel.MS_NOEXEC, "size=64m,nr_inodes=32768,mode=0700")
+    for path in (places.operator, places.claims, places.ledger, places.pins, places.snapshots, places.agent):
+        path.mkdir(mode=0o700, exist_ok=True)
+    for path in (places.spool, places.replies):
+        path.mkdir(exist_ok=True)
+    mount_tmpfs(places.spool, FLAGS, f"size=4m,nr_inodes=128,mode=0700,uid={policy.agent.spool_uid}")
+    mount_tmpfs(places.replies, FLAGS, "size=20m,nr_inodes=8192,mode=0755")
+    write_wrappers(places, policy)
+
+
+def mount_tmpfs(path: Path, flags: int, options: str) -> None:
+    if not os.path.ismount(path):
+        kernel.mount("sidespawn", str(path), "tmpfs", flags, options)
+        kernel.mount("none", str(path), None, kernel.MS_PRIVATE)
+
+
+def remove(places: Places) -> None:
+    for path in (places.spool, places.replies, places.home):
+        while os.path.ismount(path):
+            kernel.unmount(str(path))
+    if places.home.exists():
+        places.home.rmdir()
+    if places.run.exists() and not any(places.run.iterdir()):
+        places.run.rmdir()
+
+
+def wrapper_settings(places: Places, policy: Policy) -> dict[str, object]:
+    """What a wrapper of this service needs to know; see wrapper.py."""
+    return {
+        "service": places.service,
+        "program": policy.table.program,
+        "spool": str(places.spool),
+        "replies": str(places.replies),
+        "timeout": policy.agent.timeout,
+        "environment": sorted(policy.environment),
+        "local": [list(argv) for argv in policy.agent.local],
+        "real": [IMAGE_IN_AGENT + policy.agent.wrapper, policy.agent.wrapper + ".real"],
+        "kill": False,
+    }
+
+
+def wrapper_files(places: Places, policy: Policy) -> dict[Path, str]:
+    """The wrapper and the kill scripts on the host, each with the path that it is mounted over in the agent."""
+    paths = (policy.agent.wrapper, *policy.agent.kill_scripts)
+    return {places.agent / path.rpartition("/")[2]: path for path in paths}
+
+
+def write_wrappers(places: Places, policy: Policy) -> None:
+    source = WRAPPER.read_text(encoding="utf-8")
+    if SETTINGS_LINE not in source:
+        raise AssertionError("wrapper.py has no line for its settings")
+    for path, target in wrapper_files(places, policy).items():
+        settings = wrapper_settings(places, policy) | {"kill": target != policy.agent.wrapper}
+        literal = pprint.pformat(json.loads(json.dumps(settings)), width=110)
+        content = source.replace(SETTINGS_LINE, f"SETTINGS = {literal}  # type: dict\n")
+        if not path.exists() or path.read_text(encoding="utf-8") != content:
+            path.write_text(content, encoding="utf-8")  # the same inode, which agents have mounted
+            path.chmod(0o755)

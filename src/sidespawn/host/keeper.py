@@ -1,0 +1,320 @@
+"""Starting, signalling and stopping the side containers of one service: what a verdict leads to.
+
+    pin -> start -> verify -> wait until ready -> record -> pid file
+
+Every step can be repeated after a crash at any point, because the container's name is made from the instance and its
+labels tell which request started it with which plan.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+from sidespawn.core.configuration import CONFIGURATION_BYTES, check_configuration
+from sidespawn.core.decide import Allowed
+from sidespawn.core.plan import Plan, Readiness, ReadyWhen
+from sidespawn.core.policy import Policy
+from sidespawn.core.wire import Reply, SignalRequest, Status
+from sidespawn.engines import Engine, Found, NameTaken, Pins
+from sidespawn.errors import LaunchError, Reason
+from sidespawn.host import kernel
+from sidespawn.host.files import (
+    closing,
+    directory,
+    open_directory_beneath,
+    pinned,
+    read_regular_beneath,
+    remove,
+    state_unusable,
+    write_whole,
+)
+from sidespawn.host.journal import Event, Journal
+from sidespawn.host.ledger import Ledger, Record
+from sidespawn.host.namespaces import PinnedNamespace, is_in_namespace, pinned_namespace
+from sidespawn.host.places import Places
+from sidespawn.host.processes import Process, end, exited, held, identify, send
+
+POLL = 0.004  # seconds between two looks whether a program is ready
+IN_ROOT = kernel.RESOLVE_IN_ROOT | kernel.RESOLVE_NO_MAGICLINKS | kernel.RESOLVE_NO_SYMLINKS
+
+
+class Keeper:
+    """Safe for several threads as long as requests for one instance come one after the other."""
+
+    def __init__(self, policy: Policy, places: Places, engine: Engine, journal: Journal) -> None:
+        self.policy, self.places, self.engine, self.journal = policy, places, engine, journal
+        self.ledger = Ledger(places.ledger)
+
+    def start(self, allowed: Allowed, request_id: str) -> Reply:
+        """See that the plan runs. Raises LaunchError, or Denied for a configuration file."""
+        plan = allowed.plan
+        pin = self.places.pins / request_id
+        with pinned_namespace(plan.netns, pin.with_suffix(".netns")) as netns:
+            record = self.ledger.find(plan.instance)
+            if record is not None and record.is_running:
+                if record.digest == plan.digest and record.netns_inode == netns.inode:
+                    self.write_pid_file(plan, record.pid)
+                    return self.running(Event.ANSWERED, f"{plan.name} is running already", record, request_id)
+                self.stop(record, "TERM")
+                self.journal.write(Event.REPLACED, f"{plan.name} is replaced: its plan changed", request=request_id)
+            elif record is not None:
+                self.forget(record)
+            record = self.launch(allowed, netns, pin, request_id)
+        self.ledger.write(record)
+        self.write_pid_file(plan, record.pid)
+        return self.running(Event.STARTED, f"{plan.name} is running", record, request_id)
+
+    def launch(self, allowed: Allowed, netns: PinnedNamespace, pin: Path, request_id: str) -> Record:
+        plan = allowed.plan
+        with ExitStack() as stack:
+            pid_file = pin.with_suffix(".pid")
+            stack.callback(remove, pid_file)
+            pins = Pins(
+                netns=netns.path,
+                pid_file=pid_file,
+                mounts=self.pin_mounts(plan, pin, stack),
+                configuration=self.snapshot(allowed),
+            )
+            try:
+                container, pid = self.engine.start(plan, pins, request_id)
+            except NameTaken:
+                container, pid = self.take_over(plan, pins, netns, request_id)
+        process = identify(pid)
+        if process is None:
+            raise LaunchError(Reason.EXITED, f"{plan.name} ended at once", self.see_log(plan.name))
+        try:
+            if not is_in_namespace(pid, netns.inode):
+                raise LaunchError(Reason.NAMESPACE_MISMATCH, f"{plan.name} came up in another network namespace")
+            wait_until_ready(plan, process, self.see_log(plan.name))
+        except LaunchError:
+            end(process, "KILL", plan.grace)
+            raise
+        return Record(
+            instance=plan.instance,
+            container=container,
+            name=plan.name,
+            pid=process.pid,
+            started=process.started,
+            since=time.time(),
+            netns=plan.netns,
+            netns_inode=netns.inode,
+            digest=plan.digest,
+            request=request_id,
+            pid_file=None if plan.pid_file is None else (plan.pid_file.beneath, plan.pid_file.name),
+            grace=plan.grace,
+        )
+
+    def take_over(self, plan: Plan, pins: Pins, netns: PinnedNamespace, request_id: str) -> tuple[str, int]:
+        """The name is taken, but not in the ledger: an earlier run was killed between its start and its record."""
+        found = self.engine.find(plan.name)
+        if found is not None and found.pid is not None:
+            if found.digest == plan.digest and is_in_namespace(found.pid, netns.inode):
+                return found.id, found.pid
+            process = identify(found.pid)
+            if process is not None:
+                end(process, "TERM", plan.grace)
+        elif found is not None and found.request == request_id and found.state == "exited":
+            # It has been started for this very request. A request starts a program once, however that ends.
+            raise LaunchError(Reason.EXITED, f"{plan.name} ended before it was ready", self.see_log(plan.name))
+        self.engine.remove(plan.name)
+        return self.engine.start(plan, pins, request_id)
+
+    def clean(self, plan: Plan) -> None:
+        """Remove what a failed start left. Only after the reply: until then it proves that the start was tried."""
+        if self.ledger.find(plan.instance) is None:
+            self.engine.remove(plan.name)
+
+    def pin_mounts(self, plan: Plan, pin: Path, stack: ExitStack) -> tuple[Path, ...]:
+        paths = []
+        for number, mount in enumerate(plan.mounts):
+            try:
+                with directory(self.policy.agent.state_on_host) as state:
+                    descriptor = stack.enter_context(closing(open_directory_beneath(state, mount.beneath)))
+            except OSError as error:
+                raise state_unusable(mount.path, error) from None
+            target = pin.with_suffix(f".mount{number}")
+            paths.append(stack.enter_context(pinned(descriptor, target, is_directory=True)))
+        return tuple(paths)
+
+    def snapshot(self, allowed: Allowed) -> tuple[Path, ...]:
+        """Checked copies of the configuration files, as this program will see them whatever the agent does next."""
+        plan, paths = allowed.plan, []
+        for number, file in enumerate(plan.configuration):
+            try:
+                with directory(self.policy.agent.state_on_host) as state:
+                    untrusted_content = read_regular_beneath(state, file.beneath, CONFIGURATION_BYTES)
+            except OSError as error:
+                raise state_unusable(file.path, error) from None
+            rules = self.policy.configuration[file.rules].rules
+            check_configuration(rules, file.path, untrusted_content, self.policy.names, allowed.bindings)
+            with directory(self.places.snapshots) as held_directory:
+                name = f"{plan.instance}.{number}"
+                write_whole(held_directory, name, untrusted_content, mode=0o444)
+            paths.append(self.places.snapshots / name)
+        return tuple(paths)
+
+    def signal(self, request: SignalRequest) -> Reply:
+        """Deliver it; for TERM and KILL, return when process, container, name and pid file are gone."""
+        record = self.find_pid(request.pid)
+        delivered = record is not None
+        if record is not None and request.signal in ("TERM", "KILL"):
+            self.stop(record, request.signal)
+            event, what = Event.STOPPED, f"{record.name} was stopped"
+        elif record is not None:
+            delivered = send(record.process, request.signal)
+            event, what = Event.SIGNALLED, f"{record.name} was sent {request.signal}"
+        if record is None or not delivered:
+            message = f"no side container of {self.policy.service} has pid {request.pid}: No such process"
+            raise LaunchError(Reason.NO_SUCH_PROCESS, message)
+        self.journal.write(
+            event, what, instance=record.instance, pid=record.pid, signal=request.signal, request=request.id
+        )
+        return Reply(id=request.id, status=Status.DONE, reason=Reason.OK, message=what, pid=record.pid)
+
+    def find_pid(self, pid: int) -> Record | None:
+        """From the ledger; when it does not know, from the engine."""
+        record = self.ledger.find_pid(pid)
+        if record is None and (process := identify(pid)) is not None:
+            for each in self.engine.list(self.policy.service):
+                if each.pid == pid:
+                    record = recovered(each, process, self.policy.side_container.grace)
+                    self.ledger.write(record)
+        return record
+
+    def stop(self, record: Record, name: str) -> None:
+        end(record.process, name, record.grace)
+        self.forget(record)
+
+    def forget(self, record: Record) -> None:
+        """Remove all that a side container whose program has ended leaves: container, copies, pid file, record."""
+        self.engine.remove(record.name)
+        for path in self.places.snapshots.glob(f"{record.instance}.[0-9]*"):
+            remove(path)
+        if record.pid_file is not None:
+            parent, name = record.pid_file
+            try:
+                with (
+                    directory(self.policy.agent.state_on_host) as state,
+                    closing(open_directory_beneath(state, parent)) as held_directory,
+                ):
+                    os.unlink(name, dir_fd=held_directory)
+            except OSError:
+                pass  # the agent has removed it, or its directory
+        self.ledger.remove(record.instance)
+
+    def sweep(self) -> None:
+        """Remove side containers whose program has ended by itself, and records of containers that are gone."""
+        listed = {each.instance: each for each in self.engine.list(self.policy.service)}
+        for record in tuple(self.ledger.records()):
+            if record.instance not in listed and not record.is_running:
+                self.ledger.remove(record.instance)
+        for each in listed.values():
+            if each.pid is None:
+                record = self.ledger.find(each.instance)
+                if record is None:
+                    self.engine.remove(each.name)
+                elif not record.is_running:
+                    self.forget(record)
+                self.journal.write(Event.EXITED, f"{each.name} had ended by itself", instance=each.instance)
+
+    def write_pid_file(self, plan: Plan, pid: int) -> None:
+        """Where the agent looks for it, owned by the agent's user, with the pid as the host and the agent see it."""
+        if plan.pid_file is None:
+            return
+        try:
+            with (
+                directory(self.policy.agent.state_on_host) as state,
+                closing(open_directory_beneath(state, plan.pid_file.beneath)) as held_directory,
+            ):
+                owner = (plan.uid, plan.gid)
+                write_whole(held_directory, plan.pid_file.name, b"%d\n" % pid, mode=0o644, owner=owner)
+        except OSError as error:
+            raise state_unusable(plan.pid_file.beneath, error) from None
+
+    def running(self, event: Event, message: str, record: Record, request_id: str) -> Reply:
+        self.journal.write(
+            event,
+            f"{message}, pid {record.pid} in {record.netns}",
+            instance=record.instance,
+            container=record.container,
+            netns=record.netns,
+            pid=record.pid,
+            request=request_id,
+        )
+        return Reply(
+            id=request_id,
+            status=Status.RUNNING,
+            reason=Reason.OK,
+            message=message,
+            pid=record.pid,
+            container=record.name,
+        )
+
+    def see_log(self, name: str) -> str:
+        return f"its output is in the host's journal: sidespawn logs {self.policy.service} {name}"
+
+
+def recovered(found: Found, process: Process, grace: float) -> Record:
+    """A record from what the engine knows. Where the agent looks for the pid is not known any more."""
+    return Record(
+        instance=found.instance,
+        container=found.id,
+        name=found.name,
+        pid=process.pid,
+        started=process.started,
+        since=time.time(),
+        netns=found.netns,
+        netns_inode=os.stat(f"/proc/{process.pid}/ns/net").st_ino,
+        digest=found.digest,
+        request=found.request,
+        pid_file=None,
+        grace=grace,
+    )
+
+
+def wait_until_ready(plan: Plan, process: Process, hint: str) -> None:
+    """Raises LaunchError when the program ends first, or takes longer than the policy gives it."""
+    readiness = plan.readiness
+    give_up = time.monotonic() + readiness.within
+    alive_until = time.monotonic() + (int(readiness.what) / 1000 if readiness.when is ReadyWhen.ALIVE else 0)
+    with held(process) as pidfd:
+        while pidfd is not None:
+            ready = is_ready(process.pid, readiness, alive_until)
+            if exited(pidfd, 0 if ready else POLL):
+                break
+            if ready:
+                return
+            if time.monotonic() >= give_up:
+                what = f"{readiness.when} {readiness.what}"
+                message = f"{plan.name} was not ready ({what}) within {readiness.within:g} s"
+                raise LaunchError(Reason.NOT_READY, message, hint)
+    raise LaunchError(Reason.EXITED, f"{plan.name} ended before it was ready", hint)
+
+
+def is_ready(pid: int, readiness: Readiness, alive_until: float) -> bool:
+    if readiness.when is ReadyWhen.ALIVE:
+        return time.monotonic() >= alive_until
+    try:
+        if readiness.when is ReadyWhen.LISTENS:
+            return is_listening(pid, readiness.what)
+        with closing(os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as root:
+            os.close(kernel.openat2(root, readiness.what, os.O_PATH | os.O_NOFOLLOW, IN_ROOT))
+            return True
+    except OSError:
+        return False
+
+
+def is_listening(pid: int, what: str) -> bool:
+    """Whether a socket of the program's network namespace is bound to it; `what` is such as udp:67 (proc_net(5))."""
+    protocol, _, port = what.partition(":")
+    suffix = f":{int(port):04X}"
+    listening = "0A" if protocol == "tcp" else "07"  # TCP_LISTEN; a bound UDP socket says TCP_CLOSE
+    for table in (protocol, f"{protocol}6"):
+        with open(f"/proc/{pid}/net/{table}", encoding="ascii") as file:
+            rows = (line.split() for line in list(file)[1:])
+            if any(row[1].endswith(suffix) and row[3] == listening for row in rows):
+                return True
+    return False

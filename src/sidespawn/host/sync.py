@@ -1,0 +1,253 @@
+"""The service behind a spool: what the .path unit starts when there is something in it.
+
+    claim -> parse -> decide -> launch -> record -> reply
+
+One run takes what is there, serves it, looks again, stays a few seconds for what comes next, and ends.  Requests for
+different instances are launched side by side, those for one instance in their order.  A request is answered exactly
+once: its claim is kept until it is answered, its reply tells that it was, and a container's labels tell that it was
+started, so a run that is killed at any point is continued by the next.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sidespawn.core.decide import Allowed, check_signal, decide
+from sidespawn.core.policy import Policy
+from sidespawn.core.wire import HORIZON_MS, Reply, Request, SignalRequest, Status, format_reply, parse_request
+from sidespawn.engines import get_engine
+from sidespawn.errors import Denied, LaunchError, PolicyError, Reason, RequestError, SidespawnError, quoted
+from sidespawn.host import kernel, spool
+from sidespawn.host.files import closing, directory, remove, write_whole
+from sidespawn.host.journal import Event, Journal
+from sidespawn.host.keeper import Keeper
+from sidespawn.host.lanes import Lanes
+from sidespawn.host.places import Places
+from sidespawn.host.policies import load_policy
+
+LINGER = 3.0  # seconds to wait for more once something was served; a start of the interpreter costs more
+WORKERS = 4  # launches side by side; more of them only wait for podman's lock
+REPLY_SECONDS = HORIZON_MS / 1000 + 60  # an id is remembered longer than a request can live
+REPLIES = 4096
+LITTER_LONGEST = 60.0  # seconds that a spool which cannot be emptied keeps a run from ending
+
+
+def main(service: str) -> int:
+    places = Places(service)
+    journal = Journal(places.service)
+    with only_one(places.lock):
+        Sync(places, journal, read_policy(places, journal)).run()
+    return 0
+
+
+def read_policy(places: Places, journal: Journal) -> Policy | PolicyError:
+    """A broken policy is no reason to leave requests unanswered: each is refused with what is wrong with it."""
+    try:
+        return load_policy(places)
+    except PolicyError as error:
+        journal.write(Event.INTERNAL, error.message, reason=error.reason)
+        return error
+
+
+@contextmanager
+def only_one(path: Path) -> Iterator[None]:
+    """Held for as long as this process runs; no agent can reach this lock."""
+    with closing(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)) as descriptor:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+
+
+class Sync:
+    def __init__(self, places: Places, journal: Journal, policy: Policy | PolicyError) -> None:
+        self.places, self.journal, self.policy = places, journal, policy
+        self.lanes = Lanes(WORKERS)
+        self.unanswered: dict[str, int] = {}  # claim to the number of its lines that have no answer yet
+        self.accepted: set[str] = set()
+        self.keeper: Keeper | None = None
+        self.spool_uid = 0
+        if isinstance(policy, Policy):
+            self.keeper = Keeper(policy, places, get_engine(policy.side_container.engine), journal)
+            self.spool_uid = policy.agent.spool_uid
+
+    def run(self) -> None:
+        served = False
+        with closing(kernel.watch_directories(str(self.places.spool), str(self.places.operator))) as watch:
+            for claim in spool.stored(self.places.claims):  # what an earlier run was killed over
+                self.serve(claim)
+                served = True
+            rest_at = time.monotonic() + self.litter_patience()
+            while True:
+                claims = self.claim()
+                for claim in claims:
+                    self.serve(claim)
+                if claims or self.lanes.busy:
+                    served = True
+                    rest_at = max(rest_at, time.monotonic() + LINGER)
+                if time.monotonic() >= rest_at:
+                    break
+                wait(watch, self.lanes.done, min(1.0, rest_at - time.monotonic()))
+        self.lanes.finish()
+        if not served and self.keeper is not None:
+            self.tidy(self.keeper)
+        self.expire_replies()
+
+    def claim(self) -> list[spool.Claim]:
+        """The requests of the agent and those of the operator."""
+        both = ((self.places.spool, self.spool_uid), (self.places.operator, 0))
+        claims = (spool.claim(path, self.places.claims, owner) for path, owner in both)
+        return [claim for claim in claims if claim is not None]
+
+    def serve(self, claim: spool.Claim) -> None:
+        self.unanswered[claim.path.name] = len(claim.untrusted_lines)
+        for untrusted_line in claim.untrusted_lines:
+            self.accept(untrusted_line, lambda: self.answered(claim))
+        if not claim.untrusted_lines:
+            remove(claim.path)
+
+    def answered(self, claim: spool.Claim) -> None:
+        with self.lanes.lock:
+            self.unanswered[claim.path.name] -= 1
+            last = self.unanswered[claim.path.name] == 0
+        if last:
+            del self.unanswered[claim.path.name]
+            remove(claim.path)
+
+    def accept(self, untrusted_line: bytes, finished: Callable[[], None]) -> None:
+        """Parse and decide at once; what is allowed waits for its turn in the lane of its instance."""
+        try:
+            request = parse_request(untrusted_line)
+        except RequestError as error:
+            self.journal.write(Event.UNREADABLE, error.message, reason=error.reason)
+            if error.request_id is not None and not self.was_answered(error.request_id):
+                self.refuse(error.request_id, error)
+            finished()
+            return
+        if request.id in self.accepted:
+            finished()  # written twice, because the spool was taken away while it was written
+            return
+        self.accepted.add(request.id)
+        work = lambda: self.carry_out(request)  # noqa: E731 - bound to this request
+        self.lanes.add(self.lane_of(request), work, finished)
+
+    def lane_of(self, request: Request) -> str:
+        """Requests of one lane are served in their order. Signals go by what they are for, as starts do."""
+        if isinstance(request, SignalRequest):
+            record = self.keeper.ledger.find_pid(request.pid) if self.keeper else None
+            return record.netns if record else str(request.pid)
+        return request.untrusted_netns or ""
+
+    def carry_out(self, request: Request) -> None:
+        """Answer one request, whatever happens on the way to the answer."""
+        if self.was_answered(request.id):
+            return
+        allowed: Allowed | None = None
+        try:
+            check_deadline(request)
+            if isinstance(self.policy, PolicyError) or self.keeper is None:
+                raise self.policy if isinstance(self.policy, PolicyError) else PolicyError("no policy")
+            if isinstance(request, SignalRequest):
+                check_signal(self.policy, request)
+                self.reply(self.keeper.signal(request))
+            else:
+                allowed = decide(self.policy, request)
+                self.reply(self.keeper.start(allowed, request.id))
+        except Exception as error:  # noqa: BLE001 - a request must be answered, and must not take others with it
+            refusal = as_ours(error)
+            self.refuse(request.id, refusal)
+            if allowed is not None and self.keeper is not None and not isinstance(refusal, Denied):
+                self.clean(self.keeper, allowed)
+
+    def refuse(self, request_id: str, error: SidespawnError) -> None:
+        status, event = Status.FAILED, Event.FAILED
+        if error.reason is Reason.EXPIRED:
+            status, event = Status.EXPIRED, Event.EXPIRED
+        elif isinstance(error, Denied):
+            status, event = Status.REJECTED, Event.REJECTED
+        elif error.reason is Reason.INTERNAL:
+            event = Event.INTERNAL
+        self.journal.write(
+            event, f"{status} ({error.reason}): {error.message}", reason=error.reason, request=request_id,
+            hint=error.hint,
+        )  # fmt: skip
+        message = f"{error.message}; {error.hint}" if error.hint else error.message
+        self.reply(Reply(id=request_id, status=status, reason=error.reason, message=message))
+
+    def clean(self, keeper: Keeper, allowed: Allowed) -> None:
+        try:
+            keeper.clean(allowed.plan)
+        except (LaunchError, OSError) as error:
+            self.journal.write(Event.FAILED, f"{allowed.plan.name} was not cleaned up yet: {error}")
+
+    def reply(self, reply: Reply) -> None:
+        try:
+            with directory(self.places.replies) as held:
+                write_whole(held, f"{reply.id}.json", format_reply(reply), mode=0o444)
+        except OSError as error:  # the wrapper will find no answer in time, and its caller asks again
+            self.journal.write(Event.INTERNAL, f"a reply cannot be written: {error.strerror}", request=reply.id)
+
+    def was_answered(self, request_id: str) -> bool:
+        return (self.places.replies / f"{request_id}.json").exists()
+
+    def expire_replies(self) -> None:
+        """Old ones, and the oldest of too many. Their ids have no life left in them by then."""
+        with os.scandir(self.places.replies) as entries:
+            aged = sorted((entry.stat().st_mtime, entry.path) for entry in entries)
+        limit = time.time() - REPLY_SECONDS
+        for number, (age, path) in enumerate(aged):
+            if age < limit or number < len(aged) - REPLIES:
+                remove(Path(path))
+
+    def tidy(self, keeper: Keeper) -> None:
+        """Nothing was asked: the timer's run. An engine that does not answer is the next request's trouble."""
+        try:
+            keeper.sweep()
+        except LaunchError as error:
+            self.journal.write(Event.FAILED, error.message, reason=error.reason)
+
+    def litter_patience(self) -> float:
+        """How long this run must last at least: twice as long as the last, while an agent's litter stays."""
+        path = self.places.home / "litter"
+        left = spool.clear(self.places.spool)
+        if not left:
+            remove(path)
+            return 0.0
+        before = float(path.read_text()) if path.exists() else 0.5
+        patience = min(LITTER_LONGEST, before * 2)
+        path.write_text(f"{patience}")
+        if before == 0.5:
+            message = f"{left} name(s) in the spool cannot be removed; each run now lasts longer, up to a minute"
+            self.journal.write(Event.LITTERED, message)
+        return patience
+
+
+def check_deadline(request: Request) -> None:
+    now = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
+    if now >= request.deadline:
+        raise Denied(Reason.EXPIRED, "the wrapper's time was over before this request's turn came")
+    if request.deadline > now + HORIZON_MS:
+        raise RequestError(f"the deadline is more than {HORIZON_MS // 60_000} minutes ahead")
+
+
+def as_ours(error: Exception) -> SidespawnError:
+    if isinstance(error, SidespawnError):
+        return error
+    where = error.__traceback__
+    while where is not None and where.tb_next is not None:
+        where = where.tb_next
+    line = f"{Path(where.tb_frame.f_code.co_filename).name}:{where.tb_lineno}" if where else "nowhere"
+    return SidespawnError(Reason.INTERNAL, f"{type(error).__name__} at {line}: {quoted(str(error))}")
+
+
+def wait(watch: int, done: int, seconds: float) -> None:
+    """Until a name appears in the spool, a launch is done, or the time is over."""
+    for descriptor in select.select([watch, done], [], [], max(0.0, seconds))[0]:
+        try:
+            os.read(descriptor, 65536)
+        except BlockingIOError:
+            pass

@@ -1,0 +1,30 @@
+"""What the units execute: `python3 -I -S run.py sync|directories|remove-directories SERVICE`.
+
+Without the site module, so that nothing but the standard library and this package can be imported as root on a
+request, and the interpreter starts in half the time.
+"""
+
+import os
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+
+def main(arguments: list[str]) -> int:
+    from sidespawn.core.policy import is_service_name
+
+    if len(arguments) != 2 or not is_service_name(arguments[1]):
+        sys.stderr.write("usage: run.py sync|directories|remove-directories SERVICE\n")
+        return 64
+    verb, service = arguments
+    if verb == "sync":
+        from sidespawn.host import sync
+
+        return sync.main(service)
+    from sidespawn.host import directories
+
+    return directories.main(verb, service)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
