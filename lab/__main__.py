@@ -17,9 +17,7 @@ _CHECKOUT = Path(__file__).resolve().parent.parent
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="lab", description="A disposable machine with a real systemd."
-    )
+    parser = argparse.ArgumentParser(prog="lab", description="A disposable machine with a real systemd.")
     verbs = parser.add_subparsers(dest="verb", required=True)
     named = argparse.ArgumentParser(add_help=False)
     named.add_argument("--name", default="default", help="which lab (default: %(default)s)")

@@ -45,9 +45,7 @@ def up(name: str, checkout: Path) -> None:
         record = place.load()
         if record is None or not record.alive():
             cgroup.remove(name)
-            layout = root.Layout(
-                name=name, scratch=place.scratch, checkout=checkout, console=console.device
-            )
+            layout = root.Layout(name=name, scratch=place.scratch, checkout=checkout, console=console.device)
             record = _start(place, layout)
         elif Path(record.checkout) != checkout:
             raise LabError(

@@ -21,9 +21,7 @@ def _tree() -> Path:
         place, _, kind = line.partition(" - ")
         if kind.split(" ", 1)[0] == "cgroup2":
             return Path(place.split(" ")[4])
-    raise LabError(
-        "this machine has no cgroup2 mount", hint="mount -t cgroup2 cgroup2 /sys/fs/cgroup"
-    )
+    raise LabError("this machine has no cgroup2 mount", hint="mount -t cgroup2 cgroup2 /sys/fs/cgroup")
 
 
 def _path(name: str) -> Path:

@@ -38,9 +38,7 @@ def execute(name: str, argv: tuple[str, ...]) -> NoReturn:
 def capture(record: Record, argv: tuple[str, ...]) -> str:
     """Runs a short command inside; returns what it printed, whatever its exit code."""
     command = _command(record, argv)
-    done = subprocess.run(
-        command, env=_environment(), text=True, capture_output=True, timeout=30, check=False
-    )
+    done = subprocess.run(command, env=_environment(), text=True, capture_output=True, timeout=30, check=False)
     return done.stdout
 
 

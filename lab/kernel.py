@@ -49,9 +49,7 @@ def unshare(namespaces: Namespace) -> None:
     _check(_libc.unshare(int(namespaces)), f"unshare {namespaces!r}")
 
 
-def mount(
-    source: str | None, target: Path, kind: str | None, flags: MountFlag, options: str = ""
-) -> None:
+def mount(source: str | None, target: Path, kind: str | None, flags: MountFlag, options: str = "") -> None:
     """mount(2)."""
     result = _libc.mount(
         source.encode() if source else None,

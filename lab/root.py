@@ -47,22 +47,22 @@ RateLimitBurst=0
 ForwardToConsole=no
 """
 
-# For machines where limits cannot be raised (no CAP_SYS_RESOURCE) and the cgroup tree may lack the
-# memory and pids controllers, both of which crun insists on. The rest is what podman chooses by
-# itself on Debian with systemd.
+# What podman chooses by itself on Debian with systemd, except for the runtime. It is not crun, which
+# insists on limits that only CAP_SYS_RESOURCE can raise.
 _CONTAINERS = """\
 [containers]
-default_ulimits = ["nofile=20000:20000", "nproc=4096:4096"]
-pids_limit = 0
 log_driver = "journald"
 
 [network]
 network_backend = "netavark"
 
 [engine]
-runtime = "runc"
 cgroup_manager = "systemd"
 events_logger = "journald"
+runtime = "runc"
+
+[engine.runtimes]
+runc = ["{checkout}/lab/oci-runtime"]
 """
 
 _STORAGE = """\
@@ -109,9 +109,7 @@ def build(layout: Layout) -> Path:
     for directory in (upper, work, root):
         directory.mkdir(mode=0o755)
     _fill_upper(upper, layout)
-    kernel.mount(
-        "overlay", root, "overlay", MountFlag(0), f"lowerdir=/,upperdir={upper},workdir={work}"
-    )
+    kernel.mount("overlay", root, "overlay", MountFlag(0), f"lowerdir=/,upperdir={upper},workdir={work}")
     _mount_own_directories(root)
     _mount_kernel_views(root)
     _make_devices(root / "dev", layout.console)
@@ -136,7 +134,7 @@ def _fill_upper(upper: Path, layout: Layout) -> None:
         "etc/machine-id": f"{uuid.uuid4().hex}\n",
         "etc/fstab": "",
         "etc/systemd/journald.conf": _JOURNALD,
-        "etc/containers/containers.conf": _CONTAINERS,
+        "etc/containers/containers.conf": _CONTAINERS.format(checkout=layout.checkout),
         "etc/containers/storage.conf": _STORAGE,
         # Empties /tmp at boot; the checkout may lie there.
         "etc/tmpfiles.d/tmp.conf": "",
