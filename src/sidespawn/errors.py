@@ -97,9 +97,7 @@ class LaunchError(SidespawnError):
     """An allowed request could not be carried out."""
 
 
-def quoted(untrusted_text: str) -> str:
-    """One printable ASCII line for a string that an agent wrote: escaped, in quotes, at most 160 characters."""
+def quoted(untrusted_text: str, most: int = QUOTED_CHARACTERS) -> str:
+    """One printable ASCII line for a string that an agent wrote: escaped, in quotes, at most `most` characters."""
     escaped = ascii(untrusted_text)
-    if len(escaped) > QUOTED_CHARACTERS:
-        escaped = escaped[: QUOTED_CHARACTERS - 4] + "...'"
-    return escaped
+    return escaped if len(escaped) <= most else escaped[: most - 4] + "...'"

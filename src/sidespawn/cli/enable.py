@@ -45,13 +45,14 @@ def enable(
         return
     text, is_new = policy_text(places, preset, image, engine, settings)
     policy = parse_policy(places.service, str(places.policy), text, presets.read_preset, presets.read_program)
+    notes = warnings(policy)
     result = {
         "service": places.service,
         "policy": str(places.policy),
         "units": list(systemd.all_units(places.service)),
         "agent_mounts": agent_mounts(places, policy),
         "podman_options": podman_options(places, policy),
-        "warnings": warnings(policy),
+        "warnings": notes,
         "dry_run": dry_run,
     }
     if not dry_run:
@@ -59,7 +60,7 @@ def enable(
     if as_json:
         print_json(result)
         return
-    show(places, policy, result["warnings"], dry_run)
+    show(places, policy, notes, dry_run)
 
 
 def policy_text(

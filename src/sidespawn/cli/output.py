@@ -17,11 +17,11 @@ from sidespawn.host.places import POLICIES, RUN, Places
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 
 
-def complete_service(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+def complete_service(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
     return [name for name in enabled_services() if name.startswith(incomplete)]
 
 
-def to_places(context: click.Context, parameter: click.Parameter, value: str | None) -> Places | None:
+def to_places(_context: click.Context, _parameter: click.Parameter, value: str | None) -> Places | None:
     if value is None:
         return None
     if not is_service_name(value):

@@ -14,9 +14,7 @@ from sidespawn.host.policies import load_policy
 
 
 @click.command()
-@click.argument(
-    "places", metavar="[SERVICE]", required=False, callback=to_places, shell_complete=complete_service
-)
+@click.argument("places", metavar="[SERVICE]", required=False, callback=to_places, shell_complete=complete_service)
 @json_option
 def ps(places: Places | None, as_json: bool) -> None:
     """List the side containers of SERVICE, or of every enabled service."""

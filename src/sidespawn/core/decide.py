@@ -164,9 +164,7 @@ def judge_options(
         judged.append(Judged(argument=each.argument, option=option.name, rule=rule.rule, passed_on=passed_on))
     for rule in policy.options.values():
         if rule.required and rule.option.name not in count:
-            raise Denied(
-                Reason.OPTION_MISSING, f"{rule.option.spelling} must be given ({rule.rule})", rule=rule.rule
-            )
+            raise Denied(Reason.OPTION_MISSING, f"{rule.option.spelling} must be given ({rule.rule})", rule=rule.rule)
     return tuple(judged), tuple(files), bindings
 
 
@@ -192,9 +190,7 @@ def bind(
         ) from None
     if found is None:
         wanted = " or ".join(pattern.source for pattern in patterns[:4]) or "no value"
-        raise Denied(
-            Reason.VALUE_NOT_ALLOWED, f"{what} is not {wanted} ({rule})", argument=argument, rule=rule
-        )
+        raise Denied(Reason.VALUE_NOT_ALLOWED, f"{what} is not {wanted} ({rule})", argument=argument, rule=rule)
     return found
 
 
@@ -210,9 +206,7 @@ def configuration_file(
             return None
     except Conflict:
         return None
-    return ConfigurationFile(
-        path=untrusted_value, beneath=beneath(policy, untrusted_value), rules=rule.configuration
-    )
+    return ConfigurationFile(path=untrusted_value, beneath=beneath(policy, untrusted_value), rules=rule.configuration)
 
 
 def place_pid_file(policy: Policy, bindings: Mapping[str, str]) -> PidFile | None:

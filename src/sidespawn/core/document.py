@@ -139,6 +139,4 @@ class Table:
 
 def is_path(text: str) -> bool:
     parts = text.split("/")
-    return (
-        only(text, PATH_CHARACTERS) and text[0] == "/" and all(part not in ("", ".", "..") for part in parts[1:])
-    )
+    return only(text, PATH_CHARACTERS) and text[0] == "/" and all(part not in ("", ".", "..") for part in parts[1:])

@@ -25,10 +25,11 @@ POLICY_VERSION = 1
 ENGINES = ("podman",)
 SERVICE_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
 IMAGE_CHARACTERS = ALPHANUMERIC | frozenset("._-/:@")
+# SYS_ADMIN, SYS_PTRACE, SYS_MODULE and their like are root on the host under another name: no policy can give them.
 CAPABILITIES = frozenset(
-    "AUDIT_WRITE CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID IPC_LOCK KILL NET_ADMIN NET_BIND_SERVICE"
-    " NET_BROADCAST NET_RAW SETGID SETPCAP SETUID SYS_CHROOT SYS_NICE".split()
-)  # SYS_ADMIN, SYS_PTRACE, SYS_MODULE and their like are root on the host under another name: no policy can give them
+    {"AUDIT_WRITE", "CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "IPC_LOCK", "KILL", "NET_ADMIN"}
+    | {"NET_BIND_SERVICE", "NET_BROADCAST", "NET_RAW", "SETGID", "SETPCAP", "SETUID", "SYS_CHROOT", "SYS_NICE"}
+)
 SIZES = {"K": 2**10, "M": 2**20, "G": 2**30}
 
 Read = Callable[[str], str]  # the text of a preset or of a program's table, by name; raises PolicyError

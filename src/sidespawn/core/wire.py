@@ -77,8 +77,8 @@ class Reply:
     container: str = ""
 
 
-def is_request_id(text: object) -> bool:
-    return isinstance(text, str) and len(text) == 32 and only(text, LOWER_HEX)
+def is_request_id(text: str) -> bool:
+    return len(text) == 32 and only(text, LOWER_HEX)
 
 
 def parse_request(untrusted_line: bytes) -> Request:
@@ -86,10 +86,9 @@ def parse_request(untrusted_line: bytes) -> Request:
     if len(untrusted_line) > LINE_BYTES:
         raise RequestError(f"the line is longer than {LINE_BYTES} bytes")
     untrusted_object = parse_object(untrusted_line)
-    untrusted_id = untrusted_object.get("id")
-    if not is_request_id(untrusted_id):
+    request_id = untrusted_object.get("id")
+    if not isinstance(request_id, str) or not is_request_id(request_id):
         raise RequestError("id is not 32 hexadecimal digits")
-    request_id: str = untrusted_id
     try:
         return build_request(request_id, untrusted_object)
     except RequestError as error:
@@ -126,7 +125,7 @@ def short_integer(digits: str) -> int:
     return int(digits)
 
 
-def refuse_number(text: str) -> NoReturn:
+def refuse_number(_text: str) -> NoReturn:
     raise ValueError("not an integer")
 
 
@@ -137,7 +136,7 @@ def build_request(request_id: str, untrusted_object: Mapping[str, Any]) -> Reque
         raise RequestError("op is neither start nor signal")
     expected = {"v", "id", "op", "deadline"} | operations[operation]
     if untrusted_object.keys() != expected:
-        odd = sorted(expected ^ untrusted_object.keys())[0]
+        odd = min(expected ^ untrusted_object.keys())
         raise RequestError(f"key {quoted(odd)} is {'missing' if odd in expected else 'unknown'} in a {operation}")
     version = integer(untrusted_object, "v", 0, 1000)
     if version != VERSION:

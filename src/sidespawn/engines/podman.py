@@ -17,6 +17,7 @@ from sidespawn.host.processes import Output, last_line, run
 
 PODMAN = "/usr/bin/podman"
 CONTROLLERS = Path("/sys/fs/cgroup/cgroup.controllers")
+PID_1_LIMITS = Path("/proc/1/limits")
 START_TIMEOUT = 60.0  # seconds; podman takes 0.15, much longer when hundreds start at once or the disk is busy
 QUERY_TIMEOUT = 30.0
 NO_SUCH_CONTAINER = "no such container"
@@ -70,6 +71,7 @@ class Podman:
             "--workdir=/",
             f"--ulimit=nofile={plan.limits.open_files}:{plan.limits.open_files}",
             "--ulimit=core=0:0",
+            f"--ulimit=nproc={process_limit()}:{process_limit()}",
             *limits(plan),
             f"--cgroup-parent={slice_name(plan.service)}",
             *(f"--label={LABEL}{key}={value}" for key, value in labels.items()),
@@ -117,8 +119,14 @@ def limits(plan: Plan) -> tuple[str, ...]:
     return (f"--pids-limit={tasks}", *(memory if "memory" in controllers else ()))
 
 
+def process_limit() -> str:
+    """What PID 1 has, and so every service: podman would raise it to 1048576, which takes CAP_SYS_RESOURCE."""
+    rows = PID_1_LIMITS.read_text().split("\n")
+    return next((row.split()[-2] for row in rows if row.startswith("Max processes")), "4096").replace("unlimited", "-1")
+
+
 def slice_name(service: str) -> str:
-    """systemd.slice(5) reads hyphens as levels, so they are replaced: every service is directly below sidespawn.slice."""
+    """systemd.slice(5) reads hyphens as levels; without them every service is directly below sidespawn.slice."""
     return f"sidespawn-{service.replace('-', '_')}.slice"
 
 

@@ -20,7 +20,7 @@ from sidespawn.host.places import Places
 from sidespawn.host.policies import load_policy
 
 WRAPPER = Path(__file__).parent.parent / "wrapper.py"
-SETTINGS_LINE = "SETTINGS = {}  # type: dict  # filled in by `sidespawn enable`\n"
+SETTINGS_LINE = "SETTINGS = {}  # type: Dict[str, Any]  # filled in by `sidespawn enable`\n"
 IMAGE_IN_AGENT = "/run/sidespawn/image"
 FLAGS = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
 
@@ -94,7 +94,7 @@ def write_wrappers(places: Places, policy: Policy) -> None:
     for path, target in wrapper_files(places, policy).items():
         settings = wrapper_settings(places, policy) | {"kill": target != policy.agent.wrapper}
         literal = pprint.pformat(json.loads(json.dumps(settings)), width=110)
-        content = source.replace(SETTINGS_LINE, f"SETTINGS = {literal}  # type: dict\n")
+        content = source.replace(SETTINGS_LINE, f"SETTINGS = {literal}  # type: Dict[str, Any]\n")
         if not path.exists() or path.read_text(encoding="utf-8") != content:
             path.write_text(content, encoding="utf-8")  # the same inode, which agents have mounted
             path.chmod(0o755)

@@ -10,15 +10,13 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sidespawn.errors import LaunchError, PolicyError, Reason
 from sidespawn.host import kernel
 
-BENEATH = (
-    kernel.RESOLVE_BENEATH | kernel.RESOLVE_NO_SYMLINKS | kernel.RESOLVE_NO_MAGICLINKS | kernel.RESOLVE_NO_XDEV
-)
+BENEATH = kernel.RESOLVE_BENEATH | kernel.RESOLVE_NO_SYMLINKS | kernel.RESOLVE_NO_MAGICLINKS | kernel.RESOLVE_NO_XDEV
 POLICY_BYTES = 1024 * 1024
 
 
@@ -71,10 +69,8 @@ def read_up_to(descriptor: int, most: int) -> bytes:
 def write_whole(parent: int, name: str, content: bytes, mode: int = 0o600, owner: tuple[int, int] = (0, 0)) -> None:
     """Make or replace the file `name` in the directory `parent`, complete or not at all."""
     temporary = f".{name}.new"
-    try:
+    with suppress(FileNotFoundError):
         os.unlink(temporary, dir_fd=parent)
-    except FileNotFoundError:
-        pass
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     with closing(os.open(temporary, flags, 0o600, dir_fd=parent)) as descriptor:
         os.write(descriptor, content)
@@ -84,20 +80,13 @@ def write_whole(parent: int, name: str, content: bytes, mode: int = 0o600, owner
     os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
 
 
-def remove(path: Path) -> None:
-    try:
-        path.unlink()
-    except FileNotFoundError:
-        pass
-
-
 def read_trusted(path: Path) -> str:
     """The text of a file that decides what root does. Raises PolicyError unless only root could have written it."""
     try:
         for each in (*reversed(path.parents), path):
             status = os.lstat(each)
             linked = stat.S_ISLNK(status.st_mode)
-            if status.st_uid != 0 or linked or status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX:
+            if status.st_uid != 0 or linked or (status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX):
                 raise PolicyError(
                     f"{path} is not used: {each} {'is a link' if linked else 'can be changed by others than root'}",
                     f"as root: chown root {each}; chmod go-w {each}",

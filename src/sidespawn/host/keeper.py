@@ -27,7 +27,6 @@ from sidespawn.host.files import (
     open_directory_beneath,
     pinned,
     read_regular_beneath,
-    remove,
     state_unusable,
     write_whole,
 )
@@ -71,7 +70,7 @@ class Keeper:
         plan = allowed.plan
         with ExitStack() as stack:
             pid_file = pin.with_suffix(".pid")
-            stack.callback(remove, pid_file)
+            stack.callback(pid_file.unlink, missing_ok=True)
             pins = Pins(
                 netns=netns.path,
                 pid_file=pid_file,
@@ -159,14 +158,12 @@ class Keeper:
     def signal(self, request: SignalRequest) -> Reply:
         """Deliver it; for TERM and KILL, return when process, container, name and pid file are gone."""
         record = self.find_pid(request.pid)
-        delivered = record is not None
         if record is not None and request.signal in ("TERM", "KILL"):
             self.stop(record, request.signal)
             event, what = Event.STOPPED, f"{record.name} was stopped"
-        elif record is not None:
-            delivered = send(record.process, request.signal)
+        elif record is not None and send(record.process, request.signal):
             event, what = Event.SIGNALLED, f"{record.name} was sent {request.signal}"
-        if record is None or not delivered:
+        else:
             message = f"no side container of {self.policy.service} has pid {request.pid}: No such process"
             raise LaunchError(Reason.NO_SUCH_PROCESS, message)
         self.journal.write(
@@ -192,7 +189,7 @@ class Keeper:
         """Remove all that a side container whose program has ended leaves: container, copies, pid file, record."""
         self.engine.remove(record.name)
         for path in self.places.snapshots.glob(f"{record.instance}.[0-9]*"):
-            remove(path)
+            path.unlink(missing_ok=True)
         if record.pid_file is not None:
             parent, name = record.pid_file
             try:
@@ -213,11 +210,11 @@ class Keeper:
                 self.ledger.remove(record.instance)
         for each in listed.values():
             if each.pid is None:
-                record = self.ledger.find(each.instance)
-                if record is None:
+                known = self.ledger.find(each.instance)
+                if known is None:
                     self.engine.remove(each.name)
-                elif not record.is_running:
-                    self.forget(record)
+                elif not known.is_running:
+                    self.forget(known)
                 self.journal.write(Event.EXITED, f"{each.name} had ended by itself", instance=each.instance)
 
     def write_pid_file(self, plan: Plan, pid: int) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import struct
 
 AT_FDCWD = -100
 AT_EMPTY_PATH = 0x1000
@@ -49,9 +50,7 @@ def openat2(directory: int, path: str, flags: int, resolve: int) -> int:
 def mount(source: str, target: str, kind: str | None, flags: int, data: str | None = None) -> None:
     encoded = (None if text is None else text.encode() for text in (kind, data))
     kind_bytes, data_bytes = encoded
-    checked(
-        libc.mount(os.fsencode(source), os.fsencode(target), kind_bytes, ctypes.c_ulong(flags), data_bytes), target
-    )
+    checked(libc.mount(os.fsencode(source), os.fsencode(target), kind_bytes, ctypes.c_ulong(flags), data_bytes), target)
 
 
 def unmount(target: str) -> None:
@@ -63,8 +62,7 @@ def device_and_mode(descriptor: int) -> tuple[int, int]:
     buffer = ctypes.create_string_buffer(256)  # struct statx
     flags = AT_EMPTY_PATH | AT_STATX_DONT_SYNC
     checked(libc.statx(descriptor, b"", flags, STATX_BASIC_STATS, buffer), "statx")
-    mode = int.from_bytes(buffer[28:30], "little")
-    major, minor = (int.from_bytes(buffer[at : at + 4], "little") for at in (136, 140))
+    mode, major, minor = struct.unpack_from("=28x H 106x II", buffer)
     return os.makedev(major, minor), mode
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from sidespawn.host.files import directory, remove, write_whole
+from sidespawn.host.files import directory, write_whole
 from sidespawn.host.processes import Process, is_alive
 
 RECORD_VERSION = 1
@@ -76,4 +76,4 @@ class Ledger:
             write_whole(held, f"{record.instance}.json", content)
 
     def remove(self, instance: str) -> None:
-        remove(self.path / f"{instance}.json")
+        (self.path / f"{instance}.json").unlink(missing_ok=True)

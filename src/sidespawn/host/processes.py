@@ -20,7 +20,7 @@ from sidespawn.errors import LaunchError, Reason, quoted
 # Nothing of the service's own environment: INVOCATION_ID makes podman 4.3 leave conmon in the service's control group,
 # to die with it, and NOTIFY_SOCKET would be passed on to the program.
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LC_ALL": "C"}
-SHOWN_BYTES = 400
+SHOWN = 400  # characters of what an engine said
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Output:
 def run(argv: tuple[str, ...], timeout: float) -> Output:
     """Run a command of the host to its end. Raises LaunchError when it cannot be run or takes too long."""
     try:
-        done = subprocess.run(  # noqa: S603 - argv is built by an engine: absolute program, no shell
+        done = subprocess.run(
             argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout, env=ENVIRONMENT, cwd="/", check=False
         )
     except subprocess.TimeoutExpired:
@@ -52,7 +52,7 @@ def run(argv: tuple[str, ...], timeout: float) -> Output:
 def last_line(text: str) -> str:
     """The end of what an engine said, escaped, for an error message."""
     lines = text.strip().split("\n")
-    return quoted(lines[-1][-SHOWN_BYTES:])
+    return quoted(lines[-1][-SHOWN:], SHOWN)
 
 
 def identify(pid: int) -> Process | None:

@@ -40,7 +40,9 @@ def podman_warnings(policy: Policy) -> list[str]:
     except LaunchError as error:
         return [error.message]
     image = policy.side_container.image
-    return [] if done.code == 0 else [f"there is no image {image} on this host, and none is pulled when a request comes"]
+    return (
+        [] if done.code == 0 else [f"there is no image {image} on this host, and none is pulled when a request comes"]
+    )
 
 
 def writable_code() -> list[Path]:

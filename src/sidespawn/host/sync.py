@@ -15,7 +15,7 @@ import os
 import select
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sidespawn.core.decide import Allowed, check_signal, decide
@@ -24,7 +24,7 @@ from sidespawn.core.wire import HORIZON_MS, Reply, Request, SignalRequest, Statu
 from sidespawn.engines import get_engine
 from sidespawn.errors import Denied, LaunchError, PolicyError, Reason, RequestError, SidespawnError, quoted
 from sidespawn.host import kernel, spool
-from sidespawn.host.files import closing, directory, remove, write_whole
+from sidespawn.host.files import closing, directory, write_whole
 from sidespawn.host.journal import Event, Journal
 from sidespawn.host.keeper import Keeper
 from sidespawn.host.lanes import Lanes
@@ -108,7 +108,7 @@ class Sync:
         for untrusted_line in claim.untrusted_lines:
             self.accept(untrusted_line, lambda: self.answered(claim))
         if not claim.untrusted_lines:
-            remove(claim.path)
+            claim.path.unlink(missing_ok=True)
 
     def answered(self, claim: spool.Claim) -> None:
         with self.lanes.lock:
@@ -116,7 +116,7 @@ class Sync:
             last = self.unanswered[claim.path.name] == 0
         if last:
             del self.unanswered[claim.path.name]
-            remove(claim.path)
+            claim.path.unlink(missing_ok=True)
 
     def accept(self, untrusted_line: bytes, finished: Callable[[], None]) -> None:
         """Parse and decide at once; what is allowed waits for its turn in the lane of its instance."""
@@ -201,7 +201,7 @@ class Sync:
         limit = time.time() - REPLY_SECONDS
         for number, (age, path) in enumerate(aged):
             if age < limit or number < len(aged) - REPLIES:
-                remove(Path(path))
+                Path(path).unlink(missing_ok=True)
 
     def tidy(self, keeper: Keeper) -> None:
         """Nothing was asked: the timer's run. An engine that does not answer is the next request's trouble."""
@@ -215,7 +215,7 @@ class Sync:
         path = self.places.home / "litter"
         left = spool.clear(self.places.spool)
         if not left:
-            remove(path)
+            path.unlink(missing_ok=True)
             return 0.0
         before = float(path.read_text()) if path.exists() else 0.5
         patience = min(LITTER_LONGEST, before * 2)
@@ -247,7 +247,5 @@ def as_ours(error: Exception) -> SidespawnError:
 def wait(watch: int, done: int, seconds: float) -> None:
     """Until a name appears in the spool, a launch is done, or the time is over."""
     for descriptor in select.select([watch, done], [], [], max(0.0, seconds))[0]:
-        try:
+        with suppress(BlockingIOError):
             os.read(descriptor, 65536)
-        except BlockingIOError:
-            pass

@@ -166,9 +166,7 @@ def _adapt(root: Path, recipe: Recipe) -> None:
         (root / "var/run").symlink_to("/run")
     users = (("root", 0, "/root"), *recipe.users)
     shell = "/bin/sh" if recipe.busybox else "/usr/sbin/nologin"
-    (root / "etc/passwd").write_text(
-        "".join(f"{user}:x:{uid}:{uid}::{home}:{shell}\n" for user, uid, home in users)
-    )
+    (root / "etc/passwd").write_text("".join(f"{user}:x:{uid}:{uid}::{home}:{shell}\n" for user, uid, home in users))
     (root / "etc/group").write_text("".join(f"{user}:x:{uid}:\n" for user, uid, _ in users))
     for path, owner in recipe.directories:
         (root / path).mkdir(parents=True, exist_ok=True)
@@ -191,9 +189,7 @@ def package_sources(apt: Path, suite: str) -> tuple[Path, ...]:
     return tuple(
         path
         for path in candidates
-        if path.suffix in {".list", ".sources"}
-        and path.is_file()
-        and about.search(path.read_text())
+        if path.suffix in {".list", ".sources"} and path.is_file() and about.search(path.read_text())
     )
 
 
@@ -214,21 +210,14 @@ def _suite() -> str:
 
 def _podman_has(image: str) -> bool:
     command = ("podman", "image", "exists", image)
-    return (
-        subprocess.run(command, env=_ENVIRONMENT, timeout=_PODMAN_SECONDS, check=False).returncode
-        == 0
-    )
+    return subprocess.run(command, env=_ENVIRONMENT, timeout=_PODMAN_SECONDS, check=False).returncode == 0
 
 
 def _run(argv: tuple[str, ...], seconds: int) -> str:
     try:
-        done = subprocess.run(
-            argv, env=_ENVIRONMENT, timeout=seconds, check=True, capture_output=True, text=True
-        )
+        done = subprocess.run(argv, env=_ENVIRONMENT, timeout=seconds, check=True, capture_output=True, text=True)
     except subprocess.CalledProcessError as error:
-        raise ImageError(
-            f"{argv[0]} failed ({error.returncode}):\n{error.stderr.strip()}"
-        ) from error
+        raise ImageError(f"{argv[0]} failed ({error.returncode}):\n{error.stderr.strip()}") from error
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ImageError(f"{argv[0]}: {error}") from error
     return done.stdout
@@ -244,13 +233,9 @@ def _locked(cache: Path) -> Iterator[None]:
 
 def main() -> int:
     """python3 -m sidespawn.testing.images --cache DIR [--tars-only]"""
-    parser = argparse.ArgumentParser(
-        prog="sidespawn.testing.images", description="Makes the images."
-    )
+    parser = argparse.ArgumentParser(prog="sidespawn.testing.images", description="Makes the images.")
     parser.add_argument("--cache", type=Path, required=True, help="where the tars are kept")
-    parser.add_argument(
-        "--tars-only", action="store_true", help="make the tars; do not import them into podman"
-    )
+    parser.add_argument("--tars-only", action="store_true", help="make the tars; do not import them into podman")
     arguments = parser.parse_args()
     try:
         if arguments.tars_only:
