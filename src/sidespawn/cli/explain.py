@@ -70,7 +70,7 @@ def explain(
 
 def preset_policy(name: str) -> Policy:
     text = presets.read_preset(name)
-    return parse_policy(name, f"{name}.toml", text, presets.read_preset, presets.read_program)
+    return parse_policy(name, f"presets/{name}.toml", text, presets.read_preset, presets.read_program)
 
 
 def service_policy(name: str) -> Policy:

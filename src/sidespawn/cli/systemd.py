@@ -65,6 +65,7 @@ def remove_templates() -> list[str]:
     for path in removed:
         path.unlink()
     if removed:
+        systemctl("stop", "sidespawn.slice", "system-sidespawn.slice", "system-sidespawn\\x2dspool.slice")
         systemctl("daemon-reload")
     return [path.name for path in removed]
 

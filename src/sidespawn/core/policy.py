@@ -69,6 +69,14 @@ class Agent:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Pace:
+    """How the host serves the spool."""
+
+    linger: int  # seconds that a run waits for more requests once it has served one
+    parallel: int  # launches side by side
+
+
+@dataclass(frozen=True, kw_only=True)
 class SideContainer:
     engine: str
     image: str
@@ -90,6 +98,7 @@ class Policy:
     description: str
     table: ProgramTable
     agent: Agent
+    pace: Pace
     names: Names
     netns: Pattern
     netns_rule: str
@@ -118,7 +127,7 @@ def parse_policy(service: str, source: str, text: str, read_preset: Read, read_p
     if preset is not None:
         if not isinstance(preset, str) or not is_service_name(preset):
             raise PolicyError(f"{lines.get(('extends',), source)}: extends must be the name of a preset")
-        base, base_lines = parse_toml(f"{preset}.toml", read_preset(preset))
+        base, base_lines = parse_toml(f"presets/{preset}.toml", read_preset(preset))
         document = merge(base, document)
         lines = base_lines | lines
     parameters = read_parameters(Table(document, lines, source).table("parameters", optional=True))
@@ -154,6 +163,7 @@ def build_policy(service: str, top: Table, read_program: Read) -> Policy:
         description=top.take("description", str, default=""),
         table=table,
         agent=build_agent(top.table("agent")),
+        pace=build_pace(top.table("pace", optional=True)),
         names=names,
         netns=request.pattern("netns"),
         netns_rule=request.where("netns"),
@@ -192,6 +202,12 @@ def build_agent(table: Table) -> Agent:
         raise table.error("kill_scripts", "must be absolute paths in the agent")
     table.done()
     return agent
+
+
+def build_pace(table: Table) -> Pace:
+    pace = Pace(linger=table.number("linger", 0, 60, default=3), parallel=table.number("parallel", 1, 64, default=4))
+    table.done()
+    return pace
 
 
 def build_options(table: Table, program: ProgramTable) -> Iterable[OptionRule]:

@@ -19,7 +19,7 @@ from sidespawn.core.plan import Plan, Readiness, ReadyWhen
 from sidespawn.core.policy import Policy
 from sidespawn.core.wire import Reply, SignalRequest, Status
 from sidespawn.engines import Engine, Found, NameTaken, Pins
-from sidespawn.errors import LaunchError, Reason
+from sidespawn.errors import LaunchError, Reason, SidespawnError
 from sidespawn.host import kernel
 from sidespawn.host.files import (
     closing,
@@ -37,6 +37,10 @@ from sidespawn.host.places import Places
 from sidespawn.host.processes import Process, end, exited, held, identify, send
 
 POLL = 0.004  # seconds between two looks whether a program is ready
+LEAVES_A_CONTAINER = frozenset(
+    {Reason.ENGINE_FAILED, Reason.ENGINE_TIMEOUT, Reason.EXITED, Reason.NOT_READY, Reason.NAMESPACE_MISMATCH}
+    | {Reason.INTERNAL}
+)
 IN_ROOT = kernel.RESOLVE_IN_ROOT | kernel.RESOLVE_NO_MAGICLINKS | kernel.RESOLVE_NO_SYMLINKS
 
 
@@ -63,7 +67,11 @@ class Keeper:
                 self.forget(record)
             record = self.launch(allowed, netns, pin, request_id)
         self.ledger.write(record)
-        self.write_pid_file(plan, record.pid)
+        try:
+            self.write_pid_file(plan, record.pid)
+        except LaunchError:
+            self.stop(record, "KILL")  # an agent that was told of a failure must find nothing running
+            raise
         return self.running(Event.STARTED, f"{plan.name} is running", record, request_id)
 
     def launch(self, allowed: Allowed, netns: PinnedNamespace, pin: Path, request_id: str) -> Record:
@@ -121,9 +129,9 @@ class Keeper:
         self.engine.remove(plan.name)
         return self.engine.start(plan, pins, request_id)
 
-    def clean(self, plan: Plan) -> None:
+    def clean(self, plan: Plan, failure: SidespawnError) -> None:
         """Remove what a failed start left. Only after the reply: until then it proves that the start was tried."""
-        if self.ledger.find(plan.instance) is None:
+        if failure.reason in LEAVES_A_CONTAINER and self.ledger.find(plan.instance) is None:
             self.engine.remove(plan.name)
 
     def pin_mounts(self, plan: Plan, pin: Path, stack: ExitStack) -> tuple[Path, ...]:

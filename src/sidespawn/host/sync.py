@@ -31,8 +31,6 @@ from sidespawn.host.lanes import Lanes
 from sidespawn.host.places import Places
 from sidespawn.host.policies import load_policy
 
-LINGER = 3.0  # seconds to wait for more once something was served; a start of the interpreter costs more
-WORKERS = 4  # launches side by side; more of them only wait for podman's lock
 REPLY_SECONDS = HORIZON_MS / 1000 + 60  # an id is remembered longer than a request can live
 REPLIES = 4096
 LITTER_LONGEST = 60.0  # seconds that a spool which cannot be emptied keeps a run from ending
@@ -66,7 +64,8 @@ def only_one(path: Path) -> Iterator[None]:
 class Sync:
     def __init__(self, places: Places, journal: Journal, policy: Policy | PolicyError) -> None:
         self.places, self.journal, self.policy = places, journal, policy
-        self.lanes = Lanes(WORKERS)
+        self.lanes = Lanes(policy.pace.parallel if isinstance(policy, Policy) else 1)
+        self.linger = policy.pace.linger if isinstance(policy, Policy) else 0
         self.unanswered: dict[str, int] = {}  # claim to the number of its lines that have no answer yet
         self.accepted: set[str] = set()
         self.keeper: Keeper | None = None
@@ -88,7 +87,7 @@ class Sync:
                     self.serve(claim)
                 if claims or self.lanes.busy:
                     served = True
-                    rest_at = max(rest_at, time.monotonic() + LINGER)
+                    rest_at = max(rest_at, time.monotonic() + self.linger)
                 if time.monotonic() >= rest_at:
                     break
                 wait(watch, self.lanes.done, min(1.0, rest_at - time.monotonic()))
@@ -160,27 +159,30 @@ class Sync:
         except Exception as error:  # noqa: BLE001 - a request must be answered, and must not take others with it
             refusal = as_ours(error)
             self.refuse(request.id, refusal)
-            if allowed is not None and self.keeper is not None and not isinstance(refusal, Denied):
-                self.clean(self.keeper, allowed)
+            if allowed is not None and self.keeper is not None:
+                self.clean(self.keeper, allowed, refusal)
 
     def refuse(self, request_id: str, error: SidespawnError) -> None:
-        status, event = Status.FAILED, Event.FAILED
+        status, event, hint = Status.FAILED, Event.FAILED, error.hint
         if error.reason is Reason.EXPIRED:
             status, event = Status.EXPIRED, Event.EXPIRED
         elif isinstance(error, Denied):
             status, event = Status.REJECTED, Event.REJECTED
+            hint = hint or f"on the host: sidespawn logs {self.places.service} --refused"
+        elif error.reason is Reason.NO_SUCH_PROCESS:
+            event = Event.ANSWERED
         elif error.reason is Reason.INTERNAL:
             event = Event.INTERNAL
         self.journal.write(
             event, f"{status} ({error.reason}): {error.message}", reason=error.reason, request=request_id,
             hint=error.hint,
         )  # fmt: skip
-        message = f"{error.message}; {error.hint}" if error.hint else error.message
+        message = f"{error.message}; {hint}" if hint else error.message
         self.reply(Reply(id=request_id, status=status, reason=error.reason, message=message))
 
-    def clean(self, keeper: Keeper, allowed: Allowed) -> None:
+    def clean(self, keeper: Keeper, allowed: Allowed, failure: SidespawnError) -> None:
         try:
-            keeper.clean(allowed.plan)
+            keeper.clean(allowed.plan, failure)
         except (LaunchError, OSError) as error:
             self.journal.write(Event.FAILED, f"{allowed.plan.name} was not cleaned up yet: {error}")
 
