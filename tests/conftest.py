@@ -1,0 +1,44 @@
+"""Fixtures that more than one folder of tests uses. The labs' own are in tests/lab."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sidespawn import presets
+from sidespawn.core.policy import Policy, parse_policy
+
+SOURCE = Path(presets.__file__).parent.parent.parent
+
+
+@pytest.fixture(scope="session")
+def neutron_dhcp() -> Policy:
+    """The shipped policy neutron-dhcp-dnsmasq, as it stands."""
+    name = "neutron-dhcp-dnsmasq"
+    return parse_policy(name, f"{name}.toml", presets.read_preset(name), presets.read_preset, presets.read_program)
+
+
+@pytest.fixture
+def apart(tmp_path: Path) -> Callable[[str], str]:
+    """Run Python statements in a process with its own mounts and its own network; what they print.
+
+    They find `tmp_path`, and whatever they mount is gone with them. A failed assertion fails the test.
+    """
+    if os.geteuid() != 0:
+        pytest.skip("needs root for a mount namespace of its own")
+
+    def run(statements: str) -> str:
+        code = f"from pathlib import Path\ntmp_path = Path({str(tmp_path)!r})\n{statements}"
+        done = subprocess.run(
+            ["/usr/bin/unshare", "--mount", "--net", "--propagation=private", sys.executable, "-W", "error", "-c", code],
+            capture_output=True, text=True, timeout=60, check=False, env={"PYTHONPATH": str(SOURCE)},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run

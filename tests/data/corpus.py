@@ -1,0 +1,33 @@
+"""The recorded calls of neutron_argv.jsonl; README.md says what they are."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Call:
+    variant: str
+    kind: str
+    program: str
+    argv: tuple[str, ...]
+    netns: str | None
+    env: dict[str, str]
+    pid_file: str | None
+    files: dict[str, str]
+
+    def __str__(self) -> str:
+        return self.variant.removeprefix(f"{self.program}: ")
+
+
+def read() -> tuple[Call, ...]:
+    lines = (Path(__file__).parent / "neutron_argv.jsonl").read_text(encoding="utf-8").splitlines()
+    return tuple(Call(**(fields | {"argv": tuple(fields["argv"])})) for fields in map(json.loads, lines))
+
+
+CALLS = read()
+DAEMONS = tuple(call for call in CALLS if call.kind == "daemon")
+PROBES = tuple(call for call in CALLS if call.kind == "oneshot")
+KILLS = tuple(call for call in CALLS if call.kind == "kill")

@@ -1,0 +1,243 @@
+"""Patterns: literal text, typed holes, and names that mean the same everywhere in a request."""
+
+from __future__ import annotations
+
+import pytest
+
+from sidespawn.core.pattern import Conflict, Names, match, match_any, parse_pattern, render, render_first
+
+A = "0065347c-3513-59a1-aef3-65d693fe6e19"
+B = "444f7f02-b4f4-54cf-8bd1-8080e7d4f893"
+
+NAMES: Names = {
+    name: tuple(parse_pattern(source) for source in sources)
+    for name, sources in {
+        "network": ["<uuid>"],
+        "segment": ["<integer 1..4094>"],
+        "dir": ["<name>"],
+        "home": ["/state/{dir}/{network}", "/state/{dir}/{segment}/{network}"],
+        "word": ["<tag>"],
+    }.items()
+}
+
+
+def matches(source: str, value: str, bindings: dict[str, str] | None = None) -> dict[str, str] | None:
+    return match(parse_pattern(source), value, NAMES, bindings or {})
+
+
+# ---------------------------------------------------------------- what a pattern matches
+
+ALLOW = [
+    ("/dev/null", "/dev/null"),
+    ("<uuid>", A),
+    ("qdhcp-<uuid>", f"qdhcp-{A}"),
+    ("<ipv4>,static,<netmask>", "10.0.0.0,static,255.0.0.0"),
+    ("<integer 1..9>", "9"),
+    ("a<tag>b", "aXb"),
+    ("<text>", "anything, really"),
+    ("set:<tag>", "set:subnet-1"),
+    ("{network}", A),
+    ("{home}/host", f"/state/dhcp/{A}/host"),
+    ("{home}/host", f"/state/dhcp/101/{A}/host"),
+    ("", ""),
+]
+DENY = [
+    ("/dev/null", "/dev/null\n"),
+    ("/dev/null", "/dev/null\0"),
+    ("/dev/null", "/dev/nul"),
+    ("/dev/null", "/dev/null/"),
+    ("/dev/null", ""),
+    ("/dev/null", "-/dev/null"),
+    ("<uuid>", A.upper()),
+    ("<uuid>", ""),
+    ("qdhcp-<uuid>", f"qdhcp-{A}\n"),
+    ("qdhcp-<uuid>", f"qdhcp-{A}x"),
+    ("qdhcp-<uuid>", f" qdhcp-{A}"),
+    ("qdhcp-<uuid>", "qdhcp-"),
+    ("qdhcp-<uuid>", f"QDHCP-{A}"),
+    ("<ipv4>,static,<netmask>", "10.0.0.0,static"),
+    ("<ipv4>,static,<netmask>", "10.0.0.0,static,255.0.0.0,1h"),
+    ("<ipv4>,static,<netmask>", "10.0.0.0,,static,255.0.0.0"),
+    ("{home}/host", f"/state/dhcp/{A}"),
+    ("{home}/host", f"/state/dhcp/{A}/host/"),
+    ("{home}/host", f"/state/dhcp/{A}/../host"),
+    ("{home}/host", f"/state/dhcp/../{A}/host"),
+    ("{home}/host", f"/state/../dhcp/{A}/host"),
+    ("{home}/host", f"/state/../{A}/host"),
+    ("{home}/host", f"/state//{A}/host"),
+    ("{home}/host", f"/state-evil/dhcp/{A}/host"),
+    ("{home}/host", f"//state/dhcp/{A}/host"),
+    ("{home}/host", f"/state/dhcp/{A}/host\n"),
+    ("{home}/host", f"/state/dhcp/{A}x/host"),
+    ("{home}/host", f"/state/-dhcp/{A}/host"),
+    ("{home}/host", f"/state/{'d' * 65}/{A}/host"),
+    ("", "x"),
+]
+
+
+@pytest.mark.parametrize(("pattern", "value"), ALLOW)
+def test_allow(pattern: str, value: str) -> None:
+    assert matches(pattern, value) is not None
+
+
+@pytest.mark.parametrize(("pattern", "value"), DENY)
+def test_deny(pattern: str, value: str) -> None:
+    assert matches(pattern, value) is None
+
+
+# ---------------------------------------------------------------- where a hole ends
+
+
+def test_text_after_a_hole_ends_it_where_it_first_occurs() -> None:
+    assert matches("<tag>,<text>", "a,b,c") is not None  # a | b,c
+    assert matches("<text>,<tag>", "a,b,c") is None  # a | "b,c" is no tag: there is no second try
+
+
+def test_text_that_ends_a_pattern_ends_the_value() -> None:
+    assert matches("{dir}.conf", "a.conf.conf") == {"dir": "a.conf"}
+
+
+def test_a_hole_is_never_empty() -> None:
+    assert matches("<text>,x", ",x") is None
+    assert matches("{dir}.conf", ".conf") is None
+
+
+def test_text_around_a_hole_cannot_overlap() -> None:
+    assert matches("ab<text>ba", "aba") is None
+
+
+# ---------------------------------------------------------------- names are bound once
+
+
+def test_a_name_is_bound_to_what_it_matched() -> None:
+    assert matches("qdhcp-{network}", f"qdhcp-{A}") == {"network": A}
+
+
+def test_a_name_made_of_names_binds_them_all() -> None:
+    found = matches("{home}/host", f"/state/dhcp/101/{A}/host")
+    assert found == {"home": f"/state/dhcp/101/{A}", "dir": "dhcp", "segment": "101", "network": A}
+
+
+def test_a_bound_name_accepts_its_value_again() -> None:
+    bound = {"network": A, "home": f"/state/dhcp/{A}"}
+    assert matches("{home}/host", f"/state/dhcp/{A}/host", bound) == bound
+
+
+def test_a_bound_name_refuses_another_value() -> None:
+    with pytest.raises(Conflict) as caught:
+        matches("qdhcp-{network}", f"qdhcp-{B}", {"network": A})
+    assert (caught.value.name, caught.value.bound, caught.value.untrusted_value) == ("network", A, B)
+
+
+def test_within_one_pattern_a_name_is_the_same_twice() -> None:
+    assert matches("{network}/{network}", f"{A}/{A}") == {"network": A}
+    with pytest.raises(Conflict):
+        matches("{network}/{network}", f"{A}/{B}")
+
+
+def test_a_name_bound_inside_another_binds_it_outside() -> None:
+    with pytest.raises(Conflict) as caught:
+        matches("{home}/host", f"/state/dhcp/{B}/host", {"network": A})
+    assert caught.value.name == "network"
+
+
+def test_a_bound_directory_refuses_its_sibling() -> None:
+    bound = {"network": A, "dir": "dhcp", "home": f"/state/dhcp/{A}"}
+    with pytest.raises(Conflict):
+        matches("{home}/host", f"/state/dhcp2/{A}/host", bound)
+
+
+def test_what_has_the_wrong_form_is_no_conflict() -> None:
+    assert matches("{network}", "rubbish", {"network": A}) is None
+
+
+def test_typed_holes_stand_each_for_itself() -> None:
+    assert matches("<uuid>/<uuid>", f"{A}/{B}") == {}
+
+
+def test_matching_changes_no_bindings_of_the_caller() -> None:
+    bound: dict[str, str] = {}
+    assert matches("{network}", A, bound) == {"network": A}
+    assert bound == {}
+
+
+# ---------------------------------------------------------------- alternatives
+
+ALTERNATIVES = tuple(parse_pattern(each) for each in ("tag-{network}", "tag-{segment}/{network}", "<tag>"))
+
+
+def test_the_first_alternative_that_fits_is_taken() -> None:
+    assert match_any(ALTERNATIVES, f"tag-{A}", NAMES, {}) == {"network": A}
+    assert match_any(ALTERNATIVES, f"tag-5/{A}", NAMES, {}) == {"segment": "5", "network": A}
+    assert match_any(ALTERNATIVES, "other", NAMES, {}) == {}
+
+
+def test_none_when_no_alternative_fits() -> None:
+    assert match_any(ALTERNATIVES, "tag,", NAMES, {}) is None
+    assert match_any((), "", NAMES, {}) is None
+
+
+def test_a_conflict_is_told_only_when_no_other_alternative_fits() -> None:
+    assert match_any(ALTERNATIVES, f"tag-{B}", NAMES, {"network": A}) == {"network": A}  # as <tag>
+    with pytest.raises(Conflict):
+        match_any(ALTERNATIVES[:2], f"tag-{B}", NAMES, {"network": A})
+
+
+def test_a_failed_alternative_leaves_no_binding() -> None:
+    patterns = (parse_pattern("{word},{network}"), parse_pattern("<tag>,x"))
+    assert match_any(patterns, "a,x", NAMES, {}) == {}
+
+
+# ---------------------------------------------------------------- syntax errors
+
+
+@pytest.mark.parametrize(
+    ("source", "problem"),
+    [
+        ("<uuid", "does not close"),
+        ("{network", "does not close"),
+        ("a<", "does not close"),
+        ("uuid>", "does not open"),
+        ("network}", "does not open"),
+        ("<uuid>>", "does not open"),
+        ("<uuid><uuid>", "two holes"),
+        ("{a}{b}", "two holes"),
+        ("<uuid>{a}", "two holes"),
+        ("<nothing>", "no type"),
+        ("<>", "no type"),
+        ("<integer>", "needs its bounds"),
+        ("<uuid\n>", "no type"),
+    ],
+)
+def test_syntax_error(source: str, problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        parse_pattern(source)
+
+
+def test_the_names_of_a_pattern_in_their_order() -> None:
+    assert parse_pattern("{home}/<name>/{network}").names == ("home", "network")
+
+
+# ---------------------------------------------------------------- rendering
+
+
+@pytest.mark.parametrize(
+    ("source", "bindings", "text"),
+    [
+        ("/dev/null", {}, "/dev/null"),
+        ("qdhcp-{network}", {"network": A}, f"qdhcp-{A}"),
+        ("{network}-{segment}", {"network": A, "segment": "5"}, f"{A}-5"),
+        ("{network}-{segment}", {"network": A}, None),
+        ("<uuid>", {"uuid": A}, None),
+        ("", {}, ""),
+    ],
+)
+def test_render(source: str, bindings: dict[str, str], text: str | None) -> None:
+    assert render(parse_pattern(source), bindings) == text
+
+
+def test_render_first_skips_what_is_not_bound() -> None:
+    patterns = (parse_pattern("{network}-{segment}"), parse_pattern("{network}"))
+    assert render_first(patterns, {"network": A}) == A
+    assert render_first(patterns, {"network": A, "segment": "5"}) == f"{A}-5"
+    assert render_first(patterns, {}) is None
