@@ -42,6 +42,7 @@ def disable(places: Places, purge: bool, dry_run: bool, as_json: bool) -> None:
         containers = [each.name for each in engine.list(places.service)]
         for name in containers:
             engine.remove(name)
+        engine.reap(places.service)
         systemd.systemctl("stop", slice_name(places.service))
         if not keeps_policy:
             places.policy.unlink(missing_ok=True)

@@ -128,6 +128,11 @@ def parse_policy(service: str, source: str, text: str, read_preset: Read, read_p
         if not isinstance(preset, str) or not is_service_name(preset):
             raise PolicyError(f"{lines.get(('extends',), source)}: extends must be the name of a preset")
         base, base_lines = parse_toml(f"presets/{preset}.toml", read_preset(preset))
+        own = Table(document, lines, source).table("parameters", optional=True)
+        for name in own.keys():
+            if name not in base.get("parameters", {}):
+                known = ", ".join(base.get("parameters", {}))
+                raise own.error(name, f"is no parameter of preset {preset}", f"its parameters: {known}")
         document = merge(base, document)
         lines = base_lines | lines
     parameters = read_parameters(Table(document, lines, source).table("parameters", optional=True))

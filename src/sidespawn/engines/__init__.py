@@ -55,6 +55,9 @@ class Engine(Protocol):
     def remove(self, name: str) -> None:
         """End whatever is left of that container and free its name; no error when there is none."""
 
+    def reap(self, service: str) -> None:
+        """After a run was killed: end what runs in the service's slice without being a running container."""
+
     def describe(self, plan: Plan, pins: Pins, request: str) -> tuple[str, ...]:
         """The command that `start` executes."""
 

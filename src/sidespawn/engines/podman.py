@@ -16,7 +16,9 @@ from sidespawn.errors import LaunchError, Reason
 from sidespawn.host.processes import Output, last_line, run
 
 PODMAN = "/usr/bin/podman"
-CONTROLLERS = Path("/sys/fs/cgroup/cgroup.controllers")
+SYSTEMCTL = "/usr/bin/systemctl"
+CGROUPS = Path("/sys/fs/cgroup")
+CONTROLLERS = CGROUPS / "cgroup.controllers"
 PID_1_LIMITS = Path("/proc/1/limits")
 START_TIMEOUT = 60.0  # seconds; podman takes 0.15, much longer when hundreds start at once or the disk is busy
 QUERY_TIMEOUT = 30.0
@@ -104,10 +106,25 @@ class Podman:
             for each in json.loads(done.stdout or "[]")
         )
 
+    def reap(self, service: str) -> None:
+        # A podman that is killed between starting the program and writing that down leaves a process which no podman
+        # command knows of, not even `podman rm --force`. Its scope does.
+        alive = {each.id for each in self.list(service) if each.pid is not None}
+        orphans = tuple(scope for scope, container in scopes_of(service).items() if container not in alive)
+        if orphans:
+            run((SYSTEMCTL, "kill", "--signal=KILL", *orphans), QUERY_TIMEOUT)
+            run((SYSTEMCTL, "stop", *orphans), QUERY_TIMEOUT)
+
     def remove(self, name: str) -> None:
         done = run((PODMAN, "rm", "--force", "--time=0", "--ignore", name), QUERY_TIMEOUT)
         if done.code != 0:
             raise engine_error("podman rm", done)
+
+
+def scopes_of(service: str) -> dict[str, str]:
+    """The scopes in the service's slice, each with its container's id: of the side containers and their conmons."""
+    names = (path.name for path in (CGROUPS / "sidespawn.slice" / slice_name(service)).glob("libpod-*.scope"))
+    return {name: name.removesuffix(".scope").rpartition("-")[2] for name in names}
 
 
 def limits(plan: Plan) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from sidespawn.core.configuration import CONFIGURATION_BYTES, check_configuration
@@ -34,7 +34,7 @@ from sidespawn.host.journal import Event, Journal
 from sidespawn.host.ledger import Ledger, Record
 from sidespawn.host.namespaces import PinnedNamespace, is_in_namespace, pinned_namespace
 from sidespawn.host.places import Places
-from sidespawn.host.processes import Process, end, exited, held, identify, send
+from sidespawn.host.processes import Process, end, exited, held, identify, is_alive, send
 
 POLL = 0.004  # seconds between two looks whether a program is ready
 LEAVES_A_CONTAINER = frozenset(
@@ -50,6 +50,15 @@ class Keeper:
     def __init__(self, policy: Policy, places: Places, engine: Engine, journal: Journal) -> None:
         self.policy, self.places, self.engine, self.journal = policy, places, engine, journal
         self.ledger = Ledger(places.ledger)
+
+    def recover(self) -> None:
+        """Before anything else when an earlier run was killed: remove what it was in the middle of."""
+        for pin in self.places.pins.iterdir():
+            if os.path.ismount(pin) or pin.suffix == ".netns":
+                with suppress(OSError):
+                    kernel.unmount(str(pin))
+            pin.rmdir() if pin.is_dir() else pin.unlink()
+        self.engine.reap(self.policy.service)
 
     def start(self, allowed: Allowed, request_id: str) -> Reply:
         """See that the plan runs. Raises LaunchError, or Denied for a configuration file."""
@@ -93,7 +102,7 @@ class Keeper:
         if process is None:
             raise LaunchError(Reason.EXITED, f"{plan.name} ended at once", self.see_log(plan.name))
         try:
-            if not is_in_namespace(pid, netns.inode):
+            if not is_in_namespace(pid, netns.inode) and is_alive(process):
                 raise LaunchError(Reason.NAMESPACE_MISMATCH, f"{plan.name} came up in another network namespace")
             wait_until_ready(plan, process, self.see_log(plan.name))
         except LaunchError:
@@ -212,6 +221,7 @@ class Keeper:
 
     def sweep(self) -> None:
         """Remove side containers whose program has ended by itself, and records of containers that are gone."""
+        self.recover()
         listed = {each.instance: each for each in self.engine.list(self.policy.service)}
         for record in tuple(self.ledger.records()):
             if record.instance not in listed and not record.is_running:

@@ -20,6 +20,7 @@ from sidespawn.core.wire import LINE_BYTES
 from sidespawn.host.files import closing, directory, open_regular_beneath, read_up_to, write_whole
 
 REQUESTS = "processes"
+BY_OPERATOR = ".operator"
 CLAIM_BYTES = 1024 * 1024
 LOCK_PATIENCE = 1.0  # seconds
 LEFTOVERS = 64  # names looked at in one go; an agent can make more, and only wait for the next
@@ -30,8 +31,12 @@ class Claim:
     path: Path
     untrusted_lines: tuple[bytes, ...]
 
+    @property
+    def by_operator(self) -> bool:
+        return self.path.name.endswith(BY_OPERATOR)
 
-def claim(spool: Path, claims: Path, owner: int) -> Claim | None:
+
+def claim(spool: Path, claims: Path, owner: int, *, by_operator: bool = False) -> Claim | None:
     """What the spool holds, stored in `claims`; the spool's file is gone then. None when there was no request.
 
     `owner` is the uid that may have written it.
@@ -51,7 +56,7 @@ def claim(spool: Path, claims: Path, owner: int) -> Claim | None:
                 return None
             untrusted_content = read_up_to(descriptor, CLAIM_BYTES)
             complete = untrusted_content[: untrusted_content.rfind(b"\n") + 1]
-            taken = store(claims, complete) if complete else None
+            taken = store(claims, complete, by_operator) if complete else None
             os.ftruncate(descriptor, 0)
             for name in (REQUESTS, f"{REQUESTS}-timestamp"):
                 unlink(held, name)
@@ -71,8 +76,9 @@ def lock(descriptor: int) -> bool:
             time.sleep(0.002)
 
 
-def store(claims: Path, content: bytes) -> Claim:
-    name = f"{time.clock_gettime_ns(time.CLOCK_BOOTTIME):020}"  # so that names sort by age
+def store(claims: Path, content: bytes, by_operator: bool) -> Claim:
+    age = f"{time.clock_gettime_ns(time.CLOCK_BOOTTIME):020}"  # so that names sort by it
+    name = age + BY_OPERATOR if by_operator else age
     with directory(claims) as held:
         write_whole(held, name, content)
         os.fsync(held)
@@ -81,7 +87,7 @@ def store(claims: Path, content: bytes) -> Claim:
 
 def stored(claims: Path) -> list[Claim]:
     """The claims that an earlier run did not finish, oldest first."""
-    names = sorted(name for name in os.listdir(claims) if name.isdigit())
+    names = sorted(name for name in os.listdir(claims) if name[:1].isdigit())
     return [Claim(claims / name, split_lines((claims / name).read_bytes())) for name in names]
 
 

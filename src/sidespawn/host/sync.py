@@ -16,11 +16,22 @@ import select
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
-from sidespawn.core.decide import Allowed, check_signal, decide
-from sidespawn.core.policy import Policy
-from sidespawn.core.wire import HORIZON_MS, Reply, Request, SignalRequest, Status, format_reply, parse_request
+from sidespawn.core.decide import check_signal, decide
+from sidespawn.core.plan import Plan
+from sidespawn.core.policy import Pace
+from sidespawn.core.wire import (
+    HORIZON_MS,
+    Reply,
+    Request,
+    SignalRequest,
+    StartRequest,
+    Status,
+    format_reply,
+    parse_request,
+)
 from sidespawn.engines import get_engine
 from sidespawn.errors import Denied, LaunchError, PolicyError, Reason, RequestError, SidespawnError, quoted
 from sidespawn.host import kernel, spool
@@ -40,17 +51,18 @@ def main(service: str) -> int:
     places = Places(service)
     journal = Journal(places.service)
     with only_one(places.lock):
-        Sync(places, journal, read_policy(places, journal)).run()
+        Sync(places, journal, make_keeper(places, journal)).run()
     return 0
 
 
-def read_policy(places: Places, journal: Journal) -> Policy | PolicyError:
+def make_keeper(places: Places, journal: Journal) -> Keeper | PolicyError:
     """A broken policy is no reason to leave requests unanswered: each is refused with what is wrong with it."""
     try:
-        return load_policy(places)
+        policy = load_policy(places)
     except PolicyError as error:
         journal.write(Event.INTERNAL, error.message, reason=error.reason)
         return error
+    return Keeper(policy, places, get_engine(policy.side_container.engine), journal)
 
 
 @contextmanager
@@ -62,22 +74,24 @@ def only_one(path: Path) -> Iterator[None]:
 
 
 class Sync:
-    def __init__(self, places: Places, journal: Journal, policy: Policy | PolicyError) -> None:
-        self.places, self.journal, self.policy = places, journal, policy
-        self.lanes = Lanes(policy.pace.parallel if isinstance(policy, Policy) else 1)
-        self.linger = policy.pace.linger if isinstance(policy, Policy) else 0
+    """One run. `keeper` is the error when the service has no valid policy."""
+
+    def __init__(self, places: Places, journal: Journal, keeper: Keeper | PolicyError) -> None:
+        self.places, self.journal, self.keeper = places, journal, keeper
+        pace = Pace(linger=0, parallel=1) if isinstance(keeper, PolicyError) else keeper.policy.pace
+        self.spool_uid = 0 if isinstance(keeper, PolicyError) else keeper.policy.agent.spool_uid
+        self.linger = pace.linger
+        self.lanes = Lanes(pace.parallel)
+        self.accepted: set[str] = set()  # ids
         self.unanswered: dict[str, int] = {}  # claim to the number of its lines that have no answer yet
-        self.accepted: set[str] = set()
-        self.keeper: Keeper | None = None
-        self.spool_uid = 0
-        if isinstance(policy, Policy):
-            self.keeper = Keeper(policy, places, get_engine(policy.side_container.engine), journal)
-            self.spool_uid = policy.agent.spool_uid
 
     def run(self) -> None:
         served = False
         with closing(kernel.watch_directories(str(self.places.spool), str(self.places.operator))) as watch:
-            for claim in spool.stored(self.places.claims):  # what an earlier run was killed over
+            unfinished = spool.stored(self.places.claims)
+            if unfinished and isinstance(self.keeper, Keeper):
+                self.attempt(self.keeper.recover)  # an earlier run was killed over these
+            for claim in unfinished:
                 self.serve(claim)
                 served = True
             rest_at = time.monotonic() + self.litter_patience()
@@ -92,24 +106,27 @@ class Sync:
                     break
                 wait(watch, self.lanes.done, min(1.0, rest_at - time.monotonic()))
         self.lanes.finish()
-        if not served and self.keeper is not None:
-            self.tidy(self.keeper)
+        if not served and isinstance(self.keeper, Keeper):
+            self.attempt(self.keeper.sweep)  # the timer's run
         self.expire_replies()
 
     def claim(self) -> list[spool.Claim]:
         """The requests of the agent and those of the operator."""
-        both = ((self.places.spool, self.spool_uid), (self.places.operator, 0))
-        claims = (spool.claim(path, self.places.claims, owner) for path, owner in both)
+        claims = (
+            spool.claim(self.places.spool, self.places.claims, self.spool_uid),
+            spool.claim(self.places.operator, self.places.claims, 0, by_operator=True),
+        )
         return [claim for claim in claims if claim is not None]
 
     def serve(self, claim: spool.Claim) -> None:
         self.unanswered[claim.path.name] = len(claim.untrusted_lines)
         for untrusted_line in claim.untrusted_lines:
-            self.accept(untrusted_line, lambda: self.answered(claim))
+            self.accept(untrusted_line, claim)
         if not claim.untrusted_lines:
             claim.path.unlink(missing_ok=True)
 
-    def answered(self, claim: spool.Claim) -> None:
+    def finished(self, claim: spool.Claim) -> None:
+        """One more line of the claim is answered; with the last one the claim has done its duty."""
         with self.lanes.lock:
             self.unanswered[claim.path.name] -= 1
             last = self.unanswered[claim.path.name] == 0
@@ -117,50 +134,55 @@ class Sync:
             del self.unanswered[claim.path.name]
             claim.path.unlink(missing_ok=True)
 
-    def accept(self, untrusted_line: bytes, finished: Callable[[], None]) -> None:
-        """Parse and decide at once; what is allowed waits for its turn in the lane of its instance."""
+    def accept(self, untrusted_line: bytes, claim: spool.Claim) -> None:
+        """Parse at once; what is a request waits for its turn in its lane."""
         try:
             request = parse_request(untrusted_line)
         except RequestError as error:
             self.journal.write(Event.UNREADABLE, error.message, reason=error.reason)
             if error.request_id is not None and not self.was_answered(error.request_id):
                 self.refuse(error.request_id, error)
-            finished()
+            self.finished(claim)
             return
         if request.id in self.accepted:
-            finished()  # written twice, because the spool was taken away while it was written
+            self.finished(claim)  # written twice, because the spool was taken away while it was written
             return
         self.accepted.add(request.id)
-        work = lambda: self.carry_out(request)  # noqa: E731 - bound to this request
-        self.lanes.add(self.lane_of(request), work, finished)
+        self.lanes.add(
+            self.lane_of(request),
+            lambda: self.carry_out(request, by_operator=claim.by_operator),
+            lambda: self.finished(claim),
+        )
 
     def lane_of(self, request: Request) -> str:
         """Requests of one lane are served in their order. Signals go by what they are for, as starts do."""
-        if isinstance(request, SignalRequest):
-            record = self.keeper.ledger.find_pid(request.pid) if self.keeper else None
-            return record.netns if record else str(request.pid)
-        return request.untrusted_netns or ""
+        if isinstance(request, StartRequest):
+            return request.untrusted_netns or ""
+        record = self.keeper.ledger.find_pid(request.pid) if isinstance(self.keeper, Keeper) else None
+        return record.netns if record else str(request.pid)
 
-    def carry_out(self, request: Request) -> None:
+    def carry_out(self, request: Request, *, by_operator: bool) -> None:
         """Answer one request, whatever happens on the way to the answer."""
         if self.was_answered(request.id):
             return
-        allowed: Allowed | None = None
+        plan: Plan | None = None
         try:
             check_deadline(request)
-            if isinstance(self.policy, PolicyError) or self.keeper is None:
-                raise self.policy if isinstance(self.policy, PolicyError) else PolicyError("no policy")
+            if isinstance(self.keeper, PolicyError):
+                raise self.keeper
             if isinstance(request, SignalRequest):
-                check_signal(self.policy, request)
+                if not by_operator:
+                    check_signal(self.keeper.policy, request)
                 self.reply(self.keeper.signal(request))
             else:
-                allowed = decide(self.policy, request)
+                allowed = decide(self.keeper.policy, request)
+                plan = allowed.plan
                 self.reply(self.keeper.start(allowed, request.id))
         except Exception as error:  # noqa: BLE001 - a request must be answered, and must not take others with it
-            refusal = as_ours(error)
-            self.refuse(request.id, refusal)
-            if allowed is not None and self.keeper is not None:
-                self.clean(self.keeper, allowed, refusal)
+            failure = as_ours(error)
+            self.refuse(request.id, failure)
+            if plan is not None and isinstance(self.keeper, Keeper):
+                self.attempt(partial(self.keeper.clean, plan, failure))
 
     def refuse(self, request_id: str, error: SidespawnError) -> None:
         status, event, hint = Status.FAILED, Event.FAILED, error.hint
@@ -179,12 +201,6 @@ class Sync:
         )  # fmt: skip
         message = f"{error.message}; {hint}" if hint else error.message
         self.reply(Reply(id=request_id, status=status, reason=error.reason, message=message))
-
-    def clean(self, keeper: Keeper, allowed: Allowed, failure: SidespawnError) -> None:
-        try:
-            keeper.clean(allowed.plan, failure)
-        except (LaunchError, OSError) as error:
-            self.journal.write(Event.FAILED, f"{allowed.plan.name} was not cleaned up yet: {error}")
 
     def reply(self, reply: Reply) -> None:
         try:
@@ -205,12 +221,12 @@ class Sync:
             if age < limit or number < len(aged) - REPLIES:
                 Path(path).unlink(missing_ok=True)
 
-    def tidy(self, keeper: Keeper) -> None:
-        """Nothing was asked: the timer's run. An engine that does not answer is the next request's trouble."""
+    def attempt(self, tidying: Callable[[], None]) -> None:
+        """An engine that does not answer now is the next request's trouble, not the end of this run."""
         try:
-            keeper.sweep()
-        except LaunchError as error:
-            self.journal.write(Event.FAILED, error.message, reason=error.reason)
+            tidying()
+        except (LaunchError, OSError) as error:
+            self.journal.write(Event.FAILED, f"tidying up has to wait: {error}")
 
     def litter_patience(self) -> float:
         """How long this run must last at least: twice as long as the last, while an agent's litter stays."""

@@ -1,0 +1,63 @@
+"""Tests with a real systemd, podman and network namespaces. `./dev test` runs them in a lab where that is needed."""
+
+from __future__ import annotations
+
+import subprocess
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sidespawn.host.places import RUN
+from tests.lab.networks import NEUTRON, Service, command
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_left_behind() -> Iterator[None]:
+    """What the tests made is gone when they are done: container, mount, namespace, unit, directory, process."""
+    before = traces()
+    yield
+    assert traces() == before
+
+
+def traces() -> dict[str, set[str]]:
+    def lines(*argv: str) -> set[str]:
+        return set(subprocess.run(argv, capture_output=True, text=True, check=True).stdout.splitlines())
+
+    return {
+        "containers": lines("podman", "ps", "--all", "--format={{.Names}}"),
+        "namespaces": {line.split()[0] for line in lines("ip", "netns", "list")},
+        "mounts": {line for line in Path("/proc/self/mounts").read_text().splitlines() if "sidespawn" in line},
+        "units": lines("systemctl", "list-units", "--all", "--plain", "--no-legend", "sidespawn*"),
+        "unit files": {path.name for path in Path("/etc/systemd/system").rglob("sidespawn*")},
+        "directories": {str(path) for path in (RUN, Path("/etc/sidespawn")) if path.exists()},
+        "processes": lines("ps", "-e", "-o", "comm=") & {"dnsmasq", "conmon"},
+    }
+
+
+@pytest.fixture
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service of its own for each test, enabled with the shipped preset; everything of it is removed afterwards."""
+    made = new_service()
+    made.enable("--preset=neutron-dhcp-dnsmasq", f"--set=state_on_host={made.state}")
+    yield made
+    made.clean()
+
+
+@pytest.fixture(scope="module")
+def shared_service() -> Iterator[Service]:
+    """One service for the tests of a module that do not change it."""
+    made = new_service()
+    made.enable("--preset=neutron-dhcp-dnsmasq", f"--set=state_on_host={made.state}")
+    yield made
+    made.clean()
+
+
+def new_service() -> Service:
+    name = f"test-{uuid.uuid4().hex[:8]}"
+    # Below a directory that only root can write, as a host's /var/lib is.
+    state = Path("/var/lib") / f"sidespawn-{name}"
+    state.mkdir()
+    command("chown", f"{NEUTRON}:{NEUTRON}", str(state))
+    return Service(name=name, state=state)

@@ -1,0 +1,191 @@
+"""Networks as Neutron's DHCP agent makes them, without the agent: a namespace, its files, and the calls for them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sidespawn.host.ledger import Ledger, Record
+from sidespawn.host.places import Places
+
+NEUTRON = 42435
+SIDESPAWN = (str(Path(__file__).parents[2] / ".venv/bin/sidespawn"),)
+
+
+def command(*argv: str, check: bool = True, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=timeout, check=False)
+    assert not check or done.returncode == 0, f"{' '.join(argv)}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+@dataclass
+class Network:
+    """One network of a service: `home` is its directory in the agent's state, on the host."""
+
+    service: Service
+    id: str
+    home: Path
+
+    @property
+    def netns(self) -> str:
+        return f"qdhcp-{self.id}"
+
+    @property
+    def container(self) -> str:
+        return f"{self.service.name}-{self.netns}"
+
+    @property
+    def pid_file(self) -> Path:
+        return self.home / "pid"
+
+    @property
+    def pid(self) -> int:
+        return int(self.pid_file.read_text())
+
+    @property
+    def record(self) -> Record | None:
+        return Ledger(self.service.places.ledger).find(self.netns)
+
+    def options(self) -> list[str]:
+        """As Neutron 29 calls dnsmasq for a network with one subnet; the paths are the agent's."""
+        home = f"/var/lib/neutron/dhcp/{self.id}"
+        return [
+            "--no-hosts",
+            "--no-resolv",
+            f"--pid-file={home}/pid",
+            f"--dhcp-hostsfile={home}/host",
+            f"--addn-hosts={home}/addn_hosts",
+            f"--dhcp-optsfile={home}/opts",
+            f"--dhcp-leasefile={home}/leases",
+            "--dhcp-match=set:ipxe,175",
+            "--dhcp-userclass=set:ipxe6,iPXE",
+            "--local-service",
+            "--bind-dynamic",
+            f"--dhcp-range=set:subnet-{self.id},10.20.0.0,static,255.255.255.0,86400s",
+            "--dhcp-option-force=option:mtu,1450",
+            "--dhcp-lease-max=256",
+            "--conf-file=/dev/null",
+            "--domain=openstacklocal",
+        ]
+
+    def call(self, *options: str) -> list[str]:
+        """The wrapper as Neutron runs it, with these options or the usual ones."""
+        tag = f"PROCESS_TAG=dnsmasq-{self.id}"
+        inside = ["ip", "netns", "exec", self.netns, "env", tag, str(self.service.wrapper)]
+        return [*inside, *(options or self.options())]
+
+    def start(self, *options: str) -> subprocess.CompletedProcess[str]:
+        return command(*self.call(*options), check=False)
+
+    def kill(self, name: str, pid: int | None = None) -> subprocess.CompletedProcess[str]:
+        """The kill script as Neutron runs it."""
+        script = ["ip", "netns", "exec", self.netns, str(self.service.kill_script)]
+        return command(*script, name, str(self.pid if pid is None else pid), check=False)
+
+    def remake_netns(self) -> None:
+        command("ip", "netns", "del", self.netns)
+        command("ip", "netns", "add", self.netns)
+        command("ip", "-n", self.netns, "link", "set", "lo", "up")
+
+
+@dataclass
+class Service:
+    """An enabled service with a state directory of its own."""
+
+    name: str
+    state: Path
+    networks: list[Network] = field(default_factory=list)
+
+    @property
+    def places(self) -> Places:
+        return Places(self.name)
+
+    @property
+    def wrapper(self) -> Path:
+        return self.places.agent / "dnsmasq"
+
+    @property
+    def kill_script(self) -> Path:
+        return self.places.agent / "dnsmasq-kill"
+
+    @property
+    def unit(self) -> str:
+        return f"sidespawn@{self.name}.service"
+
+    def enable(self, *options: str) -> None:
+        command(*SIDESPAWN, "enable", self.name, *options)
+
+    def disable(self) -> None:
+        command(*SIDESPAWN, "disable", "--purge", self.name)
+
+    def network(self) -> Network:
+        network_id = str(uuid.uuid4())
+        network = Network(self, network_id, self.state / "dhcp" / network_id)
+        network.home.mkdir(parents=True)
+        for name in ("host", "addn_hosts", "opts", "leases"):
+            (network.home / name).touch()
+            os.chown(network.home / name, NEUTRON, NEUTRON)
+        os.chown(network.home, NEUTRON, NEUTRON)
+        command("ip", "netns", "add", network.netns)
+        command("ip", "-n", network.netns, "link", "set", "lo", "up")
+        self.networks.append(network)
+        return network
+
+    def clean(self) -> None:
+        """Disable the service if it still is enabled, and remove networks and state."""
+        if self.places.home.exists() or self.places.policy.exists():
+            self.disable()
+        for network in self.networks:
+            command("ip", "netns", "del", network.netns, check=False)
+        shutil.rmtree(self.state, ignore_errors=True)
+
+    def containers(self, *, every: bool = True) -> dict[str, Any]:
+        """What podman knows of this service, by name; only what runs unless `every`."""
+        label = f"--filter=label=io.sidespawn.service={self.name}"
+        done = command("podman", "ps", *(["--all"] if every else []), label, "--format=json")
+        return {each["Names"][0]: each for each in json.loads(done.stdout or "[]")}
+
+    def journal(self, **fields: str) -> list[dict[str, str]]:
+        """The service's records, oldest first."""
+        matches = [f"SIDESPAWN_{name.upper()}={value}" for name, value in {"service": self.name, **fields}.items()]
+        command("journalctl", "--sync", check=False)
+        done = command("journalctl", "--output=json", "--quiet", *matches)
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    def output(self, network: Network) -> str:
+        """What the network's program wrote."""
+        command("journalctl", "--sync", check=False)
+        return command("journalctl", "--output=cat", "--quiet", f"CONTAINER_NAME={network.container}").stdout
+
+    def wait_until_idle(self) -> None:
+        """Until no run serves this service."""
+        wait_until(lambda: unit_state(self.unit) in ("inactive", "failed"), patience=30)
+
+
+def unit_state(unit: str) -> str:
+    return command("systemctl", "show", "--property=ActiveState", "--value", unit).stdout.strip()
+
+
+def wait_until(condition: Callable[[], bool], patience: float = 10) -> None:
+    give_up = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < give_up, "what the test waits for does not come"
+        time.sleep(0.02)
+
+
+def wait_until_gone(pid: int) -> None:
+    wait_until(lambda: not Path(f"/proc/{pid}").exists())
+
+
+def kill_process(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+    wait_until_gone(pid)
