@@ -34,8 +34,9 @@ def apart(tmp_path: Path) -> Callable[[str], str]:
 
     def run(statements: str) -> str:
         code = f"from pathlib import Path\ntmp_path = Path({str(tmp_path)!r})\n{statements}"
+        apart = ("/usr/bin/unshare", "--mount", "--net", "--propagation=private")
         done = subprocess.run(
-            ["/usr/bin/unshare", "--mount", "--net", "--propagation=private", sys.executable, "-W", "error", "-c", code],
+            [*apart, sys.executable, "-W", "error", "-c", code],
             capture_output=True, text=True, timeout=60, check=False, env={"PYTHONPATH": str(SOURCE)},
         )  # fmt: skip
         assert done.returncode == 0, done.stderr

@@ -1,0 +1,585 @@
+"""Policies: loaded whole or not at all, and an author is told where and why not."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from sidespawn import presets
+from sidespawn.core.options import Takes
+from sidespawn.core.plan import ReadyWhen
+from sidespawn.core.policy import CAPABILITIES, Policy, is_service_name, parse_policy, parse_program
+from sidespawn.errors import PolicyError, Reason
+from tests.unit.small import POLICY, PROGRAM, changed, line_of, load, parse
+
+
+def refusal(*changes: tuple[str, str], program: str = PROGRAM) -> PolicyError:
+    with pytest.raises(PolicyError) as caught:
+        load(*changes, program=program)
+    assert caught.value.reason is Reason.POLICY_INVALID
+    return caught.value
+
+
+# ---------------------------------------------------------------- what is read
+
+
+def test_a_policy_is_read() -> None:
+    policy = load()
+    assert policy.service == "small"
+    assert policy.agent.state_on_host == "/host/state"
+    assert policy.side_container.limits.memory == 64 * 2**20
+    assert policy.side_container.capabilities == ("NET_ADMIN", "NET_RAW")
+    assert policy.side_container.readiness.when is ReadyWhen.ALIVE
+    assert policy.options["name"].most == 2
+
+
+def test_what_is_left_out_gives_nothing() -> None:
+    text = POLICY
+    for section in ("environment", "options", "configuration.extra", "configuration.extra.directives", "arguments"):
+        text = re.sub(rf"\[{re.escape(section)}\]\n(?:[^\[\n].*\n)*", "", text)
+    for key in ("capabilities", "mounts", "scratch", "pid_file", "signals"):
+        text = re.sub(rf"^{key} = .*\n", "", text, flags=re.MULTILINE)
+    policy = parse(text)
+    side_container = policy.side_container
+    assert (policy.options, policy.environment, policy.configuration, policy.signals) == ({}, {}, {}, ())
+    assert (side_container.capabilities, side_container.mounts, side_container.scratch) == ((), (), ())
+    assert side_container.pid_file is None
+    assert (policy.agent.local, policy.agent.kill_scripts, policy.always) == ((), (), ())
+
+
+@pytest.mark.parametrize(
+    ("rule", "bare", "values", "most", "required", "passed_on"),
+    [
+        ("log = true", True, [], 1, False, True),
+        ('log = "<tag>"', False, ["<tag>"], 1, False, True),
+        ('log = ["a", "<tag>"]', False, ["a", "<tag>"], 1, False, True),
+        ("log = {}", True, [], 1, False, True),
+        ('log = { value = "a" }', False, ["a"], 1, False, True),
+        ('log = { value = "a", bare = true }', True, ["a"], 1, False, True),
+        ("log = { most = 9, required = true, pass = false }", True, [], 9, True, False),
+    ],
+)
+def test_short_and_long_forms_of_an_option_rule(
+    rule: str, bare: bool, values: list[str], most: int, required: bool, passed_on: bool
+) -> None:
+    found = load(('log = { value = "<tag>", bare = true }', rule)).options["log"]
+    assert (found.bare, [each.source for each in found.values]) == (bare, values)
+    assert (found.most, found.required, found.passed_on) == (most, required, passed_on)
+
+
+def test_every_rule_knows_its_line() -> None:
+    policy = load()
+    for name in ("quiet", "data", "log"):
+        assert policy.options[name].rule == f"small.toml:{line_of(POLICY, f'{name} = ')}"
+    assert policy.netns_rule == f"small.toml:{line_of(POLICY, 'netns = ')}"
+    assert policy.signals_rule == f"small.toml:{line_of(POLICY, 'signals = ')}"
+    assert policy.options_rule == f"small.toml:{line_of(POLICY, '[options]')}"
+    assert policy.environment["TAG"][1] == f"small.toml:{line_of(POLICY, 'TAG = ')}"
+    directives = policy.configuration["extra"].rules.directives
+    assert directives[0].rule == f"small.toml:{line_of(POLICY, 'cache-size = ')}"
+
+
+# ---------------------------------------------------------------- errors, each with its place
+
+# What is changed, the fragment whose line is blamed ("" for the file as a whole), what is said.
+BROKEN = {
+    "not TOML": (("version = 1\n", "version = = 1\n"), "", "line 1"),
+    "key twice": (("version = 1\n", "version = 1\nversion = 1\n"), "", "line 2"),
+    "no version": (("version = 1\n", ""), "", "version is missing"),
+    "another version": (("version = 1\n", "version = 2\n"), "version = 2", "version must be 1"),
+    "version as bool": (("version = 1\n", "version = true\n"), "version = true", "version must be int"),
+    "no program": (('program = "tool"\n', ""), "", "program is missing"),
+    "program is a path": (('program = "tool"', 'program = "../tool"'), "../tool", "program must be the name"),
+    "description is a number": (('"a tool"', "1"), "description = 1", "description must be str"),
+    "no agent": (("[agent]", "[parameters]"), "", "agent is missing"),
+    "no request": (("[request]\n", "[agents]\n"), "", "request is missing"),
+    "no state": (('state = "/state"\n', ""), "[agent]", "agent.state is missing"),
+    "relative state": (('"/host/state"', '"host/state"'), "host/state", "agent.state_on_host must be an absolute path"),
+    "state with ..": (('"/host/state"', '"/host/../state"'), "/host/../state", "must be an absolute path"),
+    "state with a newline": (('"/host/state"', '"/host\\nstate"'), "state_on_host", "must be an absolute path"),
+    "state with a NUL": (('"/host/state"', '"/host\\u0000state"'), "state_on_host", "must be an absolute path"),
+    "state with a comma": (('"/host/state"', '"/host,state"'), "/host,state", "must be an absolute path"),
+    "state with a colon": (('"/host/state"', '"/host:state"'), "/host:state", "must be an absolute path"),
+    "state with a %": (('"/host/state"', '"/host%n"'), "/host%n", "must be an absolute path"),
+    "state with //": (('"/host/state"', '"/host//state"'), "/host//state", "must be an absolute path"),
+    "state ends in /": (('"/host/state"', '"/host/state/"'), "/host/state/", "must be an absolute path"),
+    "state is a list": (('"/host/state"', '["/host"]'), '["/host"]', "agent.state_on_host must be str"),
+    "state is empty": (('"/host/state"', '""'), "state_on_host", "must be an absolute path"),
+    "wrapper is no path": (
+        ('wrapper = "/usr/sbin/tool"', 'wrapper = "tool"'),
+        'wrapper = "tool"',
+        "agent.wrapper must",
+    ),
+    "timeout too long": (("[names]", "timeout = 601\n[names]"), "timeout = 601", "agent.timeout must be from 1 to 600"),
+    "timeout is a float": (("[names]", "timeout = 1.5\n[names]"), "timeout = 1.5", "agent.timeout must be int"),
+    "spool_uid is negative": (("[names]", "spool_uid = -1\n[names]"), "spool_uid", "agent.spool_uid must be from 0"),
+    "local is flat": (
+        ("[names]", 'local = ["--version"]\n[names]'),
+        "local = ",
+        "agent.local must be a list of argument lists",
+    ),
+    "kill script is no path": (("[names]", 'kill_scripts = "kill"\n[names]'), "kill_scripts", "must be absolute paths"),
+    "pace without end": (("[names]", "[pace]\nlinger = 61\n[names]"), "linger", "pace.linger must be from 0 to 60"),
+    "name with unknown type": (('"<uuid>"', '"<uid>"'), "<uid>", "names.net is no pattern: there is no type <uid>"),
+    "name is a number": (('net = "<uuid>"', "net = 1"), "net = 1", "names.net must be str or list"),
+    "name without patterns": (('net = "<uuid>"', "net = []"), "net = []", "names.net must be a string or a list"),
+    "netns is two patterns": (('"ns-{net}"', '["a", "b"]'), '["a", "b"]', "request.netns must be one pattern"),
+    "no netns": (('netns = "ns-{net}"\n', ""), "[request]", "request.netns is missing"),
+    "no instance": (('instance = "{net}"\n', ""), "[request]", "request.instance is missing"),
+    "no such signal": (('["HUP", "TERM"]', '["HUP", "STOP"]'), "signals", "request.signals cannot have STOP"),
+    "signal by number": (('["HUP", "TERM"]', '["15"]'), "signals", "request.signals cannot have 15"),
+    "signals mixed": (
+        ('["HUP", "TERM"]', '["HUP", 15]'),
+        "signals",
+        "request.signals must be a string or a list of strings",
+    ),
+    "no such option": (("quiet = true", "quite = true"), "quite", "options.quite is not an option of tool 1.0"),
+    "abbreviated option": (("quiet = true", "quie = true"), "quie = ", "options.quie is not an option"),
+    "option by its letter": (("quiet = true", "q = true"), "q = true", "options.q is not an option"),
+    "value for a flag": (("quiet = true", 'quiet = "x"'), 'quiet = "x"', "options.quiet takes no value"),
+    "no value where one is needed": (
+        ('{ value = "<tag>", most = 2 }', "true"),
+        "name = true",
+        "options.name needs a value",
+    ),
+    "long form without a value": (
+        ('{ value = "<tag>", most = 2 }', "{ most = 2 }"),
+        "most = 2",
+        "options.name needs a value",
+    ),
+    "option is a number": (("quiet = true", "quiet = 1"), "quiet = 1", "options.quiet must be bool"),
+    "most is 0": (("most = 2", "most = 0"), "most = 0", "options.name.most must be from 1 to 1024"),
+    "most is a bool": (("most = 2", "most = true"), "most = true", "options.name.most must be int"),
+    "required is a string": (("required = true", 'required = "yes"'), "required", "options.data.required must be bool"),
+    "option with a bad pattern": (('"<tag>", most', '"<tag", most'), "most = 2", "options.name.value is no pattern"),
+    "undeclared name in options": (('"{home}/data"', '"{hom}/data"'), "[options]", "options uses {hom}"),
+    "undeclared name in netns": (('"ns-{net}"', '"ns-{nett}"'), "[request]", "request uses {nett}"),
+    "undeclared name in environment": (('"tool-{net}"', '"tool-{n}"'), "[environment]", "environment uses {n}"),
+    "undeclared name in mounts": (('["{home}"]', '["{hom}"]'), "[side_container]", "side_container uses {hom}"),
+    "undeclared name in pid_file": (('"{home}/pid"', '"{hom}/pid"'), "[side_container]", "side_container uses {hom}"),
+    "undeclared name in names": (('"/state/{net}"', '"/state/{n}"'), 'home = "', "names.home uses {n}"),
+    "undeclared name in a directive": (
+        ('["{net}", "nobody"]', '"{n}"'),
+        "[configuration.extra.directives]",
+        "uses {n}",
+    ),
+    "undeclared name in a configuration's path": (
+        ('"/state/<name>"', '"/state/{n}"'),
+        "[configuration.extra]",
+        "uses {n}",
+    ),
+    "name that defines itself": (('"/state/{net}"', '"/state/{home}"'), "[names]", "defines home by itself"),
+    "no such configuration": (
+        ('configuration = "extra"', 'configuration = "x"'),
+        "/dev/null",
+        "there is no [configuration.x]",
+    ),
+    "configuration of another format": (('format = "lines"', 'format = "ini"'), "format", 'must be "lines"'),
+    "configuration without directives": (
+        ("[configuration.extra.directives]", "[environments]"),
+        "[configuration.extra]",
+        "directives is missing",
+    ),
+    "directive is a number": (("log-queries = true", "log-queries = 1"), "log-queries = 1", "log-queries must be bool"),
+    "another engine": (('"podman"', '"runc"'), "engine", "side_container.engine must be one of podman"),
+    "no image": (('image = "localhost/tool:1"\n', ""), "[side_container]", "side_container.image is missing"),
+    "no memory": (('memory = "64M"\n', ""), "[side_container]", "side_container.memory is missing"),
+    "no tasks": (("tasks = 8\n", ""), "[side_container]", "side_container.tasks is missing"),
+    "no tasks allowed": (("tasks = 8\n", "tasks = 0\n"), "tasks = 0", "side_container.tasks must be from 1"),
+    "no uid": (("uid = 1000\n", ""), "[side_container]", "side_container.uid is missing"),
+    "uid by name": (("uid = 1000\n", 'uid = "root"\n'), 'uid = "root"', "side_container.uid must be int"),
+    "uid of nobody at all": (("uid = 1000\n", "uid = 4294967295\n"), "4294967295", "side_container.uid must be from 0"),
+    "relative command": (
+        ('command = "/usr/sbin/tool"', 'command = "tool"'),
+        "command",
+        "side_container.command must be",
+    ),
+    "relative scratch": (('["/run/tool"]', '["run/tool"]'), "scratch", "side_container.scratch must be absolute paths"),
+    "scratch with options": (('["/run/tool"]', '["/run/tool:exec"]'), "scratch", "side_container.scratch must be"),
+    "two pid files": (
+        ('pid_file = "{home}/pid"', 'pid_file = ["{home}/a", "{home}/b"]'),
+        "pid_file",
+        "side_container.pid_file",
+    ),
+    "two kinds of ready": (("alive = 100", "alive = 100\nfile = '/x'"), "[side_container.ready]", "exactly one of"),
+    "no kind of ready": (("alive = 100", "within = 5"), "[side_container.ready]", "exactly one of"),
+    "alive for ever": (("alive = 100", "alive = 60001"), "alive", "side_container.ready.alive must be from 1 to 60000"),
+    "ready file is relative": (("alive = 100", 'file = "pid"'), 'file = "pid"', "side_container.ready.file must be"),
+    "grace without end": (
+        ("[side_container.ready]", "[side_container.stop]\ngrace = 301\n[side_container.ready]"),
+        "grace",
+        "must be from 0 to 300",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "blamed", "said"), BROKEN.values(), ids=BROKEN.keys())
+def test_an_error_says_where_and_what(change: tuple[str, str], blamed: str, said: str) -> None:
+    message = refusal(change).message
+    place = f"small.toml:{line_of(changed(change), blamed)}: " if blamed else "small.toml: "
+    assert message.startswith(place)
+    assert said in message
+
+
+@pytest.mark.parametrize(
+    ("change", "hint"),
+    [
+        (("quiet = true", "quiet = true\nstate = 1"), ""),
+        (("tasks = 8", "task = 8\ntasks = 8"), "keys that can: "),
+        (('["HUP", "TERM"]', '["STOP"]'), "HUP"),
+        (('["NET_RAW", "NET_ADMIN"]', '["SYS_ADMIN"]'), "NET_ADMIN"),
+        (('"localhost/tool:1"', '"docker://tool"'), "podman images"),
+    ],
+    ids=["no hint", "unknown key", "signal", "capability", "image"],
+)
+def test_a_hint_says_what_could_stand_there(change: tuple[str, str], hint: str) -> None:
+    found = refusal(change).hint
+    assert (hint in found) if hint else found == ""
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ("quiet = true\nlines = [\n  [\"a\"],\n  [\"b\"],\n]", "options.lines is not an option"),
+        ("quiet = true # a comment with [brackets] and a = sign\nlines = true", "options.lines is not an option"),
+    ],
+    ids=["a list of lists over several lines", "a comment"],
+)  # fmt: skip
+def test_lines_are_found_among_other_notations(value: str, problem: str) -> None:
+    change = ("quiet = true", value)
+    assert refusal(change).message.startswith(f"small.toml:{line_of(changed(change), 'lines = ')}: {problem}")
+
+
+def test_lines_are_right_behind_a_list_over_several_lines() -> None:
+    change = ("[names]", 'local = [\n  ["--version"],\n  ["--help"],\n]\ntimeout = 601\n[names]')
+    assert refusal(change).message.startswith(f"small.toml:{line_of(changed(change), 'timeout')}: agent.timeout")
+
+
+# ---------------------------------------------------------------- unknown keys, everywhere
+
+
+@pytest.mark.parametrize(
+    "behind",
+    [
+        "version = 1\n",
+        "[agent]\n",
+        "[request]\n",
+        "[options]\n",
+        "[configuration.extra]\n",
+        "[arguments]\n",
+        "[side_container]\n",
+        "[side_container.ready]\n",
+    ],
+    ids=str.strip,
+)
+def test_an_unknown_key_is_refused_wherever_it_stands(behind: str) -> None:
+    change = (behind, f"{behind}unknown = 1\n")
+    message = refusal(change).message
+    assert message.startswith(f"small.toml:{line_of(changed(change), 'unknown')}: ")
+    assert "unknown " in message
+
+
+def test_an_unknown_key_in_an_inline_table_is_refused() -> None:
+    assert "options.name.mots is not a key" in refusal(("most = 2", "mots = 2")).message
+
+
+@pytest.mark.parametrize(
+    "section", ["unknown", "agent.unknown", "side_container.stop.unknown", "configuration.extra.unknown"]
+)
+def test_an_unknown_table_is_refused(section: str) -> None:
+    change = ("[names]", f"[{section}]\n[names]")
+    assert f"{section} is not a key that can stand here" in refusal(change).message
+
+
+def test_an_unknown_key_of_a_programs_table_is_refused() -> None:
+    assert (
+        "programs/tool.toml:4: unknown"
+        in refusal(program=changed(("[nothing]", "unknown = 1\n[nothing]"), text=PROGRAM)).message
+    )
+
+
+def test_a_danger_of_an_option_that_does_not_exist_is_refused() -> None:
+    program = changed(("[danger]\n", '[danger]\nskript = "x"\n'), text=PROGRAM)
+    assert "danger.skript" in refusal(program=program).message
+
+
+def test_an_option_stands_in_a_programs_table_once() -> None:
+    program = changed(("[optional]\n", '[optional]\nquiet = ""\n'), text=PROGRAM)
+    assert "stands here twice" in refusal(program=program).message
+
+
+# ---------------------------------------------------------------- what no policy can give
+
+
+@pytest.mark.parametrize(
+    "capability",
+    [
+        *(
+            "SYS_ADMIN",
+            "SYS_PTRACE",
+            "SYS_MODULE",
+            "SYS_RAWIO",
+            "SYS_BOOT",
+            "BPF",
+            "PERFMON",
+            "MKNOD",
+            "SYS_TIME",
+            "SYSLOG",
+        ),
+        *(
+            "CHECKPOINT_RESTORE",
+            "MAC_ADMIN",
+            "MAC_OVERRIDE",
+            "SYS_RESOURCE",
+            "SETFCAP",
+            "LINUX_IMMUTABLE",
+            "AUDIT_CONTROL",
+        ),
+        *("all", "ALL", "", "net_admin", "CAP_NET_ADMIN", "NET_ADMIN\\n", "NET_ADMIN,SYS_ADMIN", "NET_ADMIN "),
+    ],
+)
+def test_no_policy_can_give(capability: str) -> None:
+    assert "capabilities cannot have " in refusal(('["NET_RAW", "NET_ADMIN"]', f'["{capability}"]')).message
+
+
+@pytest.mark.parametrize("capability", sorted(CAPABILITIES))
+def test_a_policy_can_give(capability: str) -> None:
+    assert load(('["NET_RAW", "NET_ADMIN"]', f'["{capability}"]')).side_container.capabilities == (capability,)
+
+
+@pytest.mark.parametrize(
+    "image", ["tool", "localhost/tool:1", "registry.example:5000/a/tool@sha256:" + "0" * 64, "0123456789ab", "a__b"]
+)
+def test_image(image: str) -> None:
+    assert load(('"localhost/tool:1"', f'"{image}"')).side_container.image == image
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        *(
+            "",
+            "--privileged",
+            "-v/:/host",
+            "docker://tool",
+            "dir:/var/lib/tool",
+            "oci:/tmp/x:1",
+            "docker-archive:/x.tar",
+        ),
+        *("tool --privileged", "tool,x", "tool\\n", "tool\\u0000", "/tool", "./tool", "tool;x", "$IMAGE", "t\u00f6l"),
+    ],
+)
+def test_an_image_is_neither_an_option_nor_a_transport(image: str) -> None:
+    assert "side_container.image must be the name of an image" in refusal(('"localhost/tool:1"', f'"{image}"')).message
+
+
+@pytest.mark.parametrize(("size", "bytes_"), [("1K", 2**10), ("64M", 2**26), ("2G", 2**31)])
+def test_memory(size: str, bytes_: int) -> None:
+    assert load(('"64M"', f'"{size}"')).side_container.limits.memory == bytes_
+
+
+@pytest.mark.parametrize(
+    "size",
+    [
+        "",
+        "M",
+        "64",
+        "64m",
+        "64MB",
+        "-1M",
+        "1.5G",
+        " 64M",
+        "64M\\n",
+        "64 M",
+        "unlimited",
+        "9" * 40 + "M",
+        "\u0661M",
+        "0M",
+    ],
+)
+def test_memory_is_always_limited(size: str) -> None:
+    assert "side_container.memory must be a size such as 64M" in refusal(('"64M"', f'"{size}"')).message
+
+
+@pytest.mark.parametrize("what", ["udp:67", "tcp:1", "udp:65535"])
+def test_listens(what: str) -> None:
+    assert load(("alive = 100", f'listens = "{what}"')).side_container.readiness.what == what
+
+
+@pytest.mark.parametrize(
+    "what",
+    ["", "udp", "udp:", "sctp:1", "udp:0", "udp:65536", "udp:-1", "udp:67\\n", ":67", "UDP:67", "udp:" + "9" * 5000],
+)
+def test_listens_names_a_protocol_and_a_port(what: str) -> None:
+    assert "must be a protocol and a port" in refusal(("alive = 100", f'listens = "{what}"')).message
+
+
+@pytest.mark.parametrize("name", ["a", "neutron-dhcp-dnsmasq", "x" * 40, "0"])
+def test_service_name(name: str) -> None:
+    assert is_service_name(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "-a", "a-", "A", "a_b", "a.b", "a/b", "..", "a b", "a@b", "a\n", "a\0", "x" * 41, "\u0430", "%i"],
+    ids=ascii,
+)
+def test_no_service_name(name: str) -> None:
+    assert not is_service_name(name)
+
+
+# ---------------------------------------------------------------- extends and parameters
+
+PRESET = changed(("version = 1\n", 'version = 1\n[parameters]\nuid = 1000\nroot = "/host"\n'), text=POLICY)
+PRESET = PRESET.replace('description = "a tool"\nprogram = "tool"\n', "", 1)
+PRESET = 'description = "a tool"\nprogram = "tool"\n' + changed(
+    ("uid = 1000\ngid", 'uid = "{uid}"\ngid'), ('"/host/state"', '"{root}/state/{uid}"'), text=PRESET
+)
+
+
+def extend(text: str, preset: str = PRESET) -> Policy:
+    return parse('extends = "base"\n' + text, base=preset)
+
+
+def extend_refusal(text: str) -> PolicyError:
+    with pytest.raises(PolicyError) as caught:
+        extend(text)
+    return caught.value
+
+
+def test_a_policy_that_only_extends_is_its_preset() -> None:
+    policy = extend("")
+    assert policy.service == "small"
+    assert (policy.side_container.uid, policy.agent.state_on_host) == (1000, "/host/state/1000")
+
+
+def test_a_parameter_keeps_its_type_and_becomes_part_of_strings() -> None:
+    policy = extend('[parameters]\nuid = 7\nroot = "/srv"\n')
+    assert (policy.side_container.uid, policy.agent.state_on_host) == (7, "/srv/state/7")
+
+
+def test_a_key_replaces_the_presets() -> None:
+    policy = extend("[options]\nname = 'only'\n[side_container]\nuid = 9\n")
+    assert [each.source for each in policy.options["name"].values] == ["only"]
+    assert policy.options["name"].rule == "small.toml:3"
+    assert policy.side_container.uid == 9
+
+
+def test_what_is_not_named_stays_with_the_preset() -> None:
+    policy = extend("[options]\nname = 'only'\n")
+    assert policy.options["quiet"].rule == f"presets/base.toml:{line_of(PRESET, 'quiet = ')}"
+    assert policy.options["data"].required
+
+
+def test_a_key_is_added_to_the_presets() -> None:
+    policy = extend("[options]\nscript = '/bin/x'\n")
+    assert {"script", "quiet"} <= policy.options.keys()
+
+
+def test_an_option_is_taken_back_by_false() -> None:
+    assert "quiet" not in extend("[options]\nquiet = false\n").options
+
+
+def test_only_an_option_that_exists_can_be_taken_back() -> None:
+    assert "is not an option of tool" in extend_refusal("[options]\nquite = false\n").message
+
+
+def test_a_list_is_replaced_and_not_extended() -> None:
+    assert extend('[side_container]\ncapabilities = ["KILL"]\n').side_container.capabilities == ("KILL",)
+
+
+@pytest.mark.parametrize("preset", ["1", '""', '"../base"', '"Base"', '["base"]', '"/etc/passwd"', '"base\\n"'])
+def test_extends_names_a_preset(preset: str) -> None:
+    with pytest.raises(PolicyError, match=r"^small\.toml:1: extends must be the name of a preset"):
+        parse(f"extends = {preset}\n", base=PRESET)
+
+
+def test_a_preset_that_is_not_there() -> None:
+    with pytest.raises(PolicyError, match="there is no preset named nothing"):
+        parse('extends = "nothing"\n')
+
+
+def test_a_preset_does_not_extend_another() -> None:
+    with pytest.raises(PolicyError, match="extends is not a key"):
+        parse('extends = "base"\n', base='extends = "base"\n' + PRESET)
+
+
+def test_a_parameter_that_the_preset_does_not_have() -> None:
+    error = extend_refusal("[parameters]\nuidd = 7\n")
+    assert error.message.startswith("small.toml:3: parameters.uidd ")
+    assert "uid, root" in error.hint
+
+
+@pytest.mark.parametrize("value", ["true", "1.5", "[]", "{}", "1979-05-27"])
+def test_a_parameter_is_a_string_or_a_number(value: str) -> None:
+    assert "parameters.uid must be str or int" in extend_refusal(f"[parameters]\nuid = {value}\n").message
+
+
+@pytest.mark.parametrize("character", list("{}<>,'\"$%`;*?[]()|&!#~^=\\\n\0\t\u00e4"), ids=ascii)
+def test_a_parameter_cannot_change_what_a_pattern_means(character: str) -> None:
+    escaped = f"\\u{ord(character):04x}"
+    assert "holds a character" in extend_refusal(f'[parameters]\nroot = "/a{escaped}b"\n').message
+
+
+def test_an_empty_parameter_is_refused() -> None:
+    assert "holds a character" in extend_refusal('[parameters]\nroot = ""\n').message
+
+
+@pytest.mark.parametrize("text", ["{uid", "{uidx", "uid}"])
+def test_half_a_hole_is_not_a_parameter(text: str) -> None:
+    policy = extend(f'description = "{text}"\n')
+    assert policy.description == text
+
+
+# ---------------------------------------------------------------- names that define each other
+
+
+def test_a_circle_of_names_is_refused() -> None:
+    change = ('net = "<uuid>"\nhome = "/state/{net}"', 'net = "a{b}"\nb = "c{home}"\nhome = "d{net}"')
+    assert "by itself" in refusal(change).message
+
+
+def test_a_name_used_by_two_others_is_no_circle() -> None:
+    policy = load(('home = "/state/{net}"', 'home = "/state/{net}"\nlogs = ["/log/{net}", "/log/{net}/{net}"]'))
+    assert "logs" in policy.names
+
+
+# ---------------------------------------------------------------- what ships
+
+
+@pytest.mark.parametrize("name", presets.names())
+def test_every_shipped_preset_is_valid(name: str) -> None:
+    text = presets.read_preset(name)
+    policy = parse_policy(name, f"{name}.toml", text, presets.read_preset, presets.read_program)
+    assert policy.description
+    assert is_service_name(name)
+
+
+@pytest.mark.parametrize("name", presets.names())
+def test_every_shipped_preset_can_be_extended(name: str) -> None:
+    policy = parse_policy("a", "a.toml", f'extends = "{name}"\n', presets.read_preset, presets.read_program)
+    assert policy.service == "a"
+
+
+@pytest.mark.parametrize("path", sorted((presets.DIRECTORY / "programs").glob("*.toml")), ids=lambda path: path.stem)
+def test_every_shipped_program_table_is_valid(path: Path) -> None:
+    table = parse_program(path.stem, presets.read_program(path.stem))
+    assert table.options
+    assert all(not option.short or len(option.short) == 1 for option in table.options.values())
+
+
+def test_what_a_program_table_says_of_an_option() -> None:
+    table = parse_program("dnsmasq", presets.read_program("dnsmasq"))
+    assert table.options["no-hosts"].takes is Takes.NOTHING
+    assert table.options["conf-file"].takes is Takes.VALUE
+    assert table.options["pid-file"].takes is Takes.OPTIONAL
+    assert table.options["dhcp-script"].danger
+    assert table.options["dhcp-script"].short == "6"
+
+
+def test_a_name_that_ships_nothing_is_told_what_does() -> None:
+    with pytest.raises(PolicyError, match="there is no preset named nothing") as caught:
+        presets.read_preset("nothing")
+    assert "neutron-dhcp-dnsmasq" in caught.value.hint
