@@ -1,0 +1,114 @@
+"""Nothing is lost: the tests for what made the first implementation of this pattern fail.
+
+There, wrapper and host locked different files (45 of 50 requests lost), a start limit ended the .path unit (3 of 8),
+and an edge-triggered watch missed what came while the service ran (2 of 25).
+"""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import pytest
+
+from tests.lab.conftest import new_service
+from tests.lab.networks import Network, Service, command, unit_state
+
+AT_ONCE = 200
+SPACED = 300
+LONGEST_PAUSE = 0.3  # seconds
+
+
+@pytest.fixture
+def impatient_service() -> Iterator[Service]:
+    """One whose runs do not wait for more requests, so that it ends and starts as often as possible."""
+    made = new_service()
+    made.places.policy.parent.mkdir(exist_ok=True)
+    made.places.policy.write_text(
+        f'extends = "neutron-dhcp-dnsmasq"\n\n[parameters]\nstate_on_host = "{made.state}"\n\n[pace]\nlinger = 0\n'
+    )
+    made.enable()
+    yield made
+    made.clean()
+
+
+@pytest.mark.slow
+def test_200_wrappers_at_once_in_200_namespaces(service: Service) -> None:
+    networks = [service.network() for _ in range(AT_ONCE)]
+    began = time.monotonic()
+    wrappers = [subprocess.Popen(network.call(), stderr=subprocess.PIPE, text=True) for network in networks]
+    outcomes = Counter((wrapper.communicate(timeout=300)[1], wrapper.returncode) for wrapper in wrappers)
+    print(f"{AT_ONCE} wrappers at once: {time.monotonic() - began:.1f} s")
+    assert outcomes == {("", 0): AT_ONCE}
+    assert_each_runs_once(service, networks)
+    assert len(service.journal(event="started")) == AT_ONCE
+    assert unit_state(f"sidespawn@{service.name}.path") == "active"
+
+
+@pytest.mark.slow
+def test_300_requests_at_random_moments_while_the_service_comes_and_goes(impatient_service: Service) -> None:
+    """Starts, reloads, repeated starts and stops on 30 networks, each request 0 to 300 ms after the one before."""
+    service = impatient_service
+    networks = [service.network() for _ in range(30)]
+    moments = random.Random(20200501)  # the same on each run
+    before: dict[str, Future[Outcome]] = {}
+    outcomes: list[Future[Outcome]] = []
+    with ThreadPoolExecutor(len(networks)) as threads:
+        for number in range(SPACED):
+            time.sleep(moments.uniform(0, LONGEST_PAUSE))
+            network = networks[number % len(networks)]
+            step = LIFE[number // len(networks) % len(LIFE)]
+            before[network.id] = threads.submit(take, step, network, before.get(network.id))
+            outcomes.append(before[network.id])
+    assert Counter((each.result().returncode, each.result().stderr) for each in outcomes) == {(0, ""): SPACED}
+    assert_each_runs_once(service, networks)
+    answered = answers(service)
+    assert (len(answered), max(answered.values())) == (SPACED, 1), "each request is answered once"
+    crashes = command("systemctl", "show", "--property=NRestarts", "--value", service.unit).stdout.strip()
+    assert crashes == "0"
+    runs = runs_of(service)
+    print(f"{SPACED} requests, served by {runs} runs of the service")
+    assert runs > SPACED / 10, "the service was meant to end and start in between"
+    assert unit_state(f"sidespawn@{service.name}.path") == "active"
+
+
+Outcome = subprocess.CompletedProcess[str]
+LIFE: tuple[Callable[[Network], Outcome], ...] = (
+    Network.start,
+    lambda network: network.kill("HUP"),
+    Network.start,
+    lambda network: network.kill("15"),
+    Network.start,
+)
+
+
+def take(step: Callable[[Network], Outcome], network: Network, before: Future[Outcome] | None) -> Outcome:
+    """One step of a network's life, once the step before is done."""
+    if before is not None:
+        before.result()
+    return step(network)
+
+
+def answers(service: Service) -> Counter[str]:
+    """How often each request of the service was answered, by its id."""
+    events = ("started", "answered", "signalled", "stopped", "rejected", "failed", "expired")
+    return Counter(each["SIDESPAWN_REQUEST"] for each in service.journal() if each["SIDESPAWN_EVENT"] in events)
+
+
+def runs_of(service: Service) -> int:
+    log = command("journalctl", "--quiet", "--output=cat", f"UNIT={service.unit}", "JOB_TYPE=start").stdout
+    return log.count("Started ")
+
+
+def assert_each_runs_once(service: Service, networks: list[Network]) -> None:
+    running = service.containers(every=False)
+    assert set(running) == {network.container for network in networks}
+    assert set(service.containers()) == set(running), "a container that does not run was left"
+    processes = command("pgrep", "--list-full", "dnsmasq").stdout
+    for network in networks:
+        assert running[network.container]["Pid"] == network.pid
+        assert processes.count(f"{network.id}/host ") == 1
