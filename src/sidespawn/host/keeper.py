@@ -32,9 +32,9 @@ from sidespawn.host.files import (
 )
 from sidespawn.host.journal import Event, Journal
 from sidespawn.host.ledger import Ledger, Record
-from sidespawn.host.namespaces import PinnedNamespace, is_in_namespace, pinned_namespace
+from sidespawn.host.namespaces import PinnedNamespace, namespace_of, pinned_namespace
 from sidespawn.host.places import Places
-from sidespawn.host.processes import Process, end, exited, held, identify, is_alive, send
+from sidespawn.host.processes import Process, end, exited, held, identify, send
 
 POLL = 0.004  # seconds between two looks whether a program is ready
 LEAVES_A_CONTAINER = frozenset(
@@ -102,7 +102,8 @@ class Keeper:
         if process is None:
             raise LaunchError(Reason.EXITED, f"{plan.name} ended at once", self.see_log(plan.name))
         try:
-            if not is_in_namespace(pid, netns.inode) and is_alive(process):
+            inode = namespace_of(pid)
+            if inode is not None and inode != netns.inode:
                 raise LaunchError(Reason.NAMESPACE_MISMATCH, f"{plan.name} came up in another network namespace")
             wait_until_ready(plan, process, self.see_log(plan.name))
         except LaunchError:
@@ -127,7 +128,7 @@ class Keeper:
         """The name is taken, but not in the ledger: an earlier run was killed between its start and its record."""
         found = self.engine.find(plan.name)
         if found is not None and found.pid is not None:
-            if found.digest == plan.digest and is_in_namespace(found.pid, netns.inode):
+            if found.digest == plan.digest and namespace_of(found.pid) == netns.inode:
                 return found.id, found.pid
             process = identify(found.pid)
             if process is not None:
@@ -282,7 +283,7 @@ def recovered(found: Found, process: Process, grace: float) -> Record:
         started=process.started,
         since=time.time(),
         netns=found.netns,
-        netns_inode=os.stat(f"/proc/{process.pid}/ns/net").st_ino,
+        netns_inode=namespace_of(process.pid) or 0,
         digest=found.digest,
         request=found.request,
         pid_file=None,

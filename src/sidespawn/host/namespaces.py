@@ -66,8 +66,9 @@ def open_namespace(name: str, names: Path) -> int:
     return descriptor
 
 
-def is_in_namespace(pid: int, inode: int) -> bool:
+def namespace_of(pid: int) -> int | None:
+    """The inode of a process's network namespace; None when it is gone, or has begun to go."""
     try:
-        return os.stat(f"/proc/{pid}/ns/net").st_ino == inode
+        return os.stat(f"/proc/{pid}/ns/net").st_ino
     except OSError:
-        return False
+        return None

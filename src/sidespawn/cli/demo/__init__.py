@@ -1,0 +1,71 @@
+"""`sidespawn demo`: the whole story on this host, for real, and nothing left of it afterwards."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import click
+
+from sidespawn.cli.demo.show import Teller
+from sidespawn.cli.demo.stage import AGENT_IMAGE, IMAGE, Stage, remove_what_was_kept, require_host
+from sidespawn.cli.demo.stops import Stopped, Stops
+from sidespawn.cli.demo.story import KEPT_STEPS, REMOVE, STEPS, Step
+from sidespawn.errors import SidespawnError
+from sidespawn.testing.commands import Unexpected
+
+FAILED = 70  # as `sidespawn --help` has it
+
+
+@click.command()
+@click.option("--image", default=IMAGE, show_default=True, help="Image of the side container.")
+@click.option("--agent-image", default=AGENT_IMAGE, show_default=True, help="Image of the agent container.")
+@click.option("--keep", is_flag=True, help="Leave all of it running, to look at.")
+@click.option("--remove", is_flag=True, help="Only remove what --keep, or a demo that was killed, left.")
+@click.option("--json", "as_json", is_flag=True, help="The result as one line of JSON on standard output.")
+def demo(image: str, agent_image: str, keep: bool, remove: bool, as_json: bool) -> int:
+    """Show it all on this host: an agent without privileges, its dnsmasq, leases, a crash, a refusal.
+
+    Starts an agent container as Neutron's DHCP agent is one, and lets it do what Neutron does. Uses names of its own
+    (service demo-dnsmasq), touches nothing else, and removes everything at the end. Needs root, systemd, podman,
+    busybox and two images; from a checkout, `./dev demo` brings all of that. Exit code 70 when a step fails.
+    """
+    if remove:
+        remove_what_was_kept()
+        click.echo("nothing of the demo is left")
+        return 0
+    require_host(image, agent_image)
+    teller = Teller(as_json=as_json)
+    stage = Stage(image=image, agent_image=agent_image)
+    began, code = time.monotonic(), 0
+    with Stops() as stops:
+        try:
+            for step in KEPT_STEPS if keep else STEPS:
+                code = code or play(step, stage, teller)
+        except Stopped as stopped:
+            code = 128 + stopped.signal
+            teller.say(f"stopped by {stopped}; removing everything")
+        stops.hold()  # from here on nothing interrupts
+        if not keep:
+            code = play(REMOVE, stage, teller) or code
+    stage.result |= {"steps": teller.steps, "seconds": round(time.monotonic() - began, 3), "ok": code == 0}
+    teller.summary(stage, keep=keep)
+    if as_json:
+        click.echo(json.dumps(stage.result))
+    return code
+
+
+def play(step: Step, stage: Stage, teller: Teller) -> int:
+    """Run a step and tell how it went; an exit code."""
+    with teller.step(step.name, step.title) as outcome:
+        try:
+            step.act(stage, teller)
+            return 0
+        except Unexpected as failure:
+            outcome.failed(failure.expected, failure.came, failure.look or stage.look)
+        except SidespawnError as error:
+            outcome.failed("no error", f"{error.message} ({error.reason})", error.hint or stage.look)
+        except (OSError, ValueError, KeyError) as error:
+            outcome.failed("no error", f"{type(error).__name__}: {error}", stage.look)
+    stage.result["error"] = stage.result["error"] or {"step": step.name, **outcome.trouble}
+    return FAILED

@@ -1,0 +1,190 @@
+"""What the demo makes on this host, under names of its own, and how all of it is removed.
+
+    service     demo-dnsmasq, made by `sidespawn enable`, removed by `sidespawn disable`
+    containers  sidespawn-demo-agent, sidespawn-demo-today
+    namespaces  qdhcp-NETWORK, made by the agent; sidespawn-demo (a switch) and sidespawn-demo-1, -2 (clients)
+    directory   /var/lib/sidespawn-demo: the agent's state, the clients' script
+
+Fixed names, so that the removal needs to remember nothing and works from any point, by any later process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from sidespawn.cli.systemd import PACKAGE
+from sidespawn.engines.podman import PODMAN
+from sidespawn.errors import Reason, SidespawnError
+from sidespawn.host.places import Places
+from sidespawn.host.processes import Output
+from sidespawn.testing.agent import NEUTRON, AgentContainer
+from sidespawn.testing.commands import ENVIRONMENT, Unexpected, run
+from sidespawn.testing.network import Lan, Renewals, has_namespace, remove_namespace, udhcpc
+
+IMAGE = "localhost/sidespawn-helpers:latest"
+AGENT_IMAGE = "localhost/sidespawn-agent:latest"
+SERVICE = "demo-dnsmasq"
+PRESET = "neutron-dhcp-dnsmasq"
+NAME = "sidespawn-demo"
+HOME = Path("/var/lib") / NAME
+STATE = HOME / "state"
+NETWORK = "b3f2b0a4-6c0e-4d9b-8f58-2f6c1d7e9a10"
+MACS = ("fa:16:3e:5d:00:0a", "fa:16:3e:5d:00:0b")
+CHECKOUT_HINT = "from a checkout, ./dev demo brings all that is needed, on a machine of its own if need be"
+KEPT_HINT = f"""It is left as it is, to look at:
+  sidespawn ps {SERVICE}; sidespawn logs {SERVICE}; podman exec -it {NAME}-agent bash
+  ip netns exec {NAME}-1 udhcpc -f -n -q -i eth0 -s {HOME}/udhcpc-script
+and removed by: sidespawn demo --remove"""
+
+
+class Stage:
+    def __init__(self, image: str = IMAGE, agent_image: str = AGENT_IMAGE) -> None:
+        self.image = image
+        self.places = Places(SERVICE)
+        self.netns = f"qdhcp-{NETWORK}"
+        self.lan = Lan(NAME, MACS, HOME)
+        self.agent = AgentContainer(name=f"{NAME}-agent", image=agent_image, state=STATE)
+        self.today = AgentContainer(name=f"{NAME}-today", image=agent_image, state=STATE, privileged=True)
+        self.renewals: Renewals | None = None
+        self.side_container = ""  # its name
+        self.pid = 0  # its program's
+        self.began = int(time.time())
+        self.result: dict[str, Any] = {
+            "ok": False,
+            "service": SERVICE,
+            "network": NETWORK,
+            "lease": None,
+            "lease_after_reload": None,
+            "pid_before_restart": None,
+            "pid_after_restart": None,
+            "renewals": None,
+            "renewals_lost": None,
+            "refused": None,
+            "agent_capabilities": None,
+            "side_container_capabilities": None,
+            "side_container_user": None,
+            "attempts": [],
+            "still_possible": [],
+            "error": None,
+        }
+
+    @property
+    def look(self) -> str:
+        """Where to look when something went wrong."""
+        return (
+            f"journalctl -t sidespawn -u 'sidespawn*' --since=@{self.began}; sidespawn demo --keep leaves it to look at"
+        )
+
+    def remove(self) -> list[str]:
+        """Remove everything, however far it got; what could not be removed."""
+        trouble = []
+        for work in (
+            self.stop_renewing,
+            self.agent.remove,
+            self.today.remove,
+            self.disable,
+            self.remove_network,
+            purge,
+        ):
+            try:
+                work()
+            except (Unexpected, SidespawnError, OSError) as error:
+                trouble.append(str(error))
+        return trouble + [f"{what} is still there" for what in self.leftovers()]
+
+    def stop_renewing(self) -> None:
+        if self.renewals is not None:
+            self.renewals.close()
+            self.renewals = None
+
+    def disable(self) -> None:
+        sidespawn("disable", SERVICE, "--purge", code=0)
+
+    def remove_network(self) -> None:
+        remove_namespace(self.netns)
+        self.lan.remove()
+
+    def leftovers(self) -> list[str]:
+        """All that is there now under the demo's names."""
+        there = [str(path) for path in (self.places.policy, self.places.home, HOME) if os.path.lexists(path)]
+        there += [f"namespace {name}" for name in (self.netns, *self.lan.namespaces) if has_namespace(name)]
+        there += [f"container {each.name}" for each in (self.agent, self.today) if each.exists()]
+        label = f"--filter=label=io.sidespawn.service={SERVICE}"
+        there += run((PODMAN, "ps", "--all", "--format={{.Names}}", label), code=0).stdout.split()
+        return there
+
+
+def purge() -> None:
+    if os.path.lexists(HOME):
+        shutil.rmtree(HOME)
+
+
+def make_directories() -> None:
+    STATE.mkdir(parents=True)
+    os.chown(STATE, NEUTRON, NEUTRON)
+
+
+def sidespawn(*arguments: str, code: int | None = None) -> Output:
+    """The command line of this very installation, in a process of its own."""
+    command = (sys.executable, "-m", "sidespawn.cli.main", *arguments)
+    return run(command, 180.0, code=code, environment={"PYTHONPATH": str(PACKAGE.parent), "PYTHONSAFEPATH": "1"})
+
+
+def sidespawn_json(*arguments: str, code: int = 0) -> Any:
+    done = sidespawn(*arguments, code=code)
+    try:
+        return json.loads(done.stdout)
+    except ValueError:
+        raise Unexpected(f"`sidespawn {' '.join(arguments)}` prints JSON", done.stdout[:200] or "nothing") from None
+
+
+def journal(*arguments: str) -> list[dict[str, str]]:
+    """Records of the journal by `sidespawn logs`, oldest first."""
+    done = sidespawn("logs", SERVICE, *arguments, "--json", code=0)
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def require_host(image: str, agent_image: str) -> None:
+    """Raises SidespawnError when the demo cannot run here, or something has its names already."""
+    if os.geteuid() != 0:
+        raise unsuitable("the demo needs root: it makes namespaces, a service and containers")
+    if not Path("/run/systemd/system").is_dir():
+        raise unsuitable("this host does not run systemd")
+    for program in ("podman", "ip", "journalctl"):
+        if shutil.which(program, path=ENVIRONMENT["PATH"]) is None:
+            raise unsuitable(f"{program} is not installed")
+    if udhcpc() is None:
+        raise unsuitable("neither udhcpc nor a busybox with it is installed; it is the demo's DHCP client")
+    for name in (image, agent_image):
+        if run((PODMAN, "image", "exists", name)).code != 0:
+            raise unsuitable(f"there is no image {name} on this host")
+    if there := Stage().leftovers():
+        raise SidespawnError(
+            Reason.USAGE,
+            f"a demo runs already, or one was kept or killed: {', '.join(there)}",
+            "sidespawn demo --remove",
+        )
+
+
+def unsuitable(message: str) -> SidespawnError:
+    return SidespawnError(Reason.HOST_UNSUITABLE, message, CHECKOUT_HINT)
+
+
+def remove_what_was_kept() -> None:
+    """Raises SidespawnError for a service of that name that no demo made, and when something stays."""
+    if os.geteuid() != 0:
+        raise unsuitable("removing needs root")
+    stage = Stage()
+    if stage.places.policy.exists() and str(STATE) not in stage.places.policy.read_text(encoding="utf-8"):
+        raise SidespawnError(
+            Reason.USAGE, f"{stage.places.policy} was not made by the demo", f"sidespawn disable {SERVICE}"
+        )
+    trouble = stage.remove()
+    if trouble:
+        raise SidespawnError(Reason.ENGINE_FAILED, "; ".join(trouble), "a second try may do")

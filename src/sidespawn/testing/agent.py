@@ -1,0 +1,139 @@
+"""An agent container to test against, such as Neutron's DHCP agent has one: run, exec, kill, start anew.
+
+    agent = AgentContainer(name="my-agent", image="localhost/sidespawn-agent:latest", state=Path("/var/lib/my-state"),
+                           service_options=tuple(json_of_sidespawn_enable["podman_options"]))
+    agent.start()
+    agent.exec(("ip", "netns", "add", "qdhcp-…"), code=0)
+    agent.kill(); agent.remove()
+
+The container is started by podman, needs root, and has nothing that its own job does not need: no engine's socket, not
+privileged, no-new-privileges, podman's default seccomp profile, and of the capabilities those in `CAPABILITIES`.  It
+shares the host's network and pids, as Neutron's agents must: they look their helpers up in /proc by pid.
+
+The set was found by dropping one capability after the other from podman's and Kolla's (podman 4.3.1, Linux 6.18).
+It is what working with namespaces takes; the wrapper and the kill scripts need none.  Neutron's own privilege helper
+may want more of its own (DAC_OVERRIDE, to delete files of its user as root), which changes nothing here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sidespawn.host.processes import Output
+from sidespawn.testing.commands import TIMEOUT, run
+
+# Each with what fails when it is dropped.
+CAPABILITIES = {
+    "SYS_ADMIN": "ip netns add (unshare, mounting the name in /run/netns), ip netns exec (setns, mounting /sys)",
+    "NET_ADMIN": "ip link add, ip address add (making interfaces in namespaces, giving them addresses)",
+}
+NEUTRON = 42435  # uid and gid of neutron in Kolla's images and in localhost/sidespawn-agent
+STATE = "/var/lib/neutron"
+IMAGE_IN_AGENT = "/run/sidespawn/image"
+APPARMOR = Path("/sys/module/apparmor/parameters/enabled")
+SELINUX = Path("/sys/fs/selinux/enforce")
+
+# capabilities(7), in the order of their bits.
+CAPABILITY_NAMES = (
+    "CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP",
+    "LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW", "IPC_LOCK", "IPC_OWNER",
+    "SYS_MODULE", "SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT", "SYS_ADMIN", "SYS_BOOT", "SYS_NICE",
+    "SYS_RESOURCE", "SYS_TIME", "SYS_TTY_CONFIG", "MKNOD", "LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP",
+    "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG", "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF",
+    "CHECKPOINT_RESTORE",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentContainer:
+    """One agent container; the methods act on whatever has its name, so an object can be made again at any time."""
+
+    name: str
+    image: str
+    state: Path  # the agent's state directory on the host; /var/lib/neutron in the agent
+    service_options: tuple[str, ...] = ()  # `podman_options` of `sidespawn enable --json`, of each service it has
+    capabilities: tuple[str, ...] = tuple(CAPABILITIES)
+    privileged: bool = False  # as agents are run without sidespawn: everything is allowed. For comparisons only
+
+    def options(self) -> tuple[str, ...]:
+        """What `podman run` is given besides the name and the image."""
+        return (
+            "--pull=never",
+            "--network=host",
+            "--pid=host",
+            *(("--privileged",) if self.privileged else self.confinement()),
+            # What the agent makes there must appear on the host, and the other way round.
+            "--volume=/run/netns:/run/netns:rshared",
+            f"--volume={self.state}:{STATE}:rw,rprivate",
+            # The wrapper hides the image's own program; for `dnsmasq --test` it is executed from here.
+            f"--mount=type=image,src={self.image},dst={IMAGE_IN_AGENT}",
+            *self.service_options,
+        )
+
+    def confinement(self) -> tuple[str, ...]:
+        options = ["--cap-drop=all", *(f"--cap-add={name}" for name in self.capabilities)]
+        options.append("--security-opt=no-new-privileges")
+        # podman's profiles for both deny mount(2), which `ip netns` needs whatever the capabilities are.
+        if APPARMOR.exists() and APPARMOR.read_text().startswith("Y"):
+            options.append("--security-opt=apparmor=unconfined")
+        if SELINUX.exists():
+            options.append("--security-opt=label=disable")
+        return tuple(options)
+
+    def start(self) -> int:
+        """Start it; its pid on the host. `ip netns` must have been used once on the host, for /run/netns to be there.
+
+        Raises Unexpected, as all methods do.
+        """
+        run(
+            ("podman", "run", "--detach", f"--name={self.name}", *self.options(), self.image, "sleep", "infinity"),
+            code=0,
+        )
+        return self.pid()
+
+    def pid(self) -> int:
+        return int(run(("podman", "container", "inspect", "--format={{.State.Pid}}", self.name), code=0).stdout)
+
+    def exists(self) -> bool:
+        return run(("podman", "container", "exists", self.name)).code == 0
+
+    def exec(
+        self, argv: tuple[str, ...], *, user: int = 0, timeout: float = TIMEOUT, code: int | None = None
+    ) -> Output:
+        """Run a command in it, as root or another user. `code`: what it must end with."""
+        return run(("podman", "exec", f"--user={user}:{user}", self.name, *argv), timeout, code=code)
+
+    def write(self, path: str, text: str, user: int = NEUTRON) -> None:
+        """Make or replace a file, as Neutron does it: a new one, renamed into place. Missing parents are made."""
+        script = 'umask 022 && mkdir -p "${1%/*}" && printf %s "$2" >"$1.new" && mv "$1.new" "$1"'
+        self.exec(("sh", "-c", script, "sh", path, text), user=user, code=0)
+
+    def read(self, path: str) -> str:
+        return self.exec(("cat", path), code=0).stdout
+
+    def exec_in(self, netns: str, tag: str, argv: tuple[str, ...], timeout: float = 180.0) -> Output:
+        """Run a helper or a kill script the way Neutron does: in the namespace, PROCESS_TAG set."""
+        return self.exec(("ip", "netns", "exec", netns, "env", f"PROCESS_TAG={tag}", *argv), timeout=timeout)
+
+    def kill(self) -> None:
+        """As if the agent crashed: SIGKILL, nothing is told to its helpers."""
+        run(("podman", "kill", "--signal=KILL", self.name), code=0)
+
+    def remove(self) -> None:
+        """End and remove whatever has its name; no error when there is nothing."""
+        run(("podman", "rm", "--force", "--time=0", "--ignore", self.name), code=0)
+
+
+def process_status(pid: int) -> dict[str, str]:
+    """/proc/PID/status. Raises OSError when there is no such process."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def effective_capabilities(pid: int) -> tuple[str, ...]:
+    """By name, without CAP_, sorted."""
+    bits = int(process_status(pid)["CapEff"], 16)
+    known = range(len(CAPABILITY_NAMES))
+    unknown = [f"BIT_{bit}" for bit in range(len(CAPABILITY_NAMES), 64) if bits >> bit & 1]
+    return tuple(sorted([CAPABILITY_NAMES[bit] for bit in known if bits >> bit & 1] + unknown))

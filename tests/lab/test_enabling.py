@@ -1,0 +1,158 @@
+"""Enabling and disabling a service, as an operator does it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.lab.conftest import new_service, traces
+from tests.lab.networks import SIDESPAWN, Service, command, unit_state
+
+INVALID, UNAVAILABLE = 78, 69
+
+
+def sidespawn(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return command(*SIDESPAWN, *arguments, check=False)
+
+
+def test_disable_leaves_nothing_behind() -> None:
+    before = traces()
+    service = new_service()
+    service.enable("--preset=neutron-dhcp-dnsmasq", f"--set=state_on_host={service.state}")
+    network = service.network()
+    network.start()
+    pid = network.pid
+    done = sidespawn("disable", "--json", service.name)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["side_containers"] == [network.container]
+    assert not Path(f"/proc/{pid}").exists()
+    service.clean()  # the network and its files are the agent's
+    assert traces() == before
+
+
+def test_disabling_twice_is_no_error(service: Service) -> None:
+    assert sidespawn("disable", service.name).returncode == 0
+    assert sidespawn("disable", service.name).returncode == 0
+
+
+def test_a_policy_changed_by_hand_is_kept_unless_purged(service: Service) -> None:
+    policy = service.places.policy
+    policy.write_text(policy.read_text() + "uid = 42435\n")
+    done = sidespawn("disable", service.name)
+    assert "changed by hand" in done.stdout
+    assert policy.exists()
+    assert sidespawn("disable", "--purge", service.name).returncode == 0
+    assert not policy.exists()
+
+
+def test_a_dry_run_changes_nothing() -> None:
+    before = traces()
+    done = sidespawn("enable", "test-dry", "--preset=neutron-dhcp-dnsmasq", "--dry-run", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["dry_run"] is True
+    assert traces() == before
+
+
+def test_enabling_again_applies_a_changed_policy(service: Service) -> None:
+    network = service.network()
+    network.start()
+    pid, wrapper = network.pid, os.stat(service.wrapper).st_ino
+    policy = service.places.policy
+    policy.write_text(policy.read_text() + "\n[agent]\ntimeout = 77\n")
+    assert sidespawn("enable", service.name).returncode == 0
+    assert "'timeout': 77" in service.wrapper.read_text()
+    assert os.stat(service.wrapper).st_ino == wrapper  # the very file that agents have mounted
+    assert network.start().returncode == 0
+    assert network.pid == pid  # nothing that runs was touched
+
+
+def test_an_invalid_policy_is_not_enabled(service: Service) -> None:
+    policy = service.places.policy
+    policy.write_text(policy.read_text() + "\n[side_container]\nprivileged = true\n")
+    done = sidespawn("enable", service.name, "--json")
+    assert done.returncode == INVALID
+    error = json.loads(done.stdout)["error"]
+    assert error["reason"] == "policy-invalid"
+    assert f"{policy}:" in error["message"]
+    assert "privileged" in error["message"]
+
+
+def test_the_mounts_for_the_agent_are_printed(service: Service) -> None:
+    done = sidespawn("enable", "--json", service.name)
+    mounts = {each["target"]: each for each in json.loads(done.stdout)["agent_mounts"]}
+    assert {path for path, each in mounts.items() if each["writable"]} == {str(service.places.spool)}
+    assert {"/usr/sbin/dnsmasq", "/etc/neutron/kill_scripts/dnsmasq-kill"} <= set(mounts)
+    assert all(os.path.exists(each["source"]) for each in mounts.values())
+
+
+def test_units_are_enabled_for_the_next_boot_and_idle(service: Service) -> None:
+    for unit in (f"sidespawn@{service.name}.path", f"sidespawn@{service.name}.timer"):
+        assert command("systemctl", "is-enabled", unit).stdout.strip() == "enabled"
+        assert unit_state(unit) == "active"
+    service.wait_until_idle()
+    assert unit_state(service.unit) == "inactive"  # no resident process
+
+
+def test_the_directories_are_private_small_file_systems(service: Service) -> None:
+    rows = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    mounts = {row[4]: row for row in rows if row[4].startswith(str(service.places.home))}
+    assert set(mounts) == {str(each) for each in (service.places.home, service.places.spool, service.places.replies)}
+    for path, row in mounts.items():
+        assert row[6] == "-", f"{path} is shared: {row}"  # no shared:N, no master:N
+        assert {"nosuid", "nodev"} <= set(row[5].split(","))
+    assert os.statvfs(service.places.spool).f_blocks * 4096 <= 4 * 2**20
+    assert os.stat(service.places.home).st_mode & 0o777 == 0o700
+
+
+def test_everything_is_there_again_after_a_reboot(service: Service) -> None:
+    """/run is empty after one; the units that are enabled make it anew."""
+    command("systemctl", "stop", f"sidespawn@{service.name}.path", f"sidespawn@{service.name}.timer")
+    command("systemctl", "stop", f"sidespawn-spool@{service.name}.service")
+    assert not service.places.home.exists()
+    command("systemctl", "start", f"sidespawn@{service.name}.path", f"sidespawn@{service.name}.timer")
+    network = service.network()
+    assert network.start().returncode == 0
+
+
+def test_ps_shows_what_runs(service: Service) -> None:
+    network = service.network()
+    network.start()
+    rows = json.loads(sidespawn("ps", "--json", service.name).stdout)
+    assert [(row["name"], row["state"], row["pid"]) for row in rows] == [(network.container, "running", network.pid)]
+    assert network.container in sidespawn("ps").stdout
+
+
+def test_stop_and_signal_are_not_limited_to_what_agents_may_do(service: Service) -> None:
+    policy = service.places.policy
+    policy.write_text(policy.read_text() + '\n[request]\nsignals = ["HUP"]\n')
+    service.enable()
+    network = service.network()
+    network.start()
+    pid = network.pid
+    assert network.kill("TERM").returncode == 77
+    assert sidespawn("signal", service.name, network.netns, "USR1").returncode == 0
+    assert sidespawn("stop", service.name, network.container).returncode == 0
+    assert not Path(f"/proc/{pid}").exists()
+
+
+def test_logs_show_verdicts_and_output(service: Service) -> None:
+    network = service.network()
+    network.start()
+    network.start(*network.options(), "--dhcp-script=/tmp/evil")
+    command("journalctl", "--sync")
+    everything = sidespawn("logs", service.name).stdout
+    assert "option-not-allowed" in everything
+    assert "dnsmasq[1]: started" in everything
+    assert "started" not in sidespawn("logs", "--refused", service.name).stdout
+    assert "dnsmasq[1]: started" in sidespawn("logs", service.name, network.container).stdout
+
+
+@pytest.mark.parametrize("verb", ["stop", "sync"])
+def test_a_service_that_is_not_enabled_is_said_so(verb: str) -> None:
+    done = sidespawn(verb, "no-such-service", *(["--all"] if verb == "stop" else []))
+    assert done.returncode == UNAVAILABLE
+    assert "not enabled" in done.stderr
