@@ -1,0 +1,226 @@
+"""Configuration files: every line is one that the policy allows, and the program reads it as the policy did."""
+
+from __future__ import annotations
+
+import pytest
+
+from sidespawn.core.configuration import check_configuration
+from sidespawn.core.policy import Policy
+from sidespawn.errors import Denied, Reason
+from tests.unit.small import NET, OTHER, POLICY, line_of, load
+
+SMALL = load()
+PATH = "/state/tool.conf"
+
+
+def check(content: str | bytes, policy: Policy = SMALL, rules: str = "extra") -> None:
+    untrusted_content = content.encode() if isinstance(content, str) else content
+    check_configuration(policy.configuration[rules].rules, PATH, untrusted_content, policy.names, {"net": NET})
+
+
+def refusal(content: str | bytes, policy: Policy = SMALL, rules: str = "extra") -> Denied:
+    with pytest.raises(Denied) as caught:
+        check(content, policy, rules)
+    assert caught.value.reason is Reason.CONFIGURATION_NOT_ALLOWED
+    assert caught.value.message.isascii()
+    assert caught.value.message.isprintable()
+    return caught.value
+
+
+# ---------------------------------------------------------------- what passes
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "\n\n",
+        "# a comment\n",
+        "   # an indented comment: conf-script=/tmp/x\n",
+        "\t\n",
+        "log-queries\n",
+        "log-queries",
+        "  log-queries  \n",
+        "\tcache-size=100\n",
+        "cache-size=0\nlog-queries\n",
+        "cache-size=1\ncache-size=2\n",
+        "owner=nobody\n",
+        f"owner={NET}\n",
+    ],
+    ids=ascii,
+)
+def test_allow(content: str) -> None:
+    check(content)
+
+
+# ---------------------------------------------------------------- what does not
+
+DENY = {
+    "another directive": "conf-script=/tmp/x",
+    "another directive without a value": "no-daemon",
+    "abbreviated": "cache-siz=1",
+    "longer": "cache-sizes=1",
+    "upper case": "CACHE-SIZE=1",
+    "mixed case": "Log-Queries",
+    "with dashes": "--log-queries",
+    "with one dash": "-log-queries",
+    "blank before =": "cache-size =1",
+    "blank behind =": "cache-size= 1",
+    "no =": "cache-size 1",
+    "no value": "cache-size",
+    "empty value": "cache-size=",
+    "value for a flag": "log-queries=extra",
+    "= behind a flag": "log-queries=",
+    "value out of range": "cache-size=101",
+    "two values": "cache-size=1,2",
+    "quoted value": 'cache-size="1"',
+    "quoted directive": '"log-queries"',
+    "comment behind": "cache-size=1 # comment",
+    "comment glued": "log-queries#x",
+    "another comment sign": "; log-queries",
+    "two on a line": "log-queries log-queries",
+    "two on a line by ;": "log-queries;conf-script=/x",
+    "escaped": "log\\-queries",
+    "continued": "log-queries\\",
+    "carriage return": "log-queries\r",
+    "carriage return alone": "# comment\rconf-script=/tmp/x",
+    "vertical tab": "log-queries\x0b",
+    "form feed": "\x0clog-queries",
+    "file separator": "log-queries\x1cconf-script=/x",
+    "NUL behind": "log-queries\0",
+    "NUL in a comment is none of ours": "log-queries\0#",
+    "escape": "\x1b[31mlog-queries",
+    "delete": "log-queries\x7f",
+    "another network": f"owner={OTHER}",
+    "inclusion": "@include",
+    "shell": "cache-size=$(id)",
+    "a line of a password file": "root:x:0:0:root:/root:/bin/bash",
+}
+
+
+@pytest.mark.parametrize("line", DENY.values(), ids=DENY.keys())
+def test_deny(line: str) -> None:
+    assert "line 2 of '/state/tool.conf', " in refusal(f"log-queries\n{line}\nlog-queries\n").message
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"log-queries\xff\n",
+        b"# caf\xc3\xa9\n",
+        "log-queries\u2028conf-script=/x\n".encode(),
+        "# \x85\n".encode(),
+        b"\xef\xbb\xbflog-queries\n",
+    ],
+    ids=["not UTF-8", "in a comment", "line separator", "next line", "byte order mark"],
+)
+def test_only_ascii(content: bytes) -> None:
+    assert "bytes that are not ASCII" in refusal(content).message
+
+
+@pytest.mark.parametrize("comment", ["# \0 conf-script=/x", "# \r", "#\x1b[2J", "# \x0b"], ids=ascii)
+def test_a_comment_is_printable_too(comment: str) -> None:
+    refusal(f"{comment}\n")
+
+
+def test_the_first_bad_line_is_named() -> None:
+    found = refusal("# one\n\ncache-size=1\ncache-size=1000\nconf-script=/x\n")
+    assert "line 4 of '/state/tool.conf', 'cache-size=1000', has a value that is not allowed" in found.message
+    assert found.rule == f"small.toml:{line_of(POLICY, 'cache-size = ')}"
+
+
+def test_a_directive_that_is_not_there_is_refused_by_the_whole_table() -> None:
+    found = refusal("conf-script=/x\n")
+    assert "is not an allowed directive" in found.message
+    assert found.rule == f"small.toml:{line_of(POLICY, '[configuration.extra.directives]')}"
+
+
+def test_a_long_line_is_cut_in_the_message() -> None:
+    assert len(refusal("x" * 100_000).message) < 500
+
+
+def test_names_bind_nothing_from_line_to_line() -> None:
+    """The arguments said which network it is; a file cannot."""
+    policy = load(('["{net}", "nobody"]', '"{home}"'))
+    check(f"owner=/state/{NET}\n", policy)
+    refusal(f"owner=/state/{OTHER}\n", policy)
+
+
+# ---------------------------------------------------------------- dnsmasq
+
+EXECUTES = ["conf-script=/tmp/x", "dhcp-script=/tmp/x", "dhcp-luascript=/tmp/x", "script-arp", "script-on-renewal"]
+READS_DIRECTIVES = ["conf-file=/tmp/x", "conf-dir=/tmp", "conf-dir=/tmp,*.conf", "servers-file=/tmp/x"]
+READS = [
+    *(
+        "addn-hosts=/etc/shadow",
+        "hostsdir=/etc",
+        "resolv-file=/etc/shadow",
+        "dhcp-hostsfile=/etc/shadow",
+        "read-ethers",
+    ),
+    *("dhcp-optsfile=/etc/shadow", "dhcp-hostsdir=/etc", "dhcp-optsdir=/etc", "tftp-root=/", "enable-tftp"),
+]
+WRITES = [
+    *("log-facility=/etc/passwd", "pid-file=/etc/passwd", "dhcp-leasefile=/etc/passwd", "dumpfile=/etc/passwd"),
+    "dnssec-timestamp=/etc/passwd",
+]
+BECOMES = ["user=root", "group=root", "dhcp-scriptuser=root", "no-daemon", "enable-dbus", "enable-ubus", "ipset=/x/y"]
+DANGEROUS = [*EXECUTES, *READS_DIRECTIVES, *READS, *WRITES, *BECOMES, "nftset=/x/4#ip#t#s"]
+
+DISGUISES = {
+    "plain": "{0}",
+    "indented": "   {0}",
+    "tab": "\t{0}",
+    "upper case": "{upper}",
+    "spaces around =": "{spaced}",
+    "dashes": "--{0}",
+    "quoted": '"{0}"',
+    "comment behind": "{0} # harmless",
+    "carriage return": "{0}\r",
+    "behind a carriage return": "log-dhcp\r{0}",
+    "NUL before": "\0{0}",
+    "NUL behind": "{0}\0",
+    "behind a comment by NUL": "#\0{0}",
+    "continued": "log-dhcp \\\n{0}",
+    "form feed": "\x0c{0}",
+}
+
+
+@pytest.mark.parametrize("disguise", DISGUISES.values(), ids=DISGUISES.keys())
+@pytest.mark.parametrize("directive", DANGEROUS, ids=lambda each: each.partition("=")[0])
+def test_no_dangerous_directive_of_dnsmasq_in_any_disguise(neutron_dhcp: Policy, directive: str, disguise: str) -> None:
+    line = disguise.format(directive, upper=directive.upper(), spaced=directive.replace("=", " = ", 1))
+    refusal(f"log-dhcp\n{line}\n", neutron_dhcp)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(
+            "dhcp-option=6,10.0.0.1",
+            "dhcp-option-force=26,1400",
+            "dhcp-option=option:ntp-server,10.0.0.1",
+            "log-async=20",
+        ),
+        *("dhcp-option=15,example.org", "cache-size=1000", "server=10.0.0.1", "no-ping", "neg-ttl=60", "domain-needed"),
+    ],
+)
+def test_what_operators_write_for_dnsmasq(neutron_dhcp: Policy, line: str) -> None:
+    check(f"{line}\n", neutron_dhcp)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(
+            "dhcp-option=6,/etc/shadow",
+            "dhcp-option=encap:175,190",
+            "server=/x/10.0.0.1@eth0",
+            "log-async",
+            "no-ping=1",
+        ),
+        *("dhcp-option=255,1", "dhcp-option=6,10.0.0.1,10.0.0.2;x", "cache-size=-1", "server=10.0.0.1#53"),
+    ],
+)
+def test_what_nobody_may_write_for_dnsmasq(neutron_dhcp: Policy, line: str) -> None:
+    refusal(f"{line}\n", neutron_dhcp)

@@ -1,0 +1,392 @@
+"""The verdict, one rule at a time, with a small policy. The shipped policies are in test_preset_*.py."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidespawn.core.decide import Allowed, check_signal, decide
+from sidespawn.core.plan import ConfigurationFile, Mount, PidFile
+from sidespawn.core.policy import Policy
+from sidespawn.core.wire import SIGNALS, SignalRequest, StartRequest
+from sidespawn.errors import Denied, Reason
+from tests.unit.small import ID, NET, OTHER, POLICY, line_of, load, request
+
+SMALL = load()
+
+
+def allowed(*arguments: str, policy: Policy = SMALL, netns: str = f"ns-{NET}", **environment: str) -> Allowed:
+    return decide(policy, request(*arguments, netns=netns, **environment))
+
+
+def denied(*arguments: str, policy: Policy = SMALL, netns: str | None = f"ns-{NET}", **environment: str) -> Denied:
+    return refusal(policy, request(*arguments, netns=netns, **environment))
+
+
+def refusal(policy: Policy, untrusted_request: StartRequest) -> Denied:
+    with pytest.raises(Denied) as caught:
+        decide(policy, untrusted_request)
+    return caught.value
+
+
+# ---------------------------------------------------------------- the plan
+
+
+def test_the_plan_of_an_allowed_request() -> None:
+    plan = allowed("--quiet", "--name=a", TAG=f"tool-{NET}").plan
+    assert (plan.service, plan.instance, plan.name) == ("small", NET, f"small-{NET}")
+    assert plan.command == "/usr/sbin/tool"
+    assert plan.arguments == (f"--data=/state/{NET}/data", "--quiet", "--name=a", "--loud", "--log=default")
+    assert plan.environment == (("TAG", f"tool-{NET}"),)
+    assert plan.netns == f"ns-{NET}"
+    assert (plan.uid, plan.gid, plan.capabilities) == (1000, 1000, ("NET_ADMIN", "NET_RAW"))
+    assert plan.mounts == (Mount(path=f"/state/{NET}", beneath=NET),)
+    assert plan.pid_file == PidFile(beneath=NET, name="pid")
+    assert plan.configuration == ()
+    assert plan.scratch == ("/run/tool",)
+
+
+def test_each_argument_knows_its_rule_and_what_is_passed_on() -> None:
+    judged = allowed("", "-q", "-n", "a").judged
+    assert [(each.argument, each.option, each.passed_on) for each in judged] == [
+        (1, "data", (f"--data=/state/{NET}/data",)),
+        (3, "quiet", ("--quiet",)),
+        (4, "name", ("--name=a",)),
+    ]
+    assert judged[1].rule == f"small.toml:{line_of(POLICY, 'quiet = true')}"
+
+
+def test_the_names_that_a_request_bound() -> None:
+    assert allowed().bindings == {"net": NET, "home": f"/state/{NET}"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "log"),
+    [([], ["--log=default"]), (["--log"], ["--log"]), (["-l"], ["--log"]), (["--log=mine"], ["--log=mine"])],
+)
+def test_an_argument_of_the_policy_yields_to_the_requests(arguments: list[str], log: list[str]) -> None:
+    assert [each for each in allowed(*arguments).plan.arguments if each.startswith("--log")] == log
+
+
+def test_an_option_that_is_not_passed_on_does_not_reach_the_program() -> None:
+    policy = load(("quiet = true", "quiet = { pass = false }"))
+    assert "--quiet" not in allowed("--quiet", policy=policy).plan.arguments
+
+
+def test_a_mount_whose_names_are_not_bound_is_left_out() -> None:
+    policy = load(
+        ('mounts = ["{home}"]', 'mounts = ["{home}", "/state/{other}"]'), ("[request]", 'other = "<tag>"\n[request]')
+    )
+    assert [each.path for each in allowed(policy=policy).plan.mounts] == [f"/state/{NET}"]
+
+
+def test_two_patterns_for_one_directory_mount_it_once() -> None:
+    policy = load(('mounts = ["{home}"]', 'mounts = ["{home}", "/state/{net}"]'))
+    assert [each.path for each in allowed(policy=policy).plan.mounts] == [f"/state/{NET}"]
+
+
+def test_the_first_instance_whose_names_are_bound_names_it() -> None:
+    policy = load(
+        ('instance = "{net}"', 'instance = ["{net}-{label}", "{net}"]'),
+        ("[request]", 'label = "<integer 1..9>"\n[request]'),
+        ('name = { value = "<tag>", most = 2 }', 'name = "{label}"'),
+    )
+    assert allowed("--name=5", policy=policy).plan.instance == f"{NET}-5"
+    assert allowed(policy=policy).plan.instance == NET
+
+
+# ---------------------------------------------------------------- program
+
+
+@pytest.mark.parametrize("program", ["tool", "/usr/sbin/tool", "/tmp/evil/tool", "./tool"])
+def test_only_the_name_of_the_program_counts_and_the_policys_is_run(program: str) -> None:
+    asked = request()
+    plan = decide(SMALL, replace(asked, untrusted_argv=(program, *asked.untrusted_argv[1:]))).plan
+    assert plan.command == "/usr/sbin/tool"
+    assert "/tmp/evil" not in repr(plan)
+
+
+@pytest.mark.parametrize(
+    "program", ["", "tools", "too", "TOOL", "tool ", "tool\n", "tool\0", "/", "tool/", "tool/x", "-tool"], ids=ascii
+)
+def test_no_other_program(program: str) -> None:
+    asked = request()
+    found = refusal(SMALL, replace(asked, untrusted_argv=(program, *asked.untrusted_argv[1:])))
+    assert (found.reason, found.argument) == (Reason.PROGRAM_NOT_ALLOWED, 0)
+
+
+# ---------------------------------------------------------------- namespace
+
+
+@pytest.mark.parametrize(
+    "netns",
+    [
+        *(
+            None,
+            "",
+            NET,
+            "ns-",
+            f"ns-{NET}\n",
+            f"ns-{NET}\0",
+            f"ns-{NET}/",
+            f"/run/netns/ns-{NET}",
+            f"ns-{NET.upper()}",
+        ),
+        *("../../proc/1/ns/net", "..", ".", "-", f"ns-{NET}x", f"nsx-{NET}", f" ns-{NET}", f"ns-{NET}-", "n" * 65),
+    ],
+    ids=ascii,
+)
+def test_namespace_refused(netns: str | None) -> None:
+    found = denied(netns=netns)
+    assert found.reason is Reason.NAMESPACE_NOT_ALLOWED
+    assert found.rule == SMALL.netns_rule
+
+
+def test_a_request_from_no_namespace_is_told_how_to_get_into_one() -> None:
+    assert "ip netns exec" in denied(netns=None).hint
+
+
+def test_the_namespace_decides_whose_files_may_be_named() -> None:
+    found = denied(netns=f"ns-{OTHER}")
+    assert found.reason is Reason.VALUE_CONFLICT
+    assert f"has '{NET}' for {{net}}, but this request is for '{OTHER}'" in found.message
+
+
+def test_a_namespace_that_contradicts_itself_is_refused() -> None:
+    policy = load(('netns = "ns-{net}"', 'netns = "{net}.{net}"'))
+    assert denied(policy=policy, netns=f"{NET}.{OTHER}").reason is Reason.NAMESPACE_NOT_ALLOWED
+
+
+# ---------------------------------------------------------------- environment
+
+
+def test_environment_that_the_policy_names() -> None:
+    assert allowed(TAG=f"tool-{NET}").plan.environment == (("TAG", f"tool-{NET}"),)
+    assert allowed().plan.environment == ()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "LD_PRELOAD",
+        "GCONV_PATH",
+        "PYTHONPATH",
+        "TMPDIR",
+        "BASH_ENV",
+        "PATH",
+        "HOME",
+        "tag",
+        "TAG ",
+        "TAG\n",
+        "",
+        "TAG=x",
+    ],
+)
+def test_no_other_environment(name: str) -> None:
+    found = refusal(SMALL, replace(request(), untrusted_environment=((name, f"tool-{NET}"),)))
+    assert found.reason is Reason.ENVIRONMENT_NOT_ALLOWED
+    assert found.rule == SMALL.environment_rule
+
+
+@pytest.mark.parametrize(
+    "value", ["", "tool-", f"tool-{NET}\n", f"tool-{NET} ", f"tool-{NET}\0", f"-tool-{NET}", "x" * 5000]
+)
+def test_no_other_value_in_the_environment(value: str) -> None:
+    assert denied(TAG=value).reason is Reason.VALUE_NOT_ALLOWED
+
+
+def test_the_environment_names_the_same_network() -> None:
+    assert denied(TAG=f"tool-{OTHER}").reason is Reason.VALUE_CONFLICT
+
+
+# ---------------------------------------------------------------- options
+
+DENY = [
+    (["--script=/tmp/x"], Reason.OPTION_NOT_ALLOWED),
+    (["--script", "/tmp/x"], Reason.OPTION_NOT_ALLOWED),
+    (["-s", "/tmp/x"], Reason.OPTION_NOT_ALLOWED),
+    (["--loud"], Reason.OPTION_NOT_ALLOWED),  # the policy gives it itself
+    (["--scrip=/tmp/x"], Reason.OPTION_UNKNOWN),
+    (["-s/tmp/x"], Reason.OPTION_UNKNOWN),
+    (["--nothing"], Reason.OPTION_UNKNOWN),
+    (["--quiet=1"], Reason.OPTION_MALFORMED),
+    (["--name"], Reason.OPTION_MALFORMED),
+    (["eth0"], Reason.POSITIONAL_NOT_ALLOWED),
+    (["--"], Reason.POSITIONAL_NOT_ALLOWED),
+    (["--log", "x"], Reason.POSITIONAL_NOT_ALLOWED),
+    (["--quiet", "--quiet"], Reason.OPTION_REPEATED),
+    (["--quiet", "-q"], Reason.OPTION_REPEATED),
+    (["--name=a", "-n", "b", "--name", "c"], Reason.OPTION_REPEATED),
+    (["--name="], Reason.VALUE_NOT_ALLOWED),
+    (["--name", ""], Reason.VALUE_NOT_ALLOWED),
+    (["--name=a\n"], Reason.VALUE_NOT_ALLOWED),
+    (["--name=a\0"], Reason.VALUE_NOT_ALLOWED),
+    (["--name=a,b"], Reason.VALUE_NOT_ALLOWED),
+    (["--name=-a"], Reason.VALUE_NOT_ALLOWED),
+    (["--name", "--script=/tmp/x"], Reason.VALUE_NOT_ALLOWED),
+    (["--name=" + "a" * 65], Reason.VALUE_NOT_ALLOWED),
+    (["--log="], Reason.VALUE_NOT_ALLOWED),
+    ([f"--data=/state/{NET}/data\n"], Reason.VALUE_NOT_ALLOWED),
+    ([f"--data=/state/{NET}/../{NET}/data"], Reason.VALUE_NOT_ALLOWED),
+    ([f"--data=/state-evil/{NET}/data"], Reason.VALUE_NOT_ALLOWED),
+    (["--data=/etc/shadow"], Reason.VALUE_NOT_ALLOWED),
+    ([f"--data=/state/{OTHER}/data"], Reason.VALUE_CONFLICT),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "reason"), DENY, ids=[ascii(" ".join(case[0]))[:60] for case in DENY])
+def test_deny(arguments: list[str], reason: Reason) -> None:
+    found = denied(*arguments)
+    assert found.reason is reason
+    assert found.message.isascii()
+    assert found.message.isprintable()
+    assert len(found.message) < 600
+
+
+def test_a_missing_option_is_told_with_its_rule() -> None:
+    asked = replace(request(), untrusted_argv=("tool", "--quiet"))
+    found = refusal(SMALL, asked)
+    assert found.reason is Reason.OPTION_MISSING
+    assert found.rule == f"small.toml:{line_of(POLICY, 'data = ')}"
+    assert "--data must be given" in found.message
+
+
+def test_a_value_where_the_rule_wants_one() -> None:
+    assert (
+        denied("--log", policy=load(('log = { value = "<tag>", bare = true }', 'log = "<tag>"'))).reason
+        is Reason.OPTION_MALFORMED
+    )
+
+
+def test_no_value_where_the_rule_wants_none() -> None:
+    found = denied("--log=a", policy=load(('log = { value = "<tag>", bare = true }', "log = true")))
+    assert found.reason is Reason.VALUE_NOT_ALLOWED
+    assert "is not no value" in found.message or "no value" in found.message
+
+
+def test_a_refusal_says_what_the_option_could_do_and_which_rule_refuses_it() -> None:
+    found = denied("--quiet", "--script=/tmp/x")
+    assert "argument 3, --script (it runs a program)" in found.message
+    assert (found.argument, found.rule) == (3, SMALL.options_rule)
+
+
+def test_a_refused_value_is_told_with_what_is_wanted() -> None:
+    found = denied("--name=a,b")
+    assert "argument 2, --name, has the value 'a,b', which is not <tag>" in found.message
+    assert found.rule == f"small.toml:{line_of(POLICY, 'name = {')}"
+
+
+# ---------------------------------------------------------------- configuration files
+
+
+def test_a_configuration_file_is_left_to_its_rules() -> None:
+    plan = allowed("--file=/state/tool.conf").plan
+    assert plan.configuration == (ConfigurationFile(path="/state/tool.conf", beneath="tool.conf", rules="extra"),)
+    assert "--file=/state/tool.conf" in plan.arguments
+
+
+def test_the_options_own_values_need_no_rules() -> None:
+    assert allowed("--file=/dev/null").plan.configuration == ()
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("", "/etc/shadow", "tool.conf", "/state/", "/state/a/b", "/state/..", "/state/../etc/shadow", "/state//a"),
+        *("/state-evil/a", "/state/.a", "/state/a\n", "/state/a\0", "/state/-a", "/state/" + "a" * 65, "/STATE/a"),
+    ],
+    ids=ascii,
+)
+def test_no_other_configuration_file(path: str) -> None:
+    assert denied(f"--file={path}").reason is Reason.VALUE_NOT_ALLOWED
+
+
+# ---------------------------------------------------------------- what a plan can never hold
+
+
+def test_a_mount_is_beneath_the_agents_state() -> None:
+    policy = load(('mounts = ["{home}"]', 'mounts = ["/etc/{net}"]'))
+    assert denied(policy=policy).reason is Reason.VALUE_NOT_ALLOWED
+
+
+@pytest.mark.parametrize("value", ["..", ".", "a/../..", "a/../../etc", "../x", "a//b", "/"])
+def test_a_mount_does_not_leave_the_agents_state_whatever_its_type_allows(value: str) -> None:
+    policy = load(
+        ('name = { value = "<tag>", most = 2 }', 'name = "{sub}"'),
+        ("[request]", 'sub = "<text>"\n[request]'),
+        ('mounts = ["{home}"]', 'mounts = ["/state/{sub}"]'),
+    )
+    assert denied(f"--name={value}", policy=policy).reason is Reason.VALUE_NOT_ALLOWED
+
+
+ENGINES_OWN = ["a,src=/etc", 'a",ro=false,"']
+
+
+@pytest.mark.parametrize("value", ENGINES_OWN)
+def test_a_mount_holds_nothing_that_an_engine_would_read_as_its_own(value: str) -> None:
+    policy = load(
+        ('name = { value = "<tag>", most = 2 }', 'name = "{sub}"'),
+        ("[request]", 'sub = "<text>"\n[request]'),
+        ('mounts = ["{home}"]', 'mounts = ["/state/{sub}"]'),
+    )
+    assert denied(f"--name={value}", policy=policy).reason is Reason.VALUE_NOT_ALLOWED
+
+
+@pytest.mark.parametrize("value", ENGINES_OWN)
+def test_neither_does_the_path_of_a_configuration_file(value: str) -> None:
+    policy = load(('path = "/state/<name>"', 'path = "/state/<text>"'))
+    assert denied(f"--file=/state/{value}", policy=policy).reason is Reason.VALUE_NOT_ALLOWED
+
+
+@pytest.mark.parametrize("value", ["a/b", "a b", ".", "-a", "a,b", "a" * 65, "a_b"])
+def test_an_instance_is_fit_for_a_name_or_nothing_starts(value: str) -> None:
+    policy = load(
+        ('name = { value = "<tag>", most = 2 }', 'name = "{sub}"'),
+        ("[request]", 'sub = "<text>"\n[request]'),
+        ('instance = "{net}"', 'instance = "{sub}"'),
+    )
+    assert denied(f"--name={value}", policy=policy).reason is Reason.POLICY_INVALID
+
+
+# ---------------------------------------------------------------- whatever comes
+
+words = st.sampled_from(
+    ["--quiet", "-q", "--name=a", "-n", "b", "--name", "", "--log", "--log=x", "-l", "--file=/dev/null", "--script=/x"]
+    + [f"--data=/state/{NET}/data", f"--data=/state/{OTHER}/data", "--loud", "--", "-", "--file=/state/tool.conf"]
+)
+
+
+@given(st.lists(words | st.text(max_size=20), max_size=8))
+def test_arguments_are_denied_or_come_out_canonical(arguments: list[str]) -> None:
+    asked = replace(request(), untrusted_argv=("tool", *arguments))
+    try:
+        plan = decide(SMALL, asked).plan
+    except Denied as error:
+        assert error.message.isprintable()
+        return
+    own = ("--loud", "--log=default")
+    again = replace(asked, untrusted_argv=("tool", *(each for each in plan.arguments if each not in own)))
+    assert decide(SMALL, again).plan == plan
+
+
+# ---------------------------------------------------------------- signals
+
+
+@pytest.mark.parametrize("signal", SIGNALS)
+def test_signal(signal: str) -> None:
+    asked = SignalRequest(id=ID, deadline=0, signal=signal, pid=4711)
+    if signal in ("HUP", "TERM"):
+        check_signal(SMALL, asked)
+        return
+    with pytest.raises(Denied, match=f"signal {signal} is not allowed: HUP, TERM") as caught:
+        check_signal(SMALL, asked)
+    assert (caught.value.reason, caught.value.rule) == (Reason.SIGNAL_NOT_ALLOWED, SMALL.signals_rule)
+
+
+def test_no_signals_unless_the_policy_names_them() -> None:
+    policy = load(('signals = ["HUP", "TERM"]\n', ""))
+    with pytest.raises(Denied, match="is not allowed: none"):
+        check_signal(policy, SignalRequest(id=ID, deadline=0, signal="HUP", pid=4711))
