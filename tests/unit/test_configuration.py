@@ -83,12 +83,10 @@ DENY = {
     "escaped": "log\\-queries",
     "continued": "log-queries\\",
     "carriage return": "log-queries\r",
-    "carriage return alone": "# comment\rconf-script=/tmp/x",
     "vertical tab": "log-queries\x0b",
     "form feed": "\x0clog-queries",
     "file separator": "log-queries\x1cconf-script=/x",
     "NUL behind": "log-queries\0",
-    "NUL in a comment is none of ours": "log-queries\0#",
     "escape": "\x1b[31mlog-queries",
     "delete": "log-queries\x7f",
     "another network": f"owner={OTHER}",
@@ -118,9 +116,19 @@ def test_only_ascii(content: bytes) -> None:
     assert "bytes that are not ASCII" in refusal(content).message
 
 
-@pytest.mark.parametrize("comment", ["# \0 conf-script=/x", "# \r", "#\x1b[2J", "# \x0b"], ids=ascii)
-def test_a_comment_is_printable_too(comment: str) -> None:
-    refusal(f"{comment}\n")
+@pytest.mark.parametrize("character", ["\0", "\r", "\x1b", "\x0b", "\x0c", "\x1c", "\x7f"], ids=ascii)
+def test_a_comment_holds_no_control_character_either(character: str) -> None:
+    refusal(f"# a comment{character}conf-script=/tmp/x\n")
+
+
+def test_a_tab_in_a_comment_is_none() -> None:
+    check("#\ta\tcomment\n")
+
+
+@pytest.mark.parametrize("filler", ["#" * 1024, "# " + "x" * 1022, "#" + " " * 1023], ids=["#", "x", "blank"])
+def test_no_line_is_longer_than_programs_read_at_once(filler: str) -> None:
+    """dnsmasq 2.90 reads lines by fgets(3) into 1025 bytes: what stands behind them is a line of its own to it."""
+    refusal(f"log-queries\n{filler}conf-script=/tmp/x\n")
 
 
 def test_the_first_bad_line_is_named() -> None:
@@ -180,7 +188,6 @@ DISGUISES = {
     "behind a carriage return": "log-dhcp\r{0}",
     "NUL before": "\0{0}",
     "NUL behind": "{0}\0",
-    "behind a comment by NUL": "#\0{0}",
     "continued": "log-dhcp \\\n{0}",
     "form feed": "\x0c{0}",
 }

@@ -354,8 +354,10 @@ def test_an_instance_is_fit_for_a_name_or_nothing_starts(value: str) -> None:
 # ---------------------------------------------------------------- whatever comes
 
 words = st.sampled_from(
-    ["--quiet", "-q", "--name=a", "-n", "b", "--name", "", "--log", "--log=x", "-l", "--file=/dev/null", "--script=/x"]
-    + [f"--data=/state/{NET}/data", f"--data=/state/{OTHER}/data", "--loud", "--", "-", "--file=/state/tool.conf"]
+    [
+        *("--quiet", "-q", "--name=a", "-n", "b", "--name", "", "--log", "--log=x", "-l", "--file=/dev/null", "--loud"),
+        *(f"--data=/state/{NET}/data", f"--data=/state/{OTHER}/data", "--file=/state/tool.conf", "--script=/x", "-"),
+    ]
 )
 
 
