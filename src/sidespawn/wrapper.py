@@ -21,6 +21,7 @@ import errno
 import fcntl
 import json
 import os
+import stat
 import sys
 import time
 
@@ -93,28 +94,29 @@ def ask(settings, body):
 def hand_over(spool, line, request_id, deadline):
     # type: (str, bytes, str, int) -> bool
     """Append the line to the spool's file, and again whenever the host took the file away meanwhile."""
-    path = os.path.join(spool, "processes")
     for pause in pauses(deadline):
-        try:
-            fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EMFILE, errno.ENFILE):
-                time.sleep(pause)
-                continue
-            raise Unavailable("cannot open %s: %s" % (path, error.strerror)) from None
-        try:
-            if not try_lock(fd):
-                time.sleep(pause)
-            elif is_at(path, fd):
-                if not append(fd, line):
-                    time.sleep(pause)
-                    continue
-                note_time(spool, request_id)
-                if is_at(path, fd):
-                    return True
-        finally:
-            os.close(fd)  # and with it the lock
+        if try_to_hand_over(spool, line, request_id):
+            return True
+        time.sleep(pause)
     return False
+
+
+def try_to_hand_over(spool, line, request_id):
+    # type: (str, bytes, str) -> bool
+    path = os.path.join(spool, "processes")
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+            raise Unavailable("cannot open %s: %s" % (path, error.strerror)) from None
+        return False  # no space, or something else lies there: the host will remove it
+    try:
+        if not (try_lock(fd) and is_at(path, fd) and stat.S_ISREG(os.fstat(fd).st_mode) and append(fd, line)):
+            return False
+        note_time(spool, request_id)
+        return is_at(path, fd)
+    finally:
+        os.close(fd)  # and with it the lock
 
 
 def append(fd, line):

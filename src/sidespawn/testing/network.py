@@ -11,21 +11,22 @@ Needs root, iproute2 and busybox's udhcpc.
 
 from __future__ import annotations
 
+import json
 import os
-import queue
 import shutil
 import signal
 import subprocess
+import sys
 import threading
-import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from sidespawn.testing.commands import ENVIRONMENT, Unexpected, run
+from sidespawn.testing.commands import ENVIRONMENT, Unexpected, run, wait_until
 
 BRIDGE = "switch"
 INTERFACE = "eth0"
+RENEW = Path(__file__).parent / "renew.py"
 SCRIPT = r"""#!/bin/sh
 # What udhcpc calls at each event: sets the address as a client would, and tells network.py of it.
 case $1 in
@@ -49,7 +50,7 @@ class Lease:
 class Renewal:
     asked: float  # time.monotonic()
     seconds: float | None  # until it was answered; None: it was lost
-    lease: Lease | None
+    address: str | None
 
 
 def udhcpc() -> tuple[str, ...] | None:
@@ -61,10 +62,10 @@ def udhcpc() -> tuple[str, ...] | None:
     return (found, "udhcpc") if found and run((found, "udhcpc", "--help")).code in (0, 1) else None
 
 
-def parse_lease(line: str, events: tuple[str, ...]) -> Lease | None:
-    """The lease in a line of SCRIPT's about one of the events."""
+def parse_lease(line: str) -> Lease | None:
+    """The lease in a line of SCRIPT's, if it tells of one."""
     words = line.split()
-    if len(words) != 8 or words[0] != "lease" or words[1] not in events:
+    if len(words) != 8 or words[0] != "lease" or words[1] not in ("bound", "renew"):
         return None
     _, _, address, prefix, router, server, mtu, seconds = words
     return Lease(address=address, prefix=int(prefix), router=router, server=server, mtu=mtu, seconds=int(seconds))
@@ -89,24 +90,23 @@ class DhcpClient:
         """Discover and request, as a machine that boots does; None when nobody answers `tries` times, one a second."""
         done = run(self.command("-n", "-q", "-t", str(tries)), timeout=tries * 4 + 10)
         for line in done.stdout.splitlines():
-            if lease := parse_lease(line, ("bound",)):
+            if lease := parse_lease(line):
                 return lease
         return None
 
 
 class Renewals:
-    """A client that holds its lease and renews it over and over: real unicast requests, by udhcpc's SIGUSR1.
+    """A client that holds a lease and renews it over and over, in a process of its own; see renew.py.
 
-    `close` must be called; a killed test leaves an udhcpc in the client's namespace, which `Lan.remove` ends.
+    `close` must be called; what a killed test leaves runs in the client's namespace, and `Lan.remove` ends it.
     """
 
-    def __init__(self, client: DhcpClient, pause: float = 0.2, patience: float = 2.0) -> None:
+    def __init__(self, client: DhcpClient, lease: Lease, pause: float = 0.1, patience: float = 2.0) -> None:
         self.done: list[Renewal] = []
-        self.pause, self.patience = pause, patience
-        self.lines: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self.stopping = threading.Event()
+        numbers = (str(pause), str(patience))
+        program = (sys.executable, "-I", "-S", str(RENEW), lease.address, client.mac, lease.server, *numbers)
         self.process = subprocess.Popen(
-            client.command("-t", "5"),
+            ("ip", "netns", "exec", client.netns, *program),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -115,62 +115,28 @@ class Renewals:
             text=True,
             start_new_session=True,
         )
-        self.threads = [threading.Thread(target=each, daemon=True) for each in (self.read, self.renew)]
-        self.threads[0].start()
-
-    def begin(self) -> Lease:
-        """Wait for the first lease, then renew it. Raises Unexpected."""
-        lease = self.next_lease("bound", 10)
-        if lease is None:
-            raise Unexpected("the client gets a lease to renew", "none within 10 s")
-        self.threads[1].start()
-        return lease
+        self.reader = threading.Thread(target=self.read, daemon=True)
+        self.reader.start()
 
     def wait_for(self, more: int, timeout: float = 30.0) -> None:
-        """Until that many more renewals were asked for and answered or lost. Raises Unexpected."""
-        enough, give_up = len(self.done) + more, time.monotonic() + timeout
-        while len(self.done) < enough:
-            if time.monotonic() > give_up:
-                raise Unexpected(f"{more} renewals within {timeout:g} s", f"{len(self.done) - enough + more}")
-            time.sleep(0.02)
+        """Until that many more renewals were answered or lost. Raises Unexpected."""
+        enough = len(self.done) + more
+        wait_until(lambda: len(self.done) >= enough, f"{more} more renewals are tried", timeout)
 
     def close(self) -> None:
-        self.stopping.set()
-        if self.threads[1].is_alive():
-            self.threads[1].join(self.patience + 5)
         self.process.terminate()
         try:
             self.process.wait(5)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-        self.threads[0].join(5)
+        self.reader.join(5)
 
     def read(self) -> None:
         assert self.process.stdout is not None  # noqa: S101 - it was asked for
         with self.process.stdout as lines:
             for line in lines:
-                self.lines.put(line)
-
-    def renew(self) -> None:
-        while not self.stopping.wait(self.pause):
-            while not self.lines.empty():
-                self.lines.get()  # an answer that came too late; its renewal is counted as lost
-            asked = time.monotonic()
-            self.process.send_signal(signal.SIGUSR1)
-            lease = self.next_lease("renew", self.patience)
-            self.done.append(Renewal(asked=asked, seconds=time.monotonic() - asked if lease else None, lease=lease))
-
-    def next_lease(self, event: str, patience: float) -> Lease | None:
-        give_up = time.monotonic() + patience
-        while (left := give_up - time.monotonic()) > 0:
-            try:
-                line = self.lines.get(timeout=left)
-            except queue.Empty:
-                break
-            if lease := parse_lease(line, (event,)):
-                return lease
-        return None
+                self.done.append(Renewal(**json.loads(line)))
 
 
 class Lan:

@@ -90,7 +90,6 @@ class Teller:
             table.add_row("capabilities", "all", " ".join(agent), " ".join(side_container))
             table.add_row("container engine", "its socket, or nsenter", "none", "none")
             table.add_row("starts", "anything, as root on the host", "what the policy allows, nothing else", "nothing")
-            table.add_row("helpers when it dies", "depends", "run on", "")
             self.out.print(table)
             for name, why in CAPABILITIES.items():
                 self.out.print(f"  the agent has {name} for {escape(why)}")

@@ -1,0 +1,83 @@
+"""A DHCP client that renews one lease over and over, and says of each renewal how long it took.
+
+    python3 -I -S renew.py ADDRESS MAC SERVER PAUSE PATIENCE
+
+Run in the client's network namespace, with ADDRESS on its interface. Sends what a client in the state RENEWING sends
+(RFC 2131, 4.3.2): a DHCPREQUEST by unicast, with its address in ciaddr. After each it prints a line of JSON with the
+time it asked (CLOCK_MONOTONIC), the seconds until the DHCPACK, or null when none came within PATIENCE seconds, and the
+address. It sends nothing twice, so that a lost renewal is a renewal that the server did not answer; udhcpc would
+repeat it. Ends by a signal. One file, standard library only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import struct
+import sys
+import time
+
+SERVER_PORT, CLIENT_PORT = 67, 68
+COOKIE = b"\x63\x82\x53\x63"
+FIXED = struct.Struct("!4B I 2H 4s 4s 4s 4s 16s 64s 128s 4s")  # up to the options
+END, PAD, MESSAGE_TYPE, CLIENT_ID, PARAMETERS = 255, 0, 53, 61, 55
+REQUEST, ACK = 3, 5
+
+
+def request(xid: int, address: str, mac: bytes) -> bytes:
+    none = bytes(4)
+    fixed = FIXED.pack(1, 1, 6, 0, xid, 0, 0, socket.inet_aton(address), none, none, none, mac, b"", b"", COOKIE)
+    options = bytes((MESSAGE_TYPE, 1, REQUEST, CLIENT_ID, 7, 1)) + mac + bytes((PARAMETERS, 2, 1, 3, END))
+    return fixed + options
+
+
+def acknowledged(packet: bytes, xid: int) -> str | None:
+    """The address, if the packet is the DHCPACK to this request."""
+    if len(packet) <= FIXED.size:
+        return None
+    fields = FIXED.unpack_from(packet)
+    if fields[0] != 2 or fields[4] != xid or fields[-1] != COOKIE:
+        return None
+    options, at = packet[FIXED.size :], 0
+    while at + 2 < len(options) and options[at] != END:
+        if options[at] == PAD:
+            at += 1
+        elif options[at] == MESSAGE_TYPE:
+            return socket.inet_ntoa(fields[8]) if options[at + 2] == ACK else None
+        else:
+            at += 2 + options[at + 1]
+    return None
+
+
+def renew(link: socket.socket, server: str, address: str, mac: bytes, patience: float) -> str | None:
+    """Ask once; the address that was acknowledged."""
+    xid = int.from_bytes(os.urandom(4), "big")
+    give_up = time.monotonic() + patience
+    try:
+        link.sendto(request(xid, address, mac), (server, SERVER_PORT))
+        while (left := give_up - time.monotonic()) > 0:
+            link.settimeout(left)
+            if got := acknowledged(link.recv(4096), xid):
+                return got
+    except OSError:  # nobody listens there, or the time is over
+        pass
+    return None
+
+
+def main(arguments: list[str]) -> None:
+    address, mac, server = arguments[0], bytes.fromhex(arguments[1].replace(":", "")), arguments[2]
+    pause, patience = float(arguments[3]), float(arguments[4])
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as link:
+        link.bind(("", CLIENT_PORT))
+        while True:
+            asked = time.monotonic()
+            got = renew(link, server, address, mac, patience)
+            seconds = time.monotonic() - asked if got else None
+            sys.stdout.write(json.dumps({"asked": asked, "seconds": seconds, "address": got}) + "\n")
+            sys.stdout.flush()
+            time.sleep(pause)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
