@@ -43,11 +43,12 @@ def demo(image: str, agent_image: str, keep: bool, remove: bool, as_json: bool) 
             for step in KEPT_STEPS if keep else STEPS:
                 code = code or play(step, stage, teller)
         except Stopped as stopped:
-            code = 128 + stopped.signal
-            teller.say(f"stopped by {stopped}; removing everything")
-        stops.hold()  # from here on nothing interrupts
-        if not keep:
-            code = play(REMOVE, stage, teller) or code
+            stage.result["stopped"], code = str(stopped), 128 + stopped.signal
+        finally:  # also when nobody reads what is printed any more
+            stops.hold()
+            stage.stop_renewing()
+            if not keep:
+                code = play(REMOVE, stage, teller) or code
     stage.result |= {"steps": teller.steps, "seconds": round(time.monotonic() - began, 3), "ok": code == 0}
     teller.summary(stage, keep=keep)
     if as_json:

@@ -9,13 +9,15 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
 from sidespawn.cli.demo.stage import KEPT_HINT, Stage
 from sidespawn.testing.agent import CAPABILITIES
 
 PIPE_WIDTH = 400  # nothing is cut where nobody looks at a terminal
-NOTE_INDENT = " " * 6
+NOTE = (0, 0, 0, 6)  # padding: a long line stays indented where it wraps
 
 
 class Outcome:
@@ -57,15 +59,15 @@ class Teller:
                 self.out.print(note)
             for what, text in outcome.trouble.items():
                 if text:
-                    self.out.print(f"{NOTE_INDENT}[red]{what:8}[/red]  {escape(text)}")
+                    self.out.print(indented(f"[red]{what:8}[/red]  {escape(text)}"))
 
     def note(self, text: str) -> None:
         """A line about the step that runs."""
-        self.notes.append(f"{NOTE_INDENT}{escape(text)}")
+        self.notes.append(indented(escape(text)))
 
     def call(self, text: str) -> None:
         """A command that an operator or an agent would type, as it was executed."""
-        self.notes.append(f"{NOTE_INDENT}[cyan]{escape(text)}[/cyan]")
+        self.notes.append(indented(f"[cyan]{escape(text)}[/cyan]"))
 
     def table(self, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
         table = Table(box=None, pad_edge=False, header_style="bold dim", padding=(0, 2, 0, 0))
@@ -74,9 +76,6 @@ class Teller:
         for row in rows:
             table.add_row("", *(escape(cell) for cell in row))
         self.notes.append(table)
-
-    def say(self, text: str) -> None:
-        self.out.print(escape(text))
 
     def summary(self, stage: Stage, *, keep: bool) -> None:
         result = stage.result
@@ -95,6 +94,12 @@ class Teller:
                 self.out.print(f"  the agent has {name} for {escape(why)}")
             self.out.print("  sidespawn itself needs none of them: the wrapper writes a file and reads one")
         verdict = "[green]All of it worked[/green]" if result["ok"] else "[red]The demo failed[/red]"
+        if result["stopped"]:
+            verdict = f"[yellow]Stopped by {result['stopped']}[/yellow]"
         self.out.print(f"{verdict} in {result['seconds']:.1f} s.")
         if keep:
             self.out.print(escape(KEPT_HINT))
+
+
+def indented(markup: str) -> Padding:
+    return Padding(Text.from_markup(markup, overflow="fold"), NOTE, expand=False)

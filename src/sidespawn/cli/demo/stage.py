@@ -72,6 +72,7 @@ class Stage:
             "attempts": [],
             "still_possible": [],
             "error": None,
+            "stopped": None,
         }
 
     @property
@@ -164,6 +165,7 @@ def require_host(image: str, agent_image: str) -> None:
     for name in (image, agent_image):
         if run((PODMAN, "image", "exists", name)).code != 0:
             raise unsuitable(f"there is no image {name} on this host")
+    require_ours()
     if there := Stage().leftovers():
         raise SidespawnError(
             Reason.USAGE,
@@ -176,15 +178,18 @@ def unsuitable(message: str) -> SidespawnError:
     return SidespawnError(Reason.HOST_UNSUITABLE, message, CHECKOUT_HINT)
 
 
+def require_ours() -> None:
+    """Raises SidespawnError for a service of that name that no demo made."""
+    policy = Places(SERVICE).policy
+    if policy.exists() and f'"{STATE}"' not in policy.read_text(encoding="utf-8"):
+        raise SidespawnError(Reason.USAGE, f"{policy} was not made by the demo", f"sidespawn disable {SERVICE}")
+
+
 def remove_what_was_kept() -> None:
-    """Raises SidespawnError for a service of that name that no demo made, and when something stays."""
+    """Raises SidespawnError when something stays, or is not the demo's."""
     if os.geteuid() != 0:
         raise unsuitable("removing needs root")
-    stage = Stage()
-    if stage.places.policy.exists() and str(STATE) not in stage.places.policy.read_text(encoding="utf-8"):
-        raise SidespawnError(
-            Reason.USAGE, f"{stage.places.policy} was not made by the demo", f"sidespawn disable {SERVICE}"
-        )
-    trouble = stage.remove()
+    require_ours()
+    trouble = Stage().remove()
     if trouble:
         raise SidespawnError(Reason.ENGINE_FAILED, "; ".join(trouble), "a second try may do")
