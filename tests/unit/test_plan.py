@@ -31,7 +31,7 @@ OTHER: dict[str, list[Any]] = {
     "configuration": [(ConfigurationFile(path="/state/a", beneath="a", rules="extra"),)],
     "scratch": [(), ("/run/other",)],
     "limits": [replace(PLAN.limits, **{each.name: 1}) for each in fields(Limits)],
-    "pid_file": [None, PidFile(beneath="other", name="pid")],
+    "pid_file": [None, PidFile(beneath="other/pid")],
     "readiness": [
         Readiness(when=ReadyWhen.FILE, what="/x", within=10),
         replace(PLAN.readiness, what="101"),

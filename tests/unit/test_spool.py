@@ -1,0 +1,364 @@
+"""Taking requests out of a spool: none is lost, and nothing in it is trusted."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from sidespawn.core.wire import LINE_BYTES
+from sidespawn.host import spool
+from sidespawn.host.files import read_up_to
+from sidespawn.host.spool import CLAIM_BYTES, Claim, claim, clear, is_empty, stored
+
+ME = os.getuid()
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> Path:
+    (tmp_path / "spool").mkdir()
+    (tmp_path / "claims").mkdir()
+    return tmp_path
+
+
+def put(box: Path, content: bytes) -> Path:
+    path = box / "spool" / "processes"
+    path.write_bytes(content)
+    (box / "spool" / "processes-timestamp").write_text("now\n")
+    return path
+
+
+def take(box: Path, owner: int = ME) -> Claim | None:
+    return claim(box / "spool", box / "claims", owner)
+
+
+def lines(found: Claim | None) -> tuple[bytes, ...]:
+    assert found is not None
+    return found.untrusted_lines
+
+
+# ---------------------------------------------------------------- taking
+
+
+def test_lines_are_taken_and_the_spool_is_empty(box: Path) -> None:
+    put(box, b"one\ntwo\n")
+    assert lines(take(box)) == (b"one", b"two")
+    assert is_empty(box / "spool")
+
+
+def test_nothing_to_take(box: Path) -> None:
+    assert take(box) is None
+    assert stored(box / "claims") == []
+
+
+def test_a_timestamp_alone_is_no_request(box: Path) -> None:
+    (box / "spool" / "processes-timestamp").write_text("now\n")
+    assert take(box) is None
+
+
+def test_a_claim_is_stored_as_it_was_taken(box: Path) -> None:
+    put(box, b"one\ntwo\n")
+    taken = take(box)
+    assert stored(box / "claims") == [taken]
+
+
+def test_claims_of_earlier_runs_come_oldest_first(box: Path) -> None:
+    for each in (b"1\n", b"2\n", b"3\n"):
+        put(box, each)
+        take(box)
+    assert [each.untrusted_lines for each in stored(box / "claims")] == [(b"1",), (b"2",), (b"3",)]
+
+
+def test_a_claim_that_was_not_stored_whole_is_none(box: Path) -> None:
+    (box / "claims" / ".00000000000000000001.new").write_bytes(b"half")
+    assert stored(box / "claims") == []
+
+
+def test_an_operators_claim_remembers_that_it_is_one(box: Path) -> None:
+    put(box, b"one\n")
+    taken = claim(box / "spool", box / "claims", ME, by_operator=True)
+    assert taken is not None
+    assert taken.by_operator
+    put(box, b"two\n")
+    take(box)
+    assert [each.by_operator for each in stored(box / "claims")] == [True, False]
+
+
+def test_a_torn_last_line_is_left_out(box: Path) -> None:
+    put(box, b"one\ntwo\nthr")
+    assert lines(take(box)) == (b"one", b"two")
+
+
+def test_a_file_of_nothing_but_a_torn_line_goes(box: Path) -> None:
+    put(box, b"thr")
+    assert take(box) is None
+    assert is_empty(box / "spool")
+    assert stored(box / "claims") == []
+
+
+def test_an_empty_file_goes(box: Path) -> None:
+    put(box, b"")
+    assert take(box) is None
+    assert is_empty(box / "spool")
+
+
+def test_only_lf_ends_a_line(box: Path) -> None:
+    put(box, "a\u2028b\x85c\x0bd\x0ce\rf\x1cg\n\n\nh\n".encode())
+    assert lines(take(box)) == ("a\u2028b\x85c\x0bd\x0ce\rf\x1cg".encode(), b"h")
+
+
+def test_bytes_of_any_kind_pass_as_they_are(box: Path) -> None:
+    put(box, b"\xff\x00\x1b\n" + bytes(set(range(256)) - {10}) + b"\n")
+    assert len(lines(take(box))) == 2
+
+
+def test_a_line_that_is_too_long_is_cut_to_be_refused(box: Path) -> None:
+    put(box, b"x" * (LINE_BYTES * 3) + b"\ngood\n")
+    assert [len(each) for each in lines(take(box))] == [LINE_BYTES + 1, 4]
+
+
+@pytest.mark.parametrize("size", [CLAIM_BYTES * 2, 2**40], ids=["twice", "sparse"])
+def test_no_more_than_a_claim_is_read(box: Path, size: int) -> None:
+    path = put(box, b"first\n" * (CLAIM_BYTES // 6))
+    os.truncate(path, size)
+    began = time.monotonic()
+    assert set(lines(take(box))) == {b"first"}
+    assert time.monotonic() - began < 2
+    assert sum(path.stat().st_size for path in (box / "claims").iterdir()) <= CLAIM_BYTES
+
+
+def test_what_was_taken_is_gone_for_whoever_holds_the_file(box: Path) -> None:
+    with open(put(box, b"one\n"), "rb") as reader:
+        take(box)
+        assert reader.read() == b""
+
+
+# ---------------------------------------------------------------- durable before consumed
+
+
+def test_the_spool_keeps_what_could_not_be_stored(box: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_room(*_: object) -> Claim:
+        raise OSError(28, "No space left on device")
+
+    put(box, b"one\n")
+    monkeypatch.setattr(spool, "store", no_room)
+    with pytest.raises(OSError, match="No space"):
+        take(box)
+    assert (box / "spool" / "processes").read_bytes() == b"one\n"
+
+
+def test_the_claim_is_on_disk_before_the_spool_is_emptied(box: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+
+    def told(name: str) -> None:
+        call: Callable[..., object] = getattr(os, name)
+
+        def telling(*arguments: object, **keywords: object) -> object:
+            order.append(name)
+            return call(*arguments, **keywords)
+
+        monkeypatch.setattr(os, name, telling)
+
+    put(box, b"one\n")
+    for name in ("fsync", "rename", "ftruncate"):
+        told(name)
+    take(box)
+    assert order == ["fsync", "rename", "fsync", "ftruncate"]  # the file, its name, the directory
+
+
+def test_killed_in_between_it_is_taken_twice_and_never_lost(box: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(box, b"one\n")
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "ftruncate", killed)
+        with pytest.raises(KeyboardInterrupt):
+            take(box)
+    take(box)
+    assert [each.untrusted_lines for each in stored(box / "claims")] == [(b"one",), (b"one",)]
+
+
+# ---------------------------------------------------------------- what no wrapper made
+
+
+def test_a_foreign_owners_file_is_removed_unread(box: Path) -> None:
+    os.chown(put(box, b"one\n"), 1000, 1000)
+    assert take(box) is None
+    assert is_empty(box / "spool") or os.listdir(box / "spool") == ["processes-timestamp"]
+    assert stored(box / "claims") == []
+
+
+def test_the_owner_is_the_one_that_the_policy_names(box: Path) -> None:
+    os.chown(put(box, b"one\n"), 1000, 1000)
+    assert lines(take(box, owner=1000)) == (b"one",)
+
+
+def make_link(path: Path) -> None:
+    path.symlink_to(path.parent.parent / "secret")
+
+
+def make_hard_link(path: Path) -> None:
+    os.link(path.parent.parent / "secret", path)
+
+
+def make_loop(path: Path) -> None:
+    path.symlink_to(path)
+
+
+def make_device(path: Path) -> None:
+    os.mknod(path, 0o020666, os.makedev(1, 5))  # zero
+
+
+@pytest.mark.parametrize(
+    "make", [make_link, make_hard_link, make_loop, make_device, os.mkfifo, Path.mkdir], ids=lambda make: make.__name__
+)
+def test_what_is_no_file_of_a_wrapper_is_removed_and_not_touched(box: Path, make: Callable[[Path], None]) -> None:
+    secret = box / "secret"
+    secret.write_text("secret\n")
+    make(box / "spool" / "processes")
+    began = time.monotonic()
+    assert take(box) is None
+    assert time.monotonic() - began < 1
+    assert is_empty(box / "spool")
+    assert secret.read_text() == "secret\n"
+    assert stored(box / "claims") == []
+
+
+def test_a_directory_with_something_in_it_stays_and_is_counted(box: Path) -> None:
+    (box / "spool" / "processes" / "x").mkdir(parents=True)
+    assert take(box) is None
+    assert clear(box / "spool") == 1
+
+
+@pytest.mark.parametrize("kind", ["directory", "link", "pipe"])
+def test_whatever_the_timestamp_is_it_is_never_read_and_goes(box: Path, kind: str) -> None:
+    path = put(box, b"one\n").with_name("processes-timestamp")
+    path.unlink()
+    makers: dict[str, Callable[[Path], object]] = {"directory": Path.mkdir, "link": make_link, "pipe": os.mkfifo}
+    makers[kind](path)
+    assert lines(take(box)) == (b"one",)
+    assert is_empty(box / "spool")
+
+
+def test_the_spool_itself_is_not_followed(box: Path) -> None:
+    put(box, b"one\n")
+    (box / "link").symlink_to("spool")
+    with pytest.raises(OSError):
+        claim(box / "link", box / "claims", ME)
+
+
+# ---------------------------------------------------------------- the lock
+
+
+@pytest.fixture
+def locked(box: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that holds the lock of a file with one request, and does not give it up."""
+    path = put(box, b"one\n")
+    code = (
+        "import fcntl, sys\n"
+        "file = open(sys.argv[1], 'ab')\n"
+        "fcntl.flock(file, fcntl.LOCK_EX)\n"
+        "print('locked', flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "locked\n"
+        yield holder
+        holder.kill()
+
+
+def test_a_lock_that_is_never_given_up_costs_a_second(box: Path, locked: subprocess.Popen[str]) -> None:
+    began = time.monotonic()
+    assert lines(take(box)) == (b"one",)
+    assert 0.9 < time.monotonic() - began < 2
+    assert is_empty(box / "spool")
+
+
+def test_a_lock_that_is_given_up_is_waited_for(box: Path, locked: subprocess.Popen[str]) -> None:
+    locked.kill()
+    began = time.monotonic()
+    assert lines(take(box)) == (b"one",)
+    assert time.monotonic() - began < 0.9
+
+
+def test_a_stopped_writer_that_goes_on_after_the_second_loses_nothing(
+    box: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It holds the lock, was stopped before its write, and goes on while the host takes the file without the lock.
+
+    A writer counts its line as handed over when the path is still its file after the write; see wrapper.py.
+    """
+    path = put(box, b"one\n")
+    handed_over: list[bool] = []
+
+    with open(path, "ab", buffering=0) as writer:
+
+        def read_then_let_the_writer_go_on(descriptor: int, most: int) -> bytes:
+            content = read_up_to(descriptor, most)
+            writer.write(b"two\n")
+            handed_over.append(path.exists() and path.stat().st_ino == os.fstat(writer.fileno()).st_ino)
+            return content
+
+        monkeypatch.setattr("sidespawn.host.spool.read_up_to", read_then_let_the_writer_go_on)
+        taken = lines(take(box))
+    left = path.read_bytes() if path.exists() else b""
+    assert not handed_over[0] or b"two" in taken or b"two" in left
+
+
+# ---------------------------------------------------------------- leftovers
+
+
+def test_leftovers_go_and_requests_stay(box: Path) -> None:
+    put(box, b"one\n")
+    (box / "spool" / "file").write_text("x")
+    (box / "spool" / "directory").mkdir()
+    (box / "spool" / "link").symlink_to("/etc/passwd")
+    os.mkfifo(box / "spool" / "pipe")
+    assert clear(box / "spool") == 0
+    assert os.listdir(box / "spool") == ["processes"]
+
+
+def test_a_link_called_like_the_requests_goes(box: Path) -> None:
+    (box / "spool" / "processes").symlink_to("/etc/passwd")
+    assert clear(box / "spool") == 0
+    assert is_empty(box / "spool")
+    assert Path("/etc/passwd").exists()
+
+
+def test_what_one_call_cannot_remove_is_counted_and_never_walked_into(box: Path) -> None:
+    for name in ("a", "b"):
+        (box / "spool" / name / "deep").mkdir(parents=True)
+        (box / "spool" / name / "deep" / "file").write_text("x")
+    (box / "spool" / "c").write_text("x")
+    assert clear(box / "spool") == 2
+    assert (box / "spool" / "a" / "deep" / "file").exists()
+    assert not (box / "spool" / "c").exists()
+
+
+def test_a_mount_in_the_spool_is_counted(apart: Callable[[str], str]) -> None:
+    apart("""
+import subprocess
+from sidespawn.host.spool import clear
+(tmp_path / "mounted").mkdir()
+subprocess.run(["mount", "-t", "tmpfs", "none", tmp_path / "mounted"], check=True)
+assert clear(tmp_path) == 1
+""")
+
+
+def test_only_so_many_names_are_looked_at_in_one_go(box: Path) -> None:
+    for number in range(spool.LEFTOVERS + 10):
+        (box / "spool" / f"{number}").touch()
+    clear(box / "spool")
+    assert len(os.listdir(box / "spool")) == 10
+    clear(box / "spool")
+    assert is_empty(box / "spool")

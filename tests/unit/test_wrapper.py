@@ -1,0 +1,647 @@
+"""The wrapper: its line reaches the host whatever the host does meanwhile, and its caller learns what came of it."""
+
+from __future__ import annotations
+
+import ast
+import fcntl
+import json
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sidespawn import wrapper
+from sidespawn.core.policy import Policy
+from sidespawn.core.wire import SIGNALS, Reply, SignalRequest, StartRequest, Status, format_reply, parse_request
+from sidespawn.errors import Reason
+from sidespawn.host import spool
+from sidespawn.host.directories import write_wrappers
+from sidespawn.host.places import Places
+
+ID = "0" * 32
+SOON = 300  # milliseconds: for what is to run out of time
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> Path:
+    for name in ("spool", "replies", "claims"):
+        (tmp_path / name).mkdir()
+    return tmp_path
+
+
+@pytest.fixture
+def settings(box: Path) -> dict[str, Any]:
+    return {
+        "service": "small",
+        "program": "tool",
+        "spool": str(box / "spool"),
+        "replies": str(box / "replies"),
+        "timeout": 5,
+        "environment": ["TAG"],
+        "local": [["--version"]],
+        "real": [],
+        "kill": False,
+    }
+
+
+def hand_over(box: Path, line: bytes = b"line\n", within: int = 5000) -> bool:
+    return wrapper.hand_over(str(box / "spool"), line, ID, wrapper.boottime_ms() + within)
+
+
+def requests(box: Path) -> bytes:
+    return (box / "spool" / "processes").read_bytes()
+
+
+def take(box: Path) -> tuple[bytes, ...]:
+    claim = spool.claim(box / "spool", box / "claims", os.getuid())
+    return claim.untrusted_lines if claim else ()
+
+
+class Host(threading.Thread):
+    """Answers every request of the spool by `answer`, as the host does: claim, parse, reply."""
+
+    def __init__(self, box: Path, answer: Callable[[StartRequest | SignalRequest], Reply | None]) -> None:
+        super().__init__()
+        self.box, self.answer = box, answer
+        self.seen: list[StartRequest | SignalRequest] = []
+        self.over = threading.Event()
+
+    def run(self) -> None:
+        while not self.over.is_set():
+            for line in take(self.box):
+                request = parse_request(line)
+                self.seen.append(request)
+                reply = self.answer(request)
+                if reply is not None:
+                    new = self.box / "replies" / ".new"
+                    new.write_bytes(format_reply(reply))
+                    new.rename(self.box / "replies" / f"{request.id}.json")
+            time.sleep(0.002)
+
+    def __enter__(self) -> Host:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        self.join()
+
+
+def answering(status: Status, reason: Reason = Reason.OK, message: str = "") -> Callable[[Any], Reply]:
+    return lambda request: Reply(id=request.id, status=status, reason=reason, message=message, pid=4711)
+
+
+# ---------------------------------------------------------------- handing over
+
+
+def test_a_line_is_appended_with_a_date_beside_it(box: Path) -> None:
+    assert hand_over(box, b"one\n")
+    assert hand_over(box, b"two\n")
+    assert requests(box) == b"one\ntwo\n"
+    assert ID in (box / "spool" / "processes-timestamp").read_text()
+
+
+def test_only_its_owner_can_read_what_it_writes(box: Path) -> None:
+    hand_over(box)
+    assert stat.S_IMODE((box / "spool" / "processes").stat().st_mode) == 0o600
+
+
+def test_a_torn_line_of_another_is_ended_first(box: Path) -> None:
+    (box / "spool" / "processes").write_bytes(b"whole\nto")
+    assert hand_over(box, b"mine\n")
+    assert requests(box) == b"whole\nto\nmine\n"
+
+
+@pytest.mark.parametrize("moment", ["try_lock", "append", "note_time"])
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("removed", ["taken by the host", "only unlinked", "replaced"])
+def test_never_lost_when_the_file_goes_at_any_moment(
+    box: Path, monkeypatch: pytest.MonkeyPatch, moment: str, when: str, removed: str
+) -> None:
+    """The line ends up in what the host took, or in the file that the host will take next; perhaps in both."""
+    real: Callable[..., object] = getattr(wrapper, moment)
+    path = box / "spool" / "processes"
+    taken: list[bytes] = []
+    times: list[str] = []
+
+    def go_away() -> None:
+        if times:
+            return
+        times.append(moment)
+        if removed == "taken by the host":
+            monkeypatch.setattr(spool, "LOCK_PATIENCE", 0.0)  # the wrapper of this very process may hold it
+            taken.extend(take(box))
+        else:
+            taken.extend(path.read_bytes().splitlines())
+            path.unlink()
+        if removed == "replaced":
+            path.write_bytes(b"another\n")
+
+    def meddled(*arguments: object) -> object:
+        if when == "before":
+            go_away()
+        result = real(*arguments)
+        if when == "after":
+            go_away()
+        return result
+
+    monkeypatch.setattr(wrapper, moment, meddled)
+    assert hand_over(box)
+    assert times == [moment]
+    after = path.read_bytes().splitlines() if path.exists() else []
+    assert b"line" in taken or b"line" in after
+    assert set(taken + after) <= {b"line", b"another"}
+
+
+def test_gone_after_the_write_it_is_written_again_under_the_same_id(box: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    note_time = wrapper.note_time
+    taken: list[bytes] = []
+
+    def taken_away(*arguments: Any) -> None:
+        note_time(*arguments)
+        if not taken:
+            monkeypatch.setattr(spool, "LOCK_PATIENCE", 0.0)
+            taken.extend(take(box))
+
+    monkeypatch.setattr(wrapper, "note_time", taken_away)
+    assert hand_over(box)
+    assert taken == [b"line"]
+    assert requests(box) == b"line\n"
+
+
+def test_many_wrappers_and_a_host_lose_nothing(box: Path) -> None:
+    """Processes, since flock(2) knows no threads."""
+    code = (
+        "import sys; from sidespawn import wrapper\n"
+        "for number in range(40):\n"
+        "    line = b'%s-%d\\n' % (sys.argv[2].encode(), number)\n"
+        "    assert wrapper.hand_over(sys.argv[1], line, 'x', wrapper.boottime_ms() + 20000)\n"
+    )
+    taken: list[bytes] = []
+    writers = [subprocess.Popen([sys.executable, "-c", code, str(box / "spool"), str(each)]) for each in range(4)]
+    while any(writer.poll() is None for writer in writers):
+        taken.extend(take(box))
+    taken.extend(take(box))
+    assert [writer.returncode for writer in writers] == [0] * 4
+    assert set(taken) == {b"%d-%d" % (writer, number) for writer in range(4) for number in range(40)}
+
+
+def test_a_full_file_waits_for_the_host(box: Path) -> None:
+    path = box / "spool" / "processes"
+    path.write_bytes(b"x" * (wrapper.CLAIM_BYTES - 4) + b"\n")
+    began = time.monotonic()
+    assert not hand_over(box, within=SOON)
+    assert time.monotonic() - began < 2
+    assert path.stat().st_size == wrapper.CLAIM_BYTES - 3
+    take(box)
+    assert hand_over(box)
+
+
+def test_a_full_file_system_changes_nothing_and_waits(apart: Callable[[str], str]) -> None:
+    apart("""
+import os, subprocess
+from sidespawn import wrapper
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "none", tmp_path], check=True)
+(tmp_path / "processes").write_bytes(b"whole\\n")
+assert not wrapper.hand_over(str(tmp_path), b"x" * 60000 + b"\\n", "id", wrapper.boottime_ms() + 200)
+assert (tmp_path / "processes").read_bytes() == b"whole\\n"
+(tmp_path / "filler").write_bytes(b"x" * 8192)
+""")
+
+
+def test_a_held_lock_is_waited_for(box: Path) -> None:
+    with open(box / "spool" / "processes", "wb") as holder:
+        fcntl.flock(holder, fcntl.LOCK_EX)
+        began = time.monotonic()
+        assert not hand_over(box, within=SOON)
+        assert 0.2 < time.monotonic() - began < 2
+    assert hand_over(box)
+    assert requests(box) == b"line\n"
+
+
+def test_no_time_no_line(box: Path) -> None:
+    assert not hand_over(box, within=-1)
+    assert not (box / "spool" / "processes").exists()
+
+
+def test_the_lock_is_given_up(box: Path) -> None:
+    hand_over(box)
+    with open(box / "spool" / "processes", "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+SOMETHING_ELSE: dict[str, Callable[[Path], object]] = {
+    "link": lambda path: path.symlink_to("/etc/passwd"),
+    "loop": lambda path: path.symlink_to(path),
+    "directory": Path.mkdir,
+    "pipe": os.mkfifo,
+}
+something_else = pytest.mark.parametrize("make", SOMETHING_ELSE.values(), ids=SOMETHING_ELSE.keys())
+
+
+@something_else
+def test_something_else_in_the_place_of_the_file_is_left_to_the_host(box: Path, make: Callable[[Path], object]) -> None:
+    make(box / "spool" / "processes")
+    assert not hand_over(box, within=SOON)
+    assert take(box) == ()
+    assert hand_over(box)
+    assert requests(box) == b"line\n"
+
+
+def test_no_spool(box: Path) -> None:
+    (box / "spool").rmdir()
+    with pytest.raises(wrapper.Unavailable, match="No such file"):
+        hand_over(box)
+
+
+@pytest.mark.parametrize("make", [SOMETHING_ELSE["link"], SOMETHING_ELSE["directory"]], ids=["link", "directory"])
+def test_a_timestamp_that_cannot_be_written_is_no_obstacle(box: Path, make: Callable[[Path], object]) -> None:
+    make(box / "spool" / "processes-timestamp")
+    assert hand_over(box)
+    assert requests(box) == b"line\n"
+
+
+# ---------------------------------------------------------------- what it asks
+
+
+def test_a_start_is_what_the_host_reads(box: Path, settings: dict[str, Any]) -> None:
+    with Host(box, answering(Status.RUNNING)) as host:
+        reply = wrapper.start(settings, ["tool", "--name=\u00e4", ""], "ns-1", {"TAG": "x"})
+    [request] = host.seen
+    assert isinstance(request, StartRequest)
+    assert request.untrusted_argv == ("tool", "--name=\u00e4", "")
+    assert (request.untrusted_netns, request.untrusted_environment) == ("ns-1", (("TAG", "x"),))
+    assert 4000 < request.deadline - wrapper.boottime_ms() <= 5000
+    assert (reply["id"], reply["status"], reply["pid"]) == (request.id, "running", 4711)
+
+
+def test_a_signal_is_what_the_host_reads(box: Path, settings: dict[str, Any]) -> None:
+    with Host(box, answering(Status.DONE)) as host:
+        assert wrapper.signal(settings, "HUP", 4711)["status"] == "done"
+    [request] = host.seen
+    assert isinstance(request, SignalRequest)
+    assert (request.signal, request.pid) == ("HUP", 4711)
+
+
+def test_each_request_has_an_id_of_its_own(box: Path, settings: dict[str, Any]) -> None:
+    with Host(box, answering(Status.RUNNING)) as host:
+        for _ in range(5):
+            wrapper.start(settings, ["tool"], None, {})
+    assert len({request.id for request in host.seen}) == 5
+
+
+def test_no_answer_in_time_is_an_answer(settings: dict[str, Any]) -> None:
+    reply = wrapper.start(settings | {"timeout": 0.2}, ["tool"], None, {})
+    assert (reply["status"], reply["reason"]) == ("expired", "expired")
+    assert "systemctl status sidespawn@small.path" in reply["message"]
+
+
+def test_too_long_for_the_format(box: Path, settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="longer than a request can be"):
+        wrapper.start(settings, ["tool", "x" * wrapper.LINE_BYTES], None, {})
+    assert not (box / "spool" / "processes").exists()
+
+
+def test_what_the_wrapper_knows_by_itself_is_what_the_host_says() -> None:
+    from sidespawn.core import wire
+
+    assert (wrapper.LINE_BYTES, wrapper.CLAIM_BYTES) == (wire.LINE_BYTES, spool.CLAIM_BYTES)
+    assert set(wrapper.SIGNAL_NAMES.values()) == set(SIGNALS)
+    assert wrapper.EXIT_CODES.keys() == {status.value for status in Status}
+
+
+# ---------------------------------------------------------------- what its caller learns
+
+OUTCOMES = [
+    (Status.RUNNING, Reason.OK, 0),
+    (Status.DONE, Reason.OK, 0),
+    (Status.REJECTED, Reason.OPTION_NOT_ALLOWED, 77),
+    (Status.FAILED, Reason.EXITED, 70),
+    (Status.EXPIRED, Reason.EXPIRED, 75),
+]
+
+
+def run_main(monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["/usr/sbin/tool", *arguments])
+    return wrapper.main(settings)
+
+
+@pytest.mark.parametrize(("status", "reason", "code"), OUTCOMES)
+@pytest.mark.parametrize("kill", [False, True], ids=["program", "kill script"])
+def test_exit_code(
+    box: Path,
+    settings: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    status: Status,
+    reason: Reason,
+    code: int,
+    kill: bool,
+) -> None:
+    with Host(box, answering(status, reason, "the message")):
+        assert run_main(monkeypatch, settings | {"kill": kill}, *(("15", "4711") if kill else ("--quiet",))) == code
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err == ("" if code == 0 else f"sidespawn: {status} ({reason}): the message\n")
+
+
+def test_no_spool_is_unavailable(box: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    (box / "spool").rmdir()
+    assert run_main(monkeypatch, settings, "--quiet") == 69
+
+
+def test_too_long_is_wrong_use(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run_main(monkeypatch, settings, "x" * wrapper.LINE_BYTES) == 64
+
+
+def test_bytes_that_are_no_text_are_sent_as_they_are_and_refused(
+    box: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wrapper, "wait_for", lambda path, deadline: None)
+    assert run_main(monkeypatch, settings, os.fsdecode(b"--name=\xff")) == 75
+    [line] = take(box)
+    with pytest.raises(Exception, match="not printable"):
+        parse_request(line)
+
+
+def test_only_the_policys_environment_is_sent(
+    box: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TAG", "mine")
+    monkeypatch.setenv("LD_PRELOAD_X", "evil")
+    with Host(box, answering(Status.RUNNING)) as host:
+        run_main(monkeypatch, settings)
+    [request] = host.seen
+    assert isinstance(request, StartRequest)
+    assert request.untrusted_environment == (("TAG", "mine"),)
+
+
+# ---------------------------------------------------------------- kill scripts
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        *((["HUP", "4711"], "HUP"), (["15", "4711"], "TERM"), (["9", "4711"], "KILL"), (["-9", "4711"], "KILL")),
+        *((["-HUP", "4711"], "HUP"), (["hup", "4711"], "HUP"), (["SIGHUP", "4711"], "HUP")),
+        *((["1", "4711"], "HUP"), (["10", "4711"], "USR1"), (["12", "4711"], "USR2"), (["28", "4711"], "WINCH")),
+    ],
+)  # fmt: skip
+def test_signal_spellings(
+    box: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, arguments: list[str], name: str
+) -> None:
+    with Host(box, answering(Status.DONE)) as host:
+        assert run_main(monkeypatch, settings | {"kill": True}, *arguments) == 0
+    [request] = host.seen
+    assert isinstance(request, SignalRequest)
+    assert (request.signal, request.pid) == (name, 4711)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *([], ["15"], ["15", "4711", "4712"], ["15", ""], ["", "4711"], ["-", "4711"], ["15", "x"], ["15", "47 11"]),
+        *(["15", "+4711"], ["15", "4.7"], ["15", "\u00b2"], ["-s", "TERM", "4711"], ["-l"], ["15", "4711\n"]),
+    ],
+    ids=ascii,
+)
+def test_wrong_use(box: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> None:
+    assert run_main(monkeypatch, settings | {"kill": True, "timeout": 0.1}, *arguments) == 64
+    assert not (box / "spool" / "processes").exists()
+
+
+@pytest.mark.parametrize("pid", ["0", "1", "-1", "4194305", "9" * 30])
+def test_a_pid_that_cannot_be_is_no_process(
+    box: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], pid: str
+) -> None:
+    assert run_main(monkeypatch, settings | {"kill": True}, "15", pid) == 1
+    assert "No such process" in capfd.readouterr().err
+    assert not (box / "spool" / "processes").exists()
+
+
+def test_a_process_that_is_gone_is_told_in_the_words_of_kill(
+    box: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with Host(box, answering(Status.FAILED, Reason.NO_SUCH_PROCESS, "other words")):
+        assert run_main(monkeypatch, settings | {"kill": True}, "15", "4711") == 1
+    assert capfd.readouterr().err == "kill: (4711) - No such process\n"
+
+
+# ---------------------------------------------------------------- as it stands in an agent
+
+PYTHONS = [sys.executable]
+PYTHONS += [str(path) for path in sorted(Path("/root/.pyenv/versions").glob("3.6.*/bin/python3.6"))]
+PYTHONS += [path for path in [shutil.which("python3.6")] if path and "/shims/" not in path]
+
+
+@pytest.fixture
+def installed(box: Path, neutron_dhcp: Policy) -> Iterator[Path]:
+    """The scripts as `sidespawn enable` writes them, for a spool in this directory."""
+    places = Places("neutron-dhcp-dnsmasq", run=box)
+    for path in (places.agent, places.spool, places.replies, places.claims):
+        path.mkdir(parents=True)
+    write_wrappers(places, neutron_dhcp)
+    yield places.home
+
+
+def execute(python: str, script: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [python, "-IS", str(script), *arguments],
+        env=environment, capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+
+
+def test_the_scripts_are_executable_and_name_their_interpreter(installed: Path) -> None:
+    for name in ("dnsmasq", "dnsmasq-kill"):
+        script = installed / "agent" / name
+        assert os.access(script, os.X_OK)
+        assert script.read_text().startswith("#!/usr/bin/python3 -IS\n")
+        assert stat.S_IMODE(script.stat().st_mode) == 0o755
+
+
+def test_a_second_writing_keeps_the_inode_that_agents_have_mounted(installed: Path, neutron_dhcp: Policy) -> None:
+    script = installed / "agent" / "dnsmasq"
+    inode = script.stat().st_ino
+    content = script.read_text()
+    script.write_text("an older one")
+    write_wrappers(Places("neutron-dhcp-dnsmasq", run=installed.parent), neutron_dhcp)
+    assert (script.stat().st_ino, script.read_text()) == (inode, content)
+
+
+@pytest.mark.parametrize("python", PYTHONS, ids=lambda path: Path(path).name)
+@pytest.mark.parametrize(("status", "reason", "code"), OUTCOMES)
+def test_the_script(installed: Path, python: str, status: Status, reason: Reason, code: int) -> None:
+    with Host(installed, answering(status, reason, "the message")) as host:
+        done = execute(python, installed / "agent" / "dnsmasq", "--no-hosts", PROCESS_TAG="dnsmasq-1", LD_X="x")
+    assert (done.returncode, done.stdout) == (code, "")
+    assert ("the message" in done.stderr) == (code != 0)
+    [request] = host.seen
+    assert isinstance(request, StartRequest)
+    assert request.untrusted_argv == ("dnsmasq", "--no-hosts")
+    assert request.untrusted_environment == (("PROCESS_TAG", "dnsmasq-1"),)
+
+
+@pytest.mark.parametrize("python", PYTHONS, ids=lambda path: Path(path).name)
+def test_the_kill_script(installed: Path, python: str) -> None:
+    with Host(installed, answering(Status.DONE)) as host:
+        assert execute(python, installed / "agent" / "dnsmasq-kill", "15", "4711").returncode == 0
+    [request] = host.seen
+    assert isinstance(request, SignalRequest)
+    assert (request.signal, request.pid) == ("TERM", 4711)
+
+
+@pytest.mark.parametrize("python", PYTHONS, ids=lambda path: Path(path).name)
+def test_a_local_call_executes_the_real_program(installed: Path, python: str) -> None:
+    real = installed / "bin" / "dnsmasq"
+    real.parent.mkdir()
+    real.write_text("#!/bin/sh\necho real $0 $@\nexit 3\n")
+    real.chmod(0o755)
+    path = f"{installed / 'agent'}:{real.parent}"
+    done = execute(python, installed / "agent" / "dnsmasq", "--test", "--dhcp-host=tag:foo", PATH=path)
+    assert (done.returncode, done.stdout) == (3, f"real {real} --test --dhcp-host=tag:foo\n")
+    assert os.listdir(installed / "spool") == []
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--test"], ["--test", "--dhcp-host=tag:foo", ""], ["--version", "--conf-script=/x"]]
+)
+def test_only_a_call_that_the_policy_lists_is_local(installed: Path, arguments: list[str]) -> None:
+    with Host(installed, answering(Status.RUNNING)) as host:
+        assert execute(sys.executable, installed / "agent" / "dnsmasq", *arguments).returncode == 0
+    assert len(host.seen) == 1
+
+
+# ---------------------------------------------------------------- the real program
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The wrapper's own file, in a directory that PATH leads to first."""
+    path = tmp_path / "sbin" / "tool"
+    path.parent.mkdir()
+    path.write_text("#!/bin/sh\n")
+    path.chmod(0o755)
+    monkeypatch.setattr(wrapper, "__file__", str(path))
+    monkeypatch.setenv("PATH", f"{path.parent}:{tmp_path / 'linked'}:{tmp_path / 'bin'}")
+    return path
+
+
+def program(path: Path, mode: int = 0o755) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("#!/bin/sh\n")
+    path.chmod(mode)
+    return path
+
+
+def test_the_real_program_is_never_the_wrapper_by_any_name(own: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "tool").symlink_to(own)
+    os.link(own, tmp_path / "hard")
+    assert wrapper.real_program(settings | {"real": [str(own), str(tmp_path / "hard")]}) is None
+    expected = program(tmp_path / "bin" / "tool")
+    assert wrapper.real_program(settings) == str(expected)
+
+
+def test_the_image_comes_before_path(own: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
+    program(tmp_path / "bin" / "tool")
+    real = program(tmp_path / "image" / "tool")
+    assert wrapper.real_program(settings | {"real": [str(tmp_path / "nothing"), str(real)]}) == str(real)
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o000])
+def test_what_cannot_be_executed_is_passed_over(own: Path, tmp_path: Path, settings: dict[str, Any], mode: int) -> None:
+    program(tmp_path / "bin" / "tool", mode)
+    assert wrapper.real_program(settings) is None
+
+
+def test_a_directory_of_that_name_is_passed_over(own: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
+    """Container engines make one where the source of a mount is not there."""
+    (tmp_path / "image" / "tool").mkdir(parents=True)
+    expected = program(tmp_path / "bin" / "tool")
+    assert wrapper.real_program(settings | {"real": [str(tmp_path / "image" / "tool")]}) == str(expected)
+
+
+@pytest.mark.parametrize("path", ["", ".", "relative:.", ":"])
+def test_nothing_is_executed_from_where_the_caller_happens_to_be(
+    own: Path, tmp_path: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    program(tmp_path / "relative" / "tool")
+    program(tmp_path / "relative" / ".." / "tool")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", path)
+    assert wrapper.real_program(settings) is None
+
+
+def test_no_real_program_is_told_with_a_way_out(
+    own: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run_main(monkeypatch, settings, "--version") == 69
+    assert "/run/sidespawn/image" in capfd.readouterr().err
+
+
+# ---------------------------------------------------------------- its namespace
+
+
+def test_the_namespace_is_found_by_inode_whatever_it_is_called(apart: Callable[[str], str]) -> None:
+    apart("""
+import os, subprocess
+from sidespawn import wrapper
+names = tmp_path / "netns"
+names.mkdir()
+wrapper.NAMESPACES = str(names)
+assert wrapper.identify_netns() is None
+(names / "a-file").touch()
+(names / "b-dangling").symlink_to("nothing")
+os.mkfifo(names / "c-pipe")
+(names / "d-other").touch()
+subprocess.run(["unshare", "--net", "mount", "--bind", "/proc/self/ns/net", names / "d-other"], check=True)
+assert wrapper.identify_netns() is None
+(names / "qdhcp-1").touch()
+subprocess.run(["mount", "--bind", "/proc/self/ns/net", names / "qdhcp-1"], check=True)
+assert wrapper.identify_netns() == "qdhcp-1"
+""")
+
+
+def test_no_directory_of_namespaces(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(wrapper, "NAMESPACES", str(tmp_path / "nothing"))
+    assert wrapper.identify_netns() is None
+
+
+# ---------------------------------------------------------------- any agent's Python
+
+SOURCE = Path(wrapper.__file__)
+
+
+def test_it_is_python_3_6() -> None:
+    ast.parse(SOURCE.read_text(), feature_version=(3, 6))
+
+
+def test_it_imports_only_the_standard_library() -> None:
+    imported = set()
+    for node in ast.walk(ast.parse(SOURCE.read_text())):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0
+            imported.add(str(node.module).partition(".")[0])
+    assert imported <= sys.stdlib_module_names
+
+
+def test_its_settings_are_plain_values(installed: Path) -> None:
+    tree = ast.parse((installed / "agent" / "dnsmasq").read_text(), feature_version=(3, 6))
+    [settings] = [
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "SETTINGS"
+    ]
+    assert json.loads(json.dumps(settings)) == settings
+    assert settings["kill"] is False
+    assert settings["spool"] == str(installed / "spool")
