@@ -24,7 +24,7 @@ FAILED = 70  # as `sidespawn --help` has it
 @click.option("--remove", is_flag=True, help="Only remove what --keep, or a demo that was killed, left.")
 @click.option("--json", "as_json", is_flag=True, help="The result as one line of JSON on standard output.")
 def demo(image: str, agent_image: str, keep: bool, remove: bool, as_json: bool) -> int:
-    """Show it all on this host: an agent without privileges, its dnsmasq, leases, a crash, a refusal.
+    """Show it all on this host: an agent that is not privileged, its dnsmasq, leases, a crash, a refusal.
 
     Starts an agent container as Neutron's DHCP agent is one, and lets it do what Neutron does. Uses names of its own
     (service demo-dnsmasq), touches nothing else, and removes everything at the end. Needs root, systemd, podman,
