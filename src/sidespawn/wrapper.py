@@ -231,7 +231,8 @@ def real_program(settings):
             there = os.stat(path)
         except OSError:
             continue
-        if (there.st_dev, there.st_ino) != (own.st_dev, own.st_ino) and os.access(path, os.X_OK):
+        is_other = (there.st_dev, there.st_ino) != (own.st_dev, own.st_ino)
+        if is_other and stat.S_ISREG(there.st_mode) and os.access(path, os.X_OK):
             return path
     return None
 

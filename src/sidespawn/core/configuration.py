@@ -14,6 +14,7 @@ from sidespawn.core.pattern import Bindings, Conflict, Names, Pattern, match_any
 from sidespawn.errors import Denied, Reason, quoted
 
 CONFIGURATION_BYTES = 256 * 1024
+LINE_CHARACTERS = 1000  # dnsmasq 2.90 reads 1024 at a time, and would take the rest of a longer line for another line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,11 +44,12 @@ def check_configuration(
     allowed = {directive.name: directive for directive in rules.directives}
     for number, untrusted_line in enumerate(untrusted_content.decode("ascii").split("\n"), 1):
         line = untrusted_line.strip(" \t")
+        where = f"line {number} of {quoted(path)}, {quoted(line)},"
+        if not line.replace("\t", " ").isprintable() or len(untrusted_line) > LINE_CHARACTERS:
+            message = f"{where} holds a control character or is longer than {LINE_CHARACTERS} characters"
+            raise Denied(Reason.CONFIGURATION_NOT_ALLOWED, message, rule=rules.rule)
         if not line or line.startswith("#"):
             continue
-        where = f"line {number} of {quoted(path)}, {quoted(line)},"
-        if not line.isprintable():
-            raise Denied(Reason.CONFIGURATION_NOT_ALLOWED, f"{where} holds a control character", rule=rules.rule)
         name, equals, value = line.partition("=")
         directive = allowed.get(name)
         if directive is None:

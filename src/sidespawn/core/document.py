@@ -7,7 +7,7 @@ nobody asked for.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sidespawn.core.pattern import Pattern, parse_pattern
@@ -21,20 +21,37 @@ def parse_toml(source: str, text: str) -> tuple[dict[str, Any], dict[tuple[str, 
     """The document, and FILE:LINE for each of its keys, which tomllib does not tell."""
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError; so is an integer that is too long
         raise PolicyError(f"{source}: {error}") from None
     lines: dict[tuple[str, ...], str] = {}
     section: tuple[str, ...] = ()
+    open_brackets = 0
     for number, line in enumerate(text.split("\n"), 1):
-        stripped = line.strip()
-        if stripped.startswith("[") and "]" in stripped and "=" not in stripped:
-            section = tuple(part.strip(' "') for part in stripped.strip("[]").split("."))
+        bare = without_strings(line)
+        if open_brackets == 0 and bare.lstrip().startswith("["):
+            section = tuple(part.strip(' "') for part in line.partition("#")[0].strip(" []").split("."))
             lines.setdefault(section, f"{source}:{number}")
-        else:
-            key = stripped.partition("=")[0].strip(' "')
-            if key and not key.startswith("#"):
-                lines.setdefault((*section, key), f"{source}:{number}")
+            continue
+        key = line.partition("=")[0].strip(' "')
+        if open_brackets == 0 and key and "=" in bare:
+            lines.setdefault((*section, key), f"{source}:{number}")
+        open_brackets += bare.count("[") - bare.count("]")
     return document, lines
+
+
+def without_strings(line: str) -> str:
+    """A line of TOML less its strings and its comment, so that what is left is structure."""
+    bare, quote = "", ""
+    for character in line:
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in "\"'":
+            quote = character
+        elif character == "#":
+            break
+        else:
+            bare += character
+    return bare
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -52,9 +69,9 @@ def substitute(value: Any, parameters: Mapping[str, str | int]) -> Any:
     if isinstance(value, list):
         return [substitute(each, parameters) for each in value]
     if isinstance(value, str):
-        if value[:1] == "{" and value[1:-1] in parameters:
-            return parameters[value[1:-1]]
         for name, parameter in parameters.items():
+            if value == f"{{{name}}}":
+                return parameter
             value = value.replace(f"{{{name}}}", str(parameter))
     return value
 
@@ -67,6 +84,11 @@ class Table:
     ) -> None:
         self._content, self._lines, self._source, self._path = content, lines, source, path
         self._taken: set[str] = set()
+        self._names: frozenset[str] = frozenset()
+
+    def declare(self, names: Iterable[str]) -> None:
+        """The names that patterns in this table and in those taken from it later may use."""
+        self._names = frozenset(names)
 
     def keys(self) -> tuple[str, ...]:
         return tuple(self._content)
@@ -103,9 +125,12 @@ class Table:
 
     def patterns(self, key: str, *, optional: bool = False) -> tuple[Pattern, ...]:
         try:
-            return tuple(parse_pattern(each) for each in self.strings(key, optional=optional))
+            patterns = tuple(parse_pattern(each) for each in self.strings(key, optional=optional))
         except ValueError as error:
             raise self.error(key, f"is no pattern: {error}") from None
+        for name in (name for pattern in patterns for name in pattern.names if name not in self._names):
+            raise self.error(key, f"uses {{{name}}}, which [names] does not declare")
+        return patterns
 
     def pattern(self, key: str) -> Pattern:
         patterns = self.patterns(key)
@@ -128,7 +153,9 @@ class Table:
 
     def table(self, key: str, *, optional: bool = False) -> Table:
         content = self.take(key, dict, default={} if optional else None)
-        return Table(content, self._lines, self._source, (*self._path, key))
+        table = Table(content, self._lines, self._source, (*self._path, key))
+        table.declare(self._names)
+        return table
 
     def done(self) -> None:
         for key in self._content:

@@ -34,10 +34,17 @@ class ConfigurationFile:
 
 @dataclass(frozen=True, kw_only=True)
 class PidFile:
-    """Where the agent looks for the program's pid: `name` in the directory `beneath` the state on the host."""
+    """Where the agent looks for the program's pid: a path relative to the policy's `state_on_host`."""
 
     beneath: str
-    name: str
+
+    @property
+    def directory(self) -> str:
+        return self.beneath.rpartition("/")[0] or "."
+
+    @property
+    def name(self) -> str:
+        return self.beneath.rpartition("/")[2]
 
 
 @dataclass(frozen=True, kw_only=True)

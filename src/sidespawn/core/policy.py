@@ -17,7 +17,7 @@ from sidespawn.core.document import PATH_CHARACTERS, Table, is_path, merge, pars
 from sidespawn.core.options import Option, ProgramTable, Takes
 from sidespawn.core.pattern import Names, Pattern
 from sidespawn.core.plan import Limits, Readiness, ReadyWhen
-from sidespawn.core.values import ALPHANUMERIC, DIGITS, only
+from sidespawn.core.values import ALPHANUMERIC, DIGITS, is_decimal, only
 from sidespawn.core.wire import SIGNALS
 from sidespawn.errors import PolicyError
 
@@ -153,7 +153,10 @@ def read_parameters(table: Table) -> dict[str, str | int]:
 def build_policy(service: str, top: Table, read_program: Read) -> Policy:
     if top.take("version", int) != POLICY_VERSION:
         raise top.error("version", f"must be {POLICY_VERSION}")
-    names = {name: top.table("names").patterns(name) for name in top.table("names", optional=True).keys()}
+    declared = top.table("names", optional=True)
+    declared.declare(declared.keys())
+    top.declare(declared.keys())
+    names = {name: declared.patterns(name) for name in declared.keys()}
     program: str = top.take("program", str)
     if not is_service_name(program):
         raise top.error("program", "must be the name of a program's table")
@@ -277,7 +280,7 @@ def build_side_container(table: Table) -> SideContainer:
     if engine not in ENGINES:
         raise table.error("engine", f"must be one of {', '.join(ENGINES)}")
     image = table.take("image", str)
-    if not only(image, IMAGE_CHARACTERS) or image[0] not in ALPHANUMERIC or "://" in image:
+    if not is_image(image):
         raise table.error("image", "must be the name of an image, without a transport", "see `podman images`")
     capabilities = table.strings("capabilities", optional=True)
     for capability in capabilities:
@@ -286,7 +289,6 @@ def build_side_container(table: Table) -> SideContainer:
     scratch = table.strings("scratch", optional=True)
     if not all(is_path(path) for path in scratch):
         raise table.error("scratch", "must be absolute paths")
-    pid_file = table.patterns("pid_file", optional=True)
     side_container = SideContainer(
         engine=engine,
         image=image,
@@ -296,7 +298,7 @@ def build_side_container(table: Table) -> SideContainer:
         capabilities=tuple(sorted(capabilities)),
         mounts=table.patterns("mounts", optional=True),
         scratch=scratch,
-        pid_file=pid_file[0] if pid_file else None,
+        pid_file=table.pattern("pid_file") if "pid_file" in table.keys() else None,
         limits=Limits(
             memory=size(table, "memory"),
             tasks=table.number("tasks", 1, 100_000),
@@ -310,9 +312,22 @@ def build_side_container(table: Table) -> SideContainer:
     return side_container
 
 
+def is_image(text: str) -> bool:
+    """[HOST[:PORT]/]PATH[:TAG][@DIGEST]: no option, and no transport such as dir: or oci:, which would open a path."""
+    registry, _, rest = text.rpartition("/")[0].partition("/")
+    host, colon, port = registry.partition(":")
+    return (
+        only(text, IMAGE_CHARACTERS)
+        and text[0] in ALPHANUMERIC
+        and "//" not in text
+        and ":" not in rest
+        and (not colon or (bool(host) and only(port, DIGITS)))
+    )
+
+
 def size(table: Table, key: str) -> int:
     text: str = table.take(key, str)
-    if not (only(text[:-1], DIGITS) and text[-1:] in SIZES and len(text) < 10):
+    if not (only(text[:-1], DIGITS) and text[-1:] in SIZES and len(text) < 10 and int(text[:-1])):
         raise table.error(key, "must be a size such as 64M")
     return int(text[:-1]) * SIZES[text[-1]]
 
@@ -329,7 +344,7 @@ def build_readiness(table: Table) -> Readiness:
     else:
         what = table.take("listens", str)
         protocol, _, port = what.partition(":")
-        if protocol not in ("udp", "tcp") or not only(port, DIGITS) or not 0 < int(port) < 65536:
+        if protocol not in ("udp", "tcp") or not is_decimal(port) or not 0 < int(port) < 65536:
             raise table.error("listens", "must be a protocol and a port, such as udp:67")
     readiness = Readiness(when=when, what=what, within=table.number("within", 1, 300, default=10))
     table.done()
@@ -358,34 +373,21 @@ def parse_program(program: str, text: str) -> ProgramTable:
 
 
 def check_policy(policy: Policy, top: Table, request: Table) -> None:
-    """What can only be said of the whole: every name is declared, none defines itself, references have a target."""
-    for name, patterns in policy.names.items():
-        declared(policy, patterns, top, name, seen=(name,))
-    rules = policy.options.values()
-    environment = tuple(pattern for patterns, _ in policy.environment.values() for pattern in patterns)
-    values = tuple(pattern for rule in rules for pattern in rule.values)
-    side_container = policy.side_container
-    pid_file = () if side_container.pid_file is None else (side_container.pid_file,)
-    for where, each in (
-        ("request", (policy.netns, *policy.instance)),
-        ("environment", environment),
-        ("options", values),
-        ("side_container", (*side_container.mounts, *pid_file)),
-    ):
-        declared(policy, each, top, where, seen=())
+    """What can only be said of the whole."""
+    for name in policy.names:
+        if name in uses(policy.names, policy.names[name], set()):
+            raise top.table("names").error(name, "defines itself")
     for signal in policy.signals:
         if signal not in SIGNALS:
             raise request.error("signals", f"cannot have {signal}", f"allowed: {' '.join(SIGNALS)}")
-    for rule in rules:
+    for rule in policy.options.values():
         if rule.configuration and rule.configuration not in policy.configuration:
             raise PolicyError(f"{rule.rule}: there is no [configuration.{rule.configuration}]")
 
 
-def declared(policy: Policy, patterns: tuple[Pattern, ...], top: Table, where: str, seen: tuple[str, ...]) -> None:
-    for pattern in patterns:
-        for name in pattern.names:
-            if name not in policy.names:
-                raise top.error(where, f"uses {{{name}}}, which [names] does not declare")
-            if name in seen:
-                raise top.error("names", f"defines {name} by itself")
-            declared(policy, policy.names[name], top, where, (*seen, name))
+def uses(names: Names, patterns: tuple[Pattern, ...], found: set[str]) -> set[str]:
+    """Every name that the patterns use, directly or through another name."""
+    for name in (name for pattern in patterns for name in pattern.names if name not in found):
+        found.add(name)
+        uses(names, names[name], found)
+    return found

@@ -7,6 +7,7 @@ are trusted only when root owns them and all their parents and nobody else can w
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -72,12 +73,18 @@ def write_whole(parent: int, name: str, content: bytes, mode: int = 0o600, owner
     with suppress(FileNotFoundError):
         os.unlink(temporary, dir_fd=parent)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    with closing(os.open(temporary, flags, 0o600, dir_fd=parent)) as descriptor:
-        os.write(descriptor, content)
-        os.fchown(descriptor, *owner)
-        os.fchmod(descriptor, mode)
-        os.fsync(descriptor)
-    os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
+    try:
+        with closing(os.open(temporary, flags, 0o600, dir_fd=parent)) as descriptor:
+            if os.write(descriptor, content) != len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fchown(descriptor, *owner)
+            os.fchmod(descriptor, mode)
+            os.fsync(descriptor)
+        os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
+    except OSError:
+        with suppress(OSError):
+            os.unlink(temporary, dir_fd=parent)
+        raise
 
 
 def read_trusted(path: Path) -> str:
@@ -86,13 +93,17 @@ def read_trusted(path: Path) -> str:
         for each in (*reversed(path.parents), path):
             status = os.lstat(each)
             linked = stat.S_ISLNK(status.st_mode)
-            if status.st_uid != 0 or linked or (status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX):
+            sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX  # such as /tmp
+            if status.st_uid != 0 or linked or (status.st_mode & 0o022 and not sticky):
                 raise PolicyError(
                     f"{path} is not used: {each} {'is a link' if linked else 'can be changed by others than root'}",
                     f"as root: chown root {each}; chmod go-w {each}",
                 )
         with closing(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)) as descriptor:
-            return read_up_to(descriptor, POLICY_BYTES).decode("utf-8")
+            content = read_up_to(descriptor, POLICY_BYTES + 1)
+        if len(content) > POLICY_BYTES:
+            raise OSError(f"it is larger than {POLICY_BYTES} bytes")
+        return content.decode("utf-8")
     except FileNotFoundError:
         raise PolicyError(f"{path} does not exist", "enable the service first: sidespawn enable --help") from None
     except (OSError, UnicodeDecodeError) as error:

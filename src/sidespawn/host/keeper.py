@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from sidespawn.core.configuration import CONFIGURATION_BYTES, check_configuration
 from sidespawn.core.decide import Allowed
-from sidespawn.core.plan import Plan, Readiness, ReadyWhen
+from sidespawn.core.plan import PidFile, Plan, Readiness, ReadyWhen
 from sidespawn.core.policy import Policy
 from sidespawn.core.wire import Reply, SignalRequest, Status
 from sidespawn.engines import Engine, Found, NameTaken, Pins
@@ -120,7 +121,7 @@ class Keeper:
             netns_inode=netns.inode,
             digest=plan.digest,
             request=request_id,
-            pid_file=None if plan.pid_file is None else (plan.pid_file.beneath, plan.pid_file.name),
+            pid_file=None if plan.pid_file is None else plan.pid_file.beneath,
             grace=plan.grace,
         )
 
@@ -148,8 +149,7 @@ class Keeper:
         paths = []
         for number, mount in enumerate(plan.mounts):
             try:
-                with directory(self.policy.agent.state_on_host) as state:
-                    descriptor = stack.enter_context(closing(open_directory_beneath(state, mount.beneath)))
+                descriptor = stack.enter_context(self.state_directory(mount.beneath))
             except OSError as error:
                 raise state_unusable(mount.path, error) from None
             target = pin.with_suffix(f".mount{number}")
@@ -209,15 +209,9 @@ class Keeper:
         for path in self.places.snapshots.glob(f"{record.instance}.[0-9]*"):
             path.unlink(missing_ok=True)
         if record.pid_file is not None:
-            parent, name = record.pid_file
-            try:
-                with (
-                    directory(self.policy.agent.state_on_host) as state,
-                    closing(open_directory_beneath(state, parent)) as held_directory,
-                ):
-                    os.unlink(name, dir_fd=held_directory)
-            except OSError:
-                pass  # the agent has removed it, or its directory
+            pid_file = PidFile(beneath=record.pid_file)
+            with suppress(OSError), self.state_directory(pid_file.directory) as parent:
+                os.unlink(pid_file.name, dir_fd=parent)  # unless the agent has removed it, or its directory
         self.ledger.remove(record.instance)
 
     def sweep(self) -> None:
@@ -241,14 +235,20 @@ class Keeper:
         if plan.pid_file is None:
             return
         try:
-            with (
-                directory(self.policy.agent.state_on_host) as state,
-                closing(open_directory_beneath(state, plan.pid_file.beneath)) as held_directory,
-            ):
+            with self.state_directory(plan.pid_file.directory) as parent:
                 owner = (plan.uid, plan.gid)
-                write_whole(held_directory, plan.pid_file.name, b"%d\n" % pid, mode=0o644, owner=owner)
+                write_whole(parent, plan.pid_file.name, b"%d\n" % pid, mode=0o644, owner=owner)
         except OSError as error:
             raise state_unusable(plan.pid_file.beneath, error) from None
+
+    @contextmanager
+    def state_directory(self, beneath: str) -> Iterator[int]:
+        """A directory of the agent's state, held open. Raises OSError when it cannot be reached without links."""
+        with (
+            directory(self.policy.agent.state_on_host) as state,
+            closing(open_directory_beneath(state, beneath)) as found,
+        ):
+            yield found
 
     def running(self, event: Event, message: str, record: Record, request_id: str) -> Reply:
         self.journal.write(

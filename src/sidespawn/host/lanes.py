@@ -57,5 +57,5 @@ class Lanes:
                     self._ready.put(lane)
                 else:
                     del self._lanes[lane]
+                os.eventfd_write(self.done, 1)
                 self._idle.notify_all()
-            os.eventfd_write(self.done, 1)

@@ -31,7 +31,7 @@ class Record:
     netns_inode: int
     digest: str  # of the plan
     request: str  # the id of the request that started it
-    pid_file: tuple[str, str] | None  # directory beneath the agent's state, name
+    pid_file: str | None  # beneath the agent's state
     grace: float
 
     @property
@@ -54,9 +54,8 @@ class Ledger:
             fields = json.loads((self.path / f"{instance}.json").read_bytes())
             if fields.pop("v") != RECORD_VERSION:
                 return None
-            pid_file = fields.pop("pid_file")
-            return Record(**fields, pid_file=None if pid_file is None else (pid_file[0], pid_file[1]))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
+            return Record(**fields)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
 
     def find_pid(self, pid: int) -> Record | None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import fcntl
 import os
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from sidespawn.core.wire import LINE_BYTES
 from sidespawn.host.files import closing, directory, open_regular_beneath, read_up_to, write_whole
 
 REQUESTS = "processes"
+TAKEN = "processes-taken"
 BY_OPERATOR = ".operator"
 CLAIM_BYTES = 1024 * 1024
 LOCK_PATIENCE = 1.0  # seconds
@@ -43,24 +45,42 @@ def claim(spool: Path, claims: Path, owner: int, *, by_operator: bool = False) -
     """
     with directory(spool) as held:
         try:
-            descriptor = open_regular_beneath(held, REQUESTS, os.O_RDWR)
+            descriptor = open_request_file(held)
         except FileNotFoundError:
             return None
         except OSError:
             unlink(held, REQUESTS)  # a link, a pipe, a device: no wrapper made it
+            unlink(held, TAKEN)
             return None
         with closing(descriptor):
-            lock(descriptor)
-            if os.fstat(descriptor).st_uid != owner:
-                unlink(held, REQUESTS)
-                return None
-            untrusted_content = read_up_to(descriptor, CLAIM_BYTES)
+            acceptable = os.fstat(descriptor).st_uid == owner
+            untrusted_content = read_up_to(descriptor, CLAIM_BYTES) if acceptable else b""
             complete = untrusted_content[: untrusted_content.rfind(b"\n") + 1]
-            taken = store(claims, complete, by_operator) if complete else None
+            claimed = store(claims, complete, by_operator) if complete else None
             os.ftruncate(descriptor, 0)
-            for name in (REQUESTS, f"{REQUESTS}-timestamp"):
+            for name in (TAKEN, f"{REQUESTS}-timestamp"):
                 unlink(held, name)
-            return taken
+            return claimed
+
+
+def open_request_file(held: int) -> int:
+    """The file with the requests, out of the wrappers' way: what is written to it from now on is written again.
+
+    It is renamed before it is read.  A wrapper that was stopped while it had the lock finds after its write that its
+    file is not at the path any more; had the file been read first, that wrapper could write in between and be content.
+    """
+    with suppress(FileNotFoundError):
+        return open_regular_beneath(held, TAKEN, os.O_RDWR)  # an earlier run was killed behind the renaming
+    descriptor = open_regular_beneath(held, REQUESTS, os.O_RDWR)
+    try:
+        lock(descriptor)
+        os.rename(REQUESTS, TAKEN, src_dir_fd=held, dst_dir_fd=held)
+        if not os.path.samestat(os.fstat(descriptor), os.stat(TAKEN, dir_fd=held, follow_symlinks=False)):
+            raise OSError("the request file was replaced meanwhile")
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def lock(descriptor: int) -> bool:
@@ -101,7 +121,7 @@ def clear(spool: Path) -> int:
     stay = 0
     with directory(spool) as held, os.scandir(held) as entries:
         for _, entry in zip(range(LEFTOVERS), entries, strict=False):
-            if entry.name != REQUESTS or not entry.is_file(follow_symlinks=False):
+            if entry.name not in (REQUESTS, TAKEN) or not entry.is_file(follow_symlinks=False):
                 stay += not unlink(held, entry.name)
     return stay
 

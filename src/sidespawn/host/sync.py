@@ -210,16 +210,23 @@ class Sync:
             self.journal.write(Event.INTERNAL, f"a reply cannot be written: {error.strerror}", request=reply.id)
 
     def was_answered(self, request_id: str) -> bool:
-        return (self.places.replies / f"{request_id}.json").exists()
+        return os.path.lexists(self.places.replies / f"{request_id}.json")
 
     def expire_replies(self) -> None:
-        """Old ones, and the oldest of too many. Their ids have no life left in them by then."""
-        with os.scandir(self.places.replies) as entries:
-            aged = sorted((entry.stat().st_mtime, entry.path) for entry in entries)
+        """Old ones, and the oldest of too many. Their ids have no life left in them by then.
+
+        An agent with CAP_SYS_ADMIN can make its view of this directory writable, so its names are no more trusted
+        than those of the spool.
+        """
         limit = time.time() - REPLY_SECONDS
-        for number, (age, path) in enumerate(aged):
-            if age < limit or number < len(aged) - REPLIES:
-                Path(path).unlink(missing_ok=True)
+        with directory(self.places.replies) as held:
+            aged = []
+            for name in os.listdir(held):
+                with suppress(OSError):
+                    aged.append((os.stat(name, dir_fd=held, follow_symlinks=False).st_mtime, name))
+            for number, (age, name) in enumerate(sorted(aged)):
+                if age < limit or number < len(aged) - REPLIES:
+                    spool.unlink(held, name)
 
     def attempt(self, tidying: Callable[[], None]) -> None:
         """An engine that does not answer now is the next request's trouble, not the end of this run."""
