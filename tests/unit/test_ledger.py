@@ -1,0 +1,122 @@
+"""The service's list of its side containers: whole records, or none."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sidespawn.host.ledger import RECORD_VERSION, Ledger, Record
+from sidespawn.host.processes import identify
+
+ME = identify(os.getpid())
+assert ME is not None
+RECORD = Record(
+    instance="ns-1",
+    container="0123456789ab",
+    name="small-ns-1",
+    pid=ME.pid,
+    started=ME.started,
+    since=1.5,
+    netns="ns-1",
+    netns_inode=4026531840,
+    digest="d" * 64,
+    request="0" * 32,
+    pid_file=None,
+    grace=5,
+)
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    return Ledger(tmp_path)
+
+
+def test_what_is_written_is_found(ledger: Ledger) -> None:
+    ledger.write(RECORD)
+    assert ledger.find("ns-1") == RECORD
+    assert list(ledger.records()) == [RECORD]
+
+
+def test_the_last_word_counts(ledger: Ledger) -> None:
+    ledger.write(RECORD)
+    ledger.write(replace(RECORD, digest="e" * 64))
+    found = ledger.find("ns-1")
+    assert found is not None
+    assert found.digest == "e" * 64
+    assert len(list(ledger.records())) == 1
+
+
+def test_what_is_removed_is_gone(ledger: Ledger) -> None:
+    ledger.write(RECORD)
+    ledger.remove("ns-1")
+    ledger.remove("ns-1")
+    assert ledger.find("ns-1") is None
+    assert list(ledger.records()) == []
+
+
+def test_nothing_is_there_at_first(ledger: Ledger) -> None:
+    assert ledger.find("ns-1") is None
+    assert ledger.find_pid(os.getpid()) is None
+
+
+def test_a_record_cut_anywhere_is_none(ledger: Ledger) -> None:
+    ledger.write(RECORD)
+    path = ledger.path / "ns-1.json"
+    whole = path.read_bytes()
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        assert ledger.find("ns-1") is None, length
+        assert list(ledger.records()) == []
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"", b"null", b"1", b"[]", b'""', b"{}", b"\xff"),
+        json.dumps({"v": RECORD_VERSION}).encode(),
+    ],
+    ids=lambda content: ascii(content[:20]),
+)
+def test_what_is_no_record_is_none(ledger: Ledger, content: bytes) -> None:
+    (ledger.path / "ns-1.json").write_bytes(content)
+    assert ledger.find("ns-1") is None
+
+
+@pytest.mark.parametrize("version", [RECORD_VERSION - 1, RECORD_VERSION + 1, "1", None, [1]])
+def test_another_versions_record_is_none(ledger: Ledger, version: object) -> None:
+    ledger.write(RECORD)
+    path = ledger.path / "ns-1.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"v": version}))
+    assert ledger.find("ns-1") is None
+
+
+def test_a_record_with_other_fields_is_none(ledger: Ledger) -> None:
+    ledger.write(RECORD)
+    path = ledger.path / "ns-1.json"
+    fields = json.loads(path.read_text())
+    path.write_text(json.dumps(fields | {"more": 1}))
+    assert ledger.find("ns-1") is None
+    path.write_text(json.dumps({name: value for name, value in fields.items() if name != "pid"}))
+    assert ledger.find("ns-1") is None
+
+
+def test_one_bad_record_hides_no_other(ledger: Ledger) -> None:
+    ledger.write(RECORD)
+    (ledger.path / "a.json").write_text("{")
+    (ledger.path / ".b.json.new").write_text("{")
+    assert list(ledger.records()) == [RECORD]
+
+
+def test_a_pid_finds_the_record_of_just_that_process(ledger: Ledger) -> None:
+    ledger.write(RECORD)
+    assert ledger.find_pid(RECORD.pid) == RECORD
+    assert ledger.find_pid(RECORD.pid + 1) is None
+
+
+def test_a_pid_that_is_used_again_finds_nothing(ledger: Ledger) -> None:
+    ledger.write(replace(RECORD, started=RECORD.started - 1))
+    assert ledger.find_pid(RECORD.pid) is None

@@ -1,0 +1,195 @@
+"""podman's command line: all that a side container gets stands there, and nothing that an agent wrote is an option."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sidespawn.core.plan import ConfigurationFile, Plan
+from sidespawn.engines import Pins, get_engine, podman
+from sidespawn.engines.podman import Podman, slice_name
+from tests.unit.small import NET
+from tests.unit.test_plan import PLAN as PLAIN
+
+ID = "0" * 32
+PLAN = replace(
+    PLAIN,
+    environment=(("TAG", f"tool-{NET}"),),
+    configuration=(ConfigurationFile(path="/state/tool.conf", beneath="tool.conf", rules="extra"),),
+)
+PINS = Pins(
+    netns=Path("/pins/1.netns"),
+    pid_file=Path("/pins/1.pid"),
+    mounts=(Path("/pins/1.mount0"),),
+    configuration=(Path("/snapshots/1.0"),),
+)
+
+
+@pytest.fixture(autouse=True)
+def a_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A host with all controllers, and with limits as systemd sets them."""
+    (tmp_path / "controllers").write_text("cpuset cpu io memory pids\n")
+    (tmp_path / "limits").write_text("Limit Soft Limit Hard Limit Units\nMax processes  63311  63311  processes\n")
+    monkeypatch.setattr(podman, "CONTROLLERS", tmp_path / "controllers")
+    monkeypatch.setattr(podman, "PID_1_LIMITS", tmp_path / "limits")
+    return tmp_path
+
+
+def describe(plan: Plan = PLAN, pins: Pins = PINS) -> tuple[str, ...]:
+    return Podman().describe(plan, pins, ID)
+
+
+def split(plan: Plan = PLAN) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """podman's own options, and what stands behind the image."""
+    command = describe(plan)
+    at = command.index(plan.image)
+    return command[2:at], command[at + 1 :]
+
+
+def test_the_whole_command() -> None:
+    """What widens a container is switched off by name: containers.conf and the image could have switched it on."""
+    assert describe() == (
+        "/usr/bin/podman",
+        "run",
+        "--detach",
+        f"--name=small-{NET}",
+        "--pull=never",
+        "--restart=no",
+        "--replace=false",
+        "--pidfile=/pins/1.pid",
+        "--network=ns:/pins/1.netns",
+        "--pid=private",
+        "--ipc=private",
+        "--uts=private",
+        "--cgroupns=private",
+        "--userns=host",
+        "--privileged=false",
+        "--cap-drop=all",
+        "--cap-add=NET_ADMIN",
+        "--cap-add=NET_RAW",
+        "--security-opt=no-new-privileges",
+        "--read-only",
+        "--read-only-tmpfs=false",
+        "--shm-size=64k",
+        "--tmpfs=/run/tool:rw,nosuid,nodev,noexec,size=64k,mode=1777",
+        "--image-volume=ignore",
+        "--no-hosts",
+        "--http-proxy=false",
+        "--systemd=false",
+        "--sdnotify=ignore",
+        "--no-healthcheck",
+        "--log-driver=journald",
+        "--user=1000:1000",
+        "--passwd=false",
+        "--umask=0022",
+        "--workdir=/",
+        "--ulimit=nofile=1024:1024",
+        "--ulimit=core=0:0",
+        "--ulimit=nproc=63311:63311",
+        "--pids-limit=8",
+        "--memory=67108864",
+        "--memory-swap=67108864",
+        "--cgroup-parent=sidespawn-small.slice",
+        "--label=io.sidespawn.service=small",
+        f"--label=io.sidespawn.instance={NET}",
+        f"--label=io.sidespawn.netns=ns-{NET}",
+        f"--label=io.sidespawn.request={ID}",
+        f"--label=io.sidespawn.plan={PLAN.digest}",
+        "--unsetenv-all",
+        f"--env=TAG=tool-{NET}",
+        f"--mount=type=bind,src=/pins/1.mount0,dst=/state/{NET},bind-propagation=rprivate,nosuid,nodev,noexec",
+        "--mount=type=bind,src=/snapshots/1.0,dst=/state/tool.conf,ro,bind-propagation=rprivate,nosuid,nodev,noexec",
+        "--entrypoint=/usr/sbin/tool",
+        "localhost/tool:1",
+        *PLAN.arguments,
+    )
+
+
+def test_a_plan_without_anything_gives_nothing() -> None:
+    plan = replace(PLAN, capabilities=(), environment=(), mounts=(), configuration=(), scratch=())
+    options = describe(plan, replace(PINS, mounts=(), configuration=()))
+    assert not [each for each in options if each.startswith(("--cap-add", "--env", "--mount", "--tmpfs", "--volume"))]
+    assert {"--cap-drop=all", "--read-only", "--unsetenv-all", "--privileged=false"} <= set(options)
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    ["--privileged", "-v=/:/host", "--", "", "--entrypoint=/bin/sh", "localhost/tool:1", "a\nb", "$HOME", "%h", "-"],
+    ids=ascii,
+)
+def test_arguments_stand_behind_the_image_as_they_are(hostile: str) -> None:
+    options, arguments = split(replace(PLAN, arguments=(hostile, "x")))
+    assert arguments == (hostile, "x")
+    assert options == split()[0][: len(options)] or len(options) == len(split()[0])
+    assert hostile not in options
+
+
+def test_every_option_is_one_argument() -> None:
+    """So that no value can be taken for an option, nor an option for the image."""
+    options, _ = split()
+    assert all(each.startswith("--") for each in options)
+
+
+def test_the_environment_is_given_with_values_and_never_imported() -> None:
+    options, _ = split(replace(PLAN, environment=(("A", ""), ("B", "x=y z"))))
+    assert [each for each in options if each.startswith("--env")] == ["--env=A=", "--env=B=x=y z"]
+
+
+def test_every_mount_is_pinned() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        describe(pins=replace(PINS, mounts=()))
+    with pytest.raises(ValueError, match="shorter"):
+        describe(pins=replace(PINS, configuration=()))
+
+
+def test_where_the_host_has_no_controllers_no_limit_is_asked_for(a_host: Path) -> None:
+    (a_host / "controllers").write_text("cpu\n")
+    options, _ = split()
+    assert "--pids-limit=0" in options
+    assert not [each for each in options if each.startswith("--memory")]
+    (a_host / "controllers").unlink()
+    assert split()[0] == tuple(options)
+
+
+def test_an_unlimited_host_stays_so(a_host: Path) -> None:
+    (a_host / "limits").write_text("Max processes  unlimited  unlimited  processes\n")
+    assert "--ulimit=nproc=-1:-1" in describe()
+
+
+# ---------------------------------------------------------------- slices
+
+
+@pytest.mark.parametrize(
+    ("service", "expected"),
+    [("a", "sidespawn-a.slice"), ("neutron-dhcp-dnsmasq", "sidespawn-neutron_dhcp_dnsmasq.slice")],
+)
+def test_slice_name(service: str, expected: str) -> None:
+    assert slice_name(service) == expected
+
+
+def test_no_two_services_share_a_slice() -> None:
+    services = ["a", "a-b", "ab", "a--b", "a-b-c", "ab-c", "a-bc", "abc"]  # an underscore is in no service's name
+    assert len({slice_name(each) for each in services}) == len(services)
+
+
+def test_every_slice_is_directly_below_the_one_of_all() -> None:
+    assert slice_name("a-b-c").count("-") == 1
+
+
+# ---------------------------------------------------------------- and podman agrees
+
+
+def test_an_engine_is_got_by_its_name() -> None:
+    assert isinstance(get_engine("podman"), Podman)
+    with pytest.raises(KeyError):
+        get_engine("docker")
+
+
+@pytest.mark.skipif(not Path(podman.PODMAN).exists(), reason="needs podman")
+def test_podman_knows_every_option() -> None:
+    help_text = subprocess.run([podman.PODMAN, "run", "--help"], capture_output=True, text=True, timeout=60, check=True)
+    for option in split()[0]:
+        assert f"{option.partition('=')[0]} " in help_text.stdout

@@ -1,0 +1,113 @@
+"""Commands of the host with a time limit and a built environment; signals that reach just the process meant."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from sidespawn.errors import LaunchError, Reason
+from sidespawn.host.processes import ENVIRONMENT, Process, end, identify, is_alive, last_line, run, send
+
+
+def test_a_command_runs_to_its_end() -> None:
+    done = run(("/bin/sh", "-c", "echo out; echo err >&2; exit 3"), 10)
+    assert (done.code, done.stdout, done.stderr) == (3, "out\n", "err\n")
+
+
+def test_a_command_gets_nothing_of_our_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("INVOCATION_ID", "NOTIFY_SOCKET", "LD_PRELOAD_X", "CONTAINERS_CONF"):
+        monkeypatch.setenv(name, "x")
+    lines = run(("/usr/bin/env", "--null"), 10).stdout.split("\0")
+    assert dict(line.split("=", 1) for line in lines if line) == ENVIRONMENT
+
+
+def test_a_command_gets_no_input_and_no_directory_of_ours() -> None:
+    assert run(("/bin/sh", "-c", "pwd; wc -c"), 10).stdout.split() == ["/", "0"]
+
+
+def test_a_command_that_takes_too_long_is_ended() -> None:
+    began = time.monotonic()
+    with pytest.raises(LaunchError) as caught:
+        run(("/bin/sleep", "60"), 0.2)
+    assert caught.value.reason is Reason.ENGINE_TIMEOUT
+    assert time.monotonic() - began < 5
+
+
+def test_a_command_that_is_not_there() -> None:
+    with pytest.raises(LaunchError, match="/nothing cannot be run: No such file") as caught:
+        run(("/nothing", "x"), 10)
+    assert caught.value.reason is Reason.ENGINE_FAILED
+
+
+def test_output_that_is_no_text_is_no_trouble() -> None:
+    assert run(("/usr/bin/printf", "\\377"), 10).stdout == "\ufffd"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("", "''"), ("a\nb\n", "'b'"), ("a\x1b[31m", r"'a\x1b[31m'"), ("<0>x", "'<0>x'")]
+)
+def test_the_last_line_of_what_an_engine_said(text: str, said: str) -> None:
+    assert last_line(text) == said
+
+
+@pytest.fixture
+def sleeper() -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(["/bin/sleep", "60"]) as made:
+        yield made
+        made.kill()
+
+
+def known(process: subprocess.Popen[bytes]) -> Process:
+    found = identify(process.pid)
+    assert found is not None
+    return found
+
+
+def test_a_process_is_known_by_its_pid_and_its_start(sleeper: subprocess.Popen[bytes]) -> None:
+    process = known(sleeper)
+    assert is_alive(process)
+    assert not is_alive(replace(process, started=process.started + 1))
+
+
+def test_what_is_left_of_a_process_is_none(sleeper: subprocess.Popen[bytes]) -> None:
+    process = known(sleeper)
+    sleeper.kill()
+    os.waitid(os.P_PID, sleeper.pid, os.WEXITED | os.WNOWAIT)
+    assert identify(sleeper.pid) is None
+    assert not is_alive(process)
+
+
+def test_a_signal_reaches_the_process(sleeper: subprocess.Popen[bytes]) -> None:
+    assert send(known(sleeper), "HUP")
+    assert sleeper.wait(10) == -signal.SIGHUP
+
+
+def test_a_signal_reaches_no_process_that_has_the_pid_now(sleeper: subprocess.Popen[bytes]) -> None:
+    old = replace(known(sleeper), started=1)
+    assert not send(old, "KILL")
+    end(old, "KILL", 0.1)
+    assert sleeper.poll() is None
+
+
+def test_the_end_is_waited_for(sleeper: subprocess.Popen[bytes]) -> None:
+    process = known(sleeper)
+    end(process, "TERM", 10)
+    assert not is_alive(process)
+
+
+def test_what_does_not_heed_term_is_killed() -> None:
+    with subprocess.Popen(
+        ["/bin/sh", "-c", "trap '' TERM; echo; while :; do sleep 1; done"], stdout=subprocess.PIPE
+    ) as deaf:
+        assert deaf.stdout is not None
+        deaf.stdout.readline()
+        began = time.monotonic()
+        end(known(deaf), "TERM", 0.2)
+        assert 0.2 <= time.monotonic() - began < 5
+        assert deaf.wait(10) == -signal.SIGKILL
