@@ -1,0 +1,240 @@
+"""What the documentation says is so: its examples are valid, its tables complete, its pages and links there."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from click.shell_completion import BashComplete
+
+from sidespawn import presets
+from sidespawn.cli import output
+from sidespawn.cli.main import cli
+from sidespawn.core import policy as policy_module
+from sidespawn.core.decide import decide
+from sidespawn.core.policy import CAPABILITIES, ENGINES, Policy, parse_policy, parse_program
+from sidespawn.core.values import TYPES
+from sidespawn.core.wire import SIGNALS, StartRequest, Status, parse_request
+from sidespawn.errors import Denied, Reason
+from sidespawn.host import journal
+
+CHECKOUT = Path(__file__).parents[2]
+DOCS = CHECKOUT / "docs"
+PACKAGE = CHECKOUT / "src" / "sidespawn"
+PAGES = sorted([*CHECKOUT.glob("*.md"), *DOCS.rglob("*.md"), *(CHECKOUT / "tests").rglob("*.md")])
+POLICY = (DOCS / "policy.md").read_text()
+WIRE = (DOCS / "wire.md").read_text()
+
+UUID = "4f3c1f4e-8a5b-4f2e-9a36-2f1d7b0c5e11"
+SECOND_ID = "61a1c98acaf6235b68a1e841934ac713"
+
+# Of a table of core.document, with the key as the first argument.
+READERS = {"take", "table", "path", "number", "strings", "pattern", "patterns"}
+
+
+def fenced(text: str, kind: str) -> list[str]:
+    """The code blocks whose info string is exactly `kind`."""
+    return re.findall(rf"^```{kind}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def in_tables(text: str) -> set[str]:
+    """What stands in backquotes in the first column of a table."""
+    first_columns = re.findall(r"^\| ([^|]+) \|", text, re.MULTILINE)
+    return {word for column in first_columns for word in re.findall(r"`([^`]+)`", column)}
+
+
+# ---------------------------------------------------------------- policies
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_an_example_of_a_policy_is_valid(number: int) -> None:
+    examples = fenced(POLICY, "toml policy")
+    assert len(examples) == 3
+    policy = parse_policy("example", "example.toml", examples[number], presets.read_preset, presets.read_program)
+    assert policy.options
+
+
+def test_the_example_of_a_programs_table_is_valid() -> None:
+    (example,) = fenced(POLICY, "toml program radvd")
+    table = parse_program("radvd", example)
+    assert table.spelled("-C") is table.options["config"]
+
+
+def test_every_other_example_is_toml() -> None:
+    for page in PAGES:
+        for example in fenced(page.read_text(), "toml"):
+            tomllib.loads(example)
+
+
+def keys_read() -> set[str]:
+    """Every constant that core/policy.py reads as a key."""
+    tree = ast.parse(Path(str(policy_module.__file__)).read_text())
+    keys = set()
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        reads = isinstance(node.func, ast.Attribute) and node.func.attr in READERS
+        is_size = isinstance(node.func, ast.Name) and node.func.id == "size"
+        pops = isinstance(node.func, ast.Attribute) and node.func.attr == "pop"
+        keys |= {
+            each.value
+            for each in (node.args[1:2] if is_size else node.args[:1] if reads or pops else [])
+            if isinstance(each, ast.Constant) and isinstance(each.value, str)
+        }
+    return keys
+
+
+def test_every_key_is_described() -> None:
+    keys = keys_read()
+    assert {"netns", "memory", "extends", "alive", "danger"} <= keys
+    sections = {part for heading in re.findall(r"\[([a-z_.NAME]+)\]", POLICY) for part in heading.split(".")}
+    assert keys - in_tables(POLICY) - sections == set()
+
+
+def test_every_type_signal_engine_and_capability_is_named() -> None:
+    assert {f"<{name}>" for name in TYPES} | {"<integer LOW..HIGH>"} == {
+        each for each in in_tables(POLICY) if each.startswith("<") and each != "<type>"
+    }
+    assert all(f"`{signal}`" in POLICY for signal in SIGNALS)
+    assert all(f"`{engine}`" in POLICY for engine in ENGINES)
+    (sentence,) = re.findall(r"^Capabilities can be (.*?)\.", POLICY, re.MULTILINE | re.DOTALL)
+    assert set(re.split(r",\s+|\s+and\s+", sentence)) == CAPABILITIES
+
+
+# ---------------------------------------------------------------- requests, reasons, journal
+
+
+def test_the_examples_of_requests_are_requests() -> None:
+    requests, replies = (block.splitlines() for block in fenced(WIRE, "json"))
+    assert len(requests) == 2
+    assert len(replies) == 1
+    assert [parse_request(line.encode()).id for line in requests] == [json.loads(replies[0])["id"], SECOND_ID]
+
+
+def test_every_status_is_described() -> None:
+    assert {str(status) for status in Status} <= in_tables(WIRE)
+
+
+def test_the_reasons_are_those_of_the_code() -> None:
+    assert in_tables((DOCS / "reasons.md").read_text()) == {str(reason) for reason in Reason}
+
+
+def test_the_refusal_that_operators_are_led_through_is_what_they_would_see(neutron_dhcp: Policy) -> None:
+    argv = ("dnsmasq", "--no-hosts", "--dhcp-script=/tmp/x")
+    request = StartRequest(
+        id="0" * 32, deadline=0, untrusted_argv=argv, untrusted_netns=f"qdhcp-{UUID}", untrusted_environment=()
+    )
+    with pytest.raises(Denied) as denied:
+        decide(neutron_dhcp, request)
+    line = re.sub(r"[\w-]+\.toml:\d+", "RULE", f"sidespawn: rejected ({denied.value.reason}): {denied.value.message};")
+    shown = re.sub(r"presets/[\w-]+\.toml:\d+", "RULE", " ".join((DOCS / "operating.md").read_text().split()))
+    assert line in shown
+
+
+def test_the_message_ids_are_those_of_the_code() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| \w+ \| `([0-9a-f]{32})` \|", (DOCS / "operating.md").read_text(), re.MULTILINE)
+    assert dict(rows) == {event.name.lower(): event.message_id for event in journal.Event}
+
+
+def test_every_field_of_the_journal_is_described() -> None:
+    calls = (
+        node
+        for path in (PACKAGE / "host").glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "write"
+    )
+    fields = {f"SIDESPAWN_{keyword.arg.upper()}" for call in calls for keyword in call.keywords if keyword.arg}
+    assert "SIDESPAWN_REQUEST" in fields
+    assert fields <= in_tables((DOCS / "operating.md").read_text())
+
+
+# ---------------------------------------------------------------- the command line
+
+
+def make_manual() -> ModuleType:
+    specification = importlib.util.spec_from_file_location("make_manual", DOCS / "man" / "make.py")
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+def test_the_manual_pages_are_those_of_the_commands() -> None:
+    there = {path.name: path.read_text() for path in (DOCS / "man").glob("*.1")}
+    assert there == make_manual().pages(), "run: .venv/bin/python docs/man/make.py"
+
+
+def test_every_verb_is_in_the_documentation() -> None:
+    everything = "\n".join(page.read_text() for page in PAGES)
+    assert [
+        verb for verb in cli.commands if f"sidespawn {verb}" not in everything and f"./dev {verb}" not in everything
+    ] == []
+
+
+def test_completion_of_verbs() -> None:
+    environment = {"_SIDESPAWN_COMPLETE": "bash_complete", "COMP_WORDS": "sidespawn en", "COMP_CWORD": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "sidespawn.cli.main"],
+        env={"PATH": os.defpath} | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout.splitlines() == ["plain,enable"]
+
+
+@pytest.mark.parametrize("verb", [["ps"], ["logs"], ["stop"], ["disable"], ["explain"]])
+def test_completion_of_services(verb: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("neutron-dhcp-dnsmasq", "other"):
+        (tmp_path / f"{name}.toml").touch()
+    monkeypatch.setattr(output, "POLICIES", tmp_path)
+    completed = BashComplete(cli, {}, "sidespawn", "_SIDESPAWN_COMPLETE").get_completions(verb, "neu")
+    assert [each.value for each in completed] == ["neutron-dhcp-dnsmasq"]
+
+
+# ---------------------------------------------------------------- the text itself
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(CHECKOUT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        linked = (page.parent / path).resolve() if path else page
+        assert linked.exists(), f"{page.name} links to {target}"
+        if anchor:
+            assert anchor in anchors(linked), f"{page.name} links to {target}"
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that a renderer of Markdown gives to headings."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(CHECKOUT)))
+def test_paths_of_the_checkout_are_there(page: Path) -> None:
+    for path in re.findall(r"`((?:src|tests|docs|lab)/[\w./*-]+)`", page.read_text()):
+        assert list(CHECKOUT.glob(path.rstrip("/"))) or "NAME" in path or "SERVICE" in path, f"{page.name} names {path}"
+
+
+# ---------------------------------------------------------------- what docs/dependencies.md promises
+
+
+def test_the_dependencies_are_those_of_the_package() -> None:
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
+    required = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    rows = re.findall(r"^\| \[(\w+)\]\([^)]+\) \| ([\d.]+) \|", (DOCS / "dependencies.md").read_text(), re.MULTILINE)
+    assert sorted(f"{name}>={least}" for name, least in rows) == sorted(required)
