@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+from rich.markup import escape
 
 from sidespawn import presets
 from sidespawn.cli.output import console, enabled_services, json_option, print_json, print_table
+from sidespawn.cli.suitability import warnings
 from sidespawn.core.policy import Policy, is_service_name, parse_policy
 from sidespawn.errors import PolicyError
 from sidespawn.host.places import POLICIES
-from sidespawn.host.suitability import warnings
 
 
 @click.command()
@@ -89,11 +90,11 @@ def show(subject: str, policy: Policy | None, error: PolicyError | None) -> None
     out = console()
     if policy is None:
         assert error is not None  # noqa: S101 - one of the two is there
-        out.print(f"[red]invalid[/red] {subject}: {error.message}")
+        out.print(f"[red]invalid[/red] {escape(subject)}: {escape(error.message)}")
         if error.hint:
             out.print(f"  {error.hint}", markup=False)
         return
-    out.print(f"[green]valid[/green] [bold]{subject}[/bold]: {policy.description}")
+    out.print(f"[green]valid[/green] [bold]{escape(subject)}[/bold]: {escape(policy.description)}")
     print_table(("  allows", ""), (("  " + name, value) for name, value in allows(policy)), "")
     for note in warnings(policy):
-        out.print(f"  [yellow]warning[/yellow] {note}")
+        out.print(f"  [yellow]warning[/yellow] {escape(note)}")

@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 
 import click
+from rich.markup import escape
 
 from sidespawn import presets
 from sidespawn.cli import systemd
 from sidespawn.cli.output import console, json_option, print_json, service_argument
+from sidespawn.cli.suitability import warnings
 from sidespawn.core.policy import Policy, parse_policy
 from sidespawn.errors import Reason, SidespawnError
 from sidespawn.host.directories import IMAGE_IN_AGENT, wrapper_files
 from sidespawn.host.places import POLICIES, Places
-from sidespawn.host.suitability import warnings
 
 MARK = "# Written by `sidespawn enable`; `sidespawn disable` removes it unless it was changed. "
 
@@ -149,7 +150,7 @@ def podman_options(places: Places, policy: Policy) -> list[str]:
 def show(places: Places, policy: Policy, notes: list[str], dry_run: bool) -> None:
     out = console()
     verb = "would be enabled" if dry_run else "is enabled"
-    out.print(f"[bold]{places.service}[/bold] {verb}: {policy.description}")
+    out.print(f"[bold]{places.service}[/bold] {verb}: {escape(policy.description)}")
     out.print(f"  policy   {places.policy}  (what it allows: sidespawn check {places.service})")
     out.print(f"  units    {' '.join(systemd.units(places.service))}")
     out.print("  mount into the agent:")
@@ -159,4 +160,4 @@ def show(places: Places, policy: Policy, notes: list[str], dry_run: bool) -> Non
         out.print(f"  and the agent's own image at {IMAGE_IN_AGENT}, for what the agent answers itself:")
         out.print(f"    --mount=type=image,src=AGENT-IMAGE,dst={IMAGE_IN_AGENT}", markup=False)
     for note in notes:
-        out.print(f"  [yellow]warning[/yellow] {note}")
+        out.print(f"  [yellow]warning[/yellow] {escape(note)}")

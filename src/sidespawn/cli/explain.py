@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Iterable
 from pathlib import Path
 
 import click
@@ -11,7 +12,7 @@ import click
 from sidespawn import presets
 from sidespawn.cli.output import complete_service, console, json_option, print_json, print_table
 from sidespawn.core.configuration import CONFIGURATION_BYTES, check_configuration
-from sidespawn.core.decide import Allowed, decide
+from sidespawn.core.decide import Allowed, Judge, Judged
 from sidespawn.core.plan import Plan
 from sidespawn.core.policy import Policy, is_service_name, parse_policy
 from sidespawn.core.wire import StartRequest, parse_request
@@ -34,7 +35,7 @@ EXAMPLE_ID = "0" * 32
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Read configuration files beneath this directory instead of the agent's state on this host.",
 )
-@click.argument("argv", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.argument("argv", nargs=-1, type=click.UNPROCESSED)
 @json_option
 @click.pass_context
 def explain(
@@ -54,15 +55,15 @@ def explain(
     """
     if preset is not None and service is not None:
         argv, service = (service, *argv), None  # click gave it the first word behind --
-    if (preset is None) == (service is None):
-        raise click.UsageError("name a SERVICE or a --preset", context)
+    if (preset is None) == (service is None) or not argv:
+        raise click.UsageError("name a SERVICE or a --preset, and behind -- the call: dnsmasq ARGS...", context)
     policy = preset_policy(preset) if preset is not None else service_policy(str(service))
+    judge = Judge(policy)
     try:
-        request = as_request(argv, netns, environment)
-        allowed = decide(policy, request)
+        allowed = judge.decide(as_request(argv, netns, environment))
         files = configuration_verdicts(policy, allowed, root)
     except Denied as denied:
-        report_denied(argv, denied, as_json)
+        report_denied(argv, judge, denied, as_json)
         return 77
     report_allowed(argv, allowed, files, as_json)
     return 0
@@ -123,26 +124,27 @@ def engine_command(plan: Plan) -> tuple[str, ...]:
     )
 
 
+def judged_rows(argv: tuple[str, ...], judged: Iterable[Judged]) -> list[tuple[str, str, str]]:
+    """Each accepted argument, what the program gets for it, and the rule that allowed it."""
+    rows = [(argv[each.argument], " ".join(each.passed_on) or "not passed on", each.rule) for each in judged]
+    return rows + [(each, "not passed on: empty", "") for each in argv[1:] if not each.strip(" ")]
+
+
+def as_objects(rows: list[tuple[str, str, str]]) -> list[dict[str, str]]:
+    return [{"argument": argument, "passed_on": passed_on, "rule": rule} for argument, passed_on, rule in rows]
+
+
 def report_allowed(argv: tuple[str, ...], allowed: Allowed, files: list[dict[str, str]], as_json: bool) -> None:
-    command = engine_command(allowed.plan)
-    plan = allowed.plan
-    judged = {each.argument: each for each in allowed.judged}
-    rows = []
-    for index, argument in enumerate(argv[1:], 1):
-        each = judged.get(index)
-        if each is not None:
-            rows.append((argument, " ".join(each.passed_on) or "not passed on", each.rule))
-        elif not argument.strip(" "):
-            rows.append((argument, "not passed on: empty", ""))
+    plan, command = allowed.plan, engine_command(allowed.plan)
+    rows = judged_rows(argv, allowed.judged)
     if as_json:
-        arguments = [{"argument": a, "passed_on": p, "rule": r} for a, p, r in rows]
         print_json(
             {
                 "verdict": "allowed",
                 "instance": plan.instance,
                 "name": plan.name,
                 "program": [plan.command, *plan.arguments],
-                "arguments": arguments,
+                "arguments": as_objects(rows),
                 "names": dict(allowed.bindings),
                 "configuration": files,
                 "capabilities": list(plan.capabilities),
@@ -161,8 +163,10 @@ def report_allowed(argv: tuple[str, ...], allowed: Allowed, files: list[dict[str
     click.echo("  " + shlex.join(command))
 
 
-def report_denied(argv: tuple[str, ...], denied: Denied, as_json: bool) -> None:
-    culprit = argv[denied.argument] if denied.argument is not None and denied.argument < len(argv) else None
+def report_denied(argv: tuple[str, ...], judge: Judge, denied: Denied, as_json: bool) -> None:
+    at = denied.argument
+    culprit = argv[at] if at is not None and at < len(argv) else None
+    rows = judged_rows(argv[:at], judge.judged)
     if as_json:
         print_json(
             {
@@ -172,13 +176,15 @@ def report_denied(argv: tuple[str, ...], denied: Denied, as_json: bool) -> None:
                 "hint": denied.hint,
                 "argument": culprit,
                 "rule": denied.rule,
+                "arguments": as_objects(rows),
             }
         )
         return
     out = console()
+    if rows or culprit is not None:
+        refused = [(quoted(culprit), "refused", denied.rule)] if culprit is not None else []
+        print_table(("argument", "passed on as", "rule"), [*rows, *refused], "")
     out.print(f"[red]refused[/red] ({denied.reason}): ", end="")
     out.print(denied.message, markup=False)
-    if culprit is not None:
-        out.print(f"  argument {denied.argument}: {quoted(culprit)}", markup=False)
     if denied.hint:
         out.print(f"  {denied.hint}", markup=False)

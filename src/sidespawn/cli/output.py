@@ -9,6 +9,7 @@ from typing import Any
 import click
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from sidespawn.core.policy import is_service_name
 from sidespawn.errors import Reason, SidespawnError
@@ -54,7 +55,7 @@ def print_table(columns: Iterable[str], rows: Iterable[Iterable[str]], empty: st
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(Text(cell) for cell in row))  # text of an agent is never markup
     if table.row_count:
         console().print(table)
     else:

@@ -1,7 +1,7 @@
 """The verdict: a policy and a request in, a plan or a refusal out.
 
-`decide` is a straight line: program, namespace, environment, arguments, then the plan from what these bound.  A plan
-consists of the policy's own text and of values that passed a type; of the request itself nothing is left.
+`Judge.decide` is a straight line: program, namespace, environment, arguments, then the plan from what these bound.
+A plan consists of the policy's own text and of values that passed a type; of the request itself nothing is left.
 """
 
 from __future__ import annotations
@@ -37,20 +37,7 @@ class Allowed:
 
 def decide(policy: Policy, request: StartRequest) -> Allowed:
     """What to start for this request. Raises Denied."""
-    judge = Judge(policy)
-    judge.program(request.untrusted_argv[0])
-    judge.netns(request.untrusted_netns)
-    for untrusted_name, untrusted_value in request.untrusted_environment:
-        judge.environment(untrusted_name, untrusted_value)
-    for given in read_arguments(policy.table, request.untrusted_argv):
-        judge.option(given)
-    judge.whole()
-    # Every name and value of the environment has been accepted by now, so it is passed on as it is.
-    return Allowed(
-        plan=make_plan(policy, judge, request.untrusted_environment),
-        bindings=judge.bindings,
-        judged=tuple(judge.judged),
-    )
+    return Judge(policy).decide(request)
 
 
 class Judge:
@@ -61,6 +48,18 @@ class Judge:
         self.bindings: dict[str, str] = {}
         self.judged: list[Judged] = []
         self.configuration: list[ConfigurationFile] = []
+
+    def decide(self, request: StartRequest) -> Allowed:
+        self.program(request.untrusted_argv[0])
+        self.netns(request.untrusted_netns)
+        for untrusted_name, untrusted_value in request.untrusted_environment:
+            self.environment(untrusted_name, untrusted_value)
+        for given in read_arguments(self.policy.table, request.untrusted_argv):
+            self.option(given)
+        self.whole()
+        # Every name and value of the environment has been accepted by now, so it is passed on as it is.
+        plan = make_plan(self.policy, self, request.untrusted_environment)
+        return Allowed(plan=plan, bindings=self.bindings, judged=tuple(self.judged))
 
     def program(self, untrusted_program: str) -> None:
         """The name only: which file is run is the policy's to say."""
@@ -91,9 +90,9 @@ class Judge:
         what = f"argument {argument}, {option.spelling},"
         allowed = self.policy.options.get(option.name)
         if allowed is None:
-            danger = f" It {option.danger}." if option.danger else ""
+            danger = f": it {option.danger}" if option.danger else ""
             rule = self.policy.options_rule
-            message = f"{what} is not among the options that the policy allows ({rule}).{danger}"
+            message = f"{what} is not among the options that the policy allows ({rule}){danger}"
             raise Denied(Reason.OPTION_NOT_ALLOWED, message, argument=argument, rule=rule)
         rule = allowed.rule
         if sum(each.option == option.name for each in self.judged) == allowed.most:
