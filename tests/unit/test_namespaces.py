@@ -9,7 +9,7 @@ import pytest
 SETUP = """
 import fcntl, os, subprocess
 from sidespawn.errors import LaunchError, Reason
-from sidespawn.host.namespaces import is_in_namespace, open_namespace, pinned_namespace
+from sidespawn.host.namespaces import namespace_of, pinned_namespace
 def mount(*arguments):
     subprocess.run(["mount", *arguments], check=True)
 def bind(kind, name, other=True):
@@ -74,13 +74,13 @@ def test_refused(apart: Callable[[str], str], make: str, name: str, said: str) -
     apart(f"{SETUP}\n{make}\nrefused({name!r}, {said!r})")
 
 
-def test_a_process_is_in_its_namespace_and_in_no_other(apart: Callable[[str], str]) -> None:
+def test_the_namespace_of_a_process(apart: Callable[[str], str]) -> None:
     apart(
         SETUP
         + """
 here = os.stat("/proc/self/ns/net").st_ino
-assert is_in_namespace(os.getpid(), here)
-assert not is_in_namespace(os.getpid(), here + 1)
-assert not is_in_namespace(2**22 - 1, here)
+assert namespace_of(os.getpid()) == here
+assert namespace_of(1) != here
+assert namespace_of(2**22 - 1) is None
 """
     )

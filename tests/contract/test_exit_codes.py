@@ -1,0 +1,154 @@
+"""Every error ends in one line, an exit code of its own kind and, when asked for, JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import click
+import pytest
+
+from sidespawn.cli import main as command
+from sidespawn.errors import Denied, LaunchError, PolicyError, Reason, RequestError, SidespawnError, quoted
+from tests.contract.command import printed_json, sidespawn_command
+
+CODES = [
+    (PolicyError("a.toml:1: x"), 78),
+    (Denied(Reason.OPTION_NOT_ALLOWED, "x"), 77),
+    (RequestError("x"), 77),
+    (LaunchError(Reason.EXITED, "x"), 70),
+    (LaunchError(Reason.NO_SUCH_PROCESS, "x"), 70),
+    (SidespawnError(Reason.INTERNAL, "x"), 70),
+    (SidespawnError(Reason.USAGE, "x"), 64),
+    (SidespawnError(Reason.NOT_ENABLED, "x"), 69),
+    (SidespawnError(Reason.HOST_UNSUITABLE, "x"), 69),
+    (SidespawnError(Reason.EXPIRED, "x"), 75),
+]
+IDS = [f"{type(error).__name__}-{error.reason}" for error, _ in CODES]
+
+
+@pytest.mark.parametrize(("error", "code"), CODES, ids=IDS)
+@pytest.mark.parametrize("as_json", [False, True], ids=["text", "json"])
+def test_exit_code(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: SidespawnError,
+    code: int,
+    as_json: bool,
+) -> None:
+    def fail(**_: object) -> None:
+        raise error
+
+    error.hint = "do this"
+    monkeypatch.setattr(command.cli, "main", fail)
+    monkeypatch.setattr(sys, "argv", ["sidespawn", "ps", *(["--json"] if as_json else [])])
+    with pytest.raises(SystemExit) as caught:
+        command.main()
+    assert caught.value.code == code
+    out, err = capsys.readouterr()
+    assert err == f"sidespawn: {error.message} ({error.reason})\n  do this\n"
+    if as_json:
+        assert json.loads(out) == {"error": {"reason": error.reason, "message": error.message, "hint": "do this"}}
+    else:
+        assert out == ""
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (click.UsageError("x"), 64),
+        (click.BadParameter("x"), 64),
+        (click.Abort(), 130),
+        (KeyboardInterrupt(), 130),
+        (PermissionError(13, "Permission denied", "/etc/sidespawn"), 69),
+    ],
+    ids=lambda each: type(each).__name__ if isinstance(each, BaseException) else "",
+)
+def test_exit_code_of_what_is_not_ours(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: BaseException, code: int
+) -> None:
+    def fail(**_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(command.cli, "main", fail)
+    monkeypatch.setattr(sys, "argv", ["sidespawn", "ps"])
+    with pytest.raises(SystemExit) as caught:
+        command.main()
+    assert caught.value.code == code
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["--help"], 0),
+        (["--version"], 0),
+        (["explain", "--help"], 0),
+        (["nothing"], 64),
+        (["--nothing"], 64),
+        (["check", "--nothing"], 64),
+        (["sync"], 64),
+        (["sync", "No_Service"], 64),
+        (["sync", "no-such-service"], 69),
+        (["signal", "no-such-service", "x", "HUP"], 69),
+        (["signal", "no-such-service", "x", "STOP"], 64),
+        (["stop", "no-such-service"], 64),
+        (["stop", "no-such-service", "--all"], 69),
+        (["check", "no-such-service"], 78),
+        (["explain", "no-such-service", "--", "dnsmasq"], 78),
+        (["explain", "--preset", "neutron-dhcp-dnsmasq", "--", "dnsmasq"], 77),
+    ],
+    ids=lambda each: " ".join(each) if isinstance(each, list) else "",
+)
+def test_the_command(arguments: list[str], code: int) -> None:
+    done = sidespawn_command(*arguments)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_error_as_json() -> None:
+    done = sidespawn_command("sync", "no-such-service")
+    assert done.stdout == ""
+    done = sidespawn_command("stop", "no-such-service", "--all", "--json")
+    assert printed_json(done)["error"]["reason"] == "not-enabled"
+    assert done.returncode == 69
+
+
+def test_a_programs_own_json_option_is_none_of_ours() -> None:
+    done = sidespawn_command("explain", "no-such-service", "--", "dnsmasq", "--json")
+    assert done.returncode == 78
+    assert done.stdout == ""
+
+
+# ---------------------------------------------------------------- reasons and messages
+
+
+def test_reasons_are_stable_codes() -> None:
+    assert all(reason.value.replace("-", "").islower() and reason.value.isascii() for reason in Reason)
+    assert len({reason.value for reason in Reason}) == len(Reason.__members__)
+
+
+@pytest.mark.parametrize("error", [PolicyError("x"), RequestError("x")], ids=lambda error: type(error).__name__)
+def test_whatever_is_raised_before_a_verdict_denies(error: SidespawnError) -> None:
+    assert isinstance(error, Denied)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain", "'plain'"),
+        ("", "''"),
+        ("a\nb", r"'a\nb'"),
+        ("\x1b[31m", r"'\x1b[31m'"),
+        ("\u202e\ud800", r"'\u202e\ud800'"),
+        ("it's", '"it\'s"'),
+    ],
+)
+def test_quoted(text: str, shown: str) -> None:
+    assert quoted(text) == shown
+
+
+def test_quoted_is_capped() -> None:
+    assert len(quoted("x" * 10_000)) == 160
+    assert len(quoted("\u202e" * 10_000, 20)) == 20
+    assert quoted("x" * 10_000).endswith("...'")

@@ -1,0 +1,164 @@
+"""`sidespawn explain`: what a call leads to, without root, without a host that is set up, and without starting it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.contract.command import printed_json, sidespawn_command
+from tests.data.corpus import DAEMONS, Call
+
+PRESET = "neutron-dhcp-dnsmasq"
+PLAIN = next(call for call in DAEMONS if str(call) == "plain")
+EVERYTHING = next(call for call in DAEMONS if str(call) == "everything")
+
+
+def options(call: Call) -> list[str]:
+    return [f"--netns={call.netns}", *(f"--env={name}={value}" for name, value in call.env.items())]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """An agent's file system, as far as its recorded files go."""
+    tmp_path.chmod(0o755)
+    return tmp_path
+
+
+def lay_out(root: Path, call: Call) -> None:
+    (root / "var/lib/neutron").mkdir(parents=True)
+    for name, content in call.files.items():
+        path = root / name.lstrip("/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+
+
+@pytest.mark.parametrize("call", DAEMONS, ids=str)
+def test_every_recorded_call_is_allowed(root: Path, call: Call) -> None:
+    lay_out(root, call)
+    command = ("explain", "--preset", PRESET, "--json", "--root", root, *options(call), "--", *call.argv)
+    done = sidespawn_command(*command)
+    assert (done.returncode, done.stderr) == (0, "")
+    found = printed_json(done)
+    assert found["verdict"] == "allowed"
+    assert found["names"]["network"] == str(call.netns).removeprefix("qdhcp-")
+    own = [each.removeprefix("--conf-file=") for each in call.argv if each.startswith("--conf-file=/var/")]
+    assert [(each["file"], each["verdict"]) for each in found["configuration"]] == [(path, "allowed") for path in own]
+
+
+def test_json_of_an_allowed_call() -> None:
+    done = sidespawn_command("explain", "--preset", PRESET, "--json", *options(PLAIN), "--", *PLAIN.argv)
+    found = printed_json(done)
+    assert found.keys() == {
+        *("verdict", "instance", "name", "program", "arguments", "names", "configuration", "capabilities", "user"),
+        "engine_command",
+    }
+    assert found["instance"] == PLAIN.netns
+    assert found["name"] == f"{PRESET}-{PLAIN.netns}"
+    assert found["program"][0] == "/usr/sbin/dnsmasq"
+    assert found["engine_command"][-len(found["program"]) + 1 :] == found["program"][1:]
+    assert found["capabilities"] == ["NET_ADMIN", "NET_BIND_SERVICE", "NET_RAW"]
+    assert [each["argument"] for each in found["arguments"]] == list(PLAIN.argv[1:])
+    for each in found["arguments"]:
+        assert each.keys() == {"argument", "passed_on", "rule"}
+        file, _, line = each["rule"].rpartition(":")
+        assert file.endswith(f"{PRESET}.toml")
+        assert line.isdecimal()
+
+
+def test_json_of_a_refused_call() -> None:
+    argv = [*PLAIN.argv, "--conf-script=/tmp/x"]
+    done = sidespawn_command("explain", "--preset", PRESET, "--json", *options(PLAIN), "--", *argv)
+    assert done.returncode == 77
+    found = printed_json(done)
+    assert found.keys() == {"verdict", "reason", "message", "hint", "argument", "rule"}
+    assert (found["verdict"], found["reason"]) == ("refused", "option-not-allowed")
+    assert found["argument"] == "--conf-script=/tmp/x"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--conf-scr=/tmp/x"], "option-unknown"),
+        (["-6/tmp/x"], "option-unknown"),
+        (["--user=root"], "option-not-allowed"),
+        (["eth0"], "positional-not-allowed"),
+        (["--json"], "option-unknown"),  # behind --, so it is the program's
+        (["--domain=a\nb"], "bad-request"),
+        (["--domain=\u202e"], "bad-request"),
+        (["--server=[/red]"], "value-not-allowed"),
+    ],
+)
+def test_a_refused_call(arguments: list[str], reason: str) -> None:
+    done = sidespawn_command("explain", "--preset", PRESET, *options(PLAIN), "--", *PLAIN.argv, *arguments)
+    assert done.returncode == 77
+    assert done.stdout.startswith(f"refused ({reason}): ")
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("text", ["[bold]x", "[/x]", "[red]", "a [b] c"])
+def test_what_looks_like_markup_is_shown_as_it_is(text: str) -> None:
+    argument = f"--txt-record=host,{text}"
+    done = sidespawn_command("explain", "--preset", PRESET, *options(PLAIN), "--", *PLAIN.argv, argument)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count(argument) >= 2  # as given, and as passed on
+
+
+def test_a_call_from_no_namespace_is_refused() -> None:
+    done = sidespawn_command("explain", "--preset", PRESET, "--json", "--", *PLAIN.argv)
+    assert printed_json(done)["reason"] == "namespace-not-allowed"
+
+
+def test_a_configuration_file_is_judged_line_by_line(root: Path) -> None:
+    lay_out(root, EVERYTHING)
+    file = root / "var/lib/neutron/dnsmasq-neutron.conf"
+    file.write_text("log-dhcp\nconf-script=/tmp/x\n")
+    command = ("explain", "--preset", PRESET, "--json", "--root", root, *options(EVERYTHING), "--", *EVERYTHING.argv)
+    done = sidespawn_command(*command)
+    assert done.returncode == 77
+    found = printed_json(done)
+    assert found["reason"] == "configuration-not-allowed"
+    assert "line 2 of '/var/lib/neutron/dnsmasq-neutron.conf', 'conf-script=/tmp/x'," in found["message"]
+
+
+@pytest.mark.parametrize("make", ["nothing", "link", "pipe"])
+def test_a_configuration_file_that_cannot_be_read_here_is_left_to_the_start(root: Path, make: str) -> None:
+    lay_out(root, EVERYTHING)
+    file = root / "var/lib/neutron/dnsmasq-neutron.conf"
+    file.unlink()
+    if make == "link":
+        file.symlink_to("/etc/passwd")
+    elif make == "pipe":
+        os.mkfifo(file)
+    command = ("explain", "--preset", PRESET, "--json", "--root", root, *options(EVERYTHING), "--", *EVERYTHING.argv)
+    [verdict] = printed_json(sidespawn_command(*command))["configuration"]
+    assert verdict["verdict"] == "to be checked at the start"
+
+
+def test_it_needs_no_root_and_starts_nothing(root: Path) -> None:
+    lay_out(root, PLAIN)
+    command = ("explain", "--preset", PRESET, "--json", *options(PLAIN), "--", *PLAIN.argv)
+    as_root = sidespawn_command(*command)
+    as_nobody = sidespawn_command(*command, as_nobody=True)
+    assert (as_nobody.returncode, as_nobody.stderr) == (0, "")
+    assert as_nobody.stdout == as_root.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["explain"], 64),
+        (["explain", "--", "dnsmasq"], 64),  # no preset: the first word names a service
+        (["explain", "--preset", "nothing", "--", "dnsmasq"], 78),
+        (["explain", "--preset", "../x", "--", "dnsmasq"], 78),
+        (["explain", "No-Service", "--", "dnsmasq"], 64),
+        (["explain", "--preset", PRESET, "--nothing", "--", "dnsmasq"], 64),
+        (["explain", "--preset", PRESET, "--root", "/nothing", "--", "dnsmasq"], 64),
+    ],
+)
+def test_wrong_use(arguments: list[str], code: int) -> None:
+    done = sidespawn_command(*arguments)
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""

@@ -1,0 +1,231 @@
+"""The code that runs as root on a request: small, of the standard library only, and layered as its folders say."""
+
+from __future__ import annotations
+
+import ast
+import io
+import subprocess
+import sys
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import sidespawn
+
+PACKAGE = Path(sidespawn.__file__).parent
+MOST_LINES = 1700
+# What the unit's command reaches, by import, from its first line.
+START = "sidespawn.run"
+# Which of our modules each folder may import; longest name first.
+LAYERS = {
+    "sidespawn.errors": (),
+    "sidespawn.core": ("sidespawn.errors", "sidespawn.core"),
+    "sidespawn.engines": ("sidespawn.errors", "sidespawn.core.plan", "sidespawn.engines", "sidespawn.host.processes"),
+    "sidespawn.presets": ("sidespawn.errors",),
+    "sidespawn.host": (
+        "sidespawn.errors",
+        "sidespawn.core",
+        "sidespawn.host",
+        "sidespawn.engines",
+        "sidespawn.presets",
+    ),
+    "sidespawn.run": ("sidespawn.core", "sidespawn.host"),
+    "sidespawn": (),
+}
+
+
+def path_of(module: str) -> Path:
+    base = PACKAGE.parent.joinpath(*module.split("."))
+    return base / "__init__.py" if base.is_dir() else base.with_suffix(".py")
+
+
+def is_module(name: str) -> bool:
+    return path_of(name).exists()
+
+
+def imports(module: str) -> Iterator[str]:
+    """Every module that is imported anywhere in this one, also within functions."""
+    for node in ast.walk(ast.parse(path_of(module).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module} imports relatively"
+            base = str(node.module)
+            for alias in node.names:
+                yield (
+                    f"{base}.{alias.name}"
+                    if base.startswith("sidespawn") and is_module(f"{base}.{alias.name}")
+                    else base
+                )
+
+
+def reached(start: str) -> set[str]:
+    found, waiting = set(), [start]
+    while waiting:
+        module = waiting.pop()
+        if module in found:
+            continue
+        found.add(module)
+        waiting += [each for each in imports(module) if each.partition(".")[0] == "sidespawn"]
+        waiting += [module.rpartition(".")[0]] if "." in module else []
+    return found
+
+
+BASE = sorted(reached(START))
+ON_A_REQUEST = sorted(reached("sidespawn.host.sync") | {START})  # the others make and remove directories
+
+
+def code_lines(path: Path) -> int:
+    """Lines with code on them: no blank ones, no comments, no docstrings."""
+    text = path.read_text(encoding="utf-8")
+    nothing = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
+    lines: set[int] = set()
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type not in nothing:
+            lines |= set(range(token.start[0], token.end[0] + 1))
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            docstring = node.body[0]
+            lines -= set(range(docstring.lineno, (docstring.end_lineno or docstring.lineno) + 1))
+    return len(lines)
+
+
+def is_within(module: str, allowed: tuple[str, ...]) -> bool:
+    return any(module == each or module.startswith(f"{each}.") for each in allowed)
+
+
+# ---------------------------------------------------------------- what it consists of
+
+
+def test_it_is_what_the_folders_say() -> None:
+    folders = {module.split(".")[1] for module in BASE if "." in module}
+    assert folders == {"core", "engines", "errors", "host", "presets", "run"}
+    assert {"sidespawn.host.sync", "sidespawn.core.decide", "sidespawn.engines.podman"} <= set(BASE)
+
+
+def test_it_does_not_reach_what_is_only_convenient() -> None:
+    assert not [
+        module for module in BASE if is_within(module, ("sidespawn.cli", "sidespawn.testing", "sidespawn.wrapper"))
+    ]
+    assert "sidespawn.cli.suitability" not in BASE
+
+
+@pytest.mark.parametrize("module", BASE)
+def test_it_imports_only_the_standard_library_and_itself(module: str) -> None:
+    for each in imports(module):
+        assert each.partition(".")[0] in sys.stdlib_module_names | {"sidespawn"}
+
+
+@pytest.mark.parametrize("module", BASE)
+def test_every_layer_imports_only_what_lies_below(module: str) -> None:
+    layer = next(each for each in sorted(LAYERS, key=len, reverse=True) if is_within(module, (each,)))
+    ours = [each for each in imports(module) if each.startswith("sidespawn")]
+    assert [each for each in ours if each != "sidespawn" and not is_within(each, LAYERS[layer])] == []
+
+
+@pytest.mark.parametrize("module", [each for each in BASE if is_within(each, ("sidespawn.core",))])
+def test_core_touches_nothing(module: str) -> None:
+    """It decides: no files, no clock, no environment, no processes. `socket` is only asked to read addresses."""
+    names = {each.partition(".")[0] for each in imports(module)}
+    assert not names & {
+        "os",
+        "pathlib",
+        "subprocess",
+        "time",
+        "datetime",
+        "random",
+        "secrets",
+        "shutil",
+        "threading",
+        "io",
+    }
+    if module != "sidespawn.core.values":
+        assert "socket" not in names
+    called = {
+        node.func.id
+        for node in ast.walk(ast.parse(path_of(module).read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    }
+    assert not called & {"open", "print", "input", "eval", "exec", "compile", "__import__"}
+
+
+def test_it_runs_without_the_site_module() -> None:
+    """As the units run it: nothing but the standard library can be imported."""
+    modules = [module for module in BASE if module != START]
+    code = (
+        f"import sys; sys.path.insert(0, {str(PACKAGE.parent)!r}); import {', '.join(modules)}\n"
+        "print(*{name.partition('.')[0] for name in sys.modules})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert set(done.stdout.split()) - sys.stdlib_module_names <= {"sidespawn", "__main__", "sitecustomize"}
+
+
+@pytest.mark.parametrize("arguments", [[], ["sync"], ["sync", "No_Service"], ["sync", "../x"], ["sync", "a", "b"]])
+def test_wrong_use_of_the_units_command(arguments: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", str(path_of(START)), *arguments],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (64, "")
+    assert done.stderr.startswith("usage: ")
+
+
+# ---------------------------------------------------------------- processes
+
+
+def tree(module: str) -> ast.Module:
+    return ast.parse(path_of(module).read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("module", BASE)
+def test_no_shell(module: str) -> None:
+    for node in ast.walk(tree(module)):
+        if isinstance(node, ast.Call):
+            assert not [each for each in node.keywords if each.arg == "shell"]
+            name = ast.unparse(node.func)
+            assert not name.startswith(
+                ("os.system", "os.popen", "os.exec", "os.spawn", "os.posix_spawn", "os.fork", "pty.")
+            )
+
+
+@pytest.mark.parametrize("module", [each for each in BASE if each != "sidespawn.host.processes"])
+def test_processes_start_in_one_module(module: str) -> None:
+    assert not {"subprocess", "multiprocessing", "pty"} & {each.partition(".")[0] for each in imports(module)}
+
+
+def test_every_process_has_a_time_limit() -> None:
+    calls = [
+        node
+        for node in ast.walk(tree("sidespawn.host.processes"))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("subprocess.")
+    ]
+    assert calls
+    for call in calls:
+        assert {"timeout", "env", "stdin"} <= {each.arg for each in call.keywords}
+
+
+# ---------------------------------------------------------------- size
+
+
+def test_it_can_be_read_in_one_sitting(capsys: pytest.CaptureFixture[str]) -> None:
+    code = {module: code_lines(path_of(module)) for module in ON_A_REQUEST}
+    lines = sum(len(path_of(module).read_text(encoding="utf-8").splitlines()) for module in ON_A_REQUEST)
+    with capsys.disabled():
+        print(f"\ntrusted base: {sum(code.values())} lines of code, {lines} lines in all, {len(code)} files")
+    assert sum(code.values()) <= MOST_LINES, sorted(code.items(), key=lambda each: -each[1])
+
+
+@pytest.mark.parametrize("module", BASE)
+def test_no_file_is_too_long_to_hold_in_mind(module: str) -> None:
+    assert len(path_of(module).read_text(encoding="utf-8").splitlines()) <= 420
+
+
+def test_what_counts_as_code(tmp_path: Path) -> None:
+    path = tmp_path / "a.py"
+    path.write_text('"""A\nB"""\n\n# C\nx = 1  # D\n\n\ndef f(\n    a,\n):\n    """E"""\n    return """\n    """\n')
+    assert code_lines(path) == 6
