@@ -25,7 +25,7 @@ def neutron_dhcp() -> Policy:
 
 @pytest.fixture
 def apart(tmp_path: Path) -> Callable[[str], str]:
-    """Run Python statements in a process with its own mounts and its own network; what they print.
+    """Run Python statements as PID 1 of their own namespaces of mounts, processes and network; what they print.
 
     They find `tmp_path`, and whatever they mount is gone with them. A failed assertion fails the test.
     """
@@ -34,7 +34,7 @@ def apart(tmp_path: Path) -> Callable[[str], str]:
 
     def run(statements: str) -> str:
         code = f"from pathlib import Path\ntmp_path = Path({str(tmp_path)!r})\n{statements}"
-        apart = ("/usr/bin/unshare", "--mount", "--net", "--propagation=private")
+        apart = ("/usr/bin/unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc")
         done = subprocess.run(
             [*apart, sys.executable, "-W", "error", "-c", code],
             capture_output=True, text=True, timeout=60, check=False, env={"PYTHONPATH": str(SOURCE)},

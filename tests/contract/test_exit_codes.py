@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 
 import click
 import pytest
 
+from sidespawn import wrapper
 from sidespawn.cli import main as command
+from sidespawn.cli import signal
 from sidespawn.errors import Denied, LaunchError, PolicyError, Reason, RequestError, SidespawnError, quoted
+from sidespawn.host.ledger import Record
+from sidespawn.host.places import Places
 from tests.contract.command import printed_json, sidespawn_command
 
 CODES = [
@@ -24,6 +29,20 @@ CODES = [
     (SidespawnError(Reason.HOST_UNSUITABLE, "x"), 69),
     (SidespawnError(Reason.EXPIRED, "x"), 75),
 ]
+RECORD = Record(
+    instance="ns-1",
+    container="c",
+    name="small-ns-1",
+    pid=4711,
+    started=1,
+    since=1.0,
+    netns="ns-1",
+    netns_inode=1,
+    digest="d",
+    request="0" * 32,
+    pid_file=None,
+    grace=1,
+)
 IDS = [f"{type(error).__name__}-{error.reason}" for error, _ in CODES]
 
 
@@ -118,6 +137,48 @@ def test_a_programs_own_json_option_is_none_of_ours() -> None:
     done = sidespawn_command("explain", "no-such-service", "--", "dnsmasq", "--json")
     assert done.returncode == 78
     assert done.stdout == ""
+
+
+# ---------------------------------------------------------------- what the host answers an operator
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> Places:
+    found = Places("small", run=tmp_path)
+    for path in (found.operator, found.replies):
+        path.mkdir(parents=True)
+    return found
+
+
+def reply_to_operator(places: Places, monkeypatch: pytest.MonkeyPatch, status: str, reason: str) -> SidespawnError:
+    reply = {"v": 1, "id": "0" * 32, "status": status, "reason": reason, "message": "the message"}
+    monkeypatch.setattr(wrapper, "ask", lambda settings, body: reply)
+    with pytest.raises(SidespawnError) as caught:
+        signal.ask(places, RECORD, "HUP")
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "code"),
+    [
+        ("rejected", "signal-not-allowed", 77),
+        ("failed", "no-such-process", 70),
+        ("failed", "still-running", 70),
+        ("expired", "expired", 75),
+    ],
+)
+def test_exit_code_of_an_answer(
+    places: Places, monkeypatch: pytest.MonkeyPatch, status: str, reason: str, code: int
+) -> None:
+    error = reply_to_operator(places, monkeypatch, status, reason)
+    assert (error.reason, error.message) == (reason, "the message")
+    assert command.exit_code(error) == code
+
+
+def test_a_service_that_ends_meanwhile_is_an_error_of_ours(places: Places) -> None:
+    places.operator.rmdir()
+    with pytest.raises(SidespawnError):
+        signal.ask(places, RECORD, "HUP")
 
 
 # ---------------------------------------------------------------- reasons and messages

@@ -72,9 +72,10 @@ def test_json_of_a_refused_call() -> None:
     done = sidespawn_command("explain", "--preset", PRESET, "--json", *options(PLAIN), "--", *argv)
     assert done.returncode == 77
     found = printed_json(done)
-    assert found.keys() == {"verdict", "reason", "message", "hint", "argument", "rule"}
+    assert found.keys() == {"verdict", "reason", "message", "hint", "argument", "rule", "arguments"}
     assert (found["verdict"], found["reason"]) == ("refused", "option-not-allowed")
     assert found["argument"] == "--conf-script=/tmp/x"
+    assert [each["argument"] for each in found["arguments"]] == list(PLAIN.argv[1:])  # what was allowed before it
 
 
 @pytest.mark.parametrize(
@@ -93,7 +94,7 @@ def test_json_of_a_refused_call() -> None:
 def test_a_refused_call(arguments: list[str], reason: str) -> None:
     done = sidespawn_command("explain", "--preset", PRESET, *options(PLAIN), "--", *PLAIN.argv, *arguments)
     assert done.returncode == 77
-    assert done.stdout.startswith(f"refused ({reason}): ")
+    assert f"\nrefused ({reason}): " in f"\n{done.stdout}"
     assert done.stderr == ""
 
 

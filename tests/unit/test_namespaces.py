@@ -39,7 +39,7 @@ bind("net", "ns-1")
 with pinned_namespace("ns-1", pin, names) as pinned:
     inode = os.stat(names / "ns-1").st_ino
     assert pinned.inode == inode == os.stat(pin).st_ino
-    subprocess.run(["umount", names / "ns-1"], check=True)
+    subprocess.run(["umount", "--lazy", names / "ns-1"], check=True)  # as `ip netns delete` does
     assert os.stat(pin).st_ino == inode
 assert not pin.exists()
 """
@@ -80,7 +80,12 @@ def test_the_namespace_of_a_process(apart: Callable[[str], str]) -> None:
         + """
 here = os.stat("/proc/self/ns/net").st_ino
 assert namespace_of(os.getpid()) == here
-assert namespace_of(1) != here
+other = subprocess.Popen(["unshare", "--net", "sh", "-c", "echo; sleep 60"], stdout=subprocess.PIPE)
+other.stdout.readline()
+assert namespace_of(other.pid) not in (None, here)
+other.kill()
+other.wait()
+assert namespace_of(other.pid) is None
 assert namespace_of(2**22 - 1) is None
 """
     )

@@ -154,23 +154,27 @@ BROKEN = {
     "most is a bool": (("most = 2", "most = true"), "most = true", "options.name.most must be int"),
     "required is a string": (("required = true", 'required = "yes"'), "required", "options.data.required must be bool"),
     "option with a bad pattern": (('"<tag>", most', '"<tag", most'), "most = 2", "options.name.value is no pattern"),
-    "undeclared name in options": (('"{home}/data"', '"{hom}/data"'), "[options]", "options uses {hom}"),
-    "undeclared name in netns": (('"ns-{net}"', '"ns-{nett}"'), "[request]", "request uses {nett}"),
-    "undeclared name in environment": (('"tool-{net}"', '"tool-{n}"'), "[environment]", "environment uses {n}"),
-    "undeclared name in mounts": (('["{home}"]', '["{hom}"]'), "[side_container]", "side_container uses {hom}"),
-    "undeclared name in pid_file": (('"{home}/pid"', '"{hom}/pid"'), "[side_container]", "side_container uses {hom}"),
+    "undeclared name in options": (('"{home}/data"', '"{hom}/data"'), "data = ", "options.data.value uses {hom}"),
+    "undeclared name in netns": (('"ns-{net}"', '"ns-{nett}"'), "netns = ", "request.netns uses {nett}"),
+    "undeclared name in environment": (('"tool-{net}"', '"tool-{n}"'), "TAG = ", "environment.TAG uses {n}"),
+    "undeclared name in mounts": (('["{home}"]', '["{hom}"]'), "mounts = ", "side_container.mounts uses {hom}"),
+    "undeclared name in pid_file": (
+        ('"{home}/pid"', '"{hom}/pid"'),
+        "pid_file = ",
+        "side_container.pid_file uses {hom}",
+    ),
     "undeclared name in names": (('"/state/{net}"', '"/state/{n}"'), 'home = "', "names.home uses {n}"),
     "undeclared name in a directive": (
         ('["{net}", "nobody"]', '"{n}"'),
-        "[configuration.extra.directives]",
+        "owner = ",
         "uses {n}",
     ),
     "undeclared name in a configuration's path": (
         ('"/state/<name>"', '"/state/{n}"'),
-        "[configuration.extra]",
+        "path = ",
         "uses {n}",
     ),
-    "name that defines itself": (('"/state/{net}"', '"/state/{home}"'), "[names]", "defines home by itself"),
+    "name that defines itself": (('"/state/{net}"', '"/state/{home}"'), "home = ", "names.home defines itself"),
     "no such configuration": (
         ('configuration = "extra"', 'configuration = "x"'),
         "/dev/null",
@@ -538,7 +542,7 @@ def test_half_a_hole_is_not_a_parameter(text: str) -> None:
 
 def test_a_circle_of_names_is_refused() -> None:
     change = ('net = "<uuid>"\nhome = "/state/{net}"', 'net = "a{b}"\nb = "c{home}"\nhome = "d{net}"')
-    assert "by itself" in refusal(change).message
+    assert "defines itself" in refusal(change).message
 
 
 def test_a_name_used_by_two_others_is_no_circle() -> None:
