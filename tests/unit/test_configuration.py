@@ -131,6 +131,11 @@ def test_no_line_is_longer_than_programs_read_at_once(filler: str) -> None:
     refusal(f"log-queries\n{filler}conf-script=/tmp/x\n")
 
 
+def test_neither_by_blanks_that_are_stripped() -> None:
+    """`owner=nobody` would be two lines to such a program, and the second could be another directive."""
+    refusal(" " * 1018 + "owner=nobody\n")
+
+
 def test_the_first_bad_line_is_named() -> None:
     found = refusal("# one\n\ncache-size=1\ncache-size=1000\nconf-script=/x\n")
     assert "line 4 of '/state/tool.conf', 'cache-size=1000', has a value that is not allowed" in found.message

@@ -438,7 +438,7 @@ def test_a_process_that_is_gone_is_told_in_the_words_of_kill(
 # ---------------------------------------------------------------- as it stands in an agent
 
 PYTHONS = [sys.executable]
-PYTHONS += [str(path) for path in sorted(Path("/root/.pyenv/versions").glob("3.6.*/bin/python3.6"))]
+PYTHONS += [str(path) for path in sorted((Path.home() / ".pyenv/versions").glob("3.6.*/bin/python3.6"))]
 PYTHONS += [path for path in [shutil.which("python3.6")] if path and "/shims/" not in path]
 
 
