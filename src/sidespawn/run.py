@@ -7,7 +7,7 @@ request, and the interpreter starts in half the time.
 import os
 import sys
 
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # behind the standard library
 
 
 def main(arguments: list[str]) -> int:

@@ -156,3 +156,51 @@ def test_a_service_that_is_not_enabled_is_said_so(verb: str) -> None:
     done = sidespawn(verb, "no-such-service", *(["--all"] if verb == "stop" else []))
     assert done.returncode == UNAVAILABLE
     assert "not enabled" in done.stderr
+
+
+def test_a_changed_policy_holds_from_the_next_request_on(service: Service) -> None:
+    """Also while the service is busy: a run that sees the change ends, and the next one reads the policy anew."""
+    network = service.network()
+    network.start()
+    assert unit_state(service.unit) == "active"  # it waits for more
+    policy = service.places.policy
+    policy.write_text(policy.read_text() + "\n[options]\nlog-dhcp = false\n")
+    done = network.start(*network.options(), "--log-dhcp")
+    assert done.returncode == 77
+    assert "--log-dhcp" in done.stderr
+
+
+def test_a_policy_that_others_can_write_is_not_used(service: Service) -> None:
+    network = service.network()
+    network.start()
+    service.places.policy.chmod(0o666)
+    done = network.start()
+    assert done.returncode == 77
+    assert "can be changed by others than root" in done.stderr
+    checked = sidespawn("check", service.name)
+    assert checked.returncode == INVALID
+    assert "can be changed by others than root" in checked.stdout
+
+
+def test_stop_reaches_what_the_ledger_has_lost(service: Service) -> None:
+    network = service.network()
+    network.start()
+    (service.places.ledger / f"{network.netns}.json").unlink()
+    done = sidespawn("stop", "--all", service.name)
+    assert (done.returncode, done.stdout) == (0, f"{network.container} was stopped\n")
+    assert sidespawn("stop", "--all", service.name).stdout == "nothing to stop\n"
+
+
+def test_a_program_may_be_described_by_the_operator(service: Service) -> None:
+    """An option table of the host's own goes before the shipped one, and needs no change of the package."""
+    programs = service.places.policies / "programs"
+    programs.mkdir()
+    try:
+        table = 'program = "dnsmasq"\nversion = "local"\n[nothing]\nno-hosts = "h"\n'
+        (programs / "dnsmasq.toml").write_text(table)
+        done = sidespawn("check", service.name)
+        assert done.returncode == INVALID
+        assert "is not an option of dnsmasq local" in done.stdout
+    finally:
+        (programs / "dnsmasq.toml").unlink()
+        programs.rmdir()

@@ -10,9 +10,10 @@ from rich.markup import escape
 from sidespawn import presets
 from sidespawn.cli.output import console, enabled_services, json_option, print_json, print_table
 from sidespawn.cli.suitability import warnings
-from sidespawn.core.policy import Policy, is_service_name, parse_policy
+from sidespawn.core.policy import Policy, is_service_name
 from sidespawn.errors import PolicyError
-from sidespawn.host.places import POLICIES
+from sidespawn.host.places import Places
+from sidespawn.host.policies import load_policy, policy_of
 
 
 @click.command()
@@ -34,24 +35,18 @@ def check(subjects: tuple[str, ...], as_json: bool) -> int:
     return 78 if any(error for _, _, error in results) else 0
 
 
-def find(subject: str) -> Path:
-    """A service's file, else a preset's, else the path as it stands."""
-    if is_service_name(subject):
-        for directory in (POLICIES, presets.DIRECTORY):
-            if (directory / f"{subject}.toml").exists():
-                return directory / f"{subject}.toml"
-    return Path(subject)
-
-
 def load(subject: str) -> tuple[Policy | None, PolicyError | None]:
-    path = find(subject)
+    """A service of this host, as the host would read it; else a preset; else the file of that name."""
     try:
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise PolicyError(f"{subject}: no such service, preset or policy file ({error})") from None
-        service = path.stem if is_service_name(path.stem) else "unnamed"
-        return parse_policy(service, str(path), text, presets.read_preset, presets.read_program), None
+        if is_service_name(subject) and Places(subject).policy.exists():
+            return load_policy(Places(subject)), None
+        if is_service_name(subject) and subject in presets.names():
+            return policy_of(Places(subject), presets.read_preset(subject)), None
+        path = Path(subject)
+        places = Places(path.stem if is_service_name(path.stem) else "unnamed")
+        return policy_of(places, path.read_text(encoding="utf-8"), source=subject), None
+    except (OSError, UnicodeDecodeError) as error:
+        return None, PolicyError(f"{subject}: no such service, preset or policy file ({error})")
     except PolicyError as error:
         return None, error
 

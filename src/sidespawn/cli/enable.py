@@ -11,10 +11,12 @@ from sidespawn import presets
 from sidespawn.cli import systemd
 from sidespawn.cli.output import console, json_option, print_json, service_argument
 from sidespawn.cli.suitability import warnings
-from sidespawn.core.policy import Policy, parse_policy
+from sidespawn.core.policy import Policy
 from sidespawn.errors import Reason, SidespawnError
 from sidespawn.host.directories import IMAGE_IN_AGENT, wrapper_files
+from sidespawn.host.files import read_trusted
 from sidespawn.host.places import POLICIES, Places
+from sidespawn.host.policies import policy_of
 
 MARK = "# Written by `sidespawn enable`; `sidespawn disable` removes it unless it was changed. "
 
@@ -45,7 +47,7 @@ def enable(
         click.echo("\n".join(presets.names()))
         return
     text, is_new = policy_text(places, preset, image, engine, settings)
-    policy = parse_policy(places.service, str(places.policy), text, presets.read_preset, presets.read_program)
+    policy = policy_of(places, text)
     notes = warnings(policy)
     result = {
         "service": places.service,
@@ -70,7 +72,7 @@ def policy_text(
     """The policy to use, and whether it has to be written."""
     asked = preset or image or engine or settings
     if places.policy.exists():
-        present = places.policy.read_text(encoding="utf-8")
+        present = read_trusted(places.policy)
         if asked and not is_ours(present):
             raise SidespawnError(
                 Reason.USAGE,
@@ -159,5 +161,9 @@ def show(places: Places, policy: Policy, notes: list[str], dry_run: bool) -> Non
     if policy.agent.local:
         out.print(f"  and the agent's own image at {IMAGE_IN_AGENT}, for what the agent answers itself:")
         out.print(f"    --mount=type=image,src=AGENT-IMAGE,dst={IMAGE_IN_AGENT}", markup=False)
+    out.print(
+        "  and what its own job needs, such as --volume=/run/netns:/run/netns:rw,rshared and --pid=host for Neutron"
+    )
+    out.print("  an agent that runs already has to be started anew, to have these mounts")
     for note in notes:
         out.print(f"  [yellow]warning[/yellow] {escape(note)}")

@@ -14,13 +14,13 @@ from sidespawn.cli.output import complete_service, console, json_option, print_j
 from sidespawn.core.configuration import CONFIGURATION_BYTES, check_configuration
 from sidespawn.core.decide import Allowed, Judge, Judged
 from sidespawn.core.plan import Plan
-from sidespawn.core.policy import Policy, is_service_name, parse_policy
+from sidespawn.core.policy import Policy, is_service_name
 from sidespawn.core.wire import StartRequest, parse_request
 from sidespawn.engines import Pins, get_engine
 from sidespawn.errors import Denied, quoted
 from sidespawn.host.files import directory, read_regular_beneath, state_unusable
 from sidespawn.host.places import Places
-from sidespawn.host.policies import load_policy
+from sidespawn.host.policies import load_policy, policy_of
 
 EXAMPLE_ID = "0" * 32
 
@@ -48,7 +48,10 @@ def explain(
     argv: tuple[str, ...],
     as_json: bool,
 ) -> int:
-    """Show how the policy of SERVICE judges a call: sidespawn explain SERVICE --netns NS -- dnsmasq ARGS...
+    """Show how a policy judges a call, and why.
+
+    \b
+        sidespawn explain SERVICE --netns NS -- dnsmasq ARGS...
 
     Each argument with the rule that allowed or refused it, and the engine's exact command. Exit code 0 when it is
     allowed, 77 when it is refused.
@@ -58,6 +61,9 @@ def explain(
     if (preset is None) == (service is None) or not argv:
         raise click.UsageError("name a SERVICE or a --preset, and behind -- the call: dnsmasq ARGS...", context)
     policy = preset_policy(preset) if preset is not None else service_policy(str(service))
+    if argv[1:] in policy.agent.local:
+        report_local(argv, policy, as_json)
+        return 0
     judge = Judge(policy)
     try:
         allowed = judge.decide(as_request(argv, netns, environment))
@@ -70,8 +76,7 @@ def explain(
 
 
 def preset_policy(name: str) -> Policy:
-    text = presets.read_preset(name)
-    return parse_policy(name, f"presets/{name}.toml", text, presets.read_preset, presets.read_program)
+    return policy_of(Places(name), presets.read_preset(name), source=f"presets/{name}.toml")
 
 
 def service_policy(name: str) -> Policy:
@@ -161,6 +166,14 @@ def report_allowed(argv: tuple[str, ...], allowed: Allowed, files: list[dict[str
     out.print("names: " + ", ".join(f"{name}={value}" for name, value in allowed.bindings.items()), markup=False)
     out.print("the engine's command:")
     click.echo("  " + shlex.join(command))
+
+
+def report_local(argv: tuple[str, ...], policy: Policy, as_json: bool) -> None:
+    if as_json:
+        print_json({"verdict": "local", "argv": list(argv)})
+        return
+    message = f"answered in the agent, by the {policy.table.program} of its own image; nothing is started for it"
+    console().print(f"[green]local[/green]: {message}")
 
 
 def report_denied(argv: tuple[str, ...], judge: Judge, denied: Denied, as_json: bool) -> None:

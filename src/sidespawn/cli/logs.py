@@ -26,6 +26,8 @@ def logs(
     places: Places, name: str | None, follow: bool, lines: int, since: str | None, refused: bool, as_json: bool
 ) -> None:
     """Show verdicts of SERVICE and the output of its side containers, or of the one called NAME."""
+    if not places.home.is_dir():
+        click.echo(f"{places.service} is not enabled; this is what the journal has of it", err=True)
     command = [JOURNALCTL, "--no-pager", "--quiet", f"--lines={lines}"]
     command += ["--output=json"] if as_json else ["--output=short-iso"]
     if follow:

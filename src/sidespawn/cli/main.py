@@ -31,7 +31,7 @@ def cli() -> None:
     it; the host checks the request against the service's policy and starts exactly the allowed program as a side
     container, which outlives the agent.
 
-    Exit codes: 0 done, 1 the check found something, 64 wrong use, 69 not enabled or host unsuitable, 70 failed,
+    Exit codes: 0 done, 64 wrong use, 69 not enabled or host unsuitable, 70 failed,
     75 no answer in time, 77 refused by policy, 78 the policy is invalid.
     """
 
@@ -45,7 +45,12 @@ def exit_code(error: SidespawnError) -> int:
         return INVALID
     if isinstance(error, Denied):
         return REFUSED
-    codes = {Reason.USAGE: USAGE, Reason.NOT_ENABLED: UNAVAILABLE, Reason.HOST_UNSUITABLE: UNAVAILABLE}
+    codes = {
+        Reason.EXPIRED: NO_ANSWER,
+        Reason.USAGE: USAGE,
+        Reason.NOT_ENABLED: UNAVAILABLE,
+        Reason.HOST_UNSUITABLE: UNAVAILABLE,
+    }
     return codes.get(error.reason, FAILED)
 
 

@@ -6,7 +6,15 @@ import time
 
 import click
 
-from sidespawn.cli.output import complete_service, json_option, print_json, print_table, services, to_places
+from sidespawn.cli.output import (
+    complete_service,
+    json_option,
+    print_json,
+    print_table,
+    require_enabled,
+    services,
+    to_places,
+)
 from sidespawn.engines import get_engine
 from sidespawn.host.ledger import Ledger
 from sidespawn.host.places import Places
@@ -18,6 +26,8 @@ from sidespawn.host.policies import load_policy
 @json_option
 def ps(places: Places | None, as_json: bool) -> None:
     """List the side containers of SERVICE, or of every enabled service."""
+    if places is not None:
+        require_enabled(places)
     rows = [row for each in services(places) for row in side_containers(each)]
     if as_json:
         print_json(rows)

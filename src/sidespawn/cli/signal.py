@@ -7,9 +7,10 @@ import click
 from sidespawn import wrapper
 from sidespawn.cli.output import json_option, print_json, require_enabled, service_argument
 from sidespawn.core.wire import SIGNALS
+from sidespawn.engines import Found, get_engine
 from sidespawn.errors import Reason, SidespawnError
-from sidespawn.host.ledger import Ledger, Record
 from sidespawn.host.places import Places
+from sidespawn.host.policies import load_policy
 
 TIMEOUT = 120  # seconds
 
@@ -34,42 +35,46 @@ def stop(places: Places, instances: tuple[str, ...], every: bool, kill: bool, as
     """Stop side containers, and return when they are gone."""
     if every == bool(instances):
         raise click.UsageError("name side containers, or say --all")
-    records = [find(places, each) for each in instances] if instances else running(places)
-    show([ask(places, record, "KILL" if kill else "TERM") for record in records], as_json)
+    found = [find(places, each) for each in instances] if instances else running(places)
+    show([ask(places, each, "KILL" if kill else "TERM") for each in found], as_json)
 
 
-def running(places: Places) -> list[Record]:
+def running(places: Places) -> list[Found]:
+    """Asked of the engine: an operator must reach what runs, whatever the ledger knows."""
     require_enabled(places)
-    return [record for record in Ledger(places.ledger).records() if record.is_running]
+    found = get_engine(load_policy(places).side_container.engine).list(places.service)
+    return [each for each in found if each.pid is not None]
 
 
-def find(places: Places, instance: str) -> Record:
-    records = running(places)
-    for record in records:
-        if instance in (record.instance, record.name):
-            return record
-    names = ", ".join(record.instance for record in records[:5]) or "none"
+def find(places: Places, instance: str) -> Found:
+    found = running(places)
+    for each in found:
+        if instance in (each.instance, each.name):
+            return each
+    names = ", ".join(each.instance for each in found[:5]) or "none"
     raise SidespawnError(
         Reason.NO_SUCH_PROCESS, f"{places.service} runs no side container {instance}", f"running: {names}"
     )
 
 
-def ask(places: Places, record: Record, name: str) -> dict[str, object]:
+def ask(places: Places, found: Found, name: str) -> dict[str, object]:
     settings = {
         "service": places.service,
         "spool": str(places.operator),
         "replies": str(places.replies),
         "timeout": TIMEOUT,
     }
-    reply: dict[str, object] = wrapper.signal(settings, name.upper(), record.pid)
+    reply: dict[str, object] = wrapper.signal(settings, name.upper(), found.pid or 0)
     if reply["status"] != "done":
         raise SidespawnError(Reason(str(reply["reason"])), str(reply["message"]))
-    return {"name": record.name, "pid": record.pid, "signal": name.upper(), "message": reply["message"]}
+    return {"name": found.name, "pid": found.pid, "signal": name.upper(), "message": reply["message"]}
 
 
 def show(done: list[dict[str, object]], as_json: bool) -> None:
     if as_json:
         print_json(done)
         return
+    if not done:
+        click.echo("nothing to stop")
     for each in done:
         click.echo(each["message"])

@@ -51,7 +51,8 @@ def main(service: str) -> int:
     places = Places(service)
     journal = Journal(places.service)
     with only_one(places.lock):
-        Sync(places, journal, make_keeper(places, journal)).run()
+        policy_stamp = stamp(places.policy)
+        Sync(places, journal, make_keeper(places, journal), policy_stamp).run()
     return 0
 
 
@@ -73,11 +74,14 @@ def only_one(path: Path) -> Iterator[None]:
         yield
 
 
+Stamp = tuple[int, int, int] | None  # of the policy's file
+
+
 class Sync:
     """One run. `keeper` is the error when the service has no valid policy."""
 
-    def __init__(self, places: Places, journal: Journal, keeper: Keeper | PolicyError) -> None:
-        self.places, self.journal, self.keeper = places, journal, keeper
+    def __init__(self, places: Places, journal: Journal, keeper: Keeper | PolicyError, policy_stamp: Stamp) -> None:
+        self.places, self.journal, self.keeper, self.policy_stamp = places, journal, keeper, policy_stamp
         pace = Pace(linger=0, parallel=1) if isinstance(keeper, PolicyError) else keeper.policy.pace
         self.spool_uid = 0 if isinstance(keeper, PolicyError) else keeper.policy.agent.spool_uid
         self.linger = pace.linger
@@ -95,7 +99,7 @@ class Sync:
                 self.serve(claim)
                 served = True
             rest_at = time.monotonic() + self.litter_patience()
-            while True:
+            while self.policy_stamp == stamp(self.places.policy):  # else the next run serves by the changed policy
                 claims = self.claim()
                 for claim in claims:
                     self.serve(claim)
@@ -249,6 +253,15 @@ class Sync:
             message = f"{left} name(s) in the spool cannot be removed; each run now lasts longer, up to a minute"
             self.journal.write(Event.LITTERED, message)
         return patience
+
+
+def stamp(path: Path) -> Stamp:
+    """Changes whenever the file is written or replaced."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return (status.st_ino, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def check_deadline(request: Request) -> None:
