@@ -12,8 +12,8 @@ import pytest
 from sidespawn import wrapper
 from sidespawn.cli import main as command
 from sidespawn.cli import signal
+from sidespawn.engines import Found
 from sidespawn.errors import Denied, LaunchError, PolicyError, Reason, RequestError, SidespawnError, quoted
-from sidespawn.host.ledger import Record
 from sidespawn.host.places import Places
 from tests.contract.command import printed_json, sidespawn_command
 
@@ -29,19 +29,8 @@ CODES = [
     (SidespawnError(Reason.HOST_UNSUITABLE, "x"), 69),
     (SidespawnError(Reason.EXPIRED, "x"), 75),
 ]
-RECORD = Record(
-    instance="ns-1",
-    container="c",
-    name="small-ns-1",
-    pid=4711,
-    started=1,
-    since=1.0,
-    netns="ns-1",
-    netns_inode=1,
-    digest="d",
-    request="0" * 32,
-    pid_file=None,
-    grace=1,
+FOUND = Found(
+    id="c", name="small-ns-1", pid=4711, state="running", instance="ns-1", digest="d", request="0" * 32, netns="ns-1"
 )
 IDS = [f"{type(error).__name__}-{error.reason}" for error, _ in CODES]
 
@@ -154,7 +143,7 @@ def reply_to_operator(places: Places, monkeypatch: pytest.MonkeyPatch, status: s
     reply = {"v": 1, "id": "0" * 32, "status": status, "reason": reason, "message": "the message"}
     monkeypatch.setattr(wrapper, "ask", lambda settings, body: reply)
     with pytest.raises(SidespawnError) as caught:
-        signal.ask(places, RECORD, "HUP")
+        signal.ask(places, FOUND, "HUP")
     return caught.value
 
 
@@ -178,7 +167,7 @@ def test_exit_code_of_an_answer(
 def test_a_service_that_ends_meanwhile_is_an_error_of_ours(places: Places) -> None:
     places.operator.rmdir()
     with pytest.raises(SidespawnError):
-        signal.ask(places, RECORD, "HUP")
+        signal.ask(places, FOUND, "HUP")
 
 
 # ---------------------------------------------------------------- reasons and messages
