@@ -162,6 +162,8 @@ def wait_for(path, deadline):
         except OSError as error:
             if error.errno != errno.ENOENT:
                 raise Unavailable("cannot read %s: %s" % (path, error.strerror)) from None
+        except ValueError:
+            return {"status": "failed", "reason": "internal", "message": "the reply in %s cannot be read" % path}
         time.sleep(pause)
     return None
 

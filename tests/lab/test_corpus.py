@@ -2,70 +2,68 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.data.corpus import DAEMONS, Call
 from tests.lab.networks import NEUTRON, Service, command
 
-ROWS = [json.loads(line) for line in (Path(__file__).parents[1] / "data/neutron_argv.jsonl").read_text().splitlines()]
-DAEMONS = [row for row in ROWS if row["kind"] == "daemon" and row["program"] == "dnsmasq"]
-STATE = "/var/lib/neutron"
+STATE = "/var/lib/neutron/"
 ADDED = ["--keep-in-foreground", "--pid-file=/run/dnsmasq/pid", "--log-facility=-"]
 
 
 @pytest.fixture
-def namespace(row: dict[str, Any]) -> Iterator[str]:
-    command("ip", "netns", "add", row["netns"])
-    command("ip", "-n", row["netns"], "link", "set", "lo", "up")
+def namespace(call: Call) -> Iterator[str]:
+    name = str(call.netns)
+    command("ip", "netns", "add", name)
+    command("ip", "-n", name, "link", "set", "lo", "up")
     # DHCPv6 servers name themselves by a MAC address, so there must be one.
-    command("ip", "-n", row["netns"], "link", "add", "tap0", "type", "veth", "peer", "name", "far0")
-    yield row["netns"]
-    command("ip", "netns", "del", row["netns"])
+    command("ip", "-n", name, "link", "add", "tap0", "type", "veth", "peer", "name", "far0")
+    yield name
+    command("ip", "netns", "del", name)
 
 
-def write_files(service: Service, row: dict[str, Any]) -> None:
-    paths = {**row["files"], row["pid_file"]: None}
-    for path, text in paths.items():
-        file = service.state / path.removeprefix(f"{STATE}/")
-        file.parent.mkdir(parents=True, exist_ok=True)
-        if text is not None:
-            file.write_text(text)
-    for path in service.state.rglob("*"):
-        os.chown(path, NEUTRON, NEUTRON)
-    for option in row["argv"]:  # a file that the call names and Neutron had not written yet
-        name, _, value = option.partition("=")
-        if name in ("--addn-hosts", "--dhcp-leasefile") and value.startswith(STATE):
-            file = service.state / value.removeprefix(f"{STATE}/")
-            file.touch()
-            os.chown(file, NEUTRON, NEUTRON)
+def on_host(service: Service, path: str) -> Path:
+    """A file of the agent's state, in a directory that exists."""
+    file = service.state / path.removeprefix(STATE)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return file
 
 
-@pytest.mark.parametrize("row", DAEMONS, ids=[row["variant"] for row in DAEMONS])
-def test_a_recorded_call_reaches_dnsmasq(shared_service: Service, row: dict[str, Any], namespace: str) -> None:
-    write_files(shared_service, row)
-    environment = [f"{name}={value}" for name, value in row["env"].items()]
-    inside = ["ip", "netns", "exec", namespace, "env", *environment]
-    done = command(*inside, str(shared_service.wrapper), *row["argv"][1:], check=False)
+def write_files(service: Service, call: Call) -> None:
+    for path, text in call.files.items():
+        on_host(service, path).write_text(text)
+    for option in call.argv:  # a file that the call names and Neutron had not written yet
+        name, _, path = option.partition("=")
+        if name in ("--addn-hosts", "--dhcp-leasefile"):
+            on_host(service, path).touch()
+    for each in service.state.rglob("*"):
+        os.chown(each, NEUTRON, NEUTRON)
+
+
+@pytest.mark.parametrize("call", DAEMONS, ids=str)
+def test_a_recorded_call_reaches_dnsmasq(shared_service: Service, call: Call, namespace: str) -> None:
+    write_files(shared_service, call)
+    inside = ["ip", "netns", "exec", namespace, "env", *(f"{name}={value}" for name, value in call.env.items())]
+    done = command(*inside, str(shared_service.wrapper), *call.argv[1:], check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
-    pid_file = shared_service.state / row["pid_file"].removeprefix(f"{STATE}/")
-    pid = int(pid_file.read_text())
+    pid = on_host(shared_service, str(call.pid_file)).read_text().strip()
     program, *arguments = Path(f"/proc/{pid}/cmdline").read_bytes().decode().rstrip("\0").split("\0")
     assert program == "/usr/sbin/dnsmasq"
-    said = [each for each in row["argv"][1:] if each and not each.startswith("--pid-file=")]
+    said = [each for each in call.argv[1:] if each and not each.startswith("--pid-file=")]
     logs_to_a_file = any(each.startswith("--log-facility=") for each in said)
     assert arguments == said + (ADDED[:2] if logs_to_a_file else ADDED)
-    assert row["env"]["PROCESS_TAG"].removeprefix("dnsmasq-") in " ".join(arguments)  # how Neutron recognises it
+    assert call.env["PROCESS_TAG"].removeprefix("dnsmasq-") in " ".join(arguments)  # how Neutron recognises it
 
-    stopped = command(*inside, str(shared_service.kill_script), "15", str(pid), check=False)
+    stopped = command(*inside, str(shared_service.kill_script), "15", pid, check=False)
     assert (stopped.returncode, stopped.stderr) == (0, "")
-    shutil.rmtree(shared_service.state / "dhcp", ignore_errors=True)
+    for each in shared_service.state.iterdir():
+        shutil.rmtree(each) if each.is_dir() else each.unlink()
 
 
 def test_all_of_them_are_there() -> None:

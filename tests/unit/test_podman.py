@@ -67,6 +67,8 @@ def test_the_whole_command() -> None:
         "--cgroupns=private",
         "--userns=host",
         "--privileged=false",
+        "--init=false",
+        "--env-host=false",
         "--cap-drop=all",
         "--cap-add=NET_ADMIN",
         "--cap-add=NET_RAW",
@@ -111,7 +113,7 @@ def test_the_whole_command() -> None:
 def test_a_plan_without_anything_gives_nothing() -> None:
     plan = replace(PLAN, capabilities=(), environment=(), mounts=(), configuration=(), scratch=())
     options = describe(plan, replace(PINS, mounts=(), configuration=()))
-    assert not [each for each in options if each.startswith(("--cap-add", "--env", "--mount", "--tmpfs", "--volume"))]
+    assert not [each for each in options if each.startswith(("--cap-add", "--env=", "--mount", "--tmpfs", "--volume"))]
     assert {"--cap-drop=all", "--read-only", "--unsetenv-all", "--privileged=false"} <= set(options)
 
 
@@ -135,7 +137,7 @@ def test_every_option_is_one_argument() -> None:
 
 def test_the_environment_is_given_with_values_and_never_imported() -> None:
     options, _ = split(replace(PLAN, environment=(("A", ""), ("B", "x=y z"))))
-    assert [each for each in options if each.startswith("--env")] == ["--env=A=", "--env=B=x=y z"]
+    assert [each for each in options if each.startswith("--env=")] == ["--env=A=", "--env=B=x=y z"]
 
 
 def test_every_mount_is_pinned() -> None:

@@ -8,7 +8,7 @@ from sidespawn import wrapper
 from sidespawn.cli.output import json_option, print_json, require_enabled, service_argument
 from sidespawn.core.wire import SIGNALS
 from sidespawn.engines import Found, get_engine
-from sidespawn.errors import Reason, SidespawnError
+from sidespawn.errors import Denied, Reason, SidespawnError
 from sidespawn.host.places import Places
 from sidespawn.host.policies import load_policy
 
@@ -64,9 +64,13 @@ def ask(places: Places, found: Found, name: str) -> dict[str, object]:
         "replies": str(places.replies),
         "timeout": TIMEOUT,
     }
-    reply: dict[str, object] = wrapper.signal(settings, name.upper(), found.pid or 0)
+    try:
+        reply: dict[str, object] = wrapper.signal(settings, name.upper(), found.pid or 0)
+    except wrapper.Unavailable as error:
+        raise SidespawnError(Reason.NOT_ENABLED, f"{places.service} was disabled meanwhile: {error}") from None
     if reply["status"] != "done":
-        raise SidespawnError(Reason(str(reply["reason"])), str(reply["message"]))
+        kind = Denied if reply["status"] == "rejected" else SidespawnError
+        raise kind(Reason(str(reply["reason"])), str(reply["message"]))
     return {"name": found.name, "pid": found.pid, "signal": name.upper(), "message": reply["message"]}
 
 

@@ -208,6 +208,9 @@ def build_agent(table: Table) -> Agent:
     )
     if not all(is_path(path) for path in agent.kill_scripts):
         raise table.error("kill_scripts", "must be absolute paths in the agent")
+    files = [path.rpartition("/")[2] for path in (agent.wrapper, *agent.kill_scripts)]
+    if len(set(files)) != len(files):
+        raise table.error("kill_scripts", "has two files of one name, the wrapper counted")
     table.done()
     return agent
 

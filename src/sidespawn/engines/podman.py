@@ -53,6 +53,8 @@ class Podman:
             "--cgroupns=private",
             "--userns=host",  # a namespace's owner: capabilities over the agent's namespace need the initial one
             "--privileged=false",
+            "--init=false",
+            "--env-host=false",
             "--cap-drop=all",
             *(f"--cap-add={capability}" for capability in plan.capabilities),
             "--security-opt=no-new-privileges",

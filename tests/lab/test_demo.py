@@ -1,0 +1,33 @@
+"""The demo is the main job end to end: an agent container, DHCP clients, a crash, a refusal. It leaves nothing."""
+
+from __future__ import annotations
+
+import json
+
+from tests.lab.conftest import traces
+from tests.lab.networks import SIDESPAWN, command
+
+
+def test_the_demo_shows_the_main_job_and_leaves_nothing() -> None:
+    before = traces()
+    done = command(*SIDESPAWN, "demo", "--json", check=False)
+    assert done.returncode == 0, done.stderr
+    shown = json.loads(done.stdout.splitlines()[-1])
+    assert shown["ok"] is True
+    assert shown["lease"]["address"] != shown["lease_after_reload"]["address"]
+    assert shown["pid_before_restart"] == shown["pid_after_restart"]
+    assert shown["renewals"] > 5
+    assert shown["renewals_lost"] == 0
+    assert shown["refused"]["reason"] == "option-not-allowed"
+    assert shown["agent_capabilities"] == ["NET_ADMIN", "SYS_ADMIN"]
+    assert shown["side_container_capabilities"] == ["NET_ADMIN", "NET_BIND_SERVICE", "NET_RAW"]
+    assert shown["side_container_user"] == "42435:42435"
+    assert all(step["ok"] for step in shown["steps"])
+    assert traces() == before
+
+
+def test_what_the_agent_cannot_do_any_more_was_tried() -> None:
+    done = command(*SIDESPAWN, "demo", "--json", check=False)
+    shown = json.loads(done.stdout.splitlines()[-1])
+    assert shown["attempts"]
+    assert not [each["what"] for each in shown["attempts"] if each["now"]]
