@@ -18,16 +18,11 @@ def test_the_demo_shows_the_main_job_and_leaves_nothing() -> None:
     assert shown["pid_before_restart"] == shown["pid_after_restart"]
     assert shown["renewals"] > 5
     assert shown["renewals_lost"] == 0
-    assert shown["refused"]["reason"] == "option-not-allowed"
+    assert shown["refused"] == "option-not-allowed"
     assert shown["agent_capabilities"] == ["NET_ADMIN", "SYS_ADMIN"]
     assert shown["side_container_capabilities"] == ["NET_ADMIN", "NET_BIND_SERVICE", "NET_RAW"]
     assert shown["side_container_user"] == "42435:42435"
     assert all(step["ok"] for step in shown["steps"])
-    assert traces() == before
-
-
-def test_what_the_agent_cannot_do_any_more_was_tried() -> None:
-    done = command(*SIDESPAWN, "demo", "--json", check=False)
-    shown = json.loads(done.stdout.splitlines()[-1])
-    assert shown["attempts"]
+    assert shown["attempts"], "what the agent could do before is tried now"
     assert not [each["what"] for each in shown["attempts"] if each["now"]]
+    assert traces() == before

@@ -445,7 +445,7 @@ def test_no_more_than_dnsmasq_needs(neutron_dhcp: Policy) -> None:
 def test_the_segment_of_the_tag_is_the_segment_of_the_files(neutron_dhcp: Policy) -> None:
     """Else a request could name any segment in its tag, and have one instance for each over the same files."""
     call = next(each for each in DAEMONS if "segment" in each.variant)
-    tag = f"dnsmasq-102/{call.netns.removeprefix('qdhcp-')}"
+    tag = f"dnsmasq-102/{str(call.netns).removeprefix('qdhcp-')}"
     request = replace(as_request(call), untrusted_environment=(("PROCESS_TAG", tag),))
     with pytest.raises(Denied) as denied:
         decide(neutron_dhcp, request)

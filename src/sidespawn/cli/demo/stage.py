@@ -66,6 +66,7 @@ class Stage:
             "renewals": None,
             "renewals_lost": None,
             "refused": None,
+            "refusal": None,
             "agent_capabilities": None,
             "side_container_capabilities": None,
             "side_container_user": None,

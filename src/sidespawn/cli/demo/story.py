@@ -292,9 +292,9 @@ def refuse(stage: Stage, tell: Teller) -> None:
     expect(explained["argument"] == FORBIDDEN, f"explain blames {FORBIDDEN}", explained["argument"])
     running = [each["pid"] for each in sidespawn_json("ps", SERVICE, "--json")]
     expect(running == [stage.pid], f"only pid {stage.pid} runs, as before", running)
-    stage.result["refused"] = {
+    stage.result["refused"] = reason
+    stage.result["refusal"] = {
         "exit_code": done.code,
-        "reason": reason,
         "message": explained["message"],
         "argument": explained["argument"],
         "rule": explained["rule"],
