@@ -15,16 +15,22 @@ SOURCE = Path(sidespawn.__file__).parent.parent
 NOBODY = 65534
 
 
+# An ordinary user, but for reading a checkout that lies where only root can look.
+AS_NOBODY = (
+    "setpriv",
+    f"--reuid={NOBODY}",
+    f"--regid={NOBODY}",
+    "--clear-groups",
+    "--inh-caps=-all,+dac_read_search",
+    "--ambient-caps=-all,+dac_read_search",
+)
+
+
 def sidespawn_command(*arguments: object, as_nobody: bool = False) -> subprocess.CompletedProcess[str]:
-    """`as_nobody` runs it as an ordinary user. The code is handed over, since nobody may not read a checkout."""
     environment = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"}
-    launcher = [sys.executable, "-c", "from sidespawn.cli.main import main; main()"]
-    if as_nobody:
-        drop = f"import os; os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})"
-        imports = "import sidespawn.cli.explain, sidespawn.cli.check, sidespawn.engines.podman"
-        launcher[2] = f"from sidespawn.cli.main import main; {imports}; {drop}; main()"
+    launcher = (sys.executable, "-c", "from sidespawn.cli.main import main; main()")
     return subprocess.run(
-        [*launcher, *map(str, arguments)],
+        [*(AS_NOBODY if as_nobody else ()), *launcher, *map(str, arguments)],
         env=environment, cwd="/", capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
 
