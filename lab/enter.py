@@ -43,9 +43,10 @@ def capture(record: Record, argv: tuple[str, ...]) -> str:
 
 
 def _command(record: Record, argv: tuple[str, ...]) -> list[str]:
+    # --root: where the machine itself is a chroot, the root of the lab's mount namespace lies outside of it.
     # --wdns, unlike --wd, is looked up inside.
-    place = f"--wdns={record.checkout}"
-    return [_NSENTER, f"--target={record.pid}", *_NAMESPACES, place, "--", *argv]
+    place = ("--root", f"--wdns={record.checkout}")
+    return [_NSENTER, f"--target={record.pid}", *_NAMESPACES, *place, "--", *argv]
 
 
 def _environment() -> dict[str, str]:
