@@ -16,7 +16,7 @@ from pathlib import Path
 from sidespawn.core.policy import Policy
 from sidespawn.errors import SidespawnError
 from sidespawn.host import kernel
-from sidespawn.host.places import Places
+from sidespawn.host.places import NAMESPACES, Places
 from sidespawn.host.policies import load_policy
 
 WRAPPER = Path(__file__).parent.parent / "wrapper.py"
@@ -39,6 +39,7 @@ def main(verb: str, service: str) -> int:
 
 
 def make(places: Places, policy: Policy) -> None:
+    NAMESPACES.mkdir(exist_ok=True)  # agents mount it; on a new host nobody has made it yet
     places.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     mount_tmpfs(places.home, FLAGS & ~kernel.MS_NOEXEC, "size=64m,nr_inodes=32768,mode=0700")
     for path in (places.operator, places.claims, places.ledger, places.pins, places.snapshots, places.agent):
