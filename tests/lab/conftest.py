@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sidespawn.host.places import RUN
-from tests.lab.networks import NEUTRON, Service, command
+from tests.lab.networks import NEUTRON, Service, command, command_lines
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -32,7 +32,9 @@ def traces() -> dict[str, set[str]]:
         "units": lines("systemctl", "list-units", "--all", "--plain", "--no-legend", "sidespawn*"),
         "unit files": {path.name for path in Path("/etc/systemd/system").rglob("sidespawn*")},
         "directories": {str(path) for path in (RUN, Path("/etc/sidespawn")) if path.exists()},
-        "processes": lines("ps", "-e", "-o", "comm=") & {"dnsmasq", "conmon"},
+        "processes": {
+            line for line in command_lines().values() if line.startswith(("/usr/sbin/dnsmasq", "/usr/bin/conmon"))
+        },
     }
 
 

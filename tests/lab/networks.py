@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -169,6 +170,15 @@ class Service:
     def wait_until_idle(self) -> None:
         """Until no run serves this service."""
         wait_until(lambda: unit_state(self.unit) in ("inactive", "failed"), patience=30)
+
+
+def command_lines() -> dict[int, str]:
+    """What runs, by pid, with blanks between the arguments; kernel threads left out."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            found[int(path.parent.name)] = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    return {pid: line for pid, line in found.items() if line}
 
 
 def unit_state(unit: str) -> str:

@@ -16,7 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pytest
 
 from tests.lab.conftest import new_service
-from tests.lab.networks import Network, Service, command, unit_state
+from tests.lab.networks import Network, Service, command, command_lines, unit_state
 
 AT_ONCE = 200
 SPACED = 300
@@ -108,7 +108,7 @@ def assert_each_runs_once(service: Service, networks: list[Network]) -> None:
     running = service.containers(every=False)
     assert set(running) == {network.container for network in networks}
     assert set(service.containers()) == set(running), "a container that does not run was left"
-    processes = command("pgrep", "--list-full", "dnsmasq").stdout
+    processes = list(command_lines().values())
     for network in networks:
         assert running[network.container]["Pid"] == network.pid
-        assert processes.count(f"{network.id}/host ") == 1
+        assert sum(f"{network.id}/host " in line for line in processes) == 1
