@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from sidespawn import presets
-from sidespawn.core.policy import Policy, parse_policy
+from sidespawn.core.loading import parse_policy
+from sidespawn.core.policy import Policy
 
 SOURCE = Path(presets.__file__).parent.parent.parent
 

@@ -254,6 +254,28 @@ def test_configuration_files_are_checked_and_given_as_copies(service: Service) -
     assert list(service.places.snapshots.iterdir()) == []
 
 
+def test_hup_gives_the_program_only_what_was_checked_again(service: Service) -> None:
+    network = service.network()
+    extra = service.state / "dnsmasq-neutron.conf"
+    extra.write_text("log-async=20\n")
+    options = [each for each in network.options() if not each.startswith("--conf-file")]
+    network.start(*options, "--conf-file=/var/lib/neutron/dnsmasq-neutron.conf")
+    pid, seen = network.pid, Path(f"/proc/{network.pid}/root/var/lib/neutron/dnsmasq-neutron.conf")
+
+    extra.write_text("log-async=30  \n# a comment\n\ndhcp-option=3,10.20.0.1\n")
+    assert seen.read_text() == "log-async=20\n", "the agent's file is not the program's"
+    assert network.kill("HUP").returncode == 0
+    assert seen.read_text() == "log-async=30\ndhcp-option=3,10.20.0.1\n"
+
+    extra.write_text("log-async=40\ndhcp-script=/tmp/evil\n")
+    done = network.kill("HUP")
+    assert done.returncode == REJECTED
+    assert "(configuration-not-allowed)" in done.stderr
+    assert seen.read_text() == "log-async=30\ndhcp-option=3,10.20.0.1\n"
+    assert network.pid == pid
+    assert identify(pid) is not None
+
+
 def test_a_broken_policy_answers_every_request_with_its_fault(service: Service) -> None:
     network = service.network()
     service.wait_until_idle()

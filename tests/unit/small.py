@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from sidespawn.core.policy import Policy, parse_policy
+from collections.abc import Mapping
+
+from sidespawn.core import decide as core
+from sidespawn.core.loading import parse_policy
+from sidespawn.core.policy import Policy
 from sidespawn.core.wire import StartRequest
 from sidespawn.errors import PolicyError
 
@@ -130,3 +134,8 @@ def request(*arguments: str, netns: str | None = f"ns-{NET}", **environment: str
         untrusted_netns=netns,
         untrusted_environment=tuple(sorted(environment.items())),
     )
+
+
+def decide(policy: Policy, untrusted_request: StartRequest, files: Mapping[str, bytes] | None = None) -> core.Allowed:
+    """The verdict where the agent's state holds these files, by their path beneath it; others cannot be read."""
+    return core.decide(policy, untrusted_request, (files or {}).get)

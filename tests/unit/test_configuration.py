@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sidespawn.core.configuration import check_configuration
+from sidespawn.core.configuration import accept_configuration
 from sidespawn.core.policy import Policy
 from sidespawn.errors import Denied, Reason
 from tests.unit.small import NET, OTHER, POLICY, line_of, load
@@ -15,7 +15,7 @@ PATH = "/state/tool.conf"
 
 def check(content: str | bytes, policy: Policy = SMALL, rules: str = "extra") -> None:
     untrusted_content = content.encode() if isinstance(content, str) else content
-    check_configuration(policy.configuration[rules].rules, PATH, untrusted_content, policy.names, {"net": NET})
+    accept_configuration(policy.configuration[rules].rules, PATH, untrusted_content, policy.names, {"net": NET})
 
 
 def refusal(content: str | bytes, policy: Policy = SMALL, rules: str = "extra") -> Denied:

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidespawn.core.decide import Allowed, check_signal, decide
+from sidespawn.core.decide import Allowed, check_signal
 from sidespawn.core.plan import ConfigurationFile, Mount, PidFile
 from sidespawn.core.policy import Policy
 from sidespawn.core.wire import SIGNALS, SignalRequest, StartRequest
 from sidespawn.errors import Denied, Reason
-from tests.unit.small import ID, NET, OTHER, POLICY, line_of, load, request
+from tests.unit.small import ID, NET, OTHER, POLICY, decide, line_of, load, request
 
 SMALL = load()
 
@@ -285,7 +285,9 @@ def test_a_refused_value_is_told_with_what_is_wanted() -> None:
 
 def test_a_configuration_file_is_left_to_its_rules() -> None:
     plan = allowed("--file=/state/tool.conf").plan
-    assert plan.configuration == (ConfigurationFile(path="/state/tool.conf", beneath="tool.conf", rules="extra"),)
+    assert plan.configuration == (
+        ConfigurationFile(path="/state/tool.conf", beneath="tool.conf", rules="extra", text=None),
+    )
     assert "--file=/state/tool.conf" in plan.arguments
 
 

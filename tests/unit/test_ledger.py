@@ -27,6 +27,8 @@ RECORD = Record(
     request="0" * 32,
     pid_file=None,
     grace=5,
+    configuration=[{"path": "/state/tool.conf", "beneath": "tool.conf", "rules": "extra", "digest": "0"}],
+    bindings={"net": "a"},
 )
 
 

@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from sidespawn.core.decide import decide
 from sidespawn.core.plan import ConfigurationFile, Limits, Mount, PidFile, Plan, Readiness, ReadyWhen
-from tests.unit.small import load, request
+from tests.unit.small import decide, load, request
 
 PLAN = decide(load(), request("--quiet")).plan
 
@@ -28,7 +27,7 @@ OTHER: dict[str, list[Any]] = {
     "gid": [0],
     "capabilities": [(), ("NET_ADMIN",), ("NET_RAW", "NET_ADMIN")],
     "mounts": [(), (Mount(path="/state/other", beneath="other"),), (replace(PLAN.mounts[0], beneath="other"),)],
-    "configuration": [(ConfigurationFile(path="/state/a", beneath="a", rules="extra"),)],
+    "configuration": [(ConfigurationFile(path="/state/a", beneath="a", rules="extra", text=""),)],
     "scratch": [(), ("/run/other",)],
     "limits": [replace(PLAN.limits, **{each.name: 1}) for each in fields(Limits)],
     "pid_file": [None, PidFile(beneath="other/pid")],

@@ -18,7 +18,7 @@ ID = "0" * 32
 PLAN = replace(
     PLAIN,
     environment=(("TAG", f"tool-{NET}"),),
-    configuration=(ConfigurationFile(path="/state/tool.conf", beneath="tool.conf", rules="extra"),),
+    configuration=(ConfigurationFile(path="/state/tool.conf", beneath="tool.conf", rules="extra", text=""),),
 )
 PINS = Pins(
     netns=Path("/pins/1.netns"),

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from sidespawn import presets
+from sidespawn.core.loading import CAPABILITIES, parse_policy, parse_program
 from sidespawn.core.options import Takes
 from sidespawn.core.plan import ReadyWhen
-from sidespawn.core.policy import CAPABILITIES, Policy, is_service_name, parse_policy, parse_program
+from sidespawn.core.policy import Policy, is_service_name
 from sidespawn.errors import PolicyError, Reason
 from tests.unit.small import POLICY, PROGRAM, changed, line_of, load, parse
 
@@ -180,7 +181,7 @@ BROKEN = {
         "/dev/null",
         "there is no [configuration.x]",
     ),
-    "configuration of another format": (('format = "lines"', 'format = "ini"'), "format", 'must be "lines"'),
+    "configuration of another format": (('format = "lines"', 'format = "ini"'), "format", "must be one of lines"),
     "configuration without directives": (
         ("[configuration.extra.directives]", "[environments]"),
         "[configuration.extra]",

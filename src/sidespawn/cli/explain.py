@@ -11,14 +11,14 @@ import click
 
 from sidespawn import presets
 from sidespawn.cli.output import complete_service, console, json_option, print_json, print_table
-from sidespawn.core.configuration import CONFIGURATION_BYTES, check_configuration
-from sidespawn.core.decide import Allowed, Judge, Judged
+from sidespawn.core.configuration import CONFIGURATION_BYTES
+from sidespawn.core.decide import Allowed, Judge, Judged, ReadFile
 from sidespawn.core.plan import Plan
 from sidespawn.core.policy import Policy, is_service_name
 from sidespawn.core.wire import StartRequest, parse_request
 from sidespawn.engines import Pins, get_engine
 from sidespawn.errors import Denied, quoted
-from sidespawn.host.files import directory, read_regular_beneath, state_unusable
+from sidespawn.host.files import directory, read_regular_beneath
 from sidespawn.host.places import Places
 from sidespawn.host.policies import load_policy, policy_of
 
@@ -64,14 +64,13 @@ def explain(
     if argv[1:] in policy.agent.local:
         report_local(argv, policy, as_json)
         return 0
-    judge = Judge(policy)
+    judge = Judge(policy, reader(policy, root))
     try:
         allowed = judge.decide(as_request(argv, netns, environment))
-        files = configuration_verdicts(policy, allowed, root)
     except Denied as denied:
         report_denied(argv, judge, denied, as_json)
         return 77
-    report_allowed(argv, allowed, files, as_json)
+    report_allowed(argv, allowed, as_json)
     return 0
 
 
@@ -94,21 +93,25 @@ def as_request(argv: tuple[str, ...], netns: str | None, environment: tuple[str,
     return request
 
 
-def configuration_verdicts(policy: Policy, allowed: Allowed, root: Path | None) -> list[dict[str, str]]:
-    """Check the configuration files that can be read here. Raises Denied for one that is not allowed."""
-    verdicts = []
-    for file in allowed.plan.configuration:
-        state = root / policy.agent.state.lstrip("/") if root else Path(policy.agent.state_on_host)
-        rules = policy.configuration[file.rules].rules
+def reader(policy: Policy, root: Path | None) -> ReadFile:
+    """Reads configuration files beneath `root`, or where the host has the agent's state; None for what is not there."""
+    state = root / policy.agent.state.lstrip("/") if root else Path(policy.agent.state_on_host)
+
+    def read_file(beneath: str) -> bytes | None:
         try:
             with directory(state) as held:
-                untrusted_content = read_regular_beneath(held, file.beneath, CONFIGURATION_BYTES)
-        except OSError as error:
-            problem = state_unusable(file.path, error).message
-            verdicts.append({"file": file.path, "verdict": "to be checked at the start", "detail": problem})
-            continue
-        check_configuration(rules, file.path, untrusted_content, policy.names, allowed.bindings)
-        verdicts.append({"file": file.path, "verdict": "allowed", "detail": rules.rule})
+                return read_regular_beneath(held, beneath, CONFIGURATION_BYTES)
+        except OSError:
+            return None
+
+    return read_file
+
+
+def configuration_verdicts(plan: Plan) -> list[dict[str, str | None]]:
+    verdicts: list[dict[str, str | None]] = []
+    for file in plan.configuration:
+        verdict = "allowed" if file.text is not None else "to be checked at the start"
+        verdicts.append({"file": file.path, "verdict": verdict, "rules": file.rules, "text": file.text})
     return verdicts
 
 
@@ -139,7 +142,7 @@ def as_objects(rows: list[tuple[str, str, str]]) -> list[dict[str, str]]:
     return [{"argument": argument, "passed_on": passed_on, "rule": rule} for argument, passed_on, rule in rows]
 
 
-def report_allowed(argv: tuple[str, ...], allowed: Allowed, files: list[dict[str, str]], as_json: bool) -> None:
+def report_allowed(argv: tuple[str, ...], allowed: Allowed, as_json: bool) -> None:
     plan, command = allowed.plan, engine_command(allowed.plan)
     rows = judged_rows(argv, allowed.judged)
     if as_json:
@@ -151,7 +154,7 @@ def report_allowed(argv: tuple[str, ...], allowed: Allowed, files: list[dict[str
                 "program": [plan.command, *plan.arguments],
                 "arguments": as_objects(rows),
                 "names": dict(allowed.bindings),
-                "configuration": files,
+                "configuration": configuration_verdicts(plan),
                 "capabilities": list(plan.capabilities),
                 "user": f"{plan.uid}:{plan.gid}",
                 "engine_command": list(command),
@@ -161,8 +164,11 @@ def report_allowed(argv: tuple[str, ...], allowed: Allowed, files: list[dict[str
     out = console()
     out.print(f"[green]allowed[/green] as side container [bold]{plan.name}[/bold]")
     print_table(("argument", "passed on as", "rule"), rows, "no arguments")
-    for file in files:
-        out.print(f"{file['file']}: {file['verdict']} ({file['detail']})", markup=False)
+    for file in configuration_verdicts(plan):
+        out.print(f"{file['file']}: {file['verdict']}", markup=False)
+        if file["text"]:
+            out.print("  the program gets:", markup=False)
+            click.echo("".join(f"    {line}\n" for line in file["text"].splitlines()), nl=False)
     out.print("names: " + ", ".join(f"{name}={value}" for name, value in allowed.bindings.items()), markup=False)
     out.print("the engine's command:")
     click.echo("  " + shlex.join(command))

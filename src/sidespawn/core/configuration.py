@@ -1,68 +1,220 @@
 """Configuration files of a program, checked directive by directive against an allow-list.
 
-A program that is told to read a file does whatever the file says, so the file is judged like the arguments are.  The
-host reads it once, safely; `check` judges those bytes; and the very same bytes are what the program is given.
+A program that is told to read a file does whatever the file says, so the file is judged like the arguments are: each
+directive must be named by the policy, and its values must match.  What the program is given is not the agent's file
+but the accepted directives, written anew in one plain spelling, so that it cannot read them in another way than the
+policy did.  There are no quotes, escapes, variables or includes in that spelling; a file that uses them is refused.
 
-Format `lines`: one `name` or `name=value` a line, `#` starts a comment line, blank lines are ignored (dnsmasq).
+Formats:
+
+    lines     `name` or `name=value`, one a line                                   (dnsmasq)
+    sections  `name words…`, one a line; a top-level name opens a section          (haproxy)
+    blocks    `name words… { … }`, nested; one directive a line                    (keepalived, conntrackd)
+    braces    `name words… { … };`, nested; a directive ends with `;`              (radvd)
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 
 from sidespawn.core.pattern import Bindings, Conflict, Names, Pattern, match_any
+from sidespawn.core.values import ALPHANUMERIC, only
 from sidespawn.errors import Denied, Reason, quoted
 
 CONFIGURATION_BYTES = 256 * 1024
 LINE_CHARACTERS = 1000  # dnsmasq 2.90 reads 1024 at a time, and would take the rest of a longer line for another line
+DEPTH = 8
+WORD = ALPHANUMERIC | frozenset("._-:/%+*[](),<>=&")  # nothing that quotes, escapes, expands or comments anywhere
+ANY = "*"  # the rule for lines that consist of values only
+
+
+class Format(StrEnum):
+    LINES = "lines"
+    SECTIONS = "sections"
+    BLOCKS = "blocks"
+    BRACES = "braces"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Directive:
-    """An allowed directive; `values` is empty when it takes none."""
+    """An allowed directive. `values` is empty when it takes none; `block` is None when it opens no block."""
 
     name: str
     values: tuple[Pattern, ...]
+    block: tuple[Directive, ...] | None
+    passed_on: bool
+    instead: str  # what the program gets in place of the values; empty for the values themselves
     rule: str  # FILE:LINE in the policy
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConfigurationRules:
     name: str
+    format: Format
     directives: tuple[Directive, ...]
     rule: str
 
 
-def check_configuration(
+@dataclass(frozen=True)
+class Line:
+    """One directive as the file has it: its words, joined by single blanks, and what stands in its block."""
+
+    number: int
+    untrusted_name: str
+    untrusted_value: str | None
+    block: list[Line] | None
+
+
+def accept_configuration(
     rules: ConfigurationRules, path: str, untrusted_content: bytes, names: Names, bindings: Bindings
-) -> None:
-    """Raises Denied at the first line that is not allowed."""
-    if not untrusted_content.isascii():
-        raise Denied(
-            Reason.CONFIGURATION_NOT_ALLOWED, f"{quoted(path)} holds bytes that are not ASCII", rule=rules.rule
-        )
-    allowed = {directive.name: directive for directive in rules.directives}
-    for number, untrusted_line in enumerate(untrusted_content.decode("ascii").split("\n"), 1):
-        line = untrusted_line.strip(" \t")
-        where = f"line {number} of {quoted(path)}, {quoted(line)},"
-        if not line.replace("\t", " ").isprintable() or len(untrusted_line) > LINE_CHARACTERS:
-            message = f"{where} holds a control character or is longer than {LINE_CHARACTERS} characters"
-            raise Denied(Reason.CONFIGURATION_NOT_ALLOWED, message, rule=rules.rule)
-        if not line or line.startswith("#"):
-            continue
+) -> tuple[str, dict[str, str]]:
+    """The text that the program may have, and the bindings after it. Raises Denied at the first line not allowed."""
+    reader = Reader(rules, path, names, dict(bindings))
+    lines = reader.read(untrusted_content)
+    text = "".join(reader.accept(lines, rules.directives, depth=0))
+    return text, reader.bindings
+
+
+class Reader:
+    def __init__(self, rules: ConfigurationRules, path: str, names: Names, bindings: dict[str, str]) -> None:
+        self.rules, self.path, self.names, self.bindings = rules, path, names, bindings
+
+    def denied(self, number: int, text: str, problem: str, rule: str = "") -> Denied:
+        message = f"line {number} of {quoted(self.path)}, {quoted(text)}, {problem} ({rule or self.rules.rule})"
+        return Denied(Reason.CONFIGURATION_NOT_ALLOWED, message, rule=rule or self.rules.rule)
+
+    def read(self, untrusted_content: bytes) -> list[Line]:
+        """The file's lines, with their blocks."""
+        if not untrusted_content.isascii():
+            raise self.denied(0, "", "holds bytes that are not ASCII")
+        plain = list(self.plain_lines(untrusted_content.decode("ascii")))
+        if self.rules.format is Format.LINES:
+            return [self.assignment(number, line) for number, line in plain]
+        if self.rules.format is Format.SECTIONS:
+            return self.sections(plain)
+        return self.blocks(list(self.statements(plain)))
+
+    def plain_lines(self, text: str) -> Iterator[tuple[int, str]]:
+        """Each line that is neither blank nor a comment, without the blanks around it."""
+        for number, untrusted_line in enumerate(text.split("\n"), 1):
+            line = untrusted_line.replace("\t", " ").strip(" ")
+            if not line.isprintable() or len(untrusted_line) > LINE_CHARACTERS:
+                raise self.denied(
+                    number, line, f"holds a control character or is longer than {LINE_CHARACTERS} characters"
+                )
+            if line and not line.startswith("#"):
+                yield number, line
+
+    def assignment(self, number: int, line: str) -> Line:
         name, equals, value = line.partition("=")
-        directive = allowed.get(name)
-        if directive is None:
-            raise Denied(
-                Reason.CONFIGURATION_NOT_ALLOWED, f"{where} is not an allowed directive ({rules.rule})", rule=rules.rule
-            )
+        return Line(number, name, value if equals else None, None)
+
+    def directive(self, number: int, untrusted_words: list[str], block: list[Line] | None) -> Line:
+        for word in untrusted_words:
+            if not only(word, WORD) and word not in ("{", "}"):
+                raise self.denied(number, " ".join(untrusted_words), "holds a character that only plain words may have")
+        return Line(number, untrusted_words[0], " ".join(untrusted_words[1:]) or None, block)
+
+    def sections(self, plain: list[tuple[int, str]]) -> list[Line]:
+        openers = {directive.name for directive in self.rules.directives}
+        found: list[Line] = []
+        for number, line in plain:
+            words = line.split()
+            if words[0] in openers:
+                found.append(self.directive(number, words, []))
+            elif not found or found[-1].block is None:
+                raise self.denied(number, line, "stands in no section that is allowed")
+            else:
+                found[-1].block.append(self.directive(number, words, None))
+        return found
+
+    def statements(self, plain: list[tuple[int, str]]) -> Iterator[tuple[int, list[str], str]]:
+        """Words and what ends them: `{`, `}`, or nothing for a directive without a block."""
+        words: list[str] = []
+        by_semicolon = self.rules.format is Format.BRACES
+        last = 0
+        for number, line in plain:
+            spaced = line.replace("{", " { ").replace("}", " } ")
+            for word in (spaced.replace(";", " ; ") if by_semicolon else spaced).split():
+                if word not in ("{", "}", ";"):
+                    words.append(word)
+                elif word == "}" and words:
+                    if by_semicolon:
+                        raise self.denied(number, " ".join(words), "is not ended by ;")
+                    yield number, words, ""
+                    yield number, [], word
+                    words = []
+                elif words or word != ";":
+                    yield number, words, "" if word == ";" else word
+                    words = []
+            if words and not by_semicolon:
+                yield number, words, ""
+                words = []
+            last = number
+        if words:
+            raise self.denied(last, " ".join(words), "is not ended by ;")
+
+    def blocks(self, statements: list[tuple[int, list[str], str]]) -> list[Line]:
+        top: list[Line] = []
+        open_blocks = [top]
+        for position, (number, words, end) in enumerate(statements):
+            if end == "}":
+                open_blocks.pop()
+                if not open_blocks:
+                    raise self.denied(number, "}", "closes no block")
+                continue
+            if not words:  # the brace of a block whose name stood on the line before
+                continue
+            following = statements[position + 1] if position + 1 < len(statements) else (0, [], "")
+            opens = end == "{" or (following[2] == "{" and not following[1])
+            line = self.directive(number, words, [] if opens else None)
+            open_blocks[-1].append(line)
+            if line.block is not None:
+                open_blocks.append(line.block)
+            if len(open_blocks) > DEPTH:
+                raise self.denied(number, " ".join(words), f"is nested deeper than {DEPTH} blocks")
+        if len(open_blocks) != 1:
+            raise self.denied(statements[-1][0], "", "leaves a block open")
+        return top
+
+    def accept(self, lines: list[Line], allowed: tuple[Directive, ...], depth: int) -> Iterator[str]:
+        """Each line that is passed on, in its one spelling."""
+        by_name = {directive.name: directive for directive in allowed}
+        for line in lines:
+            name, value = line.untrusted_name, line.untrusted_value
+            text = name if value is None else f"{name}{'=' if self.rules.format is Format.LINES else ' '}{value}"
+            directive = by_name.get(name) or by_name.get(ANY)
+            if directive is None:
+                raise self.denied(line.number, text, "is not an allowed directive")
+            self.bind(line.number, text, text if directive.name == ANY else value, directive)
+            if (line.block is None) is not (directive.block is None):
+                problem = "must have a block" if directive.block is not None else "must not have a block"
+                raise self.denied(line.number, text, problem, directive.rule)
+            inside = "".join(self.accept(line.block or [], directive.block or (), depth + 1))
+            if directive.passed_on:
+                yield self.written(f"{name} {directive.instead}" if directive.instead else text, line, inside, depth)
+
+    def bind(self, number: int, text: str, value: str | None, directive: Directive) -> None:
+        if not directive.values:
+            if value is not None:
+                raise self.denied(number, text, "must have no value", directive.rule)
+            return
         try:
-            fits = match_any(directive.values, value, names, bindings) if directive.values else not equals
-        except Conflict:
-            fits = None
-        if fits is None or fits is False:
-            raise Denied(
-                Reason.CONFIGURATION_NOT_ALLOWED,
-                f"{where} has a value that is not allowed ({directive.rule})",
-                rule=directive.rule,
-            )
+            found = None if value is None else match_any(directive.values, value, self.names, self.bindings)
+        except Conflict as conflict:
+            problem = f"has another {{{conflict.name}}} than the request, {quoted(conflict.bound)},"
+            raise self.denied(number, text, problem, directive.rule) from None
+        if found is None:
+            raise self.denied(number, text, "has a value that is not allowed", directive.rule)
+        self.bindings = found
+
+    def written(self, text: str, line: Line, inside: str, depth: int) -> str:
+        indent = "    " * depth
+        end = ";" if self.rules.format is Format.BRACES else ""
+        if line.block is None:
+            return f"{indent}{text}{end}\n"
+        if self.rules.format is Format.SECTIONS:
+            return f"{text}\n{inside}\n"
+        return f"{indent}{text} {{\n{inside}{indent}}}{end}\n"

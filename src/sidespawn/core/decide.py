@@ -6,9 +6,10 @@ A plan consists of the policy's own text and of values that passed a type; of th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from sidespawn.core.configuration import accept_configuration
 from sidespawn.core.document import is_path
 from sidespawn.core.options import Given, read_arguments
 from sidespawn.core.pattern import Conflict, Pattern, match_any, render, render_first
@@ -35,16 +36,20 @@ class Allowed:
     judged: tuple[Judged, ...]
 
 
-def decide(policy: Policy, request: StartRequest) -> Allowed:
-    """What to start for this request. Raises Denied."""
-    return Judge(policy).decide(request)
+# The content of a file beneath the agent's state, or None where it cannot be read and that is no fault.
+ReadFile = Callable[[str], bytes | None]
+
+
+def decide(policy: Policy, request: StartRequest, read_file: ReadFile) -> Allowed:
+    """What to start for this request. Raises Denied, and whatever `read_file` raises."""
+    return Judge(policy, read_file).decide(request)
 
 
 class Judge:
     """Goes through one request. Each part is accepted or raises Denied; what it binds holds from then on."""
 
-    def __init__(self, policy: Policy) -> None:
-        self.policy = policy
+    def __init__(self, policy: Policy, read_file: ReadFile) -> None:
+        self.policy, self.read_file = policy, read_file
         self.bindings: dict[str, str] = {}
         self.judged: list[Judged] = []
         self.configuration: list[ConfigurationFile] = []
@@ -106,19 +111,24 @@ class Judge:
         self.judged.append(Judged(argument=argument, option=option.name, rule=rule, passed_on=passed_on))
 
     def is_configuration(self, allowed: OptionRule, untrusted_path: str) -> bool:
-        """Whether the value names a file that has rules of its own; it is noted to be checked by them."""
+        """Whether the value names a file that has rules of its own; if so, it is read and judged by them."""
         if not allowed.configuration:
             return False
+        configuration = self.policy.configuration[allowed.configuration]
         try:
-            pattern = self.policy.configuration[allowed.configuration].path
-            found = match_any((pattern,), untrusted_path, self.policy.names, self.bindings)
+            found = match_any((configuration.path,), untrusted_path, self.policy.names, self.bindings)
         except Conflict:
             found = None
         if found is None:
             return False
         self.bindings = found
         below = beneath(self.policy, untrusted_path)
-        file = ConfigurationFile(path=untrusted_path, beneath=below, rules=allowed.configuration)
+        text, untrusted_content = None, self.read_file(below)
+        if untrusted_content is not None:
+            text, self.bindings = accept_configuration(
+                configuration.rules, untrusted_path, untrusted_content, self.policy.names, self.bindings
+            )
+        file = ConfigurationFile(path=untrusted_path, beneath=below, rules=allowed.configuration, text=text)
         self.configuration.append(file)
         return True
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 
 
@@ -25,11 +25,15 @@ class Mount:
 
 @dataclass(frozen=True, kw_only=True)
 class ConfigurationFile:
-    """A file of the agent's state to be checked by the named rules, copied, and mounted read-only at `path`."""
+    """A file of the agent's state that was checked by the named rules; the program gets `text` at `path`, read-only.
+
+    `text` is None only where somebody asks what a policy says of a file that cannot be read here.
+    """
 
     path: str
     beneath: str
     rules: str
+    text: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,5 +99,6 @@ class Plan:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over everything above, in hexadecimal."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True, default=str).encode()).hexdigest()
+        """SHA-256 over everything above but the texts of configuration files, which a program may read again."""
+        fields = asdict(replace(self, configuration=tuple(replace(each, text=None) for each in self.configuration)))
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()

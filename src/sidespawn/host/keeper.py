@@ -8,13 +8,14 @@ labels tell which request started it with which plan.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from sidespawn.core.configuration import CONFIGURATION_BYTES, check_configuration
+from sidespawn.core.configuration import CONFIGURATION_BYTES, accept_configuration
 from sidespawn.core.decide import Allowed
 from sidespawn.core.plan import PidFile, Plan, Readiness, ReadyWhen
 from sidespawn.core.policy import Policy
@@ -62,13 +63,13 @@ class Keeper:
         self.engine.reap(self.policy.service)
 
     def start(self, allowed: Allowed, request_id: str) -> Reply:
-        """See that the plan runs. Raises LaunchError, or Denied for a configuration file."""
+        """See that the plan runs. Raises LaunchError."""
         plan = allowed.plan
         pin = self.places.pins / request_id
         with pinned_namespace(plan.netns, pin.with_suffix(".netns")) as netns:
             record = self.ledger.find(plan.instance)
             if record is not None and record.is_running:
-                if record.digest == plan.digest and record.netns_inode == netns.inode:
+                if is_same(record, plan) and record.netns_inode == netns.inode:
                     self.write_pid_file(plan, record.pid)
                     return self.running(Event.ANSWERED, f"{plan.name} is running already", record, request_id)
                 self.stop(record, "TERM")
@@ -93,7 +94,7 @@ class Keeper:
                 netns=netns.path,
                 pid_file=pid_file,
                 mounts=self.pin_mounts(plan, pin, stack),
-                configuration=self.snapshot(allowed),
+                configuration=self.snapshot(plan),
             )
             try:
                 container, pid = self.engine.start(plan, pins, request_id)
@@ -122,6 +123,11 @@ class Keeper:
             digest=plan.digest,
             request=request_id,
             pid_file=None if plan.pid_file is None else plan.pid_file.beneath,
+            configuration=[
+                {"path": file.path, "beneath": file.beneath, "rules": file.rules, "digest": digest_of(file.text or "")}
+                for file in plan.configuration
+            ],
+            bindings=dict(allowed.bindings),
             grace=plan.grace,
         )
 
@@ -156,26 +162,46 @@ class Keeper:
             paths.append(stack.enter_context(pinned(descriptor, target, is_directory=True)))
         return tuple(paths)
 
-    def snapshot(self, allowed: Allowed) -> tuple[Path, ...]:
-        """Checked copies of the configuration files, as this program will see them whatever the agent does next."""
-        plan, paths = allowed.plan, []
+    def read_file(self, beneath: str) -> bytes:
+        """A file of the agent's state, read once and safely. Raises LaunchError."""
+        try:
+            with directory(self.policy.agent.state_on_host) as state:
+                return read_regular_beneath(state, beneath, CONFIGURATION_BYTES)
+        except OSError as error:
+            raise state_unusable(beneath, error) from None
+
+    def snapshot(self, plan: Plan) -> tuple[Path, ...]:
+        """The accepted texts as files, as this program will see them whatever the agent does next."""
+        paths = []
         for number, file in enumerate(plan.configuration):
-            try:
-                with directory(self.policy.agent.state_on_host) as state:
-                    untrusted_content = read_regular_beneath(state, file.beneath, CONFIGURATION_BYTES)
-            except OSError as error:
-                raise state_unusable(file.path, error) from None
-            rules = self.policy.configuration[file.rules].rules
-            check_configuration(rules, file.path, untrusted_content, self.policy.names, allowed.bindings)
+            name = f"{plan.instance}.{number}"
             with directory(self.places.snapshots) as held_directory:
-                name = f"{plan.instance}.{number}"
-                write_whole(held_directory, name, untrusted_content, mode=0o444)
+                write_whole(held_directory, name, (file.text or "").encode(), mode=0o444)
             paths.append(self.places.snapshots / name)
         return tuple(paths)
+
+    def renew_snapshots(self, record: Record) -> None:
+        """Check the configuration files again before the program reads them again. Raises Denied; nothing changed then.
+
+        The copies are written in place: they are mounted by inode.
+        """
+        texts = []
+        for file in record.configuration:
+            rules = self.policy.configuration[file["rules"]].rules
+            untrusted_content = self.read_file(file["beneath"])
+            text, _ = accept_configuration(rules, file["path"], untrusted_content, self.policy.names, record.bindings)
+            texts.append(text)
+        for number, text in enumerate(texts):
+            (self.places.snapshots / f"{record.instance}.{number}").write_text(text)
+            record.configuration[number]["digest"] = digest_of(text)
+        if texts:
+            self.ledger.write(record)
 
     def signal(self, request: SignalRequest) -> Reply:
         """Deliver it; for TERM and KILL, return when process, container, name and pid file are gone."""
         record = self.find_pid(request.pid)
+        if record is not None and request.signal not in ("TERM", "KILL"):
+            self.renew_snapshots(record)
         if record is not None and request.signal in ("TERM", "KILL"):
             self.stop(record, request.signal)
             event, what = Event.STOPPED, f"{record.name} was stopped"
@@ -273,6 +299,16 @@ class Keeper:
         return f"its output is in the host's journal: sidespawn logs {self.policy.service} {name}"
 
 
+def digest_of(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def is_same(record: Record, plan: Plan) -> bool:
+    """Whether what runs is what the plan wants, its configuration files included."""
+    texts = [digest_of(file.text or "") for file in plan.configuration]
+    return record.digest == plan.digest and texts == [file["digest"] for file in record.configuration]
+
+
 def recovered(found: Found, process: Process, grace: float) -> Record:
     """A record from what the engine knows. Where the agent looks for the pid is not known any more."""
     return Record(
@@ -287,6 +323,8 @@ def recovered(found: Found, process: Process, grace: float) -> Record:
         digest=found.digest,
         request=found.request,
         pid_file=None,
+        configuration=[],
+        bindings={},
         grace=grace,
     )
 

@@ -32,6 +32,8 @@ class Record:
     digest: str  # of the plan
     request: str  # the id of the request that started it
     pid_file: str | None  # beneath the agent's state
+    configuration: list[dict[str, str]]  # path, beneath, rules and text's SHA-256 of each file, as plan.configuration
+    bindings: dict[str, str]
     grace: float
 
     @property

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 from sidespawn import presets
-from sidespawn.core.policy import Policy, parse_policy
+from sidespawn.core.loading import parse_policy
+from sidespawn.core.policy import Policy
 from sidespawn.host.files import read_trusted
 from sidespawn.host.places import Places
 

@@ -1,0 +1,347 @@
+"""A service's policy from TOML text: one frozen `Policy`, or an error with file and line.
+
+A policy is loaded whole or not at all: an unknown key, a wrong type, a placeholder that no one declared, an option
+that the program does not have, all refuse the file.
+
+A service's file may say `extends = "PRESET"`: the preset's tables come first, the file's keys replace or add to them.
+Strings may use `{parameter}` for a value of `[parameters]`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from sidespawn.core.configuration import DEPTH, ConfigurationRules, Directive, Format
+from sidespawn.core.document import PATH_CHARACTERS, Table, is_path, merge, parse_toml, substitute
+from sidespawn.core.options import Option, ProgramTable, Takes
+from sidespawn.core.pattern import Names, Pattern
+from sidespawn.core.plan import Limits, Readiness, ReadyWhen
+from sidespawn.core.policy import (
+    Agent,
+    Configuration,
+    OptionRule,
+    Pace,
+    Policy,
+    SideContainer,
+    is_service_name,
+)
+from sidespawn.core.values import ALPHANUMERIC, DIGITS, is_decimal, only
+from sidespawn.core.wire import SIGNALS
+from sidespawn.errors import PolicyError
+
+POLICY_VERSION = 1
+ENGINES = ("podman",)
+IMAGE_CHARACTERS = ALPHANUMERIC | frozenset("._-/:@")
+# SYS_ADMIN, SYS_PTRACE, SYS_MODULE and their like are root on the host under another name: no policy can give them.
+CAPABILITIES = frozenset(
+    {"AUDIT_WRITE", "CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "IPC_LOCK", "KILL", "NET_ADMIN"}
+    | {"NET_BIND_SERVICE", "NET_BROADCAST", "NET_RAW", "SETGID", "SETPCAP", "SETUID", "SYS_CHROOT", "SYS_NICE"}
+)
+SIZES = {"K": 2**10, "M": 2**20, "G": 2**30}
+
+
+Read = Callable[[str], str]  # the text of a preset or of a program's table, by name; raises PolicyError
+
+
+def parse_policy(service: str, source: str, text: str, read_preset: Read, read_program: Read) -> Policy:
+    """The policy of `service` in `text`; `source` is the file's name for messages. Raises PolicyError."""
+    document, lines = parse_toml(source, text)
+    preset = document.pop("extends", None)
+    if preset is not None:
+        if not isinstance(preset, str) or not is_service_name(preset):
+            raise PolicyError(f"{lines.get(('extends',), source)}: extends must be the name of a preset")
+        base, base_lines = parse_toml(f"presets/{preset}.toml", read_preset(preset))
+        own = Table(document, lines, source).table("parameters", optional=True)
+        for name in own.keys():
+            if name not in base.get("parameters", {}):
+                known = ", ".join(base.get("parameters", {}))
+                raise own.error(name, f"is no parameter of preset {preset}", f"its parameters: {known}")
+        document = merge(base, document)
+        lines = base_lines | lines
+    parameters = read_parameters(Table(document, lines, source).table("parameters", optional=True))
+    document.pop("parameters", None)
+    return build_policy(service, Table(substitute(document, parameters), lines, source), read_program)
+
+
+def read_parameters(table: Table) -> dict[str, str | int]:
+    parameters: dict[str, str | int] = {}
+    for name in table.keys():
+        value = table.take(name, str, int)
+        if isinstance(value, str) and not only(value, PATH_CHARACTERS | IMAGE_CHARACTERS):
+            raise table.error(name, "holds a character that a parameter cannot have")
+        parameters[name] = value
+    return parameters
+
+
+def build_policy(service: str, top: Table, read_program: Read) -> Policy:
+    if top.take("version", int) != POLICY_VERSION:
+        raise top.error("version", f"must be {POLICY_VERSION}")
+    declared = top.table("names", optional=True)
+    declared.declare(declared.keys())
+    top.declare(declared.keys())
+    names = {name: declared.patterns(name) for name in declared.keys()}
+    program: str = top.take("program", str)
+    if not is_service_name(program):
+        raise top.error("program", "must be the name of a program's table")
+    table = parse_program(program, read_program(program))
+    request = top.table("request")
+    options = top.table("options", optional=True)
+    environment = top.table("environment", optional=True)
+    configuration = top.table("configuration", optional=True)
+    arguments = top.table("arguments", optional=True)
+    policy = Policy(
+        service=service,
+        description=top.take("description", str, default=""),
+        table=table,
+        agent=build_agent(top.table("agent")),
+        pace=build_pace(top.table("pace", optional=True)),
+        names=names,
+        netns=request.pattern("netns"),
+        netns_rule=request.where("netns"),
+        instance=request.patterns("instance"),
+        signals=request.strings("signals", optional=True),
+        signals_rule=request.where("signals"),
+        environment={name: (environment.patterns(name), environment.where(name)) for name in environment.keys()},
+        environment_rule=environment.where(),
+        options={rule.option.name: rule for rule in build_options(options, table)},
+        options_rule=options.where(),
+        configuration={name: build_configuration(configuration.table(name), name) for name in configuration.keys()},
+        always=arguments.strings("always", optional=True),
+        unless_given=arguments.strings("unless_given", optional=True),
+        side_container=build_side_container(top.table("side_container")),
+    )
+    for each in (request, arguments, top):
+        each.done()
+    check_policy(policy, top, request)
+    return policy
+
+
+def build_agent(table: Table) -> Agent:
+    local = table.take("local", list, default=[])
+    if not all(isinstance(argv, list) and all(isinstance(each, str) for each in argv) for argv in local):
+        raise table.error("local", "must be a list of argument lists")
+    agent = Agent(
+        state=table.path("state"),
+        state_on_host=table.path("state_on_host"),
+        spool_uid=table.number("spool_uid", 0, 2**32 - 2, default=0),
+        wrapper=table.path("wrapper"),
+        kill_scripts=table.strings("kill_scripts", optional=True),
+        timeout=table.number("timeout", 1, 600, default=120),
+        local=tuple(tuple(argv) for argv in local),
+    )
+    if not all(is_path(path) for path in agent.kill_scripts):
+        raise table.error("kill_scripts", "must be absolute paths in the agent")
+    files = [path.rpartition("/")[2] for path in (agent.wrapper, *agent.kill_scripts)]
+    if len(set(files)) != len(files):
+        raise table.error("kill_scripts", "has two files of one name, the wrapper counted")
+    table.done()
+    return agent
+
+
+def build_pace(table: Table) -> Pace:
+    pace = Pace(linger=table.number("linger", 0, 60, default=3), parallel=table.number("parallel", 1, 64, default=4))
+    table.done()
+    return pace
+
+
+def build_options(table: Table, program: ProgramTable) -> Iterable[OptionRule]:
+    for name in table.keys():
+        option = program.options.get(name)
+        if option is None:
+            raise table.error(name, f"is not an option of {program.program} {program.version}")
+        if table.take(name, bool, str, list, dict) is False:
+            continue  # a service's own policy takes back what its preset allows
+        yield build_option_rule(table, name, option)
+
+
+def build_option_rule(table: Table, name: str, option: Option) -> OptionRule:
+    """The long form is a table; `true`, a pattern or a list of patterns are short for one."""
+    given = table.take(name, bool, str, list, dict)
+    if isinstance(given, dict):
+        long = table.table(name)
+        values = long.patterns("value", optional=True)
+        rule = OptionRule(
+            option=option,
+            values=values,
+            bare=long.take("bare", bool, default=not values),
+            required=long.take("required", bool, default=False),
+            most=long.number("most", 1, 1024, default=1),
+            passed_on=long.take("pass", bool, default=True),
+            configuration=long.take("configuration", str, default=""),
+            rule=table.where(name),
+        )
+        long.done()
+    else:
+        values = () if given is True else table.patterns(name)
+        rule = OptionRule(
+            option=option, values=values, bare=not values, required=False, most=1, passed_on=True, configuration="",
+            rule=table.where(name),
+        )  # fmt: skip
+    if option.takes is Takes.NOTHING and rule.values:
+        raise table.error(name, "takes no value")
+    if option.takes is Takes.VALUE and rule.bare:
+        raise table.error(name, "needs a value, so the rule must say which")
+    return rule
+
+
+def build_configuration(table: Table, name: str) -> Configuration:
+    said = table.take("format", str)
+    if said not in set(Format):
+        raise table.error("format", f"must be one of {', '.join(Format)}")
+    directives = table.table("directives")
+    rules = ConfigurationRules(
+        name=name, format=Format(said), directives=build_directives(directives, 0), rule=directives.where()
+    )
+    path = table.pattern("path")
+    table.done()
+    return Configuration(path=path, rules=rules)
+
+
+def build_directives(table: Table, depth: int) -> tuple[Directive, ...]:
+    """The long form is a table; `true`, a pattern or a list of patterns are short for one."""
+    found = []
+    for name in table.keys():
+        given = table.take(name, bool, str, list, dict)
+        if given is False:
+            continue  # a service's own policy takes back what its preset allows
+        long = table.table(name) if isinstance(given, dict) else None
+        if long is None:
+            values = () if given is True else table.patterns(name)
+            found.append(
+                Directive(name=name, values=values, block=None, passed_on=True, instead="", rule=table.where(name))
+            )
+            continue
+        if depth == DEPTH:
+            raise table.error(name, f"is nested deeper than {DEPTH} blocks")
+        block = build_directives(long.table("block"), depth + 1) if "block" in long.keys() else None
+        found.append(
+            Directive(
+                name=name,
+                values=long.patterns("value", optional=True),
+                block=block,
+                passed_on=long.take("pass", bool, default=True),
+                instead=long.take("instead", str, default=""),
+                rule=table.where(name),
+            )
+        )
+        long.done()
+    return tuple(found)
+
+
+def build_side_container(table: Table) -> SideContainer:
+    ready, stop = table.table("ready"), table.table("stop", optional=True)
+    engine = table.take("engine", str)
+    if engine not in ENGINES:
+        raise table.error("engine", f"must be one of {', '.join(ENGINES)}")
+    image = table.take("image", str)
+    if not is_image(image):
+        raise table.error("image", "must be the name of an image, without a transport", "see `podman images`")
+    capabilities = table.strings("capabilities", optional=True)
+    for capability in capabilities:
+        if capability not in CAPABILITIES:
+            raise table.error("capabilities", f"cannot have {capability}", f"allowed: {' '.join(sorted(CAPABILITIES))}")
+    scratch = table.strings("scratch", optional=True)
+    if not all(is_path(path) for path in scratch):
+        raise table.error("scratch", "must be absolute paths")
+    side_container = SideContainer(
+        engine=engine,
+        image=image,
+        command=table.path("command"),
+        uid=table.number("uid", 0, 2**32 - 2),
+        gid=table.number("gid", 0, 2**32 - 2),
+        capabilities=tuple(sorted(capabilities)),
+        mounts=table.patterns("mounts", optional=True),
+        scratch=scratch,
+        pid_file=table.pattern("pid_file") if "pid_file" in table.keys() else None,
+        limits=Limits(
+            memory=size(table, "memory"),
+            tasks=table.number("tasks", 1, 100_000),
+            open_files=table.number("open_files", 16, 1_000_000, default=1024),
+        ),
+        readiness=build_readiness(ready),
+        grace=stop.number("grace", 0, 300, default=10),
+    )
+    for each in (stop, table):
+        each.done()
+    return side_container
+
+
+def is_image(text: str) -> bool:
+    """[HOST[:PORT]/]PATH[:TAG][@DIGEST]: no option, and no transport such as dir: or oci:, which would open a path."""
+    registry, _, rest = text.rpartition("/")[0].partition("/")
+    host, colon, port = registry.partition(":")
+    return (
+        only(text, IMAGE_CHARACTERS)
+        and text[0] in ALPHANUMERIC
+        and "//" not in text
+        and ":" not in rest
+        and (not colon or (bool(host) and only(port, DIGITS)))
+    )
+
+
+def size(table: Table, key: str) -> int:
+    text: str = table.take(key, str)
+    if not (only(text[:-1], DIGITS) and text[-1:] in SIZES and len(text) < 10 and int(text[:-1])):
+        raise table.error(key, "must be a size such as 64M")
+    return int(text[:-1]) * SIZES[text[-1]]
+
+
+def build_readiness(table: Table) -> Readiness:
+    said = [when for when in ReadyWhen if when.value in table.keys()]
+    if len(said) != 1:
+        raise table.error("", "must have exactly one of file, listens, alive")
+    when = said[0]
+    if when is ReadyWhen.ALIVE:
+        what = str(table.number("alive", 1, 60_000))
+    elif when is ReadyWhen.FILE:
+        what = table.path("file")
+    else:
+        what = table.take("listens", str)
+        protocol, _, port = what.partition(":")
+        if protocol not in ("udp", "tcp") or not is_decimal(port) or not 0 < int(port) < 65536:
+            raise table.error("listens", "must be a protocol and a port, such as udp:67")
+    readiness = Readiness(when=when, what=what, within=table.number("within", 1, 300, default=10))
+    table.done()
+    return readiness
+
+
+def parse_program(program: str, text: str) -> ProgramTable:
+    source = f"programs/{program}.toml"
+    document, lines = parse_toml(source, text)
+    top = Table(document, lines, source)
+    dangers = top.table("danger", optional=True)
+    options: dict[str, Option] = {}
+    for takes in Takes:
+        group = top.table(takes.value, optional=True)
+        for name in group.keys():
+            if name in options:
+                raise group.error(name, "stands here twice")
+            danger = dangers.take(name, str, default="")
+            options[name] = Option(name=name, takes=takes, short=group.take(name, str), danger=danger)
+    if top.take("program", str) != program:
+        raise top.error("program", f"must be {program}")
+    table = ProgramTable(program=program, version=top.take("version", str), options=options)
+    for each in (dangers, top):
+        each.done()
+    return table
+
+
+def check_policy(policy: Policy, top: Table, request: Table) -> None:
+    """What can only be said of the whole."""
+    for name in policy.names:
+        if name in uses(policy.names, policy.names[name], set()):
+            raise top.table("names").error(name, "defines itself")
+    for signal in policy.signals:
+        if signal not in SIGNALS:
+            raise request.error("signals", f"cannot have {signal}", f"allowed: {' '.join(SIGNALS)}")
+    for rule in policy.options.values():
+        if rule.configuration and rule.configuration not in policy.configuration:
+            raise PolicyError(f"{rule.rule}: there is no [configuration.{rule.configuration}]")
+
+
+def uses(names: Names, patterns: tuple[Pattern, ...], found: set[str]) -> set[str]:
+    """Every name that the patterns use, directly or through another name."""
+    for name in (name for pattern in patterns for name in pattern.names if name not in found):
+        found.add(name)
+        uses(names, names[name], found)
+    return found
