@@ -310,6 +310,9 @@ def parse_program(program: str, text: str) -> ProgramTable:
     document, lines = parse_toml(source, text)
     top = Table(document, lines, source)
     dangers = top.table("danger", optional=True)
+    dash = top.take("dash", str, default="")
+    if dash not in ("", "-", "--"):
+        raise top.error("dash", 'must be "-" or "--"')
     options: dict[str, Option] = {}
     for takes in Takes:
         group = top.table(takes.value, optional=True)
@@ -317,7 +320,10 @@ def parse_program(program: str, text: str) -> ProgramTable:
             if name in options:
                 raise group.error(name, "stands here twice")
             danger = dangers.take(name, str, default="")
-            options[name] = Option(name=name, takes=takes, short=group.take(name, str), danger=danger)
+            short = group.take(name, str)
+            if dash and (short or takes is Takes.OPTIONAL):
+                raise group.error(name, "can have neither a short letter nor an optional value where there is a dash")
+            options[name] = Option(name=name, takes=takes, dash=dash, short=short, danger=danger)
     if top.take("program", str) != program:
         raise top.error("program", f"must be {program}")
     table = ProgramTable(program=program, version=top.take("version", str), options=options)

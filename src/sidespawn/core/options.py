@@ -22,22 +22,28 @@ class Takes(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
-    """One option of a program. `name` is the canonical spelling without dashes: `pid-file`, or `f` if it is all."""
+    """One option of a program. `name` is the canonical spelling without dashes: `pid-file`, or `f` if it is all.
+
+    `dash` is empty for programs that use getopt_long(3).  Others write every name behind that dash, and values in an
+    argument of their own: `-` for haproxy, `--` for scripts with a parser of their own.
+    """
 
     name: str
     takes: Takes
+    dash: str = ""
     short: str = ""
     danger: str = ""  # what it could do, for the message when a policy does not allow it
 
     @property
     def spelling(self) -> str:
-        return f"--{self.name}" if len(self.name) > 1 else f"-{self.name}"
+        return (self.dash or ("--" if len(self.name) > 1 else "-")) + self.name
 
     def written(self, value: str | None) -> tuple[str, ...]:
         """The arguments that give the program this option, in the spelling with the fewest ways to be misread."""
         if value is None:
             return (self.spelling,)
-        return (f"{self.spelling}={value}",) if len(self.name) > 1 else (self.spelling, value)
+        glued = len(self.name) > 1 and not self.dash
+        return (f"{self.spelling}={value}",) if glued else (self.spelling, value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +101,8 @@ def read_arguments(table: ProgramTable, untrusted_argv: tuple[str, ...]) -> tupl
             )
         value: str | None = untrusted_value if equals else None
         here = index
-        if equals and (option.takes is Takes.NOTHING or len(option.name) == 1 or untrusted_spelling[:2] != "--"):
+        is_long = untrusted_spelling.startswith("--") and len(option.name) > 1 and not option.dash
+        if equals and (option.takes is Takes.NOTHING or not is_long):
             raise Denied(
                 Reason.OPTION_MALFORMED, f"argument {index}, {option.spelling}, takes no value behind =", argument=index
             )
