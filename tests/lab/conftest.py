@@ -32,9 +32,7 @@ def traces() -> dict[str, set[str]]:
         "units": lines("systemctl", "list-units", "--all", "--plain", "--no-legend", "sidespawn*"),
         "unit files": {path.name for path in Path("/etc/systemd/system").rglob("sidespawn*")},
         "directories": {str(path) for path in (RUN, Path("/etc/sidespawn")) if path.exists()},
-        "processes": {
-            line for line in command_lines().values() if line.startswith(("/usr/sbin/dnsmasq", "/usr/bin/conmon"))
-        },
+        "processes": {line for line in command_lines().values() if line.startswith(("/usr/sbin/", "/usr/bin/conmon"))},
     }
 
 
@@ -56,10 +54,10 @@ def shared_service() -> Iterator[Service]:
     made.clean()
 
 
-def new_service() -> Service:
+def new_service(program: str = "dnsmasq") -> Service:
     name = f"test-{uuid.uuid4().hex[:8]}"
     # Below a directory that only root can write, as a host's /var/lib is.
     state = Path("/var/lib") / f"sidespawn-{name}"
     state.mkdir()
     command("chown", f"{NEUTRON}:{NEUTRON}", str(state))
-    return Service(name=name, state=state)
+    return Service(name=name, state=state, program=program)

@@ -104,6 +104,7 @@ class Service:
 
     name: str
     state: Path
+    program: str = "dnsmasq"
     networks: list[Network] = field(default_factory=list)
 
     @property
@@ -112,11 +113,11 @@ class Service:
 
     @property
     def wrapper(self) -> Path:
-        return self.places.agent / "dnsmasq"
+        return self.places.agent / self.program
 
     @property
     def kill_script(self) -> Path:
-        return self.places.agent / "dnsmasq-kill"
+        return self.places.agent / f"{self.program}-kill"
 
     @property
     def unit(self) -> str:

@@ -106,7 +106,10 @@ class Judge:
         if value is None and not allowed.bare:
             raise Denied(Reason.OPTION_MALFORMED, f"{what} has no value ({rule})", argument=argument, rule=rule)
         if value is not None and not self.is_configuration(allowed, value):
-            self.bind(allowed.values, value, f"{what} has the value {quoted(value)}, which", rule, argument=argument)
+            wanted = allowed.values
+            if allowed.configuration:  # it is no such path, so this only says what was wanted, or what conflicts
+                wanted += (self.policy.configuration[allowed.configuration].path,)
+            self.bind(wanted, value, f"{what} has the value {quoted(value)}, which", rule, argument=argument)
         passed_on = option.written(value) if allowed.passed_on else ()
         self.judged.append(Judged(argument=argument, option=option.name, rule=rule, passed_on=passed_on))
 

@@ -160,14 +160,15 @@ def build_option_rule(table: Table, name: str, option: Option) -> OptionRule:
     if isinstance(given, dict):
         long = table.table(name)
         values = long.patterns("value", optional=True)
+        configuration = long.take("configuration", str, default="")
         rule = OptionRule(
             option=option,
             values=values,
-            bare=long.take("bare", bool, default=not values),
+            bare=long.take("bare", bool, default=not values and not configuration),
             required=long.take("required", bool, default=False),
             most=long.number("most", 1, 1024, default=1),
             passed_on=long.take("pass", bool, default=True),
-            configuration=long.take("configuration", str, default=""),
+            configuration=configuration,
             rule=table.where(name),
         )
         long.done()
