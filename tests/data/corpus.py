@@ -29,6 +29,7 @@ def read() -> tuple[Call, ...]:
 
 CALLS = read()
 DAEMONS = tuple(call for call in CALLS if call.kind == "daemon" and call.program == "dnsmasq")
+HAPROXY = tuple(call for call in CALLS if call.kind == "daemon" and call.program == "haproxy")
 RADVD = tuple(call for call in CALLS if call.kind == "daemon" and call.program == "radvd")
 PROBES = tuple(call for call in CALLS if call.kind == "oneshot")
 KILLS = tuple(call for call in CALLS if call.kind == "kill")

@@ -43,7 +43,7 @@ def test_the_plan_of_an_allowed_request() -> None:
     assert plan.environment == (("TAG", f"tool-{NET}"),)
     assert plan.netns == f"ns-{NET}"
     assert (plan.uid, plan.gid, plan.capabilities) == (1000, 1000, ("NET_ADMIN", "NET_RAW"))
-    assert plan.mounts == (Mount(path=f"/state/{NET}", beneath=NET),)
+    assert plan.mounts == (Mount(path=f"/state/{NET}", beneath=NET, writable=True),)
     assert plan.pid_file == PidFile(beneath=f"{NET}/pid")
     assert plan.configuration == ()
     assert plan.scratch == ("/run/tool",)

@@ -26,7 +26,11 @@ OTHER: dict[str, list[Any]] = {
     "uid": [0],
     "gid": [0],
     "capabilities": [(), ("NET_ADMIN",), ("NET_RAW", "NET_ADMIN")],
-    "mounts": [(), (Mount(path="/state/other", beneath="other"),), (replace(PLAN.mounts[0], beneath="other"),)],
+    "mounts": [
+        (),
+        (Mount(path="/state/other", beneath="other", writable=True),),
+        (replace(PLAN.mounts[0], beneath="other"),),
+    ],
     "configuration": [(ConfigurationFile(path="/state/a", beneath="a", rules="extra", text=""),)],
     "scratch": [(), ("/run/other",)],
     "limits": [replace(PLAN.limits, **{each.name: 1}) for each in fields(Limits)],

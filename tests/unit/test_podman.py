@@ -102,7 +102,7 @@ def test_the_whole_command() -> None:
         f"--label=io.sidespawn.plan={PLAN.digest}",
         "--unsetenv-all",
         f"--env=TAG=tool-{NET}",
-        f"--mount=type=bind,src=/pins/1.mount0,dst=/state/{NET},bind-propagation=rprivate,nosuid,nodev,noexec",
+        f"--mount=type=bind,src=/pins/1.mount0,dst=/state/{NET},rw,bind-propagation=rprivate,nosuid,nodev,noexec",
         "--mount=type=bind,src=/snapshots/1.0,dst=/state/tool.conf,ro,bind-propagation=rprivate,nosuid,nodev,noexec",
         "--entrypoint=/usr/sbin/tool",
         "localhost/tool:1",

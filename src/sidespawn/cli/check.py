@@ -41,7 +41,7 @@ def load(subject: str) -> tuple[Policy | None, PolicyError | None]:
         if is_service_name(subject) and Places(subject).policy.exists():
             return load_policy(Places(subject)), None
         if is_service_name(subject) and subject in presets.names():
-            return policy_of(Places(subject), presets.read_preset(subject)), None
+            return policy_of(Places(subject), presets.read_preset(subject), source=f"presets/{subject}.toml"), None
         path = Path(subject)
         places = Places(path.stem if is_service_name(path.stem) else "unnamed")
         return policy_of(places, path.read_text(encoding="utf-8"), source=subject), None
@@ -74,6 +74,7 @@ def allows(policy: Policy) -> list[tuple[str, str]]:
         ("user", user + (" (root)" if side_container.uid == 0 else "")),
         ("capabilities", " ".join(side_container.capabilities) or "none"),
         ("writable", " ".join(pattern.source for pattern in side_container.mounts) or "nothing"),
+        ("readable", " ".join(pattern.source for _, pattern in side_container.reads) or "nothing"),
         ("limits", f"{side_container.limits.memory // 2**20} MiB memory, {side_container.limits.tasks} tasks"),
         ("signals", " ".join(policy.signals) or "none"),
         ("environment", " ".join(policy.environment) or "none"),

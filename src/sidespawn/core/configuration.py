@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from sidespawn.core.pattern import Bindings, Conflict, Names, Pattern, match_any
+from sidespawn.core.pattern import Bindings, Conflict, Names, Pattern, match_any, render
 from sidespawn.core.values import ALPHANUMERIC, only
 from sidespawn.errors import Denied, Reason, quoted
 
@@ -45,7 +45,7 @@ class Directive:
     values: tuple[Pattern, ...]
     block: tuple[Directive, ...] | None
     passed_on: bool
-    instead: str  # what the program gets in place of the values; empty for the values themselves
+    instead: Pattern | None  # what the program gets in place of the values
     rule: str  # FILE:LINE in the policy
 
 
@@ -193,8 +193,15 @@ class Reader:
                 problem = "must have a block" if directive.block is not None else "must not have a block"
                 raise self.denied(line.number, text, problem, directive.rule)
             inside = "".join(self.accept(line.block or [], directive.block or (), depth + 1))
+            if directive.instead is not None:
+                instead = render(directive.instead, self.bindings)
+                if instead is None:
+                    raise self.denied(
+                        line.number, text, "leaves a name open that its replacement needs", directive.rule
+                    )
+                text = f"{name} {instead}"
             if directive.passed_on:
-                yield self.written(f"{name} {directive.instead}" if directive.instead else text, line, inside, depth)
+                yield self.written(text, line, inside, depth)
 
     def bind(self, number: int, text: str, value: str | None, directive: Directive) -> None:
         if not directive.values:

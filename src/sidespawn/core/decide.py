@@ -174,7 +174,11 @@ def make_plan(policy: Policy, judge: Judge, environment: tuple[tuple[str, str], 
         raise Denied(Reason.POLICY_INVALID, "the policy's instance and netns do not come out as names for this request")
     given = {each.option for each in judge.judged}
     defaults = (each for each in policy.unless_given if each.lstrip("-").partition("=")[0] not in given)
-    mounts = dict.fromkeys(path for path in (render(each, bindings) for each in side_container.mounts) if path)
+    mounts = place_mounts(policy, bindings)
+    for file in judge.configuration:
+        for mount in mounts:
+            if file.path.startswith(f"{mount.path}/"):  # the agent could put another file in its place
+                raise Denied(Reason.POLICY_INVALID, f"the checked file {quoted(file.path)} would lie in a mount")
     pid_file = None if side_container.pid_file is None else render(side_container.pid_file, bindings)
     return Plan(
         service=policy.service,
@@ -188,7 +192,7 @@ def make_plan(policy: Policy, judge: Judge, environment: tuple[tuple[str, str], 
         uid=side_container.uid,
         gid=side_container.gid,
         capabilities=side_container.capabilities,
-        mounts=tuple(Mount(path=path, beneath=beneath(policy, path)) for path in mounts),
+        mounts=mounts,
         configuration=tuple(judge.configuration),
         scratch=side_container.scratch,
         limits=side_container.limits,
@@ -198,11 +202,23 @@ def make_plan(policy: Policy, judge: Judge, environment: tuple[tuple[str, str], 
     )
 
 
-def beneath(policy: Policy, path: str) -> str:
+def place_mounts(policy: Policy, bindings: dict[str, str]) -> tuple[Mount, ...]:
+    side_container = policy.side_container
+    writable = dict.fromkeys(path for path in (render(each, bindings) for each in side_container.mounts) if path)
+    reads = ((at, render(each, bindings)) for at, each in side_container.reads)
+    return (
+        *(Mount(path=path, beneath=beneath(policy, path), writable=True) for path in writable),
+        *(Mount(path=at, beneath=beneath(policy, path, or_all=True), writable=False) for at, path in reads if path),
+    )
+
+
+def beneath(policy: Policy, path: str, *, or_all: bool = False) -> str:
     """The path relative to the agent's state directory. Components are compared, not characters.
 
     It is to become a mount, so no character may stand in it that an engine reads as its own, such as a comma.
     """
+    if or_all and path == policy.agent.state:
+        return "."
     state, parts = policy.agent.state.split("/"), path.split("/")
     inside = parts[len(state) :]
     if parts[: len(state)] != state or not inside or not is_path("/" + "/".join(inside)):

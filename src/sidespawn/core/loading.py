@@ -10,6 +10,7 @@ Strings may use `{parameter}` for a value of `[parameters]`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from sidespawn.core.configuration import DEPTH, ConfigurationRules, Directive, Format
 from sidespawn.core.document import PATH_CHARACTERS, Table, is_path, merge, parse_toml, substitute
@@ -30,6 +31,7 @@ from sidespawn.core.wire import SIGNALS
 from sidespawn.errors import PolicyError
 
 POLICY_VERSION = 1
+EXTENSIONS = 4
 ENGINES = ("podman",)
 IMAGE_CHARACTERS = ALPHANUMERIC | frozenset("._-/:@")
 # SYS_ADMIN, SYS_PTRACE, SYS_MODULE and their like are root on the host under another name: no policy can give them.
@@ -45,22 +47,30 @@ Read = Callable[[str], str]  # the text of a preset or of a program's table, by 
 
 def parse_policy(service: str, source: str, text: str, read_preset: Read, read_program: Read) -> Policy:
     """The policy of `service` in `text`; `source` is the file's name for messages. Raises PolicyError."""
-    document, lines = parse_toml(source, text)
-    preset = document.pop("extends", None)
-    if preset is not None:
-        if not isinstance(preset, str) or not is_service_name(preset):
-            raise PolicyError(f"{lines.get(('extends',), source)}: extends must be the name of a preset")
-        base, base_lines = parse_toml(f"presets/{preset}.toml", read_preset(preset))
-        own = Table(document, lines, source).table("parameters", optional=True)
-        for name in own.keys():
-            if name not in base.get("parameters", {}):
-                known = ", ".join(base.get("parameters", {}))
-                raise own.error(name, f"is no parameter of preset {preset}", f"its parameters: {known}")
-        document = merge(base, document)
-        lines = base_lines | lines
+    document, lines = extended(source, text, read_preset, EXTENSIONS)
     parameters = read_parameters(Table(document, lines, source).table("parameters", optional=True))
     document.pop("parameters", None)
     return build_policy(service, Table(substitute(document, parameters), lines, source), read_program)
+
+
+def extended(source: str, text: str, read_preset: Read, most: int) -> tuple[dict[str, Any], dict[tuple[str, ...], str]]:
+    """The document with the presets that it extends, and FILE:LINE of each key."""
+    document, lines = parse_toml(source, text)
+    preset = document.pop("extends", None)
+    if preset is None:
+        return document, lines
+    where = lines.get(("extends",), source)
+    if not isinstance(preset, str) or not is_service_name(preset):
+        raise PolicyError(f"{where}: extends must be the name of a preset")
+    if most == 0:
+        raise PolicyError(f"{where}: more than {EXTENSIONS} files extend each other")
+    base, base_lines = extended(f"presets/{preset}.toml", read_preset(preset), read_preset, most - 1)
+    own = Table(document, lines, source).table("parameters", optional=True)
+    for name in own.keys():
+        if name not in base.get("parameters", {}):
+            known = ", ".join(base.get("parameters", {}))
+            raise own.error(name, f"is no parameter of preset {preset}", f"its parameters: {known}")
+    return merge(base, document), base_lines | lines
 
 
 def read_parameters(table: Table) -> dict[str, str | int]:
@@ -209,7 +219,7 @@ def build_directives(table: Table, depth: int) -> tuple[Directive, ...]:
         if long is None:
             values = () if given is True else table.patterns(name)
             found.append(
-                Directive(name=name, values=values, block=None, passed_on=True, instead="", rule=table.where(name))
+                Directive(name=name, values=values, block=None, passed_on=True, instead=None, rule=table.where(name))
             )
             continue
         if depth == DEPTH:
@@ -221,7 +231,7 @@ def build_directives(table: Table, depth: int) -> tuple[Directive, ...]:
                 values=long.patterns("value", optional=True),
                 block=block,
                 passed_on=long.take("pass", bool, default=True),
-                instead=long.take("instead", str, default=""),
+                instead=long.pattern("instead") if "instead" in long.keys() else None,
                 rule=table.where(name),
             )
         )
@@ -252,6 +262,7 @@ def build_side_container(table: Table) -> SideContainer:
         gid=table.number("gid", 0, 2**32 - 2),
         capabilities=tuple(sorted(capabilities)),
         mounts=table.patterns("mounts", optional=True),
+        reads=build_reads(table.table("reads", optional=True)),
         scratch=scratch,
         pid_file=table.pattern("pid_file") if "pid_file" in table.keys() else None,
         limits=Limits(
@@ -265,6 +276,13 @@ def build_side_container(table: Table) -> SideContainer:
     for each in (stop, table):
         each.done()
     return side_container
+
+
+def build_reads(table: Table) -> tuple[tuple[str, Pattern], ...]:
+    for path in table.keys():
+        if not is_path(path):
+            raise table.error(path, "must be an absolute path in the side container")
+    return tuple((path, table.pattern(path)) for path in table.keys())
 
 
 def is_image(text: str) -> bool:

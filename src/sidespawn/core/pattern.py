@@ -7,7 +7,8 @@ A pattern is literal text with two kinds of holes:
 
 A name stands for one or several patterns of its own (`[names]` in a policy), so a name can be as simple as `<uuid>`
 or as large as a directory.  The text that follows a hole ends it: at its first occurrence, or, when nothing else
-follows, at the end of the value.  The braces and angle brackets themselves cannot stand in literal text.
+follows, at the end of the value.  In literal text a brace stands with a blank inside of it, `{ ` and ` }`, and angle
+brackets cannot stand at all.
 
 A match never depends on the order of alternatives for its safety: whatever matched consists of the policy's own
 literals and of values that passed their type.
@@ -67,9 +68,9 @@ def parse_pattern(source: str) -> Pattern:
     parts: list[Part] = []
     rest = source
     while rest:
-        start = min((i for i in (rest.find("<"), rest.find("{")) if i >= 0), default=len(rest))
+        start = hole_start(rest)
         if start:
-            if ">" in rest[:start] or "}" in rest[:start]:
+            if ">" in rest[:start] or "}" in rest[:start].replace(" }", ""):
                 raise ValueError(f"{source!r} closes a hole that it does not open")
             parts.append(Literal(rest[:start]))
             rest = rest[start:]
@@ -83,6 +84,14 @@ def parse_pattern(source: str) -> Pattern:
         parts.append(Typed(inside, parse_type(inside)) if rest[0] == "<" else Name(inside))
         rest = rest[close + 1 :]
     return Pattern(source, tuple(parts))
+
+
+def hole_start(text: str) -> int:
+    """Where the first hole begins, or the text's length."""
+    at = 0
+    while at < len(text) and text[at] != "<" and (text[at] != "{" or text[at : at + 2] == "{ "):
+        at += 1
+    return at
 
 
 def match_any(

@@ -14,13 +14,14 @@ from enum import StrEnum
 
 @dataclass(frozen=True, kw_only=True)
 class Mount:
-    """A directory of the agent's state that the side container gets, writable, at the path the agent knows.
+    """A directory of the agent's state that the side container gets at `path`.
 
     `beneath` is the path relative to the policy's `state_on_host`; the host opens it without following links.
     """
 
     path: str
     beneath: str
+    writable: bool
 
 
 @dataclass(frozen=True, kw_only=True)

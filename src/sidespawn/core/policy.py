@@ -66,7 +66,8 @@ class SideContainer:
     uid: int
     gid: int
     capabilities: tuple[str, ...]
-    mounts: tuple[Pattern, ...]
+    mounts: tuple[Pattern, ...]  # writable, at the path that the agent knows
+    reads: tuple[tuple[str, Pattern], ...]  # read-only, at a path of the policy's own
     scratch: tuple[str, ...]
     pid_file: Pattern | None
     limits: Limits

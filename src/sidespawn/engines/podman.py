@@ -83,7 +83,8 @@ class Podman:
             *(f"--env={name}={value}" for name, value in plan.environment),
         ]
         for mount, pin in zip(plan.mounts, pins.mounts, strict=True):
-            options.append(f"--mount=type=bind,src={pin},dst={mount.path},bind-propagation=rprivate,{HARMLESS}")
+            mode = "rw" if mount.writable else "ro"
+            options.append(f"--mount=type=bind,src={pin},dst={mount.path},{mode},bind-propagation=rprivate,{HARMLESS}")
         for file, pin in zip(plan.configuration, pins.configuration, strict=True):
             options.append(f"--mount=type=bind,src={pin},dst={file.path},ro,bind-propagation=rprivate,{HARMLESS}")
         return (PODMAN, "run", *options, f"--entrypoint={plan.command}", plan.image, *plan.arguments)

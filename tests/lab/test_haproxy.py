@@ -1,0 +1,167 @@
+"""haproxy as metadata proxy of a router: a request from the namespace reaches the agent, with the router's id."""
+
+from __future__ import annotations
+
+import os
+import socketserver
+import sys
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+
+import pytest
+
+from sidespawn.host.processes import identify
+from tests.lab.conftest import new_service
+from tests.lab.networks import NEUTRON, Service, command
+
+STATE = "/var/lib/neutron"
+# What Neutron writes for a router, with the lines that a side container does by itself.
+CONFIGURATION = """
+global
+    log         /dev/log local0 info
+    log-tag     haproxy-metadata-proxy-{id}
+    user        root
+    group       root
+    maxconn     1024
+    nbthread    2
+    pidfile     /var/lib/neutron/external/pids/{id}.pid.haproxy
+    daemon
+
+defaults
+    log global
+    mode http
+    option httplog
+    option dontlognull
+    option http-server-close
+    option forwardfor
+    retries                 3
+    timeout http-request    30s
+    timeout connect         30s
+    timeout client          32s
+    timeout server          32s
+    timeout http-keep-alive 30s
+
+listen listener
+    bind :::9697
+
+    server metadata /var/lib/neutron/metadata_proxy
+
+    http-request del-header X-Neutron-Network-ID
+    http-request set-header X-Neutron-Router-ID {id}
+"""
+ASK = "import urllib.request; print(urllib.request.urlopen('http://127.0.0.1:9697/', timeout=5).read().decode())"
+
+
+class Answer(BaseHTTPRequestHandler):
+    """Says which router asked."""
+
+    def do_GET(self) -> None:
+        body = f"router {self.headers['X-Neutron-Router-ID']}".encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def address_string(self) -> str:
+        return "haproxy"
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@contextmanager
+def metadata_agent(path: Path) -> Iterator[None]:
+    """The agent's socket, made anew as at each start of an agent."""
+    path.unlink(missing_ok=True)
+    with socketserver.ThreadingUnixStreamServer(str(path), Answer) as server:
+        os.chown(path, NEUTRON, NEUTRON)
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield
+        server.shutdown()
+        thread.join()
+
+
+@dataclass
+class Router:
+    service: Service
+    id: str
+
+    @property
+    def netns(self) -> str:
+        return f"qrouter-{self.id}"
+
+    @property
+    def configuration(self) -> Path:
+        return self.service.state / "ns-metadata-proxy" / f"{self.id}.conf"
+
+    @property
+    def pid_file(self) -> Path:
+        return self.service.state / "external/pids" / f"{self.id}.pid.haproxy"
+
+    def run(self, *argv: str) -> tuple[int, str]:
+        done = command("ip", "netns", "exec", self.netns, "env", f"PROCESS_TAG=haproxy-{self.id}", *argv, check=False)
+        return done.returncode, done.stderr
+
+    def start(self) -> tuple[int, str]:
+        return self.run(str(self.service.wrapper), "-f", f"{STATE}/ns-metadata-proxy/{self.id}.conf")
+
+    def ask(self) -> str:
+        return command("ip", "netns", "exec", self.netns, sys.executable, "-c", ASK).stdout.strip()
+
+
+@pytest.fixture
+def router() -> Iterator[Router]:
+    service = new_service("haproxy")
+    service.enable("--preset=neutron-l3-haproxy", f"--set=state_on_host={service.state}")
+    made = Router(service, str(uuid.uuid4()))
+    for path in (made.configuration.parent, made.pid_file.parent):
+        path.mkdir(parents=True)
+    made.configuration.write_text(CONFIGURATION.format(id=made.id))
+    command("ip", "netns", "add", made.netns)
+    command("ip", "-n", made.netns, "link", "set", "lo", "up")
+    yield made
+    service.clean()
+    command("ip", "netns", "del", made.netns)
+
+
+def test_a_request_from_the_namespace_reaches_the_agent_also_after_the_agents_restart(router: Router) -> None:
+    socket = router.service.state / "metadata_proxy"
+    with metadata_agent(socket):
+        assert router.start() == (0, "")
+        pid = int(router.pid_file.read_text())
+        assert router.ask() == f"router {router.id}"
+    with metadata_agent(socket):
+        assert router.ask() == f"router {router.id}"
+    assert router.start() == (0, "")
+    assert int(router.pid_file.read_text()) == pid  # running already
+
+    status = dict(line.split(":\t") for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    assert status["Uid"].split() == ["42435"] * 4
+    assert int(status["CapEff"], 16) == 1 << 10  # NET_BIND_SERVICE
+    assert router.id in Path(f"/proc/{pid}/cmdline").read_text()  # how Neutron recognises it
+
+    assert router.run(str(router.service.kill_script), "15", str(pid)) == (0, "")
+    assert identify(pid) is None
+    assert not router.pid_file.exists()
+
+
+def test_the_agents_state_can_be_read_and_not_written(router: Router) -> None:
+    with metadata_agent(router.service.state / "metadata_proxy"):
+        assert router.start() == (0, "")
+    mounts = Path(f"/proc/{router.pid_file.read_text().strip()}/mounts").read_text().splitlines()
+    agent = next(line.split() for line in mounts if line.split()[1] == "/run/agent")
+    assert {"ro", "nosuid", "nodev", "noexec"} <= set(agent[3].split(","))
+
+
+def test_a_changed_file_starts_nothing_and_replaces_nothing(router: Router) -> None:
+    router.configuration.write_text(CONFIGURATION.format(id=router.id) + "    errorfile 503 /etc/shadow\n")
+    code, complaint = router.start()
+    assert code == 77
+    assert "errorfile" in complaint
+    assert router.service.containers() == {}
