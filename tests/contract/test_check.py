@@ -36,7 +36,7 @@ def test_a_valid_policy_shows_what_it_allows(policy: Path) -> None:
 def test_json_of_a_valid_policy(policy: Path) -> None:
     done = sidespawn_command("check", "--json", policy)
     [found] = printed_json(done)
-    assert found.keys() == {"subject", "valid", "description", "allows", "options", "warnings"}
+    assert found.keys() == {"subject", "valid", "description", "allows", "options", "tests", "warnings"}
     assert (found["subject"], found["valid"]) == (str(policy), True)
     assert found["options"]["domain"] == ["<hostname>"]
     assert found["allows"]["user"] == "1234:42435"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import click
@@ -9,59 +10,85 @@ from rich.markup import escape
 
 from sidespawn import presets
 from sidespawn.cli.output import console, enabled_services, json_option, print_json, print_table
+from sidespawn.cli.policy_tests import Outcome, run_tests
 from sidespawn.cli.suitability import warnings
 from sidespawn.core.policy import Policy, is_service_name
 from sidespawn.errors import PolicyError
+from sidespawn.host.files import read_trusted
 from sidespawn.host.places import Places
-from sidespawn.host.policies import load_policy, policy_of
+from sidespawn.host.policies import policy_of
+
+FAILED_TESTS, INVALID = 1, 78
+
+
+@dataclass(frozen=True)
+class Checked:
+    """One policy as it was found: `policy` is None, and `error` says why, when it is invalid."""
+
+    subject: str
+    policy: Policy | None = None
+    error: PolicyError | None = None
+    outcomes: tuple[Outcome, ...] = ()
 
 
 @click.command()
 @click.argument("subjects", metavar="[SERVICE|PRESET|FILE]...", nargs=-1)
 @json_option
 def check(subjects: tuple[str, ...], as_json: bool) -> int:
-    """Validate policies and show at a glance what they allow.
+    """Validate policies, run their test cases, and show at a glance what they allow.
 
-    Without arguments: every policy of this host.
+    Without arguments: every policy of this host. Exit code 78 when a policy is invalid, 1 when a test case of one does
+    not come out as it says.
     """
-    results = [(subject, *load(subject)) for subject in subjects or enabled_services()]
+    results = [checked(subject) for subject in subjects or enabled_services()]
     if as_json:
-        print_json([summary(subject, policy, error) for subject, policy, error in results])
+        print_json([summary(each) for each in results])
     else:
-        for subject, policy, error in results:
-            show(subject, policy, error)
+        for each in results:
+            show(each)
         if not results:
             click.echo("no service has a policy on this host; sidespawn enable --help")
-    return 78 if any(error for _, _, error in results) else 0
+    if any(each.error for each in results):
+        return INVALID
+    return FAILED_TESTS if any(not outcome.passed for each in results for outcome in each.outcomes) else 0
 
 
-def load(subject: str) -> tuple[Policy | None, PolicyError | None]:
-    """A service of this host, as the host would read it; else a preset; else the file of that name."""
+def checked(subject: str) -> Checked:
     try:
-        if is_service_name(subject) and Places(subject).policy.exists():
-            return load_policy(Places(subject)), None
-        if is_service_name(subject) and subject in presets.names():
-            return policy_of(Places(subject), presets.read_preset(subject), source=f"presets/{subject}.toml"), None
-        path = Path(subject)
-        places = Places(path.stem if is_service_name(path.stem) else "unnamed")
-        return policy_of(places, path.read_text(encoding="utf-8"), source=subject), None
+        places, source, text = find(subject)
+        policy = policy_of(places, text, source)
+        return Checked(subject, policy, outcomes=tuple(run_tests(policy, source, text)))
     except (OSError, UnicodeDecodeError) as error:
-        return None, PolicyError(f"{subject}: no such service, preset or policy file ({error})")
+        return Checked(subject, error=PolicyError(f"{subject}: no such service, preset or policy file ({error})"))
     except PolicyError as error:
-        return None, error
+        return Checked(subject, error=error)
 
 
-def summary(subject: str, policy: Policy | None, error: PolicyError | None) -> dict[str, object]:
-    if policy is None:
-        message, hint = (error.message, error.hint) if error else ("", "")
-        return {"subject": subject, "valid": False, "error": message, "hint": hint}
+def find(subject: str) -> tuple[Places, str, str]:
+    """A service of this host, read as the host would read it; else a preset; else the file of that name."""
+    if is_service_name(subject):
+        places = Places(subject)
+        if places.policy.exists():
+            return places, str(places.policy), read_trusted(places.policy)
+        if subject in presets.names():
+            return places, f"presets/{subject}.toml", presets.read_preset(subject)
+    path = Path(subject)
+    return Places(path.stem if is_service_name(path.stem) else "unnamed"), subject, path.read_text(encoding="utf-8")
+
+
+def summary(each: Checked) -> dict[str, object]:
+    if each.policy is None:
+        message, hint = (each.error.message, each.error.hint) if each.error else ("", "")
+        return {"subject": each.subject, "valid": False, "error": message, "hint": hint}
+    options = {name: [pattern.source for pattern in rule.values] for name, rule in each.policy.options.items()}
     return {
-        "subject": subject,
+        "subject": each.subject,
         "valid": True,
-        "description": policy.description,
-        "allows": dict(allows(policy)),
-        "options": {name: [pattern.source for pattern in rule.values] for name, rule in policy.options.items()},
-        "warnings": warnings(policy),
+        "description": each.policy.description,
+        "allows": dict(allows(each.policy)),
+        "options": options,
+        "tests": [{**asdict(outcome), "passed": outcome.passed} for outcome in each.outcomes],
+        "warnings": warnings(each.policy),
     }
 
 
@@ -82,15 +109,21 @@ def allows(policy: Policy) -> list[tuple[str, str]]:
     ]
 
 
-def show(subject: str, policy: Policy | None, error: PolicyError | None) -> None:
+def show(each: Checked) -> None:
     out = console()
-    if policy is None:
-        assert error is not None  # noqa: S101 - one of the two is there
-        out.print(f"[red]invalid[/red] {escape(subject)}: {escape(error.message)}")
-        if error.hint:
-            out.print(f"  {error.hint}", markup=False)
+    if each.policy is None:
+        assert each.error is not None  # noqa: S101 - one of the two is there
+        out.print(f"[red]invalid[/red] {escape(each.subject)}: {escape(each.error.message)}")
+        if each.error.hint:
+            out.print(f"  {each.error.hint}", markup=False)
         return
-    out.print(f"[green]valid[/green] [bold]{escape(subject)}[/bold]: {escape(policy.description)}")
-    print_table(("  allows", ""), (("  " + name, value) for name, value in allows(policy)), "")
-    for note in warnings(policy):
+    out.print(f"[green]valid[/green] [bold]{escape(each.subject)}[/bold]: {escape(each.policy.description)}")
+    print_table(("  allows", ""), (("  " + name, value) for name, value in allows(each.policy)), "")
+    failed = [outcome for outcome in each.outcomes if not outcome.passed]
+    if each.outcomes:
+        out.print(f"  tests: {len(each.outcomes) - len(failed)} passed, {len(failed)} failed", highlight=False)
+    for outcome in failed:
+        out.print(f"  [red]test {outcome.number}[/red] expected {outcome.expected}, found {outcome.found}:", end=" ")
+        out.print(outcome.message or " ".join(outcome.argv), markup=False)
+    for note in warnings(each.policy):
         out.print(f"  [yellow]warning[/yellow] {escape(note)}")

@@ -31,7 +31,7 @@ def cli() -> None:
     it; the host checks the request against the service's policy and starts exactly the allowed program as a side
     container, which outlives the agent.
 
-    Exit codes: 0 done, 64 wrong use, 69 not enabled or host unsuitable, 70 failed,
+    Exit codes: 0 done, 1 a policy's test case failed, 64 wrong use, 69 not enabled or host unsuitable, 70 failed,
     75 no answer in time, 77 refused by policy, 78 the policy is invalid.
     """
 
