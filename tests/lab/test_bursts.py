@@ -6,6 +6,7 @@ and an edge-triggered watch missed what came while the service ran (2 of 25).
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import time
@@ -112,3 +113,22 @@ def assert_each_runs_once(service: Service, networks: list[Network]) -> None:
     for network in networks:
         assert running[network.container]["Pid"] == network.pid
         assert sum(f"{network.id}/host " in line for line in processes) == 1
+
+
+CYCLES = int(os.environ.get("SIDESPAWN_CYCLES", "100"))
+
+
+@pytest.mark.slow
+def test_a_program_is_replaced_again_and_again(service: Service) -> None:
+    """No name is taken when the next one starts, no pid file is late, and nothing piles up."""
+    network = service.network()
+    pids = set()
+    for number in range(CYCLES):
+        plan = network.options() + (["--log-dhcp"] if number % 2 else [])
+        done = network.start(*plan)
+        assert (done.returncode, done.stderr) == (0, ""), f"cycle {number}"
+        assert f"{network.id}/host" in command_lines()[network.pid]
+        pids.add(network.pid)
+    assert len(pids) == CYCLES
+    assert_each_runs_once(service, [network])
+    assert list(service.places.pins.iterdir()) == []
