@@ -271,7 +271,7 @@ WRONG: list[tuple[dict[str, Any], str, Any]] = [
     (SIGNAL, "signal", "hup"),
     (SIGNAL, "signal", "SIGHUP"),
     (SIGNAL, "signal", "STOP"),
-    (SIGNAL, "signal", "0"),
+    (SIGNAL, "signal", "00"),
     (SIGNAL, "signal", ""),
     (SIGNAL, "signal", 1),
     (SIGNAL, "signal", None),
@@ -404,3 +404,9 @@ def test_a_reply_says_nothing_about_a_container_that_is_not_there() -> None:
 def test_an_id_is_remembered_longer_than_the_longest_wait_of_a_wrapper() -> None:
     longest_timeout = 600  # seconds; what a policy can say
     assert longest_timeout * 1000 < HORIZON_MS
+
+
+def test_signal_0_asks_whether_it_is_there() -> None:
+    parsed = parse_request(json.dumps(SIGNAL | {"signal": "0"}).encode())
+    assert isinstance(parsed, SignalRequest)
+    assert parsed.signal == "0"

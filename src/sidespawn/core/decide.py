@@ -15,7 +15,7 @@ from sidespawn.core.options import Given, read_arguments
 from sidespawn.core.pattern import Conflict, Pattern, match_any, render, render_first
 from sidespawn.core.plan import ConfigurationFile, Mount, PidFile, Plan
 from sidespawn.core.policy import OptionRule, Policy
-from sidespawn.core.wire import SignalRequest, StartRequest
+from sidespawn.core.wire import PROBE, SignalRequest, StartRequest
 from sidespawn.errors import Denied, Reason, quoted
 
 
@@ -232,8 +232,8 @@ def fit_for_a_name(text: str) -> bool:
 
 
 def check_signal(policy: Policy, request: SignalRequest) -> None:
-    """Raises Denied unless the policy lets agents send this signal."""
-    if request.signal not in policy.signals:
+    """Raises Denied unless the policy lets agents send this signal. Asking whether it is there, they always may."""
+    if request.signal not in (PROBE, *policy.signals):
         allowed = ", ".join(policy.signals) or "none"
         raise Denied(
             Reason.SIGNAL_NOT_ALLOWED,

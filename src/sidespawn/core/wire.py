@@ -32,6 +32,7 @@ ENVIRONMENT_NAMES = 32
 NETNS_CHARACTERS = 64
 HORIZON_MS = 15 * 60 * 1000  # a deadline further ahead is refused, so that an id is remembered longer than it can live
 PID_MAX = 2**22  # the kernel's PID_MAX_LIMIT on 64-bit machines
+PROBE = "0"  # as in kill(2): nothing is sent, the answer says whether it is there
 SIGNALS = ("HUP", "INT", "QUIT", "USR1", "USR2", "WINCH", "TERM", "KILL")
 
 
@@ -52,7 +53,7 @@ class SignalRequest:
 
     id: str
     deadline: int
-    signal: str  # one of SIGNALS
+    signal: str  # PROBE or one of SIGNALS
     pid: int
 
 
@@ -144,8 +145,8 @@ def build_request(request_id: str, untrusted_object: Mapping[str, Any]) -> Reque
     deadline = integer(untrusted_object, "deadline", 0, 2**62)
     if operation == "signal":
         signal = untrusted_object["signal"]
-        if not isinstance(signal, str) or signal not in SIGNALS:
-            raise RequestError(f"signal is none of {' '.join(SIGNALS)}")
+        if not isinstance(signal, str) or signal not in (PROBE, *SIGNALS):
+            raise RequestError(f"signal is none of {PROBE} {' '.join(SIGNALS)}")
         pid = integer(untrusted_object, "pid", 2, PID_MAX)
         return SignalRequest(id=request_id, deadline=deadline, signal=signal, pid=pid)
     untrusted_argv = untrusted_object["argv"]

@@ -19,7 +19,7 @@ from sidespawn.core.configuration import CONFIGURATION_BYTES, accept_configurati
 from sidespawn.core.decide import Allowed
 from sidespawn.core.plan import PidFile, Plan, Readiness, ReadyWhen
 from sidespawn.core.policy import Policy
-from sidespawn.core.wire import Reply, SignalRequest, Status
+from sidespawn.core.wire import PROBE, Reply, SignalRequest, Status
 from sidespawn.engines import Engine, Found, NameTaken, Pins
 from sidespawn.errors import LaunchError, Reason, SidespawnError
 from sidespawn.host import kernel
@@ -202,20 +202,26 @@ class Keeper:
     def signal(self, request: SignalRequest) -> Reply:
         """Deliver it; for TERM and KILL, return when process, container, name and pid file are gone."""
         record = self.find_pid(request.pid)
-        if record is not None and request.signal not in ("TERM", "KILL"):
-            self.renew_snapshots(record)
-        if record is not None and request.signal in ("TERM", "KILL"):
+        if record is None:
+            raise self.no_such_process(request.pid)
+        event, what = Event.SIGNALLED, f"{record.name} was sent {request.signal}"
+        if request.signal == PROBE:
+            return Reply(id=request.id, status=Status.DONE, reason=Reason.OK, message="it runs", pid=record.pid)
+        if request.signal in ("TERM", "KILL"):
             self.stop(record, request.signal)
             event, what = Event.STOPPED, f"{record.name} was stopped"
-        elif record is not None and send(record.process, request.signal):
-            event, what = Event.SIGNALLED, f"{record.name} was sent {request.signal}"
         else:
-            message = f"no side container of {self.policy.service} has pid {request.pid}: No such process"
-            raise LaunchError(Reason.NO_SUCH_PROCESS, message)
+            self.renew_snapshots(record)
+            if not send(record.process, request.signal):
+                raise self.no_such_process(request.pid)
         self.journal.write(
             event, what, instance=record.instance, pid=record.pid, signal=request.signal, request=request.id
         )
         return Reply(id=request.id, status=Status.DONE, reason=Reason.OK, message=what, pid=record.pid)
+
+    def no_such_process(self, pid: int) -> LaunchError:
+        message = f"no side container of {self.policy.service} has pid {pid}: No such process"
+        return LaunchError(Reason.NO_SUCH_PROCESS, message)
 
     def find_pid(self, pid: int) -> Record | None:
         """From the ledger; when it does not know, from the engine."""
