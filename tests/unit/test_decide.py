@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidespawn.core.decide import Allowed, check_signal
-from sidespawn.core.plan import ConfigurationFile, Mount, PidFile
+from sidespawn.core.plan import ChildPidFile, ConfigurationFile, Mount, PidFile
 from sidespawn.core.policy import Policy
 from sidespawn.core.wire import SIGNALS, SignalRequest, StartRequest
 from sidespawn.errors import Denied, Reason
@@ -47,6 +47,21 @@ def test_the_plan_of_an_allowed_request() -> None:
     assert plan.pid_file == PidFile(beneath=f"{NET}/pid")
     assert plan.configuration == ()
     assert plan.scratch == ("/run/tool",)
+
+
+def test_the_pid_files_of_children_come_from_what_the_request_binds() -> None:
+    names = ('home = "/state/{net}"', 'home = "/state/{net}"\nother = "<uuid>"')
+    rule = 'child_pid_files = { "{home}/pid-a" = "/run/a", "/state/{other}" = "/run/b" }\nmemory ='
+    plan = decide(load(names, ("memory =", rule)), request()).plan
+    assert plan.child_pid_files == (ChildPidFile(beneath=f"{NET}/pid-a", inside="/run/a"),)
+
+
+@pytest.mark.parametrize("path", ["/run/{net}", "/statement/{net}", "/state", "/state/../{net}"])
+def test_the_pid_file_of_a_child_lies_beneath_the_state(path: str) -> None:
+    policy = load(("memory =", f'child_pid_files = {{ "{path}" = "/run/a" }}\nmemory ='))
+    with pytest.raises(Denied) as caught:
+        decide(policy, request())
+    assert caught.value.reason is Reason.VALUE_NOT_ALLOWED
 
 
 def test_each_argument_knows_its_rule_and_what_is_passed_on() -> None:

@@ -29,6 +29,7 @@ RECORD = Record(
     grace=5,
     configuration=[{"path": "/state/tool.conf", "beneath": "tool.conf", "rules": "extra", "digest": "0"}],
     bindings={"net": "a"},
+    children={},
 )
 
 
@@ -117,6 +118,18 @@ def test_a_pid_finds_the_record_of_just_that_process(ledger: Ledger) -> None:
     ledger.write(RECORD)
     assert ledger.find_pid(RECORD.pid) == RECORD
     assert ledger.find_pid(RECORD.pid + 1) is None
+
+
+def test_a_childs_pid_finds_the_record_and_the_child(ledger: Ledger) -> None:
+    parent = identify(os.getppid())
+    assert parent is not None
+    record = replace(RECORD, children={"a": [1, 0], "b": [parent.pid, parent.started]})
+    ledger.write(record)
+    assert ledger.find_pid(parent.pid) == record
+    assert record.process_of(parent.pid) == parent
+    assert record.process_of(RECORD.pid) == ME
+    assert ledger.find_pid(1) is None  # another process has this pid now
+    assert record.process_of(1) is None
 
 
 def test_a_pid_that_is_used_again_finds_nothing(ledger: Ledger) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sidespawn.core.plan import ConfigurationFile, Limits, Mount, PidFile, Plan, Readiness, ReadyWhen
+from sidespawn.core.plan import ChildPidFile, ConfigurationFile, Limits, Mount, PidFile, Plan, Readiness, ReadyWhen
 from tests.unit.small import decide, load, request
 
 PLAN = decide(load(), request("--quiet")).plan
@@ -35,6 +35,10 @@ OTHER: dict[str, list[Any]] = {
     "scratch": [(), ("/run/other",)],
     "limits": [replace(PLAN.limits, **{each.name: 1}) for each in fields(Limits)],
     "pid_file": [None, PidFile(beneath="other/pid")],
+    "child_pid_files": [
+        (ChildPidFile(beneath="other/pid", inside="/run/pid"),),
+        (ChildPidFile(beneath="other/pid", inside="/run/other"),),
+    ],
     "readiness": [
         Readiness(when=ReadyWhen.FILE, what="/x", within=10),
         replace(PLAN.readiness, what="101"),

@@ -46,7 +46,7 @@ def test_what_is_left_out_gives_nothing() -> None:
     side_container = policy.side_container
     assert (policy.options, policy.environment, policy.configuration, policy.signals) == ({}, {}, {}, ())
     assert (side_container.capabilities, side_container.mounts, side_container.scratch) == ((), (), ())
-    assert side_container.pid_file is None
+    assert (side_container.pid_file, side_container.child_pid_files) == (None, ())
     assert (policy.agent.local, policy.agent.kill_scripts, policy.always) == ((), (), ())
 
 
@@ -207,6 +207,41 @@ BROKEN = {
         ('pid_file = "{home}/pid"', 'pid_file = ["{home}/a", "{home}/b"]'),
         "pid_file",
         "side_container.pid_file",
+    ),
+    "undeclared name in child_pid_files": (
+        ("tasks = 8\n", 'tasks = 8\nchild_pid_files = { "{hom}/pid-a" = "/run/a" }\n'),
+        "child_pid_files",
+        "side_container.child_pid_files.{hom}/pid-a uses {hom}",
+    ),
+    "child pid file with a bad pattern": (
+        ("tasks = 8\n", 'tasks = 8\nchild_pid_files = { "{home/pid-a" = "/run/a" }\n'),
+        "child_pid_files",
+        "is no pattern",
+    ),
+    "child pid file inside is relative": (
+        ("tasks = 8\n", 'tasks = 8\nchild_pid_files = { "{home}/pid-a" = "run/a" }\n'),
+        "child_pid_files",
+        "must be an absolute path",
+    ),
+    "child pid file inside with ..": (
+        ("tasks = 8\n", 'tasks = 8\nchild_pid_files = { "{home}/pid-a" = "/run/../a" }\n'),
+        "child_pid_files",
+        "must be an absolute path",
+    ),
+    "child pid file inside with a newline": (
+        ("tasks = 8\n", 'tasks = 8\nchild_pid_files = { "{home}/pid-a" = "/run\\na" }\n'),
+        "child_pid_files",
+        "must be an absolute path",
+    ),
+    "child pid file with two paths": (
+        ("tasks = 8\n", 'tasks = 8\nchild_pid_files = { "{home}/pid-a" = ["/run/a"] }\n'),
+        "child_pid_files",
+        "must be str",
+    ),
+    "child_pid_files is no table": (
+        ("tasks = 8\n", 'tasks = 8\nchild_pid_files = "/run/a"\n'),
+        "child_pid_files",
+        "side_container.child_pid_files must be dict",
     ),
     "two kinds of ready": (("alive = 100", "alive = 100\nfile = '/x'"), "[side_container.ready]", "exactly one of"),
     "no kind of ready": (("alive = 100", "within = 5"), "[side_container.ready]", "exactly one of"),

@@ -13,7 +13,7 @@ from sidespawn.core.configuration import accept_configuration
 from sidespawn.core.document import is_path
 from sidespawn.core.options import Given, read_arguments
 from sidespawn.core.pattern import Conflict, Pattern, match_any, render, render_first
-from sidespawn.core.plan import ConfigurationFile, Mount, PidFile, Plan
+from sidespawn.core.plan import ChildPidFile, ConfigurationFile, Mount, PidFile, Plan
 from sidespawn.core.policy import OptionRule, Policy
 from sidespawn.core.wire import PROBE, SignalRequest, StartRequest
 from sidespawn.errors import Denied, Reason, quoted
@@ -180,6 +180,7 @@ def make_plan(policy: Policy, judge: Judge, environment: tuple[tuple[str, str], 
             if file.path.startswith(f"{mount.path}/"):  # the agent could put another file in its place
                 raise Denied(Reason.POLICY_INVALID, f"the checked file {quoted(file.path)} would lie in a mount")
     pid_file = None if side_container.pid_file is None else render(side_container.pid_file, bindings)
+    children = ((render(pattern, bindings), inside) for pattern, inside in side_container.child_pid_files)
     return Plan(
         service=policy.service,
         instance=instance,
@@ -197,6 +198,9 @@ def make_plan(policy: Policy, judge: Judge, environment: tuple[tuple[str, str], 
         scratch=side_container.scratch,
         limits=side_container.limits,
         pid_file=None if pid_file is None else PidFile(beneath=beneath(policy, pid_file)),
+        child_pid_files=tuple(
+            ChildPidFile(beneath=beneath(policy, path), inside=inside) for path, inside in children if path
+        ),
         readiness=side_container.readiness,
         grace=side_container.grace,
     )

@@ -124,8 +124,12 @@ class Table:
         return tuple(values)
 
     def patterns(self, key: str, *, optional: bool = False) -> tuple[Pattern, ...]:
+        return self.parsed(key, self.strings(key, optional=optional))
+
+    def parsed(self, key: str, texts: tuple[str, ...]) -> tuple[Pattern, ...]:
+        """Patterns that stand at a key, or are the key itself."""
         try:
-            patterns = tuple(parse_pattern(each) for each in self.strings(key, optional=optional))
+            patterns = tuple(parse_pattern(each) for each in texts)
         except ValueError as error:
             raise self.error(key, f"is no pattern: {error}") from None
         for name in (name for pattern in patterns for name in pattern.names if name not in self._names):

@@ -255,6 +255,7 @@ def build_side_container(table: Table) -> SideContainer:
     scratch = table.strings("scratch", optional=True)
     if not all(is_path(path) for path in scratch):
         raise table.error("scratch", "must be absolute paths")
+    children = table.table("child_pid_files", optional=True)
     side_container = SideContainer(
         engine=engine,
         image=image,
@@ -266,6 +267,7 @@ def build_side_container(table: Table) -> SideContainer:
         reads=build_reads(table.table("reads", optional=True)),
         scratch=scratch,
         pid_file=table.pattern("pid_file") if "pid_file" in table.keys() else None,
+        child_pid_files=tuple((children.parsed(key, (key,))[0], children.path(key)) for key in children.keys()),
         limits=Limits(
             memory=size(table, "memory"),
             tasks=table.number("tasks", 1, 100_000),

@@ -53,6 +53,13 @@ class PidFile:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ChildPidFile(PidFile):
+    """Where the agent looks for the pid of one child of the program."""
+
+    inside: str  # where the program writes it, as the side container counts pids; a path there
+
+
+@dataclass(frozen=True, kw_only=True)
 class Limits:
     memory: int  # bytes
     tasks: int
@@ -90,6 +97,7 @@ class Plan:
     scratch: tuple[str, ...]  # small empty directories in memory
     limits: Limits
     pid_file: PidFile | None
+    child_pid_files: tuple[ChildPidFile, ...]
     readiness: Readiness
     grace: float  # seconds between TERM and KILL
 

@@ -70,6 +70,7 @@ class SideContainer:
     reads: tuple[tuple[str, Pattern], ...]  # read-only, at a path of the policy's own
     scratch: tuple[str, ...]
     pid_file: Pattern | None
+    child_pid_files: tuple[tuple[Pattern, str], ...]  # a pid file of the agent, a path in the side container
     limits: Limits
     readiness: Readiness
     grace: float

@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from sidespawn.core.configuration import CONFIGURATION_BYTES, accept_configuration
@@ -23,6 +24,7 @@ from sidespawn.core.wire import PROBE, Reply, SignalRequest, Status
 from sidespawn.engines import Engine, Found, NameTaken, Pins
 from sidespawn.errors import LaunchError, Reason, SidespawnError
 from sidespawn.host import kernel
+from sidespawn.host.children import find_children, open_inside
 from sidespawn.host.files import (
     closing,
     directory,
@@ -36,14 +38,13 @@ from sidespawn.host.journal import Event, Journal
 from sidespawn.host.ledger import Ledger, Record
 from sidespawn.host.namespaces import PinnedNamespace, namespace_of, pinned_namespace
 from sidespawn.host.places import Places
-from sidespawn.host.processes import Process, end, exited, held, identify, send
+from sidespawn.host.processes import Process, end, exited, held, identify, is_alive, send
 
 POLL = 0.004  # seconds between two looks whether a program is ready
 LEAVES_A_CONTAINER = frozenset(
     {Reason.ENGINE_FAILED, Reason.ENGINE_TIMEOUT, Reason.EXITED, Reason.NOT_READY, Reason.NAMESPACE_MISMATCH}
     | {Reason.INTERNAL}
 )
-IN_ROOT = kernel.RESOLVE_IN_ROOT | kernel.RESOLVE_NO_MAGICLINKS | kernel.RESOLVE_NO_SYMLINKS
 
 
 class Keeper:
@@ -70,7 +71,11 @@ class Keeper:
             record = self.ledger.find(plan.instance)
             if record is not None and record.is_running:
                 if is_same(record, plan) and record.netns_inode == netns.inode:
-                    self.write_pid_file(plan, record.pid)
+                    if plan.child_pid_files:  # a child may have been replaced by one with another pid
+                        children = wait_until_ready(plan, record.process, self.see_log(plan.name))
+                        record = replace(record, children=children)
+                        self.ledger.write(record)
+                    self.write_pid_files(plan, record)
                     return self.running(Event.ANSWERED, f"{plan.name} is running already", record, request_id)
                 self.stop(record, "TERM")
                 self.journal.write(Event.REPLACED, f"{plan.name} is replaced: its plan changed", request=request_id)
@@ -79,7 +84,7 @@ class Keeper:
             record = self.launch(allowed, netns, pin, request_id)
         self.ledger.write(record)
         try:
-            self.write_pid_file(plan, record.pid)
+            self.write_pid_files(plan, record)
         except LaunchError:
             self.stop(record, "KILL")  # an agent that was told of a failure must find nothing running
             raise
@@ -107,7 +112,7 @@ class Keeper:
             inode = namespace_of(pid)
             if inode is not None and inode != netns.inode:
                 raise LaunchError(Reason.NAMESPACE_MISMATCH, f"{plan.name} came up in another network namespace")
-            wait_until_ready(plan, process, self.see_log(plan.name))
+            children = wait_until_ready(plan, process, self.see_log(plan.name))
         except LaunchError:
             end(process, "KILL", plan.grace)
             raise
@@ -129,6 +134,7 @@ class Keeper:
             ],
             bindings=dict(allowed.bindings),
             grace=plan.grace,
+            children=children,
         )
 
     def take_over(self, plan: Plan, pins: Pins, netns: PinnedNamespace, request_id: str) -> tuple[str, int]:
@@ -200,24 +206,31 @@ class Keeper:
             self.ledger.write(record)
 
     def signal(self, request: SignalRequest) -> Reply:
-        """Deliver it; for TERM and KILL, return when process, container, name and pid file are gone."""
+        """Deliver it; for TERM and KILL, return when process, container, name and pid file are gone.
+
+        A child that the agent knows is just a process: its end is for the program to deal with.
+        """
         record = self.find_pid(request.pid)
-        if record is None:
+        process = None if record is None else record.process_of(request.pid)
+        if record is None or process is None:
             raise self.no_such_process(request.pid)
-        event, what = Event.SIGNALLED, f"{record.name} was sent {request.signal}"
         if request.signal == PROBE:
-            return Reply(id=request.id, status=Status.DONE, reason=Reason.OK, message="it runs", pid=record.pid)
-        if request.signal in ("TERM", "KILL"):
+            return Reply(id=request.id, status=Status.DONE, reason=Reason.OK, message="it runs", pid=request.pid)
+        is_end = request.signal in ("TERM", "KILL")
+        if is_end and request.pid == record.pid:
             self.stop(record, request.signal)
             event, what = Event.STOPPED, f"{record.name} was stopped"
         else:
-            self.renew_snapshots(record)
-            if not send(record.process, request.signal):
+            if not is_end:
+                self.renew_snapshots(record)
+            if not deliver(process, request.signal, record.grace):
                 raise self.no_such_process(request.pid)
+            whom = record.name if request.pid == record.pid else f"process {request.pid} of {record.name}"
+            event, what = Event.SIGNALLED, f"{whom} was sent {request.signal}"
         self.journal.write(
-            event, what, instance=record.instance, pid=record.pid, signal=request.signal, request=request.id
+            event, what, instance=record.instance, pid=request.pid, signal=request.signal, request=request.id
         )
-        return Reply(id=request.id, status=Status.DONE, reason=Reason.OK, message=what, pid=record.pid)
+        return Reply(id=request.id, status=Status.DONE, reason=Reason.OK, message=what, pid=request.pid)
 
     def no_such_process(self, pid: int) -> LaunchError:
         message = f"no side container of {self.policy.service} has pid {pid}: No such process"
@@ -238,12 +251,12 @@ class Keeper:
         self.forget(record)
 
     def forget(self, record: Record) -> None:
-        """Remove all that a side container whose program has ended leaves: container, copies, pid file, record."""
+        """Remove all that a side container whose program has ended leaves: container, copies, pid files, record."""
         self.engine.remove(record.name)
         for path in self.places.snapshots.glob(f"{record.instance}.[0-9]*"):
             path.unlink(missing_ok=True)
-        if record.pid_file is not None:
-            pid_file = PidFile(beneath=record.pid_file)
+        for beneath in filter(None, (record.pid_file, *record.children)):
+            pid_file = PidFile(beneath=beneath)
             with suppress(OSError), self.state_directory(pid_file.directory) as parent:
                 os.unlink(pid_file.name, dir_fd=parent)  # unless the agent has removed it, or its directory
         self.ledger.remove(record.instance)
@@ -264,16 +277,19 @@ class Keeper:
                     self.forget(known)
                 self.journal.write(Event.EXITED, f"{each.name} had ended by itself", instance=each.instance)
 
-    def write_pid_file(self, plan: Plan, pid: int) -> None:
-        """Where the agent looks for it, owned by the agent's user, with the pid as the host and the agent see it."""
-        if plan.pid_file is None:
-            return
-        try:
-            with self.state_directory(plan.pid_file.directory) as parent:
-                owner = (plan.uid, plan.gid)
-                write_whole(parent, plan.pid_file.name, b"%d\n" % pid, mode=0o644, owner=owner)
-        except OSError as error:
-            raise state_unusable(plan.pid_file.beneath, error) from None
+    def write_pid_files(self, plan: Plan, record: Record) -> None:
+        """Where the agent looks for them, owned by the program's user, with pids as the host and the agent see them."""
+        pids = {beneath: pid for beneath, (pid, _) in record.children.items()}
+        if plan.pid_file is not None:
+            pids[plan.pid_file.beneath] = record.pid
+        for beneath, pid in pids.items():
+            pid_file = PidFile(beneath=beneath)
+            try:
+                with self.state_directory(pid_file.directory) as parent:
+                    owner = (plan.uid, plan.gid)
+                    write_whole(parent, pid_file.name, b"%d\n" % pid, mode=0o644, owner=owner)
+            except OSError as error:
+                raise state_unusable(beneath, error) from None
 
     @contextmanager
     def state_directory(self, beneath: str) -> Iterator[int]:
@@ -311,6 +327,16 @@ def digest_of(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def deliver(process: Process, name: str, grace: float) -> bool:
+    """Send the signal; after TERM and KILL the process is gone. False when it had been gone before."""
+    if name not in ("TERM", "KILL"):
+        return send(process, name)
+    if not is_alive(process):
+        return False
+    end(process, name, grace)
+    return True
+
+
 def is_same(record: Record, plan: Plan) -> bool:
     """Whether what runs is what the plan wants, its configuration files included."""
     texts = [digest_of(file.text or "") for file in plan.configuration]
@@ -334,23 +360,29 @@ def recovered(found: Found, process: Process, grace: float) -> Record:
         configuration=[],
         bindings={},
         grace=grace,
+        children={},
     )
 
 
-def wait_until_ready(plan: Plan, process: Process, hint: str) -> None:
-    """Raises LaunchError when the program ends first, or takes longer than the policy gives it."""
+def wait_until_ready(plan: Plan, process: Process, hint: str) -> dict[str, list[int]]:
+    """What the ledger keeps of the children that the agent wants to know of.
+
+    Raises LaunchError when the program ends first, or takes longer than the policy gives it.
+    """
     readiness = plan.readiness
     give_up = time.monotonic() + readiness.within
     alive_until = time.monotonic() + (int(readiness.what) / 1000 if readiness.when is ReadyWhen.ALIVE else 0)
     with held(process) as pidfd:
         while pidfd is not None:
             ready = is_ready(process.pid, readiness, alive_until)
-            if exited(pidfd, 0 if ready else POLL):
+            children = find_children(process, plan.child_pid_files) if ready else None
+            if exited(pidfd, POLL if children is None else 0):
                 break
-            if ready:
-                return
+            if children is not None:
+                return children
             if time.monotonic() >= give_up:
-                what = f"{readiness.when} {readiness.what}"
+                unready = f"{readiness.when} {readiness.what}"
+                what = ", ".join(each.inside for each in plan.child_pid_files) if ready else unready
                 message = f"{plan.name} was not ready ({what}) within {readiness.within:g} s"
                 raise LaunchError(Reason.NOT_READY, message, hint)
     raise LaunchError(Reason.EXITED, f"{plan.name} ended before it was ready", hint)
@@ -362,9 +394,8 @@ def is_ready(pid: int, readiness: Readiness, alive_until: float) -> bool:
     try:
         if readiness.when is ReadyWhen.LISTENS:
             return is_listening(pid, readiness.what)
-        with closing(os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as root:
-            os.close(kernel.openat2(root, readiness.what, os.O_PATH | os.O_NOFOLLOW, IN_ROOT))
-            return True
+        os.close(open_inside(pid, readiness.what))
+        return True
     except OSError:
         return False
 

@@ -35,6 +35,7 @@ class Record:
     configuration: list[dict[str, str]]  # path, beneath, rules and text's SHA-256 of each file, as plan.configuration
     bindings: dict[str, str]
     grace: float
+    children: dict[str, list[int]]  # pid and start of each child that the agent was told of, by its pid file there
 
     @property
     def process(self) -> Process:
@@ -43,6 +44,11 @@ class Record:
     @property
     def is_running(self) -> bool:
         return is_alive(self.process)
+
+    def process_of(self, pid: int) -> Process | None:
+        """The program, or the child of it, that the agent knows by this pid, if it still runs."""
+        known = (self.process, *(Process(*each) for each in self.children.values()))
+        return next((each for each in known if each.pid == pid and is_alive(each)), None)
 
 
 class Ledger:
@@ -61,8 +67,8 @@ class Ledger:
             return None
 
     def find_pid(self, pid: int) -> Record | None:
-        """The running side container whose program has this pid on the host."""
-        return next((each for each in self.records() if each.pid == pid and each.is_running), None)
+        """The side container whose running program, or a known child of it, has this pid on the host."""
+        return next((each for each in self.records() if each.process_of(pid)), None)
 
     def records(self) -> Iterator[Record]:
         for name in sorted(os.listdir(self.path)):

@@ -1,0 +1,144 @@
+"""A child's pid as the program writes it leads to just that child on the host, or nowhere."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from sidespawn.core.plan import ChildPidFile
+from sidespawn.host.children import find_child, find_children
+from sidespawn.host.processes import Process, end, identify
+
+# PID 1 of a namespace, as a side container's program is. It tells the pids of its child, of a grandchild, and of a
+# process of a namespace within its own.
+PROGRAM = """
+import pathlib, subprocess, sys, time
+sleep = ["/bin/sleep", "60"]
+def below(*argv):
+    outer = subprocess.Popen([*argv, *sleep])
+    children = pathlib.Path(f"/proc/{outer.pid}/task/{outer.pid}/children")
+    while not children.read_text():
+        time.sleep(0.01)
+    return children.read_text().strip()
+child = subprocess.Popen(sleep)
+print(child.pid, below("/bin/sh", "-c", '"$@" & wait', "sh"), below("/usr/bin/unshare", "--pid", "--fork"), flush=True)
+child.wait()
+time.sleep(60)
+"""
+
+
+@dataclass
+class Program:
+    process: Process
+    child: str
+    grandchild: str
+    nested: str
+    file: Path
+
+    def find(self, content: str | bytes) -> Process | None:
+        self.file.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return self.look()
+
+    def look(self) -> Process | None:
+        return find_child(self.process, str(self.file))
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Iterator[Program]:
+    if os.geteuid() != 0:
+        pytest.skip("needs root for a pid namespace of its own")
+    apart = ("/usr/bin/unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
+    with subprocess.Popen([*apart, sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, text=True) as unshare:
+        assert unshare.stdout is not None
+        child, grandchild, nested = unshare.stdout.readline().split()
+        pid = int(Path(f"/proc/{unshare.pid}/task/{unshare.pid}/children").read_text())
+        process = identify(pid)
+        assert process is not None
+        yield Program(process, child, grandchild, nested, tmp_path / "child.pid")
+        end(process, "KILL", 10)
+
+
+def parent_of(process: Process) -> int:
+    return int(Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+@pytest.mark.parametrize("end_of_line", ["\n", ""])
+def test_a_child_is_found_by_its_pid_in_the_side_container(program: Program, end_of_line: str) -> None:
+    found = program.find(program.child + end_of_line)
+    assert found is not None
+    assert parent_of(found) == program.process.pid
+    assert str(found.pid) != program.child
+
+
+def test_a_childs_child_is_found(program: Program) -> None:
+    found = program.find(program.grandchild)
+    assert found is not None
+    assert parent_of(found) != program.process.pid
+
+
+def test_a_process_of_another_namespace_is_never_accepted(program: Program) -> None:
+    assert program.find(program.nested) is None  # its pid as the program's namespace counts
+    assert program.find("1") is None  # as its own counts, and the program's own pid, which is no child's
+    assert program.find(str(os.getpid())) is None
+    assert program.find(str(program.process.pid)) is None
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("", "\n", "0", "-2", "+2", " 2", "2 ", "02", "0x2", "2.0", "2\n\n", "2\n3\n", "\n2", "2\0", "2\r\n", "²"),
+        *(b"\xff", "two", "99999", str(2**64 + 2), "9" * 5000, "2" + "\n" * 40, "../2"),
+    ],
+    ids=lambda content: ascii(content[:20]),
+)
+def test_what_names_no_child_is_nobody(program: Program, content: str | bytes) -> None:
+    assert program.child == "2"
+    assert program.find(content) is None
+
+
+def test_only_a_regular_file_is_read(program: Program) -> None:
+    assert program.look() is None
+    other = program.file.with_name("other")
+    other.write_text(program.child)
+    program.file.symlink_to(other)
+    assert program.look() is None
+    program.file.unlink()
+    os.mkfifo(program.file)
+    assert program.look() is None
+    program.file.unlink()
+    program.file.mkdir()
+    assert program.look() is None
+
+
+def test_what_is_left_of_a_child_is_nobody(program: Program) -> None:
+    child = program.find(program.grandchild)
+    assert child is not None
+    end(child, "KILL", 10)
+    assert program.look() is None
+
+
+def test_a_program_that_is_gone_has_no_children(program: Program) -> None:
+    assert program.find(program.child) is not None
+    assert find_child(replace(program.process, started=1), str(program.file)) is None
+    end(program.process, "KILL", 10)
+    assert program.look() is None
+
+
+def test_all_that_are_wanted_must_be_there(program: Program) -> None:
+    second = program.file.with_name("second")
+    wanted = tuple(ChildPidFile(beneath=path.name, inside=str(path)) for path in (program.file, second))
+    child = program.find(program.child)
+    assert child is not None
+    assert find_children(program.process, wanted) is None
+    second.write_text(program.grandchild)
+    found = find_children(program.process, wanted)
+    assert found is not None
+    assert found["child.pid"] == [child.pid, child.started]
+    assert found["second"] != found["child.pid"]
+    assert find_children(program.process, ()) == {}
