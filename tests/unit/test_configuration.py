@@ -236,3 +236,32 @@ def test_what_operators_write_for_dnsmasq(neutron_dhcp: Policy, line: str) -> No
 )
 def test_what_nobody_may_write_for_dnsmasq(neutron_dhcp: Policy, line: str) -> None:
     refusal(f"{line}\n", neutron_dhcp)
+
+
+# ---------------------------------------------------------------- what only some programs read in their own way
+
+
+def mail(form: str, rule: str) -> Policy:
+    return load(('"lines"', f'"{form}"'), ("log-queries = true", f"log-queries = true\nmail = {rule}"))
+
+
+@pytest.mark.parametrize("form", ["blocks", "braces"])
+@pytest.mark.parametrize(("rest", "written"), [("pass = false", ""), ('instead = "x"', "mail x")])
+def test_an_at_sign_may_stand_in_what_is_left_out(form: str, rest: str, written: str) -> None:
+    policy = mail(form, f'{{ value = "<text>", {rest} }}')
+    end = ";\n" if form == "braces" else "\n"
+    content = f"mail a@example.org{end}".encode()
+    text, _ = accept_configuration(policy.configuration["extra"].rules, PATH, content, policy.names, {"net": NET})
+    assert text == (f"{written}{end}" if written else "")
+
+
+@pytest.mark.parametrize("line", ["mail a@example.org", "mail a@", "mail a b@c"])
+def test_an_at_sign_is_not_passed_on(line: str) -> None:
+    assert "holds @" in refusal(line, mail("blocks", '"<text>"')).message
+
+
+@pytest.mark.parametrize(
+    "line", ["mail @example.org", "mail a @b", "@mail a", "@node mail a", "@^node mail a", "m@il a", "mail@ a"]
+)
+def test_an_at_sign_stands_only_within_a_word(line: str) -> None:
+    refusal(line, mail("blocks", '{ value = "<text>", pass = false }'))

@@ -27,6 +27,9 @@ CONFIGURATION_BYTES = 256 * 1024
 LINE_CHARACTERS = 1000  # dnsmasq 2.90 reads 1024 at a time, and would take the rest of a longer line for another line
 DEPTH = 8
 WORD = ALPHANUMERIC | frozenset("._-:/%+*[](),<>=&")  # nothing that quotes, escapes, expands or comments anywhere
+# `@` in front makes a line conditional for keepalived, and within a word another kind of address for haproxy. So it may
+# only stand within a word, where the program does not get to see it.
+LEFT_OUT = "@"
 ANY = "*"  # the rule for lines that consist of values only
 
 
@@ -113,7 +116,8 @@ class Reader:
 
     def directive(self, number: int, untrusted_words: list[str], block: list[Line] | None) -> Line:
         for word in untrusted_words:
-            if not only(word, WORD) and word not in ("{", "}"):
+            plain = only(word, WORD | {LEFT_OUT}) and not word.startswith(LEFT_OUT)
+            if not plain and word not in ("{", "}"):
                 raise self.denied(number, " ".join(untrusted_words), "holds a character that only plain words may have")
         return Line(number, untrusted_words[0], " ".join(untrusted_words[1:]) or None, block)
 
@@ -189,6 +193,9 @@ class Reader:
             if directive is None:
                 raise self.denied(line.number, text, "is not an allowed directive")
             self.bind(line.number, text, text if directive.name == ANY else value, directive)
+            kept = name if directive.instead else text
+            if LEFT_OUT in kept and directive.passed_on and self.rules.format is not Format.LINES:
+                raise self.denied(line.number, text, f"holds {LEFT_OUT}", directive.rule)
             if (line.block is None) is not (directive.block is None):
                 problem = "must have a block" if directive.block is not None else "must not have a block"
                 raise self.denied(line.number, text, problem, directive.rule)
