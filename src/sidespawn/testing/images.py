@@ -72,7 +72,7 @@ _SERVICE_USERS = (("nobody", 65534, "/nonexistent"), ("dnsmasq", 990, "/nonexist
 
 HELPERS = Recipe(
     name="localhost/sidespawn-helpers",
-    packages=("dnsmasq-base", "haproxy", "radvd"),
+    packages=("dnsmasq-base", "haproxy", "keepalived", "radvd"),
     users=_SERVICE_USERS,
 )
 AGENT = Recipe(
