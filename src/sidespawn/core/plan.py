@@ -43,14 +43,6 @@ class PidFile:
 
     beneath: str
 
-    @property
-    def directory(self) -> str:
-        return self.beneath.rpartition("/")[0] or "."
-
-    @property
-    def name(self) -> str:
-        return self.beneath.rpartition("/")[2]
-
 
 @dataclass(frozen=True, kw_only=True)
 class ChildPidFile(PidFile):

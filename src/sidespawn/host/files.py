@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from sidespawn.errors import LaunchError, PolicyError, Reason
+from sidespawn.errors import PolicyError
 from sidespawn.host import kernel
 
 BENEATH = kernel.RESOLVE_BENEATH | kernel.RESOLVE_NO_SYMLINKS | kernel.RESOLVE_NO_MAGICLINKS | kernel.RESOLVE_NO_XDEV
@@ -132,11 +132,3 @@ def pinned(descriptor: int, target: Path, *, is_directory: bool) -> Iterator[Pat
             kernel.unmount(str(target))
     finally:
         target.rmdir() if is_directory else target.unlink()
-
-
-def state_unusable(path: str, error: OSError) -> LaunchError:
-    return LaunchError(
-        Reason.STATE_UNUSABLE,
-        f"{path} in the agent's state directory cannot be used: {error.strerror or error}",
-        "it must be there, without links or mounts on the way; the policy's state_on_host says where the host looks",
-    )

@@ -11,36 +11,27 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 
 from sidespawn.core.configuration import CONFIGURATION_BYTES, accept_configuration
 from sidespawn.core.decide import Allowed
-from sidespawn.core.plan import PidFile, Plan, Readiness, ReadyWhen
+from sidespawn.core.plan import Plan
 from sidespawn.core.policy import Policy
 from sidespawn.core.wire import PROBE, Reply, SignalRequest, Status
 from sidespawn.engines import Engine, Found, NameTaken, Pins
 from sidespawn.errors import LaunchError, Reason, SidespawnError
 from sidespawn.host import kernel
-from sidespawn.host.children import find_children, open_inside
-from sidespawn.host.files import (
-    closing,
-    directory,
-    open_directory_beneath,
-    pinned,
-    read_regular_beneath,
-    state_unusable,
-    write_whole,
-)
+from sidespawn.host.files import directory, pinned, write_whole
 from sidespawn.host.journal import Event, Journal
 from sidespawn.host.ledger import Ledger, Record
 from sidespawn.host.namespaces import PinnedNamespace, namespace_of, pinned_namespace
 from sidespawn.host.places import Places
-from sidespawn.host.processes import Process, end, exited, held, identify, is_alive, send
+from sidespawn.host.processes import Process, end, identify, is_alive, send
+from sidespawn.host.readiness import wait_until_ready
+from sidespawn.host.state import AgentState
 
-POLL = 0.004  # seconds between two looks whether a program is ready
 LEAVES_A_CONTAINER = frozenset(
     {Reason.ENGINE_FAILED, Reason.ENGINE_TIMEOUT, Reason.EXITED, Reason.NOT_READY, Reason.NAMESPACE_MISMATCH}
     | {Reason.INTERNAL}
@@ -53,6 +44,7 @@ class Keeper:
     def __init__(self, policy: Policy, places: Places, engine: Engine, journal: Journal) -> None:
         self.policy, self.places, self.engine, self.journal = policy, places, engine, journal
         self.ledger = Ledger(places.ledger)
+        self.state = AgentState(policy.agent.state_on_host)
 
     def recover(self) -> None:
         """Before anything else when an earlier run was killed: remove what it was in the middle of."""
@@ -162,21 +154,13 @@ class Keeper:
     def pin_mounts(self, plan: Plan, pin: Path, stack: ExitStack) -> tuple[Path, ...]:
         paths = []
         for number, mount in enumerate(plan.mounts):
-            try:
-                descriptor = stack.enter_context(self.state_directory(mount.beneath))
-            except OSError as error:
-                raise state_unusable(mount.path, error) from None
+            descriptor = stack.enter_context(self.state.directory(mount.beneath))
             target = pin.with_suffix(f".mount{number}")
             paths.append(stack.enter_context(pinned(descriptor, target, is_directory=True)))
         return tuple(paths)
 
-    def read_file(self, beneath: str) -> bytes:
-        """A file of the agent's state, read once and safely. Raises LaunchError."""
-        try:
-            with directory(self.policy.agent.state_on_host) as state:
-                return read_regular_beneath(state, beneath, CONFIGURATION_BYTES)
-        except OSError as error:
-            raise state_unusable(beneath, error) from None
+    def read_configuration(self, beneath: str) -> bytes:
+        return self.state.read(beneath, CONFIGURATION_BYTES)
 
     def snapshot(self, plan: Plan) -> tuple[Path, ...]:
         """The accepted texts as files, as this program will see them whatever the agent does next."""
@@ -196,7 +180,7 @@ class Keeper:
         texts = []
         for file in record.configuration:
             rules = self.policy.configuration[file["rules"]].rules
-            untrusted_content = self.read_file(file["beneath"])
+            untrusted_content = self.read_configuration(file["beneath"])
             text, _ = accept_configuration(rules, file["path"], untrusted_content, self.policy.names, record.bindings)
             texts.append(text)
         for number, text in enumerate(texts):
@@ -256,9 +240,7 @@ class Keeper:
         for path in self.places.snapshots.glob(f"{record.instance}.[0-9]*"):
             path.unlink(missing_ok=True)
         for beneath in filter(None, (record.pid_file, *record.children)):
-            pid_file = PidFile(beneath=beneath)
-            with suppress(OSError), self.state_directory(pid_file.directory) as parent:
-                os.unlink(pid_file.name, dir_fd=parent)  # unless the agent has removed it, or its directory
+            self.state.remove(beneath)
         self.ledger.remove(record.instance)
 
     def sweep(self) -> None:
@@ -283,22 +265,7 @@ class Keeper:
         if plan.pid_file is not None:
             pids[plan.pid_file.beneath] = record.pid
         for beneath, pid in pids.items():
-            pid_file = PidFile(beneath=beneath)
-            try:
-                with self.state_directory(pid_file.directory) as parent:
-                    owner = (plan.uid, plan.gid)
-                    write_whole(parent, pid_file.name, b"%d\n" % pid, mode=0o644, owner=owner)
-            except OSError as error:
-                raise state_unusable(beneath, error) from None
-
-    @contextmanager
-    def state_directory(self, beneath: str) -> Iterator[int]:
-        """A directory of the agent's state, held open. Raises OSError when it cannot be reached without links."""
-        with (
-            directory(self.policy.agent.state_on_host) as state,
-            closing(open_directory_beneath(state, beneath)) as found,
-        ):
-            yield found
+            self.state.write(beneath, b"%d\n" % pid, (plan.uid, plan.gid))
 
     def running(self, event: Event, message: str, record: Record, request_id: str) -> Reply:
         self.journal.write(
@@ -362,52 +329,3 @@ def recovered(found: Found, process: Process, grace: float) -> Record:
         grace=grace,
         children={},
     )
-
-
-def wait_until_ready(plan: Plan, process: Process, hint: str) -> dict[str, list[int]]:
-    """What the ledger keeps of the children that the agent wants to know of.
-
-    Raises LaunchError when the program ends first, or takes longer than the policy gives it.
-    """
-    readiness = plan.readiness
-    give_up = time.monotonic() + readiness.within
-    alive_until = time.monotonic() + (int(readiness.what) / 1000 if readiness.when is ReadyWhen.ALIVE else 0)
-    with held(process) as pidfd:
-        while pidfd is not None:
-            ready = is_ready(process.pid, readiness, alive_until)
-            children = find_children(process, plan.child_pid_files) if ready else None
-            if exited(pidfd, POLL if children is None else 0):
-                break
-            if children is not None:
-                return children
-            if time.monotonic() >= give_up:
-                unready = f"{readiness.when} {readiness.what}"
-                what = ", ".join(each.inside for each in plan.child_pid_files) if ready else unready
-                message = f"{plan.name} was not ready ({what}) within {readiness.within:g} s"
-                raise LaunchError(Reason.NOT_READY, message, hint)
-    raise LaunchError(Reason.EXITED, f"{plan.name} ended before it was ready", hint)
-
-
-def is_ready(pid: int, readiness: Readiness, alive_until: float) -> bool:
-    if readiness.when is ReadyWhen.ALIVE:
-        return time.monotonic() >= alive_until
-    try:
-        if readiness.when is ReadyWhen.LISTENS:
-            return is_listening(pid, readiness.what)
-        os.close(open_inside(pid, readiness.what))
-        return True
-    except OSError:
-        return False
-
-
-def is_listening(pid: int, what: str) -> bool:
-    """Whether a socket of the program's network namespace is bound to it; `what` is such as udp:67 (proc_net(5))."""
-    protocol, _, port = what.partition(":")
-    suffix = f":{int(port):04X}"
-    listening = "0A" if protocol == "tcp" else "07"  # TCP_LISTEN; a bound UDP socket says TCP_CLOSE
-    for table in (protocol, f"{protocol}6"):
-        with open(f"/proc/{pid}/net/{table}", encoding="ascii") as file:
-            rows = (line.split() for line in list(file)[1:])
-            if any(row[1].endswith(suffix) and row[3] == listening for row in rows):
-                return True
-    return False

@@ -179,7 +179,7 @@ class Sync:
                     check_signal(self.keeper.policy, request)
                 self.reply(self.keeper.signal(request))
             else:
-                allowed = decide(self.keeper.policy, request, self.keeper.read_file)
+                allowed = decide(self.keeper.policy, request, self.keeper.read_configuration)
                 plan = allowed.plan
                 self.reply(self.keeper.start(allowed, request.id))
         except Exception as error:  # noqa: BLE001 - a request must be answered, and must not take others with it

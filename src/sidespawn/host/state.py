@@ -1,0 +1,64 @@
+"""The agent's state directory on the host. The agent writes there at will: nothing in it is reached by a plain path."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from sidespawn.errors import LaunchError, Reason
+from sidespawn.host.files import closing, directory, open_directory_beneath, read_regular_beneath, write_whole
+
+
+class AgentState:
+    """Paths are relative to `root`, which the policy names. Raises LaunchError where a path cannot be used."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+
+    def read(self, beneath: str, most: int) -> bytes:
+        """A regular file's content, read once; at most `most` bytes."""
+        try:
+            with directory(self.root) as root:
+                return read_regular_beneath(root, beneath, most)
+        except OSError as error:
+            raise unusable(beneath, error) from None
+
+    def write(self, beneath: str, content: bytes, owner: tuple[int, int]) -> None:
+        """A file that everybody may read."""
+        parent, name = split(beneath)
+        with self.directory(parent) as held:
+            try:
+                write_whole(held, name, content, mode=0o644, owner=owner)
+            except OSError as error:
+                raise unusable(beneath, error) from None
+
+    def remove(self, beneath: str) -> None:
+        """No error when the agent has removed it, or its directory."""
+        parent, name = split(beneath)
+        with suppress(OSError, LaunchError), self.directory(parent) as held:
+            os.unlink(name, dir_fd=held)
+
+    @contextmanager
+    def directory(self, beneath: str) -> Iterator[int]:
+        """A directory, held open."""
+        try:
+            with directory(self.root) as root:
+                descriptor = open_directory_beneath(root, beneath)
+        except OSError as error:
+            raise unusable(beneath, error) from None
+        with closing(descriptor):
+            yield descriptor
+
+
+def split(beneath: str) -> tuple[str, str]:
+    parent, _, name = beneath.rpartition("/")
+    return parent or ".", name
+
+
+def unusable(beneath: str, error: OSError) -> LaunchError:
+    return LaunchError(
+        Reason.STATE_UNUSABLE,
+        f"{beneath} in the agent's state directory cannot be used: {error.strerror or error}",
+        "it must be there, without links or mounts on the way; the policy's state_on_host says where the host looks",
+    )
