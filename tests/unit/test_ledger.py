@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from sidespawn.host.ledger import RECORD_VERSION, Ledger, Record
-from sidespawn.host.processes import identify
+from sidespawn.host.processes import Process, identify
 
 ME = identify(os.getpid())
 assert ME is not None
@@ -120,13 +122,20 @@ def test_a_pid_finds_the_record_of_just_that_process(ledger: Ledger) -> None:
     assert ledger.find_pid(RECORD.pid + 1) is None
 
 
-def test_a_childs_pid_finds_the_record_and_the_child(ledger: Ledger) -> None:
-    parent = identify(os.getppid())
-    assert parent is not None
-    record = replace(RECORD, children={"a": [1, 0], "b": [parent.pid, parent.started]})
+@pytest.fixture
+def child() -> Iterator[Process]:
+    with subprocess.Popen(["sleep", "60"]) as started:
+        found = identify(started.pid)
+        assert found is not None
+        yield found
+        started.kill()
+
+
+def test_a_childs_pid_finds_the_record_and_the_child(ledger: Ledger, child: Process) -> None:
+    record = replace(RECORD, children={"a": [1, 0], "b": [child.pid, child.started]})
     ledger.write(record)
-    assert ledger.find_pid(parent.pid) == record
-    assert record.process_of(parent.pid) == parent
+    assert ledger.find_pid(child.pid) == record
+    assert record.process_of(child.pid) == child
     assert record.process_of(RECORD.pid) == ME
     assert ledger.find_pid(1) is None  # another process has this pid now
     assert record.process_of(1) is None
