@@ -173,6 +173,35 @@ class Service:
         wait_until(lambda: unit_state(self.unit) in ("inactive", "failed"), patience=30)
 
 
+@dataclass
+class Router:
+    """A router's namespace, and the calls that Neutron's L3 agent makes for its helper."""
+
+    service: Service
+    id: str
+
+    @property
+    def netns(self) -> str:
+        return f"qrouter-{self.id}"
+
+    @property
+    def pid_file(self) -> Path:
+        return self.service.state / "external/pids" / f"{self.id}.pid.{self.service.program}"
+
+    @property
+    def pid(self) -> int:
+        return int(self.pid_file.read_text())
+
+    def run(self, *argv: str) -> tuple[int, str]:
+        """The exit code, and what was said on standard error."""
+        tag = f"PROCESS_TAG={self.service.program}-{self.id}"
+        done = command("ip", "netns", "exec", self.netns, "env", tag, *argv, check=False)
+        return done.returncode, done.stderr
+
+    def kill(self, name: str) -> tuple[int, str]:
+        return self.run(str(self.service.kill_script), name, str(self.pid))
+
+
 def command_lines() -> dict[int, str]:
     """What runs, by pid, with blanks between the arguments; kernel threads left out."""
     found = {}

@@ -9,7 +9,6 @@ import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import pytest
 
 from sidespawn.host.processes import identify
 from tests.lab.conftest import new_service
-from tests.lab.networks import NEUTRON, Service, command
+from tests.lab.networks import NEUTRON, Router, command
 
 STATE = "/var/lib/neutron"
 # What Neutron writes for a router, with the lines that a side container does by itself.
@@ -87,26 +86,10 @@ def metadata_agent(path: Path) -> Iterator[None]:
         thread.join()
 
 
-@dataclass
-class Router:
-    service: Service
-    id: str
-
-    @property
-    def netns(self) -> str:
-        return f"qrouter-{self.id}"
-
+class ProxiedRouter(Router):
     @property
     def configuration(self) -> Path:
         return self.service.state / "ns-metadata-proxy" / f"{self.id}.conf"
-
-    @property
-    def pid_file(self) -> Path:
-        return self.service.state / "external/pids" / f"{self.id}.pid.haproxy"
-
-    def run(self, *argv: str) -> tuple[int, str]:
-        done = command("ip", "netns", "exec", self.netns, "env", f"PROCESS_TAG=haproxy-{self.id}", *argv, check=False)
-        return done.returncode, done.stderr
 
     def start(self) -> tuple[int, str]:
         return self.run(str(self.service.wrapper), "-f", f"{STATE}/ns-metadata-proxy/{self.id}.conf")
@@ -116,10 +99,10 @@ class Router:
 
 
 @pytest.fixture
-def router() -> Iterator[Router]:
+def router() -> Iterator[ProxiedRouter]:
     service = new_service("haproxy")
     service.enable("--preset=neutron-l3-haproxy", f"--set=state_on_host={service.state}")
-    made = Router(service, str(uuid.uuid4()))
+    made = ProxiedRouter(service, str(uuid.uuid4()))
     for path in (made.configuration.parent, made.pid_file.parent):
         path.mkdir(parents=True)
     made.configuration.write_text(CONFIGURATION.format(id=made.id))
@@ -130,7 +113,7 @@ def router() -> Iterator[Router]:
     command("ip", "netns", "del", made.netns)
 
 
-def test_a_request_from_the_namespace_reaches_the_agent_also_after_the_agents_restart(router: Router) -> None:
+def test_a_request_from_the_namespace_reaches_the_agent_also_after_the_agents_restart(router: ProxiedRouter) -> None:
     socket = router.service.state / "metadata_proxy"
     with metadata_agent(socket):
         assert router.start() == (0, "")
@@ -151,7 +134,7 @@ def test_a_request_from_the_namespace_reaches_the_agent_also_after_the_agents_re
     assert not router.pid_file.exists()
 
 
-def test_the_agents_state_can_be_read_and_not_written(router: Router) -> None:
+def test_the_agents_state_can_be_read_and_not_written(router: ProxiedRouter) -> None:
     with metadata_agent(router.service.state / "metadata_proxy"):
         assert router.start() == (0, "")
     mounts = Path(f"/proc/{router.pid_file.read_text().strip()}/mounts").read_text().splitlines()
@@ -159,7 +142,7 @@ def test_the_agents_state_can_be_read_and_not_written(router: Router) -> None:
     assert {"ro", "nosuid", "nodev", "noexec"} <= set(agent[3].split(","))
 
 
-def test_a_changed_file_starts_nothing_and_replaces_nothing(router: Router) -> None:
+def test_a_changed_file_starts_nothing_and_replaces_nothing(router: ProxiedRouter) -> None:
     router.configuration.write_text(CONFIGURATION.format(id=router.id) + "    errorfile 503 /etc/shadow\n")
     code, complaint = router.start()
     assert code == 77

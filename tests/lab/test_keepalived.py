@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from sidespawn.host.processes import identify
 from tests.lab.conftest import new_service
-from tests.lab.networks import SIDESPAWN, Service, command, kill_process, wait_until
+from tests.lab.networks import SIDESPAWN, Router, command, kill_process, wait_until
 
 STATE = "/var/lib/neutron"
 CONFIGURATION = """\
@@ -46,16 +45,8 @@ vrrp_instance VR_7 {{
 SCRIPT = "vrrp_script check {\n    script /tmp/check\n}\n"
 
 
-@dataclass
-class Router:
-    """A namespace with the interface that routers of one group tell each other by that they are there."""
-
-    service: Service
-    id: str
-
-    @property
-    def netns(self) -> str:
-        return f"qrouter-{self.id}"
+class HaRouter(Router):
+    """Its namespace has the interface that routers of one group tell each other by that they are there."""
 
     @property
     def pid_file(self) -> Path:
@@ -66,10 +57,6 @@ class Router:
         return self.pid_file.with_name(f"{self.pid_file.name}-vrrp")
 
     @property
-    def pid(self) -> int:
-        return int(self.pid_file.read_text())
-
-    @property
     def vrrp_pid(self) -> int:
         return int(self.vrrp_pid_file.read_text())
 
@@ -78,11 +65,6 @@ class Router:
         for old, new in changes:
             text = text.replace(old, new)
         (self.service.state / "ha_confs" / self.id / "keepalived.conf").write_text(text)
-
-    def run(self, *argv: str) -> tuple[int, str]:
-        tag = f"PROCESS_TAG=keepalived-{self.id}"
-        done = command("ip", "netns", "exec", self.netns, "env", tag, *argv, check=False)
-        return done.returncode, done.stderr
 
     def start(self) -> tuple[int, str]:
         confs = f"{STATE}/ha_confs/{self.id}"
@@ -95,9 +77,6 @@ class Router:
             f"{confs}.pid.keepalived-vrrp",
         )
         return self.run(str(self.service.wrapper), "-P", *files)
-
-    def kill(self, name: str) -> tuple[int, str]:
-        return self.run(str(self.service.kill_script), name, str(self.pid))
 
     def kill_vrrp(self, name: str, pid: int) -> tuple[int, str]:
         return self.run(str(self.service.places.agent / "default-service-kill"), name, str(pid))
@@ -125,10 +104,10 @@ def status(pid: int) -> dict[str, str]:
 
 
 @pytest.fixture
-def router() -> Iterator[Router]:
+def router() -> Iterator[HaRouter]:
     service = new_service("keepalived")
     service.enable("--preset=neutron-l3-keepalived", f"--set=state_on_host={service.state}")
-    made = Router(service, str(uuid.uuid4()))
+    made = HaRouter(service, str(uuid.uuid4()))
     (service.state / "ha_confs" / made.id).mkdir(parents=True)
     command("ip", "netns", "add", made.netns)
     command("ip", "-n", made.netns, "link", "add", "ha-test", "type", "veth", "peer", "name", "far")
@@ -142,14 +121,14 @@ def router() -> Iterator[Router]:
 
 
 @pytest.fixture
-def master(router: Router) -> Router:
+def master(router: HaRouter) -> HaRouter:
     """A router whose keepalived has taken its addresses."""
     assert router.start() == (0, "")
     wait_until(lambda: router.has("169.254.0.7") and router.has("203.0.113.1"), patience=30)
     return router
 
 
-def test_it_takes_its_addresses_and_both_pid_files_are_right(master: Router) -> None:
+def test_it_takes_its_addresses_and_both_pid_files_are_right(master: HaRouter) -> None:
     master.assert_pid_files_are_right()
     assert master.has("fe80::7")
     routes = command("ip", "-n", master.netns, "route").stdout
@@ -161,7 +140,7 @@ def test_it_takes_its_addresses_and_both_pid_files_are_right(master: Router) -> 
         assert (path.stat().st_uid, path.stat().st_mode & 0o777) == (0, 0o644)
 
 
-def test_it_logs_to_the_journal(master: Router) -> None:
+def test_it_logs_to_the_journal(master: HaRouter) -> None:
     container = f"CONTAINER_NAME={master.service.name}-{master.netns}"
 
     def output() -> str:
@@ -172,7 +151,7 @@ def test_it_logs_to_the_journal(master: Router) -> None:
     assert "Unknown" not in output()
 
 
-def test_a_reload_keeps_the_pids_and_brings_another_address(master: Router) -> None:
+def test_a_reload_keeps_the_pids_and_brings_another_address(master: HaRouter) -> None:
     pids = (master.pid, master.vrrp_pid)
     master.write("203.0.113.2")
     assert master.kill("HUP") == (0, "")
@@ -187,7 +166,7 @@ def test_a_reload_keeps_the_pids_and_brings_another_address(master: Router) -> N
     [("    nopreempt\n", "    nopreempt\n    notify_master /tmp/x\n"), ("vrrp_instance", f"{SCRIPT}vrrp_instance")],
     ids=["notify_master", "vrrp_script"],
 )
-def test_a_file_that_runs_programs_is_refused_and_what_runs_goes_on(router: Router, change: tuple[str, str]) -> None:
+def test_a_file_that_runs_programs_is_refused_and_what_runs_goes_on(router: HaRouter, change: tuple[str, str]) -> None:
     router.write("203.0.113.2", change)
     code, complaint = router.start()
     assert code == 77
@@ -208,7 +187,7 @@ def test_a_file_that_runs_programs_is_refused_and_what_runs_goes_on(router: Rout
     assert router.has("203.0.113.1")
 
 
-def test_a_vrrp_process_that_died_is_replaced_and_the_next_start_tells_its_pid(master: Router) -> None:
+def test_a_vrrp_process_that_died_is_replaced_and_the_next_start_tells_its_pid(master: HaRouter) -> None:
     pid, vrrp_pid = master.pid, master.vrrp_pid
     kill_process(vrrp_pid)
     assert master.start() == (0, "")
@@ -217,7 +196,7 @@ def test_a_vrrp_process_that_died_is_replaced_and_the_next_start_tells_its_pid(m
     master.assert_pid_files_are_right()
 
 
-def test_a_pid_file_that_neutron_removed_is_written_again(master: Router) -> None:
+def test_a_pid_file_that_neutron_removed_is_written_again(master: HaRouter) -> None:
     pids = (master.pid, master.vrrp_pid)
     master.pid_file.unlink()
     master.vrrp_pid_file.unlink()
@@ -226,7 +205,7 @@ def test_a_pid_file_that_neutron_removed_is_written_again(master: Router) -> Non
 
 
 @pytest.mark.parametrize("name", ["9", "15"])
-def test_a_signal_to_the_vrrp_process_reaches_it_alone(master: Router, name: str) -> None:
+def test_a_signal_to_the_vrrp_process_reaches_it_alone(master: HaRouter, name: str) -> None:
     pid, vrrp_pid = master.pid, master.vrrp_pid
     assert master.kill_vrrp(name, vrrp_pid) == (0, "")
     assert identify(vrrp_pid) is None
@@ -240,7 +219,7 @@ def test_a_signal_to_the_vrrp_process_reaches_it_alone(master: Router, name: str
     master.assert_pid_files_are_right()
 
 
-def test_a_pid_that_nobody_was_told_of_is_not_signalled(master: Router) -> None:
+def test_a_pid_that_nobody_was_told_of_is_not_signalled(master: HaRouter) -> None:
     old = master.vrrp_pid
     kill_process(old)
     wait_until(lambda: bool(children(master.pid)))
@@ -255,7 +234,7 @@ def children(pid: int) -> list[int]:
     return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def test_a_child_that_does_not_come_fails_the_start_and_nothing_is_left(router: Router) -> None:
+def test_a_child_that_does_not_come_fails_the_start_and_nothing_is_left(router: HaRouter) -> None:
     with router.service.places.policy.open("a") as policy:
         policy.write('[side_container.child_pid_files]\n"{pid}-vrrp" = "/run/keepalived/never"\n')
         policy.write("[side_container.ready]\nwithin = 2\n")
@@ -268,7 +247,7 @@ def test_a_child_that_does_not_come_fails_the_start_and_nothing_is_left(router: 
 
 
 @pytest.mark.parametrize("name", ["15", "9"])
-def test_its_end_leaves_nothing(master: Router, name: str) -> None:
+def test_its_end_leaves_nothing(master: HaRouter, name: str) -> None:
     pids = (master.pid, master.vrrp_pid)
     assert master.kill(name) == (0, "")
     assert [identify(pid) for pid in pids] == [None, None]
@@ -283,7 +262,7 @@ def test_its_end_leaves_nothing(master: Router, name: str) -> None:
     assert "No such process" in complaint
 
 
-def test_the_operator_can_stop_it(master: Router) -> None:
+def test_the_operator_can_stop_it(master: HaRouter) -> None:
     command(*SIDESPAWN, "stop", master.service.name, master.netns)
     assert master.service.containers() == {}
     assert not master.vrrp_pid_file.exists()

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from sidespawn.host.processes import identify
 from tests.lab.conftest import new_service
-from tests.lab.networks import Service, command, wait_until
+from tests.lab.networks import Router, command, wait_until
 
 STATE = "/var/lib/neutron"
 ADVERTISEMENT = """
@@ -31,16 +30,8 @@ interface qr-test
 """
 
 
-@dataclass
-class Router:
-    """A namespace with a port to a client's namespace."""
-
-    service: Service
-    id: str
-
-    @property
-    def netns(self) -> str:
-        return f"qrouter-{self.id}"
+class AdvertisingRouter(Router):
+    """Its namespace has a port to a client's namespace."""
 
     @property
     def client(self) -> str:
@@ -50,30 +41,19 @@ class Router:
     def configuration(self) -> Path:
         return self.service.state / "ra" / f"{self.id}.radvd.conf"
 
-    @property
-    def pid(self) -> int:
-        return int((self.service.state / "external/pids" / f"{self.id}.pid.radvd").read_text())
-
-    def run(self, *argv: str) -> tuple[int, str]:
-        done = command("ip", "netns", "exec", self.netns, "env", f"PROCESS_TAG=radvd-{self.id}", *argv, check=False)
-        return done.returncode, done.stderr
-
     def start(self) -> tuple[int, str]:
         files = ("-C", f"{STATE}/ra/{self.id}.radvd.conf", "-p", f"{STATE}/external/pids/{self.id}.pid.radvd")
         return self.run(str(self.service.wrapper), *files, "-m", "syslog", "-u", "root")
-
-    def kill(self, name: str) -> tuple[int, str]:
-        return self.run(str(self.service.kill_script), name, str(self.pid))
 
     def client_addresses(self) -> str:
         return command("ip", "-n", self.client, "-6", "address", "show", "dynamic").stdout
 
 
 @pytest.fixture
-def router() -> Iterator[Router]:
+def router() -> Iterator[AdvertisingRouter]:
     service = new_service("radvd")
     service.enable("--preset=neutron-l3-radvd", f"--set=state_on_host={service.state}")
-    made = Router(service, str(uuid.uuid4()))
+    made = AdvertisingRouter(service, str(uuid.uuid4()))
     for path in (made.configuration.parent, service.state / "external/pids"):
         path.mkdir(parents=True)
     for name in (made.netns, made.client):
@@ -91,7 +71,7 @@ def router() -> Iterator[Router]:
         command("ip", "netns", "del", name)
 
 
-def test_a_client_gets_its_address_and_the_next_prefix_after_a_reload(router: Router) -> None:
+def test_a_client_gets_its_address_and_the_next_prefix_after_a_reload(router: AdvertisingRouter) -> None:
     router.configuration.write_text(ADVERTISEMENT.format(prefix="2001:db8:1::/64"))
     assert router.start() == (0, "")
     pid = router.pid
@@ -116,7 +96,7 @@ def test_a_client_gets_its_address_and_the_next_prefix_after_a_reload(router: Ro
     assert identify(pid) is None
 
 
-def test_a_file_that_is_not_allowed_starts_nothing(router: Router) -> None:
+def test_a_file_that_is_not_allowed_starts_nothing(router: AdvertisingRouter) -> None:
     router.configuration.write_text("root:x:0:0:root:/root:/bin/bash\n")
     code, complaint = router.start()
     assert code == 77
