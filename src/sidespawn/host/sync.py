@@ -33,7 +33,7 @@ from sidespawn.core.wire import (
     parse_request,
 )
 from sidespawn.engines import get_engine
-from sidespawn.errors import Denied, LaunchError, PolicyError, Reason, RequestError, SidespawnError, quoted
+from sidespawn.errors import Denied, PolicyError, Reason, RequestError, SidespawnError, quoted
 from sidespawn.host import kernel, spool
 from sidespawn.host.files import closing, directory, write_whole
 from sidespawn.host.journal import Event, Journal
@@ -233,11 +233,12 @@ class Sync:
                     spool.unlink(held, name)
 
     def attempt(self, tidying: Callable[[], None]) -> None:
-        """An engine that does not answer now is the next request's trouble, not the end of this run."""
+        """An engine that fails or prints rubbish now is the next request's trouble, not the end of this run."""
         try:
             tidying()
-        except (LaunchError, OSError) as error:
-            self.journal.write(Event.FAILED, f"tidying up has to wait: {error}")
+        except Exception as error:  # noqa: BLE001 - what raises here would end a worker, and its lane would wait for ever
+            failure = as_ours(error)
+            self.journal.write(Event.FAILED, f"tidying up has to wait: {failure.message}", reason=failure.reason)
 
     def litter_patience(self) -> float:
         """How long this run must last at least: twice as long as the last, while an agent's litter stays."""
