@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import sidespawn
+from sidespawn.core.loading import ENGINES
 
 PACKAGE = Path(sidespawn.__file__).parent
 MOST_LINES = 2900  # about 1,700 is the aim; what may grow here has to make room for itself
@@ -213,10 +214,16 @@ def test_every_process_has_a_time_limit() -> None:
 
 
 def test_it_can_be_read_in_one_sitting(capsys: pytest.CaptureFixture[str]) -> None:
-    code = {module: code_lines(path_of(module)) for module in ON_A_REQUEST}
-    lines = sum(len(path_of(module).read_text(encoding="utf-8").splitlines()) for module in ON_A_REQUEST)
+    """A service has one engine, so of the engines the longest counts."""
+    engines = {engine: reached(f"sidespawn.engines.{engine}") for engine in ENGINES}
+    without = reached("sidespawn.engines.control_groups") | (set(ON_A_REQUEST) - set().union(*engines.values()))
+    code_of = {name: sum(code_lines(path_of(each)) for each in engine - without) for name, engine in engines.items()}
+    modules = without | engines[max(code_of, key=code_of.__getitem__)]
+    code = {module: code_lines(path_of(module)) for module in modules}
+    lines = sum(len(path_of(module).read_text(encoding="utf-8").splitlines()) for module in modules)
     with capsys.disabled():
         print(f"\ntrusted base: {sum(code.values())} lines of code, {lines} lines in all, {len(code)} files")
+        print("of engines: " + ", ".join(f"{name} {lines}" for name, lines in code_of.items()))
     assert sum(code.values()) <= MOST_LINES, sorted(code.items(), key=lambda each: -each[1])
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from sidespawn.core.plan import ConfigurationFile, Plan
-from sidespawn.engines import Pins, get_engine, podman
-from sidespawn.engines.podman import Podman, slice_name
+from sidespawn.engines import Pins, control_groups, get_engine
+from sidespawn.engines.control_groups import slice_name
+from sidespawn.engines.podman import PODMAN, Podman
 from tests.unit.small import NET
 from tests.unit.test_plan import PLAN as PLAIN
 
@@ -33,8 +34,8 @@ def a_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A host with all controllers, and with limits as systemd sets them."""
     (tmp_path / "controllers").write_text("cpuset cpu io memory pids\n")
     (tmp_path / "limits").write_text("Limit Soft Limit Hard Limit Units\nMax processes  63311  63311  processes\n")
-    monkeypatch.setattr(podman, "CONTROLLERS", tmp_path / "controllers")
-    monkeypatch.setattr(podman, "PID_1_LIMITS", tmp_path / "limits")
+    monkeypatch.setattr(control_groups, "CONTROLLERS", tmp_path / "controllers")
+    monkeypatch.setattr(control_groups, "PID_1_LIMITS", tmp_path / "limits")
     return tmp_path
 
 
@@ -190,8 +191,8 @@ def test_an_engine_is_got_by_its_name() -> None:
         get_engine("docker")
 
 
-@pytest.mark.skipif(not Path(podman.PODMAN).exists(), reason="needs podman")
+@pytest.mark.skipif(not Path(PODMAN).exists(), reason="needs podman")
 def test_podman_knows_every_option() -> None:
-    help_text = subprocess.run([podman.PODMAN, "run", "--help"], capture_output=True, text=True, timeout=60, check=True)
+    help_text = subprocess.run([PODMAN, "run", "--help"], capture_output=True, text=True, timeout=60, check=True)
     for option in split()[0]:
         assert f"{option.partition('=')[0]} " in help_text.stdout

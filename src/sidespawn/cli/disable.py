@@ -8,7 +8,7 @@ from sidespawn.cli import systemd
 from sidespawn.cli.enable import is_ours
 from sidespawn.cli.output import json_option, print_json, service_argument
 from sidespawn.engines import get_engine
-from sidespawn.engines.podman import slice_name
+from sidespawn.engines.control_groups import slice_name
 from sidespawn.errors import PolicyError
 from sidespawn.host.places import POLICIES, Places
 from sidespawn.host.policies import load_policy

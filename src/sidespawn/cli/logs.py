@@ -7,7 +7,7 @@ import os
 import click
 
 from sidespawn.cli.output import json_option, service_argument
-from sidespawn.engines.podman import slice_name
+from sidespawn.engines.control_groups import slice_name
 from sidespawn.errors import Reason, SidespawnError
 from sidespawn.host.places import Places
 

@@ -7,7 +7,8 @@ import stat
 from pathlib import Path
 
 from sidespawn.core.policy import Policy
-from sidespawn.engines.podman import CONTROLLERS, PODMAN
+from sidespawn.engines.control_groups import controllers
+from sidespawn.engines.podman import PODMAN
 from sidespawn.errors import LaunchError
 from sidespawn.host.processes import run
 
@@ -20,9 +21,9 @@ def warnings(policy: Policy) -> list[str]:
     release = tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2])
     if release < (5, 6):
         found.append(f"Linux {release[0]}.{release[1]} has no openat2; requests will fail before Linux 5.6")
-    controllers = CONTROLLERS.read_text().split() if CONTROLLERS.exists() else []
+    there = controllers()
     for controller, what in (("memory", "memory"), ("pids", "number of tasks")):
-        if controller not in controllers:
+        if controller not in there:
             found.append(f"the host's control groups have no {controller} controller: the {what} is not limited")
     if not Path(policy.agent.state_on_host).is_dir():
         found.append(f"{policy.agent.state_on_host}, the agent's state directory, is not there yet")

@@ -62,6 +62,28 @@ class Engine(Protocol):
         """The command that `start` executes."""
 
 
+def labels(plan: Plan, request: str) -> dict[str, str]:
+    """What each container carries: the truth about what runs, of which the ledger is an index."""
+    said = {"service": plan.service, "instance": plan.instance, "netns": plan.netns}
+    said |= {"request": request, "plan": plan.digest}
+    return {LABEL + key: value for key, value in said.items()}
+
+
+def found(container: str, name: str, pid: int, state: str, labels: dict[str, str] | None) -> Found:
+    """From the labels that a container has."""
+    said = {key: (labels or {}).get(LABEL + key, "") for key in ("instance", "netns", "plan", "request")}
+    return Found(
+        id=container,
+        name=name,
+        pid=pid or None,
+        state=state,
+        instance=said["instance"],
+        digest=said["plan"],
+        request=said["request"],
+        netns=said["netns"],
+    )
+
+
 def get_engine(name: str) -> Engine:
     """The engine that a policy names; policies can only name those there are."""
     from sidespawn.engines.podman import Podman  # noqa: PLC0415 - only the one that is used is loaded

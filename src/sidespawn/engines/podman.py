@@ -8,18 +8,15 @@ podman gives the side container and its conmon scopes of their own in the servic
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 from sidespawn.core.plan import Plan
-from sidespawn.engines import LABEL, Found, NameTaken, Pins
+from sidespawn.engines import LABEL, Found, NameTaken, Pins, found, labels
+from sidespawn.engines.control_groups import controllers, process_limit, slice_name, slice_path
 from sidespawn.errors import LaunchError, Reason
 from sidespawn.host.processes import Output, last_line, run
 
 PODMAN = "/usr/bin/podman"
 SYSTEMCTL = "/usr/bin/systemctl"
-CGROUPS = Path("/sys/fs/cgroup")
-CONTROLLERS = CGROUPS / "cgroup.controllers"
-PID_1_LIMITS = Path("/proc/1/limits")
 START_TIMEOUT = 60.0  # seconds; podman takes 0.15, much longer when hundreds start at once or the disk is busy
 QUERY_TIMEOUT = 30.0
 NO_SUCH_CONTAINER = "no such container"
@@ -37,8 +34,6 @@ class Podman:
         return done.stdout.strip(), int(pins.pid_file.read_text())
 
     def describe(self, plan: Plan, pins: Pins, request: str) -> tuple[str, ...]:
-        labels = {"service": plan.service, "instance": plan.instance, "netns": plan.netns}
-        labels |= {"request": request, "plan": plan.digest}
         options = [
             "--detach",
             f"--name={plan.name}",
@@ -75,10 +70,11 @@ class Podman:
             "--workdir=/",
             f"--ulimit=nofile={plan.limits.open_files}:{plan.limits.open_files}",
             "--ulimit=core=0:0",
+            # podman would raise it to 1048576.
             f"--ulimit=nproc={process_limit()}:{process_limit()}",
             *limits(plan),
             f"--cgroup-parent={slice_name(plan.service)}",
-            *(f"--label={LABEL}{key}={value}" for key, value in labels.items()),
+            *(f"--label={key}={value}" for key, value in labels(plan, request).items()),
             "--unsetenv-all",
             *(f"--env={name}={value}" for name, value in plan.environment),
         ]
@@ -126,42 +122,17 @@ class Podman:
 
 def scopes_of(service: str) -> dict[str, str]:
     """The scopes in the service's slice, each with its container's id: of the side containers and their conmons."""
-    names = (path.name for path in (CGROUPS / "sidespawn.slice" / slice_name(service)).glob("libpod-*.scope"))
+    names = (path.name for path in slice_path(service).glob("libpod-*.scope"))
     return {name: name.removesuffix(".scope").rpartition("-")[2] for name in names}
 
 
 def limits(plan: Plan) -> tuple[str, ...]:
-    """Of memory and tasks, where the host's control groups have the controllers; `sidespawn check` says when not."""
-    controllers = CONTROLLERS.read_text().split() if CONTROLLERS.exists() else []
+    """Of memory and tasks, where the host's control groups have the controllers."""
+    there = controllers()
     # Without a limit of its own podman would ask for 2048 tasks, and fail where it cannot have them.
-    tasks = plan.limits.tasks if "pids" in controllers else 0
+    tasks = plan.limits.tasks if "pids" in there else 0
     memory = (f"--memory={plan.limits.memory}", f"--memory-swap={plan.limits.memory}")
-    return (f"--pids-limit={tasks}", *(memory if "memory" in controllers else ()))
-
-
-def process_limit() -> str:
-    """What PID 1 has, and so every service: podman would raise it to 1048576, which takes CAP_SYS_RESOURCE."""
-    rows = PID_1_LIMITS.read_text().split("\n")
-    return next((row.split()[-2] for row in rows if row.startswith("Max processes")), "4096").replace("unlimited", "-1")
-
-
-def slice_name(service: str) -> str:
-    """systemd.slice(5) reads hyphens as levels; without them every service is directly below sidespawn.slice."""
-    return f"sidespawn-{service.replace('-', '_')}.slice"
-
-
-def found(container: str, name: str, pid: int, state: str, labels: dict[str, str] | None) -> Found:
-    said = {key: (labels or {}).get(LABEL + key, "") for key in ("instance", "netns", "plan", "request")}
-    return Found(
-        id=container,
-        name=name,
-        pid=pid or None,
-        state=state,
-        instance=said["instance"],
-        digest=said["plan"],
-        request=said["request"],
-        netns=said["netns"],
-    )
+    return (f"--pids-limit={tasks}", *(memory if "memory" in there else ()))
 
 
 def start_error(plan: Plan, done: Output) -> LaunchError:

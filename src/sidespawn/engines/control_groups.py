@@ -1,0 +1,30 @@
+"""Where side containers stand among the host's control groups, and which limits the host can enforce."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+CONTROL_GROUPS = Path("/sys/fs/cgroup")
+CONTROLLERS = CONTROL_GROUPS / "cgroup.controllers"
+PID_1_LIMITS = Path("/proc/1/limits")
+
+
+def slice_name(service: str) -> str:
+    """systemd.slice(5) reads hyphens as levels; without them every service is directly below sidespawn.slice."""
+    return f"sidespawn-{service.replace('-', '_')}.slice"
+
+
+def slice_path(service: str) -> Path:
+    return CONTROL_GROUPS / "sidespawn.slice" / slice_name(service)
+
+
+def controllers() -> list[str]:
+    """Those that the host has, such as memory and pids; `sidespawn check` says when a limit has none."""
+    return CONTROLLERS.read_text().split() if CONTROLLERS.exists() else []
+
+
+def process_limit() -> int:
+    """What PID 1 has, and so every service; -1 for no limit. More than that takes CAP_SYS_RESOURCE."""
+    rows = PID_1_LIMITS.read_text().split("\n")
+    said = next((row.split()[-2] for row in rows if row.startswith("Max processes")), "4096")
+    return -1 if said == "unlimited" else int(said)
