@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -9,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from sidespawn.core.plan import ConfigurationFile, Plan
-from sidespawn.engines import Pins, control_groups, get_engine
+from sidespawn.engines import Other, Pins, control_groups, get_engine, podman
 from sidespawn.engines.control_groups import slice_name
 from sidespawn.engines.podman import PODMAN, Podman
+from sidespawn.host.processes import Output
 from tests.unit.small import NET
 from tests.unit.test_plan import PLAN as PLAIN
 
@@ -196,3 +198,20 @@ def test_podman_knows_every_option() -> None:
     help_text = subprocess.run([PODMAN, "run", "--help"], capture_output=True, text=True, timeout=60, check=True)
     for option in split()[0]:
         assert f"{option.partition('=')[0]} " in help_text.stdout
+
+
+# ---------------------------------------------------------------- what others started
+
+
+def test_others_are_those_without_our_label(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = {"Id": "1", "Names": ["a"], "Image": "i", "Pid": 2, "Labels": {"io.sidespawn.service": "x"}}
+    other = {"Id": "3", "Names": ["b"], "Image": "j", "Pid": 4, "Labels": None}
+    asked = []
+
+    def fake_run(argv: tuple[str, ...], _timeout: float) -> Output:
+        asked.append(argv)
+        return Output(0, json.dumps([ours, other]), "")
+
+    monkeypatch.setattr(podman, "run", fake_run)
+    assert Podman().others() == (Other(id="3", name="b", image="j", pid=4),)
+    assert asked == [("/usr/bin/podman", "ps", "--format=json")]  # only what runs

@@ -38,6 +38,16 @@ class Found:
     netns: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Other:
+    """A running container that sidespawn did not start."""
+
+    id: str
+    name: str
+    image: str  # as it was asked for
+    pid: int  # of its first process
+
+
 class NameTaken(Exception):
     """The engine has a container of that name already."""
 
@@ -52,8 +62,11 @@ class Engine(Protocol):
     def list(self, service: str) -> tuple[Found, ...]:
         """Every container of the service, running or not."""
 
+    def others(self) -> tuple[Other, ...]:
+        """Every running container that sidespawn did not start; empty where the engine has no such notion."""
+
     def remove(self, name: str) -> None:
-        """End whatever is left of that container and free its name; no error when there is none."""
+        """End whatever is left of the container of that name or id, and free its name; no error when there is none."""
 
     def reap(self, service: str) -> None:
         """After a run was killed: end what runs in the service's slice without being a running container."""

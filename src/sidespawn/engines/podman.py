@@ -8,9 +8,10 @@ podman gives the side container and its conmon scopes of their own in the servic
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from sidespawn.core.plan import Plan
-from sidespawn.engines import LABEL, Found, NameTaken, Pins, found, labels
+from sidespawn.engines import LABEL, Found, NameTaken, Other, Pins, found, labels
 from sidespawn.engines.control_groups import controllers, process_limit, slice_name, slice_path
 from sidespawn.errors import LaunchError, Reason
 from sidespawn.host.processes import Output, last_line, run
@@ -97,12 +98,16 @@ class Podman:
         return found(container["Id"], container["Name"], pid, state["Status"], container["Config"]["Labels"])
 
     def list(self, service: str) -> tuple[Found, ...]:
-        done = run((PODMAN, "ps", "--all", f"--filter=label={LABEL}service={service}", "--format=json"), QUERY_TIMEOUT)
-        if done.code != 0:
-            raise engine_error("podman ps", done)
         return tuple(
             found(each["Id"], each["Names"][0], each["Pid"], each["State"], each["Labels"])
-            for each in json.loads(done.stdout or "[]")
+            for each in ps("--all", f"--filter=label={LABEL}service={service}")
+        )
+
+    def others(self) -> tuple[Other, ...]:
+        return tuple(
+            Other(id=each["Id"], name=each["Names"][0], image=each["Image"], pid=each["Pid"])
+            for each in ps()
+            if f"{LABEL}service" not in (each["Labels"] or {})
         )
 
     def reap(self, service: str) -> None:
@@ -118,6 +123,14 @@ class Podman:
         done = run((PODMAN, "rm", "--force", "--time=0", "--ignore", name), QUERY_TIMEOUT)
         if done.code != 0:
             raise engine_error("podman rm", done)
+
+
+def ps(*options: str) -> list[dict[str, Any]]:
+    done = run((PODMAN, "ps", *options, "--format=json"), QUERY_TIMEOUT)
+    if done.code != 0:
+        raise engine_error("podman ps", done)
+    containers: list[dict[str, Any]] = json.loads(done.stdout or "[]")
+    return containers
 
 
 def scopes_of(service: str) -> dict[str, str]:
