@@ -72,6 +72,35 @@ graphroot = "/var/lib/containers/storage"
 runroot = "/run/containers/storage"
 """
 
+# What a host of sidespawn's docker engine has in its daemon.json, and no bridge, which only root's own
+# network namespace could have.
+_DOCKER = """\
+{{
+    "bridge": "none",
+    "iptables": false,
+    "ip6tables": false,
+    "ip-forward": false,
+    "ip-masq": false,
+    "live-restore": true,
+    "log-driver": "journald",
+    "runtimes": {{"sidespawn": {{"path": "{checkout}/src/sidespawn/engines/docker-runtime"}}}}
+}}
+"""
+
+# Limits as a lab can have them.
+_DOCKER_UNIT = """\
+[Service]
+LimitNOFILE=
+LimitNPROC=
+LimitCORE=
+"""
+
+# docker finds its runtime by PATH; so does sidespawn's.
+_RUNC = """\
+#!/bin/sh
+exec {checkout}/lab/oci-runtime "$@"
+"""
+
 _DEVICES = {
     "null": (1, 3),
     "zero": (1, 5),
@@ -136,6 +165,10 @@ def _fill_upper(upper: Path, layout: Layout) -> None:
         "etc/systemd/journald.conf": _JOURNALD,
         "etc/containers/containers.conf": _CONTAINERS.format(checkout=layout.checkout),
         "etc/containers/storage.conf": _STORAGE,
+        "etc/docker/daemon.json": _DOCKER.format(checkout=layout.checkout),
+        "etc/systemd/system/docker.service.d/lab.conf": _DOCKER_UNIT,
+        "etc/systemd/system/containerd.service.d/lab.conf": _DOCKER_UNIT,
+        "usr/local/sbin/runc": _RUNC.format(checkout=layout.checkout),
         # Empties /tmp at boot; the checkout may lie there.
         "etc/tmpfiles.d/tmp.conf": "",
     }
@@ -143,6 +176,7 @@ def _fill_upper(upper: Path, layout: Layout) -> None:
         path = upper / name
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         path.write_text(text)
+    (upper / "usr/local/sbin/runc").chmod(0o755)
 
 
 def _hide(directory: Path) -> None:
@@ -159,6 +193,8 @@ def _mount_own_directories(root: Path) -> None:
         "tmp": "1777",
         "var/tmp": "1777",
         "var/lib/containers": "700",
+        "var/lib/containerd": "711",
+        "var/lib/docker": "710",
     }.items():
         (root / name).mkdir(mode=0o755, parents=True, exist_ok=True)
         kernel.mount("tmpfs", root / name, "tmpfs", MountFlag(0), f"mode={mode}")

@@ -190,7 +190,7 @@ def test_every_slice_is_directly_below_the_one_of_all() -> None:
 def test_an_engine_is_got_by_its_name() -> None:
     assert isinstance(get_engine("podman"), Podman)
     with pytest.raises(KeyError):
-        get_engine("docker")
+        get_engine("none")
 
 
 @pytest.mark.skipif(not Path(PODMAN).exists(), reason="needs podman")

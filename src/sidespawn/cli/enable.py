@@ -11,6 +11,7 @@ from sidespawn import presets
 from sidespawn.cli import systemd
 from sidespawn.cli.output import console, json_option, print_json, service_argument
 from sidespawn.cli.suitability import warnings
+from sidespawn.core.loading import ENGINES
 from sidespawn.core.policy import Policy
 from sidespawn.errors import Reason, SidespawnError
 from sidespawn.host.directories import IMAGE_IN_AGENT, wrapper_files
@@ -25,7 +26,7 @@ MARK = "# Written by `sidespawn enable`; `sidespawn disable` removes it unless i
 @service_argument
 @click.option("--preset", help="The shipped policy to extend; `--preset help` lists them. Default: the service's name.")
 @click.option("--image", help="Image of the side containers.")
-@click.option("--engine", type=click.Choice(["podman"]), help="What starts the side containers.")
+@click.option("--engine", type=click.Choice(ENGINES), help="What starts the side containers.")
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A parameter of the preset. Repeatable.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @json_option

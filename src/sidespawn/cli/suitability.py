@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from pathlib import Path
 
 from sidespawn.core.policy import Policy
+from sidespawn.engines import docker
 from sidespawn.engines.control_groups import controllers
 from sidespawn.engines.podman import PODMAN
 from sidespawn.errors import LaunchError
 from sidespawn.host.processes import run
 
 PACKAGE = Path(__file__).resolve().parent.parent
+DOCKER_RUNTIME = PACKAGE / "engines/docker-runtime"
 
 
 def warnings(policy: Policy) -> list[str]:
@@ -27,27 +30,46 @@ def warnings(policy: Policy) -> list[str]:
             found.append(f"the host's control groups have no {controller} controller: the {what} is not limited")
     if not Path(policy.agent.state_on_host).is_dir():
         found.append(f"{policy.agent.state_on_host}, the agent's state directory, is not there yet")
-    if policy.side_container.engine == "podman":
-        found += podman_warnings(policy)
+    found += ENGINES[policy.side_container.engine](policy.side_container.image)
     found += [f"{path} can be changed by others than root, and root executes it" for path in writable_code()]
     return found
 
 
-def podman_warnings(policy: Policy) -> list[str]:
+def podman_warnings(image: str) -> list[str]:
     if not Path(PODMAN).exists():
         return [f"{PODMAN} is not installed"]
     try:
-        done = run((PODMAN, "image", "exists", policy.side_container.image), 30)
+        done = run((PODMAN, "image", "exists", image), 30)
     except LaunchError as error:
         return [error.message]
-    image = policy.side_container.image
-    return (
-        [] if done.code == 0 else [f"there is no image {image} on this host, and none is pulled when a request comes"]
-    )
+    return [] if done.code == 0 else [no_image(image)]
+
+
+def docker_warnings(image: str) -> list[str]:
+    try:
+        info = docker.ask("GET", "/info", "", 30).body
+        has_image = docker.ask("GET", f"/images/{docker.in_url(image)}/json", "", 30).status == 200
+    except LaunchError as error:
+        return [f"{error.message}; {error.hint}"]
+    found = [] if has_image else [no_image(image)]
+    there = info.get("Runtimes", {}).get(docker.RUNTIME, {}).get("path")
+    if there != str(DOCKER_RUNTIME):
+        wanted = json.dumps({"runtimes": {docker.RUNTIME: {"path": str(DOCKER_RUNTIME)}}})
+        found.append(f"docker refuses side containers until daemon.json has {wanted}; then: systemctl reload docker")
+    if not info.get("LiveRestoreEnabled"):
+        found.append('side containers end when docker restarts, until daemon.json has {"live-restore": true}')
+    return found
+
+
+def no_image(image: str) -> str:
+    return f"there is no image {image} on this host, and none is pulled when a request comes"
+
+
+ENGINES = {"podman": podman_warnings, "docker": docker_warnings}
 
 
 def writable_code() -> list[Path]:
-    suspects = [PACKAGE, *PACKAGE.parents, *PACKAGE.rglob("*.py")]
+    suspects = [PACKAGE, *PACKAGE.parents, *PACKAGE.rglob("*.py"), DOCKER_RUNTIME]
     return [path for path in suspects if is_writable_by_others(path)][:3]
 
 

@@ -32,7 +32,7 @@ from sidespawn.errors import PolicyError
 
 POLICY_VERSION = 1
 EXTENSIONS = 4
-ENGINES = ("podman",)
+ENGINES = ("podman", "docker")
 IMAGE_CHARACTERS = ALPHANUMERIC | frozenset("._-/:@")
 # SYS_ADMIN, SYS_PTRACE, SYS_MODULE and their like are root on the host under another name: no policy can give them.
 CAPABILITIES = frozenset(

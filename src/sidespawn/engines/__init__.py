@@ -99,6 +99,13 @@ def found(container: str, name: str, pid: int, state: str, labels: dict[str, str
 
 def get_engine(name: str) -> Engine:
     """The engine that a policy names; policies can only name those there are."""
-    from sidespawn.engines.podman import Podman  # noqa: PLC0415 - only the one that is used is loaded
+    match name:  # only the one that is used is loaded
+        case "podman":
+            from sidespawn.engines.podman import Podman  # noqa: PLC0415
 
-    return {"podman": Podman}[name]()
+            return Podman()
+        case "docker":
+            from sidespawn.engines.docker import Docker  # noqa: PLC0415
+
+            return Docker()
+    raise KeyError(name)

@@ -1,0 +1,198 @@
+"""docker as the engine: its API at its socket, 20.10 or later.
+
+A container is described by JSON, so nothing is ever read as an option.  What docker cannot say (the namespace by its
+path, capabilities of a user that is not root, nothing but the plan's environment and mounts) is put in by a runtime of
+our own around runc, docker_runtime.py, which daemon.json must name; without it docker refuses the container.  Even then
+the container would have an empty network namespace, never the host's.
+
+docker runs the side containers beneath containerd, so nothing dies with sync.  That nothing dies with docker takes
+`live-restore`, which `sidespawn check` looks for.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from typing import Any, NamedTuple
+
+from sidespawn.core.plan import Plan
+from sidespawn.engines import LABEL, Found, NameTaken, Pins, found, labels
+from sidespawn.engines.control_groups import controllers, process_limit, slice_name
+from sidespawn.errors import LaunchError, Reason, quoted
+from sidespawn.host.processes import SHOWN
+
+SOCKET = "/run/docker.sock"
+API = "/v1.41"  # of docker 20.10; later ones speak it too
+RUNTIME = "sidespawn"
+START_TIMEOUT = 60.0  # seconds
+QUERY_TIMEOUT = 30.0
+ANSWER_BYTES = 16 * 2**20
+SAFE_IN_URL = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~")
+
+
+class Answer(NamedTuple):
+    status: int
+    body: Any  # parsed JSON, None where there is none
+
+    @property
+    def message(self) -> str:
+        said = self.body.get("message", "") if isinstance(self.body, dict) else ""
+        return f"{self.status}: {quoted(str(said)[-SHOWN:], SHOWN)}"
+
+
+class Docker:
+    def start(self, plan: Plan, pins: Pins, request: str) -> tuple[str, int]:
+        record = pins.netns.with_suffix(".oci")
+        record.write_text(json.dumps(runtime_record(plan, pins)), encoding="utf-8")
+        try:
+            method, path, body = self.describe(plan, pins, request)
+            created = ask(method, path, body, START_TIMEOUT)
+            if created.status == 409:
+                raise NameTaken(plan.name)
+            if created.status == 404 and "No such image" in created.message:
+                hint = "bring it to the host beforehand; nothing is pulled when a request comes"
+                raise LaunchError(Reason.IMAGE_MISSING, f"docker has no image {plan.image}", hint)
+            container = str(succeeded("create", created).body["Id"])
+            succeeded("start", ask("POST", f"/containers/{container}/start", "", START_TIMEOUT))
+        finally:
+            record.unlink()
+        state = succeeded("inspect", ask("GET", f"/containers/{container}/json", "", QUERY_TIMEOUT)).body["State"]
+        if not state["Pid"]:
+            raise LaunchError(Reason.EXITED, f"{plan.name} ended at once")
+        return container, state["Pid"]
+
+    def describe(self, plan: Plan, pins: Pins, request: str) -> tuple[str, ...]:
+        body = {
+            "Hostname": request,  # by which docker_runtime.py finds its record
+            "Image": plan.image,
+            "Entrypoint": [plan.command],
+            "Cmd": list(plan.arguments),
+            "Env": environment(plan),
+            "User": f"{plan.uid}:{plan.gid}",
+            "WorkingDir": "/",
+            "Labels": labels(plan, request),
+            "Healthcheck": {"Test": ["NONE"]},
+            "HostConfig": {
+                "Runtime": RUNTIME,
+                "NetworkMode": "none",
+                "IpcMode": "private",
+                "CgroupnsMode": "private",
+                "UsernsMode": "host",  # a namespace's owner: capabilities over the agent's need the initial one
+                "Privileged": False,
+                "Init": False,
+                "CapDrop": ["ALL"],
+                "CapAdd": list(plan.capabilities),
+                "SecurityOpt": ["no-new-privileges"],
+                "ReadonlyRootfs": True,
+                "ShmSize": 64 * 1024,
+                "Tmpfs": dict.fromkeys(plan.scratch, "rw,nosuid,nodev,noexec,size=64k,mode=1777"),
+                "Mounts": mounts(plan, pins),
+                "RestartPolicy": {"Name": "no"},
+                "LogConfig": {"Type": "journald"},
+                "CgroupParent": slice_name(plan.service),
+                "Ulimits": [
+                    {"Name": name, "Soft": most, "Hard": most}
+                    for name, most in (("nofile", plan.limits.open_files), ("core", 0), ("nproc", process_limit()))
+                ],
+            }
+            | limits(plan),
+        }
+        return "POST", f"/containers/create?name={plan.name}", json.dumps(body)
+
+    def find(self, name: str) -> Found | None:
+        answer = ask("GET", f"/containers/{in_url(name)}/json", "", QUERY_TIMEOUT)
+        if answer.status == 404:
+            return None
+        container = succeeded("inspect", answer).body
+        state = container["State"]
+        pid = state["Pid"] if state["Running"] else 0
+        name = container["Name"].removeprefix("/")
+        return found(container["Id"], name, pid, state["Status"], container["Config"]["Labels"])
+
+    def list(self, service: str) -> tuple[Found, ...]:
+        wanted = in_url(json.dumps({"label": [f"{LABEL}service={service}"]}))
+        listed = succeeded("list", ask("GET", f"/containers/json?all=1&filters={wanted}", "", QUERY_TIMEOUT)).body
+        return tuple(there for each in listed if (there := self.find(each["Id"])) is not None)
+
+    def remove(self, name: str) -> None:
+        # With the volumes that docker made for the image's VOLUME lines, though nothing could ever see them.
+        answer = ask("DELETE", f"/containers/{in_url(name)}?force=1&v=1", "", QUERY_TIMEOUT)
+        if answer.status not in (204, 404):
+            raise engine_error("remove", answer)
+
+    def reap(self, service: str) -> None:
+        """Nothing: docker knows every process that it started, also when nobody waited for the answer."""
+
+
+def ask(method: str, path: str, body: str, timeout: float) -> Answer:
+    """One request to docker. Raises LaunchError when it does not answer.
+
+    By HTTP 1.0 the answer ends with the connection and comes in one piece.
+    """
+    content = body.encode()
+    request = (
+        f"{method} {API}{path} HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+    )
+    answer = b""
+    try:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(timeout)
+            connection.connect(SOCKET)
+            connection.sendall(request.encode() + content)
+            while (part := connection.recv(65536)) and len(answer) < ANSWER_BYTES:
+                answer += part
+        head, _, found = (text.strip() for text in answer.partition(b"\r\n\r\n"))
+        return Answer(int(head.split()[1]), json.loads(found) if found else None)
+    except TimeoutError:
+        raise LaunchError(Reason.ENGINE_TIMEOUT, f"docker took more than {timeout:.0f} s: {method} {path}") from None
+    except OSError as error:
+        message = f"docker cannot be asked at {SOCKET}: {error.strerror}"
+        raise LaunchError(Reason.ENGINE_FAILED, message, "see: systemctl status docker") from None
+    except (ValueError, IndexError):
+        raise LaunchError(Reason.ENGINE_FAILED, f"docker's answer to {method} {path} cannot be read") from None
+
+
+def succeeded(what: str, answer: Answer) -> Answer:
+    if not 200 <= answer.status < 300:
+        raise engine_error(what, answer)
+    return answer
+
+
+def engine_error(what: str, answer: Answer) -> LaunchError:
+    return LaunchError(Reason.ENGINE_FAILED, f"docker {what} ended with {answer.message}")
+
+
+def in_url(text: str) -> str:
+    return "".join(each if each in SAFE_IN_URL else "".join(f"%{byte:02X}" for byte in each.encode()) for each in text)
+
+
+def environment(plan: Plan) -> list[str]:
+    return [f"{name}={value}" for name, value in plan.environment]
+
+
+def runtime_record(plan: Plan, pins: Pins) -> dict[str, Any]:
+    return {
+        "netns": str(pins.netns),
+        "environment": environment(plan),
+        "capabilities": [f"CAP_{each}" for each in plan.capabilities],
+        "binds": [str(pin) for pin in (*pins.mounts, *pins.configuration)],
+    }
+
+
+def mounts(plan: Plan, pins: Pins) -> list[dict[str, Any]]:
+    places = [(mount.path, pin, not mount.writable) for mount, pin in zip(plan.mounts, pins.mounts, strict=True)]
+    places += [(file.path, pin, True) for file, pin in zip(plan.configuration, pins.configuration, strict=True)]
+    private = {"Propagation": "rprivate"}
+    return [
+        {"Type": "bind", "Source": str(pin), "Target": path, "ReadOnly": read_only, "BindOptions": private}
+        for path, pin, read_only in places
+    ]
+
+
+def limits(plan: Plan) -> dict[str, int]:
+    """Of memory and tasks, where the host's control groups have the controllers."""
+    wanted = {
+        "memory": {"Memory": plan.limits.memory, "MemorySwap": plan.limits.memory},
+        "pids": {"PidsLimit": plan.limits.tasks},
+    }
+    return {key: value for each in controllers() for key, value in wanted.get(each, {}).items()}

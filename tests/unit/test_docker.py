@@ -1,0 +1,302 @@
+"""What docker is asked for: JSON in which all that a side container gets stands, and what the runtime puts in."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sidespawn.engines import NameTaken, control_groups, docker, docker_runtime
+from sidespawn.engines.docker import Docker
+from sidespawn.errors import LaunchError, Reason
+from tests.unit.small import NET
+from tests.unit.test_podman import ID, PINS, PLAN
+
+HOSTILE = ("--privileged", "$HOME", "%h", "a\nb", '"', "a,b", "")
+
+
+@pytest.fixture(autouse=True)
+def a_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host with all controllers, and with limits as systemd sets them."""
+    (tmp_path / "controllers").write_text("cpuset cpu io memory pids\n")
+    (tmp_path / "limits").write_text("Limit Soft Limit Hard Limit Units\nMax processes  63311  63311  processes\n")
+    monkeypatch.setattr(control_groups, "CONTROLLERS", tmp_path / "controllers")
+    monkeypatch.setattr(control_groups, "PID_1_LIMITS", tmp_path / "limits")
+
+
+class Daemon:
+    """Answers each request at a socket with the next of `answers`, and keeps what it was asked."""
+
+    def __init__(self, path: Path) -> None:
+        self.answers: list[bytes] = []
+        self.asked: list[str] = []
+        self.listening = socket.socket(socket.AF_UNIX)
+        self.listening.bind(str(path))
+        self.listening.listen()
+        self.thread = threading.Thread(target=self.serve)
+        self.thread.start()
+
+    def serve(self) -> None:
+        while True:
+            connection = self.listening.accept()[0]
+            with connection:
+                head = b""
+                while b"\r\n\r\n" not in head:
+                    head += connection.recv(1 << 20)
+                line = head.decode().partition(" HTTP/1.0\r\n")[0]
+                if line == "STOP":
+                    return
+                self.asked.append(line)
+                connection.sendall(self.answers.pop(0))
+
+    def stop(self) -> None:
+        with socket.socket(socket.AF_UNIX) as last:
+            last.connect(self.listening.getsockname())
+            last.sendall(b"STOP HTTP/1.0\r\n\r\n")
+        self.thread.join()
+        self.listening.close()
+
+
+@pytest.fixture
+def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Daemon]:
+    monkeypatch.setattr(docker, "SOCKET", str(tmp_path / "docker.sock"))
+    daemon = Daemon(tmp_path / "docker.sock")
+    yield daemon
+    daemon.stop()
+
+
+def answer(status: int, body: Any = None) -> bytes:
+    text = b"" if body is None else json.dumps(body).encode()
+    return b"HTTP/1.0 %d Whatever\r\nContent-Type: application/json\r\n\r\n%s" % (status, text)
+
+
+def body(plan: Any = PLAN) -> dict[str, Any]:
+    described: dict[str, Any] = json.loads(Docker().describe(plan, PINS, ID)[2])
+    return described
+
+
+def pinned(tmp_path: Path) -> Any:
+    return replace(PINS, netns=tmp_path / f"{ID}.netns")
+
+
+# ---------------------------------------------------------------- what it is asked for
+
+
+def test_a_side_container_gets_what_the_plan_says_and_nothing_else() -> None:
+    assert body() == {
+        "Hostname": ID,
+        "Image": PLAN.image,
+        "Entrypoint": [PLAN.command],
+        "Cmd": list(PLAN.arguments),
+        "Env": [f"TAG=tool-{NET}"],
+        "User": f"{PLAN.uid}:{PLAN.gid}",
+        "WorkingDir": "/",
+        "Labels": {
+            "io.sidespawn.service": "small",
+            "io.sidespawn.instance": PLAN.instance,
+            "io.sidespawn.netns": PLAN.netns,
+            "io.sidespawn.request": ID,
+            "io.sidespawn.plan": PLAN.digest,
+        },
+        "Healthcheck": {"Test": ["NONE"]},
+        "HostConfig": {
+            "Runtime": "sidespawn",
+            "NetworkMode": "none",
+            "IpcMode": "private",
+            "CgroupnsMode": "private",
+            "UsernsMode": "host",
+            "Privileged": False,
+            "Init": False,
+            "CapDrop": ["ALL"],
+            "CapAdd": ["NET_ADMIN", "NET_RAW"],
+            "SecurityOpt": ["no-new-privileges"],
+            "ReadonlyRootfs": True,
+            "ShmSize": 65536,
+            "Tmpfs": {"/run/tool": "rw,nosuid,nodev,noexec,size=64k,mode=1777"},
+            "Mounts": [
+                {
+                    "Type": "bind",
+                    "Source": "/pins/1.mount0",
+                    "Target": PLAN.mounts[0].path,
+                    "ReadOnly": False,
+                    "BindOptions": {"Propagation": "rprivate"},
+                },
+                {
+                    "Type": "bind",
+                    "Source": "/snapshots/1.0",
+                    "Target": "/state/tool.conf",
+                    "ReadOnly": True,
+                    "BindOptions": {"Propagation": "rprivate"},
+                },
+            ],
+            "RestartPolicy": {"Name": "no"},
+            "LogConfig": {"Type": "journald"},
+            "CgroupParent": "sidespawn-small.slice",
+            "Ulimits": [
+                {"Name": "nofile", "Soft": PLAN.limits.open_files, "Hard": PLAN.limits.open_files},
+                {"Name": "core", "Soft": 0, "Hard": 0},
+                {"Name": "nproc", "Soft": 63311, "Hard": 63311},
+            ],
+            "Memory": PLAN.limits.memory,
+            "MemorySwap": PLAN.limits.memory,
+            "PidsLimit": PLAN.limits.tasks,
+        },
+    }
+
+
+def test_arguments_are_values_and_never_anything_else() -> None:
+    assert body(replace(PLAN, arguments=HOSTILE))["Cmd"] == list(HOSTILE)
+
+
+def test_limits_that_the_host_cannot_enforce_are_left_out() -> None:
+    control_groups.CONTROLLERS.write_text("cpu\n")
+    assert not {"Memory", "MemorySwap", "PidsLimit"} & body()["HostConfig"].keys()
+
+
+# ---------------------------------------------------------------- how it is asked
+
+
+def test_a_start_leaves_the_runtimes_record_only_while_docker_needs_it(tmp_path: Path, daemon: Daemon) -> None:
+    daemon.answers = [answer(201, {"Id": "abc"}), answer(204), answer(200, {"State": {"Pid": 42}})]
+    assert Docker().start(PLAN, pinned(tmp_path), ID) == ("abc", 42)
+    assert [each.partition("?")[0] for each in daemon.asked] == [
+        "POST /v1.41/containers/create",
+        "POST /v1.41/containers/abc/start",
+        "GET /v1.41/containers/abc/json",
+    ]
+    assert not (tmp_path / f"{ID}.oci").exists()
+
+
+@pytest.mark.parametrize(
+    ("answers", "reason", "said"),
+    [
+        ([answer(404, {"message": "No such image: x"})], Reason.IMAGE_MISSING, "docker has no image"),
+        ([answer(400, {"message": "unknown runtime"})], Reason.ENGINE_FAILED, "unknown runtime"),
+        ([answer(201, {"Id": "a"}), answer(500, {"message": "no\x1b[2J"})], Reason.ENGINE_FAILED, "docker start"),
+        (
+            [answer(201, {"Id": "a"}), answer(204), answer(200, {"State": {"Pid": 0}})],
+            Reason.EXITED,
+            "ended at once",
+        ),
+        ([b"HTTP/1.0 201 OK\r\n\r\n{rubbish"], Reason.ENGINE_FAILED, "cannot be read"),
+        ([b""], Reason.ENGINE_FAILED, "cannot be read"),
+    ],
+)
+def test_a_failed_start_says_why(
+    tmp_path: Path, daemon: Daemon, answers: list[bytes], reason: Reason, said: str
+) -> None:
+    daemon.answers = answers
+    with pytest.raises(LaunchError, match=said) as caught:
+        Docker().start(PLAN, pinned(tmp_path), ID)
+    assert caught.value.reason is reason
+    assert caught.value.message.isprintable()
+    assert not (tmp_path / f"{ID}.oci").exists()
+
+
+def test_a_name_that_is_taken(tmp_path: Path, daemon: Daemon) -> None:
+    daemon.answers = [answer(409, {"message": "Conflict"})]
+    with pytest.raises(NameTaken):
+        Docker().start(PLAN, pinned(tmp_path), ID)
+
+
+def test_without_docker_it_says_where_it_looked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(docker, "SOCKET", str(tmp_path / "none"))
+    with pytest.raises(LaunchError, match="none: No such file or directory"):
+        Docker().find("x")
+
+
+def test_a_container_that_is_not_there(daemon: Daemon) -> None:
+    daemon.answers = [answer(404, {"message": "No such container"}), answer(404), answer(204), answer(500)]
+    assert Docker().find("x") is None
+    Docker().remove("x")
+    Docker().remove("x")
+    with pytest.raises(LaunchError):
+        Docker().remove("x")
+
+
+def test_names_in_urls() -> None:
+    assert docker.in_url('a-b_c.9~/?&%"é\n') == "a-b_c.9~%2F%3F%26%25%22%C3%A9%0A"
+
+
+# ---------------------------------------------------------------- what the runtime puts in
+
+
+@pytest.fixture
+def homes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(docker_runtime, "HOMES", str(tmp_path / "homes"))
+    (tmp_path / "homes/other/pins").mkdir(parents=True)
+    pins = tmp_path / "homes/small/pins"
+    pins.mkdir(parents=True)
+    (pins / f"{ID}.oci").write_text(json.dumps(docker.runtime_record(PLAN, PINS)))
+    (tmp_path / "homes/small/outside.oci").write_text("{}")
+    return tmp_path
+
+
+def description(hostname: str) -> dict[str, Any]:
+    """Shortened from what docker 20.10 hands to runc."""
+    return {
+        "hostname": hostname,
+        "process": {
+            "env": ["PATH=/usr/bin", "HOSTNAME=x", "LD_PRELOAD=/of/the/image.so", f"TAG=tool-{NET}"],
+            "user": {"uid": 1, "gid": 1, "additionalGids": [4, 20]},
+            "capabilities": {"bounding": ["CAP_NET_ADMIN", "CAP_NET_RAW"]},
+        },
+        "hooks": {"prestart": [{"path": "/proc/1/exe", "args": ["libnetwork-setkey"]}]},
+        "mounts": [
+            {"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid"]},
+            {"destination": "/etc/hosts", "type": "bind", "source": "/var/lib/docker/c/hosts", "options": ["rbind"]},
+            {"destination": "/volume", "type": "bind", "source": "/var/lib/docker/volumes/v", "options": ["rbind"]},
+            {"destination": "/state", "type": "bind", "source": "/pins/1.mount0", "options": ["rbind", "rprivate"]},
+            {"destination": "/state/tool.conf", "type": "bind", "source": "/snapshots/1.0", "options": ["rbind", "ro"]},
+        ],
+        "linux": {
+            "sysctl": {"net.ipv4.ip_unprivileged_port_start": "0"},
+            "namespaces": [{"type": "mount"}, {"type": "network"}, {"type": "pid"}],
+        },
+    }
+
+
+def adapted(homes: Path, hostname: str = ID) -> tuple[int, dict[str, Any]]:
+    (homes / "config.json").write_text(json.dumps(description(hostname)))
+    code = docker_runtime.main(["--log", "x", "create", "--bundle", str(homes), "container"])
+    return code, json.loads((homes / "config.json").read_text())
+
+
+def test_the_runtime_puts_in_the_namespace_and_takes_out_what_the_plan_does_not_say(homes: Path) -> None:
+    code, found = adapted(homes)
+    assert code == 0
+    assert found["linux"] == {
+        "namespaces": [{"type": "mount"}, {"type": "pid"}, {"type": "network", "path": "/pins/1.netns"}]
+    }
+    assert found["process"]["env"] == [f"TAG=tool-{NET}"]
+    assert found["process"]["user"] == {"uid": 1, "gid": 1, "additionalGids": []}
+    assert "hooks" not in found
+    assert [(each["destination"], each["options"]) for each in found["mounts"]] == [
+        ("/proc", ["nosuid"]),
+        ("/state", ["rbind", "rprivate", "nosuid", "nodev", "noexec"]),
+        ("/state/tool.conf", ["rbind", "ro", "nosuid", "nodev", "noexec"]),
+    ]
+
+
+def test_a_user_that_is_not_root_has_the_plans_capabilities(homes: Path) -> None:
+    capabilities = adapted(homes)[1]["process"]["capabilities"]
+    assert set(capabilities) == {"bounding", "permitted", "effective", "inheritable", "ambient"}
+    assert all(each == ["CAP_NET_ADMIN", "CAP_NET_RAW"] for each in capabilities.values())
+
+
+@pytest.mark.parametrize(
+    "hostname", ["", "host", "0" * 31 + "1", "0" * 33, "0" * 31 + "G", f"../outside{ID}"[:32], "\n" * 32]
+)
+def test_the_runtime_is_for_side_containers_only(
+    homes: Path, hostname: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, found = adapted(homes, hostname)
+    assert code == 1
+    assert found == description(hostname)
+    assert "only sidespawn uses this runtime" in capsys.readouterr().err
