@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from sidespawn.engines import NameTaken, control_groups, docker, docker_runtime
+from sidespawn.engines import NameTaken, Other, control_groups, docker, docker_runtime
 from sidespawn.engines.docker import Docker
 from sidespawn.errors import LaunchError, Reason
 from tests.unit.small import NET
@@ -163,7 +163,7 @@ def test_limits_that_the_host_cannot_enforce_are_left_out() -> None:
 
 
 def test_a_start_leaves_the_runtimes_record_only_while_docker_needs_it(tmp_path: Path, daemon: Daemon) -> None:
-    daemon.answers = [answer(201, {"Id": "abc"}), answer(204), answer(200, {"State": {"Pid": 42}})]
+    daemon.answers = [answer(201, {"Id": "abc"}), answer(204), answer(200, {"State": {"Running": True, "Pid": 42}})]
     assert Docker().start(PLAN, pinned(tmp_path), ID) == ("abc", 42)
     assert [each.partition("?")[0] for each in daemon.asked] == [
         "POST /v1.41/containers/create",
@@ -180,7 +180,7 @@ def test_a_start_leaves_the_runtimes_record_only_while_docker_needs_it(tmp_path:
         ([answer(400, {"message": "unknown runtime"})], Reason.ENGINE_FAILED, "unknown runtime"),
         ([answer(201, {"Id": "a"}), answer(500, {"message": "no\x1b[2J"})], Reason.ENGINE_FAILED, "docker start"),
         (
-            [answer(201, {"Id": "a"}), answer(204), answer(200, {"State": {"Pid": 0}})],
+            [answer(201, {"Id": "a"}), answer(204), answer(200, {"State": {"Running": False, "Pid": 0}})],
             Reason.EXITED,
             "ended at once",
         ),
@@ -218,6 +218,18 @@ def test_a_container_that_is_not_there(daemon: Daemon) -> None:
     Docker().remove("x")
     with pytest.raises(LaunchError):
         Docker().remove("x")
+
+
+def test_containers_of_others(daemon: Daemon) -> None:
+    state = {"Running": True, "Pid": 42}
+    listed = [
+        {"Id": "a", "Labels": {}},
+        {"Id": "b", "Labels": {"io.sidespawn.service": "x"}},
+        {"Id": "c", "Labels": {}},
+    ]
+    named = {"Id": "a", "Name": "/old", "Config": {"Image": "old:1"}, "State": state}
+    daemon.answers = [answer(200, listed), answer(200, named), answer(404)]
+    assert Docker().others() == (Other(id="a", name="old", image="old:1", pid=42),)
 
 
 def test_names_in_urls() -> None:

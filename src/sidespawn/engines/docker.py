@@ -16,7 +16,7 @@ import socket
 from typing import Any, NamedTuple
 
 from sidespawn.core.plan import Plan
-from sidespawn.engines import LABEL, Found, NameTaken, Pins, found, labels
+from sidespawn.engines import LABEL, Found, NameTaken, Other, Pins, found, labels
 from sidespawn.engines.control_groups import controllers, process_limit, slice_name
 from sidespawn.errors import LaunchError, Reason, quoted
 from sidespawn.host.processes import SHOWN
@@ -56,10 +56,10 @@ class Docker:
             succeeded("start", ask("POST", f"/containers/{container}/start", "", START_TIMEOUT))
         finally:
             record.unlink()
-        state = succeeded("inspect", ask("GET", f"/containers/{container}/json", "", QUERY_TIMEOUT)).body["State"]
-        if not state["Pid"]:
+        started = inspect(container)
+        if started is None or not pid_of(started):
             raise LaunchError(Reason.EXITED, f"{plan.name} ended at once")
-        return container, state["Pid"]
+        return container, pid_of(started)
 
     def describe(self, plan: Plan, pins: Pins, request: str) -> tuple[str, ...]:
         body = {
@@ -100,19 +100,24 @@ class Docker:
         return "POST", f"/containers/create?name={plan.name}", json.dumps(body)
 
     def find(self, name: str) -> Found | None:
-        answer = ask("GET", f"/containers/{in_url(name)}/json", "", QUERY_TIMEOUT)
-        if answer.status == 404:
+        container = inspect(name)
+        if container is None:
             return None
-        container = succeeded("inspect", answer).body
-        state = container["State"]
-        pid = state["Pid"] if state["Running"] else 0
-        name = container["Name"].removeprefix("/")
-        return found(container["Id"], name, pid, state["Status"], container["Config"]["Labels"])
+        said, state = container["Config"]["Labels"], container["State"]
+        return found(container["Id"], container["Name"].removeprefix("/"), pid_of(container), state["Status"], said)
 
     def list(self, service: str) -> tuple[Found, ...]:
         wanted = in_url(json.dumps({"label": [f"{LABEL}service={service}"]}))
-        listed = succeeded("list", ask("GET", f"/containers/json?all=1&filters={wanted}", "", QUERY_TIMEOUT)).body
-        return tuple(there for each in listed if (there := self.find(each["Id"])) is not None)
+        listed = (self.find(each["Id"]) for each in ps(f"all=1&filters={wanted}"))
+        return tuple(each for each in listed if each is not None)
+
+    def others(self) -> tuple[Other, ...]:
+        foreign = (inspect(each["Id"]) for each in ps("all=0") if f"{LABEL}service" not in each["Labels"])
+        return tuple(
+            Other(id=each["Id"], name=each["Name"].removeprefix("/"), image=each["Config"]["Image"], pid=pid_of(each))
+            for each in foreign
+            if each is not None and pid_of(each)
+        )
 
     def remove(self, name: str) -> None:
         # With the volumes that docker made for the image's VOLUME lines, though nothing could ever see them.
@@ -150,6 +155,24 @@ def ask(method: str, path: str, body: str, timeout: float) -> Answer:
         raise LaunchError(Reason.ENGINE_FAILED, message, "see: systemctl status docker") from None
     except (ValueError, IndexError):
         raise LaunchError(Reason.ENGINE_FAILED, f"docker's answer to {method} {path} cannot be read") from None
+
+
+def inspect(name: str) -> dict[str, Any] | None:
+    answer = ask("GET", f"/containers/{in_url(name)}/json", "", QUERY_TIMEOUT)
+    container: dict[str, Any] | None = None if answer.status == 404 else succeeded("inspect", answer).body
+    return container
+
+
+def ps(query: str) -> list[dict[str, Any]]:
+    containers: list[dict[str, Any]] = succeeded(
+        "list", ask("GET", f"/containers/json?{query}", "", QUERY_TIMEOUT)
+    ).body
+    return containers
+
+
+def pid_of(container: dict[str, Any]) -> int:
+    """0 unless it runs."""
+    return int(container["State"]["Pid"]) if container["State"]["Running"] else 0
 
 
 def succeeded(what: str, answer: Answer) -> Answer:
