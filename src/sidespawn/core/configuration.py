@@ -16,10 +16,10 @@ Formats:
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import StrEnum
 
 from sidespawn.core.pattern import Bindings, Conflict, Names, Pattern, match_any, render
+from sidespawn.core.records import dataclass
 from sidespawn.core.values import ALPHANUMERIC, only
 from sidespawn.errors import Denied, Reason, quoted
 

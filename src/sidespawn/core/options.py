@@ -8,9 +8,9 @@ canonical, so that the program cannot understand it in another way than the poli
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 
+from sidespawn.core.records import dataclass
 from sidespawn.errors import Denied, Reason, quoted
 
 

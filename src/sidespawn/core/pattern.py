@@ -17,8 +17,8 @@ literals and of values that passed their type.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
+from sidespawn.core.records import dataclass
 from sidespawn.core.values import Check, parse_type
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
+
+from sidespawn.core.records import asdict, dataclass, replace
 
 
 @dataclass(frozen=True, kw_only=True)

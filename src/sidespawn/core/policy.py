@@ -6,12 +6,12 @@ core/loading.py makes it of TOML; docs/policy.md is the reference for people.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from sidespawn.core.configuration import ConfigurationRules
 from sidespawn.core.options import Option, ProgramTable
 from sidespawn.core.pattern import Names, Pattern
 from sidespawn.core.plan import Limits, Readiness
+from sidespawn.core.records import dataclass
 from sidespawn.core.values import only
 
 SERVICE_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")

@@ -18,10 +18,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NoReturn
 
+from sidespawn.core.records import dataclass
 from sidespawn.core.values import LOWER_HEX, only
 from sidespawn.errors import Reason, RequestError, quoted
 

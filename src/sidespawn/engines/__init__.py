@@ -5,11 +5,11 @@ One file per engine.  An engine judges nothing and decides nothing; it turns a p
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from sidespawn.core.plan import Plan
+from sidespawn.core.records import dataclass
 
 LABEL = "io.sidespawn."
 

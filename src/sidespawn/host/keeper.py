@@ -12,13 +12,13 @@ import hashlib
 import os
 import time
 from contextlib import ExitStack, suppress
-from dataclasses import replace
 from pathlib import Path
 
 from sidespawn.core.configuration import CONFIGURATION_BYTES, accept_configuration
 from sidespawn.core.decide import Allowed
 from sidespawn.core.plan import Plan
 from sidespawn.core.policy import Policy
+from sidespawn.core.records import replace
 from sidespawn.core.wire import PROBE, Reply, SignalRequest, Status
 from sidespawn.engines import Engine, Found, NameTaken, Pins
 from sidespawn.errors import LaunchError, Reason, SidespawnError

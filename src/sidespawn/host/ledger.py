@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from sidespawn.core.records import asdict, dataclass
 from sidespawn.host.files import directory, write_whole
 from sidespawn.host.processes import Process, is_alive
 

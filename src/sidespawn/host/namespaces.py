@@ -11,9 +11,9 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
+from sidespawn.core.records import dataclass
 from sidespawn.errors import LaunchError, Reason, quoted
 from sidespawn.host import kernel
 from sidespawn.host.files import closing, directory, pinned

@@ -15,8 +15,9 @@ All of it lives in /run: a reboot ends the side containers and leaves nothing st
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+
+from sidespawn.core.records import dataclass
 
 POLICIES = Path("/etc/sidespawn")
 RUN = Path("/run/sidespawn")

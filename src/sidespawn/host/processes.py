@@ -13,8 +13,8 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
+from sidespawn.core.records import dataclass
 from sidespawn.errors import LaunchError, Reason, quoted
 
 # Nothing of the service's own environment: INVOCATION_ID makes podman 4.3 leave conmon in the service's control group,

@@ -14,9 +14,9 @@ import fcntl
 import os
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
+from sidespawn.core.records import dataclass
 from sidespawn.core.wire import LINE_BYTES
 from sidespawn.host.files import closing, directory, open_regular_beneath, read_up_to, write_whole
 
