@@ -6,6 +6,7 @@ import ast
 import io
 import subprocess
 import sys
+import time
 import tokenize
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ import sidespawn
 from sidespawn.core.loading import ENGINES
 
 PACKAGE = Path(sidespawn.__file__).parent
-MOST_LINES = 3060  # about 1,700 is the aim; what may grow here has to make room for itself
+MOST_LINES = 2720  # about 1,700 is the aim; what may grow here has to make room for itself
 # What the unit's command reaches, by import, from its first line.
 START = "sidespawn.run"
 # Which of our modules each folder may import; longest name first.
@@ -68,11 +69,12 @@ def imports(module: str) -> Iterator[str]:
                 )
 
 
-def reached(start: str) -> set[str]:
-    found, waiting = set(), [start]
+def reached(start: str, without: frozenset[str] = frozenset()) -> set[str]:
+    found: set[str] = set()
+    waiting = [start]
     while waiting:
         module = waiting.pop()
-        if module in found:
+        if module in found | without:
             continue
         found.add(module)
         waiting += [each for each in imports(module) if each.partition(".")[0] == "sidespawn"]
@@ -81,7 +83,9 @@ def reached(start: str) -> set[str]:
 
 
 BASE = sorted(reached(START))
-ON_A_REQUEST = sorted(reached("sidespawn.host.sync") | {START})  # the others make and remove directories
+# What makes a policy of TOML. A request finds the policy compiled, and does without; see the test that runs one so.
+LOADER = frozenset({"sidespawn.core.loading", "sidespawn.core.document", "sidespawn.presets"})
+ON_A_REQUEST = sorted(reached("sidespawn.host.sync", LOADER) | {START})  # the others make and remove directories
 
 
 def engine_modules(engine: str) -> set[str]:
@@ -184,7 +188,31 @@ def test_it_does_without_what_takes_long_to_import() -> None:
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, timeout=60, check=True
     )
-    assert not {"dataclasses", "inspect"} & set(done.stdout.split())
+    assert not {"dataclasses", "inspect", "tomllib", "typing"} & set(done.stdout.split())
+
+
+def test_a_request_finds_the_policy_compiled_and_the_loader_is_not_imported(tmp_path: Path) -> None:
+    """As a run does it: first with a policy that nobody has loaded yet, then with what that left."""
+    service, (policies, run) = "neutron-dhcp-dnsmasq", (tmp_path / "etc", tmp_path / "run")
+    policies.mkdir()
+    (run / service).mkdir(parents=True)
+    (policies / f"{service}.toml").write_text(f'extends = "{service}"\n')
+    time.sleep(0.2)  # a file that was changed just now is not compiled yet
+    code = (
+        f"import sys; sys.path.append({str(PACKAGE.parent)!r}); from pathlib import Path\n"
+        f"import sidespawn.run, sidespawn.host.sync as sync; from sidespawn.host.places import Places\n"
+        f"places = Places({service!r}, run=Path({str(run)!r}), policies=Path({str(policies)!r}))\n"
+        f"assert sync.make_keeper(places, None).policy.service == {service!r}; print(*sys.modules)"
+    )
+    loaded = []
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        loaded.append({each for each in done.stdout.split() if each.partition(".")[0] == "sidespawn"})
+    assert loaded[0] - loaded[1] == LOADER
+    assert loaded[1] <= set(ON_A_REQUEST)
 
 
 @pytest.mark.parametrize("arguments", [[], ["sync"], ["sync", "No_Service"], ["sync", "../x"], ["sync", "a", "b"]])
@@ -241,7 +269,9 @@ def test_it_can_be_read_in_one_sitting(capsys: pytest.CaptureFixture[str]) -> No
     modules = set(ON_A_REQUEST) - set().union(*engines.values()) | engines[longest]
     code = {module: code_lines(path_of(module)) for module in modules}
     lines = sum(len(path_of(module).read_text(encoding="utf-8").splitlines()) for module in modules)
+    loader = sum(code_lines(path_of(module)) for module in LOADER)
     with capsys.disabled():
+        print(f"\n{loader} lines of code more load a policy, once for each change of it", end="")
         print(f"\ntrusted base: {sum(code.values())} lines of code, {lines} in all, {len(code)} files ({longest})")
     assert sum(code.values()) <= MOST_LINES, sorted(code.items(), key=lambda each: -each[1])
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from sidespawn.core.configuration import accept_configuration
-from sidespawn.core.document import is_path
 from sidespawn.core.options import Given, read_arguments
 from sidespawn.core.pattern import Conflict, Pattern, match_any, render, render_first
 from sidespawn.core.plan import ChildPidFile, ConfigurationFile, Mount, PidFile, Plan
 from sidespawn.core.policy import OptionRule, Policy
 from sidespawn.core.records import dataclass
+from sidespawn.core.values import is_path
 from sidespawn.core.wire import PROBE, SignalRequest, StartRequest
 from sidespawn.errors import Denied, Reason, quoted
 

@@ -11,10 +11,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sidespawn.core.pattern import Pattern, parse_pattern
-from sidespawn.core.values import ALPHANUMERIC, only
+from sidespawn.core.values import is_path
 from sidespawn.errors import PolicyError
-
-PATH_CHARACTERS = ALPHANUMERIC | frozenset("._-/+@ ")
 
 
 def parse_toml(source: str, text: str) -> tuple[dict[str, Any], dict[tuple[str, ...], str]]:
@@ -166,8 +164,3 @@ class Table:
             if key not in self._taken:
                 known = ", ".join(sorted(self._taken))
                 raise self.error(key, "is not a key that can stand here", f"keys that can: {known}")
-
-
-def is_path(text: str) -> bool:
-    parts = text.split("/")
-    return only(text, PATH_CHARACTERS) and text[0] == "/" and all(part not in ("", ".", "..") for part in parts[1:])

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from sidespawn.core.configuration import DEPTH, ConfigurationRules, Directive, Format
-from sidespawn.core.document import PATH_CHARACTERS, Table, is_path, merge, parse_toml, substitute
+from sidespawn.core.document import Table, merge, parse_toml, substitute
 from sidespawn.core.options import Option, ProgramTable, Takes
 from sidespawn.core.pattern import Names, Pattern
 from sidespawn.core.plan import Limits, Readiness, ReadyWhen
@@ -26,7 +26,7 @@ from sidespawn.core.policy import (
     SideContainer,
     is_service_name,
 )
-from sidespawn.core.values import ALPHANUMERIC, DIGITS, is_decimal, only
+from sidespawn.core.values import ALPHANUMERIC, DIGITS, PATH_CHARACTERS, is_decimal, is_path, only
 from sidespawn.core.wire import SIGNALS
 from sidespawn.errors import PolicyError
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sidespawn.core.records import dataclass
-from sidespawn.core.values import Check, parse_type
+from sidespawn.core.values import parse_type
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,7 @@ class Literal:
 
 @dataclass(frozen=True)
 class Typed:
-    spelling: str
-    check: Check
+    spelling: str  # parse_type knows it
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,11 @@ def parse_pattern(source: str) -> Pattern:
         inside = rest[1:close]
         if parts and not isinstance(parts[-1], Literal):
             raise ValueError(f"{source!r} has two holes with no text between them, so where one ends is not defined")
-        parts.append(Typed(inside, parse_type(inside)) if rest[0] == "<" else Name(inside))
+        if rest[0] == "<":
+            parse_type(inside)  # raises ValueError when there is no such type
+            parts.append(Typed(inside))
+        else:
+            parts.append(Name(inside))
         rest = rest[close + 1 :]
     return Pattern(source, tuple(parts))
 
@@ -130,7 +133,7 @@ def match(pattern: Pattern, untrusted_value: str, names: Names, bindings: Bindin
             return None
         untrusted_segment, rest = rest[:end], rest[end:]
         if isinstance(part, Typed):
-            if not part.check(untrusted_segment):
+            if not parse_type(part.spelling)(untrusted_segment):
                 return None
             continue
         bound = found.get(part.name)

@@ -8,11 +8,15 @@ A type checker and a reader may take `dataclass` for the real one.  The standard
 
 from __future__ import annotations
 
-__all__ = ["asdict", "dataclass", "replace"]
+__all__ = ["asdict", "dataclass", "rebuild", "replace"]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from dataclasses import asdict, dataclass, replace
+    from typing import Any
+
+    def rebuild(cls: type, values: list[Any]) -> Any: ...
+
 else:
 
     def dataclass(*, frozen, kw_only=False):
@@ -59,6 +63,12 @@ else:
 
     def replace(record, **changes):
         return type(record)(**(record.__dict__ | changes))
+
+    def rebuild(cls, values):
+        """A record of that class from the values of its fields, in their order."""
+        record = object.__new__(cls)
+        record.__dict__.update(zip(cls._names, values, strict=True))
+        return record
 
     def asdict(value):
         """Of a record, and of the records in it."""

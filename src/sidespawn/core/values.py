@@ -21,6 +21,7 @@ NAME = ALPHANUMERIC | frozenset("._-@+ ")
 TAG = ALPHANUMERIC | frozenset("_-.")
 INTERFACE = ALPHANUMERIC | frozenset("._-@")
 LABEL = ALPHANUMERIC | frozenset("-_")
+PATH_CHARACTERS = ALPHANUMERIC | frozenset("._-/+@ ")
 
 INTERFACE_CHARACTERS = 15  # IFNAMSIZ less the terminating NUL
 DECIMAL_DIGITS = 20  # enough for 2^64; keeps int() away from 5,000 digits
@@ -110,6 +111,12 @@ def is_duration(text: str) -> bool:
 def is_text(text: str) -> bool:
     """Printable ASCII, at most 255 characters. For values that the program only repeats."""
     return 0 < len(text) <= 255 and text.isascii() and text.isprintable()
+
+
+def is_path(text: str) -> bool:
+    """Absolute, in its canonical spelling. Not a type for patterns, which say more exactly what they want."""
+    parts = text.split("/")
+    return only(text, PATH_CHARACTERS) and text[0] == "/" and all(part not in ("", ".", "..") for part in parts[1:])
 
 
 TYPES: dict[str, Check] = {

@@ -19,11 +19,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any, NoReturn
 
 from sidespawn.core.records import dataclass
 from sidespawn.core.values import LOWER_HEX, only
 from sidespawn.errors import Reason, RequestError, quoted
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # importing it costs every run milliseconds
+    from typing import Any, NoReturn
 
 VERSION = 1
 LINE_BYTES = 64 * 1024

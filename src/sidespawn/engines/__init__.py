@@ -6,10 +6,15 @@ One file per engine.  An engine judges nothing and decides nothing; it turns a p
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
 
 from sidespawn.core.plan import Plan
 from sidespawn.core.records import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # importing it costs every run milliseconds
+    from typing import Protocol
+else:
+    Protocol = object
 
 LABEL = "io.sidespawn."
 

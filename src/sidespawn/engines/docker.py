@@ -13,13 +13,17 @@ from __future__ import annotations
 
 import json
 import socket
-from typing import Any, NamedTuple
 
 from sidespawn.core.plan import Plan
+from sidespawn.core.records import dataclass
 from sidespawn.engines import LABEL, Found, NameTaken, Other, Pins, found, labels
 from sidespawn.engines.control_groups import controllers, process_limit, slice_name
 from sidespawn.errors import LaunchError, Reason, quoted
 from sidespawn.host.processes import SHOWN
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # importing it costs every run milliseconds
+    from typing import Any
 
 SOCKET = "/run/docker.sock"
 API = "/v1.41"  # of docker 20.10; later ones speak it too
@@ -30,7 +34,8 @@ ANSWER_BYTES = 16 * 2**20
 SAFE_IN_URL = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~")
 
 
-class Answer(NamedTuple):
+@dataclass(frozen=True)
+class Answer:
     status: int
     body: Any  # parsed JSON, None where there is none
 

@@ -8,13 +8,16 @@ podman gives the side container and its conmon scopes of their own in the servic
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from sidespawn.core.plan import Plan
 from sidespawn.engines import LABEL, Found, NameTaken, Other, Pins, found, labels
 from sidespawn.engines.control_groups import controllers, process_limit, slice_name, slice_path
 from sidespawn.errors import LaunchError, Reason
 from sidespawn.host.processes import Output, last_line, run
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # importing it costs every run milliseconds
+    from typing import Any
 
 PODMAN = "/usr/bin/podman"
 SYSTEMCTL = "/usr/bin/systemctl"

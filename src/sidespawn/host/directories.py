@@ -30,6 +30,7 @@ def main(verb: str, service: str) -> int:
     try:
         if verb == "directories":
             make(places, load_policy(places))
+            load_policy(places)  # now that there is a place for it: compiled, so that the first request finds it so
         else:
             remove(places)
     except SidespawnError as error:

@@ -1,0 +1,149 @@
+"""A compiled policy is used for exactly the files that it was made of."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from sidespawn import presets
+from sidespawn.errors import PolicyError
+from sidespawn.host import policies
+from sidespawn.host.files import read_trusted
+from sidespawn.host.places import Places
+from sidespawn.host.policies import load_compiled, load_policy
+
+SERVICE = "neutron-dhcp-dnsmasq"
+NO_CHANGE_FOR = 0.15  # seconds; longer than policies.TICK_NS
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> Places:
+    made = Places(SERVICE, run=tmp_path / "run", policies=tmp_path / "etc")
+    made.home.mkdir(parents=True)
+    made.policies.mkdir()
+    write(made.policy, f'extends = "{SERVICE}"\n')
+    return made
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    time.sleep(NO_CHANGE_FOR)
+
+
+def test_loading_leaves_it_compiled_for_root_only(places: Places) -> None:
+    policy = load_policy(places)
+    assert load_compiled(places) == policy == load_policy(places)
+    assert places.compiled.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_changed_policy_holds_at_once(places: Places) -> None:
+    load_policy(places)
+    places.policy.write_text(f'extends = "{SERVICE}"\n[pace]\nlinger = 7\n')
+    assert load_policy(places).pace.linger == 7
+    time.sleep(NO_CHANGE_FOR)
+    assert load_policy(places) == load_compiled(places)
+
+
+def test_a_change_that_leaves_size_and_time_alone_is_seen(places: Places) -> None:
+    write(places.policy, f'extends = "{SERVICE}"\n[pace]\nlinger = 7\n')
+    assert load_policy(places).pace.linger == 7
+    before = places.policy.stat()
+    places.policy.write_text(f'extends = "{SERVICE}"\n[pace]\nlinger = 8\n')
+    os.utime(places.policy, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert load_policy(places).pace.linger == 8
+
+
+@pytest.mark.parametrize("folder, name", [("presets", SERVICE), ("programs", "dnsmasq")])
+def test_an_own_preset_or_program_holds_as_soon_as_it_is_there_and_no_longer(
+    places: Places, folder: str, name: str
+) -> None:
+    load_policy(places)
+    own = places.policies / folder / f"{name}.toml"
+    shipped = presets.read_preset(name) if folder == "presets" else presets.read_program(name)
+    for text, word in ((shipped.replace('version = "', 'version = "own '), "own "), (shipped, "")):
+        write(own, text.replace('description = "', 'description = "own ') if word and folder == "presets" else text)
+        found = load_policy(places)
+        assert (found.description + found.table.version).count("own ") == bool(word)
+    own.write_text("not TOML")
+    with pytest.raises(PolicyError, match=f"{name}.toml"):
+        load_policy(places)
+    own.unlink()
+    assert load_compiled(places) is None
+    assert load_policy(places).table.program == "dnsmasq"
+
+
+def test_a_policy_that_became_invalid_or_went_is_not_served_from_what_was_compiled(places: Places) -> None:
+    load_policy(places)
+    places.policy.write_text("version = 2\n")
+    with pytest.raises(PolicyError, match="version"):
+        load_policy(places)
+    places.policy.unlink()
+    with pytest.raises(PolicyError, match="does not exist"):
+        load_policy(places)
+
+
+def test_other_code_makes_it_anew(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    load_policy(places)
+    content = json.loads(places.compiled.read_text())
+    stamped = {Path(path).name for path in content["stamps"]}
+    assert {"loading.py", "document.py", "policy.py", "pattern.py", "policies.py"} <= stamped
+    loading = next(path for path in content["stamps"] if path.endswith("/loading.py"))
+    content["stamps"][loading][2] += 1
+    places.compiled.write_text(json.dumps(content))
+    assert load_compiled(places) is None
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "1", '{"stamps": {}}', '{"stamps": {}, "kinds": [], "value": 1}'])
+def test_damage_costs_only_time(places: Places, text: str) -> None:
+    policy = load_policy(places)
+    places.compiled.write_text(text)
+    assert load_compiled(places) is None
+    assert load_policy(places) == policy
+
+
+def test_a_cut_file_is_not_used_whatever_its_length(places: Places) -> None:
+    policy = load_policy(places)
+    content = places.compiled.read_bytes()
+    for length in range(0, len(content), 997):
+        places.compiled.write_bytes(content[:length])
+        assert load_compiled(places) is None
+    assert load_policy(places) == policy
+
+
+def test_what_others_than_root_can_write_is_not_used(places: Places) -> None:
+    load_policy(places)
+    places.compiled.chmod(0o666)
+    assert load_compiled(places) is None
+    places.compiled.chmod(0o600)
+    os.chown(places.compiled, 1000, 1000)
+    assert load_compiled(places) is None
+
+
+def test_a_file_that_was_changed_just_now_is_not_compiled_yet(places: Places) -> None:
+    """Its next change might come within the same tick of the clock, and not show."""
+    os.utime(places.policy)
+    load_policy(places)
+    assert not places.compiled.exists()
+
+
+def test_without_a_place_for_it_a_policy_is_loaded_all_the_same(places: Places) -> None:
+    places.home.rmdir()
+    assert load_policy(places).service == SERVICE
+
+
+def test_stamps_are_taken_before_the_file_is_read(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_and_change(path: Path) -> str:
+        text = read_trusted(path)
+        if path == places.policy:
+            path.write_text(f'extends = "{SERVICE}"\n[pace]\nlinger = 9\n')
+        return text
+
+    monkeypatch.setattr(policies, "read_trusted", read_and_change)
+    assert load_policy(places).pace.linger == 3
+    monkeypatch.undo()
+    assert load_policy(places).pace.linger == 9
