@@ -14,20 +14,21 @@ import subprocess
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 
 from sidespawn.core.plan import ConfigurationFile, Limits, Mount, Plan, Readiness, ReadyWhen
-from sidespawn.engines import Engine, NameTaken, Pins, get_engine
+from sidespawn.engines import Engine, NameTaken, Pins, docker, get_engine
 from sidespawn.errors import LaunchError, Reason
 from sidespawn.host import directories, kernel
 from sidespawn.host.files import closing, pinned
 from sidespawn.host.namespaces import pinned_namespace
 from sidespawn.host.places import Places
 from sidespawn.host.processes import Process, end, identify, send
+from tests.lab import dockers
 from tests.lab.networks import command, wait_until, wait_until_gone
 
 IMAGE = "localhost/sidespawn-agent:latest"
@@ -43,6 +44,20 @@ HOSTILE = (
 )  # fmt: skip
 
 
+def execute(described: tuple[str, ...], plan: Plan, pins: Pins) -> None:
+    done = subprocess.run(described, capture_output=True, timeout=60, check=False, cwd="/", env={})
+    assert done.returncode == 0, done.stderr
+
+
+def ask_docker(described: tuple[str, ...], plan: Plan, pins: Pins) -> None:
+    record = pins.netns.with_suffix(".oci")
+    record.write_text(json.dumps(docker.runtime_record(plan, pins)))
+    method, path, body = described
+    created = docker.ask(method, path, body, 60)
+    assert docker.ask("POST", f"/containers/{created.body['Id']}/start", "", 60).status == 204
+    record.unlink()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Kind:
     """What is the engine's own affair: each difference is described in docs/engines.md."""
@@ -53,6 +68,9 @@ class Kind:
     adds: frozenset[str] = frozenset()  # variables that the engine gives every program
     allows: frozenset[str] = frozenset()  # of what a hostile program tries
     restart: Callable[[], object] | None = None  # of its daemon, if it has one
+    ready: Callable[..., AbstractContextManager[None]] = nullcontext  # around all, given the images
+    journal: str = "_SYSTEMD_SLICE=sidespawn-{slice}.slice"  # what finds all that a service's programs say
+    carry_out: Callable[[tuple[str, ...], Plan, Pins], None] = execute  # what the engine describes
 
 
 PODMAN = Kind(
@@ -60,7 +78,15 @@ PODMAN = Kind(
     adds=frozenset({"HOSTNAME", "HOME", "container"}),
     allows=frozenset({"user namespace"}),  # by the system calls that containers-common allows
 )
-KINDS = (PODMAN,)
+DOCKER = Kind(
+    name="docker",
+    adds=frozenset({"HOME"}),  # by runc
+    restart=dockers.restart,
+    ready=dockers.running_docker,
+    journal="IO_SIDESPAWN_SERVICE={service}",
+    carry_out=ask_docker,
+)
+KINDS = (PODMAN, DOCKER)
 
 
 @dataclass
@@ -175,7 +201,7 @@ def new_ground(kind: Kind, suffix: str = "") -> Iterator[Ground]:
 
 @pytest.fixture(scope="module", params=KINDS, ids=lambda kind: kind.name)
 def ground(request: pytest.FixtureRequest) -> Iterator[Ground]:
-    with new_ground(request.param) as made:
+    with request.param.ready(*request.param.images), new_ground(request.param) as made:
         yield made
 
 
@@ -401,8 +427,9 @@ def output(plan: Plan) -> str:
 
 def test_what_it_says_is_in_the_journal_by_its_name_and_its_slice(ground: Ground, runs: Running) -> None:
     wait_until(lambda: "it runs" in output(runs.plan))
-    by_slice = f"_SYSTEMD_SLICE=sidespawn-{ground.places.service.replace('-', '_')}.slice"
-    assert "it runs" in command("journalctl", "--output=cat", "--quiet", by_slice).stdout
+    service = ground.places.service
+    of_service = ground.kind.journal.format(service=service, slice=service.replace("-", "_"))
+    assert "it runs" in command("journalctl", "--output=cat", "--quiet", of_service).stdout
 
 
 def test_it_is_in_its_services_slice(ground: Ground, runs: Running) -> None:
@@ -599,10 +626,7 @@ def test_the_command_that_is_described_does_the_same(ground: Ground) -> None:
     started = views(Running(plan, ground.start(plan, request)))
     ground.engine.remove(plan.name)
     with ground.pins(plan, request) as pins:
-        done = subprocess.run(
-            ground.engine.describe(plan, pins, request), capture_output=True, timeout=60, check=False, cwd="/", env={}
-        )
-        assert done.returncode == 0, done.stderr
+        ground.kind.carry_out(ground.engine.describe(plan, pins, request), plan, pins)
         wait_until(lambda: state_of(ground, plan.name) == "running")
         wait_until(lambda: "it runs" in output(plan))
     found = ground.engine.find(plan.name)

@@ -136,7 +136,7 @@ def test_a_side_container_gets_what_the_plan_says_and_nothing_else() -> None:
                 },
             ],
             "RestartPolicy": {"Name": "no"},
-            "LogConfig": {"Type": "journald"},
+            "LogConfig": {"Type": "journald", "Config": {"labels": "io.sidespawn.service"}},
             "CgroupParent": "sidespawn-small.slice",
             "Ulimits": [
                 {"Name": "nofile", "Soft": PLAN.limits.open_files, "Hard": PLAN.limits.open_files},
@@ -276,7 +276,7 @@ def description(hostname: str) -> dict[str, Any]:
 
 def adapted(homes: Path, hostname: str = ID) -> tuple[int, dict[str, Any]]:
     (homes / "config.json").write_text(json.dumps(description(hostname)))
-    code = docker_runtime.main(["--log", "x", "create", "--bundle", str(homes), "container"])
+    code = docker_runtime.main(["--log", str(homes / "log"), "create", "--bundle", str(homes), "container"])
     return code, json.loads((homes / "config.json").read_text())
 
 
@@ -311,4 +311,4 @@ def test_the_runtime_is_for_side_containers_only(
     code, found = adapted(homes, hostname)
     assert code == 1
     assert found == description(hostname)
-    assert "only sidespawn uses this runtime" in capsys.readouterr().err
+    assert json.loads((homes / "log").read_text())["msg"] == docker_runtime.REFUSAL

@@ -52,4 +52,5 @@ def matches(places: Places, name: str | None, refused: bool) -> list[str]:
             "+",
             f"CONTAINER_NAME={places.service}-{instance}",
         ]
-    return [f"SIDESPAWN_SERVICE={places.service}", "+", f"_SYSTEMD_SLICE={slice_name(places.service)}"]
+    by_slice, by_label = f"_SYSTEMD_SLICE={slice_name(places.service)}", f"IO_SIDESPAWN_SERVICE={places.service}"
+    return [f"SIDESPAWN_SERVICE={places.service}", "+", by_slice, "+", by_label]  # docker writes for its containers

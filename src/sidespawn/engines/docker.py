@@ -93,7 +93,7 @@ class Docker:
                 "Tmpfs": dict.fromkeys(plan.scratch, "rw,nosuid,nodev,noexec,size=64k,mode=1777"),
                 "Mounts": mounts(plan, pins),
                 "RestartPolicy": {"Name": "no"},
-                "LogConfig": {"Type": "journald"},
+                "LogConfig": {"Type": "journald", "Config": {"labels": f"{LABEL}service"}},  # as a field
                 "CgroupParent": slice_name(plan.service),
                 "Ulimits": [
                     {"Name": name, "Soft": most, "Hard": most}

@@ -19,6 +19,7 @@ from typing import Any
 
 HOMES = "/run/sidespawn"
 HEX = frozenset("0123456789abcdef")
+REFUSAL = "no record of such a side container: only sidespawn uses this runtime"
 HARMLESS = ("nosuid", "nodev", "noexec")
 
 
@@ -28,7 +29,8 @@ def main(argv: list[str]) -> int:
         description = json.load(file)
     record = find_record(description.get("hostname", ""))
     if record is None:
-        sys.stderr.write("sidespawn: no record of such a side container; only sidespawn uses this runtime\n")
+        with open(argv[argv.index("--log") + 1], "a", encoding="utf-8") as log:  # from where docker shows it
+            log.write(json.dumps({"level": "error", "msg": REFUSAL}) + "\n")
         return 1
     adapt(description, record)
     with open(path, "w", encoding="utf-8") as file:

@@ -1,0 +1,105 @@
+"""A service whose engine is docker, from its set-up to its end. What any engine must do is in test_engines.py."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sidespawn.host.processes import identify
+from tests.lab import dockers
+from tests.lab.conftest import new_service
+from tests.lab.networks import SIDESPAWN, Service, command, wait_until_gone
+
+HELPERS = "localhost/sidespawn-helpers:latest"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def docker() -> Iterator[None]:
+    with dockers.running_docker(HELPERS):
+        yield
+
+
+@pytest.fixture
+def service() -> Iterator[Service]:
+    made = new_service()
+    made.enable("--preset=neutron-dhcp-dnsmasq", "--engine=docker", f"--set=state_on_host={made.state}")
+    yield made
+    made.clean()
+
+
+def warnings(service: Service) -> list[str]:
+    found: list[str] = json.loads(command(*SIDESPAWN, "check", service.name, "--json").stdout)[0]["warnings"]
+    return [each for each in found if "docker" in each or "image" in each]
+
+
+def test_start_reload_stop(service: Service) -> None:
+    network = service.network()
+    assert network.start().returncode == 0
+    pid = network.pid
+    assert "--no-hosts" in Path(f"/proc/{pid}/cmdline").read_text()
+    assert command("ip", "netns", "identify", str(pid)).stdout.strip() == network.netns
+    assert network.kill("HUP").returncode == 0
+    assert network.start().returncode == 0
+    assert network.pid == pid
+    logs = command(*SIDESPAWN, "logs", service.name).stdout
+    assert "is running, pid" in logs
+    assert "dnsmasq-dhcp[1]: read" in logs
+    assert network.container in command(*SIDESPAWN, "ps", service.name).stdout
+    assert network.kill("15").returncode == 0
+    wait_until_gone(pid)
+    assert network.container not in command("docker", "ps", "--all").stdout
+    assert not network.pid_file.exists()
+
+
+def test_it_survives_a_restart_of_docker(service: Service) -> None:
+    network = service.network()
+    assert network.start().returncode == 0
+    before = identify(network.pid)
+    dockers.restart()
+    assert identify(network.pid) == before
+    assert network.kill("15").returncode == 0
+    assert network.start().returncode == 0
+
+
+def test_a_container_that_is_started_again_by_hand_gets_no_namespace(service: Service) -> None:
+    network = service.network()
+    assert network.start().returncode == 0
+    command("docker", "kill", network.container)
+    assert command("docker", "start", network.container, check=False).returncode != 0
+
+
+def test_the_runtime_is_for_side_containers_only() -> None:
+    done = command("docker", "run", "--rm", "--runtime=sidespawn", "--network=none", HELPERS, "true", check=False)
+    assert done.returncode != 0
+    assert "only sidespawn uses this runtime" in done.stderr
+
+
+def test_an_operator_is_told_what_docker_lacks(service: Service) -> None:
+    assert warnings(service) == []
+    before = dockers.SETTINGS.read_text()
+    try:
+        dockers.SETTINGS.write_text(json.dumps(json.loads(before) | {"live-restore": False, "runtimes": {}}))
+        command("systemctl", "restart", "docker.service")
+        said = warnings(service)
+        assert len(said) == 2
+        assert '{"runtimes": {"sidespawn": {"path": "' in said[0]
+        assert '{"live-restore": true}' in said[1]
+        refused = service.network().start()
+        assert refused.returncode == 70
+        assert "sidespawn" in refused.stderr
+    finally:
+        dockers.SETTINGS.write_text(before)
+        command("systemctl", "restart", "docker.service")
+
+
+def test_without_docker_a_start_fails_with_what_to_look_at(service: Service) -> None:
+    command("systemctl", "stop", "docker.socket", "docker.service")
+    try:
+        done = service.network().start()
+        assert done.returncode == 70
+        assert "systemctl status docker" in done.stderr
+    finally:
+        command("systemctl", "start", "docker.service")
