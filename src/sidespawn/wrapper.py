@@ -35,6 +35,9 @@ CLAIM_BYTES = 1024 * 1024  # what the host takes at once; a longer file waits fo
 LINE_BYTES = 64 * 1024
 CLOCK_BOOTTIME = 7  # Linux; time.CLOCK_BOOTTIME came with Python 3.7
 NAMESPACES = "/run/netns"
+ANY = "<text>"
+PROBE = "0"  # asks whether a process is there
+PROBE_TIMEOUT = 10  # seconds; a spool that nobody serves any more shall not cost more
 SIGNAL_NAMES = {
     "1": "HUP",
     "2": "INT",
@@ -244,6 +247,14 @@ def say(text):
     sys.stderr.write(text + "\n")
 
 
+def is_answered_here(local, arguments):
+    # type: (Any, Any) -> bool
+    """Whether the policy says so: `local` holds argument lists, in which ANY stands for whatever is there."""
+    return any(
+        len(each) == len(arguments) and all(each[i] in (arguments[i], ANY) for i in range(len(each))) for each in local
+    )
+
+
 def run_locally(settings, arguments):
     # type: (Dict[str, Any], List[str]) -> int
     path = real_program(settings)
@@ -259,7 +270,7 @@ def run_locally(settings, arguments):
 
 def program_main(settings, arguments):
     # type: (Dict[str, Any], List[str]) -> int
-    if arguments in settings["local"]:
+    if is_answered_here(settings["local"], arguments):
         return run_locally(settings, arguments)
     environment = {name: os.environ[name] for name in settings["environment"] if name in os.environ}
     return report(start(settings, [settings["program"]] + arguments, identify_netns(), environment))
@@ -277,10 +288,29 @@ def kill_main(settings, arguments):
         say("kill: (%s) - No such process" % words[1])
         return GONE
     reply = signal(settings, name, int(words[1]))
+    if reply["reason"] == "no-such-process" and settings.get("shared"):
+        other = service_of(settings, int(words[1]))
+        if other is not None:
+            reply = signal(other, name, int(words[1]))
     if reply["reason"] == "no-such-process":
         say("kill: (%s) - No such process" % words[1])  # Neutron looks for just this text
         return GONE
     return report(reply)
+
+
+def service_of(settings, pid):
+    # type: (Dict[str, Any], int) -> Optional[Dict[str, Any]]
+    """The settings for whichever other service of this agent the pid belongs to; None when it is nobody's."""
+    home = os.path.dirname(os.path.dirname(settings["spool"]))
+    for service in sorted(set(os.listdir(home)) - {settings["service"]}):
+        other = dict(settings, service=service, timeout=min(PROBE_TIMEOUT, settings["timeout"]))
+        other.update({name: os.path.join(home, service, name) for name in ("spool", "replies")})
+        try:
+            if signal(other, PROBE, pid)["status"] == "done":
+                return dict(other, timeout=settings["timeout"])
+        except Unavailable:
+            continue  # it is no service of this agent
+    return None
 
 
 def report(reply):

@@ -39,7 +39,7 @@ UUID = "4f3c1f4e-8a5b-4f2e-9a36-2f1d7b0c5e11"
 SECOND_ID = "61a1c98acaf6235b68a1e841934ac713"
 
 # Of a table of core.document, with the key as the first argument.
-READERS = {"take", "table", "path", "number", "strings", "pattern", "patterns"}
+READERS = {"take", "table", "path", "number", "strings", "pattern", "patterns", "choice"}
 
 
 def fenced(text: str, kind: str) -> list[str]:

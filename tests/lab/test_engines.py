@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from sidespawn.core.plan import ConfigurationFile, Limits, Mount, Plan, Readiness, ReadyWhen
+from sidespawn.core.plan import ConfigurationFile, Limits, Mount, Plan, Readiness, ReadyWhen, Script
 from sidespawn.engines import Engine, NameTaken, Pins, docker, get_engine
 from sidespawn.errors import LaunchError, Reason
 from sidespawn.host import directories, kernel
@@ -112,16 +112,18 @@ class Ground:
             arguments=("-I", "-S", "-c", code, *arguments),
             environment=(("PROCESS_TAG", f"tool-{instance}"),),
             netns=self.netns,
+            host_network=False,
             uid=UID,
             gid=UID,
             capabilities=("NET_ADMIN", "NET_RAW"),
             mounts=(
-                Mount(path=f"{STATE}/tool/{instance}", beneath=f"tool/{instance}", writable=True),
+                tool(instance),
                 Mount(path="/run/given", beneath="given", writable=False),
             ),
             configuration=(
                 ConfigurationFile(path=f"{STATE}/conf/{instance}.conf", beneath="x.conf", rules="x", text="told = 1\n"),
             ),
+            scripts=(Script(path="/run/scripts/say", text="#!/bin/sh\necho said >said\n"),),
             scratch=("/run/tool",),
             limits=Limits(memory=64 * 2**20, tasks=32, open_files=512),
             pid_file=None,
@@ -141,21 +143,32 @@ class Ground:
         """As host/keeper.py makes them."""
         pin = self.places.pins / request
         with ExitStack() as stack:
-            netns = stack.enter_context(pinned_namespace(plan.netns, pin.with_suffix(".netns")))
+            name = None if plan.host_network else plan.netns
+            netns = stack.enter_context(pinned_namespace(name, pin.with_suffix(".netns")))
             mounts = []
             for number, mount in enumerate(plan.mounts):
                 source = os.open(self.state / mount.beneath, os.O_PATH | os.O_DIRECTORY)
                 stack.enter_context(closing(source))
                 target = pin.with_suffix(f".mount{number}")
                 mounts.append(stack.enter_context(pinned(source, target, is_directory=True)))
-            configuration = []
+            configuration, scripts = [], []
             for number, file in enumerate(plan.configuration):
                 configuration.append(self.places.snapshots / f"{plan.instance}.{number}")
                 configuration[-1].write_text(file.text or "")
                 configuration[-1].chmod(0o444)
+            for number, script in enumerate(plan.scripts, len(configuration)):
+                scripts.append(self.places.snapshots / f"{plan.instance}.{number}")
+                scripts[-1].write_text(script.text)
+                scripts[-1].chmod(0o555)
             pid_file = pin.with_suffix(".pid")
             stack.callback(pid_file.unlink, missing_ok=True)
-            yield Pins(netns=netns.path, pid_file=pid_file, mounts=tuple(mounts), configuration=tuple(configuration))
+            yield Pins(
+                netns=netns.path,
+                pid_file=pid_file,
+                mounts=tuple(mounts),
+                configuration=tuple(configuration),
+                scripts=tuple(scripts),
+            )
 
     def start(self, plan: Plan, request: str = "") -> Process:
         """The process that runs now; the engine's answer is checked against what /proc knows."""
@@ -173,6 +186,11 @@ class Ground:
         for name in self.names:
             self.engine.remove(name)
         assert self.engine.list(self.places.service) == ()
+
+
+def tool(instance: str) -> Mount:
+    """The directory that is an instance's own."""
+    return Mount(path=f"{STATE}/tool/{instance}", beneath=f"tool/{instance}", writable=True)
 
 
 @contextmanager
@@ -356,6 +374,26 @@ def test_the_configuration_is_the_checked_copy(runs: Running) -> None:
     path = runs.plan.configuration[0].path
     assert Path(f"{runs.proc}/root{path}").read_text() == "told = 1\n"
     assert {"ro", "nosuid", "nodev", "noexec"} <= runs.mounts()[path]
+
+
+def test_a_script_is_executed_and_cannot_be_changed(ground: Ground) -> None:
+    code = "import os, sys\nos.chdir(sys.argv[1])\nos.spawnv(os.P_WAIT, '/run/scripts/say', ['say'])\n"
+    instance = uuid.uuid4().hex[:12]
+    runs = Running(
+        plan := ground.plan(code + STAY, f"{STATE}/tool/{instance}", instance=instance, mounts=(tool(instance),)),
+        ground.start(plan),
+    )
+    said = ground.state / "tool" / instance / "said"
+    wait_until(lambda: said.exists() and said.read_text() == "said\n")
+    options = runs.mounts()["/run/scripts/say"]
+    assert {"ro", "nosuid", "nodev"} <= options
+    assert "noexec" not in options
+
+
+def test_the_hosts_own_network_where_the_plan_says_so(ground: Ground) -> None:
+    plan = ground.plan(netns="", host_network=True, capabilities=())
+    process = ground.start(plan)
+    assert os.stat(f"/proc/{process.pid}/ns/net").st_ino == os.stat("/proc/1/ns/net").st_ino
 
 
 def test_mounts_come_and_go_for_each_side_alone(ground: Ground, runs: Running) -> None:

@@ -19,6 +19,10 @@ quiet = "q"
 loud = ""
 x = ""
 
+[word]
+go = ""
+stop = ""
+
 [value]
 name = "n"
 file = ""

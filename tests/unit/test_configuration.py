@@ -7,7 +7,7 @@ import pytest
 from sidespawn.core.configuration import accept_configuration
 from sidespawn.core.policy import Policy
 from sidespawn.errors import Denied, Reason
-from tests.unit.small import NET, OTHER, POLICY, line_of, load
+from tests.unit.small import NET, OTHER, POLICY, line_of, load, parse
 
 SMALL = load()
 PATH = "/state/tool.conf"
@@ -265,3 +265,51 @@ def test_an_at_sign_is_not_passed_on(line: str) -> None:
 )
 def test_an_at_sign_stands_only_within_a_word(line: str) -> None:
     refusal(line, mail("blocks", '{ value = "<text>", pass = false }'))
+
+
+# ---------------------------------------------------------------- words in quotes
+
+QUOTED = load(
+    (
+        """path = "/state/<name>"
+format = "lines"
+
+[configuration.extra.directives]
+cache-size = "<integer 0..100>"
+log-queries = true
+owner = ["{net}", "nobody"]
+""",
+        """path = "/state/<name>"
+format = "quoted"
+
+[configuration.extra.directives]
+script = { value = '"<name>"', instead = '"/run/ours"' }
+iface = { value = '"<interface>"', block = { pd = "<integer 1..9>" } }
+""",
+    )
+)
+
+
+def test_a_quoted_word_is_passed_on_in_quotes() -> None:
+    text, _ = accept_configuration(
+        QUOTED.configuration["extra"].rules, PATH, b'script "x"\niface "eth0" {\n# c\n pd 1\n}\n', QUOTED.names, {}
+    )
+    assert text == 'script "/run/ours"\niface "eth0" {\n    pd 1\n}\n'
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("script x", 'script "x', 'script x"', 'script "x""', 'script """', 'script ""', 'script "', '"script" "x"'),
+        *('script "x y"', "script 'x'", 'script "x" "y"', 'script "x"y', 'script "a;b"', 'script "$x"', 'script "@x"'),
+        *('iface "eth0" { pd 1 }\nscript "/etc/x"', 'iface "eth0 {\n pd 1\n}', 'script "x"\0', 'script "\\"x"'),
+    ],
+    ids=ascii,
+)
+def test_other_quotes_are_refused(content: str) -> None:
+    refusal(content, QUOTED)
+
+
+def test_quotes_are_refused_where_the_format_has_none() -> None:
+    blocks = POLICY.replace('format = "lines"', 'format = "blocks"')
+    refusal('owner "nobody"', parse(blocks))

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidespawn.core.decide import Allowed, check_signal
-from sidespawn.core.plan import ChildPidFile, ConfigurationFile, Mount, PidFile
+from sidespawn.core.plan import ChildPidFile, ConfigurationFile, Mount, PidFile, Script
 from sidespawn.core.policy import Policy
 from sidespawn.core.wire import SIGNALS, SignalRequest, StartRequest
 from sidespawn.errors import Denied, Reason
@@ -410,3 +410,103 @@ def test_no_signals_unless_the_policy_names_them() -> None:
     policy = load(('signals = ["HUP", "TERM"]\n', ""))
     with pytest.raises(Denied, match="is not allowed: none"):
         check_signal(policy, SignalRequest(id=ID, deadline=0, signal="HUP", pid=4711))
+
+
+# ---------------------------------------------------------------- a caller outside of the namespace
+
+OUTSIDE = (('netns = "ns-{net}"', 'caller = "outside"\nnetns = "ns-{net}"'),)
+HOST = (
+    ('netns = "ns-{net}"', 'caller = "outside"'),
+    ('capabilities = ["NET_RAW", "NET_ADMIN"]', 'capabilities = ["NET_BIND_SERVICE"]\nhost_network = true'),
+)
+
+
+def test_the_namespace_of_a_caller_outside_is_what_its_arguments_bound() -> None:
+    plan = decide(load(*OUTSIDE), request(netns=None)).plan
+    assert (plan.netns, plan.host_network, plan.instance) == (f"ns-{NET}", False, NET)
+
+
+def test_a_caller_outside_is_in_no_namespace() -> None:
+    found = denied(policy=load(*OUTSIDE))
+    assert found.reason is Reason.NAMESPACE_NOT_ALLOWED
+    assert "should from none" in found.message
+
+
+def test_a_namespace_that_no_argument_names_starts_nothing() -> None:
+    policy = load(*OUTSIDE, ("required = true", "required = false"))
+    assert refusal(policy, request("--data=/state/x", netns=None)).reason is Reason.VALUE_NOT_ALLOWED
+    untrusted_request = StartRequest(
+        id=ID, deadline=0, untrusted_argv=("tool",), untrusted_netns=None, untrusted_environment=()
+    )
+    assert refusal(policy, untrusted_request).reason is Reason.POLICY_INVALID
+
+
+def test_the_hosts_own_network_is_given_only_where_the_policy_says_so() -> None:
+    assert not allowed().plan.host_network
+    plan = decide(load(*HOST), request(netns=None)).plan
+    assert (plan.netns, plan.host_network) == ("", True)
+    assert denied(policy=load(*HOST)).reason is Reason.NAMESPACE_NOT_ALLOWED
+
+
+# ---------------------------------------------------------------- what the program gets in another way
+
+
+def test_a_value_is_replaced_by_the_policys() -> None:
+    policy = load(('{ value = "<tag>", most = 2 }', '{ value = "<tag>", instead = "/run/{net}" }'))
+    assert f"--name=/run/{NET}" in allowed("--name=x", policy=policy).plan.arguments
+    assert denied("--name=/x", policy=policy).reason is Reason.VALUE_NOT_ALLOWED
+
+
+def test_a_value_that_names_what_is_not_bound_starts_nothing() -> None:
+    names = ('home = "/state/{net}"', 'home = "/state/{net}"\nother = "<uuid>"')
+    policy = load(names, ('{ value = "<tag>", most = 2 }', '{ value = "<tag>", instead = "{other}" }'))
+    assert denied("--name=x", policy=policy).reason is Reason.POLICY_INVALID
+
+
+def test_arguments_of_the_policy_stand_first_and_last() -> None:
+    arguments = allowed(policy=load(('always = ["--loud"]', 'first = ["-x"]\nalways = ["--loud"]'))).plan.arguments
+    assert arguments == ("-x", f"--data=/state/{NET}/data", "--loud", "--log=default")
+
+
+def test_variables_and_scripts_are_the_policys() -> None:
+    rules = '[side_container.environment]\nPATH = "/a:/b"\n[side_container.scripts]\n"/run/a" = ["#!/bin/sh", "b"]\n'
+    plan = allowed(policy=load(("[side_container.ready]", f"{rules}[side_container.ready]")), TAG=f"tool-{NET}").plan
+    assert plan.environment == (("PATH", "/a:/b"), ("TAG", f"tool-{NET}"))
+    assert plan.scripts == (Script(path="/run/a", text="#!/bin/sh\nb\n"),)
+
+
+def test_a_directory_can_be_written_at_a_path_of_the_policys_own() -> None:
+    policy = load(("scratch =", 'writes = { "/run/agent" = "{home}" }\nscratch ='), ('mounts = ["{home}"]', ""))
+    assert allowed(policy=policy).plan.mounts == (Mount(path="/run/agent", beneath=NET, writable=True),)
+
+
+IN_A_DIRECTORY = (
+    ('path = "/state/<name>"', 'path = "/state/<name>"\nfile = "tool.conf"\nat = "/run/tool/tool.conf"'),
+    ('file = { value = "/dev/null", configuration', "file = { configuration"),
+)
+
+
+def test_a_configuration_file_lies_in_the_directory_that_is_named_and_is_found_where_the_policy_says() -> None:
+    files = {"a/tool.conf": b"log-queries\n"}
+    (file,) = decide(load(*IN_A_DIRECTORY), request("--file=/state/a"), files).plan.configuration
+    assert file == ConfigurationFile(
+        path="/run/tool/tool.conf", beneath="a/tool.conf", rules="extra", text="log-queries\n"
+    )
+
+
+def test_the_file_in_the_directory_is_judged() -> None:
+    with pytest.raises(Denied) as caught:
+        decide(load(*IN_A_DIRECTORY), request("--file=/state/a"), {"a/tool.conf": b"conf-script=/x\n"})
+    assert caught.value.reason is Reason.CONFIGURATION_NOT_ALLOWED
+    assert "/state/a/tool.conf" in caught.value.message
+
+
+def test_a_colon_may_stand_in_the_agents_path_but_not_in_the_side_containers() -> None:
+    pattern = ('path = "/state/<name>"', 'path = "/state/a:b"')
+    files = {"a:b": b"log-queries\n"}
+    with pytest.raises(Denied) as caught:
+        decide(load(pattern), request("--file=/state/a:b"), files)
+    assert caught.value.reason is Reason.VALUE_NOT_ALLOWED
+    elsewhere = (pattern[0], pattern[1] + '\nat = "/run/x"')
+    (file,) = decide(load(elsewhere), request("--file=/state/a:b"), files).plan.configuration
+    assert (file.path, file.beneath) == ("/run/x", "a:b")

@@ -89,3 +89,14 @@ assert namespace_of(other.pid) is None
 assert namespace_of(2**22 - 1) is None
 """
     )
+
+
+def test_the_hosts_own_is_pinned_when_it_is_asked_for_as_such(apart: Callable[[str], str]) -> None:
+    apart(
+        SETUP
+        + """
+with pinned_namespace(None, pin, names) as pinned:
+    assert pinned.inode == os.stat("/proc/1/ns/net").st_ino == os.stat(pin).st_ino
+assert not pin.exists()
+"""
+    )

@@ -180,3 +180,47 @@ def test_what_is_written_is_read_back_as_the_same() -> None:
 def test_no_two_options_of_the_shipped_table_share_a_letter() -> None:
     letters = [option.short for option in DNSMASQ.options.values() if option.short]
     assert len(letters) == len(set(letters)) > 40
+
+
+# ---------------------------------------------------------------- words
+
+WORDS = ProgramTable(
+    program="words",
+    version="1",
+    options={
+        "start": Option(name="start", takes=Takes.WORD),
+        "stop": Option(name="stop", takes=Takes.WORD),
+        "w": Option(name="w", takes=Takes.VALUE),
+    },
+)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "given"),
+    [
+        (["start"], [("start", None)]),
+        (["start", "-w", "stop"], [("start", None), ("w", "stop")]),
+        (["", "start"], [("start", None)]),
+        (["-w", "start"], [("w", "start")]),
+    ],
+)
+def test_a_word_stands_first(arguments: list[str], given: list[tuple[str, str | None]]) -> None:
+    assert read(*arguments, table=WORDS) == given
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["-w", "x", "start"], ["start", "stop"], ["start", "start"], ["star"], ["started"], ["START"], ["start\n"], ["w"]],
+    ids=ascii,
+)
+def test_a_word_elsewhere_or_another_is_positional(arguments: list[str]) -> None:
+    assert refusal(*arguments, table=WORDS).reason is Reason.POSITIONAL_NOT_ALLOWED
+
+
+@pytest.mark.parametrize("argument", ["-start", "--start", "start=1"])
+def test_a_word_is_no_option(argument: str) -> None:
+    assert refusal(argument, table=WORDS).reason in (Reason.OPTION_UNKNOWN, Reason.OPTION_MALFORMED)
+
+
+def test_a_word_is_written_as_it_is() -> None:
+    assert WORDS.options["start"].written(None) == ("start",)

@@ -9,7 +9,17 @@ from typing import Any
 
 import pytest
 
-from sidespawn.core.plan import ChildPidFile, ConfigurationFile, Limits, Mount, PidFile, Plan, Readiness, ReadyWhen
+from sidespawn.core.plan import (
+    ChildPidFile,
+    ConfigurationFile,
+    Limits,
+    Mount,
+    PidFile,
+    Plan,
+    Readiness,
+    ReadyWhen,
+    Script,
+)
 from tests.unit.small import decide, load, request
 
 PLAN = decide(load(), request("--quiet")).plan
@@ -23,6 +33,7 @@ OTHER: dict[str, list[Any]] = {
     "arguments": [(), (*PLAN.arguments, ""), PLAN.arguments[::-1], ("".join(PLAN.arguments),)],
     "environment": [(("A", "1"),), (("A", ""), ("1", ""))],
     "netns": ["other"],
+    "host_network": [True],
     "uid": [0],
     "gid": [0],
     "capabilities": [(), ("NET_ADMIN",), ("NET_RAW", "NET_ADMIN")],
@@ -32,6 +43,11 @@ OTHER: dict[str, list[Any]] = {
         (replace(PLAN.mounts[0], beneath="other"),),
     ],
     "configuration": [(ConfigurationFile(path="/state/a", beneath="a", rules="extra", text=""),)],
+    "scripts": [
+        (Script(path="/run/a", text=""),),
+        (Script(path="/run/a", text="b"),),
+        (Script(path="/run/b", text=""),),
+    ],
     "scratch": [(), ("/run/other",)],
     "limits": [replace(PLAN.limits, **{each.name: 1}) for each in fields(Limits)],
     "pid_file": [None, PidFile(beneath="other/pid")],

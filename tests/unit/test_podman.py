@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sidespawn.core.plan import ConfigurationFile, Plan
+from sidespawn.core.plan import ConfigurationFile, Plan, Script
 from sidespawn.engines import Other, Pins, control_groups, get_engine, podman
 from sidespawn.engines.control_groups import slice_name
 from sidespawn.engines.podman import PODMAN, Podman
@@ -215,3 +215,18 @@ def test_others_are_those_without_our_label(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(podman, "run", fake_run)
     assert Podman().others() == (Other(id="3", name="b", image="j", pid=4),)
     assert asked == [("/usr/bin/podman", "ps", "--format=json")]  # only what runs
+
+
+def test_a_script_is_mounted_read_only_and_can_be_executed() -> None:
+    plan = replace(PLAN, scripts=(Script(path="/run/tools/ip", text="#!/bin/sh\n"),))
+    options = describe(plan, replace(PINS, scripts=(Path("/snapshots/1.1"),)))
+    mount = "--mount=type=bind,src=/snapshots/1.1,dst=/run/tools/ip,ro,bind-propagation=rprivate,nosuid,nodev"
+    assert mount in options
+    with pytest.raises(ValueError, match="zip"):
+        describe(plan)
+
+
+def test_the_hosts_network_is_given_only_where_the_plan_says_so() -> None:
+    assert "--network=ns:/pins/1.netns" in describe()
+    options = describe(replace(PLAN, netns="", host_network=True))
+    assert [each for each in options if each.startswith("--network")] == ["--network=host"]

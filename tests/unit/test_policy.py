@@ -247,6 +247,56 @@ BROKEN = {
     "no kind of ready": (("alive = 100", "within = 5"), "[side_container.ready]", "exactly one of"),
     "alive for ever": (("alive = 100", "alive = 60001"), "alive", "side_container.ready.alive must be from 1 to 60000"),
     "ready file is relative": (("alive = 100", 'file = "pid"'), 'file = "pid"', "side_container.ready.file must be"),
+    "caller from nowhere": (
+        ('netns = "ns-{net}"', 'netns = "ns-{net}"\ncaller = "anywhere"'),
+        "caller",
+        "request.caller must be one of inside, outside",
+    ),
+    "the host's network beside a namespace": (
+        ("tasks = 8\n", "tasks = 8\nhost_network = true\n"),
+        "netns =",
+        "request.netns is not a key that can stand here",
+    ),
+    "a word with a value": (
+        ("quiet = true", 'quiet = true\ngo = "<tag>"'),
+        "go =",
+        "options.go takes no value",
+    ),
+    "script at a relative path": (
+        ("tasks = 8\n", 'tasks = 8\nscripts = { "run/a" = "x" }\n'),
+        "scripts",
+        "must be an absolute path",
+    ),
+    "writes at a relative path": (
+        ("tasks = 8\n", 'tasks = 8\nwrites = { "run/a" = "{home}" }\n'),
+        "writes",
+        "must be an absolute path",
+    ),
+    "writes where no name is": (
+        ("tasks = 8\n", 'tasks = 8\nwrites = { "/run/a" = "{nobody}" }\n'),
+        "writes",
+        "which [names] does not declare",
+    ),
+    "instead of a value that no name gives": (
+        ("most = 2 }", 'most = 2, instead = "{nobody}" }'),
+        "instead",
+        "which [names] does not declare",
+    ),
+    "shared kill script at a relative path": (
+        ('wrapper = "/usr/sbin/tool"', 'wrapper = "/usr/sbin/tool"\nshared_kill_scripts = ["kill"]'),
+        "[agent]",
+        "must be absolute paths in the agent",
+    ),
+    "shared kill script with the wrapper's name": (
+        ('wrapper = "/usr/sbin/tool"', 'wrapper = "/usr/sbin/tool"\nshared_kill_scripts = ["/etc/tool"]'),
+        "[agent]",
+        "two files of one name",
+    ),
+    "configuration at a relative path": (
+        ('format = "lines"', 'format = "lines"\nat = "x"'),
+        'at = "x"',
+        "must be an absolute path",
+    ),
     "grace without end": (
         ("[side_container.ready]", "[side_container.stop]\ngrace = 301\n[side_container.ready]"),
         "grace",
@@ -623,3 +673,33 @@ def test_a_name_that_ships_nothing_is_told_what_does() -> None:
     with pytest.raises(PolicyError, match="there is no preset named nothing") as caught:
         presets.read_preset("nothing")
     assert "neutron-dhcp-dnsmasq" in caught.value.hint
+
+
+# ---------------------------------------------------------------- the host's own network
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("uid = 1000", "uid = 0"),
+        ('capabilities = ["NET_BIND_SERVICE"]', 'capabilities = ["NET_ADMIN"]'),
+        ('capabilities = ["NET_BIND_SERVICE"]', 'capabilities = ["NET_BIND_SERVICE", "NET_RAW"]'),
+    ],
+    ids=["root", "NET_ADMIN", "NET_RAW"],
+)
+def test_nobody_is_given_the_hosts_network_with_power_over_it(change: tuple[str, str]) -> None:
+    small = (
+        ('netns = "ns-{net}"', 'caller = "outside"'),
+        ('capabilities = ["NET_RAW", "NET_ADMIN"]', 'capabilities = ["NET_BIND_SERVICE"]\nhost_network = true'),
+    )
+    assert load(*small).side_container.host_network
+    with pytest.raises(PolicyError) as caught:
+        parse(changed(change, text=changed(*small)))
+    assert "host_network allows neither uid 0 nor capabilities other than NET_BIND_SERVICE" in caught.value.message
+
+
+def test_the_hosts_network_is_for_callers_outside() -> None:
+    text = changed(('netns = "ns-{net}"\n', ""), ("uid = 1000", "uid = 1000\nhost_network = true"))
+    with pytest.raises(PolicyError) as caught:
+        parse(text)
+    assert 'request.caller must be "outside"' in caught.value.message

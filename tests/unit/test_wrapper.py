@@ -435,6 +435,24 @@ def test_a_process_that_is_gone_is_told_in_the_words_of_kill(
     assert capfd.readouterr().err == "kill: (4711) - No such process\n"
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_shared_kill_script_asks_the_agents_other_services(
+    tmp_path: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, *, shared: bool
+) -> None:
+    boxes = [tmp_path / "services" / name for name in ("mine", "other", "small")]
+    for box in boxes:
+        for name in ("spool", "replies", "claims"):
+            (box / name).mkdir(parents=True)
+    mine, other, small = boxes
+    asked = {"service": "mine", "spool": str(mine / "spool"), "replies": str(mine / "replies")}
+    gone = answering(Status.FAILED, Reason.NO_SUCH_PROCESS)
+    with Host(mine, gone) as first, Host(other, gone) as second, Host(small, answering(Status.DONE)) as third:
+        code = run_main(monkeypatch, settings | asked | {"kill": True, "shared": shared}, "9", "4711")
+    assert code == (0 if shared else 1)
+    seen = [[each.signal for each in host.seen if isinstance(each, SignalRequest)] for host in (first, second, third)]
+    assert seen == ([["KILL"], ["0"], ["0", "KILL"]] if shared else [["KILL"], [], []])
+
+
 # ---------------------------------------------------------------- as it stands in an agent
 
 PYTHONS = [sys.executable]
@@ -645,3 +663,24 @@ def test_its_settings_are_plain_values(installed: Path) -> None:
     assert json.loads(json.dumps(settings)) == settings
     assert settings["kill"] is False
     assert settings["spool"] == str(installed / "spool")
+
+
+# ---------------------------------------------------------------- any argument
+
+
+@pytest.mark.parametrize(
+    ("arguments", "local"),
+    [
+        (["-C", "/x", "-n"], True),
+        (["-C", "", "-n"], True),
+        (["-C", "<text>", "-n"], True),
+        (["-C", "-n"], False),
+        (["-C", "/x", "/y", "-n"], False),
+        (["-C", "/x", "-d"], False),
+        (["-d", "-C", "/x"], False),
+        ([], False),
+    ],
+)
+def test_what_the_agent_answers_can_have_any_argument_in_one_place(arguments: list[str], local: bool) -> None:
+    assert wrapper.is_answered_here([["-C", "<text>", "-n"]], arguments) is local
+    assert wrapper.is_answered_here((("-C", "<text>", "-n"),), tuple(arguments)) is local

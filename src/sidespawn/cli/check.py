@@ -94,13 +94,14 @@ def summary(each: Checked) -> dict[str, object]:
 
 def allows(policy: Policy) -> list[tuple[str, str]]:
     side_container = policy.side_container
+    writable = (*side_container.mounts, *(pattern for _, pattern in side_container.writes))
     user = f"{side_container.uid}:{side_container.gid}"
     return [
         ("program", f"{side_container.command} of {side_container.image}, by {side_container.engine}"),
-        ("namespace", policy.netns.source),
+        ("namespace", "none: the host's own network" if policy.netns is None else policy.netns.source),
         ("user", user + (" (root)" if side_container.uid == 0 else "")),
         ("capabilities", " ".join(side_container.capabilities) or "none"),
-        ("writable", " ".join(pattern.source for pattern in side_container.mounts) or "nothing"),
+        ("writable", " ".join(pattern.source for pattern in writable) or "nothing"),
         ("readable", " ".join(pattern.source for _, pattern in side_container.reads) or "nothing"),
         ("limits", f"{side_container.limits.memory // 2**20} MiB memory, {side_container.limits.tasks} tasks"),
         ("signals", " ".join(policy.signals) or "none"),

@@ -21,6 +21,7 @@ from sidespawn.errors import Denied, quoted
 from sidespawn.host.files import directory, read_regular_beneath
 from sidespawn.host.places import Places
 from sidespawn.host.policies import load_policy, policy_of
+from sidespawn.wrapper import is_answered_here
 
 EXAMPLE_ID = "0" * 32
 
@@ -61,7 +62,7 @@ def explain(
     if (preset is None) == (service is None) or not argv:
         raise click.UsageError("name a SERVICE or a --preset, and behind -- the call: dnsmasq ARGS...", context)
     policy = preset_policy(preset) if preset is not None else service_policy(str(service))
-    if argv[1:] in policy.agent.local:
+    if is_answered_here(policy.agent.local, argv[1:]):
         report_local(argv, policy, as_json)
         return 0
     judge = Judge(policy, reader(policy, root))
@@ -126,6 +127,10 @@ def engine_command(plan: Plan) -> tuple[str, ...]:
             configuration=tuple(
                 Places(plan.service).snapshots / f"{plan.instance}.{number}"
                 for number in range(len(plan.configuration))
+            ),
+            scripts=tuple(
+                Places(plan.service).snapshots / f"{plan.instance}.{len(plan.configuration) + number}"
+                for number in range(len(plan.scripts))
             ),
         ),
         EXAMPLE_ID,

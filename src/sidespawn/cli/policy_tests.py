@@ -20,6 +20,7 @@ from sidespawn.core.decide import decide
 from sidespawn.core.policy import Policy
 from sidespawn.core.wire import StartRequest
 from sidespawn.errors import Denied, PolicyError, Reason
+from sidespawn.wrapper import is_answered_here
 
 ALLOWED, LOCAL = "allowed", "local"
 KEYS: dict[str, type] = {"argv": list, "netns": str, "env": dict, "files": dict, "verdict": str}
@@ -62,7 +63,7 @@ def run_test(policy: Policy, source: str, number: int, case: dict[str, Any]) -> 
     )
     found, message = ALLOWED, ""
     try:
-        if request.untrusted_argv[1:] in policy.agent.local:
+        if is_answered_here(policy.agent.local, request.untrusted_argv[1:]):
             found = LOCAL
         else:
             decide(policy, request, read_file)

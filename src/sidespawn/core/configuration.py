@@ -11,6 +11,7 @@ Formats:
     sections  `name words…`, one a line; a top-level name opens a section          (haproxy)
     blocks    `name words… { … }`, nested; one directive a line                    (keepalived, conntrackd)
     braces    `name words… { … };`, nested; a directive ends with `;`              (radvd)
+    quoted    as blocks; a word may stand in double quotes                         (dibbler-client)
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ class Format(StrEnum):
     SECTIONS = "sections"
     BLOCKS = "blocks"
     BRACES = "braces"
+    QUOTED = "quoted"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +49,7 @@ class Directive:
     name: str
     values: tuple[Pattern, ...]
     block: tuple[Directive, ...] | None
+    bare: bool  # it may stand without its block
     passed_on: bool
     instead: Pattern | None  # what the program gets in place of the values
     rule: str  # FILE:LINE in the policy
@@ -116,7 +119,9 @@ class Reader:
 
     def directive(self, number: int, untrusted_words: list[str], block: list[Line] | None) -> Line:
         for word in untrusted_words:
-            plain = only(word, WORD | {LEFT_OUT}) and not word.startswith(LEFT_OUT)
+            is_quoted = self.rules.format is Format.QUOTED and word[0] == word[-1] == '"'
+            bare = word[1:-1] if is_quoted else word
+            plain = only(bare, WORD | {LEFT_OUT}) and not bare.startswith(LEFT_OUT)
             if not plain and word not in ("{", "}"):
                 raise self.denied(number, " ".join(untrusted_words), "holds a character that only plain words may have")
         return Line(number, untrusted_words[0], " ".join(untrusted_words[1:]) or None, block)
@@ -196,8 +201,9 @@ class Reader:
             kept = name if directive.instead else text
             if LEFT_OUT in kept and directive.passed_on and self.rules.format is not Format.LINES:
                 raise self.denied(line.number, text, f"holds {LEFT_OUT}", directive.rule)
-            if (line.block is None) is not (directive.block is None):
-                problem = "must have a block" if directive.block is not None else "must not have a block"
+            is_missing = line.block is None and directive.block is not None and not directive.bare
+            if is_missing or (line.block is not None and directive.block is None):
+                problem = "must have a block" if is_missing else "must not have a block"
                 raise self.denied(line.number, text, problem, directive.rule)
             inside = "".join(self.accept(line.block or [], directive.block or (), depth + 1))
             if directive.instead is not None:

@@ -12,9 +12,9 @@ from sidespawn.core.configuration import accept_configuration
 from sidespawn.core.options import Given, read_arguments
 from sidespawn.core.pattern import Conflict, Pattern, match_any, render, render_first
 from sidespawn.core.plan import ChildPidFile, ConfigurationFile, Mount, PidFile, Plan
-from sidespawn.core.policy import OptionRule, Policy
+from sidespawn.core.policy import Caller, OptionRule, Policy
 from sidespawn.core.records import dataclass
-from sidespawn.core.values import is_path
+from sidespawn.core.values import PATH_CHARACTERS, is_path
 from sidespawn.core.wire import PROBE, SignalRequest, StartRequest
 from sidespawn.errors import Denied, Reason, quoted
 
@@ -35,6 +35,8 @@ class Allowed:
     bindings: Mapping[str, str]
     judged: tuple[Judged, ...]
 
+
+STATE_CHARACTERS = PATH_CHARACTERS | {":"}
 
 # The content of a file beneath the agent's state, or None where it cannot be read and that is no fault.
 ReadFile = Callable[[str], bytes | None]
@@ -73,13 +75,18 @@ class Judge:
             raise Denied(Reason.PROGRAM_NOT_ALLOWED, message, argument=0)
 
     def netns(self, untrusted_netns: str | None) -> None:
-        rule, wanted = self.policy.netns_rule, (self.policy.netns,)
+        rule, netns = self.policy.netns_rule, self.policy.netns
+        if self.policy.caller is Caller.OUTSIDE or netns is None:
+            if untrusted_netns is not None:
+                message = f"the request comes from network namespace {quoted(untrusted_netns)}, but should from none"
+                raise Denied(Reason.NAMESPACE_NOT_ALLOWED, f"{message} ({rule})", rule=rule)
+            return
         if untrusted_netns is None:
-            message = f"the request comes from no named network namespace, but should from {wanted[0].source} ({rule})"
+            message = f"the request comes from no named network namespace, but should from {netns.source} ({rule})"
             hint = "run the program by `ip netns exec NAME`, and see that the agent's /run/netns is the host's"
             raise Denied(Reason.NAMESPACE_NOT_ALLOWED, message, hint, rule=rule)
         what = f"network namespace {quoted(untrusted_netns)}"
-        self.bind(wanted, untrusted_netns, what, rule, refusal=Reason.NAMESPACE_NOT_ALLOWED)
+        self.bind((netns,), untrusted_netns, what, rule, refusal=Reason.NAMESPACE_NOT_ALLOWED)
 
     def environment(self, untrusted_name: str, untrusted_value: str) -> None:
         what = f"environment variable {quoted(untrusted_name)}"
@@ -110,8 +117,19 @@ class Judge:
             if allowed.configuration:  # it is no such path, so this only says what was wanted, or what conflicts
                 wanted += (self.policy.configuration[allowed.configuration].path,)
             self.bind(wanted, value, f"{what} has the value {quoted(value)}, which", rule, argument=argument)
-        passed_on = option.written(value) if allowed.passed_on else ()
+        passed_on = self.passed_on(allowed, value)
         self.judged.append(Judged(argument=argument, option=option.name, rule=rule, passed_on=passed_on))
+
+    def passed_on(self, allowed: OptionRule, value: str | None) -> tuple[str, ...]:
+        """What the program gets for an accepted argument."""
+        if not allowed.passed_on:
+            return ()
+        if allowed.instead is None:
+            return allowed.option.written(value)
+        instead = render(allowed.instead, self.bindings)
+        if instead is None:
+            raise Denied(Reason.POLICY_INVALID, f"a name in {allowed.instead.source} is not bound ({allowed.rule})")
+        return (instead,) if value is None else allowed.option.written(instead)
 
     def is_configuration(self, allowed: OptionRule, untrusted_path: str) -> bool:
         """Whether the value names a file that has rules of its own; if so, it is read and judged by them."""
@@ -125,13 +143,14 @@ class Judge:
         if found is None:
             return False
         self.bindings = found
-        below = beneath(self.policy, untrusted_path)
+        path = f"{untrusted_path}/{configuration.file}" if configuration.file else untrusted_path
+        below = beneath(self.policy, path)
         text, untrusted_content = None, self.read_file(below)
         if untrusted_content is not None:
             text, self.bindings = accept_configuration(
-                configuration.rules, untrusted_path, untrusted_content, self.policy.names, self.bindings
+                configuration.rules, path, untrusted_content, self.policy.names, self.bindings
             )
-        file = ConfigurationFile(path=untrusted_path, beneath=below, rules=allowed.configuration, text=text)
+        file = ConfigurationFile(path=configuration.at or path, beneath=below, rules=allowed.configuration, text=text)
         self.configuration.append(file)
         return True
 
@@ -169,12 +188,17 @@ class Judge:
 
 def make_plan(policy: Policy, judge: Judge, environment: tuple[tuple[str, str], ...]) -> Plan:
     bindings, side_container = judge.bindings, policy.side_container
-    instance, netns = render_first(policy.instance, bindings), render(policy.netns, bindings)
-    if instance is None or netns is None or not fit_for_a_name(instance) or not fit_for_a_name(netns):
+    instance = render_first(policy.instance, bindings)
+    netns = None if policy.netns is None else render(policy.netns, bindings)
+    named = side_container.host_network or (netns is not None and fit_for_a_name(netns))
+    if instance is None or not named or not fit_for_a_name(instance):
         raise Denied(Reason.POLICY_INVALID, "the policy's instance and netns do not come out as names for this request")
     given = {each.option for each in judge.judged}
     defaults = (each for each in policy.unless_given if each.lstrip("-").partition("=")[0] not in given)
     mounts = place_mounts(policy, bindings)
+    for path in (*(mount.path for mount in mounts), *(file.path for file in judge.configuration)):
+        if not is_path(path):  # no character may stand in it that an engine reads as its own, such as a comma
+            raise Denied(Reason.VALUE_NOT_ALLOWED, f"{quoted(path)} cannot be a path in the side container")
     for file in judge.configuration:
         for mount in mounts:
             if file.path.startswith(f"{mount.path}/"):  # the agent could put another file in its place
@@ -187,14 +211,21 @@ def make_plan(policy: Policy, judge: Judge, environment: tuple[tuple[str, str], 
         engine=side_container.engine,
         image=side_container.image,
         command=side_container.command,
-        arguments=(*(text for each in judge.judged for text in each.passed_on), *policy.always, *defaults),
-        environment=environment,
-        netns=netns,
+        arguments=(
+            *policy.first,
+            *(text for each in judge.judged for text in each.passed_on),
+            *policy.always,
+            *defaults,
+        ),
+        environment=(*side_container.environment, *environment),
+        netns=netns or "",
+        host_network=side_container.host_network,
         uid=side_container.uid,
         gid=side_container.gid,
         capabilities=side_container.capabilities,
         mounts=mounts,
         configuration=tuple(judge.configuration),
+        scripts=side_container.scripts,
         scratch=side_container.scratch,
         limits=side_container.limits,
         pid_file=None if pid_file is None else PidFile(beneath=beneath(policy, pid_file)),
@@ -209,23 +240,22 @@ def make_plan(policy: Policy, judge: Judge, environment: tuple[tuple[str, str], 
 def place_mounts(policy: Policy, bindings: dict[str, str]) -> tuple[Mount, ...]:
     side_container = policy.side_container
     writable = dict.fromkeys(path for path in (render(each, bindings) for each in side_container.mounts) if path)
+    writes = ((at, render(each, bindings)) for at, each in side_container.writes)
     reads = ((at, render(each, bindings)) for at, each in side_container.reads)
     return (
         *(Mount(path=path, beneath=beneath(policy, path), writable=True) for path in writable),
+        *(Mount(path=at, beneath=beneath(policy, path), writable=True) for at, path in writes if path),
         *(Mount(path=at, beneath=beneath(policy, path, or_all=True), writable=False) for at, path in reads if path),
     )
 
 
 def beneath(policy: Policy, path: str, *, or_all: bool = False) -> str:
-    """The path relative to the agent's state directory. Components are compared, not characters.
-
-    It is to become a mount, so no character may stand in it that an engine reads as its own, such as a comma.
-    """
+    """The path relative to the agent's state directory. Components are compared, not characters."""
     if or_all and path == policy.agent.state:
         return "."
     state, parts = policy.agent.state.split("/"), path.split("/")
     inside = parts[len(state) :]
-    if parts[: len(state)] != state or not inside or not is_path("/" + "/".join(inside)):
+    if parts[: len(state)] != state or not inside or not is_path("/" + "/".join(inside), STATE_CHARACTERS):
         raise Denied(Reason.VALUE_NOT_ALLOWED, f"{quoted(path)} is not beneath {policy.agent.state}")
     return "/".join(inside)
 

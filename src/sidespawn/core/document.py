@@ -113,6 +113,12 @@ class Table:
             raise self.error(key, f"must be {' or '.join(kind.__name__ for kind in kinds)}")
         return value
 
+    def choice(self, key: str, known: tuple[str, ...], default: str | None = None) -> str:
+        value: str = self.take(key, str, default=default)
+        if value not in known:
+            raise self.error(key, f"must be one of {', '.join(known)}")
+        return value
+
     def strings(self, key: str, *, optional: bool = False) -> tuple[str, ...]:
         """One string or a list of strings."""
         value = self.take(key, str, list, default=[] if optional else None)

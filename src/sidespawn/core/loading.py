@@ -16,9 +16,10 @@ from sidespawn.core.configuration import DEPTH, ConfigurationRules, Directive, F
 from sidespawn.core.document import Table, merge, parse_toml, substitute
 from sidespawn.core.options import Option, ProgramTable, Takes
 from sidespawn.core.pattern import Names, Pattern
-from sidespawn.core.plan import Limits, Readiness, ReadyWhen
+from sidespawn.core.plan import Limits, Readiness, ReadyWhen, Script
 from sidespawn.core.policy import (
     Agent,
+    Caller,
     Configuration,
     OptionRule,
     Pace,
@@ -39,6 +40,8 @@ CAPABILITIES = frozenset(
     {"AUDIT_WRITE", "CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "IPC_LOCK", "KILL", "NET_ADMIN"}
     | {"NET_BIND_SERVICE", "NET_BROADCAST", "NET_RAW", "SETGID", "SETPCAP", "SETUID", "SYS_CHROOT", "SYS_NICE"}
 )
+# On the host's own network NET_ADMIN and NET_RAW are the host's, and sockets that trust root can be reached.
+ON_HOST_NETWORK = frozenset({"NET_BIND_SERVICE"})
 SIZES = {"K": 2**10, "M": 2**20, "G": 2**30}
 
 
@@ -90,6 +93,7 @@ def build_policy(service: str, top: Table, read_program: Read) -> Policy:
     declared.declare(declared.keys())
     top.declare(declared.keys())
     names = {name: declared.patterns(name) for name in declared.keys()}
+    side_container = build_side_container(top.table("side_container"))
     program: str = top.take("program", str)
     if not is_service_name(program):
         raise top.error("program", "must be the name of a program's table")
@@ -106,7 +110,8 @@ def build_policy(service: str, top: Table, read_program: Read) -> Policy:
         agent=build_agent(top.table("agent")),
         pace=build_pace(top.table("pace", optional=True)),
         names=names,
-        netns=request.pattern("netns"),
+        caller=Caller(request.choice("caller", tuple(Caller), default=Caller.INSIDE.value)),
+        netns=None if side_container.host_network else request.pattern("netns"),
         netns_rule=request.where("netns"),
         instance=request.patterns("instance"),
         signals=request.strings("signals", optional=True),
@@ -116,9 +121,10 @@ def build_policy(service: str, top: Table, read_program: Read) -> Policy:
         options={rule.option.name: rule for rule in build_options(options, table)},
         options_rule=options.where(),
         configuration={name: build_configuration(configuration.table(name), name) for name in configuration.keys()},
+        first=arguments.strings("first", optional=True),
         always=arguments.strings("always", optional=True),
         unless_given=arguments.strings("unless_given", optional=True),
-        side_container=build_side_container(top.table("side_container")),
+        side_container=side_container,
     )
     top.take("test", list, default=[])  # cases for `sidespawn check`, which mean nothing here
     for each in (request, arguments, top):
@@ -137,12 +143,14 @@ def build_agent(table: Table) -> Agent:
         spool_uid=table.number("spool_uid", 0, 2**32 - 2, default=0),
         wrapper=table.path("wrapper"),
         kill_scripts=table.strings("kill_scripts", optional=True),
+        shared_kill_scripts=table.strings("shared_kill_scripts", optional=True),
         timeout=table.number("timeout", 1, 600, default=120),
         local=tuple(tuple(argv) for argv in local),
     )
-    if not all(is_path(path) for path in agent.kill_scripts):
+    scripts = (*agent.kill_scripts, *agent.shared_kill_scripts)
+    if not all(is_path(path) for path in scripts):
         raise table.error("kill_scripts", "must be absolute paths in the agent")
-    files = [path.rpartition("/")[2] for path in (agent.wrapper, *agent.kill_scripts)]
+    files = [path.rpartition("/")[2] for path in (agent.wrapper, *scripts)]
     if len(set(files)) != len(files):
         raise table.error("kill_scripts", "has two files of one name, the wrapper counted")
     table.done()
@@ -179,6 +187,7 @@ def build_option_rule(table: Table, name: str, option: Option) -> OptionRule:
             required=long.take("required", bool, default=False),
             most=long.number("most", 1, 1024, default=1),
             passed_on=long.take("pass", bool, default=True),
+            instead=long.pattern("instead") if "instead" in long.keys() else None,
             configuration=configuration,
             rule=table.where(name),
         )
@@ -186,10 +195,10 @@ def build_option_rule(table: Table, name: str, option: Option) -> OptionRule:
     else:
         values = () if given is True else table.patterns(name)
         rule = OptionRule(
-            option=option, values=values, bare=not values, required=False, most=1, passed_on=True, configuration="",
-            rule=table.where(name),
+            option=option, values=values, bare=not values, required=False, most=1, passed_on=True, instead=None,
+            configuration="", rule=table.where(name),
         )  # fmt: skip
-    if option.takes is Takes.NOTHING and rule.values:
+    if option.takes in (Takes.NOTHING, Takes.WORD) and rule.values:
         raise table.error(name, "takes no value")
     if option.takes is Takes.VALUE and rule.bare:
         raise table.error(name, "needs a value, so the rule must say which")
@@ -197,16 +206,19 @@ def build_option_rule(table: Table, name: str, option: Option) -> OptionRule:
 
 
 def build_configuration(table: Table, name: str) -> Configuration:
-    said = table.take("format", str)
-    if said not in set(Format):
-        raise table.error("format", f"must be one of {', '.join(Format)}")
+    format_ = Format(table.choice("format", tuple(Format)))
     directives = table.table("directives")
     rules = ConfigurationRules(
-        name=name, format=Format(said), directives=build_directives(directives, 0), rule=directives.where()
+        name=name, format=format_, directives=build_directives(directives, 0), rule=directives.where()
     )
-    path = table.pattern("path")
+    configuration = Configuration(
+        path=table.pattern("path"),
+        file=table.take("file", str, default=""),
+        at=table.path("at") if "at" in table.keys() else "",
+        rules=rules,
+    )
     table.done()
-    return Configuration(path=path, rules=rules)
+    return configuration
 
 
 def build_directives(table: Table, depth: int) -> tuple[Directive, ...]:
@@ -220,8 +232,11 @@ def build_directives(table: Table, depth: int) -> tuple[Directive, ...]:
         if long is None:
             values = () if given is True else table.patterns(name)
             found.append(
-                Directive(name=name, values=values, block=None, passed_on=True, instead=None, rule=table.where(name))
-            )
+                Directive(
+                    name=name, values=values, block=None, bare=False, passed_on=True, instead=None,
+                    rule=table.where(name),
+                )
+            )  # fmt: skip
             continue
         if depth == DEPTH:
             raise table.error(name, f"is nested deeper than {DEPTH} blocks")
@@ -231,6 +246,7 @@ def build_directives(table: Table, depth: int) -> tuple[Directive, ...]:
                 name=name,
                 values=long.patterns("value", optional=True),
                 block=block,
+                bare=long.take("bare", bool, default=False),
                 passed_on=long.take("pass", bool, default=True),
                 instead=long.pattern("instead") if "instead" in long.keys() else None,
                 rule=table.where(name),
@@ -242,9 +258,7 @@ def build_directives(table: Table, depth: int) -> tuple[Directive, ...]:
 
 def build_side_container(table: Table) -> SideContainer:
     ready, stop = table.table("ready"), table.table("stop", optional=True)
-    engine = table.take("engine", str)
-    if engine not in ENGINES:
-        raise table.error("engine", f"must be one of {', '.join(ENGINES)}")
+    engine = table.choice("engine", ENGINES)
     image = table.take("image", str)
     if not is_image(image):
         raise table.error("image", "must be the name of an image, without a transport", "see `podman images`")
@@ -256,16 +270,21 @@ def build_side_container(table: Table) -> SideContainer:
     if not all(is_path(path) for path in scratch):
         raise table.error("scratch", "must be absolute paths")
     children = table.table("child_pid_files", optional=True)
+    environment, scripts = table.table("environment", optional=True), table.table("scripts", optional=True)
     side_container = SideContainer(
         engine=engine,
         image=image,
         command=table.path("command"),
         uid=table.number("uid", 0, 2**32 - 2),
         gid=table.number("gid", 0, 2**32 - 2),
+        host_network=table.take("host_network", bool, default=False),
         capabilities=tuple(sorted(capabilities)),
+        environment=tuple((name, environment.take(name, str)) for name in environment.keys()),
         mounts=table.patterns("mounts", optional=True),
-        reads=build_reads(table.table("reads", optional=True)),
+        writes=build_places(table.table("writes", optional=True)),
+        reads=build_places(table.table("reads", optional=True)),
         scratch=scratch,
+        scripts=tuple(Script(path=path, text="\n".join(scripts.strings(path)) + "\n") for path in paths_in(scripts)),
         pid_file=table.pattern("pid_file") if "pid_file" in table.keys() else None,
         child_pid_files=tuple((children.parsed(key, (key,))[0], children.path(key)) for key in children.keys()),
         limits=Limits(
@@ -281,11 +300,16 @@ def build_side_container(table: Table) -> SideContainer:
     return side_container
 
 
-def build_reads(table: Table) -> tuple[tuple[str, Pattern], ...]:
+def build_places(table: Table) -> tuple[tuple[str, Pattern], ...]:
+    return tuple((path, table.pattern(path)) for path in paths_in(table))
+
+
+def paths_in(table: Table) -> tuple[str, ...]:
+    """A table's keys."""
     for path in table.keys():
         if not is_path(path):
             raise table.error(path, "must be an absolute path in the side container")
-    return tuple((path, table.pattern(path)) for path in table.keys())
+    return table.keys()
 
 
 def is_image(text: str) -> bool:
@@ -362,6 +386,13 @@ def check_policy(policy: Policy, top: Table, request: Table) -> None:
     for signal in policy.signals:
         if signal not in SIGNALS:
             raise request.error("signals", f"cannot have {signal}", f"allowed: {' '.join(SIGNALS)}")
+    side_container = policy.side_container
+    if side_container.host_network:
+        if policy.caller is not Caller.OUTSIDE:
+            raise request.error("caller", 'must be "outside" where side_container.host_network is true')
+        if side_container.uid == 0 or not ON_HOST_NETWORK.issuperset(side_container.capabilities):
+            problem = f"allows neither uid 0 nor capabilities other than {' '.join(ON_HOST_NETWORK)}"
+            raise top.table("side_container").error("host_network", problem)
     for rule in policy.options.values():
         if rule.configuration and rule.configuration not in policy.configuration:
             raise PolicyError(f"{rule.rule}: there is no [configuration.{rule.configuration}]")

@@ -1,8 +1,9 @@
 """Programs' options, exactly: which there are, and what a request's arguments say in those terms.
 
 A program's table comes from its manual page (presets/programs/*.toml).  Reading arguments by it is stricter than
-getopt_long(3), on purpose: no abbreviations, no glued short options, nothing positional, no `--`.  What comes out is
-canonical, so that the program cannot understand it in another way than the policy did.
+getopt_long(3), on purpose: no abbreviations, no glued short options, no `--`, nothing positional but one of the words
+that a program wants first.  What comes out is canonical, so that the program cannot understand it in another way than
+the policy did.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ class Takes(StrEnum):
     NOTHING = "nothing"
     VALUE = "value"
     OPTIONAL = "optional"  # a value only behind `=`
+    WORD = "word"  # no option at all: what to do, `start` for example, said by the first argument
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +38,8 @@ class Option:
 
     @property
     def spelling(self) -> str:
+        if self.takes is Takes.WORD:
+            return self.name
         return (self.dash or ("--" if len(self.name) > 1 else "-")) + self.name
 
     def written(self, value: str | None) -> tuple[str, ...]:
@@ -83,14 +87,15 @@ def read_arguments(table: ProgramTable, untrusted_argv: tuple[str, ...]) -> tupl
         if not untrusted_argument.strip(" "):
             index += 1  # Neutron passes an empty argument where an option is off; programs ignore it, so we drop it
             continue
-        if not untrusted_argument.startswith("-") or untrusted_argument in ("-", "--"):
+        untrusted_spelling, equals, untrusted_value = untrusted_argument.partition("=")
+        option = table.spelled(untrusted_spelling)
+        is_word = option is not None and option.takes is Takes.WORD and not given
+        if not is_word and (not untrusted_argument.startswith("-") or untrusted_argument in ("-", "--")):
             raise Denied(
                 Reason.POSITIONAL_NOT_ALLOWED,
                 f"argument {index}, {quoted(untrusted_argument)}, is no option of {table.program}",
                 argument=index,
             )
-        untrusted_spelling, equals, untrusted_value = untrusted_argument.partition("=")
-        option = table.spelled(untrusted_spelling)
         if option is None:
             raise Denied(
                 Reason.OPTION_UNKNOWN,

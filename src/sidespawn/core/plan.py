@@ -39,6 +39,14 @@ class ConfigurationFile:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Script:
+    """A program of the policy's own, which the side container finds at `path`, read-only."""
+
+    path: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class PidFile:
     """Where the agent looks for the program's pid: a path relative to the policy's `state_on_host`."""
 
@@ -81,12 +89,14 @@ class Plan:
     command: str  # absolute path in the image
     arguments: tuple[str, ...]
     environment: tuple[tuple[str, str], ...]
-    netns: str
+    netns: str  # its name; empty with host_network
+    host_network: bool  # no namespace: the host's own network
     uid: int
     gid: int
     capabilities: tuple[str, ...]
     mounts: tuple[Mount, ...]
     configuration: tuple[ConfigurationFile, ...]
+    scripts: tuple[Script, ...]
     scratch: tuple[str, ...]  # small empty directories in memory
     limits: Limits
     pid_file: PidFile | None

@@ -6,11 +6,12 @@ core/loading.py makes it of TOML; docs/policy.md is the reference for people.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import StrEnum
 
 from sidespawn.core.configuration import ConfigurationRules
 from sidespawn.core.options import Option, ProgramTable
 from sidespawn.core.pattern import Names, Pattern
-from sidespawn.core.plan import Limits, Readiness
+from sidespawn.core.plan import Limits, Readiness, Script
 from sidespawn.core.records import dataclass
 from sidespawn.core.values import only
 
@@ -27,6 +28,7 @@ class OptionRule:
     required: bool
     most: int
     passed_on: bool
+    instead: Pattern | None  # what the program gets in place of the value, or of the word
     configuration: str  # the rules for the file that the value names; empty for none
     rule: str  # FILE:LINE
 
@@ -34,6 +36,8 @@ class OptionRule:
 @dataclass(frozen=True, kw_only=True)
 class Configuration:
     path: Pattern
+    file: str  # the path is that of a directory, in which this is the file; empty where it is the file's own
+    at: str  # where the program finds it; empty for the path at which the agent knows it
     rules: ConfigurationRules
 
 
@@ -46,8 +50,16 @@ class Agent:
     spool_uid: int
     wrapper: str
     kill_scripts: tuple[str, ...]
+    shared_kill_scripts: tuple[str, ...]  # of several of the agent's services
     timeout: int  # seconds
     local: tuple[tuple[str, ...], ...]
+
+
+class Caller(StrEnum):
+    """Where a request comes from."""
+
+    INSIDE = "inside"  # the namespace that the side container is to run in
+    OUTSIDE = "outside"  # no named one; the arguments say for which it is, if for any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,10 +77,14 @@ class SideContainer:
     command: str
     uid: int
     gid: int
+    host_network: bool
     capabilities: tuple[str, ...]
+    environment: tuple[tuple[str, str], ...]
     mounts: tuple[Pattern, ...]  # writable, at the path that the agent knows
+    writes: tuple[tuple[str, Pattern], ...]  # writable, at a path of the policy's own
     reads: tuple[tuple[str, Pattern], ...]  # read-only, at a path of the policy's own
     scratch: tuple[str, ...]
+    scripts: tuple[Script, ...]
     pid_file: Pattern | None
     child_pid_files: tuple[tuple[Pattern, str], ...]  # a pid file of the agent, a path in the side container
     limits: Limits
@@ -84,7 +100,8 @@ class Policy:
     agent: Agent
     pace: Pace
     names: Names
-    netns: Pattern
+    caller: Caller
+    netns: Pattern | None  # None with host_network
     netns_rule: str
     instance: tuple[Pattern, ...]
     signals: tuple[str, ...]
@@ -94,6 +111,7 @@ class Policy:
     options: Mapping[str, OptionRule]
     options_rule: str
     configuration: Mapping[str, Configuration]
+    first: tuple[str, ...]
     always: tuple[str, ...]
     unless_given: tuple[str, ...]
     side_container: SideContainer

@@ -113,10 +113,10 @@ def is_text(text: str) -> bool:
     return 0 < len(text) <= 255 and text.isascii() and text.isprintable()
 
 
-def is_path(text: str) -> bool:
+def is_path(text: str, allowed: frozenset[str] = PATH_CHARACTERS) -> bool:
     """Absolute, in its canonical spelling. Not a type for patterns, which say more exactly what they want."""
     parts = text.split("/")
-    return only(text, PATH_CHARACTERS) and text[0] == "/" and all(part not in ("", ".", "..") for part in parts[1:])
+    return only(text, allowed) and text[0] == "/" and all(part not in ("", ".", "..") for part in parts[1:])
 
 
 TYPES: dict[str, Check] = {

@@ -27,6 +27,7 @@ class Pins:
     pid_file: Path  # where the engine may write the program's pid
     mounts: tuple[Path, ...]  # as plan.mounts
     configuration: tuple[Path, ...]  # as plan.configuration
+    scripts: tuple[Path, ...] = ()  # as plan.scripts; they are executed
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -204,12 +204,14 @@ def runtime_record(plan: Plan, pins: Pins) -> dict[str, Any]:
         "environment": environment(plan),
         "capabilities": [f"CAP_{each}" for each in plan.capabilities],
         "binds": [str(pin) for pin in (*pins.mounts, *pins.configuration)],
+        "scripts": [str(pin) for pin in pins.scripts],
     }
 
 
 def mounts(plan: Plan, pins: Pins) -> list[dict[str, Any]]:
     places = [(mount.path, pin, not mount.writable) for mount, pin in zip(plan.mounts, pins.mounts, strict=True)]
     places += [(file.path, pin, True) for file, pin in zip(plan.configuration, pins.configuration, strict=True)]
+    places += [(script.path, pin, True) for script, pin in zip(plan.scripts, pins.scripts, strict=True)]
     private = {"Propagation": "rprivate"}
     return [
         {"Type": "bind", "Source": str(pin), "Target": path, "ReadOnly": read_only, "BindOptions": private}

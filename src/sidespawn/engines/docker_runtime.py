@@ -20,7 +20,7 @@ from typing import Any
 HOMES = "/run/sidespawn"
 HEX = frozenset("0123456789abcdef")
 REFUSAL = "no record of such a side container: only sidespawn uses this runtime"
-HARMLESS = ("nosuid", "nodev", "noexec")
+HARMLESS = ("nosuid", "nodev")
 
 
 def main(argv: list[str]) -> int:
@@ -60,10 +60,11 @@ def adapt(description: dict[str, Any], record: dict[str, Any]) -> None:
     linux["namespaces"] = [*others, {"type": "network", "path": record["netns"]}]
     linux.pop("sysctl", None)  # they would be set in the agent's namespace
     description.pop("hooks", None)  # docker's own, which would make the namespace one of its networks
-    kept = [each for each in description["mounts"] if each["type"] != "bind" or each["source"] in record["binds"]]
+    ours = dict.fromkeys(record["binds"], (*HARMLESS, "noexec")) | dict.fromkeys(record["scripts"], HARMLESS)
+    # Any other bind mount is docker's: /etc/hosts and the like, and the image's volumes.
+    kept = [each for each in description["mounts"] if each["type"] != "bind" or each["source"] in ours]
     for mount in kept:
-        if mount["type"] == "bind":  # any other one is docker's: /etc/hosts and the like, and the image's volumes
-            mount["options"] = [*mount["options"], *HARMLESS]
+        mount["options"] = [*mount["options"], *ours.get(mount["source"], ())]
     description["mounts"] = kept
 
 

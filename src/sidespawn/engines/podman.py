@@ -45,7 +45,7 @@ class Podman:
             "--restart=no",
             "--replace=false",
             f"--pidfile={pins.pid_file}",
-            f"--network=ns:{pins.netns}",
+            "--network=host" if plan.host_network else f"--network=ns:{pins.netns}",
             "--pid=private",
             "--ipc=private",
             "--uts=private",
@@ -87,6 +87,8 @@ class Podman:
             options.append(f"--mount=type=bind,src={pin},dst={mount.path},{mode},bind-propagation=rprivate,{HARMLESS}")
         for file, pin in zip(plan.configuration, pins.configuration, strict=True):
             options.append(f"--mount=type=bind,src={pin},dst={file.path},ro,bind-propagation=rprivate,{HARMLESS}")
+        for script, pin in zip(plan.scripts, pins.scripts, strict=True):
+            options.append(f"--mount=type=bind,src={pin},dst={script.path},ro,bind-propagation=rprivate,nosuid,nodev")
         return (PODMAN, "run", *options, f"--entrypoint={plan.command}", plan.image, *plan.arguments)
 
     def find(self, name: str) -> Found | None:

@@ -80,12 +80,13 @@ def wrapper_settings(places: Places, policy: Policy) -> dict[str, object]:
         "local": [list(argv) for argv in policy.agent.local],
         "real": [IMAGE_IN_AGENT + policy.agent.wrapper, policy.agent.wrapper + ".real"],
         "kill": False,
+        "shared": False,
     }
 
 
 def wrapper_files(places: Places, policy: Policy) -> dict[Path, str]:
     """The wrapper and the kill scripts on the host, each with the path that it is mounted over in the agent."""
-    paths = (policy.agent.wrapper, *policy.agent.kill_scripts)
+    paths = (policy.agent.wrapper, *policy.agent.kill_scripts, *policy.agent.shared_kill_scripts)
     return {places.agent / path.rpartition("/")[2]: path for path in paths}
 
 
@@ -94,7 +95,8 @@ def write_wrappers(places: Places, policy: Policy) -> None:
     if SETTINGS_LINE not in source:
         raise AssertionError("wrapper.py has no line for its settings")
     for path, target in wrapper_files(places, policy).items():
-        settings = wrapper_settings(places, policy) | {"kill": target != policy.agent.wrapper}
+        is_shared = target in policy.agent.shared_kill_scripts
+        settings = wrapper_settings(places, policy) | {"kill": target != policy.agent.wrapper, "shared": is_shared}
         literal = pprint.pformat(json.loads(json.dumps(settings)), width=110)
         content = source.replace(SETTINGS_LINE, f"SETTINGS = {literal}  # type: Dict[str, Any]\n")
         if not path.exists() or path.read_text(encoding="utf-8") != content:

@@ -13,6 +13,7 @@ import os
 import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from threading import Lock
 
 from sidespawn.core.configuration import CONFIGURATION_BYTES, accept_configuration
 from sidespawn.core.decide import Allowed
@@ -26,7 +27,7 @@ from sidespawn.host import kernel
 from sidespawn.host.files import directory, pinned, write_whole
 from sidespawn.host.journal import Event, Journal
 from sidespawn.host.ledger import Ledger, Record
-from sidespawn.host.namespaces import PinnedNamespace, namespace_of, pinned_namespace
+from sidespawn.host.namespaces import HOSTS_OWN, PinnedNamespace, namespace_of, pinned_namespace
 from sidespawn.host.places import Places
 from sidespawn.host.processes import Process, end, identify, is_alive, send
 from sidespawn.host.readiness import wait_until_ready
@@ -39,12 +40,17 @@ LEAVES_A_CONTAINER = frozenset(
 
 
 class Keeper:
-    """Safe for several threads as long as requests for one instance come one after the other."""
+    """Safe for several threads: what is done to one instance is done by one of them after the other."""
 
     def __init__(self, policy: Policy, places: Places, engine: Engine, journal: Journal) -> None:
         self.policy, self.places, self.engine, self.journal = policy, places, engine, journal
         self.ledger = Ledger(places.ledger)
         self.state = AgentState(policy.agent.state_on_host)
+        self.locks: dict[str, Lock] = {}
+
+    def only(self, instance: str) -> Lock:
+        """To be held while something is done to that instance; lanes keep most of it apart, not all."""
+        return self.locks.setdefault(instance, Lock())
 
     def recover(self) -> None:
         """Before anything else when an earlier run was killed: remove what it was in the middle of."""
@@ -59,7 +65,8 @@ class Keeper:
         """See that the plan runs. Raises LaunchError."""
         plan = allowed.plan
         pin = self.places.pins / request_id
-        with pinned_namespace(plan.netns, pin.with_suffix(".netns")) as netns:
+        name = None if plan.host_network else plan.netns
+        with self.only(plan.instance), pinned_namespace(name, pin.with_suffix(".netns")) as netns:
             record = self.ledger.find(plan.instance)
             if record is not None and record.is_running:
                 if is_same(record, plan) and record.netns_inode == netns.inode:
@@ -85,13 +92,15 @@ class Keeper:
     def launch(self, allowed: Allowed, netns: PinnedNamespace, pin: Path, request_id: str) -> Record:
         plan = allowed.plan
         with ExitStack() as stack:
+            copies = self.snapshot(plan)
             pid_file = pin.with_suffix(".pid")
             stack.callback(pid_file.unlink, missing_ok=True)
             pins = Pins(
                 netns=netns.path,
                 pid_file=pid_file,
                 mounts=self.pin_mounts(plan, pin, stack),
-                configuration=self.snapshot(plan),
+                configuration=copies[: len(plan.configuration)],
+                scripts=copies[len(plan.configuration) :],
             )
             try:
                 container, pid = self.engine.start(plan, pins, request_id)
@@ -148,8 +157,9 @@ class Keeper:
 
     def clean(self, plan: Plan, failure: SidespawnError) -> None:
         """Remove what a failed start left. Only after the reply: until then it proves that the start was tried."""
-        if failure.reason in LEAVES_A_CONTAINER and self.ledger.find(plan.instance) is None:
-            self.engine.remove(plan.name)
+        with self.only(plan.instance):
+            if failure.reason in LEAVES_A_CONTAINER and self.ledger.find(plan.instance) is None:
+                self.engine.remove(plan.name)
 
     def pin_mounts(self, plan: Plan, pin: Path, stack: ExitStack) -> tuple[Path, ...]:
         paths = []
@@ -163,12 +173,13 @@ class Keeper:
         return self.state.read(beneath, CONFIGURATION_BYTES)
 
     def snapshot(self, plan: Plan) -> tuple[Path, ...]:
-        """The accepted texts as files, as this program will see them whatever the agent does next."""
+        """The accepted texts as files, as this program will see them whatever the agent does next; then the scripts."""
         paths = []
-        for number, file in enumerate(plan.configuration):
+        texts = [(file.text or "", 0o444) for file in plan.configuration]
+        for number, (text, mode) in enumerate(texts + [(script.text, 0o555) for script in plan.scripts]):
             name = f"{plan.instance}.{number}"
             with directory(self.places.snapshots) as held_directory:
-                write_whole(held_directory, name, (file.text or "").encode(), mode=0o444)
+                write_whole(held_directory, name, text.encode(), mode=mode)
             paths.append(self.places.snapshots / name)
         return tuple(paths)
 
@@ -194,7 +205,14 @@ class Keeper:
 
         A child that the agent knows is just a process: its end is for the program to deal with.
         """
-        record = self.find_pid(request.pid)
+        found = self.find_pid(request.pid)
+        if found is None:
+            raise self.no_such_process(request.pid)
+        with self.only(found.instance):
+            return self.signal_alone(request)
+
+    def signal_alone(self, request: SignalRequest) -> Reply:
+        record = self.ledger.find_pid(request.pid)
         process = None if record is None else record.process_of(request.pid)
         if record is None or process is None:
             raise self.no_such_process(request.pid)
@@ -270,7 +288,7 @@ class Keeper:
     def running(self, event: Event, message: str, record: Record, request_id: str) -> Reply:
         self.journal.write(
             event,
-            f"{message}, pid {record.pid} in {record.netns}",
+            f"{message}, pid {record.pid} in {record.netns or HOSTS_OWN}",
             instance=record.instance,
             container=record.container,
             netns=record.netns,

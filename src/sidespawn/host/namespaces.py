@@ -19,6 +19,7 @@ from sidespawn.host import kernel
 from sidespawn.host.files import closing, directory, pinned
 from sidespawn.host.places import NAMESPACES
 
+HOSTS_OWN = "/proc/1/ns/net"
 NS_GET_NSTYPE = 0xB703
 CLONE_NEWNET = 0x40000000
 WITHOUT_LINKS = kernel.RESOLVE_BENEATH | kernel.RESOLVE_NO_SYMLINKS | kernel.RESOLVE_NO_MAGICLINKS
@@ -31,14 +32,17 @@ class PinnedNamespace:
 
 
 @contextmanager
-def pinned_namespace(name: str, target: Path, names: Path = NAMESPACES) -> Iterator[PinnedNamespace]:
-    """The network namespace called `name`, bind-mounted at `target` while in the context. Raises LaunchError."""
+def pinned_namespace(name: str | None, target: Path, names: Path = NAMESPACES) -> Iterator[PinnedNamespace]:
+    """The network namespace called `name`, or the host's own, bind-mounted at `target` while in the context.
+
+    Raises LaunchError.
+    """
     try:
-        descriptor = open_namespace(name, names)
+        descriptor = os.open(HOSTS_OWN, os.O_RDONLY | os.O_CLOEXEC) if name is None else open_namespace(name, names)
     except OSError as error:
         raise LaunchError(
             Reason.NAMESPACE_UNUSABLE,
-            f"network namespace {quoted(name)} cannot be used: {error.strerror or error}",
+            f"network namespace {quoted(name or HOSTS_OWN)} cannot be used: {error.strerror or error}",
             "on the host, `ip netns list` must show it: mount the host's /run/netns into the agent as shared",
         ) from None
     with closing(descriptor), pinned(descriptor, target, is_directory=False) as path:
@@ -58,7 +62,7 @@ def open_namespace(name: str, names: Path) -> int:
     try:
         if fcntl.ioctl(descriptor, NS_GET_NSTYPE) != CLONE_NEWNET:
             raise OSError("it is a namespace of another type")
-        if os.fstat(descriptor).st_ino == os.stat("/proc/1/ns/net").st_ino:
+        if os.fstat(descriptor).st_ino == os.stat(HOSTS_OWN).st_ino:
             raise OSError("it is the host's own")
     except OSError:
         os.close(descriptor)

@@ -161,7 +161,7 @@ class Sync:
     def lane_of(self, request: Request) -> str:
         """Requests of one lane are served in their order. Signals go by what they are for, as starts do."""
         if isinstance(request, StartRequest):
-            return request.untrusted_netns or ""
+            return request.untrusted_netns or " ".join(request.untrusted_argv)
         record = self.keeper.ledger.find_pid(request.pid) if isinstance(self.keeper, Keeper) else None
         return record.netns if record else str(request.pid)
 

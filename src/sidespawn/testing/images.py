@@ -21,12 +21,13 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-_RECIPE_VERSION = 3  # raise it when the same packages shall make a different tar
+_RECIPE_VERSION = 4  # raise it when the same packages shall make a different tar
 _NEUTRON = 42435  # uid and gid that Kolla gives to neutron
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "HOME": "/root"}
 _BUILD_SECONDS = 600
@@ -60,6 +61,7 @@ class Recipe:
     packages: tuple[str, ...]
     users: tuple[tuple[str, int, str], ...]  # name, uid and gid, home
     directories: tuple[tuple[str, int], ...] = ()  # path, uid and gid
+    wheels: tuple[tuple[str, str, str], ...] = ()  # a release on PyPI, a file in its wheel, where it goes
     busybox: bool = False  # a link for each applet that no package brings
 
     def digest(self, suite: str) -> str:
@@ -70,16 +72,24 @@ class Recipe:
 
 _SERVICE_USERS = (("nobody", 65534, "/nonexistent"), ("dnsmasq", 990, "/nonexistent"))
 
+_STATE_CHANGE = "usr/bin/neutron-keepalived-state-change"
+
 HELPERS = Recipe(
     name="localhost/sidespawn-helpers",
-    packages=("dnsmasq-base", "haproxy", "keepalived", "radvd"),
+    packages=(
+        *("conntrackd", "dibbler-client", "dnsmasq-base", "haproxy", "keepalived", "radvd"),
+        *("coreutils", "curl", "dash", "grep", "iproute2", "mawk", "procps"),  # what Neutron's script below calls
+        "dibbler-server",  # for a test of the client
+    ),
     users=_SERVICE_USERS,
+    wheels=(("neutron==29.0.0", "neutron-29.0.0.data/scripts/neutron-keepalived-state-change", _STATE_CHANGE),),
 )
 AGENT = Recipe(
     name="localhost/sidespawn-agent",
     packages=(
         "bash",
         "busybox-static",
+        "conntrackd",
         "dash",
         "dnsmasq-base",
         "iproute2",
@@ -122,6 +132,8 @@ def _build_tar(cache: Path, recipe: Recipe, suite: str) -> Path:
     with tempfile.TemporaryDirectory(dir=cache, prefix=f"{stem}-") as scratch:
         root = Path(scratch, "root")
         _unpack_packages(root, recipe, suite)
+        for release, source, target in recipe.wheels:
+            _unpack_file(root, Path(scratch), release, source, target)
         _adapt(root, recipe)
         draft = Path(scratch, "image.tar")
         with tarfile.open(draft, "w", format=tarfile.GNU_FORMAT) as archive:
@@ -151,6 +163,16 @@ def _unpack_packages(root: Path, recipe: Recipe, suite: str) -> None:
         ),
         _BUILD_SECONDS,
     )
+
+
+def _unpack_file(root: Path, scratch: Path, release: str, source: str, target: str) -> None:
+    """One program out of a wheel: nothing of the release is installed, and what it depends on is not asked for."""
+    options = ("--quiet", "--no-deps", "--only-binary=:all:", f"--dest={scratch}")
+    _run((sys.executable, "-m", "pip", "download", *options, release), _BUILD_SECONDS)
+    (wheel,) = scratch.glob(f"{release.partition('=')[0]}-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        (root / target).write_bytes(archive.read(source))
+    (root / target).chmod(0o755)
 
 
 def _adapt(root: Path, recipe: Recipe) -> None:
