@@ -35,6 +35,7 @@ class Reason(StrEnum):
     ENVIRONMENT_NOT_ALLOWED = "environment-not-allowed"
     NAMESPACE_NOT_ALLOWED = "namespace-not-allowed"
     SIGNAL_NOT_ALLOWED = "signal-not-allowed"
+    IMAGE_NOT_ALLOWED = "image-not-allowed"
     CONFIGURATION_NOT_ALLOWED = "configuration-not-allowed"
     # Found when acting on an allowed request.
     NAMESPACE_UNUSABLE = "namespace-unusable"

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 
 import click
 
 from sidespawn.cli.output import json_option, service_argument
+from sidespawn.core.adoption import names_of
+from sidespawn.core.pattern import render_first
 from sidespawn.engines.control_groups import slice_name
-from sidespawn.errors import Reason, SidespawnError
+from sidespawn.errors import PolicyError, Reason, SidespawnError
 from sidespawn.host.places import Places
+from sidespawn.host.policies import load_policy
 
 JOURNALCTL = "/usr/bin/journalctl"
 
@@ -39,18 +43,26 @@ def logs(
     os.execv(JOURNALCTL, [*command, *matches(places, name, refused)])
 
 
+def instance_of(places: Places, name: str) -> str:
+    """The instance of a container, also of one with a name of the old wrappers."""
+    with suppress(PolicyError):
+        policy = load_policy(places)
+        bindings = policy.adopt and names_of(policy, policy.adopt, name)
+        if bindings:
+            return render_first(policy.instance, bindings) or name
+    return name.removeprefix(f"{places.service}-")
+
+
 def matches(places: Places, name: str | None, refused: bool) -> list[str]:
     """journalctl(1): different fields must all match, equal ones are alternatives, + separates alternatives."""
     if refused:
         events = ("rejected", "failed", "expired", "unreadable", "internal")
         return [f"SIDESPAWN_SERVICE={places.service}", *(f"SIDESPAWN_EVENT={event}" for event in events)]
     if name is not None:
-        instance = name.removeprefix(f"{places.service}-")
-        return [
-            f"SIDESPAWN_SERVICE={places.service}",
-            f"SIDESPAWN_INSTANCE={instance}",
-            "+",
-            f"CONTAINER_NAME={places.service}-{instance}",
-        ]
+        own = f"SIDESPAWN_SERVICE={places.service}"
+        instance = instance_of(places, name)
+        containers = dict.fromkeys((f"{places.service}-{instance}", name))
+        outputs = (match for container in containers for match in ("+", f"CONTAINER_NAME={container}"))
+        return [own, f"SIDESPAWN_INSTANCE={instance}", *outputs]
     by_slice, by_label = f"_SYSTEMD_SLICE={slice_name(places.service)}", f"IO_SIDESPAWN_SERVICE={places.service}"
     return [f"SIDESPAWN_SERVICE={places.service}", "+", by_slice, "+", by_label]  # docker writes for its containers

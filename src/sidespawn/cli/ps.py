@@ -15,8 +15,10 @@ from sidespawn.cli.output import (
     services,
     to_places,
 )
+from sidespawn.core.policy import Policy
 from sidespawn.engines import get_engine
-from sidespawn.host.ledger import Ledger
+from sidespawn.host.adoption import find_old
+from sidespawn.host.ledger import Ledger, Record
 from sidespawn.host.places import Places
 from sidespawn.host.policies import load_policy
 
@@ -33,16 +35,24 @@ def ps(places: Places | None, as_json: bool) -> None:
         print_json(rows)
         return
     columns = ("name", "state", "pid", "since", "netns", "request")
-    print_table(columns, ([str(row[column] or "") for column in columns] for row in rows), "no side containers")
+    cells = ([str(row[column] or "") for column in columns] for row in (shown(each) for each in rows))
+    print_table(columns, cells, "no side containers")
 
 
-def side_containers(places: Places) -> list[dict[str, str | int | None]]:
-    engine = get_engine(load_policy(places).side_container.engine)
+Row = dict[str, str | int | None]
+
+
+def shown(row: Row) -> Row:
+    return row | {"state": f"{row['state']}, adopted"} if row["adopted"] else row
+
+
+def side_containers(places: Places) -> list[Row]:
+    policy = load_policy(places)
+    engine = get_engine(policy.side_container.engine)
     records = {each.container: each for each in Ledger(places.ledger).records()} if places.ledger.is_dir() else {}
-    rows: list[dict[str, str | int | None]] = []
+    rows: list[Row] = []
     for found in sorted(engine.list(places.service), key=lambda each: each.name):
         record = records.get(found.id)
-        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.since)) if record else None
         rows.append(
             {
                 "service": places.service,
@@ -50,10 +60,38 @@ def side_containers(places: Places) -> list[dict[str, str | int | None]]:
                 "name": found.name,
                 "state": found.state,
                 "pid": found.pid,
-                "since": since,
+                "since": moment(record.since) if record else None,
                 "netns": found.netns,
                 "request": found.request,
                 "container": found.id,
+                "adopted": False,
             }
         )
+    rows += [
+        {
+            "service": places.service,
+            "instance": record.instance,
+            "name": record.name,
+            "state": "running",
+            "pid": record.pid,
+            "since": moment(record.since),
+            "netns": record.netns,
+            "request": None,
+            "container": record.container,
+            "adopted": True,
+        }
+        for record in adopted(policy)
+    ]
     return rows
+
+
+def moment(since: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(since))
+
+
+def adopted(policy: Policy) -> list[Record]:
+    """What the wrappers of before started and still runs, whether or not a run of the service has seen it yet."""
+    if policy.adopt is None:
+        return []
+    found = find_old(policy, get_engine(policy.adopt.engine))
+    return sorted((each for _, each in found if isinstance(each, Record)), key=lambda each: each.name)

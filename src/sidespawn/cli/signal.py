@@ -6,9 +6,11 @@ import click
 
 from sidespawn import wrapper
 from sidespawn.cli.output import json_option, print_json, require_enabled, service_argument
+from sidespawn.cli.ps import adopted
 from sidespawn.core.wire import SIGNALS
 from sidespawn.engines import Found, get_engine
 from sidespawn.errors import Denied, Reason, SidespawnError
+from sidespawn.host.ledger import Record
 from sidespawn.host.places import Places
 from sidespawn.host.policies import load_policy
 
@@ -39,14 +41,18 @@ def stop(places: Places, instances: tuple[str, ...], every: bool, kill: bool, as
     show([ask(places, each, "KILL" if kill else "TERM") for each in found], as_json)
 
 
-def running(places: Places) -> list[Found]:
+Target = Found | Record  # one of ours, or an adopted one
+
+
+def running(places: Places) -> list[Target]:
     """Asked of the engine: an operator must reach what runs, whatever the ledger knows."""
     require_enabled(places)
-    found = get_engine(load_policy(places).side_container.engine).list(places.service)
-    return [each for each in found if each.pid is not None]
+    policy = load_policy(places)
+    found = get_engine(policy.side_container.engine).list(places.service)
+    return [*(each for each in found if each.pid is not None), *adopted(policy)]
 
 
-def find(places: Places, instance: str) -> Found:
+def find(places: Places, instance: str) -> Target:
     found = running(places)
     for each in found:
         if instance in (each.instance, each.name):
@@ -57,7 +63,7 @@ def find(places: Places, instance: str) -> Found:
     )
 
 
-def ask(places: Places, found: Found, name: str) -> dict[str, object]:
+def ask(places: Places, found: Target, name: str) -> dict[str, object]:
     settings = {
         "service": places.service,
         "spool": str(places.operator),

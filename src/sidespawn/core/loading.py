@@ -18,6 +18,7 @@ from sidespawn.core.options import Option, ProgramTable, Takes
 from sidespawn.core.pattern import Names, Pattern
 from sidespawn.core.plan import Limits, Readiness, ReadyWhen, Script
 from sidespawn.core.policy import (
+    Adopt,
     Agent,
     Caller,
     Configuration,
@@ -103,6 +104,7 @@ def build_policy(service: str, top: Table, read_program: Read) -> Policy:
     environment = top.table("environment", optional=True)
     configuration = top.table("configuration", optional=True)
     arguments = top.table("arguments", optional=True)
+    side_container = build_side_container(top.table("side_container"))
     policy = Policy(
         service=service,
         description=top.take("description", str, default=""),
@@ -125,6 +127,7 @@ def build_policy(service: str, top: Table, read_program: Read) -> Policy:
         always=arguments.strings("always", optional=True),
         unless_given=arguments.strings("unless_given", optional=True),
         side_container=side_container,
+        adopt=build_adopt(top.table("adopt"), side_container.engine) if "adopt" in top.keys() else None,
     )
     top.take("test", list, default=[])  # cases for `sidespawn check`, which mean nothing here
     for each in (request, arguments, top):
@@ -300,6 +303,17 @@ def build_side_container(table: Table) -> SideContainer:
     return side_container
 
 
+def build_adopt(table: Table, engine: str) -> Adopt:
+    adopt = Adopt(
+        names=table.patterns("name"),
+        images=table.patterns("image"),
+        engine=table.choice("engine", ENGINES, engine),
+        rule=table.where(),
+    )
+    table.done()
+    return adopt
+
+
 def build_places(table: Table) -> tuple[tuple[str, Pattern], ...]:
     return tuple((path, table.pattern(path)) for path in paths_in(table))
 
@@ -393,6 +407,9 @@ def check_policy(policy: Policy, top: Table, request: Table) -> None:
         if side_container.uid == 0 or not ON_HOST_NETWORK.issuperset(side_container.capabilities):
             problem = f"allows neither uid 0 nor capabilities other than {' '.join(ON_HOST_NETWORK)}"
             raise top.table("side_container").error("host_network", problem)
+    for pattern in policy.adopt.names if policy.adopt else ():
+        if policy.netns is None or not set(policy.netns.names) <= set(pattern.names):
+            raise top.table("adopt").error("name", "must hold every name of request.netns, which must be there")
     for rule in policy.options.values():
         if rule.configuration and rule.configuration not in policy.configuration:
             raise PolicyError(f"{rule.rule}: there is no [configuration.{rule.configuration}]")

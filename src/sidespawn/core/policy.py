@@ -93,6 +93,16 @@ class SideContainer:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Adopt:
+    """How side containers look that the wrappers of before started; see core/adoption.py."""
+
+    names: tuple[Pattern, ...]  # of the container, without the date that may end it
+    images: tuple[Pattern, ...]
+    engine: str
+    rule: str  # FILE:LINE
+
+
+@dataclass(frozen=True, kw_only=True)
 class Policy:
     service: str
     description: str
@@ -115,6 +125,7 @@ class Policy:
     always: tuple[str, ...]
     unless_given: tuple[str, ...]
     side_container: SideContainer
+    adopt: Adopt | None
 
 
 def is_service_name(text: str) -> bool:

@@ -50,6 +50,7 @@ def make(places: Places, policy: Policy) -> None:
     mount_tmpfs(places.spool, FLAGS, f"size=4m,nr_inodes=128,mode=0700,uid={policy.agent.spool_uid}")
     mount_tmpfs(places.replies, FLAGS, "size=20m,nr_inodes=8192,mode=0755")
     write_wrappers(places, policy)
+    places.adoption.unlink(missing_ok=True)  # look again: the agent may have had its old wrappers until now
 
 
 def mount_tmpfs(path: Path, flags: int, options: str) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -21,8 +22,8 @@ from sidespawn.core.plan import Plan
 from sidespawn.core.policy import Policy
 from sidespawn.core.records import replace
 from sidespawn.core.wire import PROBE, Reply, SignalRequest, Status
-from sidespawn.engines import Engine, Found, NameTaken, Pins
-from sidespawn.errors import LaunchError, Reason, SidespawnError
+from sidespawn.engines import Engine, Found, NameTaken, Pins, get_engine
+from sidespawn.errors import Denied, LaunchError, Reason, SidespawnError, quoted
 from sidespawn.host import kernel
 from sidespawn.host.files import directory, pinned, write_whole
 from sidespawn.host.journal import Event, Journal
@@ -45,6 +46,9 @@ class Keeper:
     def __init__(self, policy: Policy, places: Places, engine: Engine, journal: Journal) -> None:
         self.policy, self.places, self.engine, self.journal = policy, places, engine, journal
         self.ledger = Ledger(places.ledger)
+        old = policy.adopt.engine if policy.adopt else policy.side_container.engine
+        self.old_engine = engine if old == policy.side_container.engine else get_engine(old)
+        self.adopting = threading.Lock()
         self.state = AgentState(policy.agent.state_on_host)
         self.locks: dict[str, Lock] = {}
 
@@ -60,6 +64,30 @@ class Keeper:
                     kernel.unmount(str(pin))
             pin.rmdir() if pin.is_dir() else pin.unlink()
         self.engine.reap(self.policy.service)
+
+    def adopt(self) -> None:
+        """Write down what the wrappers of before started and still runs; say once why another one is none of it."""
+        if self.policy.adopt is not None:
+            with self.adopting:
+                self.adopt_old()
+
+    def adopt_old(self) -> None:
+        from sidespawn.host.adoption import find_old  # noqa: PLC0415 - few runs need it
+
+        reported = self.places.adoption.read_text().split() if self.places.adoption.exists() else []
+        refused = []
+        for other, found in find_old(self.policy, self.old_engine):
+            if isinstance(found, SidespawnError):
+                refused.append(other.id)
+                if other.id not in reported:
+                    message = f"container {quoted(other.name)} is not adopted: {found.message}"
+                    self.journal.write(Event.NOT_ADOPTED, message, reason=found.reason, container=other.id)
+            elif (known := self.ledger.find(found.key)) is None or known.process != found.process:
+                self.ledger.write(found)
+                message = f"{found.name} is adopted as {found.instance}, pid {found.pid} in {found.netns}"
+                where = {"instance": found.instance, "container": other.id, "netns": found.netns}
+                self.journal.write(Event.ADOPTED, message, pid=found.pid, **where)
+        self.places.adoption.write_text("\n".join(refused))
 
     def start(self, allowed: Allowed, request_id: str) -> Reply:
         """See that the plan runs. Raises LaunchError."""
@@ -80,6 +108,10 @@ class Keeper:
                 self.journal.write(Event.REPLACED, f"{plan.name} is replaced: its plan changed", request=request_id)
             elif record is not None:
                 self.forget(record)
+            for old in self.ledger.adopted(plan.instance):
+                self.stop(old, "TERM")
+                message = f"{old.name} is replaced by {plan.name}"
+                self.journal.write(Event.REPLACED, message, instance=plan.instance, request=request_id)
             record = self.launch(allowed, netns, pin, request_id)
         self.ledger.write(record)
         try:
@@ -186,14 +218,19 @@ class Keeper:
     def renew_snapshots(self, record: Record) -> None:
         """Check the configuration files again before the program reads them again. Raises Denied; nothing changed then.
 
-        The copies are written in place: they are mounted by inode.
+        The copies are written in place: they are mounted by inode. What is adopted has none, and reads the agent's own.
         """
         texts = []
         for file in record.configuration:
+            if file["rules"] not in self.policy.configuration:
+                message = f"{record.name} could read what no rule is for, {quoted(file['path'])}; a start replaces it"
+                raise Denied(Reason.CONFIGURATION_NOT_ALLOWED, message)
             rules = self.policy.configuration[file["rules"]].rules
             untrusted_content = self.read_configuration(file["beneath"])
             text, _ = accept_configuration(rules, file["path"], untrusted_content, self.policy.names, record.bindings)
             texts.append(text)
+        if record.adopted:
+            return
         for number, text in enumerate(texts):
             (self.places.snapshots / f"{record.instance}.{number}").write_text(text)
             record.configuration[number]["digest"] = digest_of(text)
@@ -242,7 +279,9 @@ class Keeper:
         """From the ledger; when it does not know, from the engine."""
         record = self.ledger.find_pid(pid)
         if record is None and (process := identify(pid)) is not None:
-            for each in self.engine.list(self.policy.service):
+            self.adopt()
+            record = self.ledger.find_pid(pid)
+            for each in () if record else self.engine.list(self.policy.service):
                 if each.pid == pid:
                     record = recovered(each, process, self.policy.side_container.grace)
                     self.ledger.write(record)
@@ -254,20 +293,28 @@ class Keeper:
 
     def forget(self, record: Record) -> None:
         """Remove all that a side container whose program has ended leaves: container, copies, pid files, record."""
-        self.engine.remove(record.name)
-        for path in self.places.snapshots.glob(f"{record.instance}.[0-9]*"):
-            path.unlink(missing_ok=True)
-        for beneath in filter(None, (record.pid_file, *record.children)):
-            self.state.remove(beneath)
-        self.ledger.remove(record.instance)
+        if record.adopted:
+            self.old_engine.remove(record.container)
+        else:
+            self.engine.remove(record.name)
+        if not record.adopted or self.ledger.find(record.instance) is None:  # else they are those of what replaced it
+            for path in self.places.snapshots.glob(f"{record.instance}.[0-9]*"):
+                path.unlink(missing_ok=True)
+            for beneath in filter(None, (record.pid_file, *record.children)):
+                self.state.remove(beneath)
+        self.ledger.remove(record.key)
 
     def sweep(self) -> None:
         """Remove side containers whose program has ended by itself, and records of containers that are gone."""
         self.recover()
         listed = {each.instance: each for each in self.engine.list(self.policy.service)}
         for record in tuple(self.ledger.records()):
-            if record.instance not in listed and not record.is_running:
-                self.ledger.remove(record.instance)
+            if record.adopted and not record.is_running:
+                self.forget(record)
+                self.journal.write(Event.EXITED, f"{record.name} had ended by itself", instance=record.instance)
+            elif record.instance not in listed and not record.is_running:
+                self.ledger.remove(record.key)
+        self.adopt()
         for each in listed.values():
             if each.pid is None:
                 known = self.ledger.find(each.instance)

@@ -17,6 +17,7 @@ from sidespawn.host.files import directory, write_whole
 from sidespawn.host.processes import Process, is_alive
 
 RECORD_VERSION = 1
+ADOPTED = ".old"  # no instance can end so
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +37,12 @@ class Record:
     bindings: dict[str, str]
     grace: float
     children: dict[str, list[int]]  # pid and start of each child that the agent was told of, by its pid file there
+    adopted: bool = False  # a container of the wrappers of before; see host/adoption.py
+
+    @property
+    def key(self) -> str:
+        """Names its file. Several adopted ones can be of one instance."""
+        return f"{self.name}{ADOPTED}" if self.adopted else self.instance
 
     @property
     def process(self) -> Process:
@@ -57,9 +64,9 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def find(self, instance: str) -> Record | None:
+    def find(self, key: str) -> Record | None:
         try:
-            fields = json.loads((self.path / f"{instance}.json").read_bytes())
+            fields = json.loads((self.path / f"{key}.json").read_bytes())
             if fields.pop("v") != RECORD_VERSION:
                 return None
             return Record(**fields)
@@ -70,9 +77,12 @@ class Ledger:
         """The side container whose running program, or a known child of it, has this pid on the host."""
         return next((each for each in self.records() if each.process_of(pid)), None)
 
-    def records(self) -> Iterator[Record]:
+    def adopted(self, instance: str) -> Iterator[Record]:
+        return (each for each in self.records(ADOPTED) if each.instance == instance)
+
+    def records(self, ending: str = "") -> Iterator[Record]:
         for name in sorted(os.listdir(self.path)):
-            if name.endswith(".json") and not name.startswith("."):
+            if name.endswith(f"{ending}.json") and not name.startswith("."):
                 record = self.find(name.removesuffix(".json"))
                 if record is not None:
                     yield record
@@ -80,7 +90,7 @@ class Ledger:
     def write(self, record: Record) -> None:
         content = json.dumps({"v": RECORD_VERSION, **asdict(record)}).encode()
         with directory(self.path) as held:
-            write_whole(held, f"{record.instance}.json", content)
+            write_whole(held, f"{record.key}.json", content)
 
-    def remove(self, instance: str) -> None:
-        (self.path / f"{instance}.json").unlink(missing_ok=True)
+    def remove(self, key: str) -> None:
+        (self.path / f"{key}.json").unlink(missing_ok=True)

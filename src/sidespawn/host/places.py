@@ -76,5 +76,10 @@ class Places:
         return self.home / "policy.json"
 
     @property
+    def adoption(self) -> Path:
+        """Which containers with names of the old wrappers were looked at and not adopted; there once one has looked."""
+        return self.home / "adoption"
+
+    @property
     def lock(self) -> Path:
         return self.home / "lock"

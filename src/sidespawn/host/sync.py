@@ -98,6 +98,8 @@ class Sync:
             for claim in unfinished:
                 self.serve(claim)
                 served = True
+            if isinstance(self.keeper, Keeper) and not self.places.adoption.exists():  # the first run since enabling
+                self.attempt(self.keeper.adopt)
             rest_at = time.monotonic() + self.litter_patience()
             while self.policy_stamp == stamp(self.places.policy):  # else the next run serves by the changed policy
                 claims = self.claim()

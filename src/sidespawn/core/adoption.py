@@ -1,0 +1,99 @@
+"""Side containers that were started by the wrappers of before: is a container one of them, and for what instance?
+
+TripleO's, EDPM's and Kolla-Ansible's wrappers start privileged containers that are named for program and namespace.
+Whoever has the engine's socket can make a container of any name, image and arguments, so these say only which instance
+it would be.  What is recognised may be ended, and be told to read again what the policy's rules accept; nothing else
+follows from it.  That it is in the namespace of its name is for the host to see.
+"""
+
+from __future__ import annotations
+
+from sidespawn.core.decide import beneath, fit_for_a_name
+from sidespawn.core.options import Given, read_arguments
+from sidespawn.core.pattern import Conflict, match_any, render, render_first
+from sidespawn.core.policy import Adopt, Policy
+from sidespawn.core.records import dataclass
+from sidespawn.errors import Denied, Reason, quoted
+
+# The wrappers append when they were called, in case the name is taken: -2026-01-31-235959-123456789, Kolla's with _.
+DATE = "0000-00-00-000000-000000000"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Old:
+    """What a policy says of a container of the old wrappers."""
+
+    instance: str
+    netns: str
+    bindings: dict[str, str]
+    pid_file: str | None  # beneath the agent's state
+    child_pid_files: tuple[str, ...]
+    # As in the ledger: path, beneath and rules of each file that the program reads; rules are empty where none fits.
+    configuration: list[dict[str, str]]
+
+
+def names_of(policy: Policy, adopt: Adopt, name: str) -> dict[str, str] | None:
+    """What the name of a container binds; None when it is none that the old wrappers would have given."""
+    end = len(name) - len(DATE) - 1
+    shape = "".join("0" if each in "0123456789" else each for each in name[end + 1 :])
+    plain = name[:end] if end > 0 and name[end] in "-_" and shape == DATE else name
+    return match_any(adopt.names, plain, policy.names, {})
+
+
+def recognise(
+    policy: Policy, adopt: Adopt, bindings: dict[str, str], image: str, untrusted_argv: tuple[str, ...]
+) -> Old:
+    """A container whose name bound `bindings`, with its program's arguments. Raises Denied when it is not what it says.
+
+    Arguments need not be allowed; where they name anything of the policy, it must be this instance's.
+    """
+    if match_any(adopt.images, image, policy.names, bindings) is None:
+        wanted = " or ".join(pattern.source for pattern in adopt.images)
+        raise Denied(Reason.IMAGE_NOT_ALLOWED, f"image {quoted(image)} is not {wanted} ({adopt.rule})", rule=adopt.rule)
+    configuration: list[dict[str, str]] = []
+    try:
+        for given in read_arguments(policy.table, untrusted_argv):
+            bindings, file = understand(policy, given, bindings)
+            configuration += file
+    except Conflict as conflict:
+        message = f"its arguments are for {quoted(conflict.untrusted_value)}, its name for {quoted(conflict.bound)}"
+        raise Denied(Reason.VALUE_CONFLICT, message) from None
+    except Denied:  # in a spelling that is not read here
+        configuration.append(unknown("its arguments"))
+    instance = render_first(policy.instance, bindings)
+    netns = None if policy.netns is None else render(policy.netns, bindings)
+    if instance is None or netns is None or not fit_for_a_name(instance) or not fit_for_a_name(netns):
+        raise Denied(Reason.POLICY_INVALID, "the policy's instance and netns do not come out as names for it")
+    side_container = policy.side_container
+    pid_file = render(side_container.pid_file, bindings) if side_container.pid_file else None
+    children = (render(pattern, bindings) for pattern, _ in side_container.child_pid_files)
+    return Old(
+        instance=instance,
+        netns=netns,
+        bindings=bindings,
+        pid_file=pid_file and beneath(policy, pid_file),
+        child_pid_files=tuple(beneath(policy, each) for each in children if each),
+        configuration=configuration,
+    )
+
+
+def understand(policy: Policy, given: Given, bindings: dict[str, str]) -> tuple[dict[str, str], list[dict[str, str]]]:
+    """The bindings after one option of the old program, and the file that makes it do more, if it names one."""
+    allowed, value = policy.options.get(given.option.name), given.untrusted_value
+    if allowed is None:
+        return bindings, [unknown(given.option.spelling)] if given.option.danger else []
+    if value is None:
+        return bindings, []
+    found = match_any(allowed.values, value, policy.names, bindings)
+    if found is not None or not allowed.configuration:
+        return found or bindings, []
+    configuration = policy.configuration[allowed.configuration]
+    found = match_any((configuration.path,), value, policy.names, bindings)
+    if found is None:
+        return bindings, [unknown(value)]
+    path = f"{value}/{configuration.file}" if configuration.file else value
+    return found, [{"path": path, "beneath": beneath(policy, path), "rules": allowed.configuration, "digest": ""}]
+
+
+def unknown(what: str) -> dict[str, str]:
+    return {"path": what, "beneath": "", "rules": "", "digest": ""}

@@ -1,0 +1,91 @@
+"""Finding the side containers that the wrappers of before started, and making sure of each.
+
+The engine's word is only where to look: a container counts as a policy's when its name and image are such as the policy
+says, its program runs in that container, with arguments for that instance, and in the very network namespace that its
+name stands for.  Their first process may be a shell or `ip netns exec`, so the program is looked for below it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from sidespawn.core.adoption import names_of, recognise
+from sidespawn.core.policy import Adopt, Policy
+from sidespawn.engines import Engine, Other
+from sidespawn.errors import Denied, Reason, SidespawnError
+from sidespawn.host.children import descendants
+from sidespawn.host.files import closing
+from sidespawn.host.ledger import Record
+from sidespawn.host.namespaces import namespace_of, open_namespace
+from sidespawn.host.places import NAMESPACES
+from sidespawn.host.processes import Process, identify, is_alive
+
+
+def find_old(policy: Policy, engine: Engine) -> Iterator[tuple[Other, Record | SidespawnError]]:
+    """Each running container with a name of the old wrappers: as a record, or why it is none of the policy's."""
+    adopt = policy.adopt
+    if adopt is None:
+        return
+    for other in engine.others():
+        bindings = names_of(policy, adopt, other.name)
+        if bindings is not None:
+            try:
+                yield other, verified(policy, adopt, other, bindings)
+            except SidespawnError as refusal:
+                yield other, refusal
+
+
+def verified(policy: Policy, adopt: Adopt, other: Other, bindings: dict[str, str]) -> Record:
+    processes = list(processes_of(other, policy.table.program))
+    if not processes:
+        raise Denied(Reason.PROGRAM_NOT_ALLOWED, f"no process of it is {policy.table.program}")
+    program, *below = processes
+    try:
+        old = recognise(policy, adopt, bindings, other.image, read_argv(program.pid))
+        inode = namespace_of(program.pid)
+        with closing(open_namespace(old.netns, NAMESPACES)) as namespace:
+            if os.fstat(namespace).st_ino != inode:
+                raise Denied(Reason.NAMESPACE_MISMATCH, f"its {policy.table.program} is not in {old.netns}")
+    except OSError as error:
+        message = f"its network namespace cannot be used: {error.strerror or error}"
+        raise Denied(Reason.NAMESPACE_UNUSABLE, message) from None
+    if not is_alive(program):  # else all that was read may be of a process that got its pid
+        raise Denied(Reason.NO_SUCH_PROCESS, "it has just ended")
+    return Record(
+        instance=old.instance,
+        container=other.id,
+        name=other.name,
+        pid=program.pid,
+        started=program.started,
+        since=time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + program.started / os.sysconf("SC_CLK_TCK"),
+        netns=old.netns,
+        netns_inode=inode,
+        digest="",
+        request="",
+        pid_file=old.pid_file,
+        configuration=old.configuration,
+        bindings=old.bindings,
+        grace=policy.side_container.grace,
+        children={path: [child.pid, child.started] for path, child in zip(old.child_pid_files, below, strict=False)},
+        adopted=True,
+    )
+
+
+def processes_of(other: Other, program: str) -> Iterator[Process]:
+    """The container's processes that run the program, each before those that it has started."""
+    for process in map(identify, (other.pid, *descendants(other.pid))):
+        with suppress(OSError):
+            runs = process and read_argv(process.pid)[0].rpartition("/")[2] == program
+            # Its control group has the container's id in its name, with podman as with docker.
+            if process and runs and other.id in Path(f"/proc/{process.pid}/cgroup").read_text() and is_alive(process):
+                yield process
+
+
+def read_argv(pid: int) -> tuple[str, ...]:
+    """What the process says of itself. Raises OSError when it is gone."""
+    words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").removesuffix("\0")
+    return tuple(words.split("\0"))

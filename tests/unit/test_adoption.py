@@ -1,0 +1,185 @@
+"""Which containers count as started by the wrappers of before, judged by name, image and arguments."""
+
+from __future__ import annotations
+
+import pytest
+
+from sidespawn import presets
+from sidespawn.core.adoption import Old, names_of, recognise
+from sidespawn.core.loading import parse_policy
+from sidespawn.core.policy import Adopt, Policy
+from sidespawn.errors import Denied, PolicyError, Reason
+from tests.unit.small import NET, OTHER, POLICY, load, parse
+
+ADOPT = """
+[adopt]
+name = ["old-tool-ns-{net}", "agent_tool_ns-{net}"]
+image = "<text>/agent:<tag>"
+"""
+DATE = "2026-01-31-235959-123456789"
+IMAGE = "registry.example:5000/x/agent:1"
+
+
+@pytest.fixture(scope="module")
+def policy() -> Policy:
+    return parse(POLICY + ADOPT)
+
+
+def adopt_of(policy: Policy) -> Adopt:
+    assert policy.adopt is not None
+    return policy.adopt
+
+
+def judge(policy: Policy, *arguments: str, image: str = IMAGE) -> Old:
+    return recognise(policy, adopt_of(policy), {"net": NET}, image, ("/usr/sbin/tool", *arguments))
+
+
+# ---------------------------------------------------------------- names
+
+
+@pytest.mark.parametrize("stem", ["old-tool-ns-", "agent_tool_ns-"])
+@pytest.mark.parametrize("date", ["", f"-{DATE}", f"_{DATE}"])
+def test_a_name_with_or_without_a_date(policy: Policy, stem: str, date: str) -> None:
+    assert names_of(policy, adopt_of(policy), f"{stem}{NET}{date}") == {"net": NET}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "", NET, "old-tool-ns-", f"old-tool-ns-{NET}-", f"old-tool-ns-{NET}-1", f"old-tool-ns-{NET}.{DATE}",
+        f"old-tool-ns-{NET}{DATE}", f"old-tool-ns-{NET}-{DATE}0", f"old-tool-ns-{NET}-{DATE[:-1]}a",
+        f"old-tool-ns-{NET}-{DATE}-{DATE}", f"xold-tool-ns-{NET}", f"old-tool-ns-{NET}\n", f"old-tool-ns-{NET.upper()}",
+        f"old-tool-ns-../{NET}", f"-{DATE}", f"old-tool-ns-{NET}-{DATE.replace('2', chr(0x662))}",
+    ],
+    ids=ascii,
+)  # fmt: skip
+def test_another_name_is_none_of_the_old_wrappers(policy: Policy, name: str) -> None:
+    assert names_of(policy, adopt_of(policy), name) is None
+
+
+UUID = NET
+NAMES = {
+    "neutron-dhcp-dnsmasq": (f"neutron-dnsmasq-qdhcp-{UUID}", f"neutron_dhcp_agent_dnsmasq_qdhcp-{UUID}"),
+    "neutron-dhcp-haproxy": (f"neutron-haproxy-qdhcp-{UUID}", f"neutron_dhcp_agent_haproxy_qdhcp-{UUID}"),
+    "neutron-l3-haproxy": (f"neutron-haproxy-qrouter-{UUID}", f"neutron_l3_agent_haproxy_qrouter-{UUID}"),
+    "neutron-l3-keepalived": (f"neutron-keepalived-qrouter-{UUID}", f"neutron_l3_agent_keepalived_qrouter-{UUID}"),
+    "neutron-l3-radvd": (f"neutron-radvd-qrouter-{UUID}", f"neutron_l3_agent_radvd_qrouter-{UUID}"),
+    "neutron-ovn-metadata-haproxy": (
+        f"neutron-haproxy-ovnmeta-{UUID}",
+        f"neutron_ovn_metadata_agent_haproxy_ovnmeta-{UUID}",
+    ),
+}
+
+
+def preset(name: str) -> Policy:
+    return parse_policy(name, f"{name}.toml", presets.read_preset(name), presets.read_preset, presets.read_program)
+
+
+def test_each_old_name_is_known_to_one_preset_only() -> None:
+    policies = {name: preset(name) for name in presets.names() if preset(name).adopt}
+    assert NAMES.keys() <= policies.keys()
+    for service, names in NAMES.items():
+        for name in (*names, *(f"{each}-{DATE}" for each in names)):
+            knowing = [each for each, policy in policies.items() if names_of(policy, adopt_of(policy), name)]
+            assert knowing == [service]
+
+
+@pytest.mark.parametrize(
+    ("service", "image"),
+    [
+        ("neutron-dhcp-dnsmasq", "quay.io/openstack.kolla/neutron-dhcp-agent:2025.1-ubuntu-noble"),
+        ("neutron-dhcp-dnsmasq", "undercloud.ctlplane:8787/rhosp-rhel8/openstack-neutron-dhcp-agent:16.1"),
+        ("neutron-dhcp-haproxy", f"quay.io/podified/openstack-neutron-dhcp-agent@sha256:{'a' * 64}"),
+        ("neutron-l3-keepalived", "docker.io/tripleotrain/centos-binary-neutron-l3-agent:current-tripleo"),
+        ("neutron-ovn-metadata-haproxy", "quay.io/x/openstack-neutron-metadata-agent-ovn:current-podified"),
+    ],
+)
+def test_images_of_the_three(service: str, image: str) -> None:
+    policy = preset(service)
+    names = names_of(policy, adopt_of(policy), NAMES[service][0])
+    assert names is not None
+    assert recognise(policy, adopt_of(policy), names, image, (f"/usr/sbin/{policy.table.program}",)).bindings == names
+
+
+# ---------------------------------------------------------------- image and arguments
+
+
+def test_what_is_known_of_it(policy: Policy) -> None:
+    old = judge(policy, "-q", f"--data=/state/{NET}/data")
+    assert (old.instance, old.netns, old.pid_file) == (NET, f"ns-{NET}", f"{NET}/pid")
+    assert old.bindings["home"] == f"/state/{NET}"
+    assert old.configuration == []
+
+
+@pytest.mark.parametrize("image", ["agent:1", "x/agents:1", "x/agent:", "x/agent:1/../y", ""], ids=ascii)
+def test_another_image_is_refused(policy: Policy, image: str) -> None:
+    with pytest.raises(Denied) as denied:
+        judge(policy, image=image)
+    assert denied.value.reason is Reason.IMAGE_NOT_ALLOWED
+
+
+def test_arguments_for_another_instance_are_refused(policy: Policy) -> None:
+    with pytest.raises(Denied) as denied:
+        judge(policy, f"--data=/state/{OTHER}/data")
+    assert denied.value.reason is Reason.VALUE_CONFLICT
+
+
+def test_arguments_need_not_be_allowed(policy: Policy) -> None:
+    assert judge(policy, "--name=a/b", "-x", "--loud").configuration == []
+
+
+def test_a_file_with_rules_is_remembered(policy: Policy) -> None:
+    file = {"path": "/state/a.conf", "beneath": "a.conf", "rules": "extra", "digest": ""}
+    assert judge(policy, "--file=/state/a.conf").configuration == [file]
+    assert judge(policy, "--file=/dev/null").configuration == []
+
+
+@pytest.mark.parametrize(
+    "argument", ["--file=/etc/passwd", "--script=/bin/sh", "--unheard-of", "positional", "--scr=/x"]
+)
+def test_what_could_make_it_do_more_has_no_rules(policy: Policy, argument: str) -> None:
+    (file,) = judge(policy, argument).configuration
+    assert file["rules"] == ""
+
+
+def test_the_arguments_tell_a_segment() -> None:
+    policy = preset("neutron-dhcp-dnsmasq")
+    argv = ("/usr/sbin/dnsmasq", "-k", f"--pid-file=/var/lib/neutron/dhcp/7/{UUID}/pid")
+    image = "localhost/neutron-dhcp-agent:1"
+    old = recognise(policy, adopt_of(policy), {"network": UUID}, image, argv)
+    assert (old.instance, old.netns) == (f"qdhcp-{UUID}-7", f"qdhcp-{UUID}")
+
+
+def test_the_children_of_keepalived_have_their_file() -> None:
+    policy, confs = preset("neutron-l3-keepalived"), f"/var/lib/neutron/ha_confs/{UUID}"
+    files = ("-f", f"{confs}/keepalived.conf", "-p", f"{confs}.pid.keepalived", "-r", f"{confs}.pid.keepalived-vrrp")
+    argv = ("/usr/sbin/keepalived", "-n", "-l", "-D", "-P", *files)
+    old = recognise(policy, adopt_of(policy), {"router": UUID}, "x/neutron-l3-agent:1", argv)
+    assert old.child_pid_files == (f"ha_confs/{UUID}.pid.keepalived-vrrp",)
+    assert [each["rules"] for each in old.configuration] == ["vrrp"]
+
+
+# ---------------------------------------------------------------- the policy
+
+
+def test_without_the_table_nothing_is_adopted() -> None:
+    assert load().adopt is None
+
+
+def test_the_engine_is_the_side_containers_unless_said(policy: Policy) -> None:
+    assert adopt_of(policy).engine == policy.side_container.engine
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (ADOPT.replace("{net}", "<uuid>"), "must hold every name of request.netns"),
+        (ADOPT + 'engine = "lxc"\n', "must be one of"),
+        (ADOPT + "surprise = 1\n", "is not a key"),
+        ("[adopt]\n", "is missing"),
+        (ADOPT.replace("<text>", "<texts>"), "there is no type"),
+    ],
+)
+def test_a_table_that_cannot_be_right_is_refused(text: str, problem: str) -> None:
+    with pytest.raises(PolicyError, match=problem):
+        parse(POLICY + text)
