@@ -16,13 +16,32 @@ from pathlib import Path
 from sidespawn.core.adoption import names_of, recognise
 from sidespawn.core.policy import Adopt, Policy
 from sidespawn.engines import Engine, Other
-from sidespawn.errors import Denied, Reason, SidespawnError
+from sidespawn.errors import Denied, Reason, SidespawnError, quoted
 from sidespawn.host.children import descendants
 from sidespawn.host.files import closing
-from sidespawn.host.ledger import Record
+from sidespawn.host.journal import Event, Journal
+from sidespawn.host.ledger import Ledger, Record
 from sidespawn.host.namespaces import namespace_of, open_namespace
-from sidespawn.host.places import NAMESPACES
+from sidespawn.host.places import NAMESPACES, Places
 from sidespawn.host.processes import Process, identify, is_alive
+
+
+def adopt(policy: Policy, places: Places, engine: Engine, ledger: Ledger, journal: Journal) -> None:
+    """Write down what runs of the old wrappers' containers, and say once why another one of such a name is none."""
+    reported = places.adoption.read_text().split() if places.adoption.exists() else []
+    refused = []
+    for other, found in find_old(policy, engine):
+        if isinstance(found, SidespawnError):
+            refused.append(other.id)
+            if other.id not in reported:
+                message = f"container {quoted(other.name)} is not adopted: {found.message}"
+                journal.write(Event.NOT_ADOPTED, message, reason=found.reason, container=other.id)
+        elif (known := ledger.find(found.key)) is None or known.process != found.process:
+            ledger.write(found)
+            message = f"{found.name} is adopted as {found.instance}, pid {found.pid} in {found.netns}"
+            where = {"instance": found.instance, "container": other.id, "netns": found.netns}
+            journal.write(Event.ADOPTED, message, pid=found.pid, **where)
+    places.adoption.write_text("\n".join(refused))
 
 
 def find_old(policy: Policy, engine: Engine) -> Iterator[tuple[Other, Record | SidespawnError]]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import threading
 import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -48,7 +47,7 @@ class Keeper:
         self.ledger = Ledger(places.ledger)
         old = policy.adopt.engine if policy.adopt else policy.side_container.engine
         self.old_engine = engine if old == policy.side_container.engine else get_engine(old)
-        self.adopting = threading.Lock()
+        self.adopting = Lock()
         self.state = AgentState(policy.agent.state_on_host)
         self.locks: dict[str, Lock] = {}
 
@@ -66,28 +65,12 @@ class Keeper:
         self.engine.reap(self.policy.service)
 
     def adopt(self) -> None:
-        """Write down what the wrappers of before started and still runs; say once why another one is none of it."""
+        """Write down what the wrappers of before started and still runs."""
         if self.policy.adopt is not None:
+            from sidespawn.host.adoption import adopt  # noqa: PLC0415 - few runs need it
+
             with self.adopting:
-                self.adopt_old()
-
-    def adopt_old(self) -> None:
-        from sidespawn.host.adoption import find_old  # noqa: PLC0415 - few runs need it
-
-        reported = self.places.adoption.read_text().split() if self.places.adoption.exists() else []
-        refused = []
-        for other, found in find_old(self.policy, self.old_engine):
-            if isinstance(found, SidespawnError):
-                refused.append(other.id)
-                if other.id not in reported:
-                    message = f"container {quoted(other.name)} is not adopted: {found.message}"
-                    self.journal.write(Event.NOT_ADOPTED, message, reason=found.reason, container=other.id)
-            elif (known := self.ledger.find(found.key)) is None or known.process != found.process:
-                self.ledger.write(found)
-                message = f"{found.name} is adopted as {found.instance}, pid {found.pid} in {found.netns}"
-                where = {"instance": found.instance, "container": other.id, "netns": found.netns}
-                self.journal.write(Event.ADOPTED, message, pid=found.pid, **where)
-        self.places.adoption.write_text("\n".join(refused))
+                adopt(self.policy, self.places, self.old_engine, self.ledger, self.journal)
 
     def start(self, allowed: Allowed, request_id: str) -> Reply:
         """See that the plan runs. Raises LaunchError."""
