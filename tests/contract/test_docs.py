@@ -19,9 +19,10 @@ from click.shell_completion import BashComplete
 from sidespawn import presets
 from sidespawn.cli import output
 from sidespawn.cli.main import cli
-from sidespawn.core import loading
-from sidespawn.core.loading import CAPABILITIES, ENGINES, parse_policy, parse_program
+from sidespawn.core import loading, programs
+from sidespawn.core.loading import CAPABILITIES, ENGINES, parse_policy
 from sidespawn.core.policy import Policy
+from sidespawn.core.programs import parse_program
 from sidespawn.core.values import TYPES
 from sidespawn.core.wire import SIGNALS, StartRequest, Status, parse_request
 from sidespawn.errors import Denied, Reason
@@ -77,10 +78,10 @@ def test_every_other_example_is_toml() -> None:
 
 
 def keys_read() -> set[str]:
-    """Every constant that core/loading.py reads as a key."""
-    tree = ast.parse(Path(str(loading.__file__)).read_text())
+    """Every constant that core/loading.py and core/programs.py read as a key."""
+    trees = [ast.parse(Path(str(module.__file__)).read_text()) for module in (loading, programs)]
     keys = set()
-    for node in ast.walk(tree):
+    for node in (node for tree in trees for node in ast.walk(tree)):
         if not isinstance(node, ast.Call):
             continue
         reads = isinstance(node.func, ast.Attribute) and node.func.attr in READERS

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from sidespawn import presets
-from sidespawn.core.loading import parse_program
 from sidespawn.core.options import Option, ProgramTable, Takes, read_arguments
+from sidespawn.core.programs import parse_program
 from sidespawn.errors import Denied, Reason
 
 DNSMASQ = parse_program("dnsmasq", presets.read_program("dnsmasq"))

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from sidespawn import presets
-from sidespawn.core.loading import CAPABILITIES, parse_policy, parse_program
+from sidespawn.core.loading import CAPABILITIES, parse_policy
 from sidespawn.core.options import Takes
 from sidespawn.core.plan import ReadyWhen
 from sidespawn.core.policy import Policy, is_service_name
+from sidespawn.core.programs import parse_program
 from sidespawn.errors import PolicyError, Reason
 from tests.unit.small import POLICY, PROGRAM, changed, line_of, load, parse
 

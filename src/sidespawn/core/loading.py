@@ -28,6 +28,7 @@ from sidespawn.core.policy import (
     SideContainer,
     is_service_name,
 )
+from sidespawn.core.programs import parse_program
 from sidespawn.core.values import ALPHANUMERIC, DIGITS, PATH_CHARACTERS, is_decimal, is_path, only
 from sidespawn.core.wire import SIGNALS
 from sidespawn.errors import PolicyError
@@ -363,33 +364,6 @@ def build_readiness(table: Table) -> Readiness:
     readiness = Readiness(when=when, what=what, within=table.number("within", 1, 300, default=10))
     table.done()
     return readiness
-
-
-def parse_program(program: str, text: str) -> ProgramTable:
-    source = f"programs/{program}.toml"
-    document, lines = parse_toml(source, text)
-    top = Table(document, lines, source)
-    dangers = top.table("danger", optional=True)
-    dash = top.take("dash", str, default="")
-    if dash not in ("", "-", "--"):
-        raise top.error("dash", 'must be "-" or "--"')
-    options: dict[str, Option] = {}
-    for takes in Takes:
-        group = top.table(takes.value, optional=True)
-        for name in group.keys():
-            if name in options:
-                raise group.error(name, "stands here twice")
-            danger = dangers.take(name, str, default="")
-            short = group.take(name, str)
-            if dash and (short or takes is Takes.OPTIONAL):
-                raise group.error(name, "can have neither a short letter nor an optional value where there is a dash")
-            options[name] = Option(name=name, takes=takes, dash=dash, short=short, danger=danger)
-    if top.take("program", str) != program:
-        raise top.error("program", f"must be {program}")
-    table = ProgramTable(program=program, version=top.take("version", str), options=options)
-    for each in (dangers, top):
-        each.done()
-    return table
 
 
 def check_policy(policy: Policy, top: Table, request: Table) -> None:
