@@ -1,0 +1,137 @@
+"""`./dev bench`: measure, print a table, write JSON and plots. Needs root and a running systemd, as in a lab."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import random
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+import click
+from rich.console import Console
+
+from benchmarks import figures, plots, report
+from benchmarks.parts import PARTS, QUICK, Note, Sample, measure
+from benchmarks.processes import said
+from benchmarks.stage import stage
+from benchmarks.ways import ENGINES, Way
+from tests.lab.networks import Network
+
+ROUNDS, QUICK_ROUNDS = 15, 5
+LINGER, QUICK_LINGER = 3, 1  # seconds; the policy's default, and what makes a cold request come sooner
+INTERRUPTED = 130
+
+
+@click.command()
+@click.option("--quick", is_flag=True, help="A few short rounds, in less than a minute.")
+@click.option("--json", "json_file", type=click.File("w"), help="Write the figures to this file; - for stdout.")
+@click.option("--only", "only", multiple=True, metavar="PART", help="Only this part; may be repeated. See --list.")
+@click.option("--engine", "engines", multiple=True, metavar="NAME", help="Only this engine; may be repeated.")
+@click.option("--rounds", type=click.IntRange(1), help=f"Rounds of each part.  [default: {ROUNDS}]")
+@click.option("--limit", type=click.FloatRange(0.1), default=30.0, show_default=True, help="Minutes for each part.")
+@click.option("--seed", type=int, default=1, show_default=True, help="Of the order of the ways within each round.")
+@click.option("--no-older", is_flag=True, help="Leave out the older patterns.")
+@click.option("--plots", "plots_directory", type=click.Path(path_type=Path), help="Write plots (SVG) here.")
+@click.option("--list", "is_list", is_flag=True, help="Name the parts and end.")
+def main(
+    *, quick: bool, json_file: Any, only: tuple[str, ...], engines: tuple[str, ...], rounds: int | None, limit: float,
+    seed: int, no_older: bool, plots_directory: Path | None, is_list: bool,
+) -> None:  # fmt: skip
+    """How long sidespawn takes, beside the bare engine and older patterns, measured in the same rounds."""
+    known = {part.name: part for part in (QUICK if quick else PARTS)}
+    if is_list:
+        click.echo("\n".join(f"{part.name:16} {part.what}" for part in known.values()))
+        return
+    for name in only:
+        if name not in known:
+            raise click.BadParameter(f"{name} is none of {' '.join(known)}", param_hint="--only")
+    parts = [part for part in known.values() if not only or part.name in only]
+    rows = [row for row in ENGINES if row.is_there and (not engines or row.name in engines)]
+    console = Console(stderr=True, width=None if sys.stderr.isatty() else 160)
+    rounds = rounds or (QUICK_ROUNDS if quick else ROUNDS)
+    samples: list[Sample] = []
+    left_out: dict[str, str] = {}
+    complete = False
+    try:
+        with (
+            interruptible(),
+            stage(
+                rows, max(part.size for part in parts), QUICK_LINGER if quick else LINGER, older=not (no_older or quick)
+            ) as (ways, networks),
+        ):
+            left_out = {way.name: problem for way in ways if (problem := try_once(way, networks[:1]))}
+            for name, problem in left_out.items():
+                console.print(f"{name} does not work here and is left out:\n{problem}", markup=False)
+            able = [way for way in ways if way.name not in left_out]
+            for part in parts:
+                samples.extend(measure(part, able, networks, rounds, limit * 60, random.Random(seed), note(console)))
+        complete = True
+    except KeyboardInterrupt:
+        console.print("interrupted; what was measured so far:")
+    found = figures.figures(samples)
+    report.show(found, console)
+    if figures.lost(found):
+        console.print(f"what was said of those that were lost:\n{said()}", markup=False)
+    if json_file is not None:
+        whole = {
+            "date": time.strftime("%Y-%m-%d", time.gmtime()), "machine": machine(), "seed": seed, "complete": complete,
+            "left_out": left_out,
+            "figures": figures.as_json(found), "growth": figures.growth(found), "lost": figures.lost(found),
+        }  # fmt: skip
+        json_file.write(json.dumps(figures.quick(found) if quick else whole) + "\n")
+    if plots_directory is not None:
+        for path in plots.write(found, plots_directory):
+            console.print(f"wrote {path}")
+    if not complete:
+        sys.exit(INTERRUPTED)
+
+
+def try_once(way: Way, networks: Sequence[Network]) -> str:
+    """What only the first time costs is not measured. Why the way does not work here, or nothing."""
+    try:
+        way.prepare(cold=False)
+        lost = way.start(networks).lost
+    finally:
+        way.clear(networks)
+    return said() if lost and not way.is_older else ""
+
+
+def note(console: Console) -> Note:
+    return lambda text: console.print(text, style="dim")
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """SIGINT, SIGTERM and SIGHUP end the measuring once; what follows is cleaning up, which they do not end."""
+
+    def stop(_number: int, _frame: FrameType | None) -> NoReturn:
+        for each in signals:
+            signal.signal(each, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {each: signal.signal(each, stop) for each in signals}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def machine() -> dict[str, Any]:
+    return {
+        "processors": os.cpu_count(), "kernel": platform.release(), "python": platform.python_version(),
+        "memory": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), "load": round(os.getloadavg()[0], 1),
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

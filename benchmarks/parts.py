@@ -1,0 +1,144 @@
+"""What is measured, and the rounds of it."""
+
+from __future__ import annotations
+
+import os
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+from benchmarks.processes import load, memory_of, parent_of
+from benchmarks.ways import Sidespawn, Way
+from tests.lab.networks import Network
+
+BURSTS = (10, 50, 100, 200, 1000)
+OLDER_ROUNDS = 3  # of the older patterns, which take their time
+HELD = 20  # side containers whose memory is measured
+Note = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    name: str
+    what: str
+    size: int = 1
+    cold: bool = False
+    loaded: bool = False
+    stop: bool = False
+    memory: bool = False
+    older: bool = False  # whether the older patterns are measured, too
+
+
+def burst(size: int) -> Part:
+    return Part(
+        name=f"burst-{size}", what=f"{size} requests at once, to the last one running", size=size, older=size <= 50
+    )
+
+
+PARTS = (
+    Part(name="warm", what="one request while the service runs", older=True),
+    Part(name="cold", what="one request when nothing has run for a while", cold=True),
+    Part(name="stop", what="ending one, until everything of it is gone", stop=True),
+    Part(name="loaded-warm", what="as warm, all processors busy", loaded=True),
+    Part(name="loaded-cold", what="as cold, all processors busy", cold=True, loaded=True),
+    Part(name="loaded-burst-10", what="10 requests at once, all processors busy", size=10, loaded=True),
+    Part(name="memory", what=f"beside the program, for each of {HELD} side containers", size=HELD, memory=True),
+    *map(burst, BURSTS),
+)
+QUICK = (
+    Part(name="warm", what="one request while the service runs"),
+    Part(name="cold", what="one request when nothing has run for a while", cold=True),
+    Part(name="burst", what="16 requests at once, to the last one running", size=16),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    part: str
+    way: str
+    reference: str
+    size: int
+    round: int
+    seconds: float
+    lost: int
+    wrapper: float = 0.0  # seconds of processor time per request, in the agent
+    service: float | None = None  # the same, of the service on the host
+    commands: float | None = None  # the same, of the engine's commands that the service ran
+    peak: int | None = None  # bytes, of the service
+    memory: float | None = None  # bytes beside the program, per side container
+    resident: bool | None = None  # whether anything of the service runs when nothing is asked
+
+
+def measure(
+    part: Part,
+    ways: Sequence[Way],
+    networks: Sequence[Network],
+    rounds: int,
+    limit: float,
+    order: random.Random,
+    note: Note,
+) -> Iterator[Sample]:
+    """Rounds of one part; fewer when they take more than `limit` seconds."""
+    began = time.monotonic()
+    for number in range(rounds):
+        if number and (time.monotonic() - began) * (number + 1) / number > limit:
+            note(f"{part.name}: {number} of {rounds} rounds, its time is over")
+            return
+        note(f"{part.name}: round {number + 1} of {rounds}")
+        shuffled = [each for each in ways if not each.is_older or (part.older and number < OLDER_ROUNDS)]
+        order.shuffle(shuffled)
+        for way in shuffled:
+            yield from sample(part, way, networks[: part.size], number)
+
+
+def sample(part: Part, way: Way, networks: Sequence[Network], number: int) -> Iterator[Sample]:
+    """One measurement; whatever it started is gone afterwards."""
+    try:
+        way.prepare(cold=part.cold)
+        with load(2 * (os.cpu_count() or 1)) if part.loaded else nullcontext():
+            found = way.start(networks)
+        seconds, memory, resident = found.seconds, None, None
+        if part.stop:
+            ended = way.stop(networks[0])
+            if ended is None:
+                return
+            seconds = ended.seconds
+        if part.memory:
+            memory = memory_beside(way, networks)
+            if isinstance(way, Sidespawn):
+                resident = way.is_resident()
+            if memory is None:
+                return
+        usage, size = found.usage, len(networks)
+        yield Sample(
+            part=part.name,
+            way=way.name,
+            reference=way.reference,
+            size=size,
+            round=number,
+            seconds=seconds,
+            lost=found.lost,
+            wrapper=found.processor,
+            service=None if usage is None else usage.processor / size,
+            commands=None if usage is None else usage.commands / size,
+            peak=None if usage is None else usage.peak,
+            memory=memory,
+            resident=resident,
+        )
+    finally:
+        way.clear(networks)
+
+
+def memory_beside(way: Way, networks: Sequence[Network]) -> float | None:
+    """The mean of what each program's parent holds, unless that is PID 1, which is there anyway."""
+    pids = [way.pid(each) for each in networks]
+    held = []
+    for pid in pids:
+        if pid is None:
+            return None
+        parent = parent_of(pid)
+        held.append(memory_of(parent) if parent > 1 else 0)
+    return statistics.mean(held)

@@ -1,0 +1,48 @@
+"""What is measured on: a service for each engine, networks for all of them; everything is removed at the end."""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from benchmarks.older import Nsenter, Tripleo
+from benchmarks.processes import MESSAGES
+from benchmarks.ways import PIN, Bare, Older, Row, Sidespawn, Way
+from tests.lab.networks import SIDESPAWN, Network, Service, command
+
+
+@contextmanager
+def stage(rows: Sequence[Row], size: int, linger: int, *, older: bool) -> Iterator[tuple[list[Way], list[Network]]]:
+    """The ways to compare, and `size` networks."""
+    name = f"bench-{uuid.uuid4().hex[:6]}"
+    state = Path("/var/lib") / f"sidespawn-{name}"  # where only root can write, as a host's is
+    ways: list[Way] = []
+    with ExitStack() as stack:
+        state.mkdir()
+        stack.callback(shutil.rmtree, state, ignore_errors=True)
+        PIN.mkdir(exist_ok=True)
+        stack.callback(shutil.rmtree, PIN, ignore_errors=True)
+        stack.callback(MESSAGES.unlink, missing_ok=True)
+        networks: list[Network] = []
+        stack.callback(remove_networks, networks)
+        for row in rows:
+            service = Service(name=f"{name}-{row.name}", state=state)
+            ours = Sidespawn(row, service, linger)
+            stack.callback(command, *SIDESPAWN, "disable", "--purge", service.name, check=False)
+            ours.enable()
+            ways += [ours, Bare(row, service)]
+        for pattern in (Tripleo(), Nsenter()) if older else ():
+            stack.callback(pattern.remove)
+            pattern.make()
+            ways.append(Older(pattern))
+        home = Service(name=name, state=state)  # never enabled: the networks are of all ways
+        networks.extend(home.network() for _ in range(size))
+        yield ways, networks
+
+
+def remove_networks(networks: Sequence[Network]) -> None:
+    for network in networks:
+        command("ip", "netns", "del", network.netns, check=False)

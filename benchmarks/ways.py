@@ -1,0 +1,310 @@
+"""The ways to start a program in a network namespace, each behind the same few methods.
+
+An engine is one row of `ENGINES`: its name, the reference that a user would do instead, how to see that it is there,
+and how its own command is called for a plan.  A row that is not there on the machine is left out.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from benchmarks import older
+from benchmarks.processes import Command, Ended, Usage, one, run, usage_of
+from sidespawn.core.decide import decide
+from sidespawn.core.loading import ENGINES as KNOWN
+from sidespawn.core.plan import Plan
+from sidespawn.core.policy import Policy
+from sidespawn.core.wire import StartRequest
+from sidespawn.engines import Pins, get_engine
+from sidespawn.host.policies import load_policy
+from sidespawn.testing.commands import run as run_command
+from tests.lab.networks import Network, Service, unit_state
+
+SIDE_BY_SIDE = 4  # bare commands at a time in a burst, as many as sidespawn starts side by side
+PIN = Path("/run/sidespawn-bench")  # pid files of what is not started by sidespawn
+REQUEST = "0" * 32
+NOWHERE = "999999"  # a pid that nothing has
+
+
+@dataclass(frozen=True, kw_only=True)
+class Burst:
+    """Seconds from the first start to the last program running, and how many never ran."""
+
+    seconds: float
+    lost: int
+    processor: float = 0.0  # per request, of what the agent runs
+    usage: Usage | None = None  # of the service, for this burst
+
+
+class Way(Protocol):
+    name: str
+    reference: str  # the name of the way that it is compared with
+    is_older: bool  # a pattern that is there to be compared with, and slow
+
+    def prepare(self, *, cold: bool) -> None:
+        """Before a measurement: what it measures is awake, or has gone to sleep."""
+
+    def start(self, networks: Sequence[Network]) -> Burst:
+        """Start all of them at once, as this way is used."""
+
+    def stop(self, network: Network) -> Ended | None:
+        """End one that runs, and everything of it; None when the way has no stop of its own."""
+
+    def pid(self, network: Network) -> int | None:
+        """Of the program."""
+
+    def clear(self, networks: Sequence[Network]) -> None:
+        """End and forget all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """An engine. `bare` makes its own command of a plan, `remove` the command that ends containers by their names."""
+
+    name: str
+    check: tuple[str, ...]  # succeeds where the engine works and has the image
+    reference: str
+    bare: Callable[[Plan, Pins], tuple[str, ...]]
+    remove: tuple[str, ...]
+    stop: tuple[str, ...]
+    policy: str = ""  # more lines of the policy
+
+    @property
+    def is_there(self) -> bool:
+        known = self.name in KNOWN and shutil.which(self.check[0]) is not None
+        return known and one(Command(argv=self.check)).code == 0
+
+
+def described(name: str) -> Callable[[Plan, Pins], tuple[str, ...]]:
+    """The engine's own description of a start, where that is a command."""
+    return lambda plan, pins: get_engine(name).describe(plan, pins, REQUEST)
+
+
+def docker_run(plan: Plan, pins: Pins) -> tuple[str, ...]:
+    """The same plan, as far as docker's command goes: it joins no namespace, and has its own runtime."""
+    return (
+        "/usr/bin/docker", "run", "--detach", f"--name={plan.name}", "--pull=never", "--network=none",
+        "--cap-drop=all", "--log-driver=journald",
+        *(f"--cap-add={each}" for each in plan.capabilities), "--security-opt=no-new-privileges", "--read-only",
+        *(f"--tmpfs={path}:rw,nosuid,nodev,noexec,size=64k,mode=1777" for path in plan.scratch),
+        f"--user={plan.uid}:{plan.gid}", f"--ulimit=nofile={plan.limits.open_files}:{plan.limits.open_files}",
+        *(f"--volume={pin}:{mount.path}" for mount, pin in zip(plan.mounts, pins.mounts, strict=True)),
+        f"--entrypoint={plan.command}", plan.image, *plan.arguments,
+    )  # fmt: skip
+
+
+ENGINES = (
+    Row(
+        name="podman", check=("/usr/bin/podman", "image", "exists", older.IMAGE),
+        reference="podman run", bare=described("podman"),
+        remove=("/usr/bin/podman", "rm", "--force", "--time=0", "--ignore"),
+        stop=("/usr/bin/podman", "rm", "--force", "--time=5"),
+    ),
+    Row(
+        name="systemd", check=("/usr/bin/systemd-run", "--version"), reference="podman run", bare=described("systemd"),
+        remove=("/usr/bin/systemctl", "kill", "--signal=KILL"), stop=("/usr/bin/systemctl", "stop"),
+    ),
+    Row(
+        name="docker", check=("/usr/bin/docker", "image", "inspect", older.IMAGE),
+        reference="docker run", bare=docker_run,
+        remove=("/usr/bin/docker", "rm", "--force", "--volumes"), stop=("/usr/bin/docker", "stop", "--time=5"),
+    ),
+)  # fmt: skip
+COMMANDS = {"podman": "podman run", "systemd": "systemd-run", "docker": "docker run"}
+
+
+class Sidespawn:
+    """A service with the shipped preset for dnsmasq, its wrapper called as an agent calls it, without the agent."""
+
+    is_older = False
+
+    def __init__(self, row: Row, service: Service, linger: int) -> None:
+        self.row, self.service, self.linger = row, service, linger
+        self.name, self.reference = f"sidespawn, {row.name}", row.reference
+
+    def enable(self) -> None:
+        places = self.service.places
+        places.policy.parent.mkdir(exist_ok=True)
+        places.policy.write_text(
+            f'extends = "neutron-dhcp-dnsmasq"\n[parameters]\nstate_on_host = "{self.service.state}"\n'
+            f'[pace]\nlinger = {self.linger}\n[side_container]\nengine = "{self.row.name}"\n{self.row.policy}'
+        )
+        self.service.enable()
+
+    def command(self, network: Network) -> Command:
+        argv = (str(self.service.wrapper), *network.options())
+        return Command(argv=argv, netns=network.netns, environment=(("PROCESS_TAG", f"dnsmasq-{network.id}"),))
+
+    def kill(self, network: Network, name: str, pid: str) -> Ended:
+        return one(Command(argv=(str(self.service.kill_script), name, pid), netns=network.netns))
+
+    def prepare(self, *, cold: bool) -> None:
+        if cold:
+            self.wait_until_idle()
+        else:
+            one(Command(argv=(str(self.service.kill_script), "0", NOWHERE)))  # answered, and the service stays a while
+
+    def wait_until_idle(self) -> None:
+        self.service.wait_until_idle()
+        time.sleep(0.1)  # PID 1 has something to do after a unit ended
+
+    def start(self, networks: Sequence[Network]) -> Burst:
+        before = self.usage()
+        seconds, ended = run([self.command(each) for each in networks])
+        after = self.usage()
+        usage = after
+        if before is not None and after is not None:
+            usage = Usage(
+                processor=after.processor - before.processor, commands=after.commands - before.commands, peak=after.peak
+            )
+        lost = sum(each.code != 0 for each in ended)
+        return Burst(
+            seconds=seconds, lost=lost, processor=sum(each.processor for each in ended) / len(ended), usage=usage
+        )
+
+    def usage(self) -> Usage | None:
+        """Of the run that serves now, if one does."""
+        unit = ("systemctl", "show", "--property=MainPID", "--value", self.service.unit)
+        try:
+            return usage_of(int(run_command(unit).stdout))
+        except (OSError, ValueError):
+            return None
+
+    def is_resident(self) -> bool:
+        return unit_state(self.service.unit) not in ("inactive", "failed")
+
+    def stop(self, network: Network) -> Ended | None:
+        return self.kill(network, "TERM", network.pid_file.read_text().strip())
+
+    def pid(self, network: Network) -> int | None:
+        return read_pid(network.pid_file)
+
+    def clear(self, networks: Sequence[Network]) -> None:
+        """Without asking the service, which would take as long as it took to start them."""
+        remove_containers(self.row, [f"{self.service.name}-{each.netns}" for each in networks])
+        for record in self.service.places.ledger.iterdir():  # an index only, which may be lost
+            if record.is_file():
+                record.unlink()
+        for network in networks:
+            network.pid_file.unlink(missing_ok=True)
+
+
+class Bare:
+    """The engine's own command for the same plan: the arguments that sidespawn would call it with."""
+
+    is_older = False
+
+    def __init__(self, row: Row, service: Service, policy: Policy | None = None) -> None:
+        self.row, self.service, self.policy = row, service, policy
+        self.name = COMMANDS[row.name]
+        self.reference = self.name if row.name != "systemd" else row.reference
+        self.commands: dict[str, Command] = {}
+
+    def command(self, network: Network) -> Command:
+        if network.id not in self.commands:
+            self.policy = self.policy or load_policy(self.service.places)
+            request = StartRequest(
+                id=REQUEST, deadline=0, untrusted_argv=("dnsmasq", *network.options()), untrusted_netns=network.netns,
+                untrusted_environment=(("PROCESS_TAG", f"dnsmasq-{network.id}"),),
+            )  # fmt: skip
+            plan = decide(self.policy, request, lambda _: None).plan
+            pins = Pins(
+                netns=Path("/run/netns") / network.netns,
+                pid_file=pin(network),
+                mounts=tuple(self.service.state / mount.beneath for mount in plan.mounts),
+                configuration=(),
+            )
+            self.commands[network.id] = Command(argv=self.row.bare(plan, pins))
+        return self.commands[network.id]
+
+    def prepare(self, *, cold: bool) -> None:
+        pass
+
+    def start(self, networks: Sequence[Network]) -> Burst:
+        seconds, ended = run([self.command(each) for each in networks], at_once=SIDE_BY_SIDE)
+        return Burst(
+            seconds=seconds,
+            lost=sum(each.code != 0 for each in ended),
+            processor=sum(each.processor for each in ended) / len(ended),
+        )
+
+    def stop(self, network: Network) -> Ended | None:
+        return one(Command(argv=(*self.row.stop, f"{self.service.name}-{network.netns}")))
+
+    def pid(self, network: Network) -> int | None:
+        return read_pid(pin(network))
+
+    def clear(self, networks: Sequence[Network]) -> None:
+        remove_containers(self.row, [f"{self.service.name}-{each.netns}" for each in networks])
+        for network in networks:
+            pin(network).unlink(missing_ok=True)
+
+
+class Older:
+    """A pattern that is in use elsewhere; see older.py. A program runs when its pid file is there."""
+
+    is_older = True
+    reference = "podman run"
+
+    def __init__(self, pattern: older.Pattern) -> None:
+        self.pattern, self.name = pattern, pattern.name
+        PIN.mkdir(exist_ok=True)
+
+    def prepare(self, *, cold: bool) -> None:
+        self.pattern.wait_until_idle()
+
+    def start(self, networks: Sequence[Network]) -> Burst:
+        commands = []
+        for network in networks:
+            arguments = (*network.options(), "--keep-in-foreground")
+            argv = self.pattern.call(self.container(network), network.netns, str(pin(network)), arguments)
+            commands.append(Command(argv=argv, netns=network.netns))
+        began = time.perf_counter()
+        _, ended = run(commands)
+        patience = time.monotonic() + older.PATIENCE
+        missing, last = {pin(each) for each in networks}, time.perf_counter()
+        while missing and time.monotonic() < patience:
+            gone = {path for path in missing if path.exists()}
+            if gone:
+                missing -= gone
+                last, patience = time.perf_counter(), time.monotonic() + older.PATIENCE
+            time.sleep(0.001)
+        processor = sum(each.processor for each in ended) / len(ended)
+        return Burst(seconds=last - began, lost=len(missing), processor=processor)
+
+    def container(self, network: Network) -> str:
+        return f"bench-older-{network.netns}"
+
+    def stop(self, network: Network) -> Ended | None:
+        return None
+
+    def pid(self, network: Network) -> int | None:
+        return read_pid(pin(network))
+
+    def clear(self, networks: Sequence[Network]) -> None:
+        self.pattern.wait_until_idle()
+        remove_containers(ENGINES[0], [self.container(each) for each in networks])
+        for network in networks:
+            pin(network).unlink(missing_ok=True)
+
+
+def pin(network: Network) -> Path:
+    return PIN / f"{network.id}.pid"
+
+
+def read_pid(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def remove_containers(row: Row, names: list[str]) -> None:
+    """Those that are there; in pieces, since a command line has an end."""
+    for first in range(0, len(names), 100):
+        one(Command(argv=(*row.remove, *names[first : first + 100])), timeout=300)
