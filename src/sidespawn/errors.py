@@ -37,6 +37,7 @@ class Reason(StrEnum):
     SIGNAL_NOT_ALLOWED = "signal-not-allowed"
     IMAGE_NOT_ALLOWED = "image-not-allowed"
     CONFIGURATION_NOT_ALLOWED = "configuration-not-allowed"
+    INSTANCE_LIMIT = "instance-limit"
     # Found when acting on an allowed request.
     NAMESPACE_UNUSABLE = "namespace-unusable"
     STATE_UNUSABLE = "state-unusable"
@@ -44,6 +45,7 @@ class Reason(StrEnum):
     ENGINE_FAILED = "engine-failed"
     ENGINE_TIMEOUT = "engine-timeout"
     EXITED = "exited"
+    BACKING_OFF = "backing-off"
     NOT_READY = "not-ready"
     NAMESPACE_MISMATCH = "namespace-mismatch"
     NO_SUCH_PROCESS = "no-such-process"

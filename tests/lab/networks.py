@@ -126,6 +126,13 @@ class Service:
     def enable(self, *options: str) -> None:
         command(*SIDESPAWN, "enable", self.name, *options)
 
+    def enable_with(self, tables: str, preset: str = "neutron-dhcp-dnsmasq") -> None:
+        """With a policy that adds these tables to the preset."""
+        self.places.policy.parent.mkdir(exist_ok=True)
+        parameters = f'[parameters]\nstate_on_host = "{self.state}"\n'
+        self.places.policy.write_text(f'extends = "{preset}"\n\n{parameters}\n{tables}')
+        self.enable()
+
     def disable(self) -> None:
         command(*SIDESPAWN, "disable", "--purge", self.name)
 

@@ -28,11 +28,7 @@ LONGEST_PAUSE = 0.3  # seconds
 def impatient_service() -> Iterator[Service]:
     """One whose runs do not wait for more requests, so that it ends and starts as often as possible."""
     made = new_service()
-    made.places.policy.parent.mkdir(exist_ok=True)
-    made.places.policy.write_text(
-        f'extends = "neutron-dhcp-dnsmasq"\n\n[parameters]\nstate_on_host = "{made.state}"\n\n[pace]\nlinger = 0\n'
-    )
-    made.enable()
+    made.enable_with("[pace]\nlinger = 0\n")
     yield made
     made.clean()
 

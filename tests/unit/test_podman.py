@@ -63,6 +63,7 @@ def test_the_whole_command() -> None:
         "--restart=no",
         "--replace=false",
         "--pidfile=/pins/1.pid",
+        "--cidfile=/pins/1.cid",
         "--network=ns:/pins/1.netns",
         "--pid=private",
         "--ipc=private",

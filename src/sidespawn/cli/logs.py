@@ -24,7 +24,7 @@ JOURNALCTL = "/usr/bin/journalctl"
 @click.option("-f", "--follow", is_flag=True, help="Go on showing what comes.")
 @click.option("-n", "--lines", type=click.IntRange(1), default=100, show_default=True, help="How many of the newest.")
 @click.option("--since", help="As journalctl understands it: '10 min ago', 'today'.")
-@click.option("--refused", is_flag=True, help="Only what was rejected, failed or came too late.")
+@click.option("--refused", is_flag=True, help="Only what was rejected, limited, failed or came too late.")
 @json_option
 def logs(
     places: Places, name: str | None, follow: bool, lines: int, since: str | None, refused: bool, as_json: bool
@@ -56,7 +56,7 @@ def instance_of(places: Places, name: str) -> str:
 def matches(places: Places, name: str | None, refused: bool) -> list[str]:
     """journalctl(1): different fields must all match, equal ones are alternatives, + separates alternatives."""
     if refused:
-        events = ("rejected", "failed", "expired", "unreadable", "internal")
+        events = ("rejected", "failed", "expired", "unreadable", "limited", "internal")
         return [f"SIDESPAWN_SERVICE={places.service}", *(f"SIDESPAWN_EVENT={event}" for event in events)]
     if name is not None:
         own = f"SIDESPAWN_SERVICE={places.service}"

@@ -1,8 +1,9 @@
-"""`sidespawn ps`: the side containers, as the engine and the ledger see them."""
+"""`sidespawn ps`: the side containers, as the engine and the ledger see them, and what a service's limits hold back."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import asdict, dataclass
 
 import click
 
@@ -19,17 +20,27 @@ from sidespawn.core.policy import Policy
 from sidespawn.engines import get_engine
 from sidespawn.host.adoption import find_old
 from sidespawn.host.ledger import Ledger, Record
+from sidespawn.host.limits import SUFFIX, Bucket, Falls
 from sidespawn.host.places import Places
 from sidespawn.host.policies import load_policy
+from sidespawn.host.spool import REQUESTS
 
 
 @click.command()
 @click.argument("places", metavar="[SERVICE]", required=False, callback=to_places, shell_complete=complete_service)
+@click.option("--limits", is_flag=True, help="How much of each service's limits is used, and what waits for them.")
 @json_option
-def ps(places: Places | None, as_json: bool) -> None:
-    """List the side containers of SERVICE, or of every enabled service."""
+def ps(places: Places | None, limits: bool, as_json: bool) -> None:
+    """List the side containers of SERVICE, or of every enabled service.
+
+    What a service's limits hold back at this moment is said below the table; --limits shows all of them.
+    """
     if places is not None:
         require_enabled(places)
+    used = [usage(each) for each in services(places)]
+    if limits:
+        show_limits(used, as_json)
+        return
     rows = [row for each in services(places) for row in side_containers(each)]
     if as_json:
         print_json(rows)
@@ -37,6 +48,75 @@ def ps(places: Places | None, as_json: bool) -> None:
     columns = ("name", "state", "pid", "since", "netns", "request")
     cells = ([str(row[column] or "") for column in columns] for row in (shown(each) for each in rows))
     print_table(columns, cells, "no side containers")
+    for each in used:
+        for message in each.held_back:
+            click.echo(f"{each.service}: {message}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Usage:
+    """How much of a service's limits is used."""
+
+    service: str
+    instances: int
+    most_instances: int
+    requests_left: int  # that would be taken at once; below zero after a flood
+    burst: int
+    rate: int
+    waiting: int  # bytes in the spool
+    backing_off: dict[str, float]  # instance to seconds
+
+    @property
+    def held_back(self) -> list[str]:
+        found = [f"{name} keeps ending and is not started for {wait:.0f} s" for name, wait in self.backing_off.items()]
+        if self.instances >= self.most_instances:
+            found.append(f"no more than {self.most_instances} side containers are allowed")
+        if self.requests_left < 1:
+            found.append(f"requests come faster than {self.rate} a second; {self.waiting} bytes of them wait")
+        return found
+
+
+def usage(places: Places) -> Usage:
+    limits = load_policy(places).limits
+    bucket = Bucket(places.bucket, limits.burst, limits.rate)
+    bucket.closed_for()
+    waiting = places.spool / REQUESTS
+    there = places.ledger.is_dir()
+    return Usage(
+        service=places.service,
+        instances=len(Ledger(places.ledger).keys()) if there else 0,
+        most_instances=limits.instances,
+        requests_left=int(bucket.left),
+        burst=limits.burst,
+        rate=limits.rate,
+        waiting=waiting.lstat().st_size if waiting.exists() else 0,
+        backing_off=backing_off(places, limits.backoff) if there else {},
+    )
+
+
+def backing_off(places: Places, longest: int) -> dict[str, float]:
+    falls = Falls(places.ledger, longest)
+    pauses = {path.stem: falls.pause(path.stem)[1] for path in places.ledger.glob(f"*{SUFFIX}")}
+    return {instance: round(pause, 1) for instance, pause in sorted(pauses.items()) if pause > 0}
+
+
+def show_limits(used: list[Usage], as_json: bool) -> None:
+    if as_json:
+        print_json([{**asdict(each), "held_back": each.held_back} for each in used])
+        return
+    columns = ("service", "instances", "requests at once", "a second", "waiting", "backing off")
+    rows = (
+        (
+            each.service,
+            f"{each.instances} of {each.most_instances}",
+            f"{each.requests_left} of {each.burst}",
+            str(each.rate),
+            f"{each.waiting} bytes",
+            " ".join(f"{name} ({wait:.0f} s)" for name, wait in each.backing_off.items()) or "none",
+        )
+        for each in used
+    )
+    print_table(columns, rows, "no service is enabled")
 
 
 Row = dict[str, str | int | None]

@@ -25,6 +25,7 @@ from sidespawn.core.policy import (
     OptionRule,
     Pace,
     Policy,
+    ServiceLimits,
     SideContainer,
     is_service_name,
 )
@@ -44,6 +45,7 @@ CAPABILITIES = frozenset(
 )
 # On the host's own network NET_ADMIN and NET_RAW are the host's, and sockets that trust root can be reached.
 ON_HOST_NETWORK = frozenset({"NET_BIND_SERVICE"})
+SMALLEST_SPOOL = 2 * 2**20  # bytes
 SIZES = {"K": 2**10, "M": 2**20, "G": 2**30}
 
 
@@ -112,6 +114,7 @@ def build_policy(service: str, top: Table, read_program: Read) -> Policy:
         table=table,
         agent=build_agent(top.table("agent")),
         pace=build_pace(top.table("pace", optional=True)),
+        limits=build_limits(top.table("limits", optional=True)),
         names=names,
         caller=Caller(request.choice("caller", tuple(Caller), default=Caller.INSIDE.value)),
         netns=None if side_container.host_network else request.pattern("netns"),
@@ -165,6 +168,23 @@ def build_pace(table: Table) -> Pace:
     pace = Pace(linger=table.number("linger", 0, 60, default=3), parallel=table.number("parallel", 1, 64, default=4))
     table.done()
     return pace
+
+
+def build_limits(table: Table) -> ServiceLimits:
+    default = ServiceLimits()
+    limits = ServiceLimits(
+        burst=table.number("burst", 1, 100_000, default=default.burst),
+        rate=table.number("rate", 1, 10_000, default=default.rate),
+        instances=table.number("instances", 1, 10_000, default=default.instances),
+        backoff=table.number("backoff", 0, 3600, default=default.backoff),
+        records=table.number("records", 1, 100_000, default=default.records),
+        replies=table.number("replies", 64, 65_536, default=default.replies),
+        spool=size(table, "spool") if "spool" in table.keys() else default.spool,
+    )
+    if limits.spool < SMALLEST_SPOOL:
+        raise table.error("spool", "must be at least 2M, or a full request file would fill it")
+    table.done()
+    return limits
 
 
 def build_options(table: Table, program: ProgramTable) -> Iterable[OptionRule]:

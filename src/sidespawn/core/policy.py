@@ -71,6 +71,19 @@ class Pace:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ServiceLimits:
+    """What a service may cost the host, whatever its agent does. The defaults hold without [limits]."""
+
+    burst: int = 2000  # requests that may come at once
+    rate: int = 20  # requests a second after that; what is more waits in the spool
+    instances: int = 1000  # side containers at a time
+    backoff: int = 60  # seconds, the longest pause before a program that keeps ending is started again; 0: none
+    records: int = 600  # of one kind in the journal within a minute; what is more is counted
+    replies: int = 4096  # kept at a time
+    spool: int = 4 * 2**20  # bytes
+
+
+@dataclass(frozen=True, kw_only=True)
 class SideContainer:
     engine: str
     image: str
@@ -109,6 +122,7 @@ class Policy:
     table: ProgramTable
     agent: Agent
     pace: Pace
+    limits: ServiceLimits
     names: Names
     caller: Caller
     netns: Pattern | None  # None with host_network

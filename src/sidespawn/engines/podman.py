@@ -8,6 +8,8 @@ podman gives the side container and its conmon scopes of their own in the servic
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
+from pathlib import Path
 
 from sidespawn.core.plan import Plan
 from sidespawn.engines import LABEL, Found, NameTaken, Other, Pins, found, labels
@@ -30,12 +32,23 @@ FAILED_TO_RUN = 125  # podman-run(1): the error is podman's own
 
 class Podman:
     def start(self, plan: Plan, pins: Pins, request: str) -> tuple[str, int]:
-        done = run(self.describe(plan, pins, request), START_TIMEOUT)
-        if done.code != 0:
-            if "is already in use" in done.stderr:
-                raise NameTaken(plan.name)
-            raise start_error(plan, done)
-        return done.stdout.strip(), int(pins.pid_file.read_text())
+        id_file = id_file_of(pins)
+        id_file.unlink(missing_ok=True)
+        try:
+            done = run(self.describe(plan, pins, request), START_TIMEOUT)
+            if done.code != 0:
+                if "is already in use" in done.stderr:
+                    raise NameTaken(plan.name)
+                raise start_error(plan, done)
+            return id_file.read_text(), int(pins.pid_file.read_text())
+        except (LaunchError, OSError, ValueError):
+            if id_file.exists():  # podman was ended, by the time limit or by somebody else, and may know nothing of it
+                end_scopes(
+                    name for name, container in scopes_of(plan.service).items() if container == id_file.read_text()
+                )
+            raise
+        finally:
+            id_file.unlink(missing_ok=True)
 
     def describe(self, plan: Plan, pins: Pins, request: str) -> tuple[str, ...]:
         options = [
@@ -45,6 +58,7 @@ class Podman:
             "--restart=no",
             "--replace=false",
             f"--pidfile={pins.pid_file}",
+            f"--cidfile={id_file_of(pins)}",
             "--network=host" if plan.host_network else f"--network=ns:{pins.netns}",
             "--pid=private",
             "--ipc=private",
@@ -119,10 +133,7 @@ class Podman:
         # A podman that is killed between starting the program and writing that down leaves a process which no podman
         # command knows of, not even `podman rm --force`. Its scope does.
         alive = {each.id for each in self.list(service) if each.pid is not None}
-        orphans = tuple(scope for scope, container in scopes_of(service).items() if container not in alive)
-        if orphans:
-            run((SYSTEMCTL, "kill", "--signal=KILL", *orphans), QUERY_TIMEOUT)
-            run((SYSTEMCTL, "stop", *orphans), QUERY_TIMEOUT)
+        end_scopes(scope for scope, container in scopes_of(service).items() if container not in alive)
 
     def remove(self, name: str) -> None:
         done = run((PODMAN, "rm", "--force", "--time=0", "--ignore", name), QUERY_TIMEOUT)
@@ -136,6 +147,17 @@ def ps(*options: str) -> list[dict[str, Any]]:
         raise engine_error("podman ps", done)
     containers: list[dict[str, Any]] = json.loads(done.stdout or "[]")
     return containers
+
+
+def id_file_of(pins: Pins) -> Path:
+    """Where podman writes the container's id, before it starts the program."""
+    return pins.pid_file.with_suffix(".cid")
+
+
+def end_scopes(scopes: Iterable[str]) -> None:
+    if names := tuple(scopes):
+        run((SYSTEMCTL, "kill", "--signal=KILL", *names), QUERY_TIMEOUT)
+        run((SYSTEMCTL, "stop", *names), QUERY_TIMEOUT)
 
 
 def scopes_of(service: str) -> dict[str, str]:

@@ -47,8 +47,10 @@ def make(places: Places, policy: Policy) -> None:
         path.mkdir(mode=0o700, exist_ok=True)
     for path in (places.spool, places.replies):
         path.mkdir(exist_ok=True)
-    mount_tmpfs(places.spool, FLAGS, f"size=4m,nr_inodes=128,mode=0700,uid={policy.agent.spool_uid}")
-    mount_tmpfs(places.replies, FLAGS, "size=20m,nr_inodes=8192,mode=0755")
+    owner, replies = f"mode=0700,uid={policy.agent.spool_uid}", policy.limits.replies
+    mount_tmpfs(places.spool, FLAGS, f"size={policy.limits.spool},nr_inodes=128,{owner}")
+    # Four times the replies that are kept: those that a crash must not forget are kept beyond that; each takes 4 KiB.
+    mount_tmpfs(places.replies, FLAGS, f"size={replies * 16}k,nr_inodes={replies * 4},mode=0755")
     write_wrappers(places, policy)
     places.adoption.unlink(missing_ok=True)  # look again: the agent may have had its old wrappers until now
 

@@ -8,10 +8,16 @@ so no string of an agent can forge a field; strings are escaped and capped befor
 from __future__ import annotations
 
 import socket
+import threading
+import time
+from collections import Counter
 from enum import Enum
+
+from sidespawn.core.policy import ServiceLimits
 
 JOURNAL = "/run/systemd/journal/socket"
 FIELD_BYTES = 2048
+WINDOW = 60.0  # seconds
 NOTICE, WARNING, ERROR, INFO = 5, 4, 3, 6
 
 
@@ -30,6 +36,7 @@ class Event(Enum):
     FAILED = ("f95d187a4a98404183709687d1d058d0", ERROR)
     EXPIRED = ("edb25f6d99864b6099af9bf85c1079cc", WARNING)
     UNREADABLE = ("c342d0150c6846aa8a6b6bc480a616ce", WARNING)
+    LIMITED = ("d9c6aace09cc4dce8d1fad16342e3875", WARNING)
     LITTERED = ("1dc1a5ea4bd84d06862c30312822def7", WARNING)
     INTERNAL = ("a74b406375e04c8b81c2c2eaa9e8d1cb", ERROR)
 
@@ -38,15 +45,46 @@ class Event(Enum):
         self.priority = priority
 
 
+# What an agent can cause as fast as it writes lines. What starts or ends a side container is always told.
+SUMMARISED = frozenset({Event.ANSWERED, Event.SIGNALLED, Event.REJECTED, Event.FAILED, Event.EXPIRED, Event.UNREADABLE})
+
+
 class Journal:
-    """Writes records about one service. Losing one never stops the work: the journal may be restarting."""
+    """Writes records about one service. Losing one never stops the work: the journal may be restarting.
+
+    Of each kind in SUMMARISED at most `records` are written in a minute; the rest is counted and said in one.
+    """
 
     def __init__(self, service: str, path: str = JOURNAL) -> None:
         self.service = service
         self.path = path
+        self.records = ServiceLimits.records
+        self.lock = threading.Lock()
+        self.counts: Counter[Event] = Counter()
+        self.window_ends = 0.0
 
     def write(self, event: Event, message: str, **fields: str | int) -> None:
         """`fields` become SIDESPAWN_<NAME>."""
+        if time.monotonic() >= self.window_ends:
+            self.summarise()
+        with self.lock:
+            self.counts[event] += event in SUMMARISED
+            too_many = self.counts[event] > self.records
+        if not too_many:
+            self.send(event, message, fields)
+
+    def summarise(self) -> None:
+        """Say how many records were left out since the last time, and begin to count anew."""
+        with self.lock:
+            left_out = {event.name.lower(): count - self.records for event, count in self.counts.items()}
+            self.counts.clear()
+            self.window_ends = time.monotonic() + WINDOW
+        for kind, count in left_out.items():
+            if count > 0:
+                message = f"{count} more records of the kind {kind} were left out: there were too many in a minute"
+                self.send(Event.LIMITED, message, {})
+
+    def send(self, event: Event, message: str, fields: dict[str, str | int]) -> None:
         record: dict[str, str | int] = {
             "MESSAGE": message,
             "MESSAGE_ID": event.message_id,

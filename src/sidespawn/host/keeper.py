@@ -9,11 +9,10 @@ labels tell which request started it with which plan.
 from __future__ import annotations
 
 import hashlib
-import os
+import threading
 import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from threading import Lock
 
 from sidespawn.core.configuration import CONFIGURATION_BYTES, accept_configuration
 from sidespawn.core.decide import Allowed
@@ -22,21 +21,17 @@ from sidespawn.core.policy import Policy
 from sidespawn.core.records import replace
 from sidespawn.core.wire import PROBE, Reply, SignalRequest, Status
 from sidespawn.engines import Engine, Found, NameTaken, Pins, get_engine
-from sidespawn.errors import Denied, LaunchError, Reason, SidespawnError, quoted
+from sidespawn.errors import Denied, LaunchError, Reason, quoted
 from sidespawn.host import kernel
 from sidespawn.host.files import directory, pinned, write_whole
 from sidespawn.host.journal import Event, Journal
 from sidespawn.host.ledger import Ledger, Record
+from sidespawn.host.limits import STEADY_SECONDS, Falls, Room
 from sidespawn.host.namespaces import HOSTS_OWN, PinnedNamespace, namespace_of, pinned_namespace
 from sidespawn.host.places import Places
 from sidespawn.host.processes import Process, end, identify, is_alive, send
 from sidespawn.host.readiness import wait_until_ready
 from sidespawn.host.state import AgentState
-
-LEAVES_A_CONTAINER = frozenset(
-    {Reason.ENGINE_FAILED, Reason.ENGINE_TIMEOUT, Reason.EXITED, Reason.NOT_READY, Reason.NAMESPACE_MISMATCH}
-    | {Reason.INTERNAL}
-)
 
 
 class Keeper:
@@ -47,22 +42,34 @@ class Keeper:
         self.ledger = Ledger(places.ledger)
         old = policy.adopt.engine if policy.adopt else policy.side_container.engine
         self.old_engine = engine if old == policy.side_container.engine else get_engine(old)
-        self.adopting = Lock()
+        self.adopting = threading.Lock()
+        self.falls = Falls(places.ledger, policy.limits.backoff)
+        self.room = Room(policy.service, self.ledger, policy.limits.instances)
+        self.lock = threading.Lock()
+        self.interrupted = False  # an earlier run was killed, and what it was in the middle of is not put in order yet
         self.state = AgentState(policy.agent.state_on_host)
-        self.locks: dict[str, Lock] = {}
+        self.locks: dict[str, threading.Lock] = {}
 
-    def only(self, instance: str) -> Lock:
+    def only(self, instance: str) -> threading.Lock:
         """To be held while something is done to that instance; lanes keep most of it apart, not all."""
-        return self.locks.setdefault(instance, Lock())
+        return self.locks.setdefault(instance, threading.Lock())
 
     def recover(self) -> None:
-        """Before anything else when an earlier run was killed: remove what it was in the middle of."""
-        for pin in self.places.pins.iterdir():
-            if os.path.ismount(pin) or pin.suffix == ".netns":
+        """When an earlier run was killed: remove what it was in the middle of. Nothing is started before that worked.
+
+        Which start it tried stands in the ledger, so that this start is continued or cleaned up after; see `clean`.
+        """
+        with self.lock:
+            if not self.interrupted:
+                return
+            for pin in self.places.pins.iterdir():
                 with suppress(OSError):
                     kernel.unmount(str(pin))
-            pin.rmdir() if pin.is_dir() else pin.unlink()
-        self.engine.reap(self.policy.service)
+                pin.rmdir() if pin.is_dir() else pin.unlink()
+            for unfinished in (*self.places.ledger.glob(".*"), *self.places.snapshots.glob(".*")):
+                unfinished.unlink()
+            self.engine.reap(self.policy.service)
+            self.interrupted = False
 
     def adopt(self) -> None:
         """Write down what the wrappers of before started and still runs."""
@@ -74,6 +81,7 @@ class Keeper:
 
     def start(self, allowed: Allowed, request_id: str) -> Reply:
         """See that the plan runs. Raises LaunchError."""
+        self.recover()
         plan = allowed.plan
         pin = self.places.pins / request_id
         name = None if plan.host_network else plan.netns
@@ -89,14 +97,20 @@ class Keeper:
                     return self.running(Event.ANSWERED, f"{plan.name} is running already", record, request_id)
                 self.stop(record, "TERM")
                 self.journal.write(Event.REPLACED, f"{plan.name} is replaced: its plan changed", request=request_id)
-            elif record is not None:
-                self.forget(record)
+            else:
+                if record is not None:
+                    if time.time() - record.since < STEADY_SECONDS:
+                        self.falls.note(plan.instance)
+                    self.forget(record)
+                self.falls.check(plan.instance, plan.name, self.see_log(plan.name))
             for old in self.ledger.adopted(plan.instance):
                 self.stop(old, "TERM")
                 message = f"{old.name} is replaced by {plan.name}"
                 self.journal.write(Event.REPLACED, message, instance=plan.instance, request=request_id)
-            record = self.launch(allowed, netns, pin, request_id)
+            with self.room.for_one_more(plan.instance):
+                record = self.launch(allowed, netns, pin, request_id)
         self.ledger.write(record)
+        self.ledger.set_tried(request_id, tried=False)
         try:
             self.write_pid_files(plan, record)
         except LaunchError:
@@ -117,20 +131,24 @@ class Keeper:
                 configuration=copies[: len(plan.configuration)],
                 scripts=copies[len(plan.configuration) :],
             )
+            self.ledger.set_tried(request_id, tried=True)
             try:
                 container, pid = self.engine.start(plan, pins, request_id)
             except NameTaken:
                 container, pid = self.take_over(plan, pins, netns, request_id)
         process = identify(pid)
         if process is None:
+            self.falls.note(plan.instance)
             raise LaunchError(Reason.EXITED, f"{plan.name} ended at once", self.see_log(plan.name))
         try:
             inode = namespace_of(pid)
             if inode is not None and inode != netns.inode:
                 raise LaunchError(Reason.NAMESPACE_MISMATCH, f"{plan.name} came up in another network namespace")
             children = wait_until_ready(plan, process, self.see_log(plan.name))
-        except LaunchError:
+        except LaunchError as error:
             end(process, "KILL", plan.grace)
+            if error.reason in (Reason.EXITED, Reason.NOT_READY):
+                self.falls.note(plan.instance)
             raise
         return Record(
             instance=plan.instance,
@@ -170,11 +188,24 @@ class Keeper:
         self.engine.remove(plan.name)
         return self.engine.start(plan, pins, request_id)
 
-    def clean(self, plan: Plan, failure: SidespawnError) -> None:
-        """Remove what a failed start left. Only after the reply: until then it proves that the start was tried."""
-        with self.only(plan.instance):
-            if failure.reason in LEAVES_A_CONTAINER and self.ledger.find(plan.instance) is None:
-                self.engine.remove(plan.name)
+    def clean(self, request_id: str, plan: Plan | None) -> None:
+        """Remove what a start left that failed, now or in a run that was killed; the plan where it is known.
+
+        Only after the reply: until then it proves that the start was tried. When the engine does not work, the ledger
+        still says so to the next sweep.
+        """
+        if not self.ledger.was_tried(request_id):
+            return
+        if plan is not None:
+            left = {plan.instance: plan.name}
+        else:
+            listed = self.engine.list(self.policy.service)
+            left = {each.instance: each.name for each in listed if each.request == request_id}
+        for instance, name in left.items():
+            with self.only(instance):
+                if self.ledger.find(instance) is None:
+                    self.engine.remove(name)
+        self.ledger.set_tried(request_id, tried=False)
 
     def pin_mounts(self, plan: Plan, pin: Path, stack: ExitStack) -> tuple[Path, ...]:
         paths = []
@@ -289,7 +320,11 @@ class Keeper:
 
     def sweep(self) -> None:
         """Remove side containers whose program has ended by itself, and records of containers that are gone."""
+        self.interrupted = True
         self.recover()
+        self.falls.expire()
+        for request_id in self.ledger.tried():
+            self.clean(request_id, None)
         listed = {each.instance: each for each in self.engine.list(self.policy.service)}
         for record in tuple(self.ledger.records()):
             if record.adopted and not record.is_running:

@@ -81,11 +81,26 @@ class Ledger:
         return (each for each in self.records(ADOPTED) if each.instance == instance)
 
     def records(self, ending: str = "") -> Iterator[Record]:
-        for name in sorted(os.listdir(self.path)):
-            if name.endswith(f"{ending}.json") and not name.startswith("."):
-                record = self.find(name.removesuffix(".json"))
-                if record is not None:
-                    yield record
+        for key in sorted(self.keys()):
+            record = self.find(key) if key.endswith(ending) else None
+            if record is not None:
+                yield record
+
+    def keys(self) -> set[str]:
+        """Of what has a record, whether it can be read or not."""
+        names = (name for name in os.listdir(self.path) if name.endswith(".json") and not name.startswith("."))
+        return {name.removesuffix(".json") for name in names}
+
+    def set_tried(self, request_id: str, *, tried: bool) -> None:
+        """Remember that this request's program may have been started, and is not recorded."""
+        path = self.path / f"{request_id}.tried"
+        path.touch() if tried else path.unlink(missing_ok=True)
+
+    def was_tried(self, request_id: str) -> bool:
+        return (self.path / f"{request_id}.tried").exists()
+
+    def tried(self) -> list[str]:
+        return [path.stem for path in self.path.glob("*.tried")]
 
     def write(self, record: Record) -> None:
         content = json.dumps({"v": RECORD_VERSION, **asdict(record)}).encode()

@@ -81,5 +81,13 @@ class Places:
         return self.home / "adoption"
 
     @property
+    def bucket(self) -> Path:
+        return self.home / "bucket"
+
+    @property
+    def litter(self) -> Path:
+        return self.home / "litter"
+
+    @property
     def lock(self) -> Path:
         return self.home / "lock"

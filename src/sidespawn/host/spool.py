@@ -105,6 +105,12 @@ def store(claims: Path, content: bytes, by_operator: bool) -> Claim:
     return Claim(claims / name, split_lines(content))
 
 
+def remove_unfinished(claims: Path) -> None:
+    """What a run left that was killed while it stored a claim: the spool still has those lines."""
+    for path in claims.glob(".*"):
+        path.unlink()
+
+
 def stored(claims: Path) -> list[Claim]:
     """The claims that an earlier run did not finish, oldest first."""
     names = sorted(name for name in os.listdir(claims) if name[:1].isdigit())

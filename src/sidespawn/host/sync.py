@@ -21,7 +21,7 @@ from pathlib import Path
 
 from sidespawn.core.decide import check_signal, decide
 from sidespawn.core.plan import Plan
-from sidespawn.core.policy import Pace
+from sidespawn.core.policy import Pace, ServiceLimits
 from sidespawn.core.wire import (
     HORIZON_MS,
     Reply,
@@ -39,11 +39,14 @@ from sidespawn.host.files import closing, directory, write_whole
 from sidespawn.host.journal import Event, Journal
 from sidespawn.host.keeper import Keeper
 from sidespawn.host.lanes import Lanes
+from sidespawn.host.limits import Bucket
 from sidespawn.host.places import Places
 from sidespawn.host.policies import load_policy
 
 REPLY_SECONDS = HORIZON_MS / 1000 + 60  # an id is remembered longer than a request can live
-REPLIES = 4096
+LONGEST_RUN = 300.0  # seconds; then it ends as soon as its work is done, and what piled up is swept
+CLAIMS = 16  # at most 1 MiB each, that may wait for their answers; what is more waits in the spool
+TIDY_SECONDS = 30.0
 LITTER_LONGEST = 60.0  # seconds that a spool which cannot be emptied keeps a run from ending
 
 
@@ -83,46 +86,70 @@ class Sync:
     def __init__(self, places: Places, journal: Journal, keeper: Keeper | PolicyError, policy_stamp: Stamp) -> None:
         self.places, self.journal, self.keeper, self.policy_stamp = places, journal, keeper, policy_stamp
         pace = Pace(linger=0, parallel=1) if isinstance(keeper, PolicyError) else keeper.policy.pace
+        self.limits = ServiceLimits() if isinstance(keeper, PolicyError) else keeper.policy.limits
+        journal.records = self.limits.records
         self.spool_uid = 0 if isinstance(keeper, PolicyError) else keeper.policy.agent.spool_uid
         self.linger = pace.linger
         self.lanes = Lanes(pace.parallel)
-        self.accepted: set[str] = set()  # ids
+        self.bucket = Bucket(places.bucket, self.limits.burst, self.limits.rate)
+        self.limited = False
+        self.accepted: dict[str, str] = {}  # id to claim, of those claims that are not finished
         self.unanswered: dict[str, int] = {}  # claim to the number of its lines that have no answer yet
 
     def run(self) -> None:
         served = False
+        spool.remove_unfinished(self.places.claims)
         with closing(kernel.watch_directories(str(self.places.spool), str(self.places.operator))) as watch:
             unfinished = spool.stored(self.places.claims)
             if unfinished and isinstance(self.keeper, Keeper):
-                self.attempt(self.keeper.recover)  # an earlier run was killed over these
+                self.keeper.interrupted = True  # an earlier run was killed over these
+                self.attempt(self.keeper.recover)
             for claim in unfinished:
                 self.serve(claim)
                 served = True
             if isinstance(self.keeper, Keeper) and not self.places.adoption.exists():  # the first run since enabling
                 self.attempt(self.keeper.adopt)
-            rest_at = time.monotonic() + self.litter_patience()
+            began = tidied = time.monotonic()
+            rest_at = began + self.litter_patience()
             while self.policy_stamp == stamp(self.places.policy):  # else the next run serves by the changed policy
+                if time.monotonic() - tidied >= TIDY_SECONDS:
+                    self.expire_replies()
+                    tidied = time.monotonic()
                 claims = self.claim()
                 for claim in claims:
                     self.serve(claim)
                 if claims or self.lanes.busy:
                     served = True
                     rest_at = max(rest_at, time.monotonic() + self.linger)
-                if time.monotonic() >= rest_at:
+                if self.limited:
+                    rest_at = max(rest_at, time.monotonic() + self.bucket.closed_for())
+                if time.monotonic() >= rest_at or time.monotonic() - began >= LONGEST_RUN:
                     break
                 wait(watch, self.lanes.done, min(1.0, rest_at - time.monotonic()))
         self.lanes.finish()
-        if not served and isinstance(self.keeper, Keeper):
-            self.attempt(self.keeper.sweep)  # the timer's run
+        if isinstance(self.keeper, Keeper) and not (served and time.monotonic() - began < LONGEST_RUN):
+            self.attempt(self.keeper.sweep)  # the timer's run, or one that let none of the timer's be
         self.expire_replies()
+        self.journal.summarise()
 
     def claim(self) -> list[spool.Claim]:
-        """The requests of the agent and those of the operator."""
-        claims = (
-            spool.claim(self.places.spool, self.places.claims, self.spool_uid),
-            spool.claim(self.places.operator, self.places.claims, 0, by_operator=True),
-        )
+        """The requests of the operator, and those of the agent as far as its limits let them be taken."""
+        claims = [spool.claim(self.places.operator, self.places.claims, 0, by_operator=True)]
+        if self.may_take():
+            claims.append(spool.claim(self.places.spool, self.places.claims, self.spool_uid))
+            if claims[-1] is not None:
+                self.bucket.take(len(claims[-1].untrusted_lines))
         return [claim for claim in claims if claim is not None]
+
+    def may_take(self) -> bool:
+        """Whether an agent's requests are taken now. What is not taken waits in the spool, and with it its wrappers."""
+        closed_for = self.bucket.closed_for()
+        if closed_for and not self.limited and not spool.is_empty(self.places.spool):
+            message = f"requests come faster than {self.limits.rate} a second; more wait in the spool"
+            self.journal.write(Event.LIMITED, message)
+            self.limited = True
+        self.limited = self.limited and self.bucket.left < self.limits.burst / 2  # said once for each flood
+        return not closed_for and len(self.unanswered) < CLAIMS
 
     def serve(self, claim: spool.Claim) -> None:
         self.unanswered[claim.path.name] = len(claim.untrusted_lines)
@@ -135,10 +162,12 @@ class Sync:
         """One more line of the claim is answered; with the last one the claim has done its duty."""
         with self.lanes.lock:
             self.unanswered[claim.path.name] -= 1
-            last = self.unanswered[claim.path.name] == 0
-        if last:
+            if self.unanswered[claim.path.name]:
+                return
+        claim.path.unlink(missing_ok=True)
+        with self.lanes.lock:
             del self.unanswered[claim.path.name]
-            claim.path.unlink(missing_ok=True)
+            self.accepted = {each: name for each, name in self.accepted.items() if name != claim.path.name}
 
     def accept(self, untrusted_line: bytes, claim: spool.Claim) -> None:
         """Parse at once; what is a request waits for its turn in its lane."""
@@ -146,14 +175,16 @@ class Sync:
             request = parse_request(untrusted_line)
         except RequestError as error:
             self.journal.write(Event.UNREADABLE, error.message, reason=error.reason)
-            if error.request_id is not None and not self.was_answered(error.request_id):
-                self.refuse(error.request_id, error)
+            named = error.request_id
+            if named is not None and named not in self.accepted and not self.was_answered(named):
+                self.refuse(named, error)
             self.finished(claim)
             return
         if request.id in self.accepted:
             self.finished(claim)  # written twice, because the spool was taken away while it was written
             return
-        self.accepted.add(request.id)
+        with self.lanes.lock:
+            self.accepted[request.id] = claim.path.name
         self.lanes.add(
             self.lane_of(request),
             lambda: self.carry_out(request, by_operator=claim.by_operator),
@@ -169,9 +200,10 @@ class Sync:
 
     def carry_out(self, request: Request, *, by_operator: bool) -> None:
         """Answer one request, whatever happens on the way to the answer."""
-        if self.was_answered(request.id):
-            return
         plan: Plan | None = None
+        if self.was_answered(request.id):
+            self.clean(request.id, plan)  # a run that was killed may have answered and not cleaned up
+            return
         try:
             check_deadline(request)
             if isinstance(self.keeper, PolicyError):
@@ -185,10 +217,12 @@ class Sync:
                 plan = allowed.plan
                 self.reply(self.keeper.start(allowed, request.id))
         except Exception as error:  # noqa: BLE001 - a request must be answered, and must not take others with it
-            failure = as_ours(error)
-            self.refuse(request.id, failure)
-            if plan is not None and isinstance(self.keeper, Keeper):
-                self.attempt(partial(self.keeper.clean, plan, failure))
+            self.refuse(request.id, as_ours(error))
+            self.clean(request.id, plan)
+
+    def clean(self, request_id: str, plan: Plan | None) -> None:
+        if isinstance(self.keeper, Keeper):
+            self.attempt(partial(self.keeper.clean, request_id, plan))
 
     def refuse(self, request_id: str, error: SidespawnError) -> None:
         status, event, hint = Status.FAILED, Event.FAILED, error.hint
@@ -209,17 +243,21 @@ class Sync:
         self.reply(Reply(id=request_id, status=status, reason=error.reason, message=message))
 
     def reply(self, reply: Reply) -> None:
-        try:
-            with directory(self.places.replies) as held:
-                write_whole(held, f"{reply.id}.json", format_reply(reply), mode=0o444)
-        except OSError as error:  # the wrapper will find no answer in time, and its caller asks again
-            self.journal.write(Event.INTERNAL, f"a reply cannot be written: {error.strerror}", request=reply.id)
+        for is_last in (False, True):
+            try:
+                with directory(self.places.replies) as held:
+                    write_whole(held, f"{reply.id}.json", format_reply(reply), mode=0o444)
+                return
+            except OSError as error:
+                if is_last:  # the wrapper will find no answer in time, and its caller asks again
+                    self.journal.write(Event.INTERNAL, f"a reply cannot be written: {error.strerror}", request=reply.id)
+                self.expire_replies()  # an agent that can make its view writable has filled it up
 
     def was_answered(self, request_id: str) -> bool:
         return os.path.lexists(self.places.replies / f"{request_id}.json")
 
     def expire_replies(self) -> None:
-        """Old ones, and the oldest of too many. Their ids have no life left in them by then.
+        """Old ones, and the oldest of too many, but none that a run would need that continues this one.
 
         An agent with CAP_SYS_ADMIN can make its view of this directory writable, so its names are no more trusted
         than those of the spool.
@@ -231,7 +269,8 @@ class Sync:
                 with suppress(OSError):
                     aged.append((os.stat(name, dir_fd=held, follow_symlinks=False).st_mtime, name))
             for number, (age, name) in enumerate(sorted(aged)):
-                if age < limit or number < len(aged) - REPLIES:
+                needed = name.removesuffix(".json") in self.accepted
+                if not needed and (age < limit or number < len(aged) - self.limits.replies):
                     spool.unlink(held, name)
 
     def attempt(self, tidying: Callable[[], None]) -> None:
@@ -244,12 +283,15 @@ class Sync:
 
     def litter_patience(self) -> float:
         """How long this run must last at least: twice as long as the last, while an agent's litter stays."""
-        path = self.places.home / "litter"
+        path = self.places.litter
         left = spool.clear(self.places.spool)
         if not left:
             path.unlink(missing_ok=True)
             return 0.0
-        before = float(path.read_text()) if path.exists() else 0.5
+        try:
+            before = float(path.read_text())
+        except (OSError, ValueError):
+            before = 0.5
         patience = min(LITTER_LONGEST, before * 2)
         path.write_text(f"{patience}")
         if before == 0.5:

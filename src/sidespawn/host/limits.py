@@ -1,0 +1,115 @@
+"""What a service may cost: requests that are taken, side containers, starts of what keeps ending.
+
+Bucket and falls remember across runs, in small files that may be lost or torn: the limit then begins anew, and no
+request is lost or refused for it.  Times are seconds of CLOCK_BOOTTIME, which nothing can turn back.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from sidespawn.errors import Denied, LaunchError, Reason
+from sidespawn.host.ledger import Ledger
+
+DEBT_SECONDS = 10  # a claim may hold more requests than the bucket; no more than this is waited for that
+STEADY_SECONDS = 60.0  # a program that lived as long has not ended right after its start
+FREE_FALLS = 3  # starts that may go wrong before the first pause
+SUFFIX = ".falls"
+
+
+def now() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def read_numbers(path: Path) -> tuple[float, float] | None:
+    """The two numbers of a file, or None when it is not there or torn."""
+    with suppress(OSError, ValueError):
+        first, second, end = path.read_text(encoding="ascii").split(" ")
+        if end == "\n":
+            return float(first), float(second)
+    return None
+
+
+class Bucket:
+    """`burst` requests at once, `rate` a second after that. Who finds it empty waits; nothing is refused for it."""
+
+    def __init__(self, path: Path, burst: int, rate: int) -> None:
+        self.path, self.burst, self.rate = path, burst, rate
+        self.left, self.at = read_numbers(path) or (float(burst), now())
+
+    def closed_for(self) -> float:
+        """Seconds until a request may be taken; 0 when one may be now."""
+        moment = now()
+        self.left = min(float(self.burst), self.left + max(0.0, moment - self.at) * self.rate)
+        self.at = moment
+        return max(0.0, (1 - self.left) / self.rate)
+
+    def take(self, requests: int) -> None:
+        self.left = max(self.left - requests, -float(DEBT_SECONDS * self.rate))
+        self.path.write_text(f"{self.left:.3f} {self.at:.3f} \n", encoding="ascii")
+
+
+class Falls:
+    """How often each instance's program ended right after its start, one time after the other.
+
+    Files lie beside the ledger's records. Equal instances are the caller's to keep in order.
+    """
+
+    def __init__(self, path: Path, longest: int) -> None:
+        self.path, self.longest = path, longest
+
+    def note(self, instance: str) -> None:
+        """Its program ended, or was not ready in time, less than STEADY_SECONDS after its start."""
+        count, at = read_numbers(self.path / f"{instance}{SUFFIX}") or (0.0, 0.0)
+        recently = now() - at < self.longest + STEADY_SECONDS
+        text = f"{count + 1 if recently else 1:.0f} {now():.3f} \n"
+        (self.path / f"{instance}{SUFFIX}").write_text(text, encoding="ascii")
+
+    def pause(self, instance: str) -> tuple[int, float]:
+        """How often it fell, and the seconds until it may be started again: 1, 2, 4 … after the free ones."""
+        count, at = read_numbers(self.path / f"{instance}{SUFFIX}") or (0.0, 0.0)
+        if count < FREE_FALLS:
+            return int(count), 0.0
+        pause = min(float(self.longest), 2.0 ** min(count - FREE_FALLS, 32))
+        return int(count), max(0.0, at + pause - now())
+
+    def check(self, instance: str, name: str, hint: str) -> None:
+        """Raises LaunchError while the instance has to wait."""
+        count, pause = self.pause(instance)
+        if pause > 0:
+            message = f"{name} ended right after its start {count} times and is not started for {pause:.0f} s more"
+            raise LaunchError(Reason.BACKING_OFF, message, hint)
+
+    def expire(self) -> None:
+        """Forget those that have no meaning any more."""
+        for path in self.path.glob(f"*{SUFFIX}"):
+            _, at = read_numbers(path) or (0.0, 0.0)
+            if now() - at >= self.longest + STEADY_SECONDS:
+                path.unlink(missing_ok=True)
+
+
+class Room:
+    """How many instances there may be at a time: those with a record, and those that are being started."""
+
+    def __init__(self, service: str, ledger: Ledger, most: int) -> None:
+        self.service, self.ledger, self.most = service, ledger, most
+        self.lock = threading.Lock()
+        self.starting: set[str] = set()
+
+    @contextmanager
+    def for_one_more(self, instance: str) -> Iterator[None]:
+        """While in the context the instance counts. Raises Denied when there are too many others."""
+        with self.lock:
+            if len((self.starting | self.ledger.keys()) - {instance}) >= self.most:
+                hint = "raise `instances` in its [limits]; what ended by itself is counted until the next sweep"
+                raise Denied(Reason.INSTANCE_LIMIT, f"{self.service} has {self.most} side containers already", hint)
+            self.starting.add(instance)
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.starting.discard(instance)

@@ -1,0 +1,119 @@
+"""What a service may cost the host: the limits hold, say why, and lose nothing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+
+from tests.lab.conftest import new_service
+from tests.lab.networks import SIDESPAWN, Network, Service, command, kill_process, wait_until
+
+FAILED, REJECTED = 70, 77
+
+
+@pytest.fixture
+def limited_service() -> Iterator[Service]:
+    made = new_service()
+    made.enable_with("[limits]\nburst = 5\nrate = 2\ninstances = 2\nrecords = 50\n\n[pace]\nlinger = 0\n")
+    yield made
+    made.clean()
+
+
+def limits_of(service: Service) -> dict[str, object]:
+    (found,) = json.loads(command(*SIDESPAWN, "ps", service.name, "--limits", "--json").stdout)
+    return dict(found)
+
+
+def probe(network: Network) -> subprocess.Popen[str]:
+    call = ["ip", "netns", "exec", network.netns, str(network.service.kill_script), "0", str(network.pid)]
+    return subprocess.Popen(call, stderr=subprocess.PIPE, text=True)
+
+
+def test_requests_beyond_the_rate_wait_and_none_is_refused(limited_service: Service) -> None:
+    network = limited_service.network()
+    began = time.monotonic()
+    network.start()
+    probes = [probe(network) for _ in range(15)]
+    wait_until(lambda: bool(limits_of(limited_service)["held_back"]))
+    assert "requests come faster than 2 a second" in command(*SIDESPAWN, "ps", limited_service.name).stdout
+    outcomes = Counter((each.communicate(timeout=60)[1], each.returncode) for each in probes)
+    assert outcomes == {("", 0): 15}
+    # A claim may hold more than is left in the bucket; the request after it then waits the longer.
+    assert probe(network).communicate(timeout=60)[1] == ""
+    assert time.monotonic() - began > (17 - 5) / 2, "17 requests were served, of which 5 at once and 2 a second"
+    assert len(limited_service.journal(event="limited")) >= 1
+
+
+def test_an_operator_does_not_wait_for_an_agents_flood(limited_service: Service) -> None:
+    network = limited_service.network()
+    network.start()
+    probes = [probe(network) for _ in range(100)]
+    wait_until(lambda: bool(limits_of(limited_service)["held_back"]))
+    began = time.monotonic()
+    command(*SIDESPAWN, "stop", limited_service.name, network.netns)
+    assert time.monotonic() - began < 5
+    for each in probes:
+        each.terminate()
+        each.communicate()
+
+
+def test_one_side_container_too_many_is_refused(limited_service: Service) -> None:
+    networks = [limited_service.network() for _ in range(3)]
+    assert [network.start().returncode for network in networks] == [0, 0, REJECTED]
+    done = networks[2].start()
+    assert "(instance-limit)" in done.stderr
+    assert "has 2 side containers already" in done.stderr
+    assert networks[0].start(*networks[0].options(), "--log-dhcp").returncode == 0, "one that is there may be replaced"
+    assert set(limited_service.containers()) == {network.container for network in networks[:2]}
+    time.sleep(1)  # the rate
+    networks[1].kill("TERM")
+    assert networks[2].start().returncode == 0
+
+
+def test_a_program_that_keeps_ending_is_not_started_at_the_agents_pace(service: Service) -> None:
+    network, other = service.network(), service.network()
+    (network.home / "leases").unlink()
+    (network.home / "leases").mkdir()  # dnsmasq cannot open it
+    reasons = [network.start().stderr.partition("(")[2].partition(")")[0] for _ in range(5)]
+    assert reasons == ["exited"] * 3 + ["backing-off"] * 2
+    done = network.start()
+    assert (done.returncode, "ended right after its start 3 times" in done.stderr) == (FAILED, True)
+    assert other.start().returncode == 0, "another instance is not held back"
+    wait_until(lambda: not limits_of(service)["backing_off"])
+    network.start()  # it falls again, and the pause is twice as long
+    (held,) = limits_of(service)["backing_off"].items()  # type: ignore[attr-defined]
+    assert held[0] == network.netns
+    assert f"{network.netns} keeps ending" in command(*SIDESPAWN, "ps", service.name).stdout
+    (network.home / "leases").rmdir()
+    wait_until(lambda: not limits_of(service)["backing_off"])
+    assert network.start().returncode == 0, "nothing but the pause had to be waited for"
+
+
+def test_one_that_started_well_and_ended_soon_counts_as_well(service: Service) -> None:
+    network = service.network()
+    outcomes = []
+    for _ in range(4):
+        outcomes.append(network.start().returncode)
+        if outcomes[-1] == 0:
+            kill_process(network.pid)
+    assert outcomes == [0, 0, 0, FAILED]
+
+
+def test_being_stopped_on_request_does_not_count(service: Service) -> None:
+    network = service.network()
+    for _ in range(6):
+        assert network.start().returncode == 0
+        assert network.kill("KILL").returncode == 0
+
+
+def test_a_flood_of_rubbish_is_a_few_records(limited_service: Service) -> None:
+    (limited_service.places.spool / "processes").write_bytes(b"x\n" * 500_000)
+    limited_service.wait_until_idle()
+    assert len(limited_service.journal(event="unreadable")) == 50
+    (said,) = (each["MESSAGE"] for each in limited_service.journal(event="limited") if "unreadable" in each["MESSAGE"])
+    assert said.startswith("499950 more records")

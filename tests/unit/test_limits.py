@@ -1,0 +1,143 @@
+"""What a service may cost: a bucket of requests, pauses for a program that keeps ending."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sidespawn.errors import LaunchError, PolicyError, Reason
+from sidespawn.host import limits
+from sidespawn.host.limits import DEBT_SECONDS, STEADY_SECONDS, Bucket, Falls
+from tests.unit.small import POLICY, load, parse
+
+Advance = Callable[[float], None]
+
+
+@pytest.fixture
+def advance(monkeypatch: pytest.MonkeyPatch) -> Advance:
+    """A clock that stands still until it is told how many seconds have gone."""
+    moment = [1000.0]
+    monkeypatch.setattr(limits, "now", lambda: moment[0])
+
+    def move(seconds: float) -> None:
+        moment[0] += seconds
+
+    return move
+
+
+def test_a_policy_without_limits_has_the_defaults() -> None:
+    limits = load().limits
+    assert (limits.burst, limits.rate, limits.instances, limits.backoff) == (2000, 20, 1000, 60)
+    assert (limits.records, limits.replies, limits.spool) == (600, 4096, 4 * 2**20)
+
+
+def test_each_limit_is_the_policys() -> None:
+    text = 'burst = 5\nrate = 1\ninstances = 2\nbackoff = 0\nrecords = 9\nreplies = 64\nspool = "2M"\n'
+    limits = parse(f"{POLICY}\n[limits]\n{text}").limits
+    assert (limits.burst, limits.rate, limits.instances, limits.backoff) == (5, 1, 2, 0)
+    assert (limits.records, limits.replies, limits.spool) == (9, 64, 2 * 2**20)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("burst = 0", "burst = 100001", "burst = -1", "burst = 1.5", 'burst = "5"', "burst = true"),
+        *("rate = 0", "rate = 10001", "instances = 0", "instances = 10001", "backoff = -1", "backoff = 3601"),
+        *("records = 0", "replies = 63", "replies = 65537", 'spool = "1M"', "spool = 4194304", 'spool = ""'),
+        *("bursts = 5", '"rate " = 5'),
+    ],
+)
+def test_a_limit_that_is_none_refuses_the_policy(line: str) -> None:
+    with pytest.raises(PolicyError, match="limits"):
+        parse(f"{POLICY}\n[limits]\n{line}\n")
+
+
+def test_a_burst_passes_and_what_comes_after_it_waits(tmp_path: Path, advance: Advance) -> None:
+    bucket = Bucket(tmp_path / "bucket", 100, 10)
+    assert bucket.closed_for() == 0
+    bucket.take(99)
+    assert bucket.closed_for() == 0
+    bucket.take(1)
+    assert bucket.closed_for() == pytest.approx(0.1)
+    advance(0.1)
+    assert bucket.closed_for() == pytest.approx(0, abs=1e-9)
+    advance(1000)
+    bucket.closed_for()
+    assert bucket.left == 100, "it never holds more than the burst"
+
+
+def test_a_claim_of_any_size_is_paid_off_soon(tmp_path: Path, advance: Advance) -> None:
+    bucket = Bucket(tmp_path / "bucket", 100, 10)
+    bucket.take(500_000)
+    assert bucket.closed_for() == pytest.approx(DEBT_SECONDS + 0.1)
+
+
+def test_the_bucket_is_the_same_one_in_the_next_run(tmp_path: Path, advance: Advance) -> None:
+    """Else an agent would only have to wait for the end of a run."""
+    Bucket(tmp_path / "bucket", 100, 10).take(100)
+    advance(1)
+    after = Bucket(tmp_path / "bucket", 100, 10)
+    assert after.closed_for() == 0
+    assert after.left == pytest.approx(10)
+
+
+def test_a_bucket_that_is_torn_is_a_full_one(tmp_path: Path, advance: Advance) -> None:
+    path = tmp_path / "bucket"
+    Bucket(path, 100, 10).take(150)
+    whole = path.read_bytes()
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        assert Bucket(path, 100, 10).left == 100
+    path.write_bytes(b"\xff\xfe \0 \n")
+    assert Bucket(path, 100, 10).left == 100
+
+
+def test_a_program_that_keeps_ending_waits_longer_and_longer(tmp_path: Path, advance: Advance) -> None:
+    falls, pauses = Falls(tmp_path, 60), []
+    for _ in range(12):
+        falls.check("ns-1", "small-ns-1", "")  # else it would not have been started
+        falls.note("ns-1")
+        pauses.append(round(falls.pause("ns-1")[1]))
+        advance(pauses[-1])
+    assert pauses == [0, 0, 1, 2, 4, 8, 16, 32, 60, 60, 60, 60]
+
+
+def test_a_start_within_the_pause_is_refused_with_the_reason(tmp_path: Path, advance: Advance) -> None:
+    falls = Falls(tmp_path, 60)
+    for _ in range(5):
+        falls.note("ns-1")
+    with pytest.raises(LaunchError, match=r"small-ns-1 ended right after its start 5 times .* for 4 s more") as refused:
+        falls.check("ns-1", "small-ns-1", "look there")
+    assert (refused.value.reason, refused.value.hint) == (Reason.BACKING_OFF, "look there")
+    falls.check("ns-2", "small-ns-2", "")  # another instance is not held back
+    advance(4)
+    falls.check("ns-1", "small-ns-1", "")
+
+
+def test_counting_begins_anew_when_it_has_lived_longer(tmp_path: Path, advance: Advance) -> None:
+    falls = Falls(tmp_path, 60)
+    for _ in range(8):
+        falls.note("ns-1")
+    advance(60 + STEADY_SECONDS)
+    falls.note("ns-1")
+    assert falls.pause("ns-1") == (1, 0.0)
+
+
+def test_no_pause_when_the_policy_wants_none(tmp_path: Path, advance: Advance) -> None:
+    falls = Falls(tmp_path, 0)
+    for _ in range(100):
+        falls.note("ns-1")
+    falls.check("ns-1", "small-ns-1", "")
+
+
+def test_falls_are_forgotten_when_they_mean_nothing_any_more(tmp_path: Path, advance: Advance) -> None:
+    falls = Falls(tmp_path, 60)
+    falls.note("ns-1")
+    (tmp_path / "ns-2.falls").write_bytes(b"3 9")  # torn: it means nothing either
+    falls.expire()
+    assert [path.name for path in tmp_path.iterdir()] == ["ns-1.falls"]
+    advance(60 + STEADY_SECONDS)
+    falls.expire()
+    assert list(tmp_path.iterdir()) == []
