@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from sidespawn import wrapper
 from sidespawn.core.policy import Policy
@@ -684,3 +686,48 @@ def test_its_settings_are_plain_values(installed: Path) -> None:
 def test_what_the_agent_answers_can_have_any_argument_in_one_place(arguments: list[str], local: bool) -> None:
     assert wrapper.is_answered_here([["-C", "<text>", "-n"]], arguments) is local
     assert wrapper.is_answered_here((("-C", "<text>", "-n"),), tuple(arguments)) is local
+
+
+# ---------------------------------------------------------------- without the json module
+
+PLAIN = st.none() | st.integers() | st.text(st.characters())  # lone surrogates, as os.fsdecode makes them, included
+
+
+@given(st.dictionaries(st.text(), PLAIN | st.lists(st.text(st.characters())) | st.dictionaries(st.text(), st.text())))
+@example({"argv": ["\ud83d\ude00", "\udcff", '"', "\\", "\x7f", "\x00", "é", "/"], "netns": None, "v": 1})
+def test_a_request_says_the_same_as_json_would(request: dict[str, Any]) -> None:
+    text = wrapper.encode(request)
+    assert text.isascii()
+    assert text.isprintable()
+    assert json.loads(text) == json.loads(json.dumps(request))
+
+
+def test_a_success_costs_no_import_of_json(box: Path, settings: dict[str, Any]) -> None:
+    code = (
+        f"import sys; sys.path.insert(0, {str(SOURCE.parent)!r}); import wrapper\n"
+        f"reply = wrapper.start({settings!r}, ['tool'], None, {{}}, brief=True)\n"
+        "print(reply['status'], 'json' in sys.modules, 're' in sys.modules)"
+    )
+    with Host(box, answering(Status.RUNNING)):
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, timeout=60, check=True
+        )
+    assert done.stdout == "running False False\n"
+
+
+@pytest.mark.parametrize("status", list(Status))
+def test_a_brief_reply_says_the_same_of_the_outcome(box: Path, settings: dict[str, Any], status: Status) -> None:
+    reason = Reason.OK if status in (Status.RUNNING, Status.DONE) else Reason.INTERNAL
+    with Host(box, answering(status, reason, 'a "message", "status":"running"')):
+        brief = wrapper.start(settings, ["tool"], None, {}, brief=True)
+        whole = wrapper.start(settings, ["tool"], None, {})
+    assert (brief["status"], brief["reason"]) == (whole["status"], whole["reason"]) == (status, reason)
+    assert whole["pid"] == 4711
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"v":1,"id":"', b"[]", b"1", b'"running"', b"\xff"])
+def test_what_is_no_reply_is_a_failure(
+    box: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    monkeypatch.setattr(wrapper, "wait_for", lambda path, deadline: content)
+    assert run_main(monkeypatch, settings) == 70
