@@ -141,7 +141,7 @@ def places(tmp_path: Path) -> Places:
 
 def reply_to_operator(places: Places, monkeypatch: pytest.MonkeyPatch, status: str, reason: str) -> SidespawnError:
     reply = {"v": 1, "id": "0" * 32, "status": status, "reason": reason, "message": "the message"}
-    monkeypatch.setattr(wrapper, "ask", lambda settings, body: reply)
+    monkeypatch.setattr(wrapper, "ask", lambda settings, body, brief: reply)
     with pytest.raises(SidespawnError) as caught:
         signal.ask(places, FOUND, "HUP")
     return caught.value
