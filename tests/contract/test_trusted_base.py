@@ -29,6 +29,8 @@ LAYERS = {
         "sidespawn.core.plan",
         "sidespawn.core.records",
         "sidespawn.engines",
+        "sidespawn.host.kernel",
+        "sidespawn.host.places",
         "sidespawn.host.processes",
     ),
     "sidespawn.presets": ("sidespawn.errors",),

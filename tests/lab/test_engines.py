@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+from sidespawn.cli import accounts
 from sidespawn.core.plan import ConfigurationFile, Limits, Mount, Plan, Readiness, ReadyWhen, Script
 from sidespawn.engines import Engine, NameTaken, Pins, docker, get_engine
 from sidespawn.errors import LaunchError, Reason
@@ -58,12 +59,22 @@ def ask_docker(described: tuple[str, ...], plan: Plan, pins: Pins) -> None:
     record.unlink()
 
 
+@contextmanager
+def with_account(_: str) -> Iterator[None]:
+    """As `sidespawn enable` makes it for systemd."""
+    accounts.make(UID, UID)
+    try:
+        yield
+    finally:
+        accounts.remove(UID, UID)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Kind:
     """What is the engine's own affair: each difference is described in docs/engines.md."""
 
     name: str
-    images: tuple[str, ...] = (IMAGE,)
+    image: str = IMAGE
     namespaces: tuple[str, ...] = ("ipc", "mnt", "pid", "uts")  # private, besides that of the network
     adds: frozenset[str] = frozenset()  # variables that the engine gives every program
     allows: frozenset[str] = frozenset()  # of what a hostile program tries
@@ -76,7 +87,7 @@ class Kind:
 PODMAN = Kind(
     name="podman",
     adds=frozenset({"HOSTNAME", "HOME", "container"}),
-    allows=frozenset({"user namespace"}),  # by the system calls that containers-common allows
+    allows=frozenset({"key rings", "user namespace"}),  # by the system calls that containers-common allows
 )
 DOCKER = Kind(
     name="docker",
@@ -86,7 +97,14 @@ DOCKER = Kind(
     journal="IO_SIDESPAWN_SERVICE={service}",
     carry_out=ask_docker,
 )
-KINDS = (PODMAN, DOCKER)
+SYSTEMD = Kind(
+    name="systemd",
+    namespaces=("ipc", "mnt"),
+    allows=frozenset({"another's signals"}),  # there is no pid namespace
+    ready=with_account,
+)
+HOST = replace(SYSTEMD, image="host")
+KINDS = (PODMAN, DOCKER, SYSTEMD, HOST)
 
 
 @dataclass
@@ -107,7 +125,7 @@ class Ground:
             service=self.places.service,
             instance=instance,
             engine=self.kind.name,
-            image=self.kind.images[0],
+            image=self.kind.image,
             command=PYTHON,
             arguments=("-I", "-S", "-c", code, *arguments),
             environment=(("PROCESS_TAG", f"tool-{instance}"),),
@@ -116,6 +134,7 @@ class Ground:
             uid=UID,
             gid=UID,
             capabilities=("NET_ADMIN", "NET_RAW"),
+            state=STATE,
             mounts=(
                 tool(instance),
                 Mount(path="/run/given", beneath="given", writable=False),
@@ -217,9 +236,9 @@ def new_ground(kind: Kind, suffix: str = "") -> Iterator[Ground]:
         shutil.rmtree(state)
 
 
-@pytest.fixture(scope="module", params=KINDS, ids=lambda kind: kind.name)
+@pytest.fixture(scope="module", params=KINDS, ids=["podman", "docker", "systemd", "systemd-host"])
 def ground(request: pytest.FixtureRequest) -> Iterator[Ground]:
-    with request.param.ready(*request.param.images), new_ground(request.param) as made:
+    with request.param.ready(request.param.image), new_ground(request.param) as made:
         yield made
 
 
@@ -416,13 +435,19 @@ def test_only_its_own_instance_of_the_agents_state_is_there(ground: Ground, runs
 
 
 ATTEMPTS = """
-import ctypes, json, os, socket, sys
+import ctypes, errno, json, os, socket, sys
 C = ctypes.CDLL(None, use_errno=True)
 def attempt(do):
     try:
         return not (do() or 0) < 0
     except OSError:
         return False
+class Piece(ctypes.Structure):
+    _fields_ = (("at", ctypes.c_void_p), ("length", ctypes.c_size_t))
+def read_of(pid):  # that the address is not mapped there is what only those learn who may read
+    piece = ctypes.byref(Piece(0x1000, 8))
+    done = C.process_vm_readv(pid, piece, ctypes.c_ulong(1), piece, ctypes.c_ulong(1), ctypes.c_ulong(0))
+    return 0 if ctypes.get_errno() == errno.EFAULT else done
 print("attempts", json.dumps({
     "write /": attempt(lambda: os.mkdir("/made")),
     "write /etc": attempt(lambda: os.mkdir("/etc/made")),
@@ -436,6 +461,10 @@ print("attempts", json.dumps({
     "kernel log": attempt(lambda: open("/dev/kmsg").close()),
     "ptrace": attempt(lambda: C.ptrace(16, 1, 0, 0)),
     "host's sockets": attempt(lambda: socket.socket(socket.AF_UNIX).connect("/run/dbus/system_bus_socket")),
+    "another's memory": attempt(lambda: read_of(int(sys.argv[2]))),
+    "another's files": attempt(lambda: os.stat(f"/proc/{sys.argv[2]}/root/")),
+    "another's signals": attempt(lambda: os.kill(int(sys.argv[2]), 0)),
+    "key rings": attempt(lambda: C.syscall(250, 0, -3, 1)),
     "its own directory": attempt(lambda: open(sys.argv[1] + "/made", "w").close()),
     "its scratch": attempt(lambda: open("/run/tool/made", "w").close()),
 }), flush=True)
@@ -446,15 +475,17 @@ while True: signal.pause()
 
 @pytest.mark.parametrize("uid", [0, UID])
 def test_what_a_hostile_program_gets(ground: Ground, uid: int) -> None:
-    plan = ground.plan(ATTEMPTS, uid=uid, gid=uid)
+    other, plan = ground.plan(uid=uid, gid=uid), ground.plan(ATTEMPTS, uid=uid, gid=uid)
     os.chown(ground.state / plan.mounts[0].beneath, uid, uid)
-    plan = replace(plan, arguments=(*plan.arguments, plan.mounts[0].path))
+    another = ground.start(other)
+    plan = replace(plan, arguments=(*plan.arguments, plan.mounts[0].path, str(another.pid)))
     ground.start(plan)
     wait_until(lambda: "attempts" in output(plan), patience=20)
     found = json.loads(output(plan).partition("attempts ")[2].splitlines()[0])
     succeeded = {what for what, done in found.items() if done}
     assert succeeded == {"its own directory", "its scratch"} | ground.kind.allows
-    ground.engine.remove(plan.name)
+    for name in (plan.name, other.name):
+        ground.engine.remove(name)
 
 
 def output(plan: Plan) -> str:

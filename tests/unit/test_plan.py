@@ -37,6 +37,7 @@ OTHER: dict[str, list[Any]] = {
     "uid": [0],
     "gid": [0],
     "capabilities": [(), ("NET_ADMIN",), ("NET_RAW", "NET_ADMIN")],
+    "state": ["/other"],
     "mounts": [
         (),
         (Mount(path="/state/other", beneath="other", writable=True),),

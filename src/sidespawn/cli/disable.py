@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import click
 
-from sidespawn.cli import systemd
+from sidespawn.cli import accounts, systemd
 from sidespawn.cli.enable import is_ours
-from sidespawn.cli.output import json_option, print_json, service_argument
-from sidespawn.engines import get_engine
+from sidespawn.cli.output import enabled_services, json_option, print_json, service_argument
+from sidespawn.core.loading import ENGINES
+from sidespawn.core.policy import Policy
+from sidespawn.engines import Engine, get_engine
 from sidespawn.engines.control_groups import slice_name
-from sidespawn.errors import PolicyError
+from sidespawn.errors import LaunchError, PolicyError
 from sidespawn.host.places import POLICIES, Places
 from sidespawn.host.policies import load_policy
 
@@ -24,8 +26,8 @@ def disable(places: Places, purge: bool, dry_run: bool, as_json: bool) -> None:
 
     Without --purge a policy that was changed by hand stays in /etc/sidespawn.
     """
-    engine = get_engine(engine_name(places))
-    containers = [each.name for each in engine.list(places.service)]
+    policy = policy_or_none(places)
+    containers = [name for _, name in side_containers(places, policy)]
     keeps_policy = not purge and places.policy.exists() and not is_ours(places.policy.read_text(encoding="utf-8"))
     result: dict[str, object] = {
         "service": places.service,
@@ -39,15 +41,17 @@ def disable(places: Places, purge: bool, dry_run: bool, as_json: bool) -> None:
             # The path before the service, so that nothing starts it again.
             systemd.systemctl("disable", "--now", *systemd.units(places.service))
             systemd.systemctl("stop", *systemd.all_units(places.service))
-        containers = [each.name for each in engine.list(places.service)]
-        for name in containers:
+        found = side_containers(places, policy)
+        containers = [name for _, name in found]
+        for engine, name in found:
             engine.remove(name)
-        engine.reap(places.service)
+        get_engine(engine_name(policy)).reap(places.service)
         systemd.systemctl("stop", slice_name(places.service))
         if not keeps_policy:
             places.policy.unlink(missing_ok=True)
             if POLICIES.is_dir() and not any(POLICIES.iterdir()):
                 POLICIES.rmdir()
+        result["accounts_removed"] = remove_accounts(places, policy)
         result["units_removed"] = systemd.remove_templates()
     if as_json:
         print_json(result)
@@ -58,12 +62,45 @@ def disable(places: Places, purge: bool, dry_run: bool, as_json: bool) -> None:
         click.echo(f"  {places.policy} was changed by hand and stays; --purge removes it")
 
 
-def engine_name(places: Places) -> str:
-    """Also when the policy is broken or gone: disabling must always work."""
+def policy_or_none(places: Places) -> Policy | None:
+    """None when it is broken or gone: disabling must always work."""
     try:
-        return load_policy(places).side_container.engine
+        return load_policy(places)
     except PolicyError:
-        return "podman"
+        return None
+
+
+def engine_name(policy: Policy | None) -> str:
+    return "podman" if policy is None else policy.side_container.engine
+
+
+def side_containers(places: Places, policy: Policy | None) -> list[tuple[Engine, str]]:
+    """Each with its engine: an earlier policy may have named another one."""
+    found = []
+    for name in ENGINES:
+        engine = get_engine(name)
+        try:
+            found += [(engine, each.name) for each in engine.list(places.service)]
+        except LaunchError:
+            if name == engine_name(policy):
+                raise  # the others need not be there
+    return found
+
+
+def remove_accounts(places: Places, policy: Policy | None) -> list[str]:
+    """Those that were made for this service and that no other one needs."""
+    mine = numbers(policy)
+    for other in enabled_services():
+        if other != places.service and mine & numbers(policy_or_none(Places(other))):
+            return []
+    return [] if policy is None or not mine else accounts.remove(policy.side_container.uid, policy.side_container.gid)
+
+
+def numbers(policy: Policy | None) -> set[int]:
+    """The ids that need accounts; root's has one."""
+    if policy is None or policy.side_container.engine != "systemd":
+        return set()
+    return {policy.side_container.uid, policy.side_container.gid} - {0}
 
 
 def is_installed(places: Places) -> bool:

@@ -8,7 +8,7 @@ import click
 from rich.markup import escape
 
 from sidespawn import presets
-from sidespawn.cli import systemd
+from sidespawn.cli import accounts, systemd
 from sidespawn.cli.output import console, json_option, print_json, service_argument
 from sidespawn.cli.suitability import warnings
 from sidespawn.core.loading import ENGINES
@@ -60,7 +60,7 @@ def enable(
         "dry_run": dry_run,
     }
     if not dry_run:
-        apply(places, text if is_new else None)
+        apply(places, policy, text if is_new else None)
     if as_json:
         print_json(result)
         return
@@ -118,12 +118,14 @@ def is_ours(text: str) -> bool:
     return first == MARK + digest(body)
 
 
-def apply(places: Places, text: str | None) -> None:
+def apply(places: Places, policy: Policy, text: str | None) -> None:
     systemd.require_systemd()
     if text is not None:
         POLICIES.mkdir(mode=0o755, exist_ok=True)
         places.policy.write_text(text, encoding="utf-8")
         places.policy.chmod(0o644)
+    if policy.side_container.engine == "systemd":
+        accounts.make(policy.side_container.uid, policy.side_container.gid)
     systemd.install_templates()
     spool_unit = f"sidespawn-spool@{places.service}.service"
     systemd.systemctl("enable", *systemd.units(places.service))

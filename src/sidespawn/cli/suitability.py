@@ -7,8 +7,9 @@ import os
 import stat
 from pathlib import Path
 
+from sidespawn.cli import accounts
 from sidespawn.core.policy import Policy
-from sidespawn.engines import docker
+from sidespawn.engines import docker, systemd_bus, systemd_roots
 from sidespawn.engines.control_groups import controllers
 from sidespawn.engines.podman import PODMAN
 from sidespawn.errors import LaunchError
@@ -31,6 +32,8 @@ def warnings(policy: Policy) -> list[str]:
     if not Path(policy.agent.state_on_host).is_dir():
         found.append(f"{policy.agent.state_on_host}, the agent's state directory, is not there yet")
     found += ENGINES[policy.side_container.engine](policy.side_container.image)
+    if policy.side_container.engine == "systemd":
+        found += account_warnings(policy)
     found += [f"{path} can be changed by others than root, and root executes it" for path in writable_code()]
     return found
 
@@ -61,11 +64,42 @@ def docker_warnings(image: str) -> list[str]:
     return found
 
 
+def systemd_warnings(image: str) -> list[str]:
+    try:
+        with systemd_bus.Bus(30):
+            pass
+    except LaunchError as error:
+        return [error.message]
+    if image == systemd_roots.HOST:
+        return []
+    if not image.startswith("/"):
+        return podman_warnings(image)  # what keeps it mounted
+    if not Path(image).is_dir():
+        return [f"there is no directory {image} on this host"]
+    suspects = (Path(image), *Path(image).parents)
+    return [f"{path} can be changed by others than root" for path in suspects if is_writable_by_others(path)]
+
+
+def account_warnings(policy: Policy) -> list[str]:
+    side_container = policy.side_container
+    found = []
+    if side_container.image == systemd_roots.HOST and not Path(side_container.command).exists():
+        found.append(f"this host has no {side_container.command}")
+    for line in accounts.missing(side_container.uid, side_container.gid):
+        found.append(f"systemd needs an account that this host lacks, and that `sidespawn enable` makes: {line}")
+    if side_container.uid == 0:
+        found.append(
+            "systemd gives no pid namespace, and the program runs as root: one that is taken over could signal every"
+            " process of this host; podman and docker do not have that"
+        )
+    return found
+
+
 def no_image(image: str) -> str:
     return f"there is no image {image} on this host, and none is pulled when a request comes"
 
 
-ENGINES = {"podman": podman_warnings, "docker": docker_warnings}
+ENGINES = {"podman": podman_warnings, "docker": docker_warnings, "systemd": systemd_warnings}
 
 
 def writable_code() -> list[Path]:

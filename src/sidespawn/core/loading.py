@@ -36,7 +36,7 @@ from sidespawn.errors import PolicyError
 
 POLICY_VERSION = 1
 EXTENSIONS = 4
-ENGINES = ("podman", "docker")
+ENGINES = ("podman", "docker", "systemd")
 IMAGE_CHARACTERS = ALPHANUMERIC | frozenset("._-/:@")
 # SYS_ADMIN, SYS_PTRACE, SYS_MODULE and their like are root on the host under another name: no policy can give them.
 CAPABILITIES = frozenset(
@@ -284,7 +284,7 @@ def build_side_container(table: Table) -> SideContainer:
     ready, stop = table.table("ready"), table.table("stop", optional=True)
     engine = table.choice("engine", ENGINES)
     image = table.take("image", str)
-    if not is_image(image):
+    if not is_image(image) and not (engine == "systemd" and is_path(image)):
         raise table.error("image", "must be the name of an image, without a transport", "see `podman images`")
     capabilities = table.strings("capabilities", optional=True)
     for capability in capabilities:

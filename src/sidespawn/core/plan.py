@@ -94,6 +94,7 @@ class Plan:
     uid: int
     gid: int
     capabilities: tuple[str, ...]
+    state: str  # the agent's state directory, as the agent and the side container know it
     mounts: tuple[Mount, ...]
     configuration: tuple[ConfigurationFile, ...]
     scripts: tuple[Script, ...]

@@ -114,4 +114,8 @@ def get_engine(name: str) -> Engine:
             from sidespawn.engines.docker import Docker  # noqa: PLC0415
 
             return Docker()
+        case "systemd":
+            from sidespawn.engines.systemd import Systemd  # noqa: PLC0415
+
+            return Systemd()
     raise KeyError(name)

@@ -62,13 +62,13 @@ class Keeper:
         with self.lock:
             if not self.interrupted:
                 return
+            self.engine.reap(self.policy.service)  # first, since an engine may still be about to open a pin
             for pin in self.places.pins.iterdir():
                 with suppress(OSError):
                     kernel.unmount(str(pin))
                 pin.rmdir() if pin.is_dir() else pin.unlink()
             for unfinished in (*self.places.ledger.glob(".*"), *self.places.snapshots.glob(".*")):
                 unfinished.unlink()
-            self.engine.reap(self.policy.service)
             self.interrupted = False
 
     def adopt(self) -> None:

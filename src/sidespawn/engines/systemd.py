@@ -1,0 +1,285 @@
+"""systemd as the engine: a side container is a transient service of PID 1. systemd 252 or later, with its message bus.
+
+No process stands beside the program.  It has mount and ipc namespaces of its own and the network's, but no pid
+namespace (systemd has none to give before 257), and therefore no /proc but /proc/sys: it sees nobody else's processes.
+It can signal those of its own user; docs/security.md says what this means.
+
+A unit is described by values, each with a length in front, and never by text.  But systemd writes them down as text and
+reads that again at a daemon-reload; so of what came from an agent only what passed a type goes into anything but
+arguments and environment, and those two were tried with all that is hostile (tests/lab/test_engines.py).  `$` in an
+argument is doubled, since systemd would replace variables; the property without that (ExecStartEx) makes a unit of
+systemd 252 unreadable at the next daemon-reload.  What was read again is never executed: nothing restarts a side
+container, and its pins are gone when it runs.
+
+A unit stays when its program has ended, by `RemainAfterExit` or as failed, until it is removed: it keeps the name taken
+and tells which request it was started for.  What a program has left behind is ended with it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from sidespawn.core.plan import Plan
+from sidespawn.engines import LABEL, Found, NameTaken, Other, Pins, found, labels
+from sidespawn.engines.control_groups import slice_name
+from sidespawn.engines.systemd_bus import Bus, BusError, split
+from sidespawn.engines.systemd_roots import prepare, root_path, seen_of_the_host
+from sidespawn.errors import LaunchError, Reason, quoted
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # importing it costs every run milliseconds
+    from typing import Any
+
+    Properties = list[tuple[str, tuple[str, Any]]]  # name, signature, value
+
+BUSCTL = "/usr/bin/busctl"
+SYSTEMD = "org.freedesktop.systemd1"
+MANAGER = (SYSTEMD, "/org/freedesktop/systemd1", f"{SYSTEMD}.Manager")
+START = ("StartTransientUnit", "ssa(sv)a(sa(sv))")
+UNIT, SERVICE = f"{SYSTEMD}.Unit", f"{SYSTEMD}.Service"
+GONE = {f"{SYSTEMD}.NoSuchUnit", "org.freedesktop.DBus.Error.UnknownObject"}
+START_TIMEOUT = 60.0  # seconds; it takes 0.02
+QUERY_TIMEOUT = 30.0
+POLL = 0.002
+# By their numbers in capability.h.
+CAPABILITIES = {
+    "CHOWN": 0, "DAC_OVERRIDE": 1, "DAC_READ_SEARCH": 2, "FOWNER": 3, "FSETID": 4, "KILL": 5, "SETGID": 6, "SETUID": 7,
+    "SETPCAP": 8, "NET_BIND_SERVICE": 10, "NET_BROADCAST": 11, "NET_ADMIN": 12, "NET_RAW": 13, "IPC_LOCK": 14,
+    "SYS_CHROOT": 18, "SYS_NICE": 23, "AUDIT_WRITE": 29,
+}  # fmt: skip
+# What systemd gives every service; a plan's own variable of such a name stays.
+ADDED = (
+    "HOME",
+    "INVOCATION_ID",
+    "JOURNAL_STREAM",
+    "LANG",
+    "LOGNAME",
+    "PATH",
+    "SHELL",
+    "SYSTEMD_EXEC_PID",
+    "TERM",
+    "USER",
+)
+DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
+# Of @system-service: what reaches into other processes of the same user, and what is not the container's own.
+FORBIDDEN = ["@keyring", "io_uring_setup", "kcmp", "process_madvise", "process_vm_readv", "process_vm_writev"]
+FAMILIES = ["AF_UNIX", "AF_INET", "AF_INET6", "AF_NETLINK", "AF_PACKET"]
+TMPFS = "nosuid,nodev,noexec,size=64k"
+PRIVATE = 1 << 18  # MS_PRIVATE
+EPERM = 1
+EXECUTION_FAILED = range(200, 246)  # systemd.exec(5), process exit codes: the program has not been reached
+
+
+class Systemd:
+    def start(self, plan: Plan, pins: Pins, request: str) -> tuple[str, int]:
+        prepare(plan.service, plan.image)
+        unit = unit_name(plan.name)
+        with Bus(START_TIMEOUT) as bus:
+            try:
+                bus.call(*MANAGER, *START, unit, "fail", properties(plan, pins, request), [])
+            except BusError as error:
+                if error.name == f"{SYSTEMD}.UnitExists":
+                    raise NameTaken(plan.name) from None
+                raise engine_error("StartTransientUnit", error) from None
+            return unit, started(bus, unit, plan)
+
+    def describe(self, plan: Plan, pins: Pins, request: str) -> tuple[str, ...]:
+        """As a command; `start` makes the same call without it."""
+        values: tuple[Any, ...] = (unit_name(plan.name), "fail", properties(plan, pins, request), [])
+        words = (word for each, value in zip(split(START[1]), values, strict=True) for word in written(each, value))
+        return (BUSCTL, "--system", "--", "call", *MANAGER, *START, *words)
+
+    def find(self, name: str) -> Found | None:
+        with Bus(QUERY_TIMEOUT) as bus:
+            return look(bus, unit_name(name))
+
+    def list(self, service: str) -> tuple[Found, ...]:
+        with Bus(QUERY_TIMEOUT) as bus:
+            seen = [look(bus, row[0], service) for row in units_of(bus, service)]
+        return tuple(each for each in seen if each is not None)
+
+    def others(self) -> tuple[Other, ...]:
+        """None: whatever runs on a host is a unit of systemd's."""
+        return ()
+
+    def remove(self, name: str) -> None:
+        unit = unit_name(name)
+        with Bus(QUERY_TIMEOUT) as bus:
+            if look(bus, unit) is None:  # nothing there, or a unit of somebody else
+                return
+            attempt(bus, "KillUnit", "ssi", unit, "all", 9)
+            while look(bus, unit) is not None:
+                attempt(bus, "StopUnit", "ss", unit, "replace")
+                attempt(bus, "ResetFailedUnit", "s", unit)
+                pause(bus)
+
+    def reap(self, service: str) -> None:
+        """No process is unknown to systemd. But what it is about to start still needs its pins."""
+        with Bus(START_TIMEOUT) as bus:
+            while any(job for *_, job, _, _ in units_of(bus, service)):
+                pause(bus)
+
+
+def unit_name(name: str) -> str:
+    """Of a side container by its name or by its id, which is this."""
+    return name if name.endswith(".service") else f"sidespawn-{name}.service"
+
+
+def properties(plan: Plan, pins: Pins, request: str) -> Properties:
+    """All that the unit is, as D-Bus has it (org.freedesktop.systemd1(5))."""
+    capabilities = ("t", sum(1 << CAPABILITIES[each] for each in plan.capabilities))
+    argv = [plan.command, *(argument.replace("$", "$$") for argument in plan.arguments)]
+    given = dict(plan.environment)
+    mounts = list(zip(plan.mounts, pins.mounts, strict=True))
+    writable = [bind(pin, mount.path) for mount, pin in mounts if mount.writable]
+    readable = [bind(pin, mount.path) for mount, pin in mounts if not mount.writable]
+    readable += [bind(pin, file.path) for file, pin in zip(plan.configuration, pins.configuration, strict=True)]
+    readable += [bind(pin, script.path) for script, pin in zip(plan.scripts, pins.scripts, strict=True)]
+    readable += [(path, path, True, 0) for path in (*DEVICES, "/proc/sys", *seen_of_the_host(plan.image))]
+    # Mount points for what is in the agent's state are made in an empty directory, for this side container alone; those
+    # elsewhere, which only a policy names, in the root, for all of the service.
+    places = [path for _, path, _, _ in (*writable, *readable)]
+    state = [plan.state] if any(place.startswith(f"{plan.state}/") for place in places) else []
+    empty = [(path, f"ro,mode=755,{TMPFS}") for path in ("/dev", *state)]
+    empty += [(path, f"mode=1777,{TMPFS}") for path in ("/dev/shm", *plan.scratch)]  # noqa: S108
+    network: Properties = [("NetworkNamespacePath", ("s", str(pins.netns)))]
+    identity: Properties = [("User", ("s", str(plan.uid))), ("Group", ("s", str(plan.gid)))]
+    return [
+        ("Description", ("s", f"Side container {plan.name}")),
+        ("Slice", ("s", slice_name(plan.service))),
+        ("IgnoreOnIsolate", ("b", True)),
+        ("Type", ("s", "exec")),
+        ("RemainAfterExit", ("b", True)),
+        ("ExecStart", ("a(sasb)", [(plan.command, argv, False)])),
+        ("TimeoutStartUSec", ("t", int(START_TIMEOUT * 1e6))),
+        ("TimeoutStopUSec", ("t", int(max(plan.grace, 1) * 1e6))),
+        *(network if not plan.host_network else []),
+        ("RootDirectory", ("s", str(root_path(plan.service, plan.image)))),
+        ("MountAPIVFS", ("b", False)),
+        ("MountFlags", ("t", PRIVATE)),
+        ("ReadOnlyPaths", ("as", ["+/"])),  # + for beneath the root directory
+        ("TemporaryFileSystem", ("a(ss)", empty)),
+        ("BindPaths", ("a(ssbt)", writable)),
+        ("BindReadOnlyPaths", ("a(ssbt)", readable)),
+        ("NoExecPaths", ("as", [f"+{file.path}" for file in plan.configuration])),
+        *(identity if plan.uid or plan.gid else []),
+        ("CapabilityBoundingSet", capabilities),
+        ("AmbientCapabilities", capabilities),
+        ("NoNewPrivileges", ("b", True)),
+        ("PrivateIPC", ("b", True)),
+        ("RestrictNamespaces", ("t", 0)),
+        ("LockPersonality", ("b", True)),
+        ("MemoryDenyWriteExecute", ("b", True)),
+        ("RestrictRealtime", ("b", True)),
+        ("RestrictSUIDSGID", ("b", True)),
+        ("RestrictAddressFamilies", ("(bas)", (True, FAMILIES))),
+        ("SystemCallArchitectures", ("as", ["native"])),
+        ("SystemCallFilter", ("(bas)", (True, ["@system-service"]))),
+        ("SystemCallFilter", ("(bas)", (False, FORBIDDEN))),
+        ("SystemCallErrorNumber", ("i", EPERM)),
+        ("DevicePolicy", ("s", "closed")),
+        ("Environment", ("as", [f"{name}={value}" for name, value in plan.environment])),
+        ("UnsetEnvironment", ("as", [name for name in ADDED if name not in given])),
+        ("UMask", ("u", 0o022)),
+        ("LimitNOFILE", ("t", plan.limits.open_files)),
+        ("LimitCORE", ("t", 0)),
+        ("MemoryMax", ("t", plan.limits.memory)),
+        ("MemorySwapMax", ("t", 0)),
+        ("TasksMax", ("t", plan.limits.tasks)),
+        ("StandardInput", ("s", "null")),
+        ("SyslogIdentifier", ("s", plan.name)),
+        ("SyslogLevelPrefix", ("b", False)),
+        ("LogRateLimitIntervalUSec", ("t", 30_000_000)),
+        ("LogRateLimitBurst", ("u", 10_000)),
+        ("LogExtraFields", ("aay", [field.encode() for field in log_fields(plan, request)])),
+    ]
+
+
+def bind(pin: Path, path: str) -> tuple[str, str, bool, int]:
+    return (str(pin), path, False, 0)
+
+
+def log_fields(plan: Plan, request: str) -> list[str]:
+    """The labels: the journal has them with every line of the program, and the unit gives them back."""
+    said = {each.removeprefix(LABEL): value for each, value in labels(plan, request).items()}
+    return [f"CONTAINER_NAME={plan.name}", *(f"{LABEL_FIELD}{key.upper()}={value}" for key, value in said.items())]
+
+
+LABEL_FIELD = "SIDESPAWN_LABEL_"
+
+
+def started(bus: Bus, unit: str, plan: Plan) -> int:
+    """The program's pid once it is being executed; 0 when it has ended already. Raises LaunchError."""
+    path = bus.call(*MANAGER, "GetUnit", "s", unit)
+    while (state := get(bus, path, UNIT, "ActiveState")) == "activating" or get(bus, path, UNIT, "Job")[0]:
+        pause(bus)
+    if state == "failed" and (status := get(bus, path, SERVICE, "ExecMainStatus")) in EXECUTION_FAILED:
+        hint = f"journalctl --unit={unit} has the reason"
+        raise LaunchError(Reason.ENGINE_FAILED, f"systemd cannot execute {plan.command}: status {status}", hint)
+    return int(get(bus, path, SERVICE, "MainPID"))
+
+
+def look(bus: Bus, unit: str, service: str | None = None) -> Found | None:
+    """The unit if it is a side container, of that service if one is named."""
+    try:
+        path = bus.call(*MANAGER, "GetUnit", "s", unit)
+        fields = [bytes(each).decode() for each in get(bus, path, SERVICE, "LogExtraFields")]
+        pid, name = get(bus, path, SERVICE, "MainPID"), dict(each.partition("=")[::2] for each in fields)
+    except BusError as error:
+        if error.name in GONE:
+            return None
+        raise engine_error("GetUnit", error) from None
+    said = {LABEL + key.removeprefix(LABEL_FIELD).lower(): value for key, value in name.items()}
+    if f"{LABEL}service" not in said or service not in (None, said[f"{LABEL}service"]):
+        return None
+    return found(unit, name["CONTAINER_NAME"], pid, "running" if pid else "exited", said)
+
+
+def units_of(bus: Bus, service: str) -> Iterator[Any]:
+    """Rows with the name first and the job that waits third from the end; also of services that begin like this one."""
+    try:
+        yield from bus.call(*MANAGER, "ListUnitsByPatterns", "asas", [], [f"sidespawn-{service}-*.service"])
+    except BusError as error:
+        raise engine_error("ListUnitsByPatterns", error) from None
+
+
+def get(bus: Bus, path: str, interface: str, name: str) -> Any:
+    return bus.call(SYSTEMD, path, "org.freedesktop.DBus.Properties", "Get", "ss", interface, name)
+
+
+def attempt(bus: Bus, member: str, signature: str, *values: Any) -> None:
+    """What may fail because it has been done, or is being done, already."""
+    with suppress(BusError):
+        bus.call(*MANAGER, member, signature, *values)
+
+
+def pause(bus: Bus) -> None:
+    if time.monotonic() > bus.give_up:
+        raise bus.failed(TimeoutError())
+    time.sleep(POLL)
+
+
+def written(kind: str, value: Any) -> Iterator[str]:
+    """A value as busctl(1) takes it."""
+    match kind[0]:
+        case "v":
+            yield value[0]
+            yield from written(*value)
+        case "a":
+            yield str(len(value))
+            for each in value:
+                yield from written(kind[1:], each)
+        case "(":
+            for each, part in zip(split(kind[1:-1]), value, strict=True):
+                yield from written(each, part)
+        case "b":
+            yield "true" if value else "false"
+        case _:
+            yield str(value)
+
+
+def engine_error(what: str, error: BusError) -> LaunchError:
+    return LaunchError(Reason.ENGINE_FAILED, f"systemd refuses {what}: {quoted(str(error))}")
