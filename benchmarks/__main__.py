@@ -101,7 +101,7 @@ def try_once(way: Way, networks: Sequence[Network]) -> str:
         lost = way.start(networks).lost
     finally:
         way.clear(networks)
-    return said() if lost and not way.is_older else ""
+    return (said() or "it said nothing") if lost and not way.is_older else ""
 
 
 def note(console: Console) -> Note:
