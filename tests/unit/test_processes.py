@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -99,6 +100,21 @@ def test_the_end_is_waited_for(sleeper: subprocess.Popen[bytes]) -> None:
     process = known(sleeper)
     end(process, "TERM", 10)
     assert not is_alive(process)
+
+
+def test_a_first_process_that_leaves_term_to_its_default_is_not_waited_for() -> None:
+    """As PID 1 of a pid namespace it would never end by it."""
+    apart = ["/usr/bin/unshare", "--pid", "--fork", "--kill-child", "/bin/sh", "-c", "echo; exec sleep 60"]
+    with subprocess.Popen(apart, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        parent.stdout.readline()
+        pid = int(Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text())
+        first = identify(pid)
+        assert first is not None
+        began = time.monotonic()
+        end(first, "TERM", 30)
+        assert time.monotonic() - began < 10
+        assert not is_alive(first)
 
 
 def test_what_does_not_heed_term_is_killed() -> None:

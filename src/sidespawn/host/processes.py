@@ -12,7 +12,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from sidespawn.core.records import dataclass
 from sidespawn.errors import LaunchError, Reason, quoted
@@ -103,7 +103,7 @@ def end(process: Process, name: str, grace: float) -> None:
     with held(process) as pidfd:
         if pidfd is None:
             return
-        for each, patience in ((name, grace), ("KILL", 10.0)):
+        for each, patience in ((name if heeds(process, name) else "KILL", grace), ("KILL", 10.0)):
             try:
                 signal.pidfd_send_signal(pidfd, signal.Signals[f"SIG{each}"])
             except ProcessLookupError:
@@ -111,6 +111,16 @@ def end(process: Process, name: str, grace: float) -> None:
             if exited(pidfd, patience):
                 return
     raise LaunchError(Reason.STILL_RUNNING, f"process {process.pid} does not go away, even by KILL")
+
+
+def heeds(process: Process, name: str) -> bool:
+    """Whether the signal's default is not what it leaves it to. As PID 1 of a pid namespace, which a side container's
+    program is, it would not even be ended by that (pid_namespaces(7)): haproxy by TERM.
+    """
+    with suppress(OSError), open(f"/proc/{process.pid}/status", "rb") as file:
+        masks = [int(line.split()[1], 16) for line in file if line.startswith((b"SigBlk:", b"SigIgn:", b"SigCgt:"))]
+        return any(mask >> (signal.Signals[f"SIG{name}"] - 1) & 1 for mask in masks)
+    return False
 
 
 def exited(pidfd: int, patience: float) -> bool:
