@@ -93,13 +93,17 @@ class Client:
         except NoSuchProcess:
             pass
 
+    def find(self, pid: int) -> Optional[Helper]:
+        """The service's side container with that pid, if its program lives; or of which it is a child it told of."""
+        try:
+            reply = self._ask({"op": "signal", "signal": PROBE, "pid": pid})
+        except NoSuchProcess:
+            return None
+        return Helper(int(reply["pid"]), str(reply["container"]))
+
     def is_running(self, pid: int) -> bool:
         """Whether the service has a side container with that pid, and its program lives."""
-        try:
-            self.signal(pid, PROBE)
-        except NoSuchProcess:
-            return False
-        return True
+        return self.find(pid) is not None
 
     def _ask(self, body: Dict[str, Any]) -> Dict[str, Any]:
         try:

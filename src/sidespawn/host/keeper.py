@@ -268,7 +268,8 @@ class Keeper:
         if record is None or process is None:
             raise self.no_such_process(request.pid)
         if request.signal == PROBE:
-            return Reply(id=request.id, status=Status.DONE, reason=Reason.OK, message="it runs", pid=request.pid)
+            done = Reply(id=request.id, status=Status.DONE, reason=Reason.OK, message="it runs", pid=request.pid)
+            return replace(done, container=record.name)
         is_end = request.signal in ("TERM", "KILL")
         if is_end and request.pid == record.pid:
             self.stop(record, request.signal)

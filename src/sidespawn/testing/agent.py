@@ -54,6 +54,7 @@ class AgentContainer:
     state: Path  # the agent's state directory on the host; /var/lib/neutron in the agent
     service_options: tuple[str, ...] = ()  # `podman_options` of `sidespawn enable --json`, of each service it has
     capabilities: tuple[str, ...] = tuple(CAPABILITIES)
+    host_pids: bool = True  # False: an agent that asks by sidespawn.client and looks up nobody in /proc
     privileged: bool = False  # as agents are run without sidespawn: everything is allowed. For comparisons only
 
     def options(self) -> tuple[str, ...]:
@@ -61,7 +62,7 @@ class AgentContainer:
         return (
             "--pull=never",
             "--network=host",
-            "--pid=host",
+            *(("--pid=host",) if self.host_pids else ()),
             *(("--privileged",) if self.privileged else self.confinement()),
             # What the agent makes there must appear on the host, and the other way round.
             "--volume=/run/netns:/run/netns:rshared",

@@ -31,6 +31,7 @@ _RECIPE_VERSION = 4  # raise it when the same packages shall make a different ta
 _NEUTRON = 42435  # uid and gid that Kolla gives to neutron
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "HOME": "/root"}
 _BUILD_SECONDS = 600
+_IPTABLES = tuple(f"{family}{verb}" for family in ("iptables", "ip6tables") for verb in ("", "-save", "-restore"))
 _PODMAN_SECONDS = 120
 
 # What nobody reads in a container: patterns beneath the root of the image.
@@ -101,17 +102,37 @@ AGENT = Recipe(
     directories=(("var/lib/neutron", _NEUTRON), ("etc/neutron/kill_scripts", 0)),
     busybox=True,
 )
-ALL = (HELPERS, AGENT)
+# As images of Neutron's agents are: the helpers are in it as well, and what Neutron itself runs.
+NEUTRON_AGENT = Recipe(
+    name="localhost/sidespawn-neutron-agent",
+    packages=(
+        *AGENT.packages,
+        "conntrackd",
+        "curl",
+        "dnsmasq-utils",
+        "haproxy",
+        "iptables",
+        "keepalived",
+        "libstdc++6",
+        "mawk",
+        "radvd",
+    ),
+    users=AGENT.users,
+    directories=(*AGENT.directories, ("etc/neutron/rootwrap.d", 0)),
+    busybox=True,
+)
+USUAL = (HELPERS, AGENT)
+WITH_NEUTRON = (*USUAL, NEUTRON_AGENT)
 
 
-def build_tars(cache: Path, recipes: tuple[Recipe, ...] = ALL) -> tuple[Path, ...]:
+def build_tars(cache: Path, recipes: tuple[Recipe, ...] = USUAL) -> tuple[Path, ...]:
     """Makes the tars that the cache lacks; returns all. Needs the network the first time only."""
     suite = _suite()
     with _locked(cache):
         return tuple(_build_tar(cache, recipe, suite) for recipe in recipes)
 
 
-def ensure_images(cache: Path, recipes: tuple[Recipe, ...] = ALL) -> tuple[str, ...]:
+def ensure_images(cache: Path, recipes: tuple[Recipe, ...] = USUAL) -> tuple[str, ...]:
     """Makes the images available to this host's podman; returns their names. Quick if they are."""
     suite = _suite()
     for recipe in recipes:
@@ -184,8 +205,10 @@ def _adapt(root: Path, recipe: Recipe) -> None:
         (root / path).mkdir(parents=True, exist_ok=True)
     for path in ("tmp", "var/tmp"):
         (root / path).chmod(0o1777)
-    if not os.path.lexists(root / "var/run"):
-        (root / "var/run").symlink_to("/run")
+    run_directory = root / "var/run"
+    if not run_directory.is_symlink():  # a package may have brought a directory, for want of the link
+        shutil.rmtree(run_directory, ignore_errors=True)
+        run_directory.symlink_to("/run")
     users = (("root", 0, "/root"), *recipe.users)
     shell = "/bin/sh" if recipe.busybox else "/usr/sbin/nologin"
     (root / "etc/passwd").write_text("".join(f"{user}:x:{uid}:{uid}::{home}:{shell}\n" for user, uid, home in users))
@@ -193,6 +216,12 @@ def _adapt(root: Path, recipe: Recipe) -> None:
     for path, owner in recipe.directories:
         (root / path).mkdir(parents=True, exist_ok=True)
         os.chown(root / path, owner, owner)
+    for library in root.glob("usr/lib/python3.*"):
+        compile_all = ("chroot", str(root), "/usr/bin/python3", "-m", "compileall", "-q")
+        _run((*compile_all, "--invalidation-mode=unchecked-hash", f"/usr/lib/{library.name}"), _BUILD_SECONDS)
+    if (root / "usr/sbin/xtables-nft-multi").exists():
+        for name in _IPTABLES:
+            (root / "usr/sbin" / name).symlink_to("xtables-nft-multi")
     if recipe.busybox:
         _link_applets(root)
 
@@ -254,16 +283,18 @@ def _locked(cache: Path) -> Iterator[None]:
 
 
 def main() -> int:
-    """python3 -m sidespawn.testing.images --cache DIR [--tars-only]"""
+    """python3 -m sidespawn.testing.images --cache DIR [--tars-only] [--neutron]"""
     parser = argparse.ArgumentParser(prog="sidespawn.testing.images", description="Makes the images.")
     parser.add_argument("--cache", type=Path, required=True, help="where the tars are kept")
     parser.add_argument("--tars-only", action="store_true", help="make the tars; do not import them into podman")
+    parser.add_argument("--neutron", action="store_true", help="also the image of an agent that runs Neutron")
     arguments = parser.parse_args()
+    recipes = WITH_NEUTRON if arguments.neutron else USUAL
     try:
         if arguments.tars_only:
-            build_tars(arguments.cache)
+            build_tars(arguments.cache, recipes)
         else:
-            ensure_images(arguments.cache)
+            ensure_images(arguments.cache, recipes)
     except ImageError as error:
         print(f"images: {error}", file=sys.stderr)
         return 1

@@ -1,0 +1,256 @@
+"""Agent containers in which real Neutron runs, and the tests' way to talk to it.
+
+Neutron is in a virtual environment of its own, which `./dev` makes and the containers see read-only; what the tests
+run in it is in the folder `inside`. The containers have the privileges of the demo's agent and no more.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import textwrap
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sidespawn.testing.agent import AgentContainer
+from tests.lab.networks import SIDESPAWN, Service, command
+
+CHECKOUT = Path(__file__).parents[2]
+DOCS = CHECKOUT / "docs/neutron.md"
+INSIDE = Path(__file__).parent / "inside"
+VENV = (CHECKOUT / ".cache/neutron").resolve()
+IMAGE = "localhost/sidespawn-neutron-agent:latest"
+STATE = "/var/lib/neutron"
+
+# The helpers of each agent: the program's name and the preset.
+PRESETS = {
+    "dhcp": {"dnsmasq": "neutron-dhcp-dnsmasq", "haproxy": "neutron-dhcp-haproxy"},
+    "l3": {"haproxy": "neutron-l3-haproxy", "keepalived": "neutron-l3-keepalived", "radvd": "neutron-l3-radvd"},
+    "ovn": {"haproxy": "neutron-ovn-metadata-haproxy"},
+}
+# Neutron sets sysctls in the namespaces that it makes, and engines mount /proc/sys read-only.
+WRITABLE_SYSCTLS = "mount --bind /proc/sys/net /proc/sys/net && mount -o remount,rw,bind /proc/sys/net"
+# How Neutron asks for its helpers.
+WRAPPERS, MANAGER = "wrappers", "manager"
+CONFIGURATION = """\
+[DEFAULT]
+host = test
+state_path = {state}
+log_file = {state}/neutron.log
+interface_driver = interface.Veth
+enable_isolated_metadata = {isolated}
+metadata_proxy_socket = {state}/metadata/socket
+transport_url = fake://
+resync_interval = 1
+resync_throttle = 0
+
+[agent]
+root_helper = {root_helper}
+root_helper_daemon = {root_helper_daemon}
+kill_scripts_path = {kill_scripts}
+check_child_processes_interval = {interval}
+
+[oslo_concurrency]
+lock_path = {state}/lock
+
+# The agent is root in its container already, and its container has two capabilities.
+[privsep]
+helper_command = {venv}/bin/privsep-helper --config-file {state}/neutron.conf
+capabilities = CAP_SYS_ADMIN, CAP_NET_ADMIN
+
+[privsep_dhcp_release]
+helper_command = {venv}/bin/privsep-helper --config-file {state}/neutron.conf
+
+[privsep_namespace]
+helper_command = {venv}/bin/privsep-helper --config-file {state}/neutron.conf
+
+[privsep_link]
+helper_command = {venv}/bin/privsep-helper --config-file {state}/neutron.conf
+
+[privsep_conntrack]
+helper_command = {venv}/bin/privsep-helper --config-file {state}/neutron.conf
+"""
+
+
+class Conversation:
+    """A process in an agent container that answers in lines (inside/lines.py)."""
+
+    def __init__(self, agent: Agent, script: str, *arguments: str) -> None:
+        self.agent = agent
+        environment = (
+            f"--env=PYTHONPATH={INSIDE}:{CHECKOUT / 'src'}",
+            f"--env=PATH={VENV}/bin:/usr/sbin:/usr/bin",
+            "--env=PYTHONWARNINGS=ignore",
+        )
+        interpreter = (f"{VENV}/bin/python3", "-B", "-W", "ignore")
+        with agent.errors.open("ab") as errors:
+            self.process = subprocess.Popen(
+                (
+                    "podman",
+                    "exec",
+                    "--interactive",
+                    *environment,
+                    agent.container.name,
+                    *interpreter,
+                    script,
+                    *arguments,
+                ),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+            )
+        self.pid = self.read()  # in the agent's pid namespace
+
+    def ask(self, verb: str, **arguments: Any) -> Any:
+        assert self.process.stdin is not None
+        print(json.dumps([verb, arguments]), file=self.process.stdin, flush=True)
+        return self.read()
+
+    def read(self) -> Any:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line, f"Neutron ended:\n{self.agent.trouble()}"
+        said = json.loads(line)
+        assert "error" not in said, f"{said['error']}\n{self.agent.trouble()}"
+        return said["result"]
+
+    def close(self) -> None:
+        """After the container, or what ran in it, was killed."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.close()
+        self.process.stdout.close()
+        self.process.wait(30)
+
+
+@dataclass
+class Agent:
+    """One of Neutron's agents with the services for its helpers; `way` is how it asks for them."""
+
+    kind: str
+    way: str
+    interval: int = 0
+    name: str = field(default_factory=lambda: f"test-{uuid.uuid4().hex[:8]}")
+    services: dict[str, Service] = field(default_factory=dict)
+    options: list[str] = field(default_factory=list)  # podman's, of the services
+    talk: Conversation | None = None
+
+    @property
+    def presets(self) -> dict[str, str]:
+        return PRESETS[self.kind]
+
+    @property
+    def state(self) -> Path:
+        """On the host; below a directory that only root can write. The agent is root in its container, so root's."""
+        return Path("/var/lib") / f"sidespawn-{self.name}"
+
+    @property
+    def errors(self) -> Path:
+        return self.state / "stderr"
+
+    def enable(self) -> None:
+        self.state.mkdir()
+        for name in ("lock", "metadata"):
+            (self.state / name).mkdir()
+        for program, preset in self.presets.items():
+            service = Service(f"{self.name}-{program}", self.state, program)
+            self.services[program] = service
+            service.places.policy.parent.mkdir(exist_ok=True)
+            service.places.policy.write_text(policy(preset, self.state))
+            told = json.loads(command(*SIDESPAWN, "enable", service.name, "--json").stdout)
+            directories = (f":{service.places.spool}:", f":{service.places.replies}:")
+            self.options += (
+                option
+                for option in told["podman_options"]
+                if self.way == WRAPPERS or any(each in option for each in directories)
+            )
+        self.configure()
+
+    def configure(self) -> None:
+        rootwrap = f"{VENV}/bin/neutron-rootwrap"
+        with_wrappers = self.way == WRAPPERS
+        text = CONFIGURATION.format(
+            state=STATE,
+            venv=VENV,
+            isolated=self.kind == "dhcp",
+            kill_scripts="/etc/neutron/kill_scripts",
+            interval=self.interval,
+            # The DHCP agent starts many: by the daemon, which has the same filters.
+            root_helper=f"{rootwrap} /etc/neutron/rootwrap.conf",
+            root_helper_daemon=f"{rootwrap}-daemon /etc/neutron/rootwrap.conf" if self.kind == "dhcp" else "",
+        )
+        if not with_wrappers:
+            services = ",".join(f"{program}:{service.name}" for program, service in self.services.items())
+            text += f"\n[sidespawn]\nservices = {services}\n"
+        (self.state / "neutron.conf").write_text(text)
+
+    @property
+    def container(self) -> AgentContainer:
+        own = (VENV, INSIDE, CHECKOUT / "src")
+        etc = (VENV / "etc/neutron/rootwrap.conf", VENV / "etc/neutron/rootwrap.d")
+        return AgentContainer(
+            name=f"{self.name}-agent",
+            image=IMAGE,
+            state=self.state,
+            host_pids=self.way == WRAPPERS,
+            service_options=(
+                *self.options,
+                *(f"--volume={path}:{path}:ro,rprivate" for path in own),
+                *(f"--volume={path}:/etc/neutron/{path.name}:ro,rprivate" for path in etc),
+            ),
+        )
+
+    def start(self, script: str = "drivers.py", *arguments: str) -> None:
+        self.container.start()
+        self.container.exec(("sh", "-c", WRITABLE_SYSCTLS), code=0)
+        self.run(script, *arguments)
+
+    def run(self, script: str = "drivers.py", *arguments: str) -> None:
+        """Neutron, in the container that runs."""
+        if script == "drivers.py":
+            arguments = (self.kind, self.way, *arguments)
+        self.talk = Conversation(self, str(INSIDE / script), *arguments, "--config-file", f"{STATE}/neutron.conf")
+
+    def kill(self) -> None:
+        """As if the host's administrator replaced the container: all that runs in it ends at once."""
+        self.container.kill()
+        self.container.remove()
+        if self.talk is not None:
+            self.talk.close()
+            self.talk = None
+
+    def ask(self, verb: str, **arguments: Any) -> Any:
+        assert self.talk is not None
+        return self.talk.ask(verb, **arguments)
+
+    def do(self, helper: str, verb: str, of: dict[str, Any]) -> Any:
+        return self.ask("do", helper=helper, action=verb, of=of)
+
+    def log(self) -> str:
+        path = self.state / "neutron.log"
+        return path.read_text() if path.exists() else ""
+
+    def trouble(self) -> str:
+        errors = self.errors.read_text() if self.errors.exists() else ""
+        return "\n".join((*errors.splitlines()[-20:], *self.log().splitlines()[-40:]))
+
+    def clean(self) -> None:
+        self.container.remove()
+        if self.talk is not None:
+            self.talk.close()
+        for service in self.services.values():
+            service.disable()
+        shutil.rmtree(self.state, ignore_errors=True)
+
+
+def policy(preset: str, state: Path) -> str:
+    """What docs/neutron.md tells the operator of an agent that is root in its container."""
+    kind = preset.rpartition("-")[2]
+    told = re.findall(rf"^  ```toml policy {kind}\n(.*?)^  ```$", DOCS.read_text(), re.MULTILINE | re.DOTALL)
+    text = textwrap.dedent(told[0]) if told else 'extends = ""\n[parameters]\nstate_on_host = ""\n'
+    text = re.sub("^extends = .*", f'extends = "{preset}"', text)
+    return re.sub("(?m)^state_on_host = .*", f'state_on_host = "{state}"', text)

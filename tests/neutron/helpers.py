@@ -1,0 +1,241 @@
+"""What each helper is for, seen from outside: by machines beside it, not by asking Neutron."""
+
+from __future__ import annotations
+
+import os
+import re
+import socketserver
+import sys
+import threading
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from typing import Any
+
+from sidespawn.testing.network import Lan, remove_namespace
+from tests.lab.networks import command, wait_until
+from tests.neutron import networks
+from tests.neutron.agents import Agent
+
+ASK = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=5).read().decode())"
+
+# Of haproxy in each agent.
+URLS = {"dhcp": "http://169.254.169.254/", "ovn": "http://169.254.169.254/", "l3": "http://127.0.0.1:9697/"}
+NAMESPACES = {"dhcp": "qdhcp", "ovn": "ovnmeta", "l3": "qrouter"}
+HEADERS = {"dhcp": "X-Neutron-Network-ID", "ovn": "X-OVN-Network-ID", "l3": "X-Neutron-Router-ID"}
+
+
+class Helper(ABC):
+    """One helper of an agent, and what is around it. `of` is what the process in the container calls it by."""
+
+    name: str
+    program: str
+
+    def __init__(self, agent: Agent, owner: str) -> None:
+        self.agent, self.owner = agent, owner
+        self.around = ExitStack()
+        self.changed = False
+
+    @property
+    def preset(self) -> str:
+        return self.agent.presets[self.program]
+
+    @property
+    @abstractmethod
+    def of(self) -> dict[str, Any]: ...
+
+    @abstractmethod
+    def works(self) -> bool:
+        """Whether it does what it is for; after `change`, what it was told then."""
+
+    def start(self) -> None:
+        self.agent.do(self.program, "start", self.of)
+
+    def change(self) -> None:
+        self.changed = True
+        self.agent.do(self.program, "change", self.of)
+
+    def stop(self) -> None:
+        self.agent.do(self.program, "stop", self.of)
+
+    def status(self) -> dict[str, Any]:
+        return dict(self.agent.ask("status", helper=self.program, of=self.of))
+
+
+class Dnsmasq(Helper):
+    name = program = "dnsmasq"
+
+    def __init__(self, agent: Agent, owner: str) -> None:
+        super().__init__(agent, owner)
+        self.network = networks.network(networks.subnet("10.20.0.0/24"), id=owner)
+        networks.add_port(self.network, networks.MACS[0], 10)
+        self.lan = self.around.enter_context(lan(agent, owner))
+        self.around.callback(remove_namespace, f"qdhcp-{owner}")
+
+    @property
+    def of(self) -> dict[str, Any]:
+        return {"network": self.network}
+
+    def start(self) -> None:
+        super().start()
+        connect(self.lan)
+
+    def change(self) -> None:
+        networks.add_port(self.network, networks.MACS[1], 11)
+        super().change()
+
+    def works(self) -> bool:
+        lease = self.lan.clients[int(self.changed)].ask()
+        return lease is not None and lease.address == ("10.20.0.11" if self.changed else "10.20.0.10")
+
+
+class Haproxy(Helper):
+    """As metadata proxy; the agent's socket behind it is the test's."""
+
+    name = program = "haproxy"
+
+    def __init__(self, agent: Agent, owner: str) -> None:
+        super().__init__(agent, owner)
+        self.netns = f"{NAMESPACES[agent.kind]}-{owner}"
+        agent.ask("make_namespace", name=self.netns)
+        self.around.callback(remove_namespace, self.netns)
+        command("ip", "-n", self.netns, "link", "set", "lo", "up")
+        if agent.kind == "ovn":
+            command("ip", "-n", self.netns, "address", "add", "169.254.169.254/32", "dev", "lo")
+        self.around.enter_context(metadata_agent(agent.state / "metadata/socket"))
+
+    @property
+    def of(self) -> dict[str, Any]:
+        return {"owner": self.owner, "netns": self.netns, "timeout": 31 if self.changed else 30}
+
+    def works(self) -> bool:
+        url = URLS[self.agent.kind]
+        asked = command("ip", "netns", "exec", self.netns, sys.executable, "-c", ASK, url, check=False)
+        return asked.stdout.strip() == f"{HEADERS[self.agent.kind]} {self.owner}"
+
+
+class Keepalived(Helper):
+    name = program = "keepalived"
+
+    def __init__(self, agent: Agent, owner: str) -> None:
+        super().__init__(agent, owner)
+        self.netns = f"qrouter-{owner}"
+        agent.ask("make_namespace", name=self.netns)
+        command("ip", "-n", self.netns, "link", "add", "ha-test", "type", "veth", "peer", "name", "ha-far")
+        command("ip", "-n", self.netns, "address", "add", "169.254.192.1/18", "dev", "ha-test")
+        for name in ("ha-far", "ha-test"):
+            command("ip", "-n", self.netns, "link", "set", name, "up")
+
+    @property
+    def of(self) -> dict[str, Any]:
+        addresses = [f"203.0.113.{2 if self.changed else 1}/24"]
+        return {"owner": self.owner, "netns": self.netns, "interface": "ha-test", "addresses": addresses}
+
+    def works(self) -> bool:
+        mine, other = ("203.0.113.2", "203.0.113.1") if self.changed else ("203.0.113.1", "203.0.113.2")
+
+        def has_taken_it() -> bool:
+            there = command("ip", "-n", self.netns, "address", "show", "dev", "ha-test").stdout
+            return f" {mine}/" in there and f" {other}/" not in there
+
+        wait_until(has_taken_it, patience=30)
+        return bool(self.agent.do(self.program, "check", self.of))
+
+
+class Radvd(Helper):
+    name = program = "radvd"
+
+    def __init__(self, agent: Agent, owner: str) -> None:
+        super().__init__(agent, owner)
+        self.netns, self.machine = f"qrouter-{owner}", f"lan-{owner[:8]}"
+        agent.ask("make_namespace", name=self.netns)
+        command("ip", "netns", "add", self.machine)
+        self.around.callback(remove_namespace, self.machine)
+        peer = ("peer", "name", "eth0", "netns", self.machine)
+        command("ip", "-n", self.netns, "link", "add", "qr-test", "type", "veth", *peer)
+        # Which the agent would do if it could write sysctls.
+        forward = "echo 1 >/proc/sys/net/ipv6/conf/all/forwarding"
+        command("ip", "netns", "exec", self.netns, "sh", "-c", forward)
+        command("ip", "-n", self.netns, "link", "set", "qr-test", "up")
+        command("ip", "-n", self.machine, "link", "set", "eth0", "up")
+
+    @property
+    def of(self) -> dict[str, Any]:
+        prefixes = ["2001:db8:1::/64", "2001:db8:2::/64"] if self.changed else ["2001:db8:1::/64"]
+        return {"owner": self.owner, "netns": self.netns, "interface": "qr-test", "prefixes": prefixes}
+
+    def works(self) -> bool:
+        """The machine beside the router gives itself an address in the prefix; one that it has is no proof."""
+        prefix = "2001:db8:2:" if self.changed else "2001:db8:1:"
+        command("ip", "-n", self.machine, "link", "set", "eth0", "down")
+        command("ip", "-n", self.machine, "link", "set", "eth0", "up")
+        wait_until(lambda: f" {prefix}" in command("ip", "-n", self.machine, "address").stdout, patience=30)
+        return True
+
+
+@contextmanager
+def lan(agent: Agent, owner: str) -> Iterator[Lan]:
+    """Where inside/interface.py puts the far end of the network's interface."""
+    made = Lan(f"lan-{owner[:8]}", networks.MACS, agent.state)
+    try:
+        made.make()
+        yield made
+    finally:
+        made.remove()
+
+
+def connect(lan: Lan) -> None:
+    """The far ends that came since."""
+    for port in re.findall(r"^\d+: (far\w+)@", command("ip", "-n", lan.name, "-o", "link").stdout, re.MULTILINE):
+        lan.connect(port)
+
+
+class Answer(BaseHTTPRequestHandler):
+    """Says who asked."""
+
+    def do_GET(self) -> None:
+        said = [f"{name} {self.headers[name]}" for name in HEADERS.values() if name in self.headers]
+        body = " ".join(said).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def address_string(self) -> str:
+        return "haproxy"
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@contextmanager
+def metadata_agent(path: Path) -> Iterator[None]:
+    path.unlink(missing_ok=True)
+    with socketserver.ThreadingUnixStreamServer(str(path), Answer) as server:
+        os.chmod(path, 0o666)  # metadata_proxy_socket_mode = all
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+OF = {"dhcp": (Dnsmasq, Haproxy), "l3": (Haproxy, Keepalived, Radvd), "ovn": (Haproxy,)}
+
+
+@contextmanager
+def all_of(agent: Agent) -> Iterator[list[Helper]]:
+    """One of each of the agent's helpers, for the same network or router; none is started."""
+    owner = str(uuid.uuid4())
+    with ExitStack() as stack:
+        made: list[Helper] = []
+        for kind in OF[agent.kind]:
+            helper = kind(agent, owner)
+            stack.enter_context(helper.around)
+            made.append(helper)
+        yield made
