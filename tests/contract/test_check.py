@@ -42,6 +42,13 @@ def test_json_of_a_valid_policy(policy: Path) -> None:
     assert found["allows"]["user"] == "1234:42435"
 
 
+def test_monitor_mode_is_warned_of(policy: Path) -> None:
+    policy.write_text(f'mode = "monitor"\n{policy.read_text()}')
+    assert "warning mode is monitor" in sidespawn_command("check", policy).stdout
+    [found] = printed_json(sidespawn_command("check", "--json", policy))
+    assert any("mode is monitor" in each for each in found["warnings"])
+
+
 @pytest.mark.parametrize(
     ("text", "line", "said"),
     [

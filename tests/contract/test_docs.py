@@ -57,10 +57,10 @@ def in_tables(text: str) -> set[str]:
 # ---------------------------------------------------------------- policies
 
 
-@pytest.mark.parametrize("number", range(3))
+@pytest.mark.parametrize("number", range(4))
 def test_an_example_of_a_policy_is_valid(number: int) -> None:
     examples = fenced(POLICY, "toml policy")
-    assert len(examples) == 3
+    assert len(examples) == 4
     policy = parse_policy("example", "example.toml", examples[number], presets.read_preset, presets.read_program)
     assert policy.options
 
@@ -196,7 +196,7 @@ def test_completion_of_verbs() -> None:
     assert done.stdout.splitlines() == ["plain,enable"]
 
 
-@pytest.mark.parametrize("verb", [["ps"], ["logs"], ["stop"], ["disable"], ["explain"]])
+@pytest.mark.parametrize("verb", [["ps"], ["logs"], ["stop"], ["disable"], ["explain"], ["learn"]])
 def test_completion_of_services(verb: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("neutron-dhcp-dnsmasq", "other"):
         (tmp_path / f"{name}.toml").touch()

@@ -52,8 +52,9 @@ def test_json_of_an_allowed_call() -> None:
     found = printed_json(done)
     assert found.keys() == {
         *("verdict", "instance", "name", "program", "arguments", "names", "configuration", "capabilities", "user"),
-        "engine_command",
-    }
+        "engine_command", "only_in_monitor_mode",
+    }  # fmt: skip
+    assert found["only_in_monitor_mode"] == []
     assert found["instance"] == PLAIN.netns
     assert found["name"] == f"{PRESET}-{PLAIN.netns}"
     assert found["program"][0] == "/usr/sbin/dnsmasq"

@@ -158,6 +158,7 @@ def report_allowed(argv: tuple[str, ...], allowed: Allowed, as_json: bool) -> No
                 "name": plan.name,
                 "program": [plan.command, *plan.arguments],
                 "arguments": as_objects(rows),
+                "only_in_monitor_mode": [{"reason": each.reason, "message": each.message} for each in allowed.excused],
                 "names": dict(allowed.bindings),
                 "configuration": configuration_verdicts(plan),
                 "capabilities": list(plan.capabilities),
@@ -169,6 +170,9 @@ def report_allowed(argv: tuple[str, ...], allowed: Allowed, as_json: bool) -> No
     out = console()
     out.print(f"[green]allowed[/green] as side container [bold]{plan.name}[/bold]")
     print_table(("argument", "passed on as", "rule"), rows, "no arguments")
+    for each in allowed.excused:
+        out.print("[yellow]only in monitor mode[/yellow]: ", end="")
+        out.print(f"({each.reason}) {each.message}", markup=False)
     for file in configuration_verdicts(plan):
         out.print(f"{file['file']}: {file['verdict']}", markup=False)
         if file["text"]:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+from collections.abc import Iterator
 from contextlib import suppress
+from typing import Any
 
 import click
 
@@ -38,9 +42,26 @@ def logs(
         command.append("--follow")
     if since is not None:
         command.append(f"--since={since}")
+    require_journalctl()
+    os.execv(JOURNALCTL, [*command, *matches(places, name, refused)])
+
+
+def read_journal(places: Places, event: str, since: str | None = None) -> Iterator[dict[str, Any]]:
+    """The service's records of one kind, oldest first."""
+    require_journalctl()
+    command = [JOURNALCTL, "--no-pager", "--quiet", "--all", "--output=json"]
+    command += [f"--since={since}"] if since is not None else []
+    command += [f"SIDESPAWN_SERVICE={places.service}", f"SIDESPAWN_EVENT={event}"]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, encoding="utf-8") as process:
+        assert process.stdout is not None  # noqa: S101 - it is a pipe
+        yield from map(json.loads, process.stdout)
+    if process.returncode != 0:
+        raise SidespawnError(Reason.HOST_UNSUITABLE, f"journalctl ended with {process.returncode}")
+
+
+def require_journalctl() -> None:
     if not os.path.exists(JOURNALCTL):
         raise SidespawnError(Reason.HOST_UNSUITABLE, "this host has no journalctl")
-    os.execv(JOURNALCTL, [*command, *matches(places, name, refused)])
 
 
 def instance_of(places: Places, name: str) -> str:

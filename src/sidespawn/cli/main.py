@@ -13,6 +13,7 @@ from sidespawn.cli.demo import demo
 from sidespawn.cli.disable import disable
 from sidespawn.cli.enable import enable
 from sidespawn.cli.explain import explain
+from sidespawn.cli.learn import learn
 from sidespawn.cli.logs import logs
 from sidespawn.cli.ps import ps
 from sidespawn.cli.signal import signal, stop
@@ -36,7 +37,7 @@ def cli() -> None:
     """
 
 
-for verb in (enable, disable, check, explain, ps, logs, signal, stop, sync, demo):
+for verb in (enable, disable, check, explain, learn, ps, logs, signal, stop, sync, demo):
     cli.add_command(verb)
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from sidespawn.core.decide import decide
 from sidespawn.core.policy import Policy
+from sidespawn.core.records import replace
 from sidespawn.core.wire import StartRequest
 from sidespawn.errors import Denied, PolicyError, Reason
 from sidespawn.wrapper import is_answered_here
@@ -66,7 +67,7 @@ def run_test(policy: Policy, source: str, number: int, case: dict[str, Any]) -> 
         if is_answered_here(policy.agent.local, request.untrusted_argv[1:]):
             found = LOCAL
         else:
-            decide(policy, request, read_file)
+            decide(replace(policy, is_monitor=False), request, read_file)  # by the rules, whatever the mode
     except Denied as denied:
         found, message = denied.reason.value, denied.message
     argv = request.untrusted_argv

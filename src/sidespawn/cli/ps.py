@@ -9,6 +9,7 @@ import click
 
 from sidespawn.cli.output import (
     complete_service,
+    console,
     json_option,
     print_json,
     print_table,
@@ -16,6 +17,7 @@ from sidespawn.cli.output import (
     services,
     to_places,
 )
+from sidespawn.cli.suitability import MONITOR
 from sidespawn.core.policy import Policy
 from sidespawn.engines import get_engine
 from sidespawn.host.adoption import find_old
@@ -51,6 +53,9 @@ def ps(places: Places | None, limits: bool, as_json: bool) -> None:
     for each in used:
         for message in each.held_back:
             click.echo(f"{each.service}: {message}")
+    for service in services(places):
+        if load_policy(service).is_monitor:
+            console().print(f"[yellow]warning[/yellow] {service.service}: {MONITOR}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +133,7 @@ def shown(row: Row) -> Row:
 
 def side_containers(places: Places) -> list[Row]:
     policy = load_policy(places)
-    engine = get_engine(policy.side_container.engine)
+    engine, mode = get_engine(policy.side_container.engine), "monitor" if policy.is_monitor else "enforce"
     records = {each.container: each for each in Ledger(places.ledger).records()} if places.ledger.is_dir() else {}
     rows: list[Row] = []
     for found in sorted(engine.list(places.service), key=lambda each: each.name):
@@ -145,6 +150,7 @@ def side_containers(places: Places) -> list[Row]:
                 "request": found.request,
                 "container": found.id,
                 "adopted": False,
+                "mode": mode,
             }
         )
     rows += [
@@ -159,6 +165,7 @@ def side_containers(places: Places) -> list[Row]:
             "request": None,
             "container": record.container,
             "adopted": True,
+            "mode": mode,
         }
         for record in adopted(policy)
     ]

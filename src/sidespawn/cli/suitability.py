@@ -19,9 +19,12 @@ PACKAGE = Path(__file__).resolve().parent.parent
 DOCKER_RUNTIME = PACKAGE / "engines/docker-runtime"
 
 
+MONITOR = "mode is monitor: arguments that no rule allows are logged and passed on; see sidespawn learn --help"
+
+
 def warnings(policy: Policy) -> list[str]:
     """One sentence for each thing that an operator should know before an agent finds out."""
-    found = []
+    found = [MONITOR] if policy.is_monitor else []
     release = tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2])
     if release < (5, 6):
         found.append(f"Linux {release[0]}.{release[1]} has no openat2; requests will fail before Linux 5.6")

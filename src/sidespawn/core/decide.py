@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from sidespawn.core.configuration import accept_configuration
-from sidespawn.core.options import Given, read_arguments
+from sidespawn.core.options import Given, Option, read_arguments
 from sidespawn.core.pattern import Conflict, Pattern, match_any, render, render_first
 from sidespawn.core.plan import ChildPidFile, ConfigurationFile, Mount, PidFile, Plan
 from sidespawn.core.policy import Caller, OptionRule, Policy
@@ -30,12 +30,30 @@ class Judged:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Excused:
+    """What monitor mode let pass: the refusal, and what it was of."""
+
+    reason: Reason
+    message: str
+    rule: str
+    option: str
+    count: int  # of this option up to here; 0 for one that is missing
+    untrusted_value: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Allowed:
     plan: Plan
     bindings: Mapping[str, str]
     judged: tuple[Judged, ...]
+    excused: tuple[Excused, ...]
 
 
+# What monitor mode only notes. Everything else stays refused, files that have rules of their own among it.
+OF_ARGUMENTS = frozenset(
+    {Reason.OPTION_NOT_ALLOWED, Reason.OPTION_REPEATED, Reason.OPTION_MISSING, Reason.OPTION_MALFORMED}
+    | {Reason.VALUE_NOT_ALLOWED, Reason.VALUE_CONFLICT}
+)
 STATE_CHARACTERS = PATH_CHARACTERS | {":"}
 
 # The content of a file beneath the agent's state, or None where it cannot be read and that is no fault.
@@ -55,6 +73,7 @@ class Judge:
         self.bindings: dict[str, str] = {}
         self.judged: list[Judged] = []
         self.configuration: list[ConfigurationFile] = []
+        self.excused: list[Excused] = []
 
     def decide(self, request: StartRequest) -> Allowed:
         self.program(request.untrusted_argv[0])
@@ -62,11 +81,11 @@ class Judge:
         for untrusted_name, untrusted_value in request.untrusted_environment:
             self.environment(untrusted_name, untrusted_value)
         for given in read_arguments(self.policy.table, request.untrusted_argv):
-            self.option(given)
+            self.argument(given)
         self.whole()
         # Every name and value of the environment has been accepted by now, so it is passed on as it is.
         plan = make_plan(self.policy, self, request.untrusted_environment)
-        return Allowed(plan=plan, bindings=self.bindings, judged=tuple(self.judged))
+        return Allowed(plan=plan, bindings=self.bindings, judged=tuple(self.judged), excused=tuple(self.excused))
 
     def program(self, untrusted_program: str) -> None:
         """The name only: which file is run is the policy's to say."""
@@ -97,6 +116,36 @@ class Judge:
         patterns, rule = self.policy.environment[untrusted_name]
         self.bind(patterns, untrusted_value, f"{what}, {quoted(untrusted_value)},", rule)
 
+    def argument(self, given: Given) -> None:
+        """One option, as its rule says; in monitor mode in its canonical form also where no rule allows it."""
+        option, value, allowed = given.option, given.untrusted_value, self.policy.options.get(given.option.name)
+        try:
+            self.option(given)
+        except Denied as refusal:
+            self.excuse(refusal, option, value, self.given(option) + 1)
+            passed_on = self.passed_on(allowed, value) if allowed else option.written(value)
+            judged = Judged(argument=given.argument, option=option.name, rule=refusal.rule, passed_on=passed_on)
+            self.judged.append(judged)
+
+    def given(self, option: Option) -> int:
+        return sum(each.option == option.name for each in self.judged)
+
+    def excuse(self, refusal: Denied, option: Option, untrusted_value: str | None, count: int) -> None:
+        """Note a refusal, where the policy is in monitor mode and it is of arguments only. Else raises it."""
+        allowed = self.policy.options.get(option.name)
+        if not self.policy.is_monitor or refusal.reason not in OF_ARGUMENTS or (allowed and allowed.configuration):
+            raise refusal
+        self.excused.append(
+            Excused(
+                reason=refusal.reason,
+                message=refusal.message,
+                rule=refusal.rule,
+                option=option.name,
+                count=count,
+                untrusted_value=untrusted_value,
+            )
+        )
+
     def option(self, given: Given) -> None:
         option, value, argument = given.option, given.untrusted_value, given.argument
         what = f"argument {argument}, {option.spelling},"
@@ -107,7 +156,7 @@ class Judge:
             message = f"{what} is not among the options that the policy allows ({rule}){danger}"
             raise Denied(Reason.OPTION_NOT_ALLOWED, message, argument=argument, rule=rule)
         rule = allowed.rule
-        if sum(each.option == option.name for each in self.judged) == allowed.most:
+        if self.given(option) >= allowed.most:
             message = f"{what} is given more than {allowed.most} time(s) ({rule})"
             raise Denied(Reason.OPTION_REPEATED, message, argument=argument, rule=rule)
         if value is None and not allowed.bare:
@@ -160,7 +209,7 @@ class Judge:
         for name, allowed in self.policy.options.items():
             if allowed.required and name not in given:
                 message = f"{allowed.option.spelling} must be given ({allowed.rule})"
-                raise Denied(Reason.OPTION_MISSING, message, rule=allowed.rule)
+                self.excuse(Denied(Reason.OPTION_MISSING, message, rule=allowed.rule), allowed.option, None, 0)
 
     def bind(
         self,

@@ -35,6 +35,7 @@ from sidespawn.core.wire import SIGNALS
 from sidespawn.errors import PolicyError
 
 POLICY_VERSION = 1
+MODES = ("enforce", "monitor")
 EXTENSIONS = 4
 ENGINES = ("podman", "docker", "systemd")
 IMAGE_CHARACTERS = ALPHANUMERIC | frozenset("._-/:@")
@@ -111,6 +112,7 @@ def build_policy(service: str, top: Table, read_program: Read) -> Policy:
     policy = Policy(
         service=service,
         description=top.take("description", str, default=""),
+        is_monitor=top.choice("mode", MODES, MODES[0]) == "monitor",
         table=table,
         agent=build_agent(top.table("agent")),
         pace=build_pace(top.table("pace", optional=True)),

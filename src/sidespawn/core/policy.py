@@ -119,6 +119,7 @@ class Adopt:
 class Policy:
     service: str
     description: str
+    is_monitor: bool  # arguments that are not allowed are noted and passed on
     table: ProgramTable
     agent: Agent
     pace: Pace

@@ -33,6 +33,7 @@ class Event(Enum):
     STOPPED = ("c85a3c90dddd437c88f492a87e5baaa2", INFO)
     EXITED = ("96c8ff2ceb174d6e9a3e50a27078dfd0", NOTICE)
     REJECTED = ("fe0b434f0f0241149994f7599fdf1677", WARNING)
+    MONITORED = ("c7fa5504379a48dc82532e13015f4339", WARNING)
     FAILED = ("f95d187a4a98404183709687d1d058d0", ERROR)
     EXPIRED = ("edb25f6d99864b6099af9bf85c1079cc", WARNING)
     UNREADABLE = ("c342d0150c6846aa8a6b6bc480a616ce", WARNING)
@@ -46,7 +47,9 @@ class Event(Enum):
 
 
 # What an agent can cause as fast as it writes lines. What starts or ends a side container is always told.
-SUMMARISED = frozenset({Event.ANSWERED, Event.SIGNALLED, Event.REJECTED, Event.FAILED, Event.EXPIRED, Event.UNREADABLE})
+SUMMARISED = frozenset(
+    {Event.ANSWERED, Event.SIGNALLED, Event.REJECTED, Event.MONITORED, Event.FAILED, Event.EXPIRED, Event.UNREADABLE}
+)
 
 
 class Journal:

@@ -11,6 +11,7 @@ started, so a run that is killed at any point is continued by the next.
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import select
 import time
@@ -19,7 +20,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
-from sidespawn.core.decide import check_signal, decide
+from sidespawn.core.decide import Allowed, check_signal, decide
 from sidespawn.core.plan import Plan
 from sidespawn.core.policy import Pace, ServiceLimits
 from sidespawn.core.wire import (
@@ -215,6 +216,7 @@ class Sync:
             else:
                 allowed = decide(self.keeper.policy, request, self.keeper.read_configuration)
                 plan = allowed.plan
+                note_excused(self.journal, allowed, request.id)
                 self.reply(self.keeper.start(allowed, request.id))
         except Exception as error:  # noqa: BLE001 - a request must be answered, and must not take others with it
             self.refuse(request.id, as_ours(error))
@@ -298,6 +300,24 @@ class Sync:
             message = f"{left} name(s) in the spool cannot be removed; each run now lasts longer, up to a minute"
             self.journal.write(Event.LITTERED, message)
         return patience
+
+
+def note_excused(journal: Journal, allowed: Allowed, request_id: str) -> None:
+    """What monitor mode let pass, as `sidespawn learn` reads it: values as JSON, so escaped."""
+    names = json.dumps(dict(allowed.bindings))
+    for each in allowed.excused:
+        journal.write(
+            Event.MONITORED,
+            f"let pass in monitor mode ({each.reason}): {each.message}",
+            reason=each.reason,
+            rule=each.rule,
+            option=each.option,
+            count=each.count,
+            value="" if each.untrusted_value is None else json.dumps(each.untrusted_value),
+            names=names,
+            instance=allowed.plan.instance,
+            request=request_id,
+        )
 
 
 def stamp(path: Path) -> Stamp:

@@ -1,0 +1,175 @@
+"""`sidespawn learn`: what monitor mode let pass, as lines for a policy that allow it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import click
+
+from sidespawn.cli.generalise import Value, generalise
+from sidespawn.cli.logs import read_journal
+from sidespawn.cli.output import json_option, print_json, service_argument
+from sidespawn.core.options import Option
+from sidespawn.core.pattern import Conflict, match_any
+from sidespawn.core.policy import OptionRule, Policy
+from sidespawn.core.values import ALPHANUMERIC, only
+from sidespawn.errors import Reason, quoted
+from sidespawn.host.places import Places
+from sidespawn.host.policies import load_policy
+
+EXAMPLES = 3
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One argument that monitor mode let pass. `value` is None for an option alone, or one that was missing."""
+
+    request: str
+    reason: str
+    option: str
+    count: int  # of this option up to here
+    value: str | None
+    names: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """What one option needs. `doubts` say why a person should think twice; with one, the line is commented out."""
+
+    option: str
+    line: str
+    now: str  # FILE:LINE of the rule that there is, or the empty string
+    requests: int
+    examples: tuple[str, ...]
+    doubts: tuple[str, ...]
+
+
+@click.command()
+@service_argument
+@click.option("--since", help="As journalctl understands it: '10 min ago', 'today'.")
+@json_option
+def learn(places: Places, since: str | None, as_json: bool) -> None:
+    """Print the policy lines that would allow what monitor mode let pass for SERVICE.
+
+    For a person to read, and to paste under [options] of the policy. Lines to think about twice are commented out: of
+    options that can do more than the program's job, and of values that belong to another instance. What the policy
+    allows by now is left out, so nothing is printed once all is there.
+    """
+    policy = load_policy(places)
+    records = list(read_journal(places, "monitored", since))
+    seen = [each for each in map(read, records) if each is not None]
+    lessons = learned(policy, seen)
+    if as_json:
+        print_json([asdict(each) for each in lessons])
+    else:
+        click.echo(text(policy, lessons), nl=False)
+    if len(seen) < len(records):
+        click.echo(f"{len(records) - len(seen)} record(s) hold a value too long for the journal; left out", err=True)
+
+
+def read(record: dict[str, Any]) -> Seen | None:
+    """A record of the journal; None when a field of it was too long, so that what is left is no JSON."""
+    value = record.get("SIDESPAWN_VALUE")
+    try:
+        return Seen(
+            request=record["SIDESPAWN_REQUEST"],
+            reason=record["SIDESPAWN_REASON"],
+            option=record["SIDESPAWN_OPTION"],
+            count=int(record["SIDESPAWN_COUNT"]),
+            value=None if value is None else json.loads(value),
+            names=json.loads(record["SIDESPAWN_NAMES"]),
+        )
+    except (KeyError, ValueError, TypeError):
+        return None
+
+
+def learned(policy: Policy, seen: Iterable[Seen]) -> list[Lesson]:
+    by_option: dict[str, list[Seen]] = {}
+    for each in seen:
+        by_option.setdefault(each.option, []).append(each)
+    lessons = (
+        lesson(policy, policy.table.options[name], policy.options.get(name), members)
+        for name, members in by_option.items()
+        if name in policy.table.options
+    )
+    return [each for each in lessons if each is not None]
+
+
+def lesson(policy: Policy, option: Option, rule: OptionRule | None, seen: list[Seen]) -> Lesson | None:
+    """What it takes to allow these; None when the policy does by now."""
+    given = [each for each in seen if each.reason != Reason.OPTION_MISSING]
+    refused = [each for each in given if not fits(policy, rule, each)]
+    unknown = [Value(each.value, each.names) for each in refused if each.value is not None]
+    patterns, hopeless = generalise(unknown, policy.names)
+    values = [*(pattern.source for pattern in rule.values), *patterns] if rule else patterns
+    bare = (rule is not None and rule.bare) or any(each.value is None for each in given)
+    most = max([rule.most if rule else 1, *(each.count for each in given)])
+    missing = rule is not None and rule.required and len(given) < len(seen)
+    before = ([pattern.source for pattern in rule.values], rule.bare, rule.most) if rule else None
+    if (values, bare, most) == before and not missing and not hopeless:
+        return None
+    fields = [f"value = {toml(values)}"] if values else []
+    fields += ["bare = true"] if bare and values else []
+    fields += [f"most = {most}"] if most > 1 else []
+    fields += ["required = false"] if missing else []
+    if fields == [f"value = {toml(values)}"] and rule is None:
+        right = toml(values)
+    else:
+        right = f"{{ {', '.join(fields)} }}" if fields else "true" if bare else "false"
+    return Lesson(
+        option=option.name,
+        line=f"{key(option.name)} = {right}",
+        now=rule.rule if rule else "",
+        requests=len({each.request for each in seen}),
+        examples=tuple(dict.fromkeys(value.text for value in unknown))[:EXAMPLES],
+        doubts=tuple(doubts(option, patterns, refused, hopeless)),
+    )
+
+
+def fits(policy: Policy, rule: OptionRule | None, seen: Seen) -> bool:
+    """Whether the rule allows the value: it may have been refused for being one too many, or the policy was changed."""
+    try:
+        return rule is not None and match_any(rule.values, seen.value or "", policy.names, seen.names) is not None
+    except Conflict:
+        return False
+
+
+def doubts(option: Option, patterns: list[str], refused: list[Seen], hopeless: list[Value]) -> Iterator[str]:
+    if option.danger:
+        yield f"it {option.danger}"
+    of_another = any(each.reason == Reason.VALUE_CONFLICT for each in refused)
+    if of_another or any(each.startswith("/") and "<uuid>" in each for each in patterns):
+        yield "a request for one instance could name the files of another"
+    for value in hopeless:
+        yield f"no pattern can allow {quoted(value.text)}"
+
+
+def toml(values: list[str]) -> str:
+    """One string, or a list; a JSON string of ASCII is one of TOML, too."""
+    written = [json.dumps(each) for each in values]
+    return written[0] if len(written) == 1 else f"[{', '.join(written)}]"
+
+
+def key(name: str) -> str:
+    return name if only(name, ALPHANUMERIC | frozenset("_-")) else json.dumps(name)
+
+
+def text(policy: Policy, lessons: list[Lesson]) -> str:
+    if not lessons:
+        return f"# Nothing to learn: the policy of {policy.service} allows whatever monitor mode let pass.\n"
+    lines = [
+        f"# What monitor mode let pass for {policy.service}. Read each line, and paste those you want below",
+        '# [options] in its policy, in place of a line for the same option. Then set mode = "enforce".',
+        "",
+        "[options]",
+    ]
+    for each in lessons:
+        where = f"; now at {each.now}" if each.now else ""
+        lines.append(f"# {each.option}: in {each.requests} request(s){where}")
+        lines += [f"# seen: {quoted(example)}" for example in each.examples]
+        lines += [f"# DANGER: {doubt}" for doubt in each.doubts]
+        lines.append(f"# {each.line}" if each.doubts else each.line)
+    return "\n".join(lines) + "\n"
