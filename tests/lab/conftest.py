@@ -36,28 +36,34 @@ def traces() -> dict[str, set[str]]:
     }
 
 
+@pytest.fixture(scope="module")
+def engine() -> str:
+    """What starts the side containers; a module may have its tests run with more than one."""
+    return "podman"
+
+
 @pytest.fixture
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def service(engine: str) -> Iterator[Service]:
     """A service of its own for each test, enabled with the shipped preset; everything of it is removed afterwards."""
-    made = new_service()
+    made = new_service(engine=engine)
     made.enable("--preset=neutron-dhcp-dnsmasq", f"--set=state_on_host={made.state}")
     yield made
     made.clean()
 
 
 @pytest.fixture(scope="module")
-def shared_service() -> Iterator[Service]:
+def shared_service(engine: str) -> Iterator[Service]:
     """One service for the tests of a module that do not change it."""
-    made = new_service()
+    made = new_service(engine=engine)
     made.enable("--preset=neutron-dhcp-dnsmasq", f"--set=state_on_host={made.state}")
     yield made
     made.clean()
 
 
-def new_service(program: str = "dnsmasq") -> Service:
+def new_service(program: str = "dnsmasq", engine: str = "podman") -> Service:
     name = f"test-{uuid.uuid4().hex[:8]}"
     # Below a directory that only root can write, as a host's /var/lib is.
     state = Path("/var/lib") / f"sidespawn-{name}"
     state.mkdir()
     command("chown", f"{NEUTRON}:{NEUTRON}", str(state))
-    return Service(name=name, state=state, program=program)
+    return Service(name=name, state=state, program=program, engine=engine)

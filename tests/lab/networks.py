@@ -13,8 +13,8 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from sidespawn.engines import Found, get_engine
 from sidespawn.host.ledger import Ledger, Record
 from sidespawn.host.places import Places
 
@@ -105,6 +105,7 @@ class Service:
     name: str
     state: Path
     program: str = "dnsmasq"
+    engine: str = "podman"
     networks: list[Network] = field(default_factory=list)
 
     @property
@@ -124,7 +125,8 @@ class Service:
         return f"sidespawn@{self.name}.service"
 
     def enable(self, *options: str) -> None:
-        command(*SIDESPAWN, "enable", self.name, *options)
+        engine = (f"--engine={self.engine}",) if options else ()  # without any, a policy is used as it stands
+        command(*SIDESPAWN, "enable", self.name, *engine, *options)
 
     def enable_with(self, tables: str, preset: str = "neutron-dhcp-dnsmasq") -> None:
         """With a policy that adds these tables to the preset."""
@@ -157,11 +159,9 @@ class Service:
             command("ip", "netns", "del", network.netns, check=False)
         shutil.rmtree(self.state, ignore_errors=True)
 
-    def containers(self, *, every: bool = True) -> dict[str, Any]:
-        """What podman knows of this service, by name; only what runs unless `every`."""
-        label = f"--filter=label=io.sidespawn.service={self.name}"
-        done = command("podman", "ps", *(["--all"] if every else []), label, "--format=json")
-        return {each["Names"][0]: each for each in json.loads(done.stdout or "[]")}
+    def containers(self, *, every: bool = True) -> dict[str, Found]:
+        """What the engine knows of this service, by name; only what runs unless `every`."""
+        return {each.name: each for each in get_engine(self.engine).list(self.name) if every or each.pid}
 
     def journal(self, **fields: str) -> list[dict[str, str]]:
         """The service's records, oldest first."""

@@ -107,7 +107,7 @@ def assert_each_runs_once(service: Service, networks: list[Network]) -> None:
     assert set(service.containers()) == set(running), "a container that does not run was left"
     processes = list(command_lines().values())
     for network in networks:
-        assert running[network.container]["Pid"] == network.pid
+        assert running[network.container].pid == network.pid
         assert sum(f"{network.id}/host " in line for line in processes) == 1
 
 

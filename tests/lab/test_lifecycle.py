@@ -7,10 +7,17 @@ import subprocess
 import time
 from pathlib import Path
 
+import pytest
+
 from sidespawn.host.processes import identify
 from tests.lab.networks import Service, command, kill_process, unit_state, wait_until, wait_until_gone
 
 FAILED, REJECTED = 70, 77
+
+
+@pytest.fixture(scope="module", params=["podman", "systemd"])
+def engine(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 def test_the_wrapper_returns_when_the_program_runs_and_its_pid_file_is_right(shared_service: Service) -> None:
@@ -29,7 +36,7 @@ def test_the_program_is_in_the_namespace_of_the_request(shared_service: Service)
     network.start()
     there = os.stat(f"/run/netns/{network.netns}").st_ino
     assert os.stat(f"/proc/{network.pid}/ns/net").st_ino == there
-    for kind in ("pid", "ipc", "uts", "mnt", "cgroup"):
+    for kind in ("ipc", "mnt") if shared_service.engine == "systemd" else ("pid", "ipc", "uts", "mnt", "cgroup"):
         own, host = (os.stat(f"/proc/{pid}/ns/{kind}").st_ino for pid in (network.pid, 1))
         assert own != host, f"the side container shares the host's {kind} namespace"
 
@@ -310,7 +317,7 @@ def test_a_run_that_is_killed_is_continued(service: Service) -> None:
         assert (wrapper.returncode, complaint) == (0, b"")
     running = service.containers(every=False)
     assert set(running) == {network.container for network in networks}
-    assert [running[network.container]["Pid"] for network in networks] == [network.pid for network in networks]
+    assert [running[network.container].pid for network in networks] == [network.pid for network in networks]
     assert unit_state(f"sidespawn@{service.name}.path") == "active"
     assert list(service.places.claims.iterdir()) == []
 
