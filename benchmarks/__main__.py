@@ -59,6 +59,7 @@ def main(
     rounds = rounds or (QUICK_ROUNDS if quick else ROUNDS)
     samples: list[Sample] = []
     left_out: dict[str, str] = {}
+    words = ""
     complete = False
     try:
         with (
@@ -73,13 +74,14 @@ def main(
             able = [way for way in ways if way.name not in left_out]
             for part in parts:
                 samples.extend(measure(part, able, networks, rounds, limit * 60, random.Random(seed), note(console)))
+                words = said()
         complete = True
     except KeyboardInterrupt:
         console.print("interrupted; what was measured so far:")
     found = figures.figures(samples)
     report.show(found, console)
     if figures.lost(found):
-        console.print(f"what was said of those that were lost:\n{said()}", markup=False)
+        console.print(f"what was said of those that were lost:\n{words}", markup=False)
     if json_file is not None:
         whole = {
             "date": time.strftime("%Y-%m-%d", time.gmtime()), "machine": machine(), "seed": seed, "complete": complete,

@@ -29,6 +29,7 @@ def stage(rows: Sequence[Row], size: int, linger: int, *, older: bool) -> Iterat
         networks: list[Network] = []
         stack.callback(remove_networks, networks)
         for row in rows:
+            stack.enter_context(row.context())
             service = Service(name=f"{name}-{row.name}", state=state)
             ours = Sidespawn(row, service, linger)
             stack.callback(command, *SIDESPAWN, "disable", "--purge", service.name, check=False)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -21,8 +22,11 @@ from sidespawn.core.plan import Plan
 from sidespawn.core.policy import Policy
 from sidespawn.core.wire import StartRequest
 from sidespawn.engines import Pins, get_engine
+from sidespawn.engines.systemd import unit_name
+from sidespawn.engines.systemd_roots import root_path
 from sidespawn.host.policies import load_policy
 from sidespawn.testing.commands import run as run_command
+from tests.lab import dockers
 from tests.lab.networks import Network, Service, unit_state
 
 SIDE_BY_SIDE = 4  # bare commands at a time in a burst, as many as sidespawn starts side by side
@@ -66,14 +70,19 @@ class Way(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """An engine. `bare` makes its own command of a plan, `remove` the command that ends containers by their names."""
+    """An engine. `bare` makes its own command of a plan, `stop` and `remove` those that end containers by their names.
+
+    `context` is what has to run for it.
+    """
 
     name: str
-    check: tuple[str, ...]  # succeeds where the engine works and has the image
+    check: tuple[str, ...]  # succeeds where the engine is installed and, unless `context` brings it, has the image
+    command: str  # what it is called in tables
     reference: str
     bare: Callable[[Plan, Pins], tuple[str, ...]]
-    remove: tuple[str, ...]
-    stop: tuple[str, ...]
+    stop: Callable[[str], tuple[str, ...]]
+    remove: Callable[[Sequence[str]], tuple[str, ...]]
+    context: Callable[[], AbstractContextManager[None]] = nullcontext
     policy: str = ""  # more lines of the policy
 
     @property
@@ -82,9 +91,9 @@ class Row:
         return known and one(Command(argv=self.check)).code == 0
 
 
-def described(name: str) -> Callable[[Plan, Pins], tuple[str, ...]]:
-    """The engine's own description of a start, where that is a command."""
-    return lambda plan, pins: get_engine(name).describe(plan, pins, REQUEST)
+def podman_run(plan: Plan, pins: Pins) -> tuple[str, ...]:
+    """Exactly what sidespawn calls."""
+    return get_engine("podman").describe(plan, pins, REQUEST)
 
 
 def docker_run(plan: Plan, pins: Pins) -> tuple[str, ...]:
@@ -100,24 +109,44 @@ def docker_run(plan: Plan, pins: Pins) -> tuple[str, ...]:
     )  # fmt: skip
 
 
+def systemd_run(plan: Plan, pins: Pins) -> tuple[str, ...]:
+    """The same program on the same root directory, with the plan's user, capabilities, namespace and mounts."""
+    capabilities = " ".join(f"CAP_{each}" for each in plan.capabilities)
+    mounts = zip(plan.mounts, pins.mounts, strict=True)
+    properties = (
+        "Type=exec", f"RootDirectory={root_path(plan.service, plan.image)}", f"NetworkNamespacePath={pins.netns}",
+        f"User={plan.uid}", f"Group={plan.gid}", f"AmbientCapabilities={capabilities}",
+        f"CapabilityBoundingSet={capabilities}", "NoNewPrivileges=yes", "PrivateIPC=yes", "MountAPIVFS=no",
+        f"TemporaryFileSystem={plan.state} /dev {' '.join(f'{path}:mode=1777' for path in plan.scratch)}",
+        f"BindPaths={' '.join(f'{pin}:{mount.path}' for mount, pin in mounts)}",
+        "BindReadOnlyPaths=/dev/null /dev/urandom /proc/sys", f"LimitNOFILE={plan.limits.open_files}",
+    )  # fmt: skip
+    options = (f"--unit={unit_name(plan.name)}", "--quiet", "--remain-after-exit")
+    given = (f"--property={each}" for each in properties)
+    return ("/usr/bin/systemd-run", *options, *given, plan.command, *plan.arguments)
+
+
 ENGINES = (
     Row(
         name="podman", check=("/usr/bin/podman", "image", "exists", older.IMAGE),
-        reference="podman run", bare=described("podman"),
-        remove=("/usr/bin/podman", "rm", "--force", "--time=0", "--ignore"),
-        stop=("/usr/bin/podman", "rm", "--force", "--time=5"),
+        command="podman run", reference="podman run", bare=podman_run,
+        stop=lambda name: ("/usr/bin/podman", "rm", "--force", "--time=5", name),
+        remove=lambda names: ("/usr/bin/podman", "rm", "--force", "--time=0", "--ignore", *names),
     ),
     Row(
-        name="systemd", check=("/usr/bin/systemd-run", "--version"), reference="podman run", bare=described("systemd"),
-        remove=("/usr/bin/systemctl", "kill", "--signal=KILL"), stop=("/usr/bin/systemctl", "stop"),
+        name="systemd", check=("/usr/bin/systemd-run", "--version"),
+        command="systemd-run", reference="podman run", bare=systemd_run,
+        stop=lambda name: ("/usr/bin/systemctl", "stop", unit_name(name)),
+        remove=lambda names: ("/usr/bin/systemctl", "stop", *map(unit_name, names)),
     ),
     Row(
-        name="docker", check=("/usr/bin/docker", "image", "inspect", older.IMAGE),
-        reference="docker run", bare=docker_run,
-        remove=("/usr/bin/docker", "rm", "--force", "--volumes"), stop=("/usr/bin/docker", "stop", "--time=5"),
+        name="docker", check=("/usr/sbin/dockerd", "--version"),
+        command="docker run", reference="docker run", bare=docker_run,
+        stop=lambda name: ("/usr/bin/docker", "stop", "--time=5", name),
+        remove=lambda names: ("/usr/bin/docker", "rm", "--force", "--volumes", *names),
+        context=lambda: dockers.running_docker(older.IMAGE),
     ),
 )  # fmt: skip
-COMMANDS = {"podman": "podman run", "systemd": "systemd-run", "docker": "docker run"}
 
 
 class Sidespawn:
@@ -204,8 +233,7 @@ class Bare:
 
     def __init__(self, row: Row, service: Service, policy: Policy | None = None) -> None:
         self.row, self.service, self.policy = row, service, policy
-        self.name = COMMANDS[row.name]
-        self.reference = self.name if row.name != "systemd" else row.reference
+        self.name, self.reference = row.command, row.reference
         self.commands: dict[str, Command] = {}
 
     def command(self, network: Network) -> Command:
@@ -237,7 +265,7 @@ class Bare:
         )
 
     def stop(self, network: Network) -> Ended | None:
-        return one(Command(argv=(*self.row.stop, f"{self.service.name}-{network.netns}")))
+        return one(Command(argv=self.row.stop(f"{self.service.name}-{network.netns}")))
 
     def pid(self, network: Network) -> int | None:
         return read_pid(pin(network))
@@ -311,7 +339,7 @@ def read_pid(path: Path) -> int | None:
         return None
 
 
-def remove_containers(row: Row, names: list[str]) -> None:
-    """Those that are there; in pieces, since a command line has an end."""
-    for first in range(0, len(names), 100):
-        one(Command(argv=(*row.remove, *names[first : first + 100])), timeout=300)
+def remove_containers(row: Row, names: Sequence[str]) -> None:
+    """Those that are there."""
+    for first in range(0, len(names), 100):  # a command line has an end
+        one(Command(argv=row.remove(names[first : first + 100])), timeout=300)
