@@ -29,6 +29,7 @@ LAYERS = {
         "sidespawn.core.plan",
         "sidespawn.core.records",
         "sidespawn.engines",
+        "sidespawn.host.files",
         "sidespawn.host.kernel",
         "sidespawn.host.places",
         "sidespawn.host.processes",

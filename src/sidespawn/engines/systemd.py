@@ -145,8 +145,8 @@ def properties(plan: Plan, pins: Pins, request: str) -> Properties:
     state = [plan.state] if any(place.startswith(f"{plan.state}/") for place in places) else []
     empty = [(path, f"ro,mode=755,{TMPFS}") for path in ("/dev", *state)]
     empty += [(path, f"mode=1777,{TMPFS}") for path in ("/dev/shm", *plan.scratch)]  # noqa: S108
-    network: Properties = [("NetworkNamespacePath", ("s", str(pins.netns)))]
-    identity: Properties = [("User", ("s", str(plan.uid))), ("Group", ("s", str(plan.gid)))]
+    own: Properties = [] if plan.host_network else [("NetworkNamespacePath", ("s", str(pins.netns)))]
+    own += [("User", ("s", str(plan.uid))), ("Group", ("s", str(plan.gid)))] if plan.uid or plan.gid else []
     return [
         ("Description", ("s", f"Side container {plan.name}")),
         ("Slice", ("s", slice_name(plan.service))),
@@ -156,7 +156,6 @@ def properties(plan: Plan, pins: Pins, request: str) -> Properties:
         ("ExecStart", ("a(sasb)", [(plan.command, argv, False)])),
         ("TimeoutStartUSec", ("t", int(START_TIMEOUT * 1e6))),
         ("TimeoutStopUSec", ("t", int(max(plan.grace, 1) * 1e6))),
-        *(network if not plan.host_network else []),
         ("RootDirectory", ("s", str(root_path(plan.service, plan.image)))),
         ("MountAPIVFS", ("b", False)),
         ("MountFlags", ("t", PRIVATE)),
@@ -165,7 +164,7 @@ def properties(plan: Plan, pins: Pins, request: str) -> Properties:
         ("BindPaths", ("a(ssbt)", writable)),
         ("BindReadOnlyPaths", ("a(ssbt)", readable)),
         ("NoExecPaths", ("as", [f"+{file.path}" for file in plan.configuration])),
-        *(identity if plan.uid or plan.gid else []),
+        *own,
         ("CapabilityBoundingSet", capabilities),
         ("AmbientCapabilities", capabilities),
         ("NoNewPrivileges", ("b", True)),

@@ -4,7 +4,7 @@ The bus is the host's own and trusted; what goes to it are strings with lengths 
 anything else.  Written here, since a call by busctl takes six milliseconds and one by this a tenth of one.
 
 A value stands as its signature says (D-Bus specification, 0.38): an array is a list, a structure a tuple, a variant the
-pair of a signature and a value.  Descriptors and signals are not spoken.
+pair of a signature and a value.  Dictionaries, descriptors and signals are not spoken.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ if TYPE_CHECKING:  # importing it costs every run milliseconds
 
 SOCKET = "/run/dbus/system_bus_socket"
 NUMBERS = {"y": "B", "b": "I", "i": "i", "u": "I", "x": "q", "t": "Q", "n": "h", "q": "H", "d": "d"}
-ALIGNMENT = {"(": 8, "{": 8, "g": 1, "v": 1, "s": 4, "o": 4, "a": 4} | {
-    name: struct.calcsize(each) for name, each in NUMBERS.items()
+ALIGNMENT = {"(": 8, "g": 1, "v": 1, "s": 4, "o": 4, "a": 4} | {
+    each: struct.calcsize(NUMBERS[each]) for each in NUMBERS
 }
 CALL, ERROR = 1, 3
 PATH, INTERFACE, MEMBER, ERROR_NAME, REPLY_TO, DESTINATION, SIGNATURE = 1, 2, 3, 4, 5, 6, 8
@@ -119,7 +119,7 @@ def split(signature: str) -> list[str]:
     types = []
     while signature:
         end = len(signature) - len(signature.lstrip("a")) + 1
-        if signature[end - 1] in "({":
+        if signature[end - 1] == "(":
             while signature[:end].count("(") != signature[:end].count(")"):
                 end += 1
         types.append(signature[:end])

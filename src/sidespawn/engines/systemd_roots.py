@@ -18,6 +18,7 @@ from pathlib import Path
 
 from sidespawn.errors import LaunchError, Reason
 from sidespawn.host import kernel
+from sidespawn.host.files import closing
 from sidespawn.host.places import Places
 from sidespawn.host.processes import last_line, run
 
@@ -48,12 +49,9 @@ def prepare(service: str, image: str, *, anew: bool = False) -> None:
         return
     try:
         root.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(root.parent / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with closing(os.open(root.parent / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)) as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
             make(root, image, anew)
-        finally:
-            os.close(descriptor)
     except OSError as error:
         raise LaunchError(Reason.ENGINE_FAILED, f"no root directory for {image}: {error.strerror}") from None
 
