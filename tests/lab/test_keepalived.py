@@ -266,3 +266,30 @@ def test_the_operator_can_stop_it(master: HaRouter) -> None:
     command(*SIDESPAWN, "stop", master.service.name, master.netns)
     assert master.service.containers() == {}
     assert not master.vrrp_pid_file.exists()
+
+
+def test_one_that_another_wrapper_started_is_adopted_with_its_child(router: HaRouter) -> None:
+    image, name = "localhost/sidespawn-test/neutron-l3-agent:1", f"neutron_l3_agent_keepalived_{router.netns}"
+    confs = f"{STATE}/ha_confs/{router.id}"
+    command("podman", "tag", "localhost/sidespawn-helpers", image)
+    try:
+        command(
+            "nsenter", f"--net=/run/netns/{router.netns}", "podman", "run", "--detach", "--rm", f"--name={name}",
+            "--net=host", "--pid=host", "--cgroupns=host", "--privileged", "--user=root",
+            f"--volume={router.service.state}:{STATE}:shared", image, "/usr/sbin/keepalived", "-n", "-l", "-D", "-P",
+            "-f", f"{confs}/keepalived.conf", "-p", f"{confs}.pid.keepalived", "-r", f"{confs}.pid.keepalived-vrrp",
+        )  # fmt: skip
+        wait_until(lambda: router.vrrp_pid_file.exists() and router.vrrp_pid_file.read_text().endswith("\n"))
+        old, child = router.pid, router.vrrp_pid
+        assert router.kill_vrrp("0", child) == (0, "")
+        assert router.kill("HUP") == (0, "")
+        router.write("203.0.113.1", ("vrrp_instance", SCRIPT + "vrrp_instance"))
+        code, complaint = router.kill("HUP")
+        assert (code, "(configuration-not-allowed)" in complaint) == (77, True)
+        router.write("203.0.113.1")
+        assert router.start() == (0, "")
+        assert (identify(old), identify(child)) == (None, None)
+        router.assert_pid_files_are_right()
+    finally:
+        command("podman", "rm", "--force", "--time=0", "--ignore", name)
+        command("podman", "untag", "localhost/sidespawn-helpers", image)

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 
 from sidespawn import presets
 from sidespawn.core.adoption import Old, names_of, recognise
 from sidespawn.core.loading import parse_policy
 from sidespawn.core.policy import Adopt, Policy
+from sidespawn.engines import Other
 from sidespawn.errors import Denied, PolicyError, Reason
+from sidespawn.host.adoption import processes_of, read_argv
+from sidespawn.host.processes import identify, send
 from tests.unit.small import NET, OTHER, POLICY, load, parse
 
 ADOPT = """
@@ -183,3 +192,58 @@ def test_the_engine_is_the_side_containers_unless_said(policy: Policy) -> None:
 def test_a_table_that_cannot_be_right_is_refused(text: str, problem: str) -> None:
     with pytest.raises(PolicyError, match=problem):
         parse(POLICY + text)
+
+
+# ---------------------------------------------------------------- processes
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    give_up = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < give_up
+        time.sleep(0.01)
+
+
+def own_group() -> str:
+    """Something that the control group of this process is called by."""
+    return Path("/proc/self/cgroup").read_text().split(":")[-1].strip()
+
+
+def other(pid: int, group: str) -> Other:
+    return Other(id=group, name="x", image=IMAGE, pid=pid)
+
+
+def argv_name() -> str:
+    return read_argv(os.getpid())[0].rpartition("/")[2]
+
+
+def test_a_process_of_the_container_that_runs_the_program_is_found() -> None:
+    found = list(processes_of(other(os.getpid(), own_group()), argv_name()))
+    assert found[0].pid == os.getpid()
+
+
+def test_a_process_below_a_shell_is_found() -> None:
+    with subprocess.Popen(["/bin/sh", "-c", "/bin/sleep 100; exit 0"]) as shell:
+        try:
+            wait_until(lambda: len(list(processes_of(other(shell.pid, own_group()), "sleep"))) == 1)
+            (sleeper,) = processes_of(other(shell.pid, own_group()), "sleep")
+            assert sleeper.pid != shell.pid
+        finally:
+            for process in [*processes_of(other(shell.pid, own_group()), "sleep"), identify(shell.pid)]:
+                if process:
+                    send(process, "KILL")
+
+
+def test_a_process_of_another_control_group_is_none_of_the_container() -> None:
+    """The container may have ended, and its pid be that of another program by the same name."""
+    assert list(processes_of(other(os.getpid(), "0" * 64), argv_name())) == []
+
+
+def test_a_process_of_another_program_is_none() -> None:
+    assert list(processes_of(other(os.getpid(), own_group()), "dnsmasq")) == []
+
+
+def test_a_container_that_has_ended_has_no_process() -> None:
+    with subprocess.Popen(["/bin/true"]) as process:
+        process.wait()
+    assert list(processes_of(other(process.pid, own_group()), "true")) == []

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import string
 import tomllib
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sidespawn import presets
 from sidespawn.cli.generalise import Value, generalise
 from sidespawn.cli.learn import Lesson, Seen, learned, read, text
 from sidespawn.core.loading import parse_policy
-from sidespawn.core.pattern import parse_pattern
+from sidespawn.core.pattern import match_any, parse_pattern
 from sidespawn.core.policy import Policy
 from sidespawn.core.wire import StartRequest
 from sidespawn.errors import Denied, Reason
@@ -281,6 +284,27 @@ def test_values_become_patterns(values: list[str], expected: list[str]) -> None:
     assert generalise([Value(each, BOUND) for each in values], NAMES) == (expected, [])
 
 
-def test_a_value_that_no_pattern_allows_is_said() -> None:
-    value = Value("<\u00e9>", {})
+@pytest.mark.parametrize("text", ["<\u00e9>", "\u00e9", "\U0001f600", "x" * 300 + "<"])
+def test_a_value_that_no_pattern_allows_is_said(text: str) -> None:
+    value = Value(text, {})
     assert generalise([value], NAMES) == ([], [value])
+
+
+VALUES = st.lists(
+    st.text(alphabet=st.sampled_from(f"{string.ascii_letters}{string.digits}.,:;=/-_<>{{}}[]@%# \"'\\"), max_size=40)
+    | st.from_regex(r"(tag|set):[a-z]{1,5}(,[0-9]{1,6}|,10\.0\.0\.[0-9]|,[0-9]{1,3}[smh]){0,3}", fullmatch=True)
+    | st.sampled_from([f"/state/dhcp/{NET}/x", f"a-{NET}", f"{OTHER},{NET}", "::1,::2", "fa:16:3e:00:00:01"]),
+    min_size=1,
+    max_size=12,
+)
+
+
+@given(VALUES)
+def test_every_value_is_allowed_by_a_pattern_or_said_to_be_hopeless(values: list[str]) -> None:
+    patterns, hopeless = generalise([Value(each, BOUND) for each in values], NAMES)
+    parsed = tuple(parse_pattern(each) for each in patterns)
+    left = {each.text for each in hopeless}
+    for value in values:
+        assert (value in left) is (match_any(parsed, value, NAMES, BOUND) is None)
+    document = tomllib.loads(f"x = {json.dumps(patterns)}")
+    assert document["x"] == patterns

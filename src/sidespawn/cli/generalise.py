@@ -164,6 +164,8 @@ def plainer(value: Value, names: Names) -> Iterator[str]:
 
 
 def allows(pattern: str, values: list[Value], names: Names) -> bool:
+    if not pattern.isascii():  # nothing of a program's arguments should be taken for what it looks like
+        return False
     try:
         parsed = parse_pattern(pattern)
         if any(name not in names for name in parsed.names):
