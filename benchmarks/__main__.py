@@ -26,6 +26,7 @@ from benchmarks.ways import ENGINES, Way
 from tests.lab.networks import Network
 
 ROUNDS, QUICK_ROUNDS = 15, 5
+QUICK_LIMIT = 12.0  # seconds for each part, at least one round
 LINGER, QUICK_LINGER = 3, 1  # seconds; the policy's default, and what makes a cold request come sooner
 INTERRUPTED = 130
 
@@ -73,7 +74,17 @@ def main(
                 console.print(f"{name} does not work here and is left out:\n{problem}", markup=False)
             able = [way for way in ways if way.name not in left_out]
             for part in parts:
-                samples.extend(measure(part, able, networks, rounds, limit * 60, random.Random(seed), note(console)))
+                samples.extend(
+                    measure(
+                        part,
+                        able,
+                        networks,
+                        rounds,
+                        QUICK_LIMIT if quick else limit * 60,
+                        random.Random(seed),
+                        note(console),
+                    )
+                )
                 words = said()
         complete = True
     except KeyboardInterrupt:

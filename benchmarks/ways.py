@@ -81,7 +81,7 @@ class Row:
     reference: str
     bare: Callable[[Plan, Pins], tuple[str, ...]]
     stop: Callable[[str], tuple[str, ...]]
-    remove: Callable[[Sequence[str]], tuple[str, ...]]
+    remove: Callable[[Sequence[str]], tuple[tuple[str, ...], ...]]
     context: Callable[[], AbstractContextManager[None]] = nullcontext
     policy: str = ""  # more lines of the policy
 
@@ -131,19 +131,21 @@ ENGINES = (
         name="podman", check=("/usr/bin/podman", "image", "exists", older.IMAGE),
         command="podman run", reference="podman run", bare=podman_run,
         stop=lambda name: ("/usr/bin/podman", "rm", "--force", "--time=5", name),
-        remove=lambda names: ("/usr/bin/podman", "rm", "--force", "--time=0", "--ignore", *names),
+        remove=lambda names: (("/usr/bin/podman", "rm", "--force", "--time=0", "--ignore", *names),),
     ),
     Row(
         name="systemd", check=("/usr/bin/systemd-run", "--version"),
         command="systemd-run", reference="podman run", bare=systemd_run,
         stop=lambda name: ("/usr/bin/systemctl", "stop", unit_name(name)),
-        remove=lambda names: ("/usr/bin/systemctl", "stop", *map(unit_name, names)),
+        remove=lambda names: tuple(
+            ("/usr/bin/systemctl", verb, *map(unit_name, names)) for verb in ("stop", "reset-failed")
+        ),
     ),
     Row(
         name="docker", check=("/usr/sbin/dockerd", "--version"),
         command="docker run", reference="docker run", bare=docker_run,
         stop=lambda name: ("/usr/bin/docker", "stop", "--time=5", name),
-        remove=lambda names: ("/usr/bin/docker", "rm", "--force", "--volumes", *names),
+        remove=lambda names: (("/usr/bin/docker", "rm", "--force", "--volumes", *names),),
         context=lambda: dockers.running_docker(older.IMAGE),
     ),
 )  # fmt: skip
@@ -342,4 +344,5 @@ def read_pid(path: Path) -> int | None:
 def remove_containers(row: Row, names: Sequence[str]) -> None:
     """Those that are there."""
     for first in range(0, len(names), 100):  # a command line has an end
-        one(Command(argv=row.remove(names[first : first + 100])), timeout=300)
+        for argv in row.remove(names[first : first + 100]):
+            one(Command(argv=argv), timeout=300)
