@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from tests.lab.conftest import traces
 from tests.lab.networks import SIDESPAWN, command
 
 
-def test_the_demo_shows_the_main_job_and_leaves_nothing() -> None:
+@pytest.mark.parametrize("engine", ["podman", "systemd"])
+def test_the_demo_shows_the_main_job_and_leaves_nothing(engine: str) -> None:
     before = traces()
-    done = command(*SIDESPAWN, "demo", "--json", check=False)
+    done = command(*SIDESPAWN, "demo", f"--engine={engine}", "--json", check=False)
     assert done.returncode == 0, done.stderr
     shown = json.loads(done.stdout.splitlines()[-1])
     assert shown["ok"] is True

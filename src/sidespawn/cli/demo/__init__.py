@@ -8,7 +8,7 @@ import time
 import click
 
 from sidespawn.cli.demo.show import Teller
-from sidespawn.cli.demo.stage import AGENT_IMAGE, IMAGE, Stage, remove_what_was_kept, require_host
+from sidespawn.cli.demo.stage import AGENT_IMAGE, ENGINES, IMAGE, Stage, remove_what_was_kept, require_host
 from sidespawn.cli.demo.stops import Stopped, Stops
 from sidespawn.cli.demo.story import KEPT_STEPS, REMOVE, STEPS, Step
 from sidespawn.errors import SidespawnError
@@ -19,11 +19,12 @@ FAILED = 70  # as `sidespawn --help` has it
 
 @click.command()
 @click.option("--image", default=IMAGE, show_default=True, help="Image of the side container.")
+@click.option("--engine", type=click.Choice(ENGINES), default=ENGINES[0], show_default=True, help="What starts it.")
 @click.option("--agent-image", default=AGENT_IMAGE, show_default=True, help="Image of the agent container.")
 @click.option("--keep", is_flag=True, help="Leave all of it running, to look at.")
 @click.option("--remove", is_flag=True, help="Only remove what --keep, or a demo that was killed, left.")
 @click.option("--json", "as_json", is_flag=True, help="The result as one line of JSON on standard output.")
-def demo(image: str, agent_image: str, keep: bool, remove: bool, as_json: bool) -> int:
+def demo(image: str, engine: str, agent_image: str, keep: bool, remove: bool, as_json: bool) -> int:
     """Show it all on this host: an agent that is not privileged, its dnsmasq, leases, a crash, a refusal.
 
     Starts an agent container as Neutron's DHCP agent is one, and lets it do what Neutron does. Uses names of its own
@@ -36,7 +37,7 @@ def demo(image: str, agent_image: str, keep: bool, remove: bool, as_json: bool) 
         return 0
     require_host(image, agent_image)
     teller = Teller(as_json=as_json)
-    stage = Stage(image=image, agent_image=agent_image)
+    stage = Stage(image=image, engine=engine, agent_image=agent_image)
     began, code = time.monotonic(), 0
     with Stops() as stops:
         try:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from sidespawn.cli.systemd import PACKAGE
+from sidespawn.engines import get_engine
 from sidespawn.engines.podman import PODMAN
 from sidespawn.errors import Reason, SidespawnError
 from sidespawn.host.places import Places
@@ -28,6 +29,7 @@ from sidespawn.testing.commands import ENVIRONMENT, Unexpected, run
 from sidespawn.testing.network import Lan, Renewals, has_namespace, remove_namespace, udhcpc
 
 IMAGE = "localhost/sidespawn-helpers:latest"
+ENGINES = ("podman", "systemd")
 AGENT_IMAGE = "localhost/sidespawn-agent:latest"
 SERVICE = "demo-dnsmasq"
 PRESET = "neutron-dhcp-dnsmasq"
@@ -44,8 +46,8 @@ and removed by: sidespawn demo --remove"""
 
 
 class Stage:
-    def __init__(self, image: str = IMAGE, agent_image: str = AGENT_IMAGE) -> None:
-        self.image = image
+    def __init__(self, image: str = IMAGE, engine: str = ENGINES[0], agent_image: str = AGENT_IMAGE) -> None:
+        self.image, self.engine = image, engine
         self.places = Places(SERVICE)
         self.netns = f"qdhcp-{NETWORK}"
         self.lan = Lan(NAME, MACS, HOME)
@@ -117,9 +119,7 @@ class Stage:
         there = [str(path) for path in (self.places.policy, self.places.home, HOME) if os.path.lexists(path)]
         there += [f"namespace {name}" for name in (self.netns, *self.lan.namespaces) if has_namespace(name)]
         there += [f"container {each.name}" for each in (self.agent, self.today) if each.exists()]
-        label = f"--filter=label=io.sidespawn.service={SERVICE}"
-        there += run((PODMAN, "ps", "--all", "--format={{.Names}}", label), code=0).stdout.split()
-        return there
+        return there + [f"side container {each.name}" for name in ENGINES for each in get_engine(name).list(SERVICE)]
 
 
 def purge() -> None:

@@ -21,11 +21,11 @@ from sidespawn.cli.demo.stage import (
     make_directories,
     sidespawn_json,
 )
-from sidespawn.engines.podman import PODMAN
+from sidespawn.engines import get_engine
 from sidespawn.host.policies import load_policy
 from sidespawn.host.processes import identify
 from sidespawn.testing.agent import AgentContainer, effective_capabilities, process_status
-from sidespawn.testing.commands import Unexpected, expect, run, wait_until
+from sidespawn.testing.commands import Unexpected, expect, wait_until
 from sidespawn.testing.network import Lease, Renewals
 
 FORBIDDEN = "--dhcp-script=/tmp/evil"
@@ -44,7 +44,8 @@ class Step:
 def enable(stage: Stage, tell: Teller) -> None:
     make_directories()
     stage.lan.make()
-    command = ("enable", SERVICE, f"--preset={PRESET}", f"--image={stage.image}", "--set", f"state_on_host={STATE}")
+    choice = (f"--preset={PRESET}", f"--engine={stage.engine}", f"--image={stage.image}")
+    command = ("enable", SERVICE, *choice, "--set", f"state_on_host={STATE}")
     tell.call(f"sidespawn {' '.join(command)}")
     enabled = sidespawn_json(*command, "--json")
     for mount in enabled["agent_mounts"]:
@@ -160,7 +161,8 @@ def check_side_container(stage: Stage, tell: Teller) -> None:
     expect(confined == ("1", "2"), "no-new-privileges and seccomp confine it", confined)
     namespace, host = os.stat(f"/run/netns/{neutron.NETNS}").st_ino, Path("/proc/1/ns")
     expect(os.stat(f"/proc/{stage.pid}/ns/net").st_ino == namespace, f"it runs in {neutron.NETNS}", "another namespace")
-    for kind in ("mnt", "pid", "ipc", "uts"):
+    kinds = ("mnt", "ipc") if stage.engine == "systemd" else ("mnt", "pid", "ipc", "uts")  # docs/engines.md
+    for kind in kinds:
         own = os.readlink(f"/proc/{stage.pid}/ns/{kind}")
         expect(own != os.readlink(host / kind), f"it has a {kind} namespace of its own", "the host's")
     direct = stage.agent.exec(("kill", "-0", str(stage.pid)))
@@ -311,7 +313,7 @@ def stop(stage: Stage, tell: Teller) -> None:
         for what, there in (
             (f"process {stage.pid}", os.path.exists(f"/proc/{stage.pid}")),
             ("its pid file", os.path.lexists(STATE / "dhcp" / Path(neutron.PID_FILE).parent.name / "pid")),
-            (f"container {stage.side_container}", run((PODMAN, "container", "exists", stage.side_container)).code == 0),
+            (f"container {stage.side_container}", get_engine(stage.engine).find(stage.side_container) is not None),
         )
         if there
     ]
