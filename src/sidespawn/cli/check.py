@@ -11,7 +11,7 @@ from rich.markup import escape
 from sidespawn import presets
 from sidespawn.cli.output import console, enabled_services, json_option, print_json, print_table
 from sidespawn.cli.policy_tests import Outcome, run_tests
-from sidespawn.cli.suitability import warnings
+from sidespawn.cli.suitability import unit_warnings, warnings
 from sidespawn.core.policy import Policy, is_service_name
 from sidespawn.errors import PolicyError
 from sidespawn.host.files import read_trusted
@@ -88,7 +88,7 @@ def summary(each: Checked) -> dict[str, object]:
         "allows": dict(allows(each.policy)),
         "options": options,
         "tests": [{**asdict(outcome), "passed": outcome.passed} for outcome in each.outcomes],
-        "warnings": warnings(each.policy),
+        "warnings": [*warnings(each.policy), *unit_warnings(each.policy)],
     }
 
 
@@ -126,5 +126,5 @@ def show(each: Checked) -> None:
     for outcome in failed:
         out.print(f"  [red]test {outcome.number}[/red] expected {outcome.expected}, found {outcome.found}:", end=" ")
         out.print(outcome.message or " ".join(outcome.argv), markup=False)
-    for note in warnings(each.policy):
+    for note in (*warnings(each.policy), *unit_warnings(each.policy)):
         out.print(f"  [yellow]warning[/yellow] {escape(note)}")

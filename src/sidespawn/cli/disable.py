@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from sidespawn.cli import accounts, systemd
+from sidespawn.cli import accounts, hardening, systemd
 from sidespawn.cli.enable import is_ours
 from sidespawn.cli.output import enabled_services, json_option, print_json, service_argument
 from sidespawn.core.loading import ENGINES
@@ -52,7 +52,10 @@ def disable(places: Places, purge: bool, dry_run: bool, as_json: bool) -> None:
             if POLICIES.is_dir() and not any(POLICIES.iterdir()):
                 POLICIES.rmdir()
         result["accounts_removed"] = remove_accounts(places, policy)
+        changed = hardening.remove(places.service)
         result["units_removed"] = systemd.remove_templates()
+        if changed or result["units_removed"]:
+            systemd.systemctl("daemon-reload")
     if as_json:
         print_json(result)
         return

@@ -8,7 +8,7 @@ import click
 from rich.markup import escape
 
 from sidespawn import presets
-from sidespawn.cli import accounts, systemd
+from sidespawn.cli import accounts, hardening, systemd
 from sidespawn.cli.output import console, json_option, print_json, service_argument
 from sidespawn.cli.suitability import warnings
 from sidespawn.core.loading import ENGINES
@@ -126,7 +126,8 @@ def apply(places: Places, policy: Policy, text: str | None) -> None:
         places.policy.chmod(0o644)
     if policy.side_container.engine == "systemd":
         accounts.make(policy.side_container.uid, policy.side_container.gid)
-    systemd.install_templates()
+    if hardening.install(policy) | bool(systemd.install_templates()):
+        systemd.systemctl("daemon-reload")
     spool_unit = f"sidespawn-spool@{places.service}.service"
     systemd.systemctl("enable", *systemd.units(places.service))
     if places.home.is_dir():

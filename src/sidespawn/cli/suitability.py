@@ -7,7 +7,8 @@ import os
 import stat
 from pathlib import Path
 
-from sidespawn.cli import accounts
+from sidespawn.cli import accounts, hardening
+from sidespawn.cli.systemd import INSTALLED
 from sidespawn.core.policy import Policy
 from sidespawn.engines import docker, systemd_bus, systemd_roots
 from sidespawn.engines.control_groups import controllers
@@ -39,6 +40,13 @@ def warnings(policy: Policy) -> list[str]:
         found += account_warnings(policy)
     found += [f"{path} can be changed by others than root, and root executes it" for path in writable_code()]
     return found
+
+
+def unit_warnings(policy: Policy) -> list[str]:
+    """Of a service that is enabled: whether its unit is allowed what its policy, as it stands now, takes."""
+    if not any(INSTALLED.glob(f"*.wants/sidespawn@{policy.service}.path")) or hardening.is_current(policy):
+        return []
+    return [f"the unit is confined as an earlier policy or version needed it: sidespawn enable {policy.service}"]
 
 
 def podman_warnings(image: str) -> list[str]:

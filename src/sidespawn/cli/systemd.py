@@ -45,20 +45,18 @@ def require_systemd() -> None:
 
 
 def install_templates() -> list[str]:
-    """Write the unit files that differ; their names."""
+    """Write the unit files that differ; their names. With one, systemd needs a daemon-reload."""
     changed = []
     for path, content in templates().items():
         if not path.exists() or path.read_text() != content:
             path.write_text(content)
             path.chmod(0o644)
             changed.append(path.name)
-    if changed:
-        systemctl("daemon-reload")
     return changed
 
 
 def remove_templates() -> list[str]:
-    """Remove the unit files when no service needs them any more; their names."""
+    """Remove the unit files when no service needs them any more; their names. With one, as above."""
     if any(INSTALLED.glob("*.wants/sidespawn@*")):
         return []
     removed = [path for path in templates() if path.exists()]
@@ -66,7 +64,6 @@ def remove_templates() -> list[str]:
         path.unlink()
     if removed:
         systemctl("stop", "sidespawn.slice", "system-sidespawn.slice", "system-sidespawn\\x2dspool.slice")
-        systemctl("daemon-reload")
     return [path.name for path in removed]
 
 

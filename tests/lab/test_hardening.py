@@ -1,0 +1,125 @@
+"""What the units are confined to: as `systemd-analyze security` rates it, and that it holds for what really runs.
+
+Everything else in this folder runs under the same units, so what an engine needs is there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sidespawn.cli import hardening
+from sidespawn.core.loading import ENGINES
+from sidespawn.host.policies import load_policy, policy_of
+from tests.lab.networks import SIDESPAWN, Service, command, unit_state, wait_until
+
+# From 0.0 (confined) to 10.0 (not at all); with no option it is 9.6. What keeps each up is in units/ENGINE.conf.
+CEILINGS = {"podman": 6.2, "docker": 3.9, "systemd": 3.9}
+SPOOL_CEILING = 3.4
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest, shared_service: Service) -> Iterator[str]:
+    """The service's units as they would be with this engine, which need not run for that."""
+    text = f'{shared_service.places.policy.read_text()}\n[side_container]\nengine = "{request.param}"\n'
+    path = hardening.drop_in(shared_service.name)
+    before = path.read_text()
+    path.write_text(hardening.text_of(policy_of(shared_service.places, text)))
+    command("systemctl", "daemon-reload")
+    yield str(request.param)
+    path.write_text(before)
+    command("systemctl", "daemon-reload")
+
+
+def exposure(unit: str) -> float:
+    last = command("systemd-analyze", "security", "--no-pager", unit).stdout.strip().splitlines()[-1]
+    return float(last.partition(f"{unit}: ")[2].split()[0])
+
+
+def units(service: Service) -> tuple[str, str]:
+    return service.unit, f"sidespawn-spool@{service.name}.service"
+
+
+def test_no_unit_is_more_exposed_than_its_engine_needs(engine: str, shared_service: Service) -> None:
+    found = {unit: exposure(unit) for unit in units(shared_service)}
+    print(f"{engine}: {found}")
+    for score, most in zip(found.values(), (CEILINGS[engine], SPOOL_CEILING), strict=True):
+        assert most - 0.4 < score <= most  # a ceiling far above would hold nothing
+
+
+def test_systemd_knows_every_option(engine: str, shared_service: Service) -> None:
+    for unit in units(shared_service):
+        done = command("systemd-analyze", "verify", "--man=no", unit, check=False)
+        assert "sidespawn" not in done.stderr, f"{engine}: {done.stderr}"
+
+
+def status_of(pid: int) -> dict[str, str]:
+    return dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line)
+
+
+def test_the_service_is_confined_and_sees_the_hosts_mounts(service: Service) -> None:
+    network = service.network()
+    assert network.start().returncode == 0
+    pid = int(command("systemctl", "show", "--property=MainPID", "--value", service.unit).stdout)
+    status = status_of(pid)
+    assert (status["NoNewPrivs"], status["Seccomp"]) == ("0" if hardening.has_selinux() else "1", "2")
+    wanted = load_policy(service.places).side_container.capabilities
+    lines = hardening.text_of(load_policy(service.places)).splitlines()
+    bounds = [line.partition("=")[2] for line in lines if line.startswith("CapabilityBoundingSet=")]
+    given = set(" ".join(bounds).split())
+    assert {f"CAP_{each}" for each in wanted} <= given
+    assert int(status["CapBnd"], 16).bit_count() <= len(given)
+    # conmon would keep a mount namespace of the service's alive, with a copy of all mounts in it.
+    host = Path("/proc/1/ns/mnt").readlink()
+    assert Path(f"/proc/{pid}/ns/mnt").readlink() == host
+    conmons = [each for each in Path("/proc").glob("[0-9]*/comm") if each.read_text() == "conmon\n"]
+    assert {each.parent.joinpath("ns/mnt").readlink() for each in conmons} == {host}
+
+
+def test_a_side_container_cannot_make_a_user_namespace(service: Service) -> None:
+    """podman's own profile allows it; the service's filter is inherited and does not."""
+    network = service.network()
+    network.start()
+    filters = status_of(network.pid)["Seccomp_filters"]
+    assert int(filters) > 1
+
+
+def test_a_changed_policy_is_noticed_until_it_is_enabled_again(service: Service) -> None:
+    policy = service.places.policy
+    policy.write_text(policy.read_text() + '\n[side_container]\ncapabilities = ["NET_RAW"]\n')
+    checked = command(*SIDESPAWN, "check", "--json", service.name).stdout
+    assert any("sidespawn enable" in each for each in json.loads(checked)[0]["warnings"])
+    service.enable()
+    checked = command(*SIDESPAWN, "check", "--json", service.name).stdout
+    assert not any("the unit is confined" in each for each in json.loads(checked)[0]["warnings"])
+    assert "CAP_NET_ADMIN" not in hardening.drop_in(service.name).read_text()
+
+
+def test_what_an_operator_put_beside_the_drop_in_stays(service: Service) -> None:
+    own = hardening.drop_in(service.name).with_name("own.conf")
+    own.write_text("[Service]\nNice=5\n")
+    try:
+        service.disable()
+        assert not hardening.drop_in(service.name).exists()
+        assert own.exists()
+    finally:
+        own.unlink()
+        own.parent.rmdir()
+
+
+def test_the_operators_own_options_hold(service: Service) -> None:
+    own = hardening.drop_in(service.name).with_name("own.conf")
+    own.write_text("[Service]\nCapabilityBoundingSet=~CAP_KILL\n")
+    try:
+        command("systemctl", "daemon-reload")
+        network = service.network()
+        assert network.start().returncode == 0
+        assert "(internal)" in network.kill("HUP").stderr  # so the bound is real
+    finally:
+        own.unlink()
+        command("systemctl", "daemon-reload")
+        wait_until(lambda: unit_state(service.unit) != "active", patience=20)
+        assert network.kill("TERM").returncode == 0

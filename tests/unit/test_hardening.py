@@ -1,0 +1,92 @@
+"""The drop-in that confines a service's unit, made from its engine and its policy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sidespawn.cli import hardening
+from sidespawn.cli.systemd import SHIPPED
+from sidespawn.core.loading import ENGINES
+from tests.unit import small
+
+
+def options(text: str) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        name, equals, value = line.partition("=")
+        if equals and not line.startswith("#"):
+            found.setdefault(name, []).append(value)
+    return found
+
+
+def made(capabilities: str = "[]", engine: str = "podman") -> dict[str, list[str]]:
+    changes = (('capabilities = ["NET_RAW", "NET_ADMIN"]', f"capabilities = {capabilities}"),)
+    return options(hardening.text_of(small.load(*changes, ('engine = "podman"', f'engine = "{engine}"'))))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_every_engine_has_one_with_nothing_left_to_fill_in(engine: str) -> None:
+    text = hardening.text_of(small.load(('engine = "podman"', f'engine = "{engine}"')))
+    assert "@MEMORY@" not in text
+    assert not [word for word in ("@CAPABILITIES@", "@NO_NEW_PRIVILEGES@", "@TASKS@", "@MORE@") if word in text]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_no_list_is_emptied_by_an_empty_assignment(engine: str) -> None:
+    """An option without a value would undo the lines before it: the bound would be none or everything."""
+    for name, values in made("[]", engine).items():
+        assert all(values), name
+
+
+def test_podman_gets_the_capabilities_of_the_policy() -> None:
+    assert "CAP_NET_RAW" in " ".join(made('["NET_RAW"]')["CapabilityBoundingSet"]).split()
+    assert "CAP_NET_RAW" not in " ".join(made("[]")["CapabilityBoundingSet"]).split()
+
+
+def test_other_engines_give_capabilities_themselves() -> None:
+    assert "CAP_NET_RAW" not in " ".join(made('["NET_RAW"]', "docker")["CapabilityBoundingSet"]).split()
+
+
+def test_a_policy_with_sys_nice_may_have_real_time() -> None:
+    assert made('["SYS_NICE"]')["RestrictRealtime"] == ["no"]
+    assert "RestrictRealtime" not in made('["NET_RAW"]')
+
+
+def test_more_at_a_time_may_take_more() -> None:
+    def of(parallel: int) -> dict[str, list[str]]:
+        return options(hardening.text_of(small.parse(f"{small.POLICY}\n[pace]\nparallel = {parallel}\n")))
+
+    assert (of(4)["MemoryMax"], of(4)["TasksMax"]) == (["512M"], ["192"])
+    assert (of(64)["MemoryMax"], of(64)["TasksMax"]) == (["4352M"], ["2112"])
+
+
+@pytest.mark.parametrize(("selinux", "wanted"), [(True, "no"), (False, "yes")])
+def test_selinux_decides_of_new_privileges(monkeypatch: pytest.MonkeyPatch, selinux: bool, wanted: str) -> None:
+    monkeypatch.setattr(hardening, "has_selinux", lambda: selinux)
+    assert made()["NoNewPrivileges"] == [wanted]
+
+
+def test_apparmors_profile_can_be_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardening, "has_apparmor", lambda: True)
+    assert "CAP_MAC_ADMIN" in " ".join(made()["CapabilityBoundingSet"]).split()
+
+
+def test_it_is_written_once_and_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardening, "INSTALLED", tmp_path)
+    policy = small.load()
+    assert (hardening.install(policy), hardening.install(policy)) == (True, False)
+    assert hardening.is_current(policy)
+    assert not hardening.is_current(small.load(('"NET_RAW", "NET_ADMIN"', '"NET_RAW"')))
+    assert (hardening.remove(policy.service), hardening.remove(policy.service)) == (True, False)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("path", sorted(SHIPPED.iterdir()), ids=lambda path: path.name)
+def test_no_unit_has_a_mount_namespace_of_its_own(path: Path) -> None:
+    """See sidespawn@.service for what would break."""
+    private = ["System", "Home", "Proc", "KernelTunables", "KernelModules", "KernelLogs", "ControlGroups"]
+    paths = ["ReadOnlyPaths", "ReadWritePaths", "InaccessiblePaths", "TemporaryFileSystem", "ProcSubset"]
+    private = [*(f"Protect{each}" for each in private), "PrivateTmp", "PrivateDevices", "PrivateMounts", *paths]
+    assert not set(options(path.read_text(encoding="utf-8"))) & set(private)
