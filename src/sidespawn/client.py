@@ -80,7 +80,9 @@ class Client:
         `argv` begins with the program's name, `netns` is a name in /run/netns. Raises a ClientError.
         """
         reply = self._ask({"op": "start", "argv": argv, "netns": netns, "env": environment or {}})
-        return Helper(int(reply["pid"]), str(reply["container"]))
+        if not isinstance(reply.get("pid"), int) or not isinstance(reply.get("container"), str):
+            raise Failed("internal", "the reply does not say which process runs")
+        return Helper(reply["pid"], reply["container"])
 
     def signal(self, pid: int, name: str) -> None:
         """Send a signal, such as HUP. After TERM and KILL the process, its container and its name are gone."""
@@ -110,7 +112,12 @@ class Client:
             reply = wrapper.ask(self._settings, body)
         except wrapper.Unavailable as error:
             raise Unavailable("unavailable", str(error)) from None
-        if reply["status"] in ("running", "done"):
-            return reply
-        kind = NoSuchProcess if reply["reason"] == "no-such-process" else _ERRORS.get(reply["status"], Failed)
-        raise kind(str(reply["reason"]), str(reply["message"]))
+        return outcome(reply)
+
+
+def outcome(reply: Dict[str, Any]) -> Dict[str, Any]:
+    """The reply, if it says that the request was carried out. Raises the ClientError that it stands for."""
+    if reply["status"] in ("running", "done"):
+        return reply
+    kind = NoSuchProcess if reply["reason"] == "no-such-process" else _ERRORS.get(reply["status"], Failed)
+    raise kind(reply["reason"], reply["message"])

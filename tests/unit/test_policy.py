@@ -664,7 +664,7 @@ def test_every_shipped_program_table_is_valid(path: Path) -> None:
 def test_what_a_program_table_says_of_an_option() -> None:
     table = parse_program("dnsmasq", presets.read_program("dnsmasq"))
     assert table.options["no-hosts"].takes is Takes.NOTHING
-    assert table.options["conf-file"].takes is Takes.VALUE
+    assert table.options["conf-dir"].takes is Takes.VALUE
     assert table.options["pid-file"].takes is Takes.OPTIONAL
     assert table.options["dhcp-script"].danger
     assert table.options["dhcp-script"].short == "6"

@@ -132,7 +132,7 @@ def test_signals(neutron_dhcp: Policy, signal: str) -> None:
 DANGEROUS = {
     "runs programs": [("dhcp-script", "6", "V"), ("dhcp-luascript", "", "V"), ("conf-script", "", "V")],
     "says when scripts run": [("script-arp", "", "N"), ("script-on-renewal", "", "N")],
-    "reads configuration": [("conf-file", "C", "V"), ("conf-dir", "7", "V"), ("servers-file", "", "V")],
+    "reads configuration": [("conf-file", "C", "O"), ("conf-dir", "7", "V"), ("servers-file", "", "V")],
     "reads files": [
         ("addn-hosts", "H", "V"),
         ("hostsdir", "", "V"),
@@ -200,7 +200,7 @@ def dangerous_forms() -> list[tuple[str, list[str], str, Reason]]:
         ]
         if letter:
             forms += [
-                ("short apart", [f"-{letter}", EVIL], name, apart),
+                ("short apart", [f"-{letter}", EVIL], name, apart if letter in "q1" else direct),
                 ("short glued", [f"-{letter}{EVIL}"], name, Reason.OPTION_UNKNOWN),
                 ("short with =", [f"-{letter}={EVIL}"], name, Reason.OPTION_MALFORMED),
                 ("bundled", [f"-k{letter}{EVIL}"], name, Reason.OPTION_UNKNOWN),

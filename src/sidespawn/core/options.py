@@ -34,6 +34,7 @@ class Option:
     takes: Takes
     dash: str = ""
     short: str = ""
+    short_takes_value: bool = False  # the letter needs one, though for the name it is optional
     danger: str = ""  # what it could do, for the message when a policy does not allow it
 
     @property
@@ -111,7 +112,8 @@ def read_arguments(table: ProgramTable, untrusted_argv: tuple[str, ...]) -> tupl
             raise Denied(
                 Reason.OPTION_MALFORMED, f"argument {index}, {option.spelling}, takes no value behind =", argument=index
             )
-        if not equals and option.takes is Takes.VALUE:
+        by_letter = len(untrusted_spelling) == 2 and len(option.name) > 1
+        if not equals and (option.takes is Takes.VALUE or (by_letter and option.short_takes_value)):
             index += 1
             if index == len(untrusted_argv):
                 raise Denied(Reason.OPTION_MALFORMED, f"{option.spelling} is given no value", argument=here)

@@ -24,7 +24,10 @@ def parse_program(program: str, text: str) -> ProgramTable:
             short = group.take(name, str)
             if dash and (short or takes is Takes.OPTIONAL):
                 raise group.error(name, "can have neither a short letter nor an optional value where there is a dash")
-            options[name] = Option(name=name, takes=takes, dash=dash, short=short, danger=danger)
+            letter = short.removesuffix(":") if takes is Takes.OPTIONAL else short
+            options[name] = Option(
+                name=name, takes=takes, dash=dash, short=letter, short_takes_value=letter != short, danger=danger
+            )
     if top.take("program", str) != program:
         raise top.error("program", f"must be {program}")
     table = ProgramTable(program=program, version=top.take("version", str), options=options)
