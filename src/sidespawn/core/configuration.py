@@ -198,9 +198,6 @@ class Reader:
             if directive is None:
                 raise self.denied(line.number, text, "is not an allowed directive")
             self.bind(line.number, text, text if directive.name == ANY else value, directive)
-            kept = name if directive.instead else text
-            if LEFT_OUT in kept and directive.passed_on and self.rules.format is not Format.LINES:
-                raise self.denied(line.number, text, f"holds {LEFT_OUT}", directive.rule)
             is_missing = line.block is None and directive.block is not None and not directive.bare
             if is_missing or (line.block is not None and directive.block is None):
                 problem = "must have a block" if is_missing else "must not have a block"
@@ -213,6 +210,8 @@ class Reader:
                         line.number, text, "leaves a name open that its replacement needs", directive.rule
                     )
                 text = f"{name} {instead}"
+            if LEFT_OUT in text and directive.passed_on and self.rules.format is not Format.LINES:
+                raise self.denied(line.number, text, f"holds {LEFT_OUT}", directive.rule)
             if directive.passed_on:
                 yield self.written(text, line, inside, depth)
 
