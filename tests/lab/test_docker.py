@@ -11,9 +11,11 @@ import pytest
 from sidespawn.host.processes import identify
 from tests.lab import dockers
 from tests.lab.conftest import new_service
-from tests.lab.networks import SIDESPAWN, Service, command, wait_until_gone
+from tests.lab.networks import SIDESPAWN, Service, command, wait_until, wait_until_gone
 
 HELPERS = "localhost/sidespawn-helpers:latest"
+# What the old wrapper's --privileged is needed for; a lab has not all that docker would give with that.
+CAPABLE = ("--cap-add=SYS_ADMIN", "--cap-add=NET_ADMIN", "--security-opt=seccomp=unconfined")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -103,3 +105,36 @@ def test_without_docker_a_start_fails_with_what_to_look_at(service: Service) -> 
         assert "systemctl status docker" in done.stderr
     finally:
         command("systemctl", "start", "docker.service")
+
+
+def test_what_another_wrapper_started_in_docker_is_adopted_for_another_engine(service: Service) -> None:
+    """As Kolla-Ansible's wrapper does it; the service itself moves to podman."""
+    agent, image = "localhost/sidespawn-agent:latest", "localhost/sidespawn-test/neutron-dhcp-agent:1"
+    network = service.network()
+    name = f"neutron_dhcp_agent_dnsmasq_{network.netns}"
+    with service.places.policy.open("a") as policy:
+        policy.write('\n[adopt]\nengine = "docker"\n')
+    text = service.places.policy.read_text()
+    service.places.policy.write_text(text.replace('engine = "docker"', 'engine = "podman"', 1))
+    dockers.load(agent)
+    try:
+        command("docker", "tag", agent, image)
+        command(
+            "docker", "run", "--rm", "--detach", "--net=host", "--pid=host", "--cgroupns=host", *CAPABLE,
+            "--user=root", "--volume=/run/netns:/run/netns:shared", f"--volume={service.state}:/var/lib/neutron",
+            f"--name={name}", image,
+            "ip", "netns", "exec", network.netns, "/usr/sbin/dnsmasq", "-k", "--port=0", *network.options(),
+        )  # fmt: skip
+        wait_until(lambda: network.pid_file.exists() and network.pid_file.read_text().endswith("\n"))
+        old = network.pid
+        (row,) = json.loads(command(*SIDESPAWN, "ps", service.name, "--json").stdout)
+        assert (row["name"], row["adopted"], row["pid"]) == (name, True, old)
+        assert network.kill("HUP").returncode == 0
+        assert network.start().returncode == 0
+        assert identify(old) is None
+        assert command("docker", "ps", "--all", "--quiet", f"--filter=name={name}").stdout == ""
+        assert network.container in service.containers()
+        assert network.kill("TERM").returncode == 0
+    finally:
+        command("docker", "rm", "--force", name, check=False)
+        command("docker", "image", "rm", image, agent, check=False)

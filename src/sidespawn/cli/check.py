@@ -105,6 +105,7 @@ def allows(policy: Policy) -> list[tuple[str, str]]:
         ("readable", " ".join(pattern.source for _, pattern in side_container.reads) or "nothing"),
         ("limits", f"{side_container.limits.memory // 2**20} MiB memory, {side_container.limits.tasks} tasks"),
         ("signals", " ".join(policy.signals) or "none"),
+        ("adopts", " ".join(pattern.source for pattern in policy.adopt.names) if policy.adopt else "nothing"),
         ("environment", " ".join(policy.environment) or "none"),
         ("options", f"{len(policy.options)} of the {len(policy.table.options)} that {policy.table.program} has"),
     ]
