@@ -105,11 +105,11 @@ class Sync:
             if unfinished and isinstance(self.keeper, Keeper):
                 self.keeper.interrupted = True  # an earlier run was killed over these
                 self.attempt(self.keeper.recover)
+            if isinstance(self.keeper, Keeper) and not self.places.adoption.exists():  # the first run since enabling
+                self.attempt(self.keeper.adopt)
             for claim in unfinished:
                 self.serve(claim)
                 served = True
-            if isinstance(self.keeper, Keeper) and not self.places.adoption.exists():  # the first run since enabling
-                self.attempt(self.keeper.adopt)
             began = tidied = time.monotonic()
             rest_at = began + self.litter_patience()
             while self.policy_stamp == stamp(self.places.policy):  # else the next run serves by the changed policy
