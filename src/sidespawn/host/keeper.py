@@ -20,12 +20,12 @@ from sidespawn.core.plan import Plan
 from sidespawn.core.policy import Policy
 from sidespawn.core.records import replace
 from sidespawn.core.wire import PROBE, Reply, SignalRequest, Status
-from sidespawn.engines import Engine, Found, NameTaken, Pins, get_engine
+from sidespawn.engines import Engine, NameTaken, Pins, get_engine
 from sidespawn.errors import Denied, LaunchError, Reason, quoted
 from sidespawn.host import kernel
 from sidespawn.host.files import directory, pinned, write_whole
 from sidespawn.host.journal import Event, Journal
-from sidespawn.host.ledger import Ledger, Record
+from sidespawn.host.ledger import Ledger, Record, recovered
 from sidespawn.host.limits import STEADY_SECONDS, Falls, Room
 from sidespawn.host.namespaces import HOSTS_OWN, PinnedNamespace, namespace_of, pinned_namespace
 from sidespawn.host.places import Places
@@ -110,7 +110,6 @@ class Keeper:
             with self.room.for_one_more(plan.instance):
                 record = self.launch(allowed, netns, pin, request_id)
         self.ledger.write(record)
-        self.ledger.set_tried(request_id, tried=False)
         try:
             self.write_pid_files(plan, record)
         except LaunchError:
@@ -131,7 +130,7 @@ class Keeper:
                 configuration=copies[: len(plan.configuration)],
                 scripts=copies[len(plan.configuration) :],
             )
-            self.ledger.set_tried(request_id, tried=True)
+            self.ledger.mark(request_id, plan.instance)
             try:
                 container, pid = self.engine.start(plan, pins, request_id)
             except NameTaken:
@@ -194,7 +193,7 @@ class Keeper:
         Only after the reply: until then it proves that the start was tried. When the engine does not work, the ledger
         still says so to the next sweep.
         """
-        if not self.ledger.was_tried(request_id):
+        if self.ledger.marked(request_id) is None:
             return
         if plan is not None:
             left = {plan.instance: plan.name}
@@ -205,7 +204,7 @@ class Keeper:
             with self.only(instance):
                 if self.ledger.find(instance) is None:
                     self.engine.remove(name)
-        self.ledger.set_tried(request_id, tried=False)
+        self.ledger.unmark(request_id)
 
     def pin_mounts(self, plan: Plan, pin: Path, stack: ExitStack) -> tuple[Path, ...]:
         paths = []
@@ -256,6 +255,10 @@ class Keeper:
 
         A child that the agent knows is just a process: its end is for the program to deal with.
         """
+        key = self.ledger.marked(request.id)
+        if key is not None:  # an earlier run was killed while it ended this one
+            record = self.ledger.find(key)
+            return self.finish(request, record if record is not None and record.pid == request.pid else None)
         found = self.find_pid(request.pid)
         if found is None:
             raise self.no_such_process(request.pid)
@@ -272,18 +275,24 @@ class Keeper:
             return replace(done, container=record.name)
         is_end = request.signal in ("TERM", "KILL")
         if is_end and request.pid == record.pid:
+            self.ledger.mark(request.id, record.key)
+            return self.finish(request, record)
+        if not is_end:
+            self.renew_snapshots(record)
+        if not deliver(process, request.signal, record.grace):
+            raise self.no_such_process(request.pid)
+        whom = record.name if request.pid == record.pid else f"process {request.pid} of {record.name}"
+        return self.signalled(Event.SIGNALLED, f"{whom} was sent {request.signal}", record.instance, request)
+
+    def finish(self, request: SignalRequest, record: Record | None) -> Reply:
+        """What TERM and KILL ask for; None when all of it is gone already."""
+        if record is not None:
             self.stop(record, request.signal)
-            event, what = Event.STOPPED, f"{record.name} was stopped"
-        else:
-            if not is_end:
-                self.renew_snapshots(record)
-            if not deliver(process, request.signal, record.grace):
-                raise self.no_such_process(request.pid)
-            whom = record.name if request.pid == record.pid else f"process {request.pid} of {record.name}"
-            event, what = Event.SIGNALLED, f"{whom} was sent {request.signal}"
-        self.journal.write(
-            event, what, instance=record.instance, pid=request.pid, signal=request.signal, request=request.id
-        )
+        name, instance = (record.name, record.instance) if record else (f"process {request.pid}", "")
+        return self.signalled(Event.STOPPED, f"{name} was stopped", instance, request)
+
+    def signalled(self, event: Event, what: str, instance: str, request: SignalRequest) -> Reply:
+        self.journal.write(event, what, instance=instance, pid=request.pid, signal=request.signal, request=request.id)
         return Reply(id=request.id, status=Status.DONE, reason=Reason.OK, message=what, pid=request.pid)
 
     def no_such_process(self, pid: int) -> LaunchError:
@@ -324,7 +333,7 @@ class Keeper:
         self.interrupted = True
         self.recover()
         self.falls.expire()
-        for request_id in self.ledger.tried():
+        for request_id in self.ledger.marks():
             self.clean(request_id, None)
         listed = {each.instance: each for each in self.engine.list(self.policy.service)}
         for record in tuple(self.ledger.records()):
@@ -392,24 +401,3 @@ def is_same(record: Record, plan: Plan) -> bool:
     """Whether what runs is what the plan wants, its configuration files included."""
     texts = [digest_of(file.text or "") for file in plan.configuration]
     return record.digest == plan.digest and texts == [file["digest"] for file in record.configuration]
-
-
-def recovered(found: Found, process: Process, grace: float) -> Record:
-    """A record from what the engine knows. Where the agent looks for the pid is not known any more."""
-    return Record(
-        instance=found.instance,
-        container=found.id,
-        name=found.name,
-        pid=process.pid,
-        started=process.started,
-        since=time.time(),
-        netns=found.netns,
-        netns_inode=namespace_of(process.pid) or 0,
-        digest=found.digest,
-        request=found.request,
-        pid_file=None,
-        configuration=[],
-        bindings={},
-        grace=grace,
-        children={},
-    )

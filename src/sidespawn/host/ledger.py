@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from sidespawn.core.records import asdict, dataclass
+from sidespawn.engines import Found
 from sidespawn.host.files import directory, write_whole
+from sidespawn.host.namespaces import namespace_of
 from sidespawn.host.processes import Process, is_alive
 
 RECORD_VERSION = 1
@@ -91,15 +94,21 @@ class Ledger:
         names = (name for name in os.listdir(self.path) if name.endswith(".json") and not name.startswith("."))
         return {name.removesuffix(".json") for name in names}
 
-    def set_tried(self, request_id: str, *, tried: bool) -> None:
-        """Remember that this request's program may have been started, and is not recorded."""
-        path = self.path / f"{request_id}.tried"
-        path.touch() if tried else path.unlink(missing_ok=True)
+    def mark(self, request_id: str, key: str) -> None:
+        """Remember, until it is answered, that this request is about to start or to end what has that key."""
+        (self.path / f"{request_id}.tried").write_text(key)
 
-    def was_tried(self, request_id: str) -> bool:
-        return (self.path / f"{request_id}.tried").exists()
+    def marked(self, request_id: str) -> str | None:
+        """That key; None when nothing was tried for this request."""
+        try:
+            return (self.path / f"{request_id}.tried").read_text()
+        except OSError:
+            return None
 
-    def tried(self) -> list[str]:
+    def unmark(self, request_id: str) -> None:
+        (self.path / f"{request_id}.tried").unlink(missing_ok=True)
+
+    def marks(self) -> list[str]:
         return [path.stem for path in self.path.glob("*.tried")]
 
     def write(self, record: Record) -> None:
@@ -109,3 +118,24 @@ class Ledger:
 
     def remove(self, key: str) -> None:
         (self.path / f"{key}.json").unlink(missing_ok=True)
+
+
+def recovered(found: Found, process: Process, grace: float) -> Record:
+    """A record from what the engine knows. Where the agent looks for the pid is not known any more."""
+    return Record(
+        instance=found.instance,
+        container=found.id,
+        name=found.name,
+        pid=process.pid,
+        started=process.started,
+        since=time.time(),
+        netns=found.netns,
+        netns_inode=namespace_of(process.pid) or 0,
+        digest=found.digest,
+        request=found.request,
+        pid_file=None,
+        configuration=[],
+        bindings={},
+        grace=grace,
+        children={},
+    )

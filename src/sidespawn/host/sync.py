@@ -218,6 +218,7 @@ class Sync:
                 plan = allowed.plan
                 note_excused(self.journal, allowed, request.id)
                 self.reply(self.keeper.start(allowed, request.id))
+            self.keeper.ledger.unmark(request.id)
         except Exception as error:  # noqa: BLE001 - a request must be answered, and must not take others with it
             self.refuse(request.id, as_ours(error))
             self.clean(request.id, plan)

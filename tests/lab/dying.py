@@ -1,0 +1,75 @@
+"""The command of the units, which ends itself by SIGKILL at a given step: python3 -I -S dying.py sync SERVICE.
+
+A step is whatever the process does to the world: a file made, written, renamed or removed, a directory likewise, a
+mount, a signal, a command.  They are counted by what the interpreter tells an audit hook, so that a new one cannot be
+forgotten; only system calls through the C library are wrapped.  Before the step whose number stands in
+/run/sidespawn-dying/SERVICE, the file is removed, and the process is no more.  `0` only counts.  What was done is
+written to SERVICE.steps beside it.  Production has nothing of this: a test puts it into a drop-in of its unit.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+CONTROL = Path("/run/sidespawn-dying")
+PACKAGE = Path(__file__).parents[2] / "src"
+EFFECTS = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "os.chmod", "subprocess.Popen")
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
+
+
+def install(fatal: int, log: int, before_death: Callable[[], None] = lambda: None) -> Callable[[str], None]:
+    """Count steps from now on, tell each to the descriptor `log`, and die before step number `fatal`, if it comes."""
+    counter = itertools.count(1)  # its next() is atomic: launches are threads
+
+    def step(what: str) -> None:
+        number = next(counter)
+        os.write(log, f"{number} {what}\n".encode(errors="replace"))
+        if number == fatal:
+            before_death()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def audit(event: str, arguments: tuple[Any, ...]) -> None:
+        if event in EFFECTS or (event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITING):
+            step(f"{event} {arguments[0]!s:.120}")
+
+    sys.addaudithook(audit)
+    return step
+
+
+def wrap(module: Any, name: str, step: Callable[[str], None]) -> None:
+    real = getattr(module, name)
+
+    def wrapped(*arguments: Any, **named: Any) -> Any:
+        step(f"{name} {arguments[:2]!s:.120}")
+        return real(*arguments, **named)
+
+    setattr(module, name, wrapped)
+
+
+def main(arguments: list[str]) -> int:
+    sys.path.append(str(PACKAGE))
+    from sidespawn import run
+    from sidespawn.host import kernel, sync  # noqa: F401 - all is imported before counting begins
+
+    service = arguments[-1]
+    control = CONTROL / service
+    if control.exists():
+        fatal = int(control.read_text())
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        log = os.open(control.with_suffix(".steps"), flags)
+        control.unlink()
+        step = install(fatal, log)
+        for name in ("mount", "unmount"):
+            wrap(kernel, name, step)
+        wrap(signal, "pidfd_send_signal", step)
+    return run.main(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
