@@ -133,7 +133,10 @@ class Podman:
         # A podman that is killed between starting the program and writing that down leaves a process which no podman
         # command knows of, not even `podman rm --force`. Its scope does.
         alive = {each.id for each in self.list(service) if each.pid is not None}
-        end_scopes(scope for scope, container in scopes_of(service).items() if container not in alive)
+        orphans = {scope: container for scope, container in scopes_of(service).items() if container not in alive}
+        end_scopes(orphans)
+        for container in set(orphans.values()):  # else it would look like a program that had ended by itself
+            self.remove(container)
 
     def remove(self, name: str) -> None:
         done = run((PODMAN, "rm", "--force", "--time=0", "--ignore", name), QUERY_TIMEOUT)
