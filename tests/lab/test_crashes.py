@@ -102,7 +102,7 @@ class Life:
         )
 
     def step(self) -> None:
-        what = self.random.choice(("start", "start", "replace", "HUP", "TERM", "KILL"))
+        what = self.random.choice(("start", "start", "replace", "HUP", "HUP", "HUP", "TERM", "KILL"))
         if what in ("start", "replace"):
             plan = self.plans[0] if what == "start" else self.random.choice(self.plans)
             self.note(what, self.network.start(*plan))
@@ -113,6 +113,7 @@ class Life:
 
     def note(self, what: str, done: subprocess.CompletedProcess[str]) -> None:
         self.outcomes[what, done.returncode, done.stderr] += 1
+        assert done.returncode == 0, f"{what}: {done.stderr}"
 
 
 def assert_in_order(service: Service, lives: list[Life]) -> None:
@@ -172,7 +173,7 @@ def test_killed_at_random_moments_under_load(crashing_service: Service, capsys: 
     with ThreadPoolExecutor(NETWORKS) as threads:
         work = [threads.submit(live, life) for life in lives]
         while kills < KILLS and not any(each.done() for each in work):
-            time.sleep(moments.uniform(0.0, moments.choice((0.4, 3.0))))
+            time.sleep(moments.uniform(0.0, moments.choice((0.4, 4.0))))
             if pid := main_pid(service):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)

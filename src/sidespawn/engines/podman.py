@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # importing it costs every run milliseconds
 
 PODMAN = "/usr/bin/podman"
 SYSTEMCTL = "/usr/bin/systemctl"
+UMOUNT = "/usr/bin/umount"
 START_TIMEOUT = 60.0  # seconds; podman takes 0.15, much longer when hundreds start at once or the disk is busy
 QUERY_TIMEOUT = 30.0
 NO_SUCH_CONTAINER = "no such container"
@@ -37,7 +38,8 @@ class Podman:
         try:
             done = run(self.describe(plan, pins, request), START_TIMEOUT)
             if done.code != 0:
-                if "is already in use" in done.stderr:
+                # The second is what it says when an earlier one was killed between its two lists of containers.
+                if "is already in use" in done.stderr or "container already exists" in done.stderr:
                     raise NameTaken(plan.name)
                 raise start_error(plan, done)
             return id_file.read_text(), int(pins.pid_file.read_text())
@@ -139,7 +141,14 @@ class Podman:
             self.remove(container)
 
     def remove(self, name: str) -> None:
-        done = run((PODMAN, "rm", "--force", "--time=0", "--ignore", name), QUERY_TIMEOUT)
+        command = (PODMAN, "rm", "--force", "--time=0", "--ignore", name)
+        done = run(command, QUERY_TIMEOUT)
+        if done.code != 0:
+            # A podman that was killed may have mounted this and not written it down (seen with 4.3.1).
+            left = [word.rstrip(":") for word in done.stderr.split() if word.endswith("/userdata/shm:")]
+            for path in left:
+                run((UMOUNT, "--lazy", path), QUERY_TIMEOUT)
+            done = run(command, QUERY_TIMEOUT) if left else done
         if done.code != 0:
             raise engine_error("podman rm", done)
 

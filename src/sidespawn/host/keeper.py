@@ -95,11 +95,13 @@ class Keeper:
                         self.ledger.write(record)
                     self.write_pid_files(plan, record)
                     return self.running(Event.ANSWERED, f"{plan.name} is running already", record, request_id)
+                self.ledger.mark(request_id, record.key)
                 self.stop(record, "TERM")
                 self.journal.write(Event.REPLACED, f"{plan.name} is replaced: its plan changed", request=request_id)
             else:
                 if record is not None:
-                    if time.time() - record.since < STEADY_SECONDS:
+                    ended_by_us = self.ledger.marked(request_id) is not None  # in a run that was killed
+                    if time.time() - record.since < STEADY_SECONDS and not ended_by_us:
                         self.falls.note(plan.instance)
                     self.forget(record)
                 self.falls.check(plan.instance, plan.name, self.see_log(plan.name))
