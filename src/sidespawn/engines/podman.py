@@ -26,7 +26,8 @@ SYSTEMCTL = "/usr/bin/systemctl"
 UMOUNT = "/usr/bin/umount"
 START_TIMEOUT = 60.0  # seconds; podman takes 0.15, much longer when hundreds start at once or the disk is busy
 QUERY_TIMEOUT = 30.0
-NO_SUCH_CONTAINER = "no such container"
+# The second: podman was killed while it made or removed the container, and only one of its two lists has it.
+NO_SUCH_CONTAINER = ("no such container", "container not known")
 HARMLESS = "nosuid,nodev,noexec"
 FAILED_TO_RUN = 125  # podman-run(1): the error is podman's own
 
@@ -110,7 +111,7 @@ class Podman:
     def find(self, name: str) -> Found | None:
         done = run((PODMAN, "container", "inspect", "--format=json", name), QUERY_TIMEOUT)
         if done.code != 0:
-            if NO_SUCH_CONTAINER in done.stderr.lower():
+            if any(each in done.stderr.lower() for each in NO_SUCH_CONTAINER):
                 return None
             raise engine_error("podman container inspect", done)
         container = json.loads(done.stdout)[0]
