@@ -123,15 +123,15 @@ def assert_in_order(service: Service, lives: list[Life]) -> None:
     assert set(containers) == set(running), "a container too many, or too few"
     lines = [line for line in command_lines().values() if line.startswith("/usr/sbin/dnsmasq")]
     for name, network in running.items():
-        assert containers[name]["State"] == "running"
+        assert containers[name].state == "running"
         assert sum(network.id in line for line in lines) == 1, "it runs once"
-        assert containers[name]["Pid"] == network.pid
+        assert containers[name].pid == network.pid
         assert network.record is not None
     for life in lives:
         if life.state is STOPPED:
             assert not any(life.network.id in line for line in lines)
             assert not life.network.pid_file.exists()
-    ids = {each["Id"] for each in containers.values()}
+    ids = {each.id for each in containers.values()}
     scopes = {path.name for path in slice_path(service.name).glob("libpod-*.scope")}
     assert {scope.removesuffix(".scope").rpartition("-")[2] for scope in scopes} <= ids, "a scope is left"
     places = service.places
