@@ -64,7 +64,7 @@ def figures(samples: Iterable[Sample]) -> list[Figure]:
 
 def figure(group: list[Sample], reference: list[Sample]) -> Figure:
     first = group[0]
-    beside = {each.round: each.seconds for each in reference}
+    beside = {each.round: each.seconds for each in reference if not each.lost}
     ratios = [each.seconds / beside[each.round] for each in group if each.round in beside]
     return Figure(
         part=first.part,

@@ -1,0 +1,54 @@
+"""The benchmark measures what it says, in its smallest form, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).parents[2]
+KEYS = {"podman_warm", "podman_cold", "podman_burst", "systemd_warm", "systemd_cold", "systemd_burst", "docker_warm"}
+
+
+def bench(*options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "benchmarks", *options]
+    return subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.mark.slow
+def test_one_short_round(tmp_path: Path) -> None:
+    done = bench("--quick", "--rounds=1", "--engine=podman", "--engine=systemd", "--json=-", f"--plots={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    [line] = done.stdout.splitlines()
+    figures = json.loads(line)
+    assert figures.keys() == KEYS | {"lost"}
+    assert figures.pop("lost") == 0, done.stderr
+    assert figures.pop("docker_warm") is None
+    assert all(0 < each < 100 for each in figures.values())
+    # Less than the bare engine takes is no figure: something was not started.
+    assert figures["podman_warm"] > 0.8
+    assert {path.name for path in tmp_path.iterdir()} == {"single.svg", "bursts.svg"}
+
+
+@pytest.mark.slow
+def test_a_part_with_the_older_patterns_in_full() -> None:
+    done = bench("--only=warm", "--rounds=1", "--engine=podman", "--json=-")
+    assert done.returncode == 0, done.stderr
+    whole = json.loads(done.stdout)
+    found = {each["way"]: each for each in whole["figures"]}
+    assert set(found) == {"sidespawn, podman", "podman run", "TripleO's pattern", "nsenter"}
+    assert (whole["complete"], whole["left_out"], whole["lost"]) == (True, {}, 0)
+    ours = found["sidespawn, podman"]
+    assert (ours["reference"], ours["rounds"], ours["lost"]) == ("podman run", 1, 0)
+    assert 0 < ours["wrapper"] < ours["seconds"]["median"]
+    assert 4 * 2**20 < ours["peak"] < 40 * 2**20
+    assert found["podman run"]["ratio"] is None
+
+
+def test_wrong_use() -> None:
+    done = bench("--only=nothing")
+    assert done.returncode == 2
+    assert "nothing is none of warm" in done.stderr

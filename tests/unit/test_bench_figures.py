@@ -1,0 +1,61 @@
+"""What the benchmark makes of its samples."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from benchmarks.figures import Spread, figures, growth, lost, quick
+from benchmarks.parts import Sample
+
+OURS, BARE = "sidespawn, podman", "podman run"
+
+
+def sample(way: str, seconds: float, number: int = 0, part: str = "warm", size: int = 1) -> Sample:
+    return Sample(part=part, way=way, reference=BARE, size=size, round=number, seconds=seconds, lost=0)
+
+
+def test_ratios_are_of_one_round_each() -> None:
+    samples = [sample(BARE, 1, 0), sample(OURS, 1.1, 0), sample(BARE, 10, 1), sample(OURS, 13, 1), sample(OURS, 9, 2)]
+    bare, ours = figures(samples)
+    assert bare.ratio is None
+    assert ours.ratio is not None
+    assert round(ours.ratio.median, 6) == 1.2  # of 1.1 and 1.3; not of the medians, and not of the unpaired third
+    assert (ours.rounds, ours.seconds.median) == (3, 9)
+
+
+def test_without_the_reference_there_is_no_ratio() -> None:
+    [ours] = figures([sample(OURS, 1)])
+    assert ours.ratio is None
+    assert quick([ours]) == {
+        "podman_warm": None, "podman_cold": None, "podman_burst": None, "systemd_warm": None, "systemd_cold": None,
+        "systemd_burst": None, "docker_warm": None, "lost": 0,
+    }  # fmt: skip
+
+
+def test_a_round_in_which_the_reference_lost_something_is_no_pair() -> None:
+    samples = [replace(sample(BARE, 0.1), lost=1), sample(OURS, 1), sample(BARE, 1, 1), sample(OURS, 1.5, 1)]
+    ours = figures(samples)[1]
+    assert ours.ratio is not None
+    assert ours.ratio.median == 1.5
+
+
+def test_lost_counts_what_sidespawn_lost() -> None:
+    samples = [replace(sample(OURS, 1), lost=2), replace(sample(OURS, 1, part="cold"), lost=1)]
+    assert lost(figures([*samples, replace(sample(BARE, 1), lost=4)])) == 3
+
+
+def test_growth_is_per_request() -> None:
+    samples = [sample(OURS, 10, part="burst-100", size=100), sample(OURS, 120, part="burst-1000", size=1000)]
+    assert {way: round(each, 6) for way, each in growth(figures(samples)).items()} == {OURS: 1.2}
+    assert growth(figures(samples[1:])) == {}
+
+
+def test_memory_and_peak() -> None:
+    samples = [replace(sample(OURS, 1), peak=5, memory=3.0), replace(sample(OURS, 1, 1), peak=7, memory=5.0)]
+    [ours] = figures(samples)
+    assert (ours.peak, ours.memory, ours.service) == (7, 4.0, None)
+
+
+def test_a_spread_is_median_and_quartiles() -> None:
+    assert Spread.of([5.0]) == Spread(median=5, low=5, high=5)
+    assert Spread.of([4.0, 1, 3, 2, 5]) == Spread(median=3, low=2, high=4)
