@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pwd
 import subprocess
 import uuid
 from collections.abc import Iterator
@@ -27,6 +28,8 @@ def traces() -> dict[str, set[str]]:
 
     return {
         "containers": lines("podman", "ps", "--all", "--format={{.Names}}"),
+        "mounted images": lines("podman", "image", "mount"),
+        "accounts": {each.pw_name for each in pwd.getpwall() if each.pw_name.startswith("sidespawn")},
         "namespaces": {line.split()[0] for line in lines("ip", "netns", "list")},
         "mounts": {line for line in Path("/proc/self/mounts").read_text().splitlines() if "sidespawn" in line},
         "units": lines("systemctl", "list-units", "--all", "--plain", "--no-legend", "sidespawn*"),

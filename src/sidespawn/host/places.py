@@ -9,6 +9,7 @@
     /run/sidespawn/SERVICE/ledger     one record for each side container
     /run/sidespawn/SERVICE/pins       what is being mounted into a side container at this moment
     /run/sidespawn/SERVICE/snapshots  checked copies of configuration files
+    /run/sidespawn/SERVICE/roots      of side containers that systemd starts; see engines/systemd_roots.py
     /run/sidespawn/SERVICE/policy.json  the policy, compiled
 
 All of it lives in /run: a reboot ends the side containers and leaves nothing stale.

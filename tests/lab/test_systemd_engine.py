@@ -1,0 +1,188 @@
+"""What only the systemd engine has: its units as an operator sees them, and the root directories beneath."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sidespawn.engines.systemd import unit_name
+from sidespawn.engines.systemd_roots import prepare, release_all, root_path
+from sidespawn.errors import LaunchError, Reason
+from sidespawn.host.processes import identify
+from tests.lab.conftest import new_service
+from tests.lab.networks import SIDESPAWN, Network, Service, command, unit_state, wait_until, wait_until_gone
+from tests.lab.test_engines import HOSTILE, IMAGE, STAY, SYSTEMD, Ground, new_ground, output
+
+PARTS = ("dev", "etc", "proc", "run", "usr", "var")  # of a root that is the host's
+
+
+@pytest.fixture(scope="module")
+def ground() -> Iterator[Ground]:
+    with SYSTEMD.ready(IMAGE), new_ground(SYSTEMD) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def engine() -> str:
+    return "systemd"
+
+
+def shown(unit: str, name: str) -> str:
+    return command("systemctl", "show", f"--property={name}", "--value", unit).stdout.strip()
+
+
+def test_there_is_no_process_beside_the_program(shared_service: Service) -> None:
+    network = shared_service.network()
+    network.start()
+    group = Path("/sys/fs/cgroup") / shown(unit_of(network), "ControlGroup").lstrip("/")
+    assert (group / "cgroup.procs").read_text().split() == [str(network.pid)]
+    assert identify(int(shown(unit_of(network), "MainPID"))) == identify(network.pid)
+
+
+def unit_of(network: Network) -> str:
+    return unit_name(network.container)
+
+
+def test_status_and_journal_show_it_by_its_name(shared_service: Service) -> None:
+    network = shared_service.network()
+    network.start()
+    status = command("systemctl", "status", unit_of(network).removesuffix(".service")).stdout
+    assert f"Side container {network.container}" in status
+    assert "active (running)" in status
+    assert "/usr/sbin/dnsmasq" in status
+    command("journalctl", "--sync", check=False)
+    said = command("journalctl", f"--unit={unit_of(network)}", "--output=cat").stdout
+    assert "started, version" in said
+    logs = command(*SIDESPAWN, "logs", shared_service.name, network.container).stdout
+    assert "started, version" in logs
+
+
+def test_limits_stand_in_the_unit(shared_service: Service) -> None:
+    network = shared_service.network()
+    network.start()
+    found = [shown(unit_of(network), name) for name in ("MemoryMax", "MemorySwapMax", "TasksMax", "LogRateLimitBurst")]
+    assert found == [str(128 * 2**20), "0", "16", "10000"]
+
+
+def test_after_a_reload_the_unit_is_whole_and_nothing_was_injected(ground: Ground) -> None:
+    plan = ground.plan(STAY, *HOSTILE)
+    ground.start(plan)
+    command("systemctl", "daemon-reload")
+    unit = unit_name(plan.name)
+    assert [shown(unit, name) for name in ("LoadState", "ActiveState")] == ["loaded", "active"]
+    for name in ("ExecStartPre", "ExecStartPost", "ExecStop", "ExecStopPost", "ExecReload", "OnFailure", "DropInPaths"):
+        assert shown(unit, name) == ""
+    assert shown(unit, "Restart") == "no"
+    ground.engine.remove(plan.name)
+
+
+def test_an_operators_restart_fails_and_the_agents_next_start_works(shared_service: Service) -> None:
+    """The pinned namespace is gone: nothing that was read back from a unit's text is ever executed."""
+    network = shared_service.network()
+    network.start()
+    pid = network.pid
+    assert command("systemctl", "restart", unit_of(network), check=False).returncode != 0
+    assert identify(pid) is None
+    assert unit_state(unit_of(network)) == "failed"
+    assert network.start().returncode == 0
+    assert identify(network.pid) is not None
+
+
+def test_a_unit_of_somebody_else_is_left_alone(ground: Ground) -> None:
+    plan = ground.plan()
+    command("systemd-run", f"--unit={unit_name(plan.name)}", "sleep", "100")
+    assert ground.engine.find(plan.name) is None
+    ground.engine.remove(plan.name)
+    ground.engine.reap(ground.places.service)
+    assert ground.engine.list(ground.places.service) == ()
+    assert unit_state(unit_name(plan.name)) == "active"
+    command("systemctl", "stop", unit_name(plan.name))
+
+
+def test_a_program_that_ends_well_takes_nothing_along_until_it_is_removed(ground: Ground) -> None:
+    """The unit stays, with what the program left running; both go together."""
+    code = "import os, time\nif os.fork(): time.sleep(0.2)\nelse: print(os.getpid(), flush=True); time.sleep(99)"
+    plan = ground.plan(code)
+    process = ground.start(plan)
+    wait_until(lambda: output(plan) != "")
+    child = int(output(plan).splitlines()[0])
+    wait_until_gone(process.pid)
+    wait_until(lambda: getattr(ground.engine.find(plan.name), "state", "") == "exited")
+    ground.engine.remove(plan.name)
+    assert identify(child) is None
+
+
+# ---------------------------------------------------------------- roots
+
+
+def test_the_hosts_own_program_needs_no_image() -> None:
+    service = new_service(engine="systemd")
+    try:
+        service.enable("--preset=neutron-dhcp-dnsmasq", "--image=host", f"--set=state_on_host={service.state}")
+        network = service.network()
+        assert network.start().returncode == 0
+        root = Path(f"/proc/{network.pid}/root")
+        assert os.path.samefile(root / "usr/sbin/dnsmasq", "/usr/sbin/dnsmasq")
+        # systemd makes the directories that it expects of a root; they are empty.
+        for path in (each for each in root.iterdir() if each.name not in PARTS and not each.is_symlink()):
+            assert os.listdir(path) == [], path
+        assert not (root / "etc/shadow").exists()
+        assert os.listdir(root / "var/lib") == ["neutron"]
+        assert network.kill("HUP").returncode == 0
+        assert network.kill("TERM").returncode == 0
+    finally:
+        service.clean()
+
+
+def test_a_second_enable_leaves_what_runs(service: Service) -> None:
+    network = service.network()
+    network.start()
+    pid = network.pid
+    service.enable()
+    assert network.kill("HUP").returncode == 0
+    assert network.start().returncode == 0
+    assert network.pid == pid
+    assert service.network().start().returncode == 0
+
+
+def test_a_directory_can_be_the_image_and_nothing_is_written_there(ground: Ground) -> None:
+    directory = Path("/var/lib") / f"sidespawn-{uuid.uuid4().hex}"
+    mounted = command("podman", "image", "mount", IMAGE).stdout.strip()
+    try:
+        directory.mkdir()
+        for each in Path(mounted).iterdir():
+            if each.is_symlink():
+                (directory / each.name).symlink_to(each.readlink())
+            else:
+                (directory / each.name).mkdir()
+        shutil.copytree(f"{mounted}/usr", directory / "usr", symlinks=True, dirs_exist_ok=True)
+        before = sorted(directory.rglob("*"))
+        plan = ground.plan(image=str(directory))
+        ground.start(plan)
+        ground.engine.remove(plan.name)
+        assert sorted(directory.rglob("*")) == before
+    finally:
+        command("podman", "image", "unmount", IMAGE)
+        release_all(ground.places.service)
+        shutil.rmtree(directory)
+    with pytest.raises(LaunchError) as raised:
+        ground.start(plan)
+    assert raised.value.reason is Reason.IMAGE_MISSING
+
+
+def test_an_image_is_mounted_once_and_released(ground: Ground) -> None:
+    prepare(ground.places.service, IMAGE)
+    root = root_path(ground.places.service, IMAGE)
+    before = os.stat(root).st_dev
+    prepare(ground.places.service, IMAGE)
+    assert os.stat(root).st_dev == before
+    prepare(ground.places.service, IMAGE, anew=True)
+    assert os.stat(root).st_dev != before
+    release_all(ground.places.service)
+    assert not os.path.ismount(root)
+    assert IMAGE.partition(":")[0] not in command("podman", "image", "mount").stdout
