@@ -78,3 +78,8 @@ def test_what_is_no_test_case_makes_the_policy_invalid(tmp_path: Path, case: str
     code, shown = check(tmp_path, f"[[test]]\n{case}")
     assert code == 78
     assert said in shown
+
+
+def test_cases_are_judged_by_the_rules_whatever_the_mode(tmp_path: Path) -> None:
+    code, shown = check(tmp_path, 'mode = "monitor"\n' + call("", "option-not-allowed").replace('"-p"', '"-t"'))
+    assert (code, "tests: 1 passed, 0 failed" in shown) == (0, True)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from sidespawn.host.processes import identify
+from tests.lab.conftest import new_service
 from tests.lab.networks import SIDESPAWN, Network, Service, command, wait_until
 
 REJECTED = 77
@@ -27,6 +28,17 @@ def images() -> Iterator[None]:
         command("podman", "tag", "localhost/sidespawn-agent", name)
     yield
     command("podman", "untag", "localhost/sidespawn-agent", IMAGE, OTHER_IMAGE)
+
+
+@pytest.fixture(scope="module")
+def hasty_service() -> Iterator[Service]:
+    """Its runs end at once, so that a test need not wait for the next one."""
+    made = new_service()
+    made.enable("--preset=neutron-dhcp-dnsmasq", f"--set=state_on_host={made.state}")
+    with made.places.policy.open("a") as policy:
+        policy.write("\n[pace]\nlinger = 0\n")
+    yield made
+    made.clean()
 
 
 @dataclass
@@ -76,13 +88,13 @@ def started() -> Iterator[list[str]]:
 
 
 @pytest.fixture(params=STYLES)
-def old(request: pytest.FixtureRequest, shared_service: Service, started: list[str]) -> OldWrapper:
-    return OldWrapper(shared_service.network(), request.param, started)
+def old(request: pytest.FixtureRequest, hasty_service: Service, started: list[str]) -> OldWrapper:
+    return OldWrapper(hasty_service.network(), request.param, started)
 
 
 @pytest.fixture
-def edpm(shared_service: Service, started: list[str]) -> OldWrapper:
-    return OldWrapper(shared_service.network(), "edpm", started)
+def edpm(hasty_service: Service, started: list[str]) -> OldWrapper:
+    return OldWrapper(hasty_service.network(), "edpm", started)
 
 
 def rows(network: Network) -> list[dict[str, Any]]:
@@ -227,9 +239,9 @@ def test_the_backstop_adopts_what_an_old_wrapper_starts_later(edpm: OldWrapper) 
 
 
 def test_it_works_again_and_again_although_the_engine_removes_it_too(
-    shared_service: Service, started: list[str]
+    hasty_service: Service, started: list[str]
 ) -> None:
-    wrapper = OldWrapper(shared_service.network(), "kolla", started)
+    wrapper = OldWrapper(hasty_service.network(), "kolla", started)
     for _ in range(3):
         name = wrapper.start()
         assert wrapper.network.kill("TERM").returncode == 0

@@ -45,6 +45,12 @@ def test_what_monitor_mode_let_pass_is_learned_and_then_allowed(service: Service
     assert {each["SIDESPAWN_REASON"] for each in noted} == {"option-not-allowed"}
     assert all(".toml:" in each["SIDESPAWN_RULE"] for each in noted)
 
+    explained = command(
+        *SIDESPAWN, "explain", service.name, "--netns", network.netns, "--json", "--", "dnsmasq", *options, check=False
+    )
+    tolerated = json.loads(explained.stdout)["only_in_monitor_mode"]
+    assert [each["reason"] for each in tolerated] == ["option-not-allowed"] * 4
+
     learned = command(*SIDESPAWN, "learn", service.name).stdout
     assert f"# DANGER: it runs a program at every change of a lease\n# {DANGER[2:13]} = " in learned
     lessons = learn(service)
