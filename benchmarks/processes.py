@@ -74,10 +74,12 @@ def start(command: Command) -> int:
         return os.posix_spawn(command.argv[0], command.argv, environment, file_actions=quiet)
 
 
-def run(commands: Sequence[Command], *, at_once: int | None = None, timeout: float = 600) -> tuple[float, list[Ended]]:
+def run(
+    commands: Sequence[Command], *, at_once: int | None = None, timeout: float | None = None
+) -> tuple[float, list[Ended]]:
     """Seconds until the last one ended, and each of them. At most `at_once` run at a time; None: all.
 
-    What has not ended after `timeout` seconds is killed.
+    What has not ended after `timeout` seconds is killed; None: two minutes and two seconds for each.
     """
     waiting = deque(range(len(commands)))
     running: dict[int, tuple[int, int, float]] = {}
@@ -85,6 +87,7 @@ def run(commands: Sequence[Command], *, at_once: int | None = None, timeout: flo
     poll = select.poll()
     began = time.perf_counter()
     killed = False
+    timeout = timeout or 120 + 2 * len(commands)
     try:
         while waiting or running:
             while waiting and len(running) < (at_once or len(commands)):

@@ -33,7 +33,7 @@ SIDE_BY_SIDE = 4  # bare commands at a time in a burst, as many as sidespawn sta
 PIN = Path("/run/sidespawn-bench")  # pid files of what is not started by sidespawn
 REQUEST = "0" * 32
 # A benchmark asks more than an agent may, and starts over at once.
-UNLIMITED = "[limits]\nburst = 100000\nrate = 10000\nrecords = 100000\nbackoff = 0\n"
+UNLIMITED = "[agent]\ntimeout = 600\n[limits]\nburst = 100000\nrate = 10000\nrecords = 100000\nbackoff = 0\n"
 NOWHERE = "999999"  # a pid that nothing has
 
 
