@@ -298,6 +298,20 @@ def is_answered_here(local, arguments):
     )
 
 
+def named_pid_file(stop, arguments):
+    # type: (List[List[str]], List[str]) -> Optional[str]
+    """The pid file of what a call is to end; None for a call of another kind. `stop` holds lists as `local` does.
+
+    There, what stands behind ANY is the file's path in the directory that the argument names.
+    """
+    for each in stop:
+        named = [index for index, wanted in enumerate(each) if wanted.startswith(ANY)]
+        plain = [ANY if index in named else wanted for index, wanted in enumerate(each)]
+        if is_answered_here([plain], arguments):
+            return "".join(arguments[index] + each[index][len(ANY) :] for index in named[:1])
+    return None
+
+
 def run_locally(settings, arguments):
     # type: (Dict[str, Any], List[str]) -> int
     path = real_program(settings)
@@ -315,6 +329,14 @@ def program_main(settings, arguments):
     # type: (Dict[str, Any], List[str]) -> int
     if is_answered_here(settings["local"], arguments):
         return run_locally(settings, arguments)
+    pid_file = named_pid_file(settings["stop"], arguments)
+    if pid_file is not None:
+        try:
+            with open(pid_file) as file:
+                return kill_main(settings, ["TERM", file.read(32).strip()])
+        except OSError as error:
+            say("sidespawn: cannot read %s: %s: No such process" % (pid_file, error.strerror))
+            return GONE
     environment = {name: os.environ[name] for name in settings["environment"] if name in os.environ}
     argv = [settings["program"]] + arguments
     return report(start(settings, argv, identify_netns(), environment, brief=True))

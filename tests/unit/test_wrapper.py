@@ -49,6 +49,7 @@ def settings(box: Path) -> dict[str, Any]:
         "timeout": 5,
         "environment": ["TAG"],
         "local": [["--version"]],
+        "stop": [["stop", "-w", "<text>/tool.pid"]],
         "real": [],
         "kill": False,
     }
@@ -731,3 +732,36 @@ def test_what_is_no_reply_is_a_failure(
 ) -> None:
     monkeypatch.setattr(wrapper, "wait_for", lambda path, deadline: content)
     assert run_main(monkeypatch, settings) == 70
+
+
+# ---------------------------------------------------------------- a call that ends a program
+
+
+def test_a_call_that_ends_a_program_asks_for_a_signal_to_the_pid_in_its_file(
+    box: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (box / "tool.pid").write_text("4711\n")
+    with Host(box, answering(Status.DONE)) as host:
+        assert run_main(monkeypatch, settings, "stop", "-w", str(box)) == 0
+    [request] = host.seen
+    assert isinstance(request, SignalRequest)
+    assert (request.signal, request.pid) == ("TERM", 4711)
+
+
+@pytest.mark.parametrize(("content", "code"), [(None, 1), ("", 64), ("x", 64), ("0", 1), ("4711 4712", 64)])
+def test_there_is_nothing_to_end_without_a_pid(
+    box: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, content: str | None, code: int
+) -> None:
+    if content is not None:
+        (box / "tool.pid").write_text(content)
+    assert run_main(monkeypatch, settings | {"timeout": 0.1}, "stop", "-w", str(box)) == code
+    assert not (box / "spool" / "processes").exists()
+
+
+@pytest.mark.parametrize("arguments", [["stop"], ["stop", "-w"], ["start", "-w", "/x"], ["stop", "-w", "/x", "y"]])
+def test_another_call_is_for_the_host_to_judge(
+    box: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    with Host(box, answering(Status.RUNNING)) as host:
+        assert run_main(monkeypatch, settings, *arguments) == 0
+    assert isinstance(host.seen[0], StartRequest)

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 
 import click
 from rich.markup import escape
 
 from sidespawn import presets
 from sidespawn.cli import accounts, hardening, systemd
-from sidespawn.cli.output import console, json_option, print_json, service_argument
+from sidespawn.cli.output import console, json_option, print_json, service_argument, services
 from sidespawn.cli.suitability import warnings
 from sidespawn.core.loading import ENGINES
 from sidespawn.core.policy import Policy
-from sidespawn.errors import Reason, SidespawnError
+from sidespawn.errors import PolicyError, Reason, SidespawnError
 from sidespawn.host.directories import IMAGE_IN_AGENT, wrapper_files
 from sidespawn.host.files import read_trusted
 from sidespawn.host.places import POLICIES, Places
-from sidespawn.host.policies import policy_of
+from sidespawn.host.policies import load_policy, policy_of
 
 MARK = "# Written by `sidespawn enable`; `sidespawn disable` removes it unless it was changed. "
 
@@ -140,9 +141,23 @@ def agent_mounts(places: Places, policy: Policy) -> list[dict[str, object]]:
         {"source": str(places.spool), "target": str(places.spool), "writable": True, "propagation": "rprivate"},
         {"source": str(places.replies), "target": str(places.replies), "writable": False, "propagation": "rprivate"},
     ]
+    brought = brought_by_another(places, policy)
     for source, target in wrapper_files(places, policy).items():
+        if target in brought:
+            continue
         mounts.append({"source": str(source), "target": target, "writable": False, "propagation": "rprivate"})
     return mounts
+
+
+def brought_by_another(places: Places, policy: Policy) -> set[str]:
+    """Kill scripts that an enabled service of the same agent shares and, being the first by name, has the mount of."""
+    found: set[str] = set()
+    for other in services(None):
+        with suppress(PolicyError):
+            agent = load_policy(other).agent
+            if other.service < places.service and agent.state_on_host == policy.agent.state_on_host:
+                found |= set(agent.shared_kill_scripts) & set(policy.agent.shared_kill_scripts)
+    return found
 
 
 def podman_options(places: Places, policy: Policy) -> list[str]:

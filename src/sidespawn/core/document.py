@@ -84,6 +84,13 @@ class Table:
         self._taken: set[str] = set()
         self._names: frozenset[str] = frozenset()
 
+    def path_keys(self) -> tuple[str, ...]:
+        """The keys of a table in which each is a path."""
+        for path in self._content:
+            if not is_path(path):
+                raise self.error(path, "must be an absolute path in the side container")
+        return self.keys()
+
     def declare(self, names: Iterable[str]) -> None:
         """The names that patterns in this table and in those taken from it later may use."""
         self._names = frozenset(names)

@@ -143,9 +143,10 @@ def build_policy(service: str, top: Table, read_program: Read) -> Policy:
 
 
 def build_agent(table: Table) -> Agent:
-    local = table.take("local", list, default=[])
-    if not all(isinstance(argv, list) and all(isinstance(each, str) for each in argv) for argv in local):
-        raise table.error("local", "must be a list of argument lists")
+    local, stop = table.take("local", list, default=[]), table.take("stop", list, default=[])
+    for key, lists in (("local", local), ("stop", stop)):
+        if not all(isinstance(argv, list) and all(isinstance(each, str) for each in argv) for argv in lists):
+            raise table.error(key, "must be a list of argument lists")
     agent = Agent(
         state=table.path("state"),
         state_on_host=table.path("state_on_host"),
@@ -155,6 +156,7 @@ def build_agent(table: Table) -> Agent:
         shared_kill_scripts=table.strings("shared_kill_scripts", optional=True),
         timeout=table.number("timeout", 1, 600, default=120),
         local=tuple(tuple(argv) for argv in local),
+        stop=tuple(tuple(argv) for argv in stop),
     )
     scripts = (*agent.kill_scripts, *agent.shared_kill_scripts)
     if not all(is_path(path) for path in scripts):
@@ -310,7 +312,7 @@ def build_side_container(table: Table) -> SideContainer:
         writes=build_places(table.table("writes", optional=True)),
         reads=build_places(table.table("reads", optional=True)),
         scratch=scratch,
-        scripts=tuple(Script(path=path, text="\n".join(scripts.strings(path)) + "\n") for path in paths_in(scripts)),
+        scripts=tuple(Script(path=path, text="\n".join(scripts.strings(path)) + "\n") for path in scripts.path_keys()),
         pid_file=table.pattern("pid_file") if "pid_file" in table.keys() else None,
         child_pid_files=tuple((children.parsed(key, (key,))[0], children.path(key)) for key in children.keys()),
         limits=Limits(
@@ -338,15 +340,7 @@ def build_adopt(table: Table, engine: str) -> Adopt:
 
 
 def build_places(table: Table) -> tuple[tuple[str, Pattern], ...]:
-    return tuple((path, table.pattern(path)) for path in paths_in(table))
-
-
-def paths_in(table: Table) -> tuple[str, ...]:
-    """A table's keys."""
-    for path in table.keys():
-        if not is_path(path):
-            raise table.error(path, "must be an absolute path in the side container")
-    return table.keys()
+    return tuple((path, table.pattern(path)) for path in table.path_keys())
 
 
 def is_image(text: str) -> bool:

@@ -53,6 +53,7 @@ class Agent:
     shared_kill_scripts: tuple[str, ...]  # of several of the agent's services
     timeout: int  # seconds
     local: tuple[tuple[str, ...], ...]
+    stop: tuple[tuple[str, ...], ...]
 
 
 class Caller(StrEnum):

@@ -88,6 +88,7 @@ def wrapper_settings(places: Places, policy: Policy) -> dict[str, object]:
         "timeout": policy.agent.timeout,
         "environment": sorted(policy.environment),
         "local": [list(argv) for argv in policy.agent.local],
+        "stop": [list(argv) for argv in policy.agent.stop],
         "real": [IMAGE_IN_AGENT + policy.agent.wrapper, policy.agent.wrapper + ".real"],
         "kill": False,
         "shared": False,

@@ -82,10 +82,13 @@ class Keeper:
     def start(self, allowed: Allowed, request_id: str) -> Reply:
         """See that the plan runs. Raises LaunchError."""
         self.recover()
+        with self.only(allowed.plan.instance):
+            return self.start_alone(allowed, request_id)
+
+    def start_alone(self, allowed: Allowed, request_id: str) -> Reply:
         plan = allowed.plan
         pin = self.places.pins / request_id
-        name = None if plan.host_network else plan.netns
-        with self.only(plan.instance), pinned_namespace(name, pin.with_suffix(".netns")) as netns:
+        with pinned_namespace(None if plan.host_network else plan.netns, pin.with_suffix(".netns")) as netns:
             record = self.ledger.find(plan.instance)
             if record is not None and record.is_running:
                 if is_same(record, plan) and record.netns_inode == netns.inode:
