@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import pytest
 
+from sidespawn import presets
+from sidespawn.cli.explain import preset_policy
+from sidespawn.cli.main import cli
 from tests.contract.command import printed_json, sidespawn_command
-from tests.data.corpus import DAEMONS, Call
+from tests.data.corpus import DAEMONS, EVERY_DAEMON, Call
 
 PRESET = "neutron-dhcp-dnsmasq"
 PLAIN = next(call for call in DAEMONS if str(call) == "plain")
@@ -164,3 +168,47 @@ def test_wrong_use(arguments: list[str], code: int) -> None:
     assert done.returncode == code
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
+
+
+# ---------------------------------------------------------------- every helper of Neutron
+
+PRESETS = {
+    ("dnsmasq", "qdhcp"): "neutron-dhcp-dnsmasq",
+    ("haproxy", "qdhcp"): "neutron-dhcp-haproxy",
+    ("haproxy", "qrouter"): "neutron-l3-haproxy",
+    ("haproxy", "ovnmeta"): "neutron-ovn-metadata-haproxy",
+    ("haproxy", ""): "neutron-ovs-metadata-haproxy",
+    ("radvd", "qrouter"): "neutron-l3-radvd",
+    ("keepalived", "qrouter"): "neutron-l3-keepalived",
+    ("conntrackd", "qrouter"): "neutron-l3-conntrackd",
+    ("neutron-keepalived-state-change", ""): "neutron-l3-keepalived-state-change",
+}
+OTHERS = [call for call in EVERY_DAEMON if call.program != "dnsmasq"]
+
+
+@pytest.mark.parametrize("call", OTHERS, ids=lambda call: f"{call.program}: {call.variant}")
+def test_every_recorded_call_of_another_helper_is_allowed(
+    root: Path, call: Call, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lay_out(root, call)
+    preset = PRESETS[call.program, (call.netns or "").partition("-")[0]]
+    said = options(call)[0 if call.netns else 1 :]
+    arguments = ["explain", "--preset", preset, "--json", f"--root={root}", *said, "--", *call.argv]
+    code = cli.main(arguments, prog_name="sidespawn", standalone_mode=False)
+    found = json.loads(capsys.readouterr().out)
+    assert (code, found["verdict"]) == (0, "allowed"), found
+    assert all(each["verdict"] == "allowed" for each in found["configuration"])
+    assert [each["file"] for each in found["configuration"]] == list(call.files)
+
+
+def test_every_preset_but_the_one_for_older_releases_has_recorded_calls() -> None:
+    assert sorted({*PRESETS.values(), "neutron-l3-dibbler"}) == list(presets.names())
+    assert {(call.program, (call.netns or "").partition("-")[0]) for call in EVERY_DAEMON} == set(PRESETS)
+
+
+@pytest.mark.parametrize("name", presets.names())
+def test_a_wrapper_lies_where_the_program_is_looked_for_first(name: str) -> None:
+    """Outside of a namespace rootwrap takes the first of its exec_dirs, where a wrapper further back is passed by."""
+    wrapper = Path(preset_policy(name).agent.wrapper)
+    assert str(wrapper.parent) in ("/usr/sbin", "/usr/bin")
+    assert wrapper.name == preset_policy(name).table.program

@@ -32,5 +32,12 @@ DAEMONS = tuple(call for call in CALLS if call.kind == "daemon" and call.program
 HAPROXY = tuple(call for call in CALLS if call.kind == "daemon" and call.program == "haproxy")
 RADVD = tuple(call for call in CALLS if call.kind == "daemon" and call.program == "radvd")
 KEEPALIVED = tuple(call for call in CALLS if call.kind == "daemon" and call.program == "keepalived")
-PROBES = tuple(call for call in CALLS if call.kind == "oneshot")
-KILLS = tuple(call for call in CALLS if call.kind == "kill")
+CONNTRACKD = tuple(call for call in CALLS if call.kind == "daemon" and call.program == "conntrackd")
+STATE_CHANGE = tuple(
+    call for call in CALLS if call.kind == "daemon" and call.program == "neutron-keepalived-state-change"
+)
+EVERY_DAEMON = tuple(call for call in CALLS if call.kind == "daemon")
+QUESTIONS = tuple(call for call in CALLS if call.kind == "oneshot" and call.program == "conntrackd")
+PROBES = tuple(call for call in CALLS if call.kind == "oneshot" and call.program != "conntrackd")
+KILLS = tuple(call for call in CALLS if call.kind == "kill" and call.program == "dnsmasq-kill")
+OTHER_KILLS = tuple(call for call in CALLS if call.kind == "kill" and call.program != "dnsmasq-kill")

@@ -62,6 +62,7 @@ class Recipe:
     packages: tuple[str, ...]
     users: tuple[tuple[str, int, str], ...]  # name, uid and gid, home
     directories: tuple[tuple[str, int], ...] = ()  # path, uid and gid
+    links: tuple[tuple[str, str], ...] = ()  # path, target: what maintainer scripts make of alternatives
     wheels: tuple[tuple[str, str, str], ...] = ()  # a release on PyPI, a file in its wheel, where it goes
     busybox: bool = False  # a link for each applet that no package brings
 
@@ -83,6 +84,7 @@ HELPERS = Recipe(
         "dibbler-server",  # for a test of the client
     ),
     users=_SERVICE_USERS,
+    links=(("usr/bin/awk", "mawk"),),
     wheels=(("neutron==29.0.0", "neutron-29.0.0.data/scripts/neutron-keepalived-state-change", _STATE_CHANGE),),
 )
 AGENT = Recipe(
@@ -222,6 +224,8 @@ def _adapt(root: Path, recipe: Recipe) -> None:
     if (root / "usr/sbin/xtables-nft-multi").exists():
         for name in _IPTABLES:
             (root / "usr/sbin" / name).symlink_to("xtables-nft-multi")
+    for path, target in recipe.links:
+        (root / path).symlink_to(target)
     if recipe.busybox:
         _link_applets(root)
 

@@ -1,0 +1,201 @@
+"""neutron-keepalived-state-change, the script of Neutron's release: it tells the agent of the router's address."""
+
+from __future__ import annotations
+
+import os
+import socketserver
+import threading
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+
+import pytest
+
+from sidespawn.host.processes import identify
+from tests.lab.conftest import new_service
+from tests.lab.networks import NEUTRON, Service, command, wait_until
+
+STATE = "/var/lib/neutron"
+MONITOR = "neutron-keepalived-state-change-monitor"
+
+
+@dataclass
+class Reports:
+    """What the agent was told: router and state."""
+
+    path: Path
+    told: list[tuple[str, str]] = field(default_factory=list)
+
+    @contextmanager
+    def served(self) -> Iterator[None]:
+        """The agent's socket, made anew as at each start of an agent."""
+        told = self.told
+
+        class Answer(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                told.append((self.headers["X-Neutron-Router-Id"], self.headers["X-Neutron-State"]))
+                self.send_response(200)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def address_string(self) -> str:
+                return "script"
+
+            def log_message(self, *arguments: object) -> None:
+                pass
+
+        self.path.unlink(missing_ok=True)
+        with socketserver.ThreadingUnixStreamServer(str(self.path), Answer) as server:
+            os.chown(self.path, NEUTRON, NEUTRON)
+            thread = threading.Thread(target=server.serve_forever)
+            thread.start()
+            try:
+                yield
+            finally:
+                server.shutdown()
+                thread.join()
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A router, and what Neutron calls for it: in no namespace, with no variables."""
+
+    service: Service
+    id: str
+
+    @property
+    def netns(self) -> str:
+        return f"qrouter-{self.id}"
+
+    @property
+    def pid_file(self) -> Path:
+        return self.service.state / "external/pids" / f"{self.id}.monitor.pid.{MONITOR}"
+
+    @property
+    def pid(self) -> int:
+        return int(self.pid_file.read_text())
+
+    @property
+    def pipe(self) -> Path:
+        """It is there when the script watches."""
+        return self.service.state / "ha_confs" / self.id / "ip-monitor"
+
+    @property
+    def state(self) -> str:
+        return (self.service.state / "ha_confs" / self.id / "state").read_text()
+
+    def options(self) -> list[str]:
+        home = f"{STATE}/ha_confs/{self.id}"
+        pairs = {
+            "router_id": self.id,
+            "namespace": self.netns,
+            "conf_dir": home,
+            "log-file": f"{home}/neutron-keepalived-state-change.log",
+            "monitor_interface": "ha-test",
+            "monitor_cidr": "169.254.0.7/24",
+            "pid_file": f"{STATE}/external/pids/{self.id}.monitor.pid.{MONITOR}",
+            "state_path": STATE,
+            "user": "0",
+            "group": "0",
+        }
+        return [each for name, value in pairs.items() for each in (f"--{name}", value)]
+
+    def start(self, *more: str) -> tuple[int, str]:
+        done = command(str(self.service.wrapper), *self.options(), *more, check=False)
+        return done.returncode, done.stderr
+
+    def kill(self, name: str, pid: int) -> tuple[int, str]:
+        done = command(str(self.service.places.agent / f"{MONITOR}-kill"), name, str(pid), check=False)
+        return done.returncode, done.stderr
+
+    def address(self, verb: str) -> None:
+        command("ip", "-n", self.netns, "address", verb, "169.254.0.7/24", "dev", "ha-test")
+
+
+@pytest.fixture
+def router() -> Iterator[Watched]:
+    service = new_service("neutron-keepalived-state-change")
+    service.enable("--preset=neutron-l3-keepalived-state-change", f"--set=state_on_host={service.state}")
+    made = Watched(service, str(uuid.uuid4()))
+    for path in ("external", "external/pids", "ha_confs", f"ha_confs/{made.id}"):
+        (service.state / path).mkdir()
+        os.chown(service.state / path, NEUTRON, NEUTRON)
+    command("ip", "netns", "add", made.netns)
+    command("ip", "-n", made.netns, "link", "add", "ha-test", "type", "veth", "peer", "name", "far")
+    for name in ("lo", "far", "ha-test"):
+        command("ip", "-n", made.netns, "link", "set", name, "up")
+    yield made
+    service.clean()
+    command("ip", "netns", "del", made.netns)
+
+
+def test_it_reports_to_the_agent_also_after_the_agents_restart(router: Watched) -> None:
+    reports = Reports(router.service.state / "keepalived-state-change")
+    with reports.served():
+        assert router.start() == (0, "")
+        pid = router.pid
+        wait_until(router.pipe.exists)
+        router.address("add")
+        wait_until(lambda: (router.id, "primary") in reports.told)
+        assert router.state == "primary"
+
+        status = dict(line.split(":\t") for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+        assert status["Uid"].split() == [str(NEUTRON)] * 4
+        assert [int(status[name], 16) for name in ("CapEff", "CapPrm", "CapBnd", "CapAmb")] == [0] * 4
+        assert os.stat(f"/proc/{pid}/ns/net").st_ino == os.stat(f"/run/netns/{router.netns}").st_ino
+        arguments = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+        assert arguments[0] == "/bin/sh"  # else Neutron takes it for its predecessor in Python, and ends it
+        assert f"{router.id}.monitor" in " ".join(arguments)  # how Neutron recognises it
+        assert (router.pid_file.stat().st_uid, router.pid_file.stat().st_mode & 0o777) == (NEUTRON, 0o644)
+
+    with reports.served():
+        router.address("del")
+        wait_until(lambda: reports.told[-1] == (router.id, "backup"))
+        assert router.state == "backup"
+    assert router.start() == (0, "")
+    assert router.pid == pid  # running already
+
+    assert router.kill("15", pid) == (0, "")
+    assert identify(pid) is None
+    assert not router.pid_file.exists()
+    assert router.service.containers() == {}
+    code, complaint = router.kill("9", pid)
+    assert code != 0
+    assert "No such process" in complaint
+
+
+def test_what_is_killed_leaves_nothing_and_starts_again(router: Watched) -> None:
+    with Reports(router.service.state / "keepalived-state-change").served():
+        router.address("add")
+        assert router.start("--debug") == (0, "")
+        wait_until(router.pipe.exists)
+        assert router.state == "primary"
+        pid = router.pid
+        assert router.kill("9", pid) == (0, "")
+        assert command("ip", "netns", "pids", router.netns).stdout == ""  # neither a subshell nor `ip monitor`
+        assert router.start() == (0, "")
+        assert router.pid != pid
+
+
+def test_two_calls_at_once_start_one(router: Watched) -> None:
+    """They come from no namespace that would keep them in one lane."""
+    with ThreadPoolExecutor(4) as pool:
+        calls = list(pool.map(lambda more: router.start(*more), [(), ("--debug",)] * 2))
+    assert [code for code, _ in calls] == [0] * 4, calls
+    (container,) = router.service.containers(every=False).values()
+    assert container.pid == router.pid
+
+
+def test_a_call_from_a_namespace_or_for_anothers_files_is_refused(router: Watched) -> None:
+    done = command("ip", "netns", "exec", router.netns, str(router.service.wrapper), *router.options(), check=False)
+    assert done.returncode == 77
+    assert "(namespace-not-allowed)" in done.stderr
+    options = [each.replace(f"ha_confs/{router.id}", f"ha_confs/{uuid.uuid4()}") for each in router.options()]
+    done = command(str(router.service.wrapper), *options, check=False)
+    assert done.returncode == 77
+    assert "(value-conflict)" in done.stderr
+    assert router.service.containers() == {}

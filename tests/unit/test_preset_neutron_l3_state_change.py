@@ -1,0 +1,184 @@
+"""The shipped policy for neutron-keepalived-state-change of Neutron's L3 agent."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sidespawn import presets
+from sidespawn.core.loading import parse_policy
+from sidespawn.core.plan import Mount, PidFile
+from sidespawn.core.wire import StartRequest
+from sidespawn.errors import Denied, Reason
+from tests.data.corpus import STATE_CHANGE, Call
+from tests.unit.small import decide
+
+NAME = "neutron-l3-keepalived-state-change"
+POLICY = parse_policy(
+    NAME, f"presets/{NAME}.toml", presets.read_preset(NAME), presets.read_preset, presets.read_program
+)
+STATE = "/var/lib/neutron"
+CALL = next(call for call in STATE_CHANGE if "plain" in call.variant)
+ROUTER = CALL.argv[CALL.argv.index("--router_id") + 1]
+OTHER = "fd23fc9b-cf8b-56b7-a58d-d0e7e9a6e9be"
+REQUIRED = ("router_id", "namespace", "conf_dir", "monitor_interface", "monitor_cidr", "pid_file", "state_path")
+
+
+def asked(*argv: str, netns: str | None = None, **environment: str) -> StartRequest:
+    return StartRequest(
+        id="0" * 32,
+        deadline=0,
+        untrusted_argv=argv,
+        untrusted_netns=netns,
+        untrusted_environment=tuple(environment.items()),
+    )
+
+
+def refusal(*argv: str, **request: Any) -> Denied:
+    with pytest.raises(Denied) as caught:
+        decide(POLICY, asked(*(argv or CALL.argv), **request))
+    return caught.value
+
+
+def changed(option: str, value: str) -> tuple[str, ...]:
+    at = CALL.argv.index(f"--{option}") + 1
+    return (*CALL.argv[:at], value, *CALL.argv[at + 1 :])
+
+
+# ---------------------------------------------------------------- what Neutron does
+
+
+@pytest.mark.parametrize("call", STATE_CHANGE, ids=str)
+def test_a_recorded_call_is_allowed(call: Call) -> None:
+    plan = decide(POLICY, asked(*call.argv, netns=call.netns, **call.env)).plan
+    said = dict(zip(call.argv[1::2], call.argv[2::2], strict=False))
+    router, home = said["--router_id"], said["--conf_dir"]
+    assert plan.netns == f"qrouter-{router}"
+    assert not plan.host_network
+    own = {
+        "--pid_file": f"/run/monitor/{router}.monitor.pid",
+        "--state_path": "/run/agent",
+        "--log-file": "/dev/stdout",
+    }
+    wanted = [own.get(before, each) for before, each in zip(("", *call.argv), call.argv, strict=False)][1:]
+    at = wanted.index("--user")
+    assert list(plan.arguments) == wanted[:at] + wanted[at + 4 :]
+    assert f"{router}.monitor" in " ".join(plan.arguments)  # how Neutron recognises it
+    assert plan.pid_file == PidFile(beneath=str(call.pid_file).removeprefix(f"{STATE}/"))
+    assert plan.mounts == (
+        Mount(path=home, beneath=home.removeprefix(f"{STATE}/"), writable=True),
+        Mount(path="/run/agent", beneath=".", writable=False),
+    )
+    assert (plan.uid, plan.capabilities) == (42435, ())
+
+
+def test_every_call_was_recorded() -> None:
+    assert len(STATE_CHANGE) == 9
+
+
+@pytest.mark.parametrize(
+    "name", ["neutron-keepalived-state-change.log", f"neutron-keepalived-state-change-{ROUTER}.log"]
+)
+def test_a_log_outside_of_the_state_goes_to_the_journal_as_well(name: str) -> None:
+    plan = decide(POLICY, asked(*changed("log-file", f"/var/log/neutron/{name}"))).plan
+    assert "/dev/stdout" in plan.arguments
+    assert not [each for each in plan.arguments if each.startswith("/var/log")]
+
+
+# ---------------------------------------------------------------- dangers
+
+
+@pytest.mark.parametrize("option", REQUIRED)
+def test_neutrons_options_must_be_there(option: str) -> None:
+    at = CALL.argv.index(f"--{option}")
+    found = refusal(*CALL.argv[:at], *CALL.argv[at + 2 :])
+    assert found.reason is Reason.OPTION_MISSING
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        *(("conf_dir", "/etc"), ("conf_dir", f"{STATE}/ha_confs/{ROUTER}/.."), ("conf_dir", f"{STATE}/{ROUTER}")),
+        *(("conf_dir", f"/var/lib/neutron-evil/ha_confs/{ROUTER}"), ("conf_dir", f"{STATE}/ha confs /{ROUTER}")),
+        *(("conf_dir", ""), ("conf_dir", f"{STATE}/ha_confs/{ROUTER}\n"), ("conf_dir", f"{STATE}/$(id)/{ROUTER}")),
+        *(("log-file", "/etc/cron.d/x"), ("log-file", f"{STATE}/ha_confs/{ROUTER}/keepalived.conf")),
+        *(
+            ("log-file", "/var/log/neutron/../x"),
+            ("log-file", f"/var/log/neutron-keepalived-state-change-{ROUTER}.log"),
+        ),
+        *(("pid_file", "/etc/passwd"), ("pid_file", f"{STATE}/ha_confs/{ROUTER}/conntrackd.pid"), ("pid_file", "")),
+        *(("state_path", "/"), ("state_path", "/run"), ("state_path", f"{STATE}/"), ("state_path", f"{STATE}-evil")),
+        *(
+            ("namespace", "qdhcp-" + ROUTER),
+            ("namespace", "../../proc/1/ns/net"),
+            ("namespace", "--"),
+            ("namespace", ""),
+        ),
+        *(("monitor_interface", "$(id)"), ("monitor_interface", "a b"), ("monitor_interface", "-x")),
+        *(("monitor_interface", "abcdefghijklmnop"), ("monitor_interface", "`id`"), ("monitor_interface", "")),
+        *(("monitor_cidr", "169.254.0.1"), ("monitor_cidr", "169.254.0.1/24;id"), ("monitor_cidr", "-v/24")),
+        *(("router_id", "x"), ("router_id", ROUTER.upper()), ("user", "root"), ("group", "-1"), ("user", "4294967295")),
+    ],
+    ids=ascii,
+)
+def test_another_value_is_refused(option: str, value: str) -> None:
+    assert refusal(*changed(option, value)).reason is Reason.VALUE_NOT_ALLOWED
+
+
+@pytest.mark.parametrize("option", ["router_id", "namespace", "conf_dir", "log-file", "pid_file"])
+def test_one_request_cannot_mix_routers(option: str) -> None:
+    at = CALL.argv.index(f"--{option}") + 1
+    assert refusal(*changed(option, CALL.argv[at].replace(ROUTER, OTHER))).reason is Reason.VALUE_CONFLICT
+
+
+@pytest.mark.parametrize("argument", ["--namespace=x", "--conf-dir", "-h", "--", "x", "--log_file", "--debu"])
+def test_what_the_script_would_read_in_its_own_way_is_refused(argument: str) -> None:
+    found = refusal(*CALL.argv, argument).reason
+    assert found in (Reason.OPTION_UNKNOWN, Reason.POSITIONAL_NOT_ALLOWED, Reason.OPTION_MALFORMED)
+
+
+def test_it_is_called_in_no_namespace_and_with_no_variables() -> None:
+    assert refusal(netns=f"qrouter-{ROUTER}").reason is Reason.NAMESPACE_NOT_ALLOWED
+    assert refusal(PROCESS_TAG=f"neutron-keepalived-state-change-monitor-{ROUTER}.monitor").reason is (
+        Reason.ENVIRONMENT_NOT_ALLOWED
+    )
+    assert refusal(BASH_ENV="/tmp/x").reason is Reason.ENVIRONMENT_NOT_ALLOWED
+
+
+def test_an_option_is_given_once() -> None:
+    assert refusal(*CALL.argv, "--namespace", f"qrouter-{ROUTER}").reason is Reason.OPTION_REPEATED
+
+
+# ---------------------------------------------------------------- its `ip`
+
+
+@pytest.mark.parametrize(
+    ("arguments", "executed"),
+    [
+        (("netns", "exec", "qrouter-x", "/bin/echo", "a  b", "$HOME", "*"), "a  b $HOME *\n"),
+        (("netns", "exec", "-n", "/bin/echo", "netns", "exec"), "netns exec\n"),
+    ],
+)
+def test_ip_netns_exec_executes_the_program_as_it_stands(
+    tmp_path: Path, arguments: tuple[str, ...], executed: str
+) -> None:
+    (script,) = POLICY.side_container.scripts
+    path = tmp_path / "ip"
+    path.write_text(script.text)
+    path.chmod(0o755)
+    assert subprocess.run((path, *arguments), capture_output=True, text=True, timeout=10, check=True).stdout == executed
+
+
+def test_every_other_ip_is_the_images(tmp_path: Path) -> None:
+    (script,) = POLICY.side_container.scripts
+    images = tmp_path / "image-ip"
+    images.write_text('#!/bin/sh\necho image "$@"\n')
+    images.chmod(0o755)
+    path = tmp_path / "ip"
+    path.write_text(script.text.replace("exec ip ", f"exec {images} "))
+    path.chmod(0o755)
+    said = subprocess.run((path, "-o", "monitor", "a"), capture_output=True, text=True, timeout=10, check=True).stdout
+    assert said == "image -o monitor a\n"
