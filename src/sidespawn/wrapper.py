@@ -251,20 +251,21 @@ def is_at(path, fd):
 
 def identify_netns():
     # type: () -> Optional[str]
-    """The name of this process's network namespace, by inode as `ip netns identify` does it, or None."""
-    here = os.stat("/proc/self/ns/net")
-    try:
-        names = sorted(os.listdir(NAMESPACES))
-    except OSError:
-        return None
-    for name in names:
-        try:
-            there = os.stat(os.path.join(NAMESPACES, name))
-        except OSError:
-            continue
-        if (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino):
-            return name
-    return None
+    """The name of this process's network namespace, or None.
+
+    The kernel's list of mounts says which namespace stands at which name.  To look at the names, as `ip netns identify`
+    does, would hang for ever at a file system that never answers, and each agent that shares the directory can mount
+    one there.
+    """
+    here = os.readlink("/proc/self/ns/net")  # net:[INODE], as proc(5) has it for the root of such a mount, too
+    prefix = NAMESPACES + "/"
+    found = {}  # type: Dict[str, str]
+    with open("/proc/self/mountinfo", errors="replace") as mounts:
+        for line in mounts:
+            fields = line.split(" ", 5)
+            if fields[4].startswith(prefix):
+                found[fields[4][len(prefix) :]] = fields[3]  # the last of several is the one that is seen
+    return min((name for name, namespace in found.items() if namespace == here), default=None)
 
 
 def real_program(settings):

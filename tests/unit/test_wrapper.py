@@ -631,6 +631,32 @@ assert wrapper.identify_netns() == "qdhcp-1"
 """)
 
 
+def test_a_name_that_another_namespace_hides_is_not_its_name(apart: Callable[[str], str]) -> None:
+    apart("""
+import subprocess
+from sidespawn import wrapper
+wrapper.NAMESPACES = str(tmp_path)
+(tmp_path / "ns").touch()
+subprocess.run(["mount", "--bind", "/proc/self/ns/net", tmp_path / "ns"], check=True)
+assert wrapper.identify_netns() == "ns"
+subprocess.run(["unshare", "--net", "mount", "--bind", "/proc/self/ns/net", tmp_path / "ns"], check=True)
+assert wrapper.identify_netns() is None
+""")
+
+
+def test_no_name_is_looked_at(apart: Callable[[str], str]) -> None:
+    """One of them may be a file system of another agent's that never answers."""
+    apart("""
+import os, subprocess
+from sidespawn import wrapper
+wrapper.NAMESPACES = str(tmp_path)
+(tmp_path / "ns").touch()
+subprocess.run(["mount", "--bind", "/proc/self/ns/net", tmp_path / "ns"], check=True)
+os.stat = os.lstat = os.listdir = os.scandir = None
+assert wrapper.identify_netns() == "ns"
+""")
+
+
 def test_no_directory_of_namespaces(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(wrapper, "NAMESPACES", str(tmp_path / "nothing"))
     assert wrapper.identify_netns() is None
