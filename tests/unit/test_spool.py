@@ -310,6 +310,21 @@ def test_a_lock_that_is_given_up_is_waited_for(box: Path, locked: subprocess.Pop
     assert time.monotonic() - began < 0.9
 
 
+def test_what_replaced_the_file_while_its_lock_was_waited_for_is_taken(
+    box: Path, locked: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = spool.lock
+
+    def wait_and_be_overtaken(descriptor: int) -> bool:
+        (box / "spool" / "another").write_bytes(b"two\n")
+        (box / "spool" / "another").rename(box / "spool" / "processes")
+        return lock(descriptor)
+
+    monkeypatch.setattr("sidespawn.host.spool.lock", wait_and_be_overtaken)
+    assert lines(take(box)) == (b"two",)
+    assert is_empty(box / "spool")
+
+
 def test_a_stopped_writer_that_goes_on_after_the_second_loses_nothing(
     box: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -71,16 +71,11 @@ def open_request_file(held: int) -> int:
     """
     with suppress(FileNotFoundError):
         return open_regular_beneath(held, TAKEN, os.O_RDWR)  # an earlier run was killed behind the renaming
-    descriptor = open_regular_beneath(held, REQUESTS, os.O_RDWR)
-    try:
+    with closing(open_regular_beneath(held, REQUESTS, os.O_RDWR)) as descriptor:
         lock(descriptor)
         os.rename(REQUESTS, TAKEN, src_dir_fd=held, dst_dir_fd=held)
-        if not os.path.samestat(os.fstat(descriptor), os.stat(TAKEN, dir_fd=held, follow_symlinks=False)):
-            raise OSError("the request file was replaced meanwhile")
-    except OSError:
-        os.close(descriptor)
-        raise
-    return descriptor
+    # What is there now may be another file, put in its place meanwhile, with requests of its own.
+    return open_regular_beneath(held, TAKEN, os.O_RDWR)
 
 
 def lock(descriptor: int) -> bool:
