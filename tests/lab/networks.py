@@ -107,6 +107,7 @@ class Service:
     program: str = "dnsmasq"
     engine: str = "podman"
     networks: list[Network] = field(default_factory=list)
+    podman_options: tuple[str, ...] = ()  # for its agent's container, where a test has one
 
     @property
     def places(self) -> Places:

@@ -16,6 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
+from tests.attacks.catalogue import attack
 from tests.lab.conftest import new_service
 from tests.lab.networks import Network, Service, command, command_lines, unit_state
 
@@ -33,6 +34,7 @@ def impatient_service() -> Iterator[Service]:
     made.clean()
 
 
+@attack(26)
 @pytest.mark.slow
 def test_200_wrappers_at_once_in_200_namespaces(service: Service) -> None:
     networks = [service.network() for _ in range(AT_ONCE)]
@@ -46,6 +48,7 @@ def test_200_wrappers_at_once_in_200_namespaces(service: Service) -> None:
     assert unit_state(f"sidespawn@{service.name}.path") == "active"
 
 
+@attack(103, 104)
 @pytest.mark.slow
 def test_300_requests_at_random_moments_while_the_service_comes_and_goes(impatient_service: Service) -> None:
     """Starts, reloads, repeated starts and stops on 30 networks, each request 0 to 300 ms after the one before."""

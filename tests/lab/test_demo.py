@@ -6,10 +6,12 @@ import json
 
 import pytest
 
+from tests.attacks.catalogue import attack
 from tests.lab.conftest import traces
 from tests.lab.networks import SIDESPAWN, command
 
 
+@attack(101)
 @pytest.mark.parametrize("engine", ["podman", "systemd"])
 def test_the_demo_shows_the_main_job_and_leaves_nothing(engine: str) -> None:
     before = traces()

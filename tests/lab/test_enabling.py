@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.attacks.catalogue import attack
 from tests.lab.conftest import new_service, traces
 from tests.lab.networks import SIDESPAWN, Service, command, unit_state
 
@@ -108,6 +109,7 @@ def test_the_directories_are_private_small_file_systems(service: Service) -> Non
     assert os.stat(service.places.home).st_mode & 0o777 == 0o700
 
 
+@attack(113)
 def test_everything_is_there_again_after_a_reboot(service: Service) -> None:
     """/run is empty after one; the units that are enabled make it anew."""
     command("systemctl", "stop", f"sidespawn@{service.name}.path", f"sidespawn@{service.name}.timer")
@@ -170,6 +172,7 @@ def test_a_changed_policy_holds_from_the_next_request_on(service: Service) -> No
     assert "--log-dhcp" in done.stderr
 
 
+@attack(126, answer="policy-invalid")
 def test_a_policy_that_others_can_write_is_not_used(service: Service) -> None:
     network = service.network()
     network.start()

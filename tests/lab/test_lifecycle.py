@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from sidespawn.host.processes import identify
+from tests.attacks.catalogue import attack
 from tests.lab.networks import Service, command, kill_process, unit_state, wait_until, wait_until_gone
 
 FAILED, REJECTED = 70, 77
@@ -41,6 +42,7 @@ def test_the_program_is_in_the_namespace_of_the_request(shared_service: Service)
         assert own != host, f"the side container shares the host's {kind} namespace"
 
 
+@attack(93)
 def test_the_program_has_no_more_than_its_policy_states(shared_service: Service) -> None:
     network = shared_service.network()
     network.start()
@@ -55,6 +57,7 @@ def test_the_program_has_no_more_than_its_policy_states(shared_service: Service)
     assert names <= {b"PROCESS_TAG", b"HOSTNAME", b"HOME", b"container"}  # the engine adds what it always does
 
 
+@attack(94)
 def test_only_the_instances_own_directory_is_writable(shared_service: Service) -> None:
     network = shared_service.network()
     network.start()
@@ -96,6 +99,7 @@ def test_another_plan_replaces_the_running_one(shared_service: Service) -> None:
     assert b"--log-dhcp" in Path(f"/proc/{network.pid}/cmdline").read_bytes()
 
 
+@attack(83)
 def test_a_namespace_made_anew_under_its_old_name_gets_a_new_program(shared_service: Service) -> None:
     network = shared_service.network()
     network.start()
@@ -154,6 +158,7 @@ def test_a_start_right_behind_a_stop_works_every_time(shared_service: Service) -
         assert network.kill("TERM").returncode == 0
 
 
+@attack(87, answer="no-such-process")
 def test_a_pid_that_is_gone_or_foreign_is_no_such_process(shared_service: Service) -> None:
     network = shared_service.network()
     network.start()
@@ -182,6 +187,7 @@ def test_a_refusal_says_which_argument_which_rule_and_where_to_look(shared_servi
     assert network.container not in shared_service.containers()
 
 
+@attack(75)
 def test_local_invocations_are_answered_without_the_host(shared_service: Service) -> None:
     before = len(list(shared_service.places.replies.iterdir()))
     done = command(str(shared_service.wrapper), "--test", "--dhcp-host=tag:foo", check=False)
@@ -231,6 +237,7 @@ def test_it_outlives_the_service_that_started_it(service: Service) -> None:
     assert f"sidespawn-{service.name.replace('-', '_')}.slice/" in cgroup
 
 
+@attack(115)
 def test_the_pid_is_found_by_the_engine_when_the_ledger_is_lost(service: Service) -> None:
     network = service.network()
     network.start()
@@ -243,6 +250,7 @@ def test_the_pid_is_found_by_the_engine_when_the_ledger_is_lost(service: Service
     assert len(service.containers()) == 1
 
 
+@attack(65, answer="configuration-not-allowed")
 def test_configuration_files_are_checked_and_given_as_copies(service: Service) -> None:
     network = service.network()
     extra = service.state / "dnsmasq-neutron.conf"
@@ -261,6 +269,7 @@ def test_configuration_files_are_checked_and_given_as_copies(service: Service) -
     assert list(service.places.snapshots.iterdir()) == []
 
 
+@attack(73, answer="configuration-not-allowed")
 def test_hup_gives_the_program_only_what_was_checked_again(service: Service) -> None:
     network = service.network()
     extra = service.state / "dnsmasq-neutron.conf"
@@ -283,6 +292,7 @@ def test_hup_gives_the_program_only_what_was_checked_again(service: Service) -> 
     assert identify(pid) is not None
 
 
+@attack(127, answer="policy-invalid")
 def test_a_broken_policy_answers_every_request_with_its_fault(service: Service) -> None:
     network = service.network()
     service.wait_until_idle()
@@ -306,6 +316,7 @@ def test_a_program_that_ended_by_itself_is_swept_by_the_backstop(service: Servic
     assert [each["SIDESPAWN_INSTANCE"] for each in service.journal(event="exited")] == [network.netns]
 
 
+@attack(111, 112)
 def test_a_run_that_is_killed_is_continued(service: Service) -> None:
     networks = [service.network() for _ in range(6)]
     wrappers = [subprocess.Popen(network.call(), stderr=subprocess.PIPE) for network in networks]
@@ -322,6 +333,7 @@ def test_a_run_that_is_killed_is_continued(service: Service) -> None:
     assert list(service.places.claims.iterdir()) == []
 
 
+@attack(121)
 def test_verdicts_starts_and_stops_are_in_the_journal(service: Service) -> None:
     network = service.network()
     network.start()

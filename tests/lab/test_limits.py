@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.attacks.catalogue import attack
 from tests.lab.conftest import new_service
 from tests.lab.networks import SIDESPAWN, Network, Service, command, kill_process, wait_until
 
@@ -34,6 +35,7 @@ def probe(network: Network) -> subprocess.Popen[str]:
     return subprocess.Popen(call, stderr=subprocess.PIPE, text=True)
 
 
+@attack(102)
 def test_requests_beyond_the_rate_wait_and_none_is_refused(limited_service: Service) -> None:
     network = limited_service.network()
     began = time.monotonic()
@@ -49,6 +51,7 @@ def test_requests_beyond_the_rate_wait_and_none_is_refused(limited_service: Serv
     assert len(limited_service.journal(event="limited")) >= 1
 
 
+@attack(102)
 def test_an_operator_does_not_wait_for_an_agents_flood(limited_service: Service) -> None:
     network = limited_service.network()
     network.start()
@@ -62,6 +65,7 @@ def test_an_operator_does_not_wait_for_an_agents_flood(limited_service: Service)
         each.communicate()
 
 
+@attack(109, answer="instance-limit")
 def test_one_side_container_too_many_is_refused(limited_service: Service) -> None:
     networks = [limited_service.network() for _ in range(3)]
     assert [network.start().returncode for network in networks] == [0, 0, REJECTED]
@@ -75,6 +79,7 @@ def test_one_side_container_too_many_is_refused(limited_service: Service) -> Non
     assert networks[2].start().returncode == 0
 
 
+@attack(108, answer="backing-off")
 def test_a_program_that_keeps_ending_is_not_started_at_the_agents_pace(service: Service) -> None:
     network, other = service.network(), service.network()
     (network.home / "leases").unlink()
@@ -111,6 +116,7 @@ def test_being_stopped_on_request_does_not_count(service: Service) -> None:
         assert network.kill("KILL").returncode == 0
 
 
+@attack(110)
 def test_a_flood_of_rubbish_is_a_few_records(limited_service: Service) -> None:
     (limited_service.places.spool / "processes").write_bytes(b"x\n" * 500_000)
     limited_service.wait_until_idle()

@@ -21,6 +21,7 @@ from sidespawn.host.files import (
     read_trusted,
     write_whole,
 )
+from tests.attacks.catalogue import attack
 
 Opened = Callable[[int, str], object]
 
@@ -175,6 +176,7 @@ def test_no_more_than_asked_for_is_read(state: int, tmp_path: Path, size: int) -
     assert time.monotonic() - began < 1
 
 
+@attack(85)
 def test_not_across_a_mount(apart: Callable[[str], str]) -> None:
     apart("""
 import errno, subprocess

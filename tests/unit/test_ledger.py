@@ -13,6 +13,7 @@ import pytest
 
 from sidespawn.host.ledger import RECORD_VERSION, Ledger, Record
 from sidespawn.host.processes import Process, identify
+from tests.attacks.catalogue import attack
 
 ME = identify(os.getpid())
 assert ME is not None
@@ -68,6 +69,7 @@ def test_nothing_is_there_at_first(ledger: Ledger) -> None:
     assert ledger.find_pid(os.getpid()) is None
 
 
+@attack(115)
 def test_a_record_cut_anywhere_is_none(ledger: Ledger) -> None:
     ledger.write(RECORD)
     path = ledger.path / "ns-1.json"

@@ -14,6 +14,7 @@ import pytest
 
 from sidespawn.errors import LaunchError, Reason
 from sidespawn.host.processes import ENVIRONMENT, Process, end, identify, is_alive, last_line, run, send
+from tests.attacks.catalogue import attack
 
 
 def test_a_command_runs_to_its_end() -> None:
@@ -32,6 +33,7 @@ def test_a_command_gets_no_input_and_no_directory_of_ours() -> None:
     assert run(("/bin/sh", "-c", "pwd; wc -c"), 10).stdout.split() == ["/", "0"]
 
 
+@attack(107, answer="engine-timeout")
 def test_a_command_that_takes_too_long_is_ended() -> None:
     began = time.monotonic()
     with pytest.raises(LaunchError) as caught:

@@ -1,0 +1,218 @@
+"""The known attacks, by number, and which test carries each of them out.
+
+    SIDESPAWN_WRITE_RESULTS=1 ./dev test attacks     writes results.json anew, instead of comparing with it
+    .venv/bin/python -m tests.attacks.catalogue      writes docs/known-attacks.md anew
+
+A test says with `@attack(NUMBER, …)` what it carries out, wherever it stands; the rows of `tests/attacks/requests.py`
+have numbers of their own.  `results.json` beside this file holds what a run found against theirs.  A test in
+tests/contract holds the page to the tests and the results.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+CHECKOUT = Path(__file__).parents[2]
+PAGE = CHECKOUT / "docs/known-attacks.md"
+RESULTS = Path(__file__).parent / "results.json"
+
+GROUPS = {
+    "Files": """
+        the request file is a link to a file of root's | a directory on the way becomes a link
+        a pipe in the place of the request file | a device node there | a hard link there
+        a sparse file of 1 TiB; growth without end | a file swapped between check and read
+        a file edited while it is read
+        a file system mounted over the spool | a file system that never answers, to stall the reader
+        the same at the name that PID 1 watches | a link to itself there | the timestamp is a link or a directory
+        the disk filled | the inodes used up | a deep tree or very many names, to slow cleaning up
+        an immutable file or a mount inside | a setuid file left in the state directory
+        a script that the host runs is rewritten | the path of a log is a link | labels and access lists""",
+    "Locks": """
+        a lock held for ever | a lock through a read-only mount | the lock's file replaced | flock against fcntl
+        each side locks another file | a lock that a child inherits | a writer stopped while it has the lock""",
+    "Parsing": """
+        bytes that are not UTF-8 | NUL | line ends, control and bidirectional characters
+        what only some readers take for a line's end | a line of 100 MB | deep nesting | a key twice
+        NaN and 1e999 | an integer of 5,000 digits | lone surrogates | letters and digits that look like others
+        values of the wrong type, keys that nobody knows | a last line that is torn | a first line that poisons the rest
+        globs and quotes | text for sed and awk""",
+    "Injection into engines and units": """
+        a line end in a unit's property | `$X` and `${X}` | `%h` | the prefixes of ExecStart: `+ ! - @ :`
+        a blank or a colon in a path to mount | a comma in `--mount` | a variable named without a value, as `-e NAME`
+        an image that is an option or a transport | a container's name with `../`
+        names that the engine takes for regular expressions | labels and annotations that change the runtime
+        variables that a loader or an interpreter obeys | a working directory | unknown and abbreviated options
+        a value that looks like an option | `--` and positional arguments | 100,000 arguments
+        a repeated option overrides the first | Kubernetes: names in a pod's fields, hostPath""",
+    "What the programs themselves can do": """
+        dnsmasq: options that run, read, write or change identity | the same in its configuration files, nested too
+        haproxy: options that run, read, write or signal | haproxy: directives that run code
+        haproxy: directives that read, write or reach another tenant | keepalived: options that write, read or run
+        keepalived: directives that run, read, write or include | radvd: options that read, write or change identity
+        dibbler: scripts, directories, logs | a configuration file edited behind the check, then HUP
+        a file of secrets named as the configuration | a program's own checker run on the host""",
+    "Namespaces": """
+        a path in the place of the name | a link at the name | the host's own namespace bound at the name
+        another tenant's namespace bound at the name | a pipe or a file at the name
+        the namespace swapped between check and start | a restart that follows a stale path
+        the namespace deleted and made anew | a namespace of another user namespace
+        a mount over, or beneath, the directory of names""",
+    "Pids and signals": """
+        a pid that is used again | a pid of the host's, or of another service | -1, 0, 1, self, 2^40 as pid
+        a forged pid file | odd signals | a kill script that needs nsenter | a program that forks away""",
+    "Out of the side container": """
+        privileged, or in the host's network or pids | mounts that are shared and writable | setuid files of the image
+        new namespaces | /proc, /sys, devices, sysctl | raw sockets, to spoof in its own namespace
+        a socket of the host inside | /dev/shm, state or tasks used up | the agent itself is privileged""",
+    "Denial of service, and state": """
+        a flood of requests | a start limit that ends the unit | a wake-up that is lost | a trigger that never clears
+        one agent starves the others | an engine or a pull that hangs | a program that is never ready, again and again
+        thousands of namespaces | a flood of the journal | killed behind the launch, before the record
+        killed behind the claim, before the launch | a reboot with an old spool | an old request sent again
+        a torn state file | an old wrapper and a new host""",
+    "Replies, logs, policy": """
+        a path as the id | a link among the replies | ids that others use | the replies fill the disk
+        escapes, line ends and priorities for the log | text that makes a regular expression run for ever
+        a line end behind a name | `..` and a sibling that begins alike | a link beneath an allowed path
+        a policy that others can write | a policy's key that nobody knows""",
+}
+titles = (each for text in GROUPS.values() for line in text.splitlines() for each in line.split("|"))
+TITLES = dict(enumerate((" ".join(each.split()) for each in titles if each.strip()), 1))
+
+# What no test carries out, and why.
+NOT_APPLICABLE = {
+    63: "there is no engine for Kubernetes yet",
+    72: "no preset starts dibbler yet; the table of its options says what each could do, and allows none",
+}
+# What is carried out, works, and is nobody's to stop: said in docs/security.md.
+STAYS_POSSIBLE = {
+    79: "who can bind another namespace at a name can enter that namespace without us",
+    96: "podman's own seccomp profile lets a program make a user namespace, and others in that one",
+    98: "a program may spoof in its own namespace when its policy grants NET_RAW",
+    101: "a privileged agent needs nobody's help",
+}
+# What would do harm to the machine that the tests run on.
+THEIRS_NOT_TRIED = {
+    6: "not tried: it may take all memory of the machine",
+    10: "not tried: the host's reader would hang",
+    11: "not tried: PID 1 would hang for good",
+}
+
+
+def attack(*numbers: int, answer: str = "") -> pytest.MarkDecorator:
+    """This test carries these attacks out. `answer`: the reason code that the attacker's request gets, if it is one."""
+    return pytest.mark.attack(*numbers, answer=answer)
+
+
+@dataclass(frozen=True)
+class Carried:
+    """One attack of one test."""
+
+    number: int
+    test: str  # FILE::NAME
+    answer: str
+
+
+def carried_out() -> tuple[Carried, ...]:
+    """From the sources of all tests, so that nothing has to run."""
+    found = []
+    for path in sorted((CHECKOUT / "tests").rglob("test_*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.FunctionDef):
+                continue
+            for decorator in node.decorator_list:
+                if isinstance(decorator, ast.Call) and ast.unparse(decorator.func) == "attack":
+                    answers = [ast.literal_eval(each.value) for each in decorator.keywords]
+                    test = f"{path.relative_to(CHECKOUT)}::{node.name}"
+                    found += [
+                        Carried(ast.literal_eval(each), test, answers[0] if answers else "") for each in decorator.args
+                    ]
+    from tests.attacks.requests import CASES
+
+    test = "tests/attacks/test_requests.py::test_each_request_gets_its_answer"
+    return (*found, *(Carried(case.number, test, case.answer) for case in CASES))
+
+
+def results() -> dict[str, dict[str, Any]]:
+    """What the tests of theirs found, by test: `attacks`, the numbers, and `found`, "held" or "succeeded: …"."""
+    found: dict[str, dict[str, Any]] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    return found
+
+
+def theirs() -> dict[int, str]:
+    """By number. One way that succeeds is enough."""
+    verdicts: dict[int, str] = {}
+    for each in results().values():
+        for number in each["attacks"]:
+            if not verdicts.get(number, "").startswith("succeeded"):
+                verdicts[number] = each["found"]
+    return verdicts
+
+
+def page() -> str:
+    """docs/known-attacks.md, whole."""
+    by_number: dict[int, list[Carried]] = defaultdict(list)
+    for each in carried_out():
+        by_number[each.number].append(each)
+    found, rows, number = theirs(), [], 0
+    for group, text in GROUPS.items():
+        rows += ["", f"## {group}", "", "| | attack | answer | ours | theirs | test |", "| " + "--- | " * 6]
+        for _ in filter(str.strip, text.replace("\n", "|").split("|")):
+            number += 1
+            answers = ", ".join(sorted({f"`{each.answer}`" for each in by_number[number] if each.answer}))
+            tests = ", ".join(dict.fromkeys(link(each.test) for each in by_number[number]))
+            verdict = found.get(number, THEIRS_NOT_TRIED.get(number, "not applicable"))
+            rows.append(f"| {number} | {TITLES[number]} | {answers} | {ours(number)} | {verdict} | {tests} |")
+    held = sum(ours(each) == "held" for each in TITLES)
+    succeeded = sum(each.startswith("succeeded") for each in found.values())
+    introduction = INTRODUCTION.format(held=held, succeeded=succeeded, tried=len(found))
+    return introduction + "\n".join(rows).replace("|  |", "| |").replace(" \n", "\n") + "\n" + notes()
+
+
+def link(test: str) -> str:
+    path, _, name = test.partition("::")
+    return f"[{name}](../{path})"
+
+
+def ours(number: int) -> str:
+    if number in NOT_APPLICABLE:
+        return "not applicable"
+    return "stays possible" if number in STAYS_POSSIBLE else "held"
+
+
+def notes() -> str:
+    rows = [f"- {number}: {why}." for number, why in sorted({**NOT_APPLICABLE, **STAYS_POSSIBLE}.items())]
+    return "\n## Where ours is not held\n\n" + "\n".join(rows) + "\n"
+
+
+INTRODUCTION = """\
+# Known attacks
+
+What somebody will try who is root in an agent's container, by number; made by `tests/attacks/catalogue.py` and held to
+the tests and their results by a test. Do not edit it.
+
+Each attack is carried out in a machine with a real systemd and podman, from inside an agent container with NET_ADMIN,
+SYS_ADMIN, the host's pids and a shared `/run/netns`; where it takes more, from one with more capabilities, shared
+mounts and a FUSE device. It is *held* if the request was answered with the reason code shown (where there is a
+request), a file of root's kept its content, inode and times, nothing ran on the host, the service and its units were
+well, PID 1 answered, and another agent was served.
+
+*Theirs* is this pattern as TripleO first shipped it, written anew in a few lines
+([tripleo.py](../tests/attacks/tripleo.py)) and attacked from the same container by the same tests: a wrapper writes
+arguments and a timestamp under one lock, a `.path` unit watches the timestamp, a script reads, empties and runs
+`podman run --privileged`, under another lock.
+
+**Numbers of which an attack succeeded: ours 0 of {held}, theirs {succeeded} of {tried}.** The rest is not applicable,
+stays possible with or without sidespawn (see the end), or was not tried on theirs for the sake of the machine.
+"""
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())

@@ -1,0 +1,173 @@
+"""A program that was exploited in its side container finds no way out of it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.attacks import inside
+from tests.attacks.catalogue import attack
+from tests.attacks.stage import AGENT_IMAGE, NEUTRON, Attacker, Ours, Stage, Succeeded
+from tests.attacks.test_namespaces import request_of
+from tests.attacks.tripleo import TripleO
+from tests.lab.networks import command
+
+# Which attempt of `inside.tries` belongs to which number.
+ATTEMPTS = {
+    93: ("the host's processes", "enter the host", "the host's network"),
+    94: ("names of namespaces", "shared mounts"),
+    95: ("setuid",),
+    96: ("a mount namespace", "a network namespace"),
+    97: (
+        "mount", "remount the root", "a device node", "write its root", "write a sysctl", "write /sys",
+        "write a control group", "core_pattern", "kernel memory", "load a module",
+    ),
+    99: ("a socket of the host",),
+    100: ("fill /dev/shm", "fill its scratch"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def interface_of_the_host() -> Iterator[None]:
+    """By which a program knows that it is in the host's network."""
+    command("ip", "link", "add", "switch-of-host", "type", "bridge")
+    yield
+    command("ip", "link", "del", "switch-of-host")
+
+
+@pytest.fixture(scope="module")
+def exploited(stage: Stage, ours: Ours) -> Iterator[tuple[Ours, dict[str, Any]]]:
+    """What `inside.tries` finds as the program's user, in a side container whose image has all the tools."""
+    image = f'image = "{AGENT_IMAGE}"\n'
+    service = stage.service("exploited", "neutron-dhcp-dnsmasq", stage.directory("exploited"), image)
+    target = Ours.__new__(Ours)
+    target.files, target.service, target.bystander = ours.files, service, ours.bystander
+    network = target.network = target.new_network()
+    assert network.start().returncode == 0
+    attacker = stage.attacker(network.container, NEUTRON)
+    yield target, {"found": attacker(inside.tries), "network": network}
+
+
+@attack(93, 94, 95, 96, 97, 99, 100)
+@pytest.mark.parametrize("number", ATTEMPTS)
+def test_an_exploited_program_tries_to_get_out(exploited: tuple[Ours, dict[str, Any]], number: int) -> None:
+    found = exploited[1]["found"]
+    assert [each for each in ATTEMPTS[number] if found[each] == "worked"] == []
+
+
+@attack(98)
+def test_raw_sockets_work_where_the_policy_grants_them(exploited: tuple[Ours, dict[str, Any]]) -> None:
+    """In the program's own namespace, as docs/security.md says."""
+    assert exploited[1]["found"]["raw socket"] == "worked"
+    mine = exploited[1]["network"]
+    assert Path(f"/proc/{mine.pid}/ns/net").stat().st_ino == Path(f"/run/netns/{mine.netns}").stat().st_ino
+
+
+@pytest.mark.parametrize("number", [pytest.param(each, marks=attack(each)) for each in ATTEMPTS])
+def test_an_exploited_program_tries_to_get_out_theirs(theirs: TripleO, stage: Stage, number: int) -> None:
+    netns = theirs.new_namespace()
+    theirs.ask(netns)
+    assert theirs.runs(netns)
+    attacker = Attacker(f"{theirs.unit}-{netns}")
+    try:
+        found = attacker(inside.tries)
+    finally:
+        attacker.close()
+    worked = [each for each in ATTEMPTS[number] if found[each] == "worked"]
+    if worked:
+        raise Succeeded(", ".join(worked))
+
+
+@attack(100)
+def test_tasks_and_memory_are_limited_where_the_host_can(ours: Ours) -> None:
+    """What the engine was told; a machine without the controllers cannot enforce it, which `sidespawn check` says."""
+    (container,) = json.loads(command("podman", "container", "inspect", ours.network.container).stdout)
+    host = container["HostConfig"]
+    controllers = Path("/sys/fs/cgroup/cgroup.controllers").read_text().split()
+    assert host["PidsLimit"] == (16 if "pids" in controllers else 0)
+    assert host["Memory"] == (128 << 20 if "memory" in controllers else 0)
+    assert (host["Privileged"], host["ReadonlyRootfs"]) == (False, True)
+
+
+@attack(46, 47)
+def test_dollars_and_percents_reach_the_program_as_they_are(ours: Ours) -> None:
+    """Where a policy allows any text."""
+    network = ours.new_network()
+    text = "--txt-record=a.example,$HOME ${PATH} %h %H $$ `id` \\x41 *"
+    changes = request_of(network)
+    changes["argv"] = [*changes["argv"], text]
+    assert ours.reason(**changes) == "ok"
+    assert text.encode() in Path(f"/proc/{network.pid}/cmdline").read_bytes().split(b"\0")
+    ours.expect_held()
+
+
+@attack(49)
+def test_a_blank_in_a_path_to_mount(ours: Ours) -> None:
+    network = ours.new_network()
+    home = f"/var/lib/neutron/d h/{network.id}"
+    ours.neutron(inside.run, ["mkdir", "-p", home])
+    for name in ("host", "addn_hosts", "opts", "leases"):
+        ours.neutron(inside.write, f"{home}/{name}", b"")
+    options = [each.replace(f"/neutron/dhcp/{network.id}", f"/neutron/d h/{network.id}") for each in network.options()]
+    (answer,) = ours.ask(ours.request(netns=network.netns, env={}, argv=["dnsmasq", *options]))
+    assert answer["reason"] == "ok"
+    mounts = Path(f"/proc/{answer['pid']}/mounts").read_text()
+    assert f" /var/lib/neutron/d\\040h/{network.id} " in mounts
+    ours.expect_held()
+
+
+@attack(57)
+def test_the_working_directory_is_the_root_of_the_image(ours: Ours) -> None:
+    assert Path(f"/proc/{ours.network.pid}/cwd").readlink() == Path("/")
+
+
+@attack(48, 56, 64)
+def test_a_script_as_the_attackers_shell_theirs(theirs: TripleO, ours: Ours) -> None:
+    """--conf-script runs at once; the container is privileged and sees the host's pids."""
+    script = f"#!/bin/sh\nnsenter -t 1 -m -- sh -c 'id -un >{theirs.files.trace}'\n"
+    ours.neutron(inside.write, "/var/lib/neutron/script", script.encode())
+    ours.neutron(inside.mode, "/var/lib/neutron/script", 0o755)
+    netns = theirs.new_namespace()
+    theirs.ask(netns, "--port=0", "--conf-script=/var/lib/neutron/script")
+    theirs.runs(netns, 2.0)
+    theirs.expect_held()
+
+
+@attack(45, 31)
+def test_a_line_end_is_a_second_request_theirs(theirs: TripleO) -> None:
+    first, second = theirs.new_namespace(), theirs.new_namespace()
+    theirs.ask(first, "--port=0", f"--domain=x\n{second} --port=0 --conf-file=/dev/null")
+    if theirs.runs(second):
+        raise Succeeded("one argument started a second program, in another namespace")
+    theirs.expect_held()
+
+
+@attack(54)
+def test_a_name_that_another_begins_with_theirs(theirs: TripleO) -> None:
+    """`podman ps --filter name=` is a regular expression without an end."""
+    long = theirs.new_namespace()
+    short = long[:-1]
+    command("ip", "netns", "add", short)
+    theirs.namespaces.append(short)
+    theirs.ask(long)
+    assert theirs.runs(long)
+    theirs.ask(short)
+    if not theirs.runs(short, 2.0):
+        raise Succeeded("a request is dropped, because another container's name begins with its own")
+
+
+@attack(107)
+def test_an_engine_that_fails_theirs(theirs: TripleO, ours: Ours) -> None:
+    """The request is lost, and its wrapper had said that all is well."""
+    netns = f"theirs+{os.urandom(3).hex()}"  # a proper name for ip(8), and none for podman
+    command("ip", "netns", "add", netns)
+    theirs.namespaces.append(netns)
+    code, _ = ours.attacker(inside.run, theirs.call(netns))
+    assert code == 0
+    if not theirs.runs(netns, 2.0):
+        raise Succeeded("the request was lost, and its wrapper had returned 0")

@@ -1,0 +1,107 @@
+"""Replies, logs, the policy and what is left from before: none of it can be turned against the host."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.attacks import inside
+from tests.attacks.catalogue import attack
+from tests.attacks.stage import Ours, Refused, boottime_ms
+
+
+@contextmanager
+def writable_replies(ours: Ours) -> Iterator[str]:
+    """As SYS_ADMIN can make them; only this agent reads them."""
+    replies = str(ours.service.places.replies)
+    with pytest.raises(Refused, match="Read-only"):
+        ours.attacker(inside.write, f"{replies}/x", b"x")
+    ours.attacker(inside.writable, replies)
+    try:
+        yield replies
+    finally:
+        ours.attacker(inside.mount, "none", replies, "", inside.MS_REMOUNT | inside.MS_BIND | inside.MS_RDONLY)
+
+
+@attack(118)
+def test_links_among_the_replies(ours: Ours) -> None:
+    """At the name of a reply and at the name under which it is written first."""
+    with writable_replies(ours) as replies:
+        for name in ("{}.json", ".{}.json.new"):
+            request = ours.request(netns="x")
+            ours.attacker(inside.link, ours.files.victim, f"{replies}/{name.format(request['id'])}")
+            ours.put(json.dumps(request).encode() + b"\n")
+            ours.expect_held()
+        ours.attacker(inside.link, "/run", f"{replies}/directory")
+        ours.expect_idle()
+        ours.expect_held()
+
+
+@attack(119)
+def test_ids_that_others_use(ours: Ours) -> None:
+    """The agent sees its own service's replies only, and an id of another's is just an id."""
+    seen = ours.attacker(inside.listing, "/run/sidespawn")
+    assert set(seen) == {"image", ours.service.name}
+    assert sorted(ours.attacker(inside.listing, f"/run/sidespawn/{ours.service.name}")) == ["replies", "spool"]
+    assert ours.bystander.start().returncode == 0
+    other = next(ours.bystander.service.places.replies.glob("*.json"))
+    text = other.read_bytes()
+    (answer,) = ours.ask(ours.request(id=other.stem))
+    assert answer["reason"] == "ok"
+    assert other.read_bytes() == text
+    ours.expect_held()
+
+
+@attack(120)
+def test_the_replies_fill_the_disk(ours: Ours) -> None:
+    """They are a small file system of their own; full, only their agent gets no answers."""
+    with writable_replies(ours) as replies:
+        free = os.statvfs("/run").f_bavail
+        assert ours.attacker(inside.fill, f"{replies}/junk", 200 << 20) < 64 << 20
+        assert free - os.statvfs("/run").f_bavail < (64 << 20) // 4096
+        ours.put(b"".join(json.dumps(ours.request(netns="x")).encode() + b"\n" for _ in range(20)))
+        assert ours.bystander.start().returncode == 0
+        ours.attacker(inside.remove, f"{replies}/junk")
+    ours.expect_held()
+
+
+@attack(118)
+def test_a_forged_reply_concerns_nobody_else(ours: Ours) -> None:
+    """The request it is for is taken for answered: the agent has fooled itself."""
+    request = ours.request(argv=["dnsmasq", *ours.network.options(), "--log-dhcp"])
+    pid = ours.network.pid
+    with writable_replies(ours) as replies:
+        ours.attacker(inside.write, f"{replies}/{request['id']}.json", b'{"reason": "ok"}')
+        ours.put(json.dumps(request).encode() + b"\n")
+        ours.expect_held()
+    assert ours.network.pid == pid
+
+
+@attack(114)
+def test_an_old_request_sent_again(ours: Ours) -> None:
+    """A stop of what runs, twice: the second time it is not even looked at."""
+    network = ours.new_network()
+    start = ours.request(netns=network.netns, env={}, argv=["dnsmasq", *network.options()])
+    assert ours.ask(start)[0]["reason"] == "ok"
+    stop = ours.signal("TERM", network.pid)
+    assert ours.ask(stop)[0]["reason"] == "ok"
+    ours.ask(start, stop)
+    ours.expect_idle()
+    assert network.container not in ours.service.containers(), "the start was not repeated"
+    assert len(ours.service.journal(request=stop["id"])) == 1
+    ours.expect_held()
+
+
+@attack(113, answer="expired")
+def test_a_request_from_before(ours: Ours) -> None:
+    """Its deadline is over, on the clock that starts with the machine; nothing is done for it."""
+    old = ours.request(deadline=boottime_ms() - 1)
+    older = ours.request(deadline=0)
+    assert [each["reason"] for each in ours.ask(old, older)] == ["expired", "expired"]
+    future = ours.request(deadline=boottime_ms() + 3_600_000)
+    assert ours.ask(future)[0]["reason"] == "bad-request"
+    ours.expect_held()
