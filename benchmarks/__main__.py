@@ -58,6 +58,7 @@ def main(
     rows = [row for row in ENGINES if row.is_there and (not engines or row.name in engines)]
     console = Console(stderr=True, width=None if sys.stderr.isatty() else 160)
     rounds = rounds or (QUICK_ROUNDS if quick else ROUNDS)
+    seconds = QUICK_LIMIT if quick else limit * 60
     samples: list[Sample] = []
     left_out: dict[str, str] = {}
     words = ""
@@ -65,26 +66,15 @@ def main(
     try:
         with (
             interruptible(),
-            stage(
-                rows, max(part.size for part in parts), QUICK_LINGER if quick else LINGER, older=not (no_older or quick)
-            ) as (ways, networks),
+            stage(rows, QUICK_LINGER if quick else LINGER, older=not (no_older or quick)) as (ways, networks),
         ):
-            left_out = {way.name: problem for way in ways if (problem := try_once(way, networks[:1]))}
+            left_out = {way.name: problem for way in ways if (problem := try_once(way, networks(1)))}
             for name, problem in left_out.items():
                 console.print(f"{name} does not work here and is left out:\n{problem}", markup=False)
             able = [way for way in ways if way.name not in left_out]
-            for part in parts:
-                samples.extend(
-                    measure(
-                        part,
-                        able,
-                        networks,
-                        rounds,
-                        QUICK_LIMIT if quick else limit * 60,
-                        random.Random(seed),
-                        note(console),
-                    )
-                )
+            for part in sorted(parts, key=lambda part: part.size):
+                order = random.Random(seed)
+                samples.extend(measure(part, able, networks(part.size), rounds, seconds, order, note(console)))
                 words = said()
         complete = True
     except KeyboardInterrupt:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -13,10 +13,12 @@ from benchmarks.processes import MESSAGES
 from benchmarks.ways import PIN, Bare, Older, Row, Sidespawn, Way
 from tests.lab.networks import SIDESPAWN, Network, Service, command
 
+Networks = Callable[[int], Sequence[Network]]
+
 
 @contextmanager
-def stage(rows: Sequence[Row], size: int, linger: int, *, older: bool) -> Iterator[tuple[list[Way], list[Network]]]:
-    """The ways to compare, and `size` networks."""
+def stage(rows: Sequence[Row], linger: int, *, older: bool) -> Iterator[tuple[list[Way], Networks]]:
+    """The ways to compare, and what gives them networks."""
     name = f"bench-{uuid.uuid4().hex[:6]}"
     state = Path("/var/lib") / f"sidespawn-{name}"  # where only root can write, as a host's is
     ways: list[Way] = []
@@ -40,8 +42,13 @@ def stage(rows: Sequence[Row], size: int, linger: int, *, older: bool) -> Iterat
             pattern.make()
             ways.append(Older(pattern))
         home = Service(name=name, state=state)  # never enabled: the networks are of all ways
-        networks.extend(home.network() for _ in range(size))
-        yield ways, networks
+
+        def first(size: int) -> Sequence[Network]:
+            """So many networks, made when they are needed: each is a mount, which whatever mounts has to go through."""
+            networks.extend(home.network() for _ in range(size - len(networks)))
+            return networks[:size]
+
+        yield ways, first
 
 
 def remove_networks(networks: Sequence[Network]) -> None:
