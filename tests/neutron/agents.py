@@ -86,7 +86,9 @@ class Conversation:
             f"--env=PATH={VENV}/bin:/usr/sbin:/usr/bin",
             "--env=PYTHONWARNINGS=ignore",
         )
-        interpreter = (f"{VENV}/bin/python3", "-B", "-W", "ignore")
+        # With the process manager as docs/client.md says; the script itself knows nothing of it.
+        through = ("-m", "sidespawn.neutron") if agent.way == MANAGER else ()
+        interpreter = (f"{VENV}/bin/python3", "-B", "-W", "ignore", *through)
         with agent.errors.open("ab") as errors:
             self.process = subprocess.Popen(
                 (
@@ -204,15 +206,14 @@ class Agent:
             ),
         )
 
-    def start(self, script: str = "drivers.py", *arguments: str) -> None:
+    def start(self, script: str = "drivers.py") -> None:
         self.container.start()
         self.container.exec(("sh", "-c", WRITABLE_SYSCTLS), code=0)
-        self.run(script, *arguments)
+        self.run(script)
 
-    def run(self, script: str = "drivers.py", *arguments: str) -> None:
+    def run(self, script: str) -> None:
         """Neutron, in the container that runs."""
-        if script == "drivers.py":
-            arguments = (self.kind, self.way, *arguments)
+        arguments = (self.kind,) if script == "drivers.py" else ()
         self.talk = Conversation(self, str(INSIDE / script), *arguments, "--config-file", f"{STATE}/neutron.conf")
 
     def kill(self) -> None:

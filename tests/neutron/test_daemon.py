@@ -25,7 +25,7 @@ def daemon(request: pytest.FixtureRequest) -> Iterator[Agent]:
     made = Agent("dhcp", request.param, interval=1)
     try:
         made.enable()
-        made.start("daemon.py", made.way)
+        made.start("daemon.py")
         yield made
     finally:
         made.clean()
@@ -100,7 +100,7 @@ def live(daemon: Agent, lan: Lan, first: networks.Json, second: networks.Json, p
     del known[second["id"]]
     known[first["id"]]["ports"].append(added)
     (daemon.state / "networks.json").write_text(json.dumps(known))
-    daemon.start("daemon.py", daemon.way)
+    daemon.start("daemon.py")
     wait_until(lambda: added["id"] in daemon.ask("ready"), PATIENCE)
     assert address(lan, 1) == "10.20.0.11"
     assert not Path(f"/proc/{pids[1]}").exists()

@@ -72,6 +72,16 @@ def test_a_segment_has_a_dnsmasq_of_its_own(agent: Agent) -> None:
     assert agent.services["dnsmasq"].containers() == {}
 
 
+def assert_a_foreign_pid_does_not_count(agent: Agent, network: networks.Json, other: networks.Json) -> None:
+    """A pid file that a reboot has survived can hold the pid of another network's dnsmasq."""
+    own, foreign = (agent.state / "dhcp" / each["id"] / "pid" for each in (network, other))
+    pid = own.read_text()
+    own.write_text(foreign.read_text())
+    assert not agent.ask("status", helper="dnsmasq", of={"network": network})["active"]
+    own.write_text(pid)
+    assert agent.ask("status", helper="dnsmasq", of={"network": network})["active"]
+
+
 @both_ways
 def test_fifty_networks_in_eight_threads(agent: Agent) -> None:
     made = [networks.network(networks.subnet("10.20.0.0/24")) for _ in range(NETWORKS)]
@@ -81,6 +91,7 @@ def test_fifty_networks_in_eight_threads(agent: Agent) -> None:
         namespaces = [os.stat(f"/proc/{status['pid']}/ns/net").st_ino for status in statuses]
         assert namespaces == [os.stat(f"/run/netns/qdhcp-{network['id']}").st_ino for network in made]
         assert len(agent.services["dnsmasq"].containers(every=False)) == NETWORKS
+        assert_a_foreign_pid_does_not_count(agent, *made[:2])
         agent.ask("stop_many", networks=made, threads=THREADS)
         assert agent.services["dnsmasq"].containers() == {}
         assert agent.services["dnsmasq"].journal(reason="internal") == []

@@ -87,5 +87,16 @@ def live(agent: Agent, helpers: list[Helper]) -> dict[str, table.Row]:
     return rows
 
 
+@pytest.mark.parametrize("agent", [("ovn", way) for way in (WRAPPERS, MANAGER)], indirect=True, ids="-".join)
+def test_a_refusal_reaches_neutron_as_a_failed_start(agent: Agent) -> None:
+    with all_of(agent) as ours, all_of(agent) as others:
+        of = {**ours[0].of, "owner": others[0].owner}  # one network's metadata proxy in another's namespace
+        agent.do("haproxy", "start", of)
+        assert not agent.ask("status", helper="haproxy", of=of)["active"]
+    assert "Encountered process execution error Exit code: 77" in agent.log()
+    assert "(value-conflict)" in agent.log()
+    assert agent.services["haproxy"].containers() == {}
+
+
 def said(holds: object) -> str:
     return "yes" if holds else "no"

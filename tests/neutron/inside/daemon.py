@@ -1,6 +1,6 @@
 """The real neutron-dhcp-agent, and in the same process the server that it asks: the transport fake:// reaches no other.
 
-    daemon.py wrappers|manager --config-file FILE
+    daemon.py --config-file FILE
 
 The agent's own main runs. Beside it, once it initialises itself in the process that does its work, a server is started
 that a test outside tells which networks and ports there are; it notifies the agent as Neutron's server does.
@@ -9,7 +9,6 @@ that a test outside tells which networks and ports there are; it notifies the ag
 from __future__ import annotations
 
 import functools
-import sys
 import threading
 from typing import Any
 
@@ -74,10 +73,6 @@ class Control:
 
 
 def main() -> None:
-    if sys.argv.pop(1) == "manager":
-        import sidespawn.neutron
-
-        sidespawn.neutron.install()
     own = agent.DhcpAgentWithStateReport.init_host
 
     @functools.wraps(own)

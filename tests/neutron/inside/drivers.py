@@ -1,6 +1,6 @@
 """Neutron's drivers for its helpers, as its agents use them: started, changed and stopped by a test outside.
 
-drivers.py dhcp|l3|ovn wrappers|manager --config-file FILE
+drivers.py dhcp|l3|ovn --config-file FILE
 """
 
 from __future__ import annotations
@@ -206,11 +206,7 @@ class Stage:
 
 
 def main() -> None:
-    kind, way = sys.argv.pop(1), sys.argv.pop(1)
-    if way == "manager":
-        import sidespawn.neutron
-
-        sidespawn.neutron.install()
+    kind = sys.argv.pop(1)
     REGISTER[kind](cfg.CONF)
     if kind == "dhcp":
         # What the agent itself has registered by the time that it starts a metadata proxy.
