@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -115,7 +116,7 @@ def active_connections(router: Tracking, cache: str) -> int:
     return int(lines[1].rpartition(":")[2])
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def service() -> Iterator[Service]:
     made = new_service("conntrackd")
     made.enable("--preset=neutron-l3-conntrackd", f"--set=state_on_host={made.state}")
@@ -123,20 +124,24 @@ def service() -> Iterator[Service]:
     made.clean()
 
 
-@pytest.fixture
-def agent(service: Service) -> Iterator[AgentContainer]:
-    places = service.places
-    files = {
-        "conntrackd": "/usr/sbin/conntrackd",
-        "default-service-kill": "/etc/neutron/kill_scripts/default-service-kill",
-    }
-    options = [f"--volume={places.spool}:{places.spool}:rw,rprivate", f"--volume={places.replies}:{places.replies}:ro"]
-    options += [f"--volume={places.agent / name}:{target}:ro" for name, target in files.items()]
+@pytest.fixture(scope="module")
+def keepalived(service: Service) -> Iterator[Service]:
+    """Another service of the same agent, which has a kill script in common with conntrackd's."""
+    made = replace(service, name=f"test-{uuid.uuid4().hex[:8]}", program="keepalived")
+    made.enable("--preset=neutron-l3-keepalived", f"--set=state_on_host={made.state}")
+    yield made
+    made.disable()
+
+
+@pytest.fixture(scope="module")
+def agent(service: Service, keepalived: Service) -> Iterator[AgentContainer]:
+    """With what `sidespawn enable` says is to be mounted for both."""
+    printed = (command(*SIDESPAWN, "enable", "--json", each.name).stdout for each in (service, keepalived))
     made = AgentContainer(
         name=f"{service.name}-agent",
         image=IMAGE,
         state=service.state,
-        service_options=tuple(options),
+        service_options=tuple(option for each in printed for option in json.loads(each)["podman_options"]),
         capabilities=(*CAPABILITIES, "DAC_OVERRIDE"),  # the agent's root removes and asks what its user owns
     )
     made.start()
@@ -157,6 +162,7 @@ def routers(agent: AgentContainer, service: Service) -> Iterator[tuple[Tracking,
             command("ip", "-n", each.netns, "link", "set", name, "up")
         each.write()
     yield first, second
+    command(*SIDESPAWN, "stop", service.name, "--all")
     for each in (first, second):
         command("ip", "netns", "del", each.netns)
 
