@@ -23,6 +23,7 @@ import pytest
 from sidespawn.cli import accounts
 from sidespawn.core.plan import ConfigurationFile, Limits, Mount, Plan, Readiness, ReadyWhen, Script
 from sidespawn.engines import Engine, NameTaken, Pins, docker, get_engine
+from sidespawn.engines.systemd_roots import release_all
 from sidespawn.errors import LaunchError, Reason
 from sidespawn.host import directories, kernel
 from sidespawn.host.files import closing, pinned
@@ -232,6 +233,7 @@ def new_ground(kind: Kind, suffix: str = "") -> Iterator[Ground]:
         ground.clean()
         command("ip", "netns", "del", ground.netns)
         command("systemctl", "stop", f"sidespawn-{name.replace('-', '_')}.slice", "sidespawn.slice")
+        release_all(name)
         directories.remove(places)
         shutil.rmtree(state)
 

@@ -9,7 +9,7 @@ from sidespawn.cli.enable import is_ours
 from sidespawn.cli.output import enabled_services, json_option, print_json, service_argument
 from sidespawn.core.loading import ENGINES
 from sidespawn.core.policy import Policy
-from sidespawn.engines import Engine, get_engine
+from sidespawn.engines import Engine, get_engine, systemd_roots
 from sidespawn.engines.control_groups import slice_name
 from sidespawn.errors import LaunchError, PolicyError
 from sidespawn.host.places import POLICIES, Places
@@ -40,6 +40,8 @@ def disable(places: Places, purge: bool, dry_run: bool, as_json: bool) -> None:
         if places.home.is_dir() or is_installed(places):
             # The path before the service, so that nothing starts it again.
             systemd.systemctl("disable", "--now", *systemd.units(places.service))
+            systemd.systemctl("stop", f"sidespawn@{places.service}.service")
+            systemd_roots.release_all(places.service)
             systemd.systemctl("stop", *systemd.all_units(places.service))
         found = side_containers(places, policy)
         containers = [name for _, name in found]

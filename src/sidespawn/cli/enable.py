@@ -14,7 +14,8 @@ from sidespawn.cli.output import console, json_option, print_json, service_argum
 from sidespawn.cli.suitability import warnings
 from sidespawn.core.loading import ENGINES
 from sidespawn.core.policy import Policy
-from sidespawn.errors import PolicyError, Reason, SidespawnError
+from sidespawn.engines import systemd_roots
+from sidespawn.errors import LaunchError, PolicyError, Reason, SidespawnError
 from sidespawn.host.directories import IMAGE_IN_AGENT, wrapper_files
 from sidespawn.host.files import read_trusted
 from sidespawn.host.places import POLICIES, Places
@@ -134,6 +135,9 @@ def apply(places: Places, policy: Policy, text: str | None) -> None:
     if places.home.is_dir():
         systemd.systemctl("reload", spool_unit)  # a second run: the wrappers may have changed
     systemd.systemctl("start", spool_unit, *systemd.units(places.service))
+    if policy.side_container.engine == "systemd":
+        with suppress(LaunchError):  # a warning said so; the first request tries again
+            systemd_roots.prepare(places.service, policy.side_container.image, anew=True)
 
 
 def agent_mounts(places: Places, policy: Policy) -> list[dict[str, object]]:

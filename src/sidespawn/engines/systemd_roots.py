@@ -66,7 +66,8 @@ def make(root: Path, image: str, anew: bool) -> None:
     if os.path.ismount(root):
         if not anew:
             return
-        release(root.parent)  # side containers that run have their own mounts
+        kernel.unmount(str(root))  # side containers that run have their own mounts
+        release_image(root.parent)
     lower = image if image.startswith("/") else mount_image(root.parent, image)
     if not os.path.isdir(lower):
         raise LaunchError(Reason.IMAGE_MISSING, f"the host has no directory {image}")
@@ -93,15 +94,15 @@ def mount_image(place: Path, image: str) -> str:
     return done.stdout.strip()
 
 
-def release(place: Path) -> None:
-    """Unmount one root, and the image below it."""
-    if os.path.ismount(place / "root"):
-        kernel.unmount(str(place / "root"))
+def release_image(place: Path) -> None:
     if (place / "image").exists():
         run((PODMAN, "image", "unmount", (place / "image").read_text()), TIMEOUT)
         (place / "image").unlink()
 
 
 def release_all(service: str) -> None:
+    """What `sidespawn disable` does; when the service's units stop, only what lies in its own directory goes."""
     for place in (Places(service).home / "roots").glob("*"):
-        release(place)
+        if os.path.ismount(place / "root"):
+            kernel.unmount(str(place / "root"))
+        release_image(place)

@@ -14,8 +14,7 @@ import sys
 from pathlib import Path
 
 from sidespawn.core.policy import Policy
-from sidespawn.engines import systemd_roots
-from sidespawn.errors import LaunchError, SidespawnError
+from sidespawn.errors import SidespawnError
 from sidespawn.host import kernel
 from sidespawn.host.places import NAMESPACES, Places
 from sidespawn.host.policies import load_policy
@@ -54,11 +53,6 @@ def make(places: Places, policy: Policy) -> None:
     mount_tmpfs(places.replies, FLAGS, f"size={replies * 16}k,nr_inodes={replies * 4},mode=0755")
     write_wrappers(places, policy)
     places.adoption.unlink(missing_ok=True)  # look again: the agent may have had its old wrappers until now
-    if policy.side_container.engine == "systemd":
-        try:
-            systemd_roots.prepare(places.service, policy.side_container.image, anew=True)
-        except LaunchError as error:  # the first request tries again, and is answered with the reason
-            sys.stderr.write(f"{error.reason}: {error.message}\n")
 
 
 def mount_tmpfs(path: Path, flags: int, options: str) -> None:
@@ -68,7 +62,6 @@ def mount_tmpfs(path: Path, flags: int, options: str) -> None:
 
 
 def remove(places: Places) -> None:
-    systemd_roots.release_all(places.service)
     for path in (places.spool, places.replies, places.home):
         while os.path.ismount(path):
             kernel.unmount(str(path))
