@@ -12,6 +12,7 @@ from sidespawn.host.processes import identify
 from tests.lab import dockers
 from tests.lab.conftest import new_service
 from tests.lab.networks import SIDESPAWN, Service, command, wait_until, wait_until_gone
+from tests.lab.test_adoption import OldWrapper
 
 HELPERS = "localhost/sidespawn-helpers:latest"
 # What the old wrapper's --privileged is needed for; a lab has not all that docker would give with that.
@@ -116,6 +117,7 @@ def test_what_another_wrapper_started_in_docker_is_adopted_for_another_engine(se
         policy.write('\n[adopt]\nengine = "docker"\n')
     text = service.places.policy.read_text()
     service.places.policy.write_text(text.replace('engine = "docker"', 'engine = "podman"', 1))
+    command(*SIDESPAWN, "enable", service.name)
     dockers.load(agent)
     try:
         command("docker", "tag", agent, image)
@@ -138,3 +140,23 @@ def test_what_another_wrapper_started_in_docker_is_adopted_for_another_engine(se
     finally:
         command("docker", "rm", "--force", name, check=False)
         command("docker", "image", "rm", image, agent, check=False)
+
+
+def test_what_another_wrapper_started_in_podman_is_adopted_and_replaced_in_docker(service: Service) -> None:
+    image = "localhost/sidespawn-test/neutron-dhcp-agent:2"
+    with service.places.policy.open("a") as policy:
+        policy.write('\n[adopt]\nengine = "podman"\n')
+    command(*SIDESPAWN, "enable", service.name)  # its unit may use podman from now on
+    old, started = OldWrapper(service.network(), "edpm", []), []
+    command("podman", "tag", "localhost/sidespawn-agent", image)
+    try:
+        started.append(old.start(image=image))
+        pid = old.network.pid
+        assert old.network.kill("HUP").returncode == 0
+        assert old.network.start().returncode == 0
+        assert identify(pid) is None
+        assert command("podman", "container", "exists", *started, check=False).returncode == 1
+        assert old.network.container in command("docker", "ps").stdout
+    finally:
+        command("podman", "rm", "--force", "--time=0", "--ignore", *started)
+        command("podman", "untag", "localhost/sidespawn-agent", image)

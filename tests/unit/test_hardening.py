@@ -49,6 +49,14 @@ def test_other_engines_give_capabilities_themselves() -> None:
     assert "CAP_NET_RAW" not in " ".join(made('["NET_RAW"]', "docker")["CapabilityBoundingSet"]).split()
 
 
+def test_who_adopts_from_podman_may_use_podman() -> None:
+    adopt = '\n[adopt]\nname = "x-{net}"\nimage = "<text>"\nengine = "podman"\n'
+    docker = small.changed(('engine = "podman"', 'engine = "docker"'))
+    of_both = options(hardening.text_of(small.parse(docker + adopt)))
+    assert of_both == options(hardening.text_of(small.parse(small.POLICY)))
+    assert of_both != options(hardening.text_of(small.parse(docker)))
+
+
 def test_a_policy_with_sys_nice_may_have_real_time() -> None:
     assert made('["SYS_NICE"]')["RestrictRealtime"] == ["no"]
     assert "RestrictRealtime" not in made('["NET_RAW"]')

@@ -19,8 +19,13 @@ def drop_in(service: str) -> Path:
     return INSTALLED / f"sidespawn@{service}.service.d" / "engine.conf"
 
 
+def engine_of(policy: Policy) -> str:
+    """Whose needs count. podman's include those of the others, and who adopts its containers must end them with it."""
+    return "podman" if policy.adopt and policy.adopt.engine == "podman" else policy.side_container.engine
+
+
 def text_of(policy: Policy) -> str:
-    side_container, parallel = policy.side_container, policy.pace.parallel
+    side_container, parallel, engine = policy.side_container, policy.pace.parallel, engine_of(policy)
     more = []
     if "SYS_NICE" in side_container.capabilities:
         more.append("# The policy gives SYS_NICE, which is for this.\nRestrictRealtime=no\n")
@@ -33,9 +38,9 @@ def text_of(policy: Policy) -> str:
         "NO_NEW_PRIVILEGES": "no" if has_selinux() else "yes",
         "MEMORY": str(256 + 64 * parallel),
         "TASKS": str(64 + 32 * parallel),
-        "MORE": "".join(more) if side_container.engine == "podman" else "",
+        "MORE": "".join(more) if engine == "podman" else "",
     }
-    text = (SHIPPED / f"{side_container.engine}.conf").read_text(encoding="utf-8")
+    text = (SHIPPED / f"{engine}.conf").read_text(encoding="utf-8")
     for name, value in values.items():
         text = text.replace(f"@{name}@", value)
     return text
