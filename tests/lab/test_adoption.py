@@ -246,3 +246,22 @@ def test_it_works_again_and_again_although_the_engine_removes_it_too(
         name = wrapper.start()
         assert wrapper.network.kill("TERM").returncode == 0
         assert not exists(name)
+
+
+def test_a_service_whose_engine_is_systemd_adopts_from_podman(started: list[str]) -> None:
+    service = new_service(engine="systemd")
+    try:
+        service.enable("--preset=neutron-dhcp-dnsmasq", f"--set=state_on_host={service.state}")
+        with service.places.policy.open("a") as policy:
+            policy.write('\n[adopt]\nengine = "podman"\n')
+        service.enable()  # its unit may use podman from now on
+        wrapper = OldWrapper(service.network(), "edpm", started)
+        name, network = wrapper.start(), wrapper.network
+        pid = network.pid
+        assert network.kill("HUP").returncode == 0
+        assert network.start().returncode == 0
+        assert identify(pid) is None
+        assert not exists(name)
+        assert [row["adopted"] for row in rows(network)] == [False]
+    finally:
+        service.clean()

@@ -132,7 +132,11 @@ SERVICES = {
     "neutron-dhcp-dnsmasq": corpus.DAEMONS,
     "neutron-l3-radvd": corpus.RADVD,
     "neutron-l3-keepalived": corpus.KEEPALIVED,
+    "neutron-l3-keepalived-state-change": corpus.STATE_CHANGE,
+    "neutron-l3-conntrackd": corpus.CONNTRACKD,
 }
+# Without any of its arguments nobody knows its router, and monitor mode makes no name up.
+NAMED_BY_ARGUMENTS = "neutron-l3-keepalived-state-change"
 
 
 def service_policy(preset: str, mode: str, options: str) -> Policy:
@@ -162,7 +166,7 @@ def calls(preset: str) -> list[tuple[StartRequest, dict[str, bytes]]]:
 @pytest.mark.parametrize(
     ("preset", "removed"),
     [(preset, (name,)) for preset in SERVICES for name in removable(preset)]
-    + [(preset, tuple(removable(preset))) for preset in SERVICES],
+    + [(preset, tuple(removable(preset))) for preset in SERVICES if preset != NAMED_BY_ARGUMENTS],
     ids=lambda each: each if isinstance(each, str) else each[0] if len(each) == 1 else "all",
 )
 def test_what_was_learned_allows_the_recorded_calls_again(preset: str, removed: tuple[str, ...]) -> None:
@@ -308,3 +312,15 @@ def test_every_value_is_allowed_by_a_pattern_or_said_to_be_hopeless(values: list
         assert (value in left) is (match_any(parsed, value, NAMES, BOUND) is None)
     document = tomllib.loads(f"x = {json.dumps(patterns)}")
     assert document["x"] == patterns
+
+
+def test_monitor_mode_makes_no_name_up() -> None:
+    preset = NAMED_BY_ARGUMENTS
+    policy = service_policy(preset, "monitor", "router_id = false\nnamespace = false\n")
+    (each, files), *_ = calls(preset)
+    argv = [word for word in each.untrusted_argv if "qrouter-" not in word and word != "--namespace"]
+    at = argv.index("--router_id")
+    without = StartRequest(**{**vars(each), "untrusted_argv": (argv[0], *argv[at : at + 2])})
+    with pytest.raises(Denied) as denied:
+        decide(policy, without, files)
+    assert denied.value.reason is Reason.POLICY_INVALID
