@@ -13,6 +13,7 @@ import shutil
 import signal
 import struct
 import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -24,10 +25,12 @@ import pytest
 
 from sidespawn.engines.control_groups import slice_path
 from sidespawn.host import kernel
+from tests.lab import dying
 from tests.lab.conftest import new_service
 from tests.lab.networks import Network, Service, command, command_lines, unit_state
 
 KILLS = int(os.environ.get("SIDESPAWN_KILLS", "60"))
+EVERY = int(os.environ.get("SIDESPAWN_EVERY", "9"))  # step, of those that a run can be killed at; 1 takes five minutes
 NETWORKS = 8
 DROP_INS = Path("/run/systemd/system")
 LIMITS = "[limits]\nburst = 100000\nbackoff = 0\nrecords = 100000\n\n[pace]\nlinger = 1\n"
@@ -138,9 +141,8 @@ def assert_in_order(service: Service, lives: list[Life]) -> None:
     assert list(places.pins.iterdir()) == []
     assert list(places.claims.iterdir()) == []
     assert f"{places.pins}" not in Path("/proc/self/mounts").read_text()
-    assert sorted(path.name for path in places.ledger.iterdir()) == sorted(
-        f"{network.netns}.json" for network in running.values()
-    )
+    names = {path.name for path in places.ledger.iterdir() if path.suffix != ".falls"}  # which expire
+    assert names == {f"{network.netns}.json" for network in running.values()}
     with_copies = [life.network.netns for life in lives if list(places.snapshots.glob(f"{life.network.netns}.*"))]
     recorded = [life.network.netns for life in lives if life.network.record and life.network.record.configuration]
     assert with_copies == recorded
@@ -197,3 +199,125 @@ def test_killed_at_random_moments_under_load(crashing_service: Service, capsys: 
 
 def failures(outcomes: Counter[tuple[str, int, str]]) -> Counter[tuple[str, int, str]]:
     return Counter({each: count for each, count in outcomes.items() if each[1] != 0})
+
+
+# ---------------------------------------------------------------- at every step
+
+
+@pytest.fixture
+def dying_service() -> Iterator[Service]:
+    """One whose runs die at the step that `die_at` says."""
+    made = new_service()
+    made.enable_with(LIMITS)
+    program = f"{sys.executable} -I -S {Path(dying.__file__)} sync {made.name}"
+    drop_in(made, "ExecStart=", f"ExecStart={program}")
+    dying.CONTROL.mkdir(exist_ok=True)
+    yield made
+    shutil.rmtree(dying.CONTROL)
+    shutil.rmtree(DROP_INS / f"{made.unit}.d")
+    command("systemctl", "daemon-reload")
+    made.clean()
+
+
+def steps_of(service: Service) -> list[str]:
+    return (dying.CONTROL / f"{service.name}.steps").read_text().splitlines()
+
+
+def die_at(service: Service, step: int) -> None:
+    """The next run counts its steps and dies before this one; 0 for never."""
+    service.wait_until_idle()
+    (dying.CONTROL / f"{service.name}.steps").unlink(missing_ok=True)
+    (dying.CONTROL / service.name).write_text(str(step))
+
+
+@pytest.mark.slow
+def test_killed_at_every_step_of_a_start_a_reload_a_replacement_and_a_stop(
+    dying_service: Service, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A first life of a network counts the steps of each request; then each of them is the last of a run, once."""
+    service = dying_service
+    life = Life(service.network(), 0)
+    network = life.network
+
+    def request(what: str) -> subprocess.CompletedProcess[str]:
+        if what in ("start", "replace"):
+            return network.start(*life.plans[2 if what == "start" else 1])
+        return network.kill(what)
+
+    order = ("start", "HUP", "replace", "TERM")
+    steps = {}
+    for what in order:
+        die_at(service, 0)
+        life.note(what, request(what))
+        service.wait_until_idle()
+        steps[what] = len(steps_of(service))
+    answers, sent = Answers(service), 0
+    for number in range(1, max(steps.values()) + 1, EVERY):
+        for what in order:
+            if number <= steps[what]:
+                die_at(service, number)
+            life.note(what, request(what))
+            sent += 1
+            assert network.pid_file.exists() == (what != "TERM")
+    settle(service)
+    counted = answers.count()
+    with capsys.disabled():
+        print(f"\nkilled at every step: {steps}; {sent} requests, {len(counted)} answered", end=" ")
+    assert (len(counted), set(counted.values())) == (sent, {1})
+    assert_in_order(service, [life])
+
+
+# ---------------------------------------------------------------- an engine that does not work
+
+FAKE = Path(__file__).parent / "fake_podman"
+
+
+@pytest.fixture
+def faulty_service() -> Iterator[Service]:
+    """One that finds another command in the place of podman, which sometimes is the real one."""
+    made = new_service()
+    made.enable_with(LIMITS)
+    engine, real = made.state / "podman", made.state / "real-podman"
+    shutil.copy("/usr/bin/podman", real)
+    engine.write_text(FAKE.read_text().replace("@FAULTS@", f"{made.state}/faults").replace("@REAL@", str(real)))
+    engine.chmod(0o755)
+    (made.state / "faults").touch()
+    # Shorter than an engine is given, so that the test need not wait as long.
+    drop_in(made, f"BindReadOnlyPaths={engine}:/usr/bin/podman", "MountFlags=shared")
+    yield made
+    shutil.rmtree(DROP_INS / f"{made.unit}.d")
+    command("systemctl", "daemon-reload")
+    made.clean()
+
+
+FAULTS = ("fails", "locked", "rubbish", "silent", "crashes", "dies-after", "dies-0.03", "dies-0.1", "dies-0.2")
+
+
+@pytest.mark.slow
+def test_an_engine_that_fails_in_any_way_is_said_and_leaves_nothing(faulty_service: Service) -> None:
+    """Each call of it fails in each way, at a start and at a stop. The next request finds everything in order."""
+    service, life = faulty_service, Life(faulty_service.network(), 0)
+    network, faults = life.network, faulty_service.state / "faults"
+    reasons: Counter[str] = Counter()
+    for fault in FAULTS:
+        faults.write_text(f"run {fault}\n")
+        done = network.start()
+        assert done.returncode in (0, 70), done.stderr
+        reasons[done.stderr.partition("(")[2].partition(")")[0]] += 1
+        service.wait_until_idle()
+        if done.returncode:
+            programs = [line for line in command_lines().values() if line.startswith("/usr/sbin/dnsmasq")]
+            assert not any(network.id in line for line in programs), f"{fault} of run"
+        assert network.start().returncode == 0, f"after {fault} of run"
+        faults.write_text(f"rm {fault}\n")
+        pid = network.pid
+        done = network.kill("TERM")
+        assert done.returncode in (0, 70), done.stderr
+        assert not Path(f"/proc/{pid}").exists()
+        assert network.start().returncode == 0, f"after {fault} of rm"
+        assert network.pid != pid
+    faults.write_text("")
+    life.state = RUNNING
+    settle(service)
+    assert_in_order(service, [life])
+    print(reasons)

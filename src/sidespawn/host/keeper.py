@@ -114,7 +114,7 @@ class Keeper:
                 self.journal.write(Event.REPLACED, message, instance=plan.instance, request=request_id)
             with self.room.for_one_more(plan.instance):
                 record = self.launch(allowed, netns, pin, request_id)
-        self.ledger.write(record)
+                self.ledger.write(record)
         try:
             self.write_pid_files(plan, record)
         except LaunchError:
@@ -125,6 +125,7 @@ class Keeper:
     def launch(self, allowed: Allowed, netns: PinnedNamespace, pin: Path, request_id: str) -> Record:
         plan = allowed.plan
         with ExitStack() as stack:
+            self.ledger.mark(request_id, plan.instance)
             copies = self.snapshot(plan)
             pid_file = pin.with_suffix(".pid")
             stack.callback(pid_file.unlink, missing_ok=True)
@@ -135,7 +136,6 @@ class Keeper:
                 configuration=copies[: len(plan.configuration)],
                 scripts=copies[len(plan.configuration) :],
             )
-            self.ledger.mark(request_id, plan.instance)
             try:
                 container, pid = self.engine.start(plan, pins, request_id)
             except NameTaken:
@@ -192,23 +192,19 @@ class Keeper:
         self.engine.remove(plan.name)
         return self.engine.start(plan, pins, request_id)
 
-    def clean(self, request_id: str, plan: Plan | None) -> None:
-        """Remove what a start left that failed, now or in a run that was killed; the plan where it is known.
+    def clean(self, request_id: str) -> None:
+        """Remove what a start left that failed, now or in a run that was killed.
 
         Only after the reply: until then it proves that the start was tried. When the engine does not work, the ledger
         still says so to the next sweep.
         """
-        if self.ledger.marked(request_id) is None:
+        instance = self.ledger.marked(request_id)
+        if instance is None:
             return
-        if plan is not None:
-            left = {plan.instance: plan.name}
-        else:
-            listed = self.engine.list(self.policy.service)
-            left = {each.instance: each.name for each in listed if each.request == request_id}
-        for instance, name in left.items():
-            with self.only(instance):
-                if self.ledger.find(instance) is None:
-                    self.engine.remove(name)
+        with self.only(instance):
+            if self.ledger.find(instance) is None:
+                self.engine.remove(f"{self.policy.service}-{instance}")
+                self.remove_snapshots(instance)
         self.ledger.unmark(request_id)
 
     def pin_mounts(self, plan: Plan, pin: Path, stack: ExitStack) -> tuple[Path, ...]:
@@ -232,6 +228,10 @@ class Keeper:
                 write_whole(held_directory, name, text.encode(), mode=mode)
             paths.append(self.places.snapshots / name)
         return tuple(paths)
+
+    def remove_snapshots(self, instance: str) -> None:
+        for path in self.places.snapshots.glob(f"{instance}.[0-9]*"):
+            path.unlink(missing_ok=True)
 
     def renew_snapshots(self, record: Record) -> None:
         """Check the configuration files again before the program reads them again. Raises Denied; nothing changed then.
@@ -263,7 +263,9 @@ class Keeper:
         key = self.ledger.marked(request.id)
         if key is not None:  # an earlier run was killed while it ended this one
             record = self.ledger.find(key)
-            return self.finish(request, record if record is not None and record.pid == request.pid else None)
+            with self.only(record.instance if record else key):
+                record = self.ledger.find(key)
+                return self.finish(request, record if record is not None and record.pid == request.pid else None)
         found = self.find_pid(request.pid)
         if found is None:
             raise self.no_such_process(request.pid)
@@ -327,8 +329,7 @@ class Keeper:
         else:
             self.engine.remove(record.name)
         if not record.adopted or self.ledger.find(record.instance) is None:  # else they are those of what replaced it
-            for path in self.places.snapshots.glob(f"{record.instance}.[0-9]*"):
-                path.unlink(missing_ok=True)
+            self.remove_snapshots(record.instance)
             for beneath in filter(None, (record.pid_file, *record.children)):
                 self.state.remove(beneath)
         self.ledger.remove(record.key)
@@ -339,14 +340,14 @@ class Keeper:
         self.recover()
         self.falls.expire()
         for request_id in self.ledger.marks():
-            self.clean(request_id, None)
+            self.clean(request_id)
         listed = {each.instance: each for each in self.engine.list(self.policy.service)}
         for record in tuple(self.ledger.records()):
             if record.adopted and not record.is_running:
                 self.forget(record)
                 self.journal.write(Event.EXITED, f"{record.name} had ended by itself", instance=record.instance)
             elif record.instance not in listed and not record.is_running:
-                self.ledger.remove(record.key)
+                self.forget(record)
         self.adopt()
         for each in listed.values():
             if each.pid is None:
@@ -356,6 +357,11 @@ class Keeper:
                 elif not known.is_running:
                     self.forget(known)
                 self.journal.write(Event.EXITED, f"{each.name} had ended by itself", instance=each.instance)
+        alive = {each.instance for each in listed.values() if each.pid is not None}
+        for key in self.ledger.keys() - alive:
+            if self.ledger.find(key) is None:  # torn, and of nothing that runs
+                self.ledger.remove(key)
+                self.remove_snapshots(key)
 
     def write_pid_files(self, plan: Plan, record: Record) -> None:
         """Where the agent looks for them, owned by the program's user, with pids as the host and the agent see them."""

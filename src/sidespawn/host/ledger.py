@@ -96,7 +96,8 @@ class Ledger:
 
     def mark(self, request_id: str, key: str) -> None:
         """Remember, until it is answered, that this request is about to start or to end what has that key."""
-        (self.path / f"{request_id}.tried").write_text(key)
+        with directory(self.path) as held:
+            write_whole(held, f"{request_id}.tried", key.encode())
 
     def marked(self, request_id: str) -> str | None:
         """That key; None when nothing was tried for this request."""

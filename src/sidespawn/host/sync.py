@@ -21,7 +21,6 @@ from functools import partial
 from pathlib import Path
 
 from sidespawn.core.decide import Allowed, check_signal, decide
-from sidespawn.core.plan import Plan
 from sidespawn.core.policy import Pace, ServiceLimits
 from sidespawn.core.wire import (
     HORIZON_MS,
@@ -201,9 +200,8 @@ class Sync:
 
     def carry_out(self, request: Request, *, by_operator: bool) -> None:
         """Answer one request, whatever happens on the way to the answer."""
-        plan: Plan | None = None
         if self.was_answered(request.id):
-            self.clean(request.id, plan)  # a run that was killed may have answered and not cleaned up
+            self.clean(request.id)  # a run that was killed may have answered and not cleaned up
             return
         try:
             check_deadline(request)
@@ -215,17 +213,16 @@ class Sync:
                 self.reply(self.keeper.signal(request))
             else:
                 allowed = decide(self.keeper.policy, request, self.keeper.read_configuration)
-                plan = allowed.plan
                 note_excused(self.journal, allowed, request.id)
                 self.reply(self.keeper.start(allowed, request.id))
             self.keeper.ledger.unmark(request.id)
         except Exception as error:  # noqa: BLE001 - a request must be answered, and must not take others with it
             self.refuse(request.id, as_ours(error))
-            self.clean(request.id, plan)
+            self.clean(request.id)
 
-    def clean(self, request_id: str, plan: Plan | None) -> None:
+    def clean(self, request_id: str) -> None:
         if isinstance(self.keeper, Keeper):
-            self.attempt(partial(self.keeper.clean, request_id, plan))
+            self.attempt(partial(self.keeper.clean, request_id))
 
     def refuse(self, request_id: str, error: SidespawnError) -> None:
         status, event, hint = Status.FAILED, Event.FAILED, error.hint
