@@ -126,7 +126,8 @@ class Service:
         return f"sidespawn@{self.name}.service"
 
     def enable(self, *options: str) -> None:
-        engine = (f"--engine={self.engine}",) if options else ()  # without any, a policy is used as it stands
+        # Without any a policy is used as it stands; without an engine it is the preset's.
+        engine = (f"--engine={self.engine}",) if options and self.engine != "podman" else ()
         command(*SIDESPAWN, "enable", self.name, *engine, *options)
 
     def enable_with(self, tables: str, preset: str = "neutron-dhcp-dnsmasq") -> None:
