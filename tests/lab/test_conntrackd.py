@@ -15,6 +15,7 @@ from sidespawn.host.processes import Output, identify
 from sidespawn.testing.agent import CAPABILITIES, AgentContainer
 from tests.lab.conftest import new_service
 from tests.lab.networks import SIDESPAWN, Service, command, wait_until
+from tests.lab.reports import Reports, is_watching
 
 STATE = "/var/lib/neutron"
 IMAGE = "localhost/sidespawn-agent:latest"
@@ -85,6 +86,7 @@ class Tracking:
         for old, new in changes:
             text = text.replace(old, new)
         self.agent.write(self.configuration, text)
+        self.agent.write(f"{self.home}/pattern", f"conntrackd -d -C {self.configuration}")
 
     def start(self) -> Output:
         """As Neutron does: it removes lock and socket beforehand."""
@@ -97,7 +99,6 @@ class Tracking:
 
         The pattern is in a file, since it would be found in the arguments of `podman exec`, too.
         """
-        self.agent.write(f"{self.home}/pattern", f"conntrackd -d -C {self.configuration}")
         found = self.agent.exec(("sh", "-c", 'pgrep -f "$(cat "$1")"', "sh", f"{self.home}/pattern")).stdout
         return [int(each) for each in found.split()]
 
@@ -227,3 +228,44 @@ def test_a_file_with_another_path_starts_nothing(routers: tuple[Tracking, Tracki
     assert done.code == 77
     assert "(configuration-not-allowed)" in done.stderr
     assert router.service.containers() == {}
+
+
+@pytest.fixture
+def monitor(service: Service) -> Iterator[Service]:
+    """The service for the script that watches a router's address, and then asks conntrackd."""
+    made = replace(service, name=f"test-{uuid.uuid4().hex[:8]}", program="neutron-keepalived-state-change")
+    made.enable("--preset=neutron-l3-keepalived-state-change", f"--set=state_on_host={made.state}")
+    yield made
+    made.disable()
+
+
+def test_the_state_change_monitor_has_it_synchronise(routers: tuple[Tracking, Tracking], monitor: Service) -> None:
+    router, _ = routers
+    assert router.start().code == 0
+    pid_file = f"external/pids/{router.id}.monitor.pid.neutron-keepalived-state-change-monitor"
+    router.agent.write(f"{STATE}/{pid_file}", "")
+    options = {
+        "router_id": router.id,
+        "namespace": router.netns,
+        "conf_dir": router.home,
+        "log-file": f"{router.home}/neutron-keepalived-state-change.log",
+        "monitor_interface": "ha-test",
+        "monitor_cidr": "169.254.0.7/24",
+        "pid_file": f"{STATE}/{pid_file}",
+        "state_path": STATE,
+    }
+    arguments = [each for name, value in options.items() for each in (f"--{name}", value)]
+    reports = Reports(router.service.state / "keepalived-state-change")
+    with reports.served():
+        command(str(monitor.wrapper), *arguments, "--enable_conntrackd")
+        pid = int((router.service.state / pid_file).read_text())
+        wait_until(lambda: is_watching(pid))
+        command("ip", "-n", router.netns, "address", "add", "169.254.0.7/24", "dev", "ha-test")
+        wait_until(lambda: (router.id, "primary") in reports.told)
+    command("journalctl", "--sync", check=False)
+    container = f"CONTAINER_NAME={router.service.name}-{router.netns}"
+    said = command("journalctl", "--output=cat", "--quiet", container).stdout
+    # As the backup that it is at first it resynchronises; as the primary it commits, flushes, and sends all.
+    for done in ("resync requested", "committing all external caches", "flushing caches", "sending bulk update"):
+        assert done in said
+    assert "cannot find protocol" not in said

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import os
-import socketserver
-import threading
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -18,46 +14,10 @@ import pytest
 from sidespawn.host.processes import identify
 from tests.lab.conftest import new_service
 from tests.lab.networks import NEUTRON, Service, command, wait_until
+from tests.lab.reports import Reports, is_watching
 
 STATE = "/var/lib/neutron"
 MONITOR = "neutron-keepalived-state-change-monitor"
-
-
-@dataclass
-class Reports:
-    """What the agent was told: router and state."""
-
-    path: Path
-    told: list[tuple[str, str]] = field(default_factory=list)
-
-    @contextmanager
-    def served(self) -> Iterator[None]:
-        """The agent's socket, made anew as at each start of an agent."""
-        told = self.told
-
-        class Answer(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                told.append((self.headers["X-Neutron-Router-Id"], self.headers["X-Neutron-State"]))
-                self.send_response(200)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def address_string(self) -> str:
-                return "script"
-
-            def log_message(self, *arguments: object) -> None:
-                pass
-
-        self.path.unlink(missing_ok=True)
-        with socketserver.ThreadingUnixStreamServer(str(self.path), Answer) as server:
-            os.chown(self.path, NEUTRON, NEUTRON)
-            thread = threading.Thread(target=server.serve_forever)
-            thread.start()
-            try:
-                yield
-            finally:
-                server.shutdown()
-                thread.join()
 
 
 @dataclass(frozen=True)
@@ -138,7 +98,7 @@ def test_it_reports_to_the_agent_also_after_the_agents_restart(router: Watched) 
     with reports.served():
         assert router.start() == (0, "")
         pid = router.pid
-        wait_until(router.pipe.exists)
+        wait_until(lambda: is_watching(pid))
         router.address("add")
         wait_until(lambda: (router.id, "primary") in reports.told)
         assert router.state == "primary"

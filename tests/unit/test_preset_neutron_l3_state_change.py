@@ -24,7 +24,9 @@ STATE = "/var/lib/neutron"
 CALL = next(call for call in STATE_CHANGE if "plain" in call.variant)
 ROUTER = CALL.argv[CALL.argv.index("--router_id") + 1]
 OTHER = "fd23fc9b-cf8b-56b7-a58d-d0e7e9a6e9be"
-REQUIRED = ("router_id", "namespace", "conf_dir", "monitor_interface", "monitor_cidr", "pid_file", "state_path")
+REQUIRED = (
+    *("router_id", "namespace", "conf_dir", "log-file", "monitor_interface", "monitor_cidr", "pid_file", "state_path"),
+)
 
 
 def asked(*argv: str, netns: str | None = None, **environment: str) -> StartRequest:

@@ -81,6 +81,7 @@ HELPERS = Recipe(
     packages=(
         *("conntrackd", "dibbler-client", "dnsmasq-base", "haproxy", "keepalived", "radvd"),
         *("coreutils", "curl", "dash", "grep", "iproute2", "mawk", "procps"),  # what Neutron's script below calls
+        "netbase",  # /etc/protocols for conntrackd
         "dibbler-server",  # for a test of the client
     ),
     users=_SERVICE_USERS,
