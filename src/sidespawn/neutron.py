@@ -28,8 +28,9 @@ import sys
 from contextlib import suppress
 from typing import Any
 
-from neutron.agent.linux import external_process
+from neutron.agent.linux import conntrackd, external_process
 from neutron_lib import exceptions
+from neutron_lib.utils import file
 from oslo_config import cfg
 from oslo_log import log as logging
 
@@ -107,9 +108,11 @@ class ProcessManager(external_process.ProcessManager):
         # Neutron gives asynchronous processes no environment of their own. Without a namespace it is the agent's.
         environment = {} if self.async_process else {name: str(value) for name, value in self.cmd_addl_env.items()}
         try:
-            client.start([self.program, *command[1:]], self.namespace, environment)
+            helper = client.start([self.program, *command[1:]], self.namespace, environment)
         except ClientError as error:
             raise failure(command, error) from error
+        if self.pid != helper.pid:  # a policy without `pid_file`
+            file.replace_file(self.get_pid_file_name(), str(helper.pid))
 
     def disable(self, sig: str = "9", get_stop_command: Any = None, delete_pid_file: bool = True) -> None:
         client = self.client
@@ -141,6 +144,14 @@ def failure(command: list[str], error: ClientError) -> Exception:
 def install() -> None:
     """Let Neutron's drivers in this process use the class above."""
     external_process.ProcessManager = ProcessManager
+    own = conntrackd.ConntrackdManager.create_pid_file
+
+    def create_pid_file(manager: Any) -> None:
+        """It looks for the pid among the processes that the agent sees; here the file is written already."""
+        if manager.get_process().client is None:
+            own(manager)
+
+    conntrackd.ConntrackdManager.create_pid_file = create_pid_file
 
 
 def main() -> None:

@@ -29,7 +29,13 @@ STATE = "/var/lib/neutron"
 # The helpers of each agent: the program's name and the preset.
 PRESETS = {
     "dhcp": {"dnsmasq": "neutron-dhcp-dnsmasq", "haproxy": "neutron-dhcp-haproxy"},
-    "l3": {"haproxy": "neutron-l3-haproxy", "keepalived": "neutron-l3-keepalived", "radvd": "neutron-l3-radvd"},
+    "l3": {
+        "conntrackd": "neutron-l3-conntrackd",
+        "haproxy": "neutron-l3-haproxy",
+        "keepalived": "neutron-l3-keepalived",
+        "neutron-keepalived-state-change": "neutron-l3-keepalived-state-change",
+        "radvd": "neutron-l3-radvd",
+    },
     "ovn": {"haproxy": "neutron-ovn-metadata-haproxy"},
 }
 # Neutron sets sysctls in the namespaces that it makes, and engines mount /proc/sys read-only.
@@ -159,7 +165,8 @@ class Agent:
         for name in ("lock", "metadata"):
             (self.state / name).mkdir()
         for program, preset in self.presets.items():
-            service = Service(f"{self.name}-{program}", self.state, program)
+            short = program.removeprefix("neutron-keepalived-")  # a service has a name of at most 40 characters
+            service = Service(f"{self.name}-{short}", self.state, program)
             self.services[program] = service
             service.places.policy.parent.mkdir(exist_ok=True)
             service.places.policy.write_text(policy(preset, self.state))
@@ -250,8 +257,13 @@ class Agent:
 
 def policy(preset: str, state: Path) -> str:
     """What docs/neutron.md tells the operator of an agent that is root in its container."""
-    kind = preset.rpartition("-")[2]
-    told = re.findall(rf"^  ```toml policy {kind}\n(.*?)^  ```$", DOCS.read_text(), re.MULTILINE | re.DOTALL)
+    told = [
+        example
+        for names, example in re.findall(
+            r"^  ```toml policy (.*?)\n(.*?)^  ```$", DOCS.read_text(), re.MULTILINE | re.DOTALL
+        )
+        if preset.endswith(tuple(names.split()))
+    ]
     text = textwrap.dedent(told[0]) if told else 'extends = ""\n[parameters]\nstate_on_host = ""\n'
     text = re.sub("^extends = .*", f'extends = "{preset}"', text)
     return re.sub("(?m)^state_on_host = .*", f'state_on_host = "{state}"', text)

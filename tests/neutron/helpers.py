@@ -17,8 +17,9 @@ from typing import Any
 
 from sidespawn.testing.network import Lan, remove_namespace
 from tests.lab.networks import command, wait_until
+from tests.lab.test_state_change import Reports
 from tests.neutron import networks
-from tests.neutron.agents import Agent
+from tests.neutron.agents import STATE, Agent
 
 ASK = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=5).read().decode())"
 
@@ -33,6 +34,7 @@ class Helper(ABC):
 
     name: str
     program: str
+    has_reload = is_awaited = True
 
     def __init__(self, agent: Agent, owner: str) -> None:
         self.agent, self.owner = agent, owner
@@ -60,6 +62,11 @@ class Helper(ABC):
 
     def stop(self) -> None:
         self.agent.do(self.program, "stop", self.of)
+
+    def settle(self) -> None:
+        """After each start: Neutron itself does not wait for all of its helpers."""
+        if not self.is_awaited:
+            wait_until(lambda: bool(self.status()["active"]), patience=30)
 
     def status(self) -> dict[str, Any]:
         return dict(self.agent.ask("status", helper=self.program, of=self.of))
@@ -176,6 +183,62 @@ class Radvd(Helper):
         return True
 
 
+class Conntrackd(Helper):
+    """Of keepalived's router."""
+
+    name = program = "conntrackd"
+    has_reload = False
+
+    @property
+    def of(self) -> dict[str, Any]:
+        return {"owner": self.owner, "netns": f"qrouter-{self.owner}", "interface": "ha-test"}
+
+    def works(self) -> bool:
+        """Neutron's own conntrackd finds it by its socket, in the agent."""
+        configuration = f"{STATE}/ha_confs/{self.owner}/conntrackd.conf"
+        asked = self.agent.container.exec(("conntrackd", "-C", configuration, "-s"))
+        return asked.code == 0 and "cache internal:" in asked.stdout
+
+
+class StateChange(Helper):
+    """Of a router without keepalived, whose address the test takes and gives back."""
+
+    name = program = "neutron-keepalived-state-change"
+    has_reload = is_awaited = False
+
+    def __init__(self, agent: Agent, owner: str) -> None:
+        super().__init__(agent, str(uuid.uuid4()))
+        self.netns, self.interface = f"qrouter-{self.owner}", f"ha-{self.owner}"[:14]
+        agent.ask("make_namespace", name=self.netns)
+        self.around.callback(remove_namespace, self.netns)
+        command("ip", "-n", self.netns, "link", "add", self.interface, "type", "veth", "peer", "name", "far")
+        for name in ("far", self.interface):
+            command("ip", "-n", self.netns, "link", "set", name, "up")
+        self.reports = Reports(agent.state / "keepalived-state-change")
+        self.around.enter_context(self.reports.served())
+        os.chown(self.reports.path, 0, 0)  # the agent is root here
+
+    @property
+    def of(self) -> dict[str, Any]:
+        return {"owner": self.owner, "netns": self.netns}
+
+    def works(self) -> bool:
+        """The agent hears of both changes."""
+        pipe = self.agent.state / "ha_confs" / self.owner / "ip-monitor"
+        wait_until(pipe.exists, patience=30)
+        for verb, state in (("add", "primary"), ("del", "backup")):
+            self.reports.told.clear()
+
+            def is_told(verb: str = verb, state: str = state) -> bool:
+                # Until it has begun to watch, a change tells it nothing.
+                change = ("ip", "-n", self.netns, "address", verb, "169.254.0.7/24", "dev", self.interface)
+                command(*change, check=False)
+                return (self.owner, state) in self.reports.told
+
+            wait_until(is_told, patience=30)
+        return True
+
+
 @contextmanager
 def lan(agent: Agent, owner: str) -> Iterator[Lan]:
     """Where inside/interface.py puts the far end of the network's interface."""
@@ -225,7 +288,7 @@ def metadata_agent(path: Path) -> Iterator[None]:
             thread.join()
 
 
-OF = {"dhcp": (Dnsmasq, Haproxy), "l3": (Haproxy, Keepalived, Radvd), "ovn": (Haproxy,)}
+OF = {"dhcp": (Dnsmasq, Haproxy), "l3": (Haproxy, Keepalived, Radvd, Conntrackd, StateChange), "ovn": (Haproxy,)}
 
 
 @contextmanager

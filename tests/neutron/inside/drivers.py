@@ -11,6 +11,8 @@ from typing import Any
 
 import lines
 from neutron.agent import dhcp_agent, l3_agent
+from neutron.agent.common.utils import load_interface_driver
+from neutron.agent.l3 import ha_router
 from neutron.agent.linux import conntrackd, dhcp, external_process, ip_lib, keepalived, ra
 from neutron.agent.metadata import driver as metadata
 from neutron.agent.ovn.metadata import driver as ovn_metadata
@@ -164,8 +166,33 @@ class Conntrackd:
     def stop(self, **router: Any) -> None:
         self.driver(**router).disable()
 
+    change = start
+
     def manager(self, **router: Any) -> Any:
         return self.driver(**router).get_process()
+
+
+class StateChange:
+    def __init__(self, monitor: external_process.ProcessMonitor) -> None:
+        self.monitor = monitor
+
+    def driver(self, owner: str, netns: str) -> ha_router.HaRouter:
+        router = {"id": owner, "ha_vr_id": 7, "priority": 50}
+        made = ha_router.HaRouter(None, owner, router, cfg.CONF, load_interface_driver(cfg.CONF))
+        made.ha_port = {"id": owner, "fixed_ips": [{"ip_address": "169.254.192.1", "prefixlen": 18}]}
+        made._init_keepalived_manager(self.monitor)
+        return made
+
+    def start(self, **router: Any) -> None:
+        self.driver(**router).spawn_state_change_monitor(self.monitor)
+
+    change = start
+
+    def stop(self, **router: Any) -> None:
+        self.driver(**router).destroy_state_change_monitor(self.monitor)
+
+    def manager(self, **router: Any) -> Any:
+        return self.driver(**router)._get_state_change_monitor_process_manager()
 
 
 class Stage:
@@ -180,6 +207,7 @@ class Stage:
             self.helpers["keepalived"] = Keepalived(self.monitor)
             self.helpers["radvd"] = Radvd(self.monitor)
             self.helpers["conntrackd"] = Conntrackd(self.monitor)
+            self.helpers["neutron-keepalived-state-change"] = StateChange(self.monitor)
 
     def do(self, helper: str, action: str, of: Json) -> Any:
         return getattr(self.helpers[helper], action)(**of)
