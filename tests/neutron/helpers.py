@@ -17,7 +17,7 @@ from typing import Any
 
 from sidespawn.testing.network import Lan, remove_namespace
 from tests.lab.networks import command, wait_until
-from tests.lab.test_state_change import Reports
+from tests.lab.reports import Reports, is_watching
 from tests.neutron import networks
 from tests.neutron.agents import STATE, Agent
 
@@ -224,18 +224,12 @@ class StateChange(Helper):
 
     def works(self) -> bool:
         """The agent hears of both changes."""
-        pipe = self.agent.state / "ha_confs" / self.owner / "ip-monitor"
-        wait_until(pipe.exists, patience=30)
+        pid = int(self.status()["pid"])
+        wait_until(lambda: is_watching(pid), patience=30)
         for verb, state in (("add", "primary"), ("del", "backup")):
             self.reports.told.clear()
-
-            def is_told(verb: str = verb, state: str = state) -> bool:
-                # Until it has begun to watch, a change tells it nothing.
-                change = ("ip", "-n", self.netns, "address", verb, "169.254.0.7/24", "dev", self.interface)
-                command(*change, check=False)
-                return (self.owner, state) in self.reports.told
-
-            wait_until(is_told, patience=30)
+            command("ip", "-n", self.netns, "address", verb, "169.254.0.7/24", "dev", self.interface)
+            wait_until(lambda state=state: (self.owner, state) in self.reports.told, patience=30)  # type: ignore[misc]
         return True
 
 
