@@ -111,6 +111,7 @@ def sample(part: Part, way: Way, networks: Sequence[Network], number: int) -> It
         if part.memory:
             memory = memory_beside(way, networks)
             if isinstance(way, Sidespawn):
+                way.wait_until_idle()
                 resident = way.is_resident()
             if memory is None:
                 return
