@@ -145,6 +145,7 @@ class Ground:
             ),
             scripts=(Script(path="/run/scripts/say", text="#!/bin/sh\necho said >said\n"),),
             scratch=("/run/tool",),
+            apparmor="",
             limits=Limits(memory=64 * 2**20, tasks=32, open_files=512),
             pid_file=None,
             child_pid_files=(),

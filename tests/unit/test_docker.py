@@ -312,3 +312,8 @@ def test_the_runtime_is_for_side_containers_only(
     assert code == 1
     assert found == description(hostname)
     assert json.loads((homes / "log").read_text())["msg"] == docker_runtime.REFUSAL
+
+
+def test_a_profile_of_the_policy_is_named() -> None:
+    options = body(replace(PLAN, apparmor="sidespawn-side-container"))["HostConfig"]["SecurityOpt"]
+    assert options == ["no-new-privileges", "apparmor=sidespawn-side-container"]

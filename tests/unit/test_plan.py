@@ -50,6 +50,7 @@ OTHER: dict[str, list[Any]] = {
         (Script(path="/run/b", text=""),),
     ],
     "scratch": [(), ("/run/other",)],
+    "apparmor": ["sidespawn-side-container"],
     "limits": [replace(PLAN.limits, **{each.name: 1}) for each in fields(Limits)],
     "pid_file": [None, PidFile(beneath="other/pid")],
     "child_pid_files": [

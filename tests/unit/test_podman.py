@@ -231,3 +231,9 @@ def test_the_hosts_network_is_given_only_where_the_plan_says_so() -> None:
     assert "--network=ns:/pins/1.netns" in describe()
     options = describe(replace(PLAN, netns="", host_network=True))
     assert [each for each in options if each.startswith("--network")] == ["--network=host"]
+
+
+def test_a_profile_of_the_policy_is_named() -> None:
+    named = "--security-opt=apparmor=sidespawn-side-container"
+    assert named in describe(replace(PLAN, apparmor="sidespawn-side-container"))
+    assert not [each for each in describe() if "apparmor" in each]

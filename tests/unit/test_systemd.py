@@ -245,3 +245,11 @@ def test_a_bus_that_is_silent_refuses_or_hangs_up_is_an_engines_error(server: so
     with pytest.raises(LaunchError, match="cannot be used") as raised:
         Bus(5)
     assert raised.value.reason is Reason.ENGINE_FAILED
+
+
+def test_a_profile_of_the_policy_is_named_and_must_be_there() -> None:
+    assert unit(replace(PLAN, apparmor="sidespawn-side-container"))["AppArmorProfile"] == (
+        False,
+        "sidespawn-side-container",
+    )
+    assert "AppArmorProfile" not in unit()

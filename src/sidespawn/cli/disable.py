@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from sidespawn.cli import accounts, hardening, systemd
+from sidespawn.cli import accounts, hardening, security_modules, systemd
 from sidespawn.cli.enable import is_ours
 from sidespawn.cli.output import enabled_services, json_option, print_json, service_argument
 from sidespawn.core.loading import ENGINES
@@ -56,6 +56,8 @@ def disable(places: Places, purge: bool, dry_run: bool, as_json: bool) -> None:
         result["accounts_removed"] = remove_accounts(places, policy)
         changed = hardening.remove(places.service)
         result["units_removed"] = systemd.remove_templates()
+        if result["units_removed"]:
+            security_modules.remove()
         if changed or result["units_removed"]:
             systemd.systemctl("daemon-reload")
     if as_json:

@@ -9,7 +9,7 @@ import click
 from rich.markup import escape
 
 from sidespawn import presets
-from sidespawn.cli import accounts, hardening, systemd
+from sidespawn.cli import accounts, hardening, security_modules, systemd
 from sidespawn.cli.output import console, json_option, print_json, service_argument, services
 from sidespawn.cli.suitability import warnings
 from sidespawn.core.loading import ENGINES
@@ -128,6 +128,7 @@ def apply(places: Places, policy: Policy, text: str | None) -> None:
         places.policy.chmod(0o644)
     if policy.side_container.engine == "systemd":
         accounts.make(policy.side_container.uid, policy.side_container.gid)
+    security_modules.install()
     if hardening.install(policy) | bool(systemd.install_templates()):
         systemd.systemctl("daemon-reload")
     spool_unit = f"sidespawn-spool@{places.service}.service"

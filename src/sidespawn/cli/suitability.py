@@ -7,7 +7,7 @@ import os
 import stat
 from pathlib import Path
 
-from sidespawn.cli import accounts, hardening
+from sidespawn.cli import accounts, hardening, security_modules
 from sidespawn.cli.systemd import INSTALLED
 from sidespawn.core.policy import Policy
 from sidespawn.engines import docker, systemd_bus, systemd_roots
@@ -38,6 +38,7 @@ def warnings(policy: Policy) -> list[str]:
     found += ENGINES[policy.side_container.engine](policy.side_container.image)
     if policy.side_container.engine == "systemd":
         found += account_warnings(policy)
+    found += security_modules.warnings(policy.side_container.apparmor)
     found += [f"{path} can be changed by others than root, and root executes it" for path in writable_code()]
     return found
 

@@ -277,6 +277,7 @@ def make_plan(policy: Policy, judge: Judge, environment: tuple[tuple[str, str], 
         configuration=tuple(judge.configuration),
         scripts=side_container.scripts,
         scratch=side_container.scratch,
+        apparmor=side_container.apparmor,
         limits=side_container.limits,
         pid_file=None if pid_file is None else PidFile(beneath=beneath(policy, pid_file)),
         child_pid_files=tuple(

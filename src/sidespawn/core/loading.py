@@ -297,6 +297,9 @@ def build_side_container(table: Table) -> SideContainer:
     scratch = table.strings("scratch", optional=True)
     if not all(is_path(path) for path in scratch):
         raise table.error("scratch", "must be absolute paths")
+    apparmor: str = table.take("apparmor", str, default="")
+    if not set(apparmor) <= ALPHANUMERIC | {"-", ".", "_"}:
+        raise table.error("apparmor", "must be the name of a profile")
     children = table.table("child_pid_files", optional=True)
     environment, scripts = table.table("environment", optional=True), table.table("scripts", optional=True)
     side_container = SideContainer(
@@ -312,6 +315,7 @@ def build_side_container(table: Table) -> SideContainer:
         writes=build_places(table.table("writes", optional=True)),
         reads=build_places(table.table("reads", optional=True)),
         scratch=scratch,
+        apparmor=apparmor,
         scripts=tuple(Script(path=path, text="\n".join(scripts.strings(path)) + "\n") for path in scripts.path_keys()),
         pid_file=table.pattern("pid_file") if "pid_file" in table.keys() else None,
         child_pid_files=tuple((children.parsed(key, (key,))[0], children.path(key)) for key in children.keys()),

@@ -99,6 +99,7 @@ class Plan:
     configuration: tuple[ConfigurationFile, ...]
     scripts: tuple[Script, ...]
     scratch: tuple[str, ...]  # small empty directories in memory
+    apparmor: str  # the profile; empty: whatever the engine gives by itself
     limits: Limits
     pid_file: PidFile | None
     child_pid_files: tuple[ChildPidFile, ...]

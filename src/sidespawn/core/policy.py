@@ -98,6 +98,7 @@ class SideContainer:
     writes: tuple[tuple[str, Pattern], ...]  # writable, at a path of the policy's own
     reads: tuple[tuple[str, Pattern], ...]  # read-only, at a path of the policy's own
     scratch: tuple[str, ...]
+    apparmor: str  # the profile; empty: whatever the engine gives by itself
     scripts: tuple[Script, ...]
     pid_file: Pattern | None
     child_pid_files: tuple[tuple[Pattern, str], ...]  # a pid file of the agent, a path in the side container

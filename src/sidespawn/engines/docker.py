@@ -87,7 +87,7 @@ class Docker:
                 "Init": False,
                 "CapDrop": ["ALL"],
                 "CapAdd": list(plan.capabilities),
-                "SecurityOpt": ["no-new-privileges"],
+                "SecurityOpt": ["no-new-privileges", *((f"apparmor={plan.apparmor}",) if plan.apparmor else ())],
                 "ReadonlyRootfs": True,
                 "ShmSize": 64 * 1024,
                 "Tmpfs": dict.fromkeys(plan.scratch, "rw,nosuid,nodev,noexec,size=64k,mode=1777"),

@@ -74,6 +74,7 @@ class Podman:
             "--cap-drop=all",
             *(f"--cap-add={capability}" for capability in plan.capabilities),
             "--security-opt=no-new-privileges",
+            *((f"--security-opt=apparmor={plan.apparmor}",) if plan.apparmor else ()),
             "--read-only",
             "--read-only-tmpfs=false",
             "--shm-size=64k",

@@ -168,6 +168,7 @@ def properties(plan: Plan, pins: Pins, request: str) -> Properties:
         ("CapabilityBoundingSet", capabilities),
         ("AmbientCapabilities", capabilities),
         ("NoNewPrivileges", ("b", True)),
+        *([("AppArmorProfile", ("(bs)", (False, plan.apparmor)))] if plan.apparmor else ()),
         ("PrivateIPC", ("b", True)),
         ("RestrictNamespaces", ("t", 0)),
         ("LockPersonality", ("b", True)),

@@ -1,0 +1,101 @@
+"""AppArmor and SELinux: what the package ships for them, put into place where the kernel has them.
+
+AppArmor: two profiles. `sidespawn-side-container` is used where a policy says `apparmor = "sidespawn-side-container"`,
+`sidespawn-agent` where somebody starts an agent with it; loaded, they bind nobody.
+
+SELinux: a module that labels what agents share with the host. It is built here, since a module fits the version of the
+policy that it is built for.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from sidespawn.cli.hardening import has_apparmor, has_selinux
+from sidespawn.cli.systemd import INSTALLED, PACKAGE
+from sidespawn.errors import LaunchError, Reason, SidespawnError
+from sidespawn.host.processes import last_line, run
+
+PROFILES = PACKAGE / "apparmor"
+MODULE = PACKAGE / "selinux"
+APPARMOR_HOME = Path("/etc/apparmor.d")
+LOADED = Path("/sys/kernel/security/apparmor/profiles")
+PARSER = "/usr/sbin/apparmor_parser"
+CHECKMODULE, PACK, SEMODULE = "/usr/bin/checkmodule", "/usr/bin/semodule_package", "/usr/sbin/semodule"
+RESTORECON = "/usr/sbin/restorecon"
+LABELLING = INSTALLED / "sidespawn-spool@.service.d" / "selinux.conf"
+TIMEOUT = 120.0
+
+
+def install() -> None:
+    """Where the kernel has one of the two. Raises SidespawnError with the tool's own words."""
+    if has_apparmor():
+        install_profiles()
+    if has_selinux():
+        install_module()
+
+
+def remove() -> None:
+    """When no service is left. What cannot be unloaded binds nobody."""
+    for profile in profiles():
+        if (APPARMOR_HOME / profile).exists():
+            tool(PARSER, "-R", str(APPARMOR_HOME / profile), fails=True)
+            (APPARMOR_HOME / profile).unlink()
+    if LABELLING.exists():
+        tool(SEMODULE, "-r", "sidespawn", fails=True)
+        LABELLING.unlink()
+        LABELLING.parent.rmdir()
+
+
+def warnings(apparmor: str) -> list[str]:
+    """What an operator should know; `apparmor` is the profile that the policy names."""
+    found = []
+    if apparmor and not has_apparmor():
+        found.append(
+            f"the policy wants AppArmor's profile {apparmor}, but the host has no AppArmor: nothing will start"
+        )
+    elif apparmor and LOADED.exists() and f"{apparmor} (" not in LOADED.read_text(encoding="utf-8"):
+        found.append(f"AppArmor's profile {apparmor} is not loaded: nothing will start")
+    if has_selinux() and not LABELLING.exists():
+        found.append("the service's directories have no labels for SELinux: sidespawn enable makes them")
+    return found
+
+
+def profiles() -> list[str]:
+    return sorted(path.name for path in PROFILES.iterdir())
+
+
+def install_profiles() -> None:
+    for profile in profiles():
+        path = APPARMOR_HOME / profile
+        content = (PROFILES / profile).read_text(encoding="utf-8")
+        if not path.exists() or path.read_text(encoding="utf-8") != content:
+            path.write_text(content, encoding="utf-8")
+            tool(PARSER, "-r", str(path))
+
+
+def install_module() -> None:
+    with tempfile.TemporaryDirectory() as place:
+        tool(SEMODULE, "-i", str(build_module(Path(place))))
+    LABELLING.parent.mkdir(mode=0o755, exist_ok=True)
+    lines = ("ExecStartPost", "ExecReload")
+    LABELLING.write_text("[Service]\n" + "".join(f"{line}=-{RESTORECON} -RF /run/sidespawn/%i\n" for line in lines))
+
+
+def build_module(place: Path) -> Path:
+    module, package = place / "sidespawn.mod", place / "sidespawn.pp"
+    tool(CHECKMODULE, "-M", "-m", "-o", str(module), str(MODULE / "sidespawn.te"))
+    tool(PACK, "-o", str(package), "-m", str(module), "-f", str(MODULE / "sidespawn.fc"))
+    return package
+
+
+def tool(*argv: str, fails: bool = False) -> None:
+    try:
+        done = run(argv, TIMEOUT)
+    except LaunchError as error:
+        if fails:
+            return
+        raise SidespawnError(Reason.HOST_UNSUITABLE, error.message, "install this security module's tools") from None
+    if done.code != 0 and not fails:
+        raise SidespawnError(Reason.HOST_UNSUITABLE, f"{' '.join(argv)}: {last_line(done.stderr)}")
