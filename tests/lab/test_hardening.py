@@ -22,9 +22,9 @@ SPOOL_CEILING = 3.4
 
 
 @pytest.fixture(params=ENGINES)
-def engine(request: pytest.FixtureRequest, shared_service: Service) -> Iterator[str]:
+def confined_for(request: pytest.FixtureRequest, shared_service: Service) -> Iterator[str]:
     """The service's units as they would be with this engine, which need not run for that."""
-    text = f'{shared_service.places.policy.read_text()}\n[side_container]\nengine = "{request.param}"\n'
+    text = shared_service.places.policy.read_text().replace('engine = "podman"', f'engine = "{request.param}"')
     path = hardening.drop_in(shared_service.name)
     before = path.read_text()
     path.write_text(hardening.text_of(policy_of(shared_service.places, text)))
@@ -43,17 +43,17 @@ def units(service: Service) -> tuple[str, str]:
     return service.unit, f"sidespawn-spool@{service.name}.service"
 
 
-def test_no_unit_is_more_exposed_than_its_engine_needs(engine: str, shared_service: Service) -> None:
+def test_no_unit_is_more_exposed_than_its_engine_needs(confined_for: str, shared_service: Service) -> None:
     found = {unit: exposure(unit) for unit in units(shared_service)}
-    print(f"{engine}: {found}")
-    for score, most in zip(found.values(), (CEILINGS[engine], SPOOL_CEILING), strict=True):
+    print(f"{confined_for}: {found}")
+    for score, most in zip(found.values(), (CEILINGS[confined_for], SPOOL_CEILING), strict=True):
         assert most - 0.4 < score <= most  # a ceiling far above would hold nothing
 
 
-def test_systemd_knows_every_option(engine: str, shared_service: Service) -> None:
+def test_systemd_knows_every_option(confined_for: str, shared_service: Service) -> None:
     for unit in units(shared_service):
         done = command("systemd-analyze", "verify", "--man=no", unit, check=False)
-        assert "sidespawn" not in done.stderr, f"{engine}: {done.stderr}"
+        assert "sidespawn" not in done.stderr, f"{confined_for}: {done.stderr}"
 
 
 def status_of(pid: int) -> dict[str, str]:
@@ -89,7 +89,7 @@ def test_a_side_container_cannot_make_a_user_namespace(service: Service) -> None
 
 def test_a_changed_policy_is_noticed_until_it_is_enabled_again(service: Service) -> None:
     policy = service.places.policy
-    policy.write_text(policy.read_text() + '\n[side_container]\ncapabilities = ["NET_RAW"]\n')
+    policy.write_text(policy.read_text().replace('engine = "podman"', 'engine = "podman"\ncapabilities = ["NET_RAW"]'))
     checked = command(*SIDESPAWN, "check", "--json", service.name).stdout
     assert any("sidespawn enable" in each for each in json.loads(checked)[0]["warnings"])
     service.enable()
