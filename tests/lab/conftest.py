@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sidespawn.host.places import RUN
-from tests.lab.networks import NEUTRON, Service, command, command_lines
+from tests.lab.networks import ENGINE, NEUTRON, Service, command, command_lines
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -42,7 +42,7 @@ def traces() -> dict[str, set[str]]:
 @pytest.fixture(scope="module")
 def engine() -> str:
     """What starts the side containers; a module may have its tests run with more than one."""
-    return "podman"
+    return ENGINE
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def shared_service(engine: str) -> Iterator[Service]:
     made.clean()
 
 
-def new_service(program: str = "dnsmasq", engine: str = "podman") -> Service:
+def new_service(program: str = "dnsmasq", engine: str = ENGINE) -> Service:
     name = f"test-{uuid.uuid4().hex[:8]}"
     # Below a directory that only root can write, as a host's /var/lib is.
     state = Path("/var/lib") / f"sidespawn-{name}"

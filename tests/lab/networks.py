@@ -19,6 +19,7 @@ from sidespawn.host.ledger import Ledger, Record
 from sidespawn.host.places import Places
 
 NEUTRON = 42435
+ENGINE = os.environ.get("SIDESPAWN_ENGINE", "podman")  # of the tests that name none
 SIDESPAWN = (str(Path(__file__).parents[2] / ".venv/bin/sidespawn"),)
 
 
@@ -105,7 +106,7 @@ class Service:
     name: str
     state: Path
     program: str = "dnsmasq"
-    engine: str = "podman"
+    engine: str = ENGINE
     networks: list[Network] = field(default_factory=list)
     podman_options: tuple[str, ...] = ()  # for its agent's container, where a test has one
 

@@ -17,6 +17,7 @@ from sidespawn.errors import LaunchError
 from sidespawn.host.processes import run
 
 PACKAGE = Path(__file__).resolve().parent.parent
+NEED_PROC = frozenset({"neutron-keepalived-state-change"})  # it calls ps, and writes to /dev/stdout
 DOCKER_RUNTIME = PACKAGE / "engines/docker-runtime"
 
 
@@ -99,6 +100,10 @@ def account_warnings(policy: Policy) -> list[str]:
         found.append(f"this host has no {side_container.command}")
     for line in accounts.missing(side_container.uid, side_container.gid):
         found.append(f"systemd needs an account that this host lacks, and that `sidespawn enable` makes: {line}")
+    if policy.table.program in NEED_PROC:
+        found.append(
+            f"{policy.table.program} needs /proc, which a side container of systemd has not; use podman or docker"
+        )
     if side_container.uid == 0:
         found.append(
             "systemd gives no pid namespace, and the program runs as root: one that is taken over could signal every"
