@@ -7,7 +7,7 @@ import pytest
 from sidespawn.core.configuration import accept_configuration
 from sidespawn.core.policy import Policy
 from sidespawn.errors import Denied, Reason
-from tests.unit.small import NET, OTHER, POLICY, line_of, load, parse
+from tests.unit.small import NET, OTHER, POLICY, line_of, load
 
 SMALL = load()
 PATH = "/state/tool.conf"
@@ -311,5 +311,6 @@ def test_other_quotes_are_refused(content: str) -> None:
 
 
 def test_quotes_are_refused_where_the_format_has_none() -> None:
-    blocks = POLICY.replace('format = "lines"', 'format = "blocks"')
-    refusal('owner "nobody"', parse(blocks))
+    blocks = load(('format = "lines"', 'format = "blocks"'), ('owner = ["{net}", "nobody"]', 'owner = "<text>"'))
+    check("owner nobody", blocks)
+    assert "plain words" in refusal('owner "nobody"', blocks).message
