@@ -15,6 +15,7 @@ from sidespawn.core.plan import Plan
 from sidespawn.engines import LABEL, Found, NameTaken, Other, Pins, found, labels
 from sidespawn.engines.control_groups import controllers, process_limit, slice_name, slice_path
 from sidespawn.errors import LaunchError, Reason
+from sidespawn.host.places import Places
 from sidespawn.host.processes import Output, last_line, run
 
 TYPE_CHECKING = False
@@ -75,6 +76,7 @@ class Podman:
             *(f"--cap-add={capability}" for capability in plan.capabilities),
             "--security-opt=no-new-privileges",
             *((f"--security-opt=apparmor={plan.apparmor}",) if plan.apparmor else ()),
+            *system_calls(plan.service),
             "--read-only",
             "--read-only-tmpfs=false",
             "--shm-size=64k",
@@ -161,6 +163,12 @@ def ps(*options: str) -> list[dict[str, Any]]:
         raise engine_error("podman ps", done)
     containers: list[dict[str, Any]] = json.loads(done.stdout or "[]")
     return containers
+
+
+def system_calls(service: str) -> tuple[str, ...]:
+    """The profile without namespaces that was made with the service's directories."""
+    profile = Places(service).syscalls
+    return (f"--security-opt=seccomp={profile}",) if profile.exists() else ()
 
 
 def id_file_of(pins: Pins) -> Path:

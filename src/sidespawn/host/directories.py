@@ -15,7 +15,7 @@ from pathlib import Path
 
 from sidespawn.core.policy import Policy
 from sidespawn.errors import SidespawnError
-from sidespawn.host import kernel
+from sidespawn.host import kernel, syscalls
 from sidespawn.host.places import NAMESPACES, Places
 from sidespawn.host.policies import load_policy
 
@@ -52,6 +52,8 @@ def make(places: Places, policy: Policy) -> None:
     # Four times the replies that are kept: those that a crash must not forget are kept beyond that; each takes 4 KiB.
     mount_tmpfs(places.replies, FLAGS, f"size={replies * 16}k,nr_inodes={replies * 4},mode=0755")
     write_wrappers(places, policy)
+    if (text := syscalls.profile()) is not None:
+        places.syscalls.write_text(text, encoding="utf-8")
     places.adoption.unlink(missing_ok=True)  # look again: the agent may have had its old wrappers until now
 
 

@@ -77,6 +77,10 @@ class Places:
         return self.home / "policy.json"
 
     @property
+    def syscalls(self) -> Path:
+        return self.home / "seccomp.json"
+
+    @property
     def adoption(self) -> Path:
         """Which containers with names of the old wrappers were looked at and not adopted; there once one has looked."""
         return self.home / "adoption"
