@@ -89,12 +89,10 @@ TITLES = dict(enumerate((" ".join(each.split()) for each in titles if each.strip
 # What no test carries out, and why.
 NOT_APPLICABLE = {
     63: "there is no engine for Kubernetes yet",
-    72: "no preset starts dibbler yet; the table of its options says what each could do, and allows none",
 }
 # What is carried out, works, and is nobody's to stop: said in docs/security.md.
 STAYS_POSSIBLE = {
     79: "who can bind another namespace at a name can enter that namespace without us",
-    96: "podman's own seccomp profile lets a program make a user namespace, and others in that one",
     98: "a program may spoof in its own namespace when its policy grants NET_RAW",
     101: "a privileged agent needs nobody's help",
 }

@@ -29,6 +29,7 @@ class Case:
     line: Callable[[Request], bytes]  # of a proper request
     service: str = "dnsmasq"
     file: str = ""  # its content, for a case with a configuration file
+    place: str = "proper"  # stands for @CASE@ in the path of that file
     options: tuple[str, ...] = ()  # what a pattern without a policy would be asked for the same
     theirs: bool = False  # tried on it, too
 
@@ -94,15 +95,14 @@ def directive(number: int, service: str, text: str, answer: str = "configuration
     """A configuration file with this text. For a program with one always, it is appended to a proper one."""
 
     def line(request: Request) -> bytes:
-        name = re.sub("[^a-z0-9]", "", service + text.lower())[:24] + f"{number}"
-        argv = [each.replace("@CASE@", name) for each in request["argv"]]
-        if service == "dnsmasq":
-            argv = [each for each in argv if not each.startswith("--conf-file")]
-            argv.append(f"--conf-file=/var/lib/neutron/{name}")
-        return dumped(request | {"argv": argv})
+        if service != "dnsmasq":
+            return dumped(request)
+        argv = [each for each in request["argv"] if not each.startswith("--conf-file")]
+        return dumped(request | {"argv": [*argv, "--conf-file=/var/lib/neutron/@CASE@"]})
 
     what = f"{service}: {' '.join(text.split())}"[:70]
-    return Case(number=number, what=what, answer=answer, line=line, service=service, file=text)
+    place = re.sub("[^a-z0-9]", "", service + text.lower())[:24] + f"{number}"
+    return Case(number=number, what=what, answer=answer, line=line, service=service, file=text, place=place)
 
 
 def domain(number: int, answer: str, value: str) -> Case:
@@ -253,13 +253,13 @@ DNSMASQ: tuple[Case, ...] = (
     option(64, "option-repeated", "-C", "/etc/shadow"),
     option(64, "option-not-allowed", "-7", "/etc"),
     option(64, "option-repeated", "-H", "/etc/shadow"),
-    option(64, "positional-not-allowed", "-r", "/etc/shadow"),
+    option(64, "option-not-allowed", "-r", "/etc/shadow"),
     option(64, "option-not-allowed", "-Z"),
     option(64, "value-not-allowed", "-8", "/etc/cron.d/x"),
-    option(64, "positional-not-allowed", "-u", "root"),
-    option(64, "positional-not-allowed", "-g", "root"),
-    option(64, "positional-not-allowed", "-x", "/etc/cron.d/x"),
-    option(64, "positional-not-allowed", "-l", "/etc/cron.d/x"),
+    option(64, "option-not-allowed", "-u", "root"),
+    option(64, "option-not-allowed", "-g", "root"),
+    option(64, "option-repeated", "-x", "/etc/cron.d/x"),
+    option(64, "option-repeated", "-l", "/etc/cron.d/x"),
     instead(64, "value-not-allowed", "addn-hosts", "/etc/shadow"),
     instead(64, "value-not-allowed", "dhcp-hostsfile", "/etc/shadow"),
     instead(64, "value-not-allowed", "dhcp-optsfile", "/etc/shadow"),
@@ -346,6 +346,18 @@ RADVD: tuple[Case, ...] = (
     directive(71, "radvd", "include /etc/shadow;\n"),
 )  # fmt: skip
 
+DIBBLER: tuple[Case, ...] = (
+    *(program(72, "dibbler-client", word, answer="positional-not-allowed")
+      for word in ("run", "stop", "status", "install", "uninstall", "help", "start")),
+    program(72, "dibbler-client", "-w", "/etc", answer="option-repeated"),
+    program(72, "dibbler-client", "-W", "/etc", answer="option-unknown"),
+    *(directive(72, "dibbler-client", text) for text in (
+        'script "/bin/sh"\n', f'script "/var/lib/neutron/pd/{ELSEWHERE}/notify.sh"\n', "log-mode full\n",
+        'log-name "x"\n', 'work-dir "/etc"\n', "experimental\n", "strict-rfc-no-routing\n", "inactive-mode\n",
+        'iface "eth0" {\n    script "/bin/sh"\n}\n', 'include "/etc/shadow"\n',
+    )),
+)  # fmt: skip
+
 OTHERS: tuple[Case, ...] = (
     directive(74, "dnsmasq", "root:$6$salt$hash:19000:0:99999:7:::\n"),
     option(75, "option-not-allowed", "--test", "--conf-file=/var/lib/neutron/x"),
@@ -390,4 +402,4 @@ OTHERS: tuple[Case, ...] = (
     instead(124, "value-conflict", "dhcp-hostsfile", f"/var/lib/neutron/dhcp/{ELSEWHERE}/host"),
 )  # fmt: skip
 
-CASES = (*PARSING, *INJECTION, *DNSMASQ, *HAPROXY, *KEEPALIVED, *RADVD, *OTHERS)
+CASES = (*PARSING, *INJECTION, *DNSMASQ, *HAPROXY, *KEEPALIVED, *RADVD, *DIBBLER, *OTHERS)

@@ -22,7 +22,7 @@ ATTEMPTS = {
     93: ("the host's processes", "enter the host", "the host's network"),
     94: ("names of namespaces", "shared mounts"),
     95: ("setuid",),
-    96: ("a mount namespace", "a network namespace"),
+    96: ("a user namespace", "a mount namespace", "a network namespace"),
     97: (
         "mount", "remount the root", "a device node", "write its root", "write a sysctl", "write /sys",
         "write a control group", "core_pattern", "kernel memory", "load a module",

@@ -21,6 +21,7 @@ from tests.lab.networks import Service, command, wait_until
 
 CHUNK = 512 * 1024  # bytes in one claim
 STATE = "/var/lib/neutron"
+KEY = f"{NETWORK}:{NETWORK}:qr-1"
 # For each program of a router: its arguments, where its configuration file is, and a proper one.
 ROUTERS = {
     "haproxy": (
@@ -40,7 +41,13 @@ ROUTERS = {
         f"@CASE@/{NETWORK}.radvd.conf",
         test_radvd.ADVERTISEMENT.format(prefix="2001:db8:1::/64"),
     ),
+    "dibbler-client": (
+        ["start", "-w", f"{STATE}/@CASE@/{KEY}"],
+        f"@CASE@/{KEY}/client.conf",
+        f'log-level 7\nscript "{STATE}/@CASE@/{KEY}/notify.sh"\n',
+    ),
 }  # fmt: skip
+TAGS = {"dibbler-client": f"dibbler-{KEY}"}
 
 
 @dataclass
@@ -65,7 +72,7 @@ class Batch:
         return {
             "v": 1, "id": uuid.uuid4().hex, "op": "start", "deadline": boottime_ms() + 120_000,
             "argv": [program, *arguments], "netns": f"qrouter-{self.network}",
-            "env": {"PROCESS_TAG": f"{program}-{self.network}"},
+            "env": {"PROCESS_TAG": TAGS.get(program, f"{program}-{NETWORK}").replace(NETWORK, self.network)},
         }  # fmt: skip
 
     def filled_in(self, text: str) -> str:
@@ -73,16 +80,15 @@ class Batch:
 
     def line(self, case: Case, request: dict[str, Any]) -> bytes:
         line = self.filled_in(case.line(request).decode("latin-1")).encode("latin-1")
-        if case.service == "dnsmasq":
-            return line
-        return line.replace(b"@CASE@", b"proper")
+        return line.replace(b"@CASE@", case.place.encode())
 
-    def write_configuration(self, case: Case, request: dict[str, Any], proper: str = "") -> None:
-        """Where the case's request names it; by the agent."""
-        argv = json.loads(self.filled_in(case.line(request).decode("latin-1")))["argv"]
-        path = next(word for word in argv if word.endswith((".conf", str(case.number)))).removeprefix("--conf-file=")
+    def write_configuration(self, service: str, place: str, text: str) -> None:
+        """By the agent, where a request names it; behind a proper one, for programs that always have one."""
+        path, proper = ROUTERS[service][1:] if service in ROUTERS else ("@CASE@", "")
+        path = self.filled_in(f"{STATE}/{path}").replace("@CASE@", place)
         self.ours.neutron(inside.run, ["mkdir", "-p", path.rpartition("/")[0]])
-        self.ours.neutron(inside.write, path, self.filled_in(proper + case.file).encode())
+        whole = self.filled_in(proper + text).replace("@CASE@", place)
+        self.ours.neutron(inside.write, path, whole.encode())
 
     def write(self, lines: list[bytes]) -> None:
         self.attacker(inside.write, self.requests, b"\n".join(lines) + b"\n")
@@ -101,7 +107,7 @@ class Batch:
             request = self.proper(program)
             ids[number] = request["id"]
             if CASES[number].file:
-                self.write_configuration(CASES[number], request, ROUTERS[program][2] if program in ROUTERS else "")
+                self.write_configuration(program, CASES[number].place, CASES[number].file)
             lines.append(self.line(CASES[number], request))
         self.write_all(lines)
         wait_until(lambda: all(self.has_answer(ids[n]) for n in chosen if CASES[n].answer != NO_ANSWER), patience=60)
@@ -131,7 +137,9 @@ class Batch:
 @pytest.fixture(scope="module")
 def runs(stage: Stage, ours: Ours) -> Iterator[dict[str, Run]]:
     """All cases, carried out."""
-    services = {name: stage.service(name, f"neutron-l3-{name}", stage.state) for name in ROUTERS}
+    services = {
+        name: stage.service(name, f"neutron-l3-{name.removesuffix('-client')}", stage.state) for name in ROUTERS
+    }
     agent = stage.agent(agent_of("routers", stage.state, *services.values()))
     attacker = stage.attacker(agent.name)
     done = {"dnsmasq": Batch(ours, ours.attacker, ours.service, ours.network.id).run("dnsmasq")}
@@ -139,11 +147,9 @@ def runs(stage: Stage, ours: Ours) -> Iterator[dict[str, Run]]:
         router = str(uuid.uuid4())
         command("ip", "netns", "add", f"qrouter-{router}")
         try:
-            _, path, text = ROUTERS[program]
-            path = f"{STATE}/{path}".replace("@CASE@", "proper").replace(NETWORK, router)
-            ours.neutron(inside.run, ["mkdir", "-p", path.rpartition("/")[0]])
-            ours.neutron(inside.write, path, text.replace(NETWORK, router).encode())
-            done[program] = Batch(ours, attacker, service, router).run(program)
+            batch = Batch(ours, attacker, service, router)
+            batch.write_configuration(program, "proper", "")
+            done[program] = batch.run(program)
         finally:
             command("ip", "netns", "del", f"qrouter-{router}", check=False)
     yield done
