@@ -206,7 +206,7 @@ class Sidespawn:
         unit = ("systemctl", "show", "--property=MainPID", "--value", self.service.unit)
         try:
             return usage_of(int(run_command(unit).stdout))
-        except (OSError, ValueError):
+        except (OSError, ValueError, LookupError):  # it has ended, or is about to
             return None
 
     def is_resident(self) -> bool:
