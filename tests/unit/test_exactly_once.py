@@ -240,7 +240,7 @@ class Schedule(RuleBasedStateMachine):
         argv = ["tool", f"--data=/state/{network}/data", *([plan] if plan else [])]
         self.hand_over(network, {"op": "start", "argv": argv, "netns": f"ns-{network}", "env": {}})
 
-    @rule(network=st.sampled_from(NETWORKS), name=st.sampled_from(["TERM", "TERM", "HUP", "KILL"]))
+    @rule(network=st.sampled_from(NETWORKS), name=st.sampled_from(["TERM", "HUP"]))
     def signal(self, network: str, name: str) -> None:
         pid_file = self.host.home / "state" / network / "pid"
         if pid_file.exists():

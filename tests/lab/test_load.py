@@ -1,0 +1,218 @@
+"""Many requests, and an agent that does its worst beside one that works: nothing is lost, and times stay bearable.
+
+Times are printed, and held only against generous bounds, since machines are shared.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import statistics
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+
+import pytest
+
+from sidespawn import wrapper
+from tests.lab.conftest import new_service
+from tests.lab.networks import Network, Service, command
+
+FULL = bool(os.environ.get("SIDESPAWN_LOAD"))  # 1,000 from four agents, and 10,000 in ten minutes
+AT_ONCE = 1000 if FULL else 120
+TRICKLE, SECONDS = (10_000, 600) if FULL else (300, 15)
+ROUNDS = 24 if FULL else 4
+GENEROUS = 5  # times what it takes alone; twice is the aim
+PRESET = "neutron-dhcp-dnsmasq"
+
+
+@pytest.fixture
+def agents() -> Iterator[list[Service]]:
+    made = [new_service() for _ in range(4)]
+    for each in made:
+        each.enable(f"--preset={PRESET}", f"--set=state_on_host={each.state}")
+    yield made
+    for each in made:
+        each.clean()
+
+
+@pytest.fixture
+def two_agents() -> Iterator[tuple[Service, Service]]:
+    made = new_service(), new_service()
+    for each in made:
+        each.enable(f"--preset={PRESET}", f"--set=state_on_host={each.state}")
+    yield made
+    for each in made:
+        each.clean()
+
+
+def settings_of(service: Service) -> dict[str, object]:
+    """What the service's wrapper knows."""
+    namespace: dict[str, object] = {"__name__": "wrapper", "__file__": str(service.wrapper)}
+    exec(compile(service.wrapper.read_text(), str(service.wrapper), "exec"), namespace)
+    settings = namespace["SETTINGS"]
+    assert isinstance(settings, dict)
+    return settings
+
+
+def status_of(reply: dict[str, object]) -> str:
+    return str(reply["status"])
+
+
+@pytest.mark.slow
+def test_four_agents_at_once(agents: list[Service], capsys: pytest.CaptureFixture[str]) -> None:
+    """Starts on a few networks of each, the rest questions about them, all at the same moment."""
+    networks = {each.name: [each.network() for _ in range(5)] for each in agents}
+
+    def ask(number: int) -> str:
+        service = agents[number % 4]
+        network = networks[service.name][number // 4 % 5]
+        environment = {"PROCESS_TAG": f"dnsmasq-{network.id}"}
+        argv = ["dnsmasq", *network.options()]
+        return status_of(wrapper.start(settings[service.name], argv, network.netns, environment))
+
+    settings = {each.name: settings_of(each) for each in agents}
+    began = time.monotonic()
+    with ThreadPoolExecutor(min(AT_ONCE, 250)) as threads:
+        outcomes = Counter(threads.map(ask, range(AT_ONCE)))
+    with capsys.disabled():
+        print(f"\n{AT_ONCE} requests from four agents: {time.monotonic() - began:.1f} s, {dict(outcomes)}", end=" ")
+    assert outcomes == {"running": AT_ONCE}
+    for each in agents:
+        assert set(each.containers(every=False)) == {network.container for network in networks[each.name]}
+        assert len(each.journal(event="started")) == 5
+
+
+@pytest.mark.slow
+def test_a_trickle_that_never_lets_the_service_rest(service: Service, capsys: pytest.CaptureFixture[str]) -> None:
+    network = service.network()
+    assert network.start().returncode == 0
+    settings, pid, took = settings_of(service), network.pid, []
+    began = time.monotonic()
+
+    def ask(number: int) -> str:
+        time.sleep(max(0.0, began + number * SECONDS / TRICKLE - time.monotonic()))
+        sent = time.monotonic()
+        status = status_of(wrapper.signal(settings, "HUP" if number % 10 == 0 else "0", pid))
+        took.append(time.monotonic() - sent)
+        return status
+
+    with ThreadPoolExecutor(64) as threads:
+        outcomes = Counter(threads.map(ask, range(TRICKLE)))
+    with capsys.disabled():
+        print(f"\n{TRICKLE} requests in {time.monotonic() - began:.0f} s: {dict(outcomes)}, median", end=" ")
+        print(f"{statistics.median(took) * 1000:.0f} ms, longest {max(took) * 1000:.0f} ms", end=" ")
+    assert outcomes == {"done": TRICKLE}
+
+
+# ---------------------------------------------------------------- beside a hostile agent
+
+
+Stop = threading.Event
+
+
+def flood(service: Service, stop: Stop) -> None:
+    """Its spool is always full of lines that are no requests, and of files."""
+    spool = service.places.spool
+    while not stop.is_set():
+        with suppress(OSError):
+            (spool / "new").write_bytes(b"x" * 100 + b"\n" + b"{}\n" * 300_000)
+            os.rename(spool / "new", spool / "processes")
+        for number in range(100):
+            with suppress(OSError):
+                (spool / f"file{number}").touch()
+        time.sleep(0.02)
+
+
+def hold_the_lock(service: Service, stop: Stop) -> None:
+    """Every request file is made, written to and locked by an agent that never lets go of it."""
+    path = service.places.spool / "processes"
+    while not stop.is_set():
+        with suppress(OSError), path.open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            file.write(request_line({"op": "signal", "signal": "0", "pid": 4711}))
+            file.flush()
+            stop.wait(3)
+
+
+def never_read(service: Service, stop: Stop) -> None:
+    """Requests as fast as they can be written, well-formed and not allowed, whose answers nobody waits for."""
+    body = {"op": "start", "argv": ["dnsmasq", "--dhcp-script=/tmp/x"], "netns": f"qdhcp-{'0' * 8}", "env": {}}
+    while not stop.is_set():
+        line = request_line(body)
+        with suppress(OSError, wrapper.Unavailable):
+            wrapper.try_to_hand_over(str(service.places.spool), line, "nobody")
+
+
+def crash_loop(service: Service, stop: Stop) -> None:
+    """Programs that cannot start, asked for again and again on several networks."""
+    networks = [service.network() for _ in range(4)]
+    for network in networks:
+        (network.home / "leases").unlink()
+        (network.home / "leases").mkdir()
+
+    def loop(network: Network) -> None:
+        while not stop.is_set():
+            network.start()
+
+    with ThreadPoolExecutor(len(networks)) as threads:
+        list(threads.map(loop, networks))
+
+
+HOSTILE: dict[str, Callable[[Service, Stop], None]] = {
+    "floods its spool": flood,
+    "holds the lock": hold_the_lock,
+    "never reads replies": never_read,
+    "crash-loops its program": crash_loop,
+}
+
+
+def request_line(body: Mapping[str, object]) -> bytes:
+    deadline = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000 + 60_000
+    return json.dumps({"v": 1, "id": os.urandom(16).hex(), "deadline": deadline, **body}).encode() + b"\n"
+
+
+@contextmanager
+def misbehaving(service: Service, how: Callable[[Service, Stop], None]) -> Iterator[None]:
+    stop = threading.Event()
+    with ThreadPoolExecutor(1) as threads:
+        work = threads.submit(how, service, stop)
+        time.sleep(2)
+        try:
+            yield
+        finally:
+            stop.set()
+    work.result()
+
+
+def measure(network: Network) -> float:
+    """Seconds that a start and a stop take together, the median of some. None may fail."""
+    took = []
+    for _ in range(ROUNDS):
+        began = time.monotonic()
+        for done in (network.start(), network.kill("TERM")):
+            assert (done.returncode, done.stderr) == (0, "")
+        took.append(time.monotonic() - began)
+    return statistics.median(took)
+
+
+@pytest.mark.slow
+def test_a_quiet_agent_beside_hostile_ones(
+    two_agents: tuple[Service, Service], capsys: pytest.CaptureFixture[str]
+) -> None:
+    quiet, hostile = two_agents
+    network = quiet.network()
+    measure(network)  # everything is warm
+    for what, how in HOSTILE.items():
+        alone = measure(network)
+        with misbehaving(hostile, how):
+            beside = measure(network)
+        with capsys.disabled():
+            print(f"\na start and a stop: {alone * 1000:.0f} ms alone,", end=" ")
+            print(f"{beside * 1000:.0f} ms beside one that {what}: {beside / alone:.2f} times, lost 0", end=" ")
+        assert beside < GENEROUS * alone, what
+    assert command("systemctl", "is-active", f"sidespawn@{hostile.name}.path").stdout == "active\n"
