@@ -24,7 +24,7 @@ SPOOL_CEILING = 3.4
 @pytest.fixture(params=ENGINES)
 def confined_for(request: pytest.FixtureRequest, shared_service: Service) -> Iterator[str]:
     """The service's units as they would be with this engine, which need not run for that."""
-    text = shared_service.places.policy.read_text().replace('engine = "podman"', f'engine = "{request.param}"')
+    text = f'{shared_service.places.policy.read_text()}\n[side_container]\nengine = "{request.param}"\n'
     path = hardening.drop_in(shared_service.name)
     before = path.read_text()
     path.write_text(hardening.text_of(policy_of(shared_service.places, text)))
@@ -89,7 +89,7 @@ def test_a_side_container_cannot_make_a_user_namespace(service: Service) -> None
 
 def test_a_changed_policy_is_noticed_until_it_is_enabled_again(service: Service) -> None:
     policy = service.places.policy
-    policy.write_text(policy.read_text().replace('engine = "podman"', 'engine = "podman"\ncapabilities = ["NET_RAW"]'))
+    policy.write_text(policy.read_text() + '\n[side_container]\ncapabilities = ["NET_RAW"]\n')
     checked = command(*SIDESPAWN, "check", "--json", service.name).stdout
     assert any("sidespawn enable" in each for each in json.loads(checked)[0]["warnings"])
     service.enable()
