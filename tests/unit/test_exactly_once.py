@@ -8,6 +8,7 @@ requests, kills, engine faults and torn files; docs/exactly-once.md has the argu
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -17,7 +18,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hypothesis import HealthCheck, Phase, settings
@@ -60,14 +61,21 @@ class PretendedEngine:
         self.save(path, container)
         self.fail_if("start-created")
         assert not any(each.read_text() == plan.instance for each in self.processes.iterdir()), "it would run twice"
-        pid = 1000 + len(list(self.containers.parent.glob("born*")))
-        (self.containers.parent / f"born{pid}").touch()  # no pid is used again
+        pid = self.new_pid()
         (self.processes / f"{pid}.new").write_text(plan.instance)
         os.rename(self.processes / f"{pid}.new", self.processes / f"{pid}")
         self.fail_if("start-orphan")
         self.save(path, container | {"pid": pid})
         self.fail_if("start-after")
         return request, pid
+
+    def new_pid(self) -> int:
+        """None is used again; launches are side by side."""
+        for pid in itertools.count(1000):
+            with suppress(FileExistsError):
+                (self.containers.parent / f"born{pid}").touch(exist_ok=False)
+                return pid
+        raise AssertionError
 
     def save(self, path: Path, container: Mapping[str, object]) -> None:
         new = self.containers.parent / f"{path.name}.new"
@@ -344,6 +352,7 @@ TestSchedule.settings = settings(
     max_examples=EXAMPLES,
     stateful_step_count=25,
     deadline=None,
+    derandomize="SIDESPAWN_SCHEDULES" not in os.environ,
     phases=(Phase.explicit, Phase.generate),
     suppress_health_check=list(HealthCheck),
 )
