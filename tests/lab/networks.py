@@ -135,7 +135,8 @@ class Service:
         """With a policy that adds these tables to the preset."""
         self.places.policy.parent.mkdir(exist_ok=True)
         parameters = f'[parameters]\nstate_on_host = "{self.state}"\n'
-        self.places.policy.write_text(f'extends = "{preset}"\n\n{parameters}\n{tables}')
+        engine = f'\n[side_container]\nengine = "{self.engine}"\n' if self.engine != "podman" else ""
+        self.places.policy.write_text(f'extends = "{preset}"\n\n{parameters}\n{tables}{engine}')
         self.enable()
 
     def disable(self) -> None:
