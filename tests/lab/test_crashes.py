@@ -29,7 +29,7 @@ from tests.lab import dying
 from tests.lab.conftest import new_service
 from tests.lab.networks import Network, Service, command, command_lines, unit_state
 
-KILLS = int(os.environ.get("SIDESPAWN_KILLS", "60"))
+KILLS = int(os.environ.get("SIDESPAWN_KILLS", "30"))
 EVERY = int(os.environ.get("SIDESPAWN_EVERY", "9"))  # step, of those that a run can be killed at; 1 takes five minutes
 NETWORKS = 8
 DROP_INS = Path("/run/systemd/system")

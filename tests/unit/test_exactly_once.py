@@ -21,6 +21,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -266,7 +267,7 @@ class Schedule(RuleBasedStateMachine):
         with (self.host.places.spool / "processes").open("ab") as file:
             file.write(rubbish)
 
-    @rule(step=st.integers(1, 120))
+    @rule(step=st.integers(1, 60))
     def run_and_kill(self, step: int) -> None:
         self.run_once(step)
 
@@ -306,7 +307,7 @@ class Schedule(RuleBasedStateMachine):
             return
         try:
             self.host.engine().fault.unlink(missing_ok=True)
-            for _ in range(4):  # what waits is served; the last ones have nothing to serve and sweep, as the timer's do
+            for _ in range(2):  # what waits is served; the second has nothing to serve and sweeps, as the timer's does
                 self.run_once(0)
             self.nothing_runs_or_is_answered_twice()
             self.all_is_answered()
@@ -345,6 +346,29 @@ class Schedule(RuleBasedStateMachine):
             pid_file = self.host.home / "state" / network / "pid"
             if network in alive:
                 assert (engine.processes / pid_file.read_text().strip()).exists()
+
+
+START, REPLACE = "--file=/state/one.conf", "--quiet"
+
+
+@pytest.mark.parametrize("what", ["replace", "TERM"])
+def test_killed_before_every_step(what: str) -> None:
+    """All of them, one after the other, each in a life of its own."""
+    for step in itertools.count(1):
+        schedule = Schedule()
+        schedule.begin()
+        network = NETWORKS[0]
+        schedule.start(network, START)
+        schedule.run_to_the_end()
+        if what == "replace":
+            schedule.start(network, REPLACE)
+        else:
+            schedule.signal(network, what)
+        ended = schedule.run_once(step)
+        schedule.teardown()
+        if ended:
+            break
+    assert step > 20, "a run has more steps than that"
 
 
 TestSchedule = Schedule.TestCase
