@@ -134,7 +134,7 @@ def test_a_script_as_the_attackers_shell_theirs(theirs: TripleO, ours: Ours) -> 
     ours.neutron(inside.mode, "/var/lib/neutron/script", 0o755)
     netns = theirs.new_namespace()
     theirs.ask(netns, "--port=0", "--conf-script=/var/lib/neutron/script")
-    theirs.runs(netns, 2.0)
+    theirs.runs(netns)
     theirs.expect_held()
 
 
@@ -157,7 +157,7 @@ def test_a_name_that_another_begins_with_theirs(theirs: TripleO) -> None:
     theirs.ask(long)
     assert theirs.runs(long)
     theirs.ask(short)
-    if not theirs.runs(short, 2.0):
+    if not theirs.runs(short):
         raise Succeeded("a request is dropped, because another container's name begins with its own")
 
 
@@ -169,5 +169,5 @@ def test_an_engine_that_fails_theirs(theirs: TripleO, ours: Ours) -> None:
     theirs.namespaces.append(netns)
     code, _ = ours.attacker(inside.run, theirs.call(netns))
     assert code == 0
-    if not theirs.runs(netns, 2.0):
+    if not theirs.runs(netns):
         raise Succeeded("the request was lost, and its wrapper had returned 0")
