@@ -25,7 +25,7 @@ from sidespawn.core.plan import ConfigurationFile, Limits, Mount, Plan, Readines
 from sidespawn.engines import Engine, NameTaken, Pins, docker, get_engine
 from sidespawn.engines.systemd_roots import release_all
 from sidespawn.errors import LaunchError, Reason
-from sidespawn.host import directories, kernel
+from sidespawn.host import directories, kernel, syscalls
 from sidespawn.host.files import closing, pinned
 from sidespawn.host.namespaces import pinned_namespace
 from sidespawn.host.places import Places
@@ -88,7 +88,7 @@ class Kind:
 PODMAN = Kind(
     name="podman",
     adds=frozenset({"HOSTNAME", "HOME", "container"}),
-    allows=frozenset({"key rings", "user namespace"}),  # by the system calls that containers-common allows
+    allows=frozenset({"key rings"}),  # by the system calls that containers-common allows
 )
 DOCKER = Kind(
     name="docker",
@@ -227,6 +227,7 @@ def new_ground(kind: Kind, suffix: str = "") -> Iterator[Ground]:
     directories.mount_tmpfs(places.home, kernel.MS_NOSUID | kernel.MS_NODEV, "size=64m,mode=0700")
     for path in (places.pins, places.snapshots):
         path.mkdir(mode=0o700)
+    places.syscalls.write_text(syscalls.profile() or "")
     command("ip", "netns", "add", ground.netns)
     try:
         yield ground
