@@ -321,3 +321,20 @@ def test_an_engine_that_fails_in_any_way_is_said_and_leaves_nothing(faulty_servi
     settle(service)
     assert_in_order(service, [life])
     print(reasons)
+
+
+@pytest.mark.parametrize("what", ["bytes", "files"])
+def test_a_full_spool_delays_a_request_and_loses_none(crashing_service: Service, what: str) -> None:
+    service, life = crashing_service, Life(crashing_service.network(), 0)
+    spool = service.places.spool
+    with contextlib.suppress(OSError):
+        if what == "bytes":
+            (spool / "large").write_bytes(bytes(8 * 2**20))
+        for number in range(1000 if what == "files" else 0):
+            (spool / f"file{number}").touch()
+    life.note("start", life.network.start())
+    life.state = RUNNING
+    service.wait_until_idle()
+    assert list(spool.iterdir()) == []
+    settle(service)
+    assert_in_order(service, [life])
