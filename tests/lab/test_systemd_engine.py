@@ -13,6 +13,7 @@ import pytest
 from sidespawn.engines.systemd import unit_name
 from sidespawn.engines.systemd_roots import prepare, release_all, root_path
 from sidespawn.errors import LaunchError, Reason
+from sidespawn.host.files import directory
 from sidespawn.host.processes import identify
 from tests.lab.conftest import new_service
 from tests.lab.networks import SIDESPAWN, Network, Service, command, unit_state, wait_until, wait_until_gone
@@ -151,25 +152,25 @@ def test_a_second_enable_leaves_what_runs(service: Service) -> None:
 
 
 def test_a_directory_can_be_the_image_and_nothing_is_written_there(ground: Ground) -> None:
-    directory = Path("/var/lib") / f"sidespawn-{uuid.uuid4().hex}"
+    home = Path("/var/lib") / f"sidespawn-{uuid.uuid4().hex}"
     mounted = command("podman", "image", "mount", IMAGE).stdout.strip()
     try:
-        directory.mkdir()
+        home.mkdir()
         for each in Path(mounted).iterdir():
             if each.is_symlink():
-                (directory / each.name).symlink_to(each.readlink())
+                (home / each.name).symlink_to(each.readlink())
             else:
-                (directory / each.name).mkdir()
-        shutil.copytree(f"{mounted}/usr", directory / "usr", symlinks=True, dirs_exist_ok=True)
-        before = sorted(directory.rglob("*"))
-        plan = ground.plan(image=str(directory))
+                (home / each.name).mkdir()
+        shutil.copytree(f"{mounted}/usr", home / "usr", symlinks=True, dirs_exist_ok=True)
+        before = sorted(home.rglob("*"))
+        plan = ground.plan(image=str(home))
         ground.start(plan)
         ground.engine.remove(plan.name)
-        assert sorted(directory.rglob("*")) == before
+        assert sorted(home.rglob("*")) == before
     finally:
         command("podman", "image", "unmount", IMAGE)
         release_all(ground.places.service)
-        shutil.rmtree(directory)
+        shutil.rmtree(home)
     with pytest.raises(LaunchError) as raised:
         ground.start(plan)
     assert raised.value.reason is Reason.IMAGE_MISSING
@@ -178,11 +179,11 @@ def test_a_directory_can_be_the_image_and_nothing_is_written_there(ground: Groun
 def test_an_image_is_mounted_once_and_released(ground: Ground) -> None:
     prepare(ground.places.service, IMAGE)
     root = root_path(ground.places.service, IMAGE)
-    before = os.stat(root).st_dev
-    prepare(ground.places.service, IMAGE)
-    assert os.stat(root).st_dev == before
-    prepare(ground.places.service, IMAGE, anew=True)
-    assert os.stat(root).st_dev != before
+    with directory(root) as held:  # so that its device number is not used again
+        prepare(ground.places.service, IMAGE)
+        assert os.stat(root).st_dev == os.fstat(held).st_dev
+        prepare(ground.places.service, IMAGE, anew=True)
+        assert os.stat(root).st_dev != os.fstat(held).st_dev
     release_all(ground.places.service)
     assert not os.path.ismount(root)
     assert IMAGE.partition(":")[0] not in command("podman", "image", "mount").stdout
