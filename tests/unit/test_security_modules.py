@@ -113,8 +113,17 @@ def test_nothing_is_done_where_the_kernel_has_neither(monkeypatch: pytest.Monkey
     monkeypatch.setattr(security_modules, "tool", lambda *argv, **_: calls.append(argv))
     monkeypatch.setattr(security_modules, "has_apparmor", lambda: False)
     monkeypatch.setattr(security_modules, "has_selinux", lambda: False)
-    security_modules.install()
+    assert security_modules.install() == []
     assert calls == []
+
+
+def test_a_tool_that_is_missing_is_told_and_does_not_stop_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(security_modules, "has_apparmor", lambda: False)
+    monkeypatch.setattr(security_modules, "has_selinux", lambda: True)
+    monkeypatch.setattr(security_modules, "CHECKMODULE", "/nonexistent/checkmodule")
+    (said,) = security_modules.install()
+    assert "SELinux" in said
+    assert "/nonexistent/checkmodule" in said
 
 
 def test_profiles_are_installed_loaded_and_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

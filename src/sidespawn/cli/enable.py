@@ -62,6 +62,8 @@ def enable(
         "dry_run": dry_run,
     }
     if not dry_run:
+        systemd.require_systemd()
+        notes += security_modules.install()
         apply(places, policy, text if is_new else None)
     if as_json:
         print_json(result)
@@ -121,14 +123,12 @@ def is_ours(text: str) -> bool:
 
 
 def apply(places: Places, policy: Policy, text: str | None) -> None:
-    systemd.require_systemd()
     if text is not None:
         POLICIES.mkdir(mode=0o755, exist_ok=True)
         places.policy.write_text(text, encoding="utf-8")
         places.policy.chmod(0o644)
     if policy.side_container.engine == "systemd":
         accounts.make(policy.side_container.uid, policy.side_container.gid)
-    security_modules.install()
     if hardening.install(policy) | bool(systemd.install_templates()):
         systemd.systemctl("daemon-reload")
     spool_unit = f"sidespawn-spool@{places.service}.service"

@@ -28,12 +28,19 @@ LABELLING = INSTALLED / "sidespawn-spool@.service.d" / "selinux.conf"
 TIMEOUT = 120.0
 
 
-def install() -> None:
-    """Where the kernel has one of the two. Raises SidespawnError with the tool's own words."""
-    if has_apparmor():
-        install_profiles()
-    if has_selinux():
-        install_module()
+def install() -> list[str]:
+    """Where the kernel has one of the two. A sentence for each that could not be put into place; the rest works."""
+    failed = []
+    for name, is_there, put in (
+        ("AppArmor", has_apparmor(), install_profiles),
+        ("SELinux", has_selinux(), install_module),
+    ):
+        try:
+            if is_there:
+                put()
+        except (SidespawnError, OSError) as error:
+            failed.append(f"nothing was put into place for {name}: {error}")
+    return failed
 
 
 def remove() -> None:
