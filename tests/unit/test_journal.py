@@ -98,3 +98,18 @@ def test_every_event_has_an_id_of_its_own() -> None:
 def test_priorities_are_syslogs() -> None:
     assert {event.priority for event in Event} <= set(range(8))
     assert Event.REJECTED.priority < Event.STARTED.priority
+
+
+def test_what_an_agent_can_cause_is_counted_beyond_the_limit(receiver: socket.socket) -> None:
+    journal = Journal("small", receiver.getsockname())
+    journal.records = 3
+    for _ in range(3 + 7):
+        journal.write(Event.REJECTED, "no")
+    for _ in range(5):
+        journal.write(Event.STARTED, "it runs")
+    journal.summarise()
+    messages = [dict(read(receiver.recv(1 << 20)))["MESSAGE"] for _ in range(3 + 5 + 1)]
+    left_out = "7 more records of the kind rejected were left out: there were too many in a minute"
+    assert messages == ["no"] * 3 + ["it runs"] * 5 + [left_out]
+    journal.write(Event.REJECTED, "again")
+    assert dict(read(receiver.recv(1 << 20)))["MESSAGE"] == "again", "counting begins anew"
