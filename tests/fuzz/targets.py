@@ -123,7 +123,7 @@ def preset(name: str) -> Policy:
 
 @cache
 def rule_sets() -> tuple[tuple[configuration.ConfigurationRules, Policy], ...]:
-    """The rules of every shipped preset, in an order that seeds can rely on as long as none is removed."""
+    """The rules of every shipped preset."""
     found = []
     for name in presets.names():
         policy = preset(name)
@@ -132,11 +132,10 @@ def rule_sets() -> tuple[tuple[configuration.ConfigurationRules, Policy], ...]:
 
 
 def configurations(content: bytes) -> None:
-    """The first byte chooses the rules, the rest is the agent's file."""
-    if not content:
-        return
-    rules, policy = rule_sets()[content[0] % len(rule_sets())]
-    untrusted_content = content[1:]
+    """The first line names the rules, PRESET.RULES, or chooses some; the rest is the agent's file."""
+    name, _, untrusted_content = content.partition(b"\n")
+    named = {f"{policy.service}.{rules.name}".encode(): (rules, policy) for rules, policy in rule_sets()}
+    rules, policy = named.get(name) or rule_sets()[sum(name) % len(rule_sets())]
     try:
         text, bindings = configuration.accept_configuration(rules, "/file", untrusted_content, policy.names, {})
     except Denied as error:

@@ -22,11 +22,15 @@ def main() -> None:
     for name in presets.names():
         write("policies", name, f'extends = "{name}"\n\n[parameters]\nimage = "localhost/x:1"\n'.encode())
         write("policies", f"{name}-whole", presets.read_preset(name).encode())
-    for number, (rules, policy) in enumerate(targets.rule_sets()):
+    for rules, policy in targets.rule_sets():
         calls = [call for call in corpus.CALLS if call.program == policy.table.program and call.kind == "daemon"]
         contents = sorted({text for call in calls for text in call.files.values()}, key=len)
         for place, text in enumerate(contents[:: max(1, len(contents) // 3)][:3]):
-            write("configurations", f"{policy.service}-{rules.name}-{place}", bytes([number]) + text.encode())
+            write(
+                "configurations",
+                f"{policy.service}-{rules.name}-{place}",
+                f"{policy.service}.{rules.name}\n{text}".encode(),
+            )
     for number, program in enumerate(sorted(targets.ORACLES)):
         calls = [call for call in corpus.CALLS if call.program == program]
         for place, call in enumerate(calls[:: max(1, len(calls) // 3)][:3]):
