@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 from collections.abc import Iterator
 
@@ -40,7 +42,7 @@ def test_a_pid_that_is_used_again(ours: Ours) -> None:
         assert [each["reason"] for each in answers] == [NO_SUCH_PROCESS] * 3
         assert identify(pid) == another
     finally:
-        command("kill", "-KILL", str(pid))
+        os.kill(pid, signal.SIGKILL)
         ours.attacker(inside.end, helper)
     ours.expect_held()
 

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
+# Kept from the beginning, since multiprocessing takes a child's standard input away.
+QUESTIONS, ANSWERS = os.dup(0), os.dup(1)
+
 
 def answer(verbs: Mapping[str, Callable[..., Any]]) -> None:
     """Serve standard input until it ends. Whatever else prints, prints to standard error."""
-    with os.fdopen(os.dup(1), "w") as answers:
+    with os.fdopen(QUESTIONS) as questions, os.fdopen(ANSWERS, "w") as answers:
         os.dup2(2, 1)
         print(json.dumps({"result": os.getpid()}), file=answers, flush=True)
-        for line in sys.stdin:
+        for line in questions:
             verb, arguments = json.loads(line)
             try:
                 said = {"result": verbs[verb](**arguments)}
