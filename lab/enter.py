@@ -16,6 +16,7 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 _NSENTER = "/usr/bin/nsenter"
 _NAMESPACES = ("--mount", "--pid", "--cgroup", "--uts", "--ipc", "--net")
+# And SIDESPAWN_…, by which tests are told to do more.
 _KEPT = ("TERM", "LANG", "LC_ALL", "NO_COLOR", "COLUMNS", "LINES")
 # Beside systemd's slices: a command from outside belongs to no unit.
 _CGROUP = "exec"
@@ -50,7 +51,7 @@ def _command(record: Record, argv: tuple[str, ...]) -> list[str]:
 
 
 def _environment() -> dict[str, str]:
-    kept = {key: os.environ[key] for key in _KEPT if key in os.environ}
+    kept = {key: value for key, value in os.environ.items() if key in _KEPT or key.startswith("SIDESPAWN_")}
     return {"LANG": "C.UTF-8", "TERM": "dumb"} | kept | {"PATH": PATH, "HOME": "/root"}
 
 
