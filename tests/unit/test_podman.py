@@ -237,3 +237,11 @@ def test_a_profile_of_the_policy_is_named() -> None:
     named = "--security-opt=apparmor=sidespawn-side-container"
     assert named in describe(replace(PLAN, apparmor="sidespawn-side-container"))
     assert not [each for each in describe() if "apparmor" in each]
+
+
+def test_a_container_that_ends_while_it_is_removed_is_removed_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    ending = "Error: sending SIGKILL to container x: container state improper: stopped"
+    answers = [Output(2, "", ending), Output(0, "", "")]
+    monkeypatch.setattr(podman, "run", lambda argv, timeout: answers.pop(0))
+    Podman().remove("x")
+    assert answers == []

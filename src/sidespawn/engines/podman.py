@@ -152,7 +152,8 @@ class Podman:
             left = [word.rstrip(":") for word in done.stderr.split() if word.endswith("/userdata/shm:")]
             for path in left:
                 run((UMOUNT, "--lazy", path), QUERY_TIMEOUT)
-            done = run(command, QUERY_TIMEOUT) if left else done
+            # Also when its program ended under podman's hands: "container state improper: stopped" (4.3.1).
+            done = run(command, QUERY_TIMEOUT)
         if done.code != 0:
             raise engine_error("podman rm", done)
 
