@@ -128,16 +128,21 @@ def line_of(text: str, fragment: str) -> int:
     return numbers[0]
 
 
-def request(*arguments: str, netns: str | None = f"ns-{NET}", **environment: str) -> StartRequest:
-    """A request for the tool. The option that the policy requires is there unless `arguments` name it themselves."""
-    required = () if any("--data" in each for each in arguments) else (f"--data=/state/{NET}/data",)
+def start_request(argv: tuple[str, ...], netns: str | None, environment: Mapping[str, str]) -> StartRequest:
+    """As it comes out of the parser; id and deadline play no part in a verdict."""
     return StartRequest(
         id=ID,
         deadline=0,
-        untrusted_argv=("tool", *required, *arguments),
+        untrusted_argv=argv,
         untrusted_netns=netns,
-        untrusted_environment=tuple(sorted(environment.items())),
+        untrusted_environment=tuple(environment.items()),
     )
+
+
+def request(*arguments: str, netns: str | None = f"ns-{NET}", **environment: str) -> StartRequest:
+    """A request for the tool. The option that the policy requires is there unless `arguments` name it themselves."""
+    required = () if any("--data" in each for each in arguments) else (f"--data=/state/{NET}/data",)
+    return start_request(("tool", *required, *arguments), netns, dict(sorted(environment.items())))
 
 
 def decide(policy: Policy, untrusted_request: StartRequest, files: Mapping[str, bytes] | None = None) -> core.Allowed:

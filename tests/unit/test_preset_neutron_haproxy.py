@@ -10,7 +10,7 @@ from sidespawn.core.policy import Policy
 from sidespawn.core.wire import StartRequest
 from sidespawn.errors import Denied, Reason
 from tests.data.corpus import HAPROXY, Call
-from tests.unit.small import decide
+from tests.unit.small import decide, start_request
 
 
 def load(name: str) -> Policy:
@@ -32,13 +32,7 @@ def policy_for(call: Call) -> Policy:
 
 
 def asked(call: Call, *more: str) -> StartRequest:
-    return StartRequest(
-        id="0" * 32,
-        deadline=0,
-        untrusted_argv=(*call.argv, *more),
-        untrusted_netns=call.netns,
-        untrusted_environment=tuple(call.env.items()),
-    )
+    return start_request((*call.argv, *more), call.netns, call.env)
 
 
 def files_of(call: Call, replaced: str = "", by: str = "") -> dict[str, bytes]:

@@ -14,7 +14,7 @@ from sidespawn.core.wire import StartRequest
 from sidespawn.errors import Denied, Reason
 from sidespawn.wrapper import is_answered_here
 from tests.data.corpus import CONNTRACKD, QUESTIONS, Call
-from tests.unit.small import decide
+from tests.unit.small import decide, start_request
 
 NAME = "neutron-l3-conntrackd"
 POLICY = parse_policy(
@@ -28,13 +28,7 @@ OTHER = "ca7db883-4f48-5a62-88f4-cc4c0a39c523"
 
 
 def asked(*argv: str, netns: str | None = f"qrouter-{ROUTER}", tag: str = f"default-service-{ROUTER}") -> StartRequest:
-    return StartRequest(
-        id="0" * 32,
-        deadline=0,
-        untrusted_argv=argv,
-        untrusted_netns=netns,
-        untrusted_environment=(("PROCESS_TAG", tag),),
-    )
+    return start_request(argv, netns, {"PROCESS_TAG": tag})
 
 
 def refusal(*argv: str, content: str = TEXT, **request: Any) -> Denied:

@@ -14,7 +14,7 @@ from sidespawn.core.plan import ConfigurationFile, Mount, PidFile
 from sidespawn.core.wire import StartRequest
 from sidespawn.errors import Denied, Reason
 from sidespawn.wrapper import named_pid_file
-from tests.unit.small import decide
+from tests.unit.small import decide, start_request
 
 NAME = "neutron-l3-dibbler"
 POLICY = parse_policy(
@@ -57,13 +57,7 @@ HINT = TEXT.replace("    pd 1\n", "    pd 1 {\n        prefix 2001:db8:1::/64\n 
 
 
 def asked(*argv: str, netns: str | None = f"qrouter-{ROUTER}", tag: str = f"dibbler-{KEY}") -> StartRequest:
-    return StartRequest(
-        id="0" * 32,
-        deadline=0,
-        untrusted_argv=argv,
-        untrusted_netns=netns,
-        untrusted_environment=(("PROCESS_TAG", tag),),
-    )
+    return start_request(argv, netns, {"PROCESS_TAG": tag})
 
 
 def refusal(*argv: str, content: str = TEXT, **request: Any) -> Denied:

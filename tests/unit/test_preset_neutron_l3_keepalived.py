@@ -13,7 +13,7 @@ from sidespawn.core.plan import ChildPidFile, PidFile
 from sidespawn.core.wire import StartRequest
 from sidespawn.errors import Denied, Reason
 from tests.data.corpus import KEEPALIVED, Call
-from tests.unit.small import decide
+from tests.unit.small import decide, start_request
 
 NAME = "neutron-l3-keepalived"
 POLICY = parse_policy(
@@ -75,13 +75,7 @@ vrrp_instance VR_7 {
 
 
 def asked(*argv: str, netns: str = f"qrouter-{ROUTER}", tag: str = f"keepalived-{ROUTER}") -> StartRequest:
-    return StartRequest(
-        id="0" * 32,
-        deadline=0,
-        untrusted_argv=argv,
-        untrusted_netns=netns,
-        untrusted_environment=(("PROCESS_TAG", tag),),
-    )
+    return start_request(argv, netns, {"PROCESS_TAG": tag})
 
 
 def judged(content: str) -> Allowed:

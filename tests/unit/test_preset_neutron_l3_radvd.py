@@ -9,7 +9,7 @@ from sidespawn.core.loading import parse_policy
 from sidespawn.core.wire import StartRequest
 from sidespawn.errors import Denied, Reason
 from tests.data.corpus import RADVD, Call
-from tests.unit.small import decide
+from tests.unit.small import decide, start_request
 
 NAME = "neutron-l3-radvd"
 POLICY = parse_policy(
@@ -73,13 +73,7 @@ interface qr-5243c7e0-2b {
 
 
 def asked(*argv: str, netns: str = f"qrouter-{ROUTER}", tag: str = f"radvd-{ROUTER}") -> StartRequest:
-    return StartRequest(
-        id="0" * 32,
-        deadline=0,
-        untrusted_argv=argv,
-        untrusted_netns=netns,
-        untrusted_environment=(("PROCESS_TAG", tag),),
-    )
+    return start_request(argv, netns, {"PROCESS_TAG": tag})
 
 
 def refusal(content: str) -> Denied:

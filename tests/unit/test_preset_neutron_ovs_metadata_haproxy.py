@@ -12,7 +12,7 @@ from sidespawn.core.plan import PidFile
 from sidespawn.core.wire import StartRequest
 from sidespawn.errors import Denied, Reason
 from tests.data.corpus import HAPROXY
-from tests.unit.small import decide
+from tests.unit.small import decide, start_request
 
 NAME = "neutron-ovs-metadata-haproxy"
 POLICY = parse_policy(
@@ -25,13 +25,7 @@ PID = str(CALL.pid_file)
 
 
 def asked(*argv: str, netns: str | None = None, tag: str = "haproxy-host_metadata_proxy") -> StartRequest:
-    return StartRequest(
-        id="0" * 32,
-        deadline=0,
-        untrusted_argv=argv,
-        untrusted_netns=netns,
-        untrusted_environment=(("PROCESS_TAG", tag),),
-    )
+    return start_request(argv, netns, {"PROCESS_TAG": tag})
 
 
 def refusal(*argv: str, content: str = TEXT, **request: Any) -> Denied:
