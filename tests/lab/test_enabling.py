@@ -94,8 +94,15 @@ def test_units_are_enabled_for_the_next_boot_and_idle(service: Service) -> None:
     for unit in (f"sidespawn@{service.name}.path", f"sidespawn@{service.name}.timer"):
         assert command("systemctl", "is-enabled", unit).stdout.strip() == "enabled"
         assert unit_state(unit) == "active"
+    assert unit_state(f"sidespawn-operator@{service.name}.path") == "active"  # brought by the other path unit
     service.wait_until_idle()
     assert unit_state(service.unit) == "inactive"  # no resident process
+
+
+def test_a_request_waits_for_one_watch_to_be_closed(service: Service) -> None:
+    """systemd closes every watch of a path unit before it starts the service, and each takes milliseconds."""
+    watched = command("systemctl", "show", "--property=Paths", f"sidespawn@{service.name}.path").stdout
+    assert watched == f"Paths={service.places.spool} (DirectoryNotEmpty)\n"
 
 
 def test_the_directories_are_private_small_file_systems(service: Service) -> None:
@@ -115,6 +122,7 @@ def test_everything_is_there_again_after_a_reboot(service: Service) -> None:
     command("systemctl", "stop", f"sidespawn@{service.name}.path", f"sidespawn@{service.name}.timer")
     command("systemctl", "stop", f"sidespawn-spool@{service.name}.service")
     assert not service.places.home.exists()
+    assert unit_state(f"sidespawn-operator@{service.name}.path") == "inactive"  # ends with the other path unit
     command("systemctl", "start", f"sidespawn@{service.name}.path", f"sidespawn@{service.name}.timer")
     network = service.network()
     assert network.start().returncode == 0

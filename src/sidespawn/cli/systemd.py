@@ -29,12 +29,13 @@ def templates() -> dict[Path, str]:
 
 
 def units(service: str) -> tuple[str, ...]:
-    """The units that are enabled for a service."""
+    """The units that are enabled for a service; the path unit brings sidespawn-operator@SERVICE.path."""
     return (f"sidespawn@{service}.path", f"sidespawn@{service}.timer")
 
 
 def all_units(service: str) -> tuple[str, ...]:
-    return (*units(service), f"sidespawn@{service}.service", f"sidespawn-spool@{service}.service")
+    others = ("sidespawn-operator@{}.path", "sidespawn@{}.service", "sidespawn-spool@{}.service")
+    return (*units(service), *(unit.format(service) for unit in others))
 
 
 def require_systemd() -> None:
