@@ -115,7 +115,8 @@ def test_one_bad_record_hides_no_other(ledger: Ledger) -> None:
     ledger.write(RECORD)
     (ledger.path / "a.json").write_text("{")
     (ledger.path / ".b.json.new").write_text("{")
-    assert list(ledger.records()) == [RECORD]
+    assert list(Ledger(ledger.path).records()) == [RECORD]
+    assert Ledger(ledger.path).keys() == {"a", "ns-1"}
 
 
 def test_a_pid_finds_the_record_of_just_that_process(ledger: Ledger) -> None:
@@ -146,3 +147,35 @@ def test_a_childs_pid_finds_the_record_and_the_child(ledger: Ledger, child: Proc
 def test_a_pid_that_is_used_again_finds_nothing(ledger: Ledger) -> None:
     ledger.write(replace(RECORD, started=RECORD.started - 1))
     assert ledger.find_pid(RECORD.pid) is None
+
+
+@pytest.mark.parametrize("is_asked_before", [True, False])
+def test_a_pid_finds_what_was_written_last(ledger: Ledger, child: Process, is_asked_before: bool) -> None:
+    if is_asked_before:
+        assert ledger.find_pid(child.pid) is None
+    ledger.write(replace(RECORD, pid=child.pid, started=child.started - 1, instance="ns-0"))  # had the pid before
+    found = replace(RECORD, instance="ns-2", children={"a": [child.pid, child.started]})
+    ledger.write(found)
+    assert ledger.find_pid(child.pid) == ledger.find_pid(RECORD.pid) == found
+    ledger.write(replace(found, children={}))
+    assert ledger.find_pid(child.pid) is None
+    ledger.remove("ns-2")
+    assert ledger.find_pid(RECORD.pid) is None
+    assert ledger.keys() == {"ns-0"}
+
+
+def test_many_records_make_no_pid_slower_to_find(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(20):
+        ledger.write(replace(RECORD, instance=f"ns-{number}", pid=RECORD.pid + (number != 7)))
+    looked_at: list[str] = []
+
+    def find(key: str) -> Record | None:
+        looked_at.append(key)
+        return Ledger.find(ledger, key)
+
+    monkeypatch.setattr(ledger, "find", find)
+    for _ in range(5):
+        found = ledger.find_pid(RECORD.pid)
+        assert found is not None
+        assert found.instance == "ns-7"
+    assert len(looked_at) == 20 + 5

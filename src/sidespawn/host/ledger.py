@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,6 +56,11 @@ class Record:
     def is_running(self) -> bool:
         return is_alive(self.process)
 
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """Of the program, and of each child that the agent was told of."""
+        return (self.pid, *(pid for pid, _ in self.children.values()))
+
     def process_of(self, pid: int) -> Process | None:
         """The program, or the child of it, that the agent knows by this pid, if it still runs."""
         known = (self.process, *(Process(*each) for each in self.children.values()))
@@ -62,10 +68,17 @@ class Record:
 
 
 class Ledger:
-    """Not safe for two threads on one instance; the caller keeps equal instances in order."""
+    """Not safe for two threads on one instance; the caller keeps equal instances in order.
+
+    One run at a time writes, so it lists its records once and reads all of them at most once, however many there are.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.lock = threading.Lock()
+        names = (name for name in os.listdir(path) if name.endswith(".json") and not name.startswith("."))
+        self._keys = {name.removesuffix(".json") for name in names}
+        self._by_pid: dict[int, str] | None = None  # the key to look at; made when a pid is first asked for
 
     def find(self, key: str) -> Record | None:
         try:
@@ -78,21 +91,26 @@ class Ledger:
 
     def find_pid(self, pid: int) -> Record | None:
         """The side container whose running program, or a known child of it, has this pid on the host."""
-        return next((each for each in self.records() if each.process_of(pid)), None)
+        with self.lock:
+            if self._by_pid is None:
+                self._by_pid = {
+                    each: record.key for record in self.records() for each in record.pids if record.process_of(each)
+                }
+            key = self._by_pid.get(pid)
+        record = None if key is None else self.find(key)
+        return record if record and record.process_of(pid) else None
 
     def adopted(self, instance: str) -> Iterator[Record]:
         return (each for each in self.records(ADOPTED) if each.instance == instance)
 
     def records(self, ending: str = "") -> Iterator[Record]:
-        for key in sorted(self.keys()):
-            record = self.find(key) if key.endswith(ending) else None
-            if record is not None:
+        for key in sorted(key for key in self.keys() if key.endswith(ending)):
+            if (record := self.find(key)) is not None:
                 yield record
 
     def keys(self) -> set[str]:
         """Of what has a record, whether it can be read or not."""
-        names = (name for name in os.listdir(self.path) if name.endswith(".json") and not name.startswith("."))
-        return {name.removesuffix(".json") for name in names}
+        return set(self._keys)
 
     def mark(self, request_id: str, key: str) -> None:
         """Remember, until it is answered, that this request is about to start or to end what has that key."""
@@ -116,9 +134,14 @@ class Ledger:
         content = json.dumps({"v": RECORD_VERSION, **asdict(record)}).encode()
         with directory(self.path) as held:
             write_whole(held, f"{record.key}.json", content)
+        with self.lock:
+            self._keys.add(record.key)
+            if self._by_pid is not None:
+                self._by_pid |= dict.fromkeys(record.pids, record.key)
 
     def remove(self, key: str) -> None:
         (self.path / f"{key}.json").unlink(missing_ok=True)
+        self._keys.discard(key)
 
 
 def recovered(found: Found, process: Process, grace: float) -> Record:
