@@ -18,7 +18,7 @@ from benchmarks import older
 from benchmarks.processes import Command, Ended, Usage, one, run, usage_of
 from sidespawn.core.decide import decide
 from sidespawn.core.loading import ENGINES as KNOWN
-from sidespawn.core.plan import Plan
+from sidespawn.core.plan import Plan, container_name
 from sidespawn.core.policy import Policy
 from sidespawn.core.wire import StartRequest
 from sidespawn.engines import Pins, get_engine
@@ -220,7 +220,7 @@ class Sidespawn:
 
     def clear(self, networks: Sequence[Network]) -> None:
         """Without asking the service, which would take as long as it took to start them."""
-        remove_containers(self.row, [f"{self.service.name}-{each.netns}" for each in networks])
+        remove_containers(self.row, [container_name(self.service.name, each.netns) for each in networks])
         for record in self.service.places.ledger.iterdir():  # an index only, which may be lost
             if record.is_file():
                 record.unlink()
@@ -267,13 +267,13 @@ class Bare:
         )
 
     def stop(self, network: Network) -> Ended | None:
-        return one(Command(argv=self.row.stop(f"{self.service.name}-{network.netns}")))
+        return one(Command(argv=self.row.stop(container_name(self.service.name, network.netns))))
 
     def pid(self, network: Network) -> int | None:
         return read_pid(pin(network))
 
     def clear(self, networks: Sequence[Network]) -> None:
-        remove_containers(self.row, [f"{self.service.name}-{each.netns}" for each in networks])
+        remove_containers(self.row, [container_name(self.service.name, each.netns) for each in networks])
         clear_pins()
 
 

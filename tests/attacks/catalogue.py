@@ -82,6 +82,8 @@ GROUPS = {
         escapes, line ends and priorities for the log | text that makes a regular expression run for ever
         a line end behind a name | `..` and a sibling that begins alike | a link beneath an allowed path
         a policy that others can write | a policy's key that nobody knows""",
+    "Between services": """
+        a service and an instance whose names, put together, read like another's""",
 }
 titles = (each for text in GROUPS.values() for line in text.splitlines() for each in line.split("|"))
 TITLES = dict(enumerate((" ".join(each.split()) for each in titles if each.strip()), 1))

@@ -12,7 +12,7 @@ import pytest
 from sidespawn.host.processes import identify
 from tests.attacks import inside
 from tests.attacks.catalogue import attack
-from tests.attacks.stage import NEUTRON, STATE, Ours, Stage
+from tests.attacks.stage import NEUTRON, STATE, Ours, Stage, Succeeded, agent_of
 from tests.attacks.test_namespaces import request_of
 from tests.lab.networks import command, kill_process, wait_until
 
@@ -106,14 +106,18 @@ def test_a_program_that_forks_away(ours: Ours, stage: Stage) -> None:
     ours.expect_held()
 
 
+def make_home(ours: Ours, home: str) -> None:
+    """What dnsmasq wants to find there, made by the agent."""
+    ours.neutron(inside.run, ["mkdir", "-p", home])
+    for name in ("host", "addn_hosts", "opts", "leases"):
+        ours.neutron(inside.write, f"{home}/{name}", b"")
+
+
 @attack(54)
 def test_an_instance_whose_name_another_begins_with(ours: Ours) -> None:
     """qdhcp-UUID and qdhcp-UUID-7: to end one does not end the other, whatever the engine's filters match."""
     network = ours.new_network()
-    home = f"{STATE}/dhcp/7/{network.id}"
-    ours.neutron(inside.run, ["mkdir", "-p", home])
-    for name in ("host", "addn_hosts", "opts", "leases"):
-        ours.neutron(inside.write, f"{home}/{name}", b"")
+    make_home(ours, f"{STATE}/dhcp/7/{network.id}")
     answers = []
     for interface, where in (("one", "/dhcp/"), ("two", "/dhcp/7/")):
         command("ip", "-n", network.netns, "link", "add", interface, "type", "bridge")
@@ -127,4 +131,26 @@ def test_an_instance_whose_name_another_begins_with(ours: Ours) -> None:
     assert identify(longer["pid"]) is not None
     (answer,) = ours.ask(ours.signal("KILL", longer["pid"]))
     assert answer["reason"] == "ok"
+    ours.expect_held()
+
+
+@attack(128)
+def test_service_and_instance_that_read_like_anothers(stage: Stage) -> None:
+    """UUID of SERVICE-7, and 7-UUID of SERVICE: the agent of one cannot end, replace or hinder what is the other's."""
+    preset = "neutron-dhcp-dnsmasq"
+    other = stage.service("x", preset, stage.directory("x"), '[request]\ninstance = "7-{network}"\n')
+    own = stage.service("x-7", preset, stage.directory("x-7"), '[request]\ninstance = "{network}"\n')
+    agent = stage.agent(agent_of("agent-x-7", own.state, own))
+    victim = other.network()
+    ours = Ours(stage.files, own, stage.attacker(agent.name), stage.attacker(agent.name, NEUTRON), victim)
+    before = identify(victim.pid)
+    for what in ("a start that fails", "a start"):
+        if what == "a start":
+            make_home(ours, f"{STATE}/dhcp/{victim.id}")
+        reason = ours.reason(**request_of(victim))
+        assert (reason == "state-unusable") == (what == "a start that fails"), reason
+        ours.expect_idle()  # what a start that failed left is removed behind its answer
+        if before is None or identify(before.pid) != before:
+            raise Succeeded(f"{what} ended what is another service's")
+    assert [each.pid for each in other.containers().values()] == [victim.pid]
     ours.expect_held()

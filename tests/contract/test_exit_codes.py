@@ -30,7 +30,7 @@ CODES = [
     (SidespawnError(Reason.EXPIRED, "x"), 75),
 ]
 FOUND = Found(
-    id="c", name="small-ns-1", pid=4711, state="running", instance="ns-1", digest="d", request="0" * 32, netns="ns-1"
+    id="c", name="small_ns-1", pid=4711, state="running", instance="ns-1", digest="d", request="0" * 32, netns="ns-1"
 )
 IDS = [f"{type(error).__name__}-{error.reason}" for error, _ in CODES]
 

@@ -60,7 +60,7 @@ def test_json_of_an_allowed_call() -> None:
     }  # fmt: skip
     assert found["only_in_monitor_mode"] == []
     assert found["instance"] == PLAIN.netns
-    assert found["name"] == f"{PRESET}-{PLAIN.netns}"
+    assert found["name"] == f"{PRESET}_{PLAIN.netns}"
     assert found["program"][0] == "/usr/sbin/dnsmasq"
     assert found["engine_command"][-len(found["program"]) + 1 :] == found["program"][1:]
     assert found["capabilities"] == ["NET_ADMIN", "NET_BIND_SERVICE", "NET_RAW"]

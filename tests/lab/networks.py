@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sidespawn.core.plan import container_name
 from sidespawn.engines import Found, get_engine
 from sidespawn.host.ledger import Ledger, Record
 from sidespawn.host.places import Places
@@ -43,7 +44,7 @@ class Network:
 
     @property
     def container(self) -> str:
-        return f"{self.service.name}-{self.netns}"
+        return container_name(self.service.name, self.netns)
 
     @property
     def pid_file(self) -> Path:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from sidespawn.core.plan import container_name
 from sidespawn.host.processes import Output, identify
 from sidespawn.testing.agent import CAPABILITIES, AgentContainer
 from tests.lab.conftest import new_service
@@ -263,7 +264,7 @@ def test_the_state_change_monitor_has_it_synchronise(routers: tuple[Tracking, Tr
         command("ip", "-n", router.netns, "address", "add", "169.254.0.7/24", "dev", "ha-test")
         wait_until(lambda: (router.id, "primary") in reports.told)
     command("journalctl", "--sync", check=False)
-    container = f"CONTAINER_NAME={router.service.name}-{router.netns}"
+    container = f"CONTAINER_NAME={container_name(router.service.name, router.netns)}"
     said = command("journalctl", "--output=cat", "--quiet", container).stdout
     # As the backup that it is at first it resynchronises; as the primary it commits, flushes, and sends all.
     for done in ("resync requested", "committing all external caches", "flushing caches", "sending bulk update"):

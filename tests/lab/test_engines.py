@@ -534,6 +534,16 @@ def test_services_do_not_see_each_others(ground: Ground, runs: Running) -> None:
         assert ground.engine.list(other) == ()
 
 
+def test_what_an_earlier_version_named_is_listed_and_removed(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sidespawn.core.plan.container_name", lambda service, instance: f"{service}-{instance}")
+    plan = ground.plan()
+    process = ground.start(plan)
+    (found,) = (each for each in ground.engine.list(ground.places.service) if each.instance == plan.instance)
+    assert (found.name, found.pid) == (f"{plan.service}-{plan.instance}", process.pid)
+    ground.engine.remove(found.name)
+    assert identify(process.pid) is None
+
+
 def test_a_program_that_ended_is_found_as_exited_and_keeps_its_name(ground: Ground) -> None:
     for code in ("", "raise SystemExit(3)", "import os; os.kill(os.getpid(), 9)"):
         plan = ground.plan(f"import time; time.sleep(0.4); {code}")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from sidespawn.core.plan import container_name
 from sidespawn.host.processes import identify
 from tests.lab.conftest import new_service
 from tests.lab.networks import SIDESPAWN, Router, command, kill_process, wait_until
@@ -141,7 +142,7 @@ def test_it_takes_its_addresses_and_both_pid_files_are_right(master: HaRouter) -
 
 
 def test_it_logs_to_the_journal(master: HaRouter) -> None:
-    container = f"CONTAINER_NAME={master.service.name}-{master.netns}"
+    container = f"CONTAINER_NAME={container_name(master.service.name, master.netns)}"
 
     def output() -> str:
         command("journalctl", "--sync", check=False)

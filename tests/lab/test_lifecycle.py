@@ -11,7 +11,7 @@ import pytest
 
 from sidespawn.host.processes import identify
 from tests.attacks.catalogue import attack
-from tests.lab.networks import Service, command, kill_process, unit_state, wait_until, wait_until_gone
+from tests.lab.networks import SIDESPAWN, Service, command, kill_process, unit_state, wait_until, wait_until_gone
 
 FAILED, REJECTED = 70, 77
 
@@ -248,6 +248,35 @@ def test_the_pid_is_found_by_the_engine_when_the_ledger_is_lost(service: Service
     assert network.start().returncode == 0
     assert network.pid == pid  # taken over, not started twice
     assert len(service.containers()) == 1
+
+
+@pytest.mark.parametrize("engine", ["podman"])  # which can give another name
+def test_what_an_earlier_version_named_is_kept_until_it_ends(service: Service) -> None:
+    """Its record says the name; a stopped one without a record, as after a reboot, is found by its label."""
+    network = service.network()
+    old = f"{service.name}-{network.netns}"
+
+    def start_as_before() -> int:
+        assert network.start().returncode == 0
+        command("podman", "rename", network.container, old)
+        path = service.places.ledger / f"{network.netns}.json"
+        path.write_text(path.read_text().replace(f'"name": "{network.container}"', f'"name": "{old}"'))
+        return network.pid
+
+    pid = start_as_before()
+    assert network.start().returncode == 0
+    assert network.pid == pid
+    command(*SIDESPAWN, "signal", service.name, old, "HUP")
+    assert network.kill("TERM").returncode == 0
+    assert service.containers() == {}
+
+    kill_process(start_as_before())
+    (service.places.ledger / f"{network.netns}.json").unlink()
+    assert network.start().returncode == 0
+    assert set(service.containers()) == {old, network.container}
+    service.wait_until_idle()
+    command(*SIDESPAWN, "sync", service.name)
+    assert set(service.containers(every=False)) == set(service.containers()) == {network.container}
 
 
 @attack(65, answer="configuration-not-allowed")

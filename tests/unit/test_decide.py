@@ -37,7 +37,7 @@ def refusal(policy: Policy, untrusted_request: StartRequest) -> Denied:
 
 def test_the_plan_of_an_allowed_request() -> None:
     plan = allowed("--quiet", "--name=a", TAG=f"tool-{NET}").plan
-    assert (plan.service, plan.instance, plan.name) == ("small", NET, f"small-{NET}")
+    assert (plan.service, plan.instance, plan.name) == ("small", NET, f"small_{NET}")
     assert plan.command == "/usr/sbin/tool"
     assert plan.arguments == (f"--data=/state/{NET}/data", "--quiet", "--name=a", "--loud", "--log=default")
     assert plan.environment == (("TAG", f"tool-{NET}"),)

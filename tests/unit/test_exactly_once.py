@@ -336,7 +336,7 @@ class Schedule(RuleBasedStateMachine):
     def nothing_is_left(self) -> None:
         places, engine = self.host.places, self.host.engine()
         alive = {path.read_text() for path in engine.processes.iterdir()}
-        assert {path.name for path in engine.containers.iterdir()} == {f"small-{instance}" for instance in alive}
+        assert {path.name for path in engine.containers.iterdir()} == {f"small_{instance}" for instance in alive}
         assert [*places.pins.iterdir(), *places.claims.iterdir(), *places.spool.iterdir()] == []
         records = {path.stem for path in places.ledger.iterdir() if path.suffix == ".json"}
         assert {path.suffix for path in places.ledger.iterdir()} <= {".json", ".falls"}

@@ -20,7 +20,7 @@ assert ME is not None
 RECORD = Record(
     instance="ns-1",
     container="0123456789ab",
-    name="small-ns-1",
+    name="small_ns-1",
     pid=ME.pid,
     started=ME.started,
     since=1.5,

@@ -97,7 +97,7 @@ def test_a_bucket_that_is_torn_is_a_full_one(tmp_path: Path, advance: Advance) -
 def test_a_program_that_keeps_ending_waits_longer_and_longer(tmp_path: Path, advance: Advance) -> None:
     falls, pauses = Falls(tmp_path, 60), []
     for _ in range(12):
-        falls.check("ns-1", "small-ns-1", "")  # else it would not have been started
+        falls.check("ns-1", "small_ns-1", "")  # else it would not have been started
         falls.note("ns-1")
         pauses.append(round(falls.pause("ns-1")[1]))
         advance(pauses[-1])
@@ -108,12 +108,12 @@ def test_a_start_within_the_pause_is_refused_with_the_reason(tmp_path: Path, adv
     falls = Falls(tmp_path, 60)
     for _ in range(5):
         falls.note("ns-1")
-    with pytest.raises(LaunchError, match=r"small-ns-1 ended right after its start 5 times .* for 4 s more") as refused:
-        falls.check("ns-1", "small-ns-1", "look there")
+    with pytest.raises(LaunchError, match=r"small_ns-1 ended right after its start 5 times .* for 4 s more") as refused:
+        falls.check("ns-1", "small_ns-1", "look there")
     assert (refused.value.reason, refused.value.hint) == (Reason.BACKING_OFF, "look there")
-    falls.check("ns-2", "small-ns-2", "")  # another instance is not held back
+    falls.check("ns-2", "small_ns-2", "")  # another instance is not held back
     advance(4)
-    falls.check("ns-1", "small-ns-1", "")
+    falls.check("ns-1", "small_ns-1", "")
 
 
 def test_counting_begins_anew_when_it_has_lived_longer(tmp_path: Path, advance: Advance) -> None:
@@ -129,7 +129,7 @@ def test_no_pause_when_the_policy_wants_none(tmp_path: Path, advance: Advance) -
     falls = Falls(tmp_path, 0)
     for _ in range(100):
         falls.note("ns-1")
-    falls.check("ns-1", "small-ns-1", "")
+    falls.check("ns-1", "small_ns-1", "")
 
 
 def test_falls_are_forgotten_when_they_mean_nothing_any_more(tmp_path: Path, advance: Advance) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from sidespawn.core.decide import fit_for_a_name
 from sidespawn.core.plan import (
     ChildPidFile,
     ConfigurationFile,
@@ -19,7 +20,9 @@ from sidespawn.core.plan import (
     Readiness,
     ReadyWhen,
     Script,
+    container_name,
 )
+from sidespawn.core.policy import is_service_name
 from tests.unit.small import decide, load, request
 
 PLAN = decide(load(), request("--quiet")).plan
@@ -92,4 +95,11 @@ def test_it_is_the_same_in_every_process(seed: str) -> None:
 
 
 def test_the_name_says_service_and_instance() -> None:
-    assert replace(PLAN, service="a", instance="b").name == "a-b"
+    assert replace(PLAN, service="a", instance="b").name == "a_b"
+
+
+def test_no_two_services_side_containers_have_one_name() -> None:
+    assert container_name("a-b", "c") != container_name("a", "b-c")
+    mark = container_name("a", "b").removeprefix("a").removesuffix("b")
+    assert not is_service_name(f"a{mark}b")
+    assert not fit_for_a_name(f"a{mark}b")

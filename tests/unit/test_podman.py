@@ -58,7 +58,7 @@ def test_the_whole_command() -> None:
         "/usr/bin/podman",
         "run",
         "--detach",
-        f"--name=small-{NET}",
+        f"--name=small_{NET}",
         "--pull=never",
         "--restart=no",
         "--replace=false",

@@ -99,14 +99,14 @@ def test_every_capability_that_a_policy_can_give_has_its_number() -> None:
 
 
 def test_the_name_is_the_containers_and_can_be_no_other_unit() -> None:
-    assert unit_name("small-x") == "sidespawn-small-x.service"
-    assert unit_name(unit_name("small-x")) == unit_name("small-x")
+    assert unit_name("small_x") == "sidespawn-small_x.service"
+    assert unit_name(unit_name("small_x")) == unit_name("small_x")
 
 
 def test_what_is_described_is_a_command_of_busctl() -> None:
     command = Systemd().describe(replace(PLAN, arguments=("--x", "a b")), PINS, ID)
     assert command[:4] == ("/usr/bin/busctl", "--system", "--", "call")
-    assert command[7:11] == ("StartTransientUnit", "ssa(sv)a(sa(sv))", f"sidespawn-small-{NET}.service", "fail")
+    assert command[7:11] == ("StartTransientUnit", "ssa(sv)a(sa(sv))", f"sidespawn-small_{NET}.service", "fail")
     assert command[11] == str(len(properties(PLAN, PINS, ID)))
     at = command.index("ExecStart")
     assert command[at + 1 : at + 9] == ("a(sasb)", "1", "/usr/sbin/tool", "3", "/usr/sbin/tool", "--x", "a b", "false")

@@ -14,6 +14,7 @@ import click
 from sidespawn.cli.output import json_option, service_argument
 from sidespawn.core.adoption import names_of
 from sidespawn.core.pattern import render_first
+from sidespawn.core.plan import container_name
 from sidespawn.engines.control_groups import slice_name
 from sidespawn.errors import PolicyError, Reason, SidespawnError
 from sidespawn.host.places import Places
@@ -71,7 +72,7 @@ def instance_of(places: Places, name: str) -> str:
         bindings = policy.adopt and names_of(policy, policy.adopt, name)
         if bindings:
             return render_first(policy.instance, bindings) or name
-    return name.removeprefix(f"{places.service}-")
+    return name.removeprefix(container_name(places.service, ""))
 
 
 def matches(places: Places, name: str | None, refused: bool) -> list[str]:
@@ -82,7 +83,7 @@ def matches(places: Places, name: str | None, refused: bool) -> list[str]:
     if name is not None:
         own = f"SIDESPAWN_SERVICE={places.service}"
         instance = instance_of(places, name)
-        containers = dict.fromkeys((f"{places.service}-{instance}", name))
+        containers = dict.fromkeys((container_name(places.service, instance), name))
         outputs = (match for container in containers for match in ("+", f"CONTAINER_NAME={container}"))
         return [own, f"SIDESPAWN_INSTANCE={instance}", *outputs]
     by_slice, by_label = f"_SYSTEMD_SLICE={slice_name(places.service)}", f"IO_SIDESPAWN_SERVICE={places.service}"

@@ -109,10 +109,15 @@ class Plan:
     @property
     def name(self) -> str:
         """What the engine calls it, and what an operator reads in its lists."""
-        return f"{self.service}-{self.instance}"
+        return container_name(self.service, self.instance)
 
     @property
     def digest(self) -> str:
         """SHA-256 over everything above but the texts of configuration files, which a program may read again."""
         fields = asdict(replace(self, configuration=tuple(replace(each, text=None) for each in self.configuration)))
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+
+
+def container_name(service: str, instance: str) -> str:
+    """Neither has an underscore, so no two services' side containers have the same name."""
+    return f"{service}_{instance}"

@@ -239,9 +239,12 @@ def look(bus: Bus, unit: str, service: str | None = None) -> Found | None:
 
 
 def units_of(bus: Bus, service: str) -> Iterator[Any]:
-    """Rows with the name first and the job that waits third from the end; also of services that begin like this one."""
+    """Rows with the name first and the job that waits third from the end; also of services that begin like this one.
+
+    Earlier versions had a hyphen behind the service.
+    """
     try:
-        yield from bus.call(*MANAGER, "ListUnitsByPatterns", "asas", [], [f"sidespawn-{service}-*.service"])
+        yield from bus.call(*MANAGER, "ListUnitsByPatterns", "asas", [], [f"sidespawn-{service}[-_]*.service"])
     except BusError as error:
         raise engine_error("ListUnitsByPatterns", error) from None
 

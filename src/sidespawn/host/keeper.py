@@ -16,7 +16,7 @@ from pathlib import Path
 
 from sidespawn.core.configuration import CONFIGURATION_BYTES, accept_configuration
 from sidespawn.core.decide import Allowed
-from sidespawn.core.plan import Plan
+from sidespawn.core.plan import Plan, container_name
 from sidespawn.core.policy import Policy
 from sidespawn.core.records import replace
 from sidespawn.core.wire import PROBE, Reply, SignalRequest, Status
@@ -203,7 +203,7 @@ class Keeper:
             return
         with self.only(instance):
             if self.ledger.find(instance) is None:
-                self.engine.remove(f"{self.policy.service}-{instance}")
+                self.engine.remove(container_name(self.policy.service, instance))
                 self.remove_snapshots(instance)
         self.ledger.unmark(request_id)
 
@@ -341,23 +341,23 @@ class Keeper:
         self.falls.expire()
         for request_id in self.ledger.marks():
             self.clean(request_id)
-        listed = {each.instance: each for each in self.engine.list(self.policy.service)}
+        listed = self.engine.list(self.policy.service)
         for record in tuple(self.ledger.records()):
             if record.adopted and not record.is_running:
                 self.forget(record)
                 self.journal.write(Event.EXITED, f"{record.name} had ended by itself", instance=record.instance)
-            elif record.instance not in listed and not record.is_running:
+            elif not record.is_running and record.instance not in {each.instance for each in listed}:
                 self.forget(record)
         self.adopt()
-        for each in listed.values():
+        for each in listed:
             if each.pid is None:
                 known = self.ledger.find(each.instance)
-                if known is None:
+                if known is None or known.name != each.name:  # earlier versions gave other names
                     self.engine.remove(each.name)
                 elif not known.is_running:
                     self.forget(known)
                 self.journal.write(Event.EXITED, f"{each.name} had ended by itself", instance=each.instance)
-        alive = {each.instance for each in listed.values() if each.pid is not None}
+        alive = {each.instance for each in listed if each.pid is not None}
         for key in self.ledger.keys() - alive:
             if self.ledger.find(key) is None:  # torn, and of nothing that runs
                 self.ledger.remove(key)

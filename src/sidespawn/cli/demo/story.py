@@ -21,6 +21,7 @@ from sidespawn.cli.demo.stage import (
     make_directories,
     sidespawn_json,
 )
+from sidespawn.core.plan import container_name
 from sidespawn.engines import get_engine
 from sidespawn.host.policies import load_policy
 from sidespawn.host.processes import identify
@@ -149,7 +150,7 @@ def check_side_container(stage: Stage, tell: Teller) -> None:
     """It is what the policy says, by the kernel's word."""
     listed = sidespawn_json("ps", SERVICE, "--json")
     found = [(each["name"], each["pid"], each["netns"]) for each in listed]
-    stage.side_container = f"{SERVICE}-{neutron.NETNS}"
+    stage.side_container = container_name(SERVICE, neutron.NETNS)
     expect(found == [(stage.side_container, stage.pid, neutron.NETNS)], "sidespawn ps lists just this helper", found)
     policy, status = load_policy(stage.places).side_container, process_status(stage.pid)
     capabilities = stage.result["side_container_capabilities"] = list(effective_capabilities(stage.pid))
@@ -255,7 +256,7 @@ def ask_again(stage: Stage, tell: Teller) -> None:
     expect(done.code == 0, "the same start command ends with 0", f"{done.code}: {done.stderr.strip()}", stage.look)
     pid = neutron.active_pid(stage.agent)
     expect(pid == stage.pid, f"the pid file says {stage.pid} again", pid)
-    said = wait_for_record(stage, "answered", stage.side_container.removeprefix(f"{SERVICE}-"))["MESSAGE"]
+    said = wait_for_record(stage, "answered", neutron.NETNS)["MESSAGE"]
     expect("running already" in said, "the answer is `running already`", said)
     tell.note(f"asked to start it again, the host answers: {said}")
 
