@@ -10,6 +10,7 @@ from pathlib import Path
 from sidespawn.cli.suitability import DOCKER_RUNTIME
 from tests.lab.networks import command, unit_state
 
+HELPERS = "localhost/sidespawn-helpers:latest"
 SETTINGS = Path("/etc/docker/daemon.json")
 UNITS = ("docker.socket", "docker.service", "containerd.service")
 WANTED = {"live-restore": True, "runtimes": {"sidespawn": {"path": str(DOCKER_RUNTIME)}}}

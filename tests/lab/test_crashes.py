@@ -1,180 +1,100 @@
-"""The service is killed, its engine fails, its disks are full: each request is answered once, each instance runs once.
-
-What is counted is what an agent and an operator would see: exit codes of wrappers, names that appear in the directory
-of replies (as the kernel tells them), processes, containers, mounts, and files that are left.
-"""
+"""The service is killed, and its spool is full: each request is answered once, each instance runs once."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import random
 import shutil
 import signal
-import struct
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pytest
 
-from sidespawn.engines.control_groups import slice_path
-from sidespawn.host import kernel
-from tests.lab import dying
-from tests.lab.conftest import new_service
-from tests.lab.networks import Network, Service, command, command_lines, unit_state
+from tests.lab import dockers, dying
+from tests.lab.lives import (
+    RUNNING,
+    Answers,
+    Life,
+    assert_in_order,
+    failures,
+    main_pid,
+    restless_service,
+    settle,
+)
+from tests.lab.networks import Service, command, wait_until
 
-KILLS = int(os.environ.get("SIDESPAWN_KILLS", "30"))
+KILLS = int(os.environ.get("SIDESPAWN_KILLS", "30"))  # with podman; a third of it with each other engine
 EVERY = int(os.environ.get("SIDESPAWN_EVERY", "9"))  # step, of those that a run can be killed at; 1 takes five minutes
 NETWORKS = 8
-DROP_INS = Path("/run/systemd/system")
-LIMITS = "[limits]\nburst = 100000\nbackoff = 0\nrecords = 100000\n\n[pace]\nlinger = 1\n"
-RUNNING, STOPPED = True, False
-
-
-def drop_in(service: Service, *lines: str) -> None:
-    """Settings for this service's unit, in this lab only."""
-    path = DROP_INS / f"{service.unit}.d" / "test.conf"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("[Service]\n" + "".join(f"{line}\n" for line in ("RestartSec=20ms", *lines)))
-    command("systemctl", "daemon-reload")
 
 
 @pytest.fixture
 def crashing_service() -> Iterator[Service]:
-    """One that comes back at once when it is killed."""
-    made = new_service()
-    made.enable_with(LIMITS)
-    drop_in(made)
-    yield made
-    shutil.rmtree(DROP_INS / f"{made.unit}.d")
-    command("systemctl", "daemon-reload")
-    made.clean()
+    with restless_service() as made:
+        yield made
 
 
-class Answers:
-    """Counts how often each reply was put in place, as inotify(7) tells it."""
-
-    def __init__(self, service: Service) -> None:
-        self.names: Counter[str] = Counter()
-        self.watch = kernel.watch_directories(str(service.places.replies))
-        os.set_blocking(self.watch, True)
-        self.thread = threading.Thread(target=self.read, daemon=True)
-        self.thread.start()
-        self.directory = service.places.replies
-
-    def read(self) -> None:
-        while True:
-            events = os.read(self.watch, 1 << 20)
-            while events:
-                _, mask, _, size = struct.unpack_from("iIII", events)
-                name = events[16 : 16 + size].rstrip(b"\0").decode()
-                events = events[16 + size :]
-                if name == "end":
-                    return
-                if mask & kernel.IN_MOVED_TO:
-                    self.names[name] += 1
-
-    def count(self) -> Counter[str]:
-        (self.directory / "end").touch()
-        self.thread.join(timeout=60)
-        (self.directory / "end").unlink()
-        os.close(self.watch)
-        return self.names
-
-
-class Life:
-    """One network under load: requests one after the other, and what must run once each is answered."""
-
-    def __init__(self, network: Network, seed: int) -> None:
-        self.network, self.random = network, random.Random(seed)
-        self.state = STOPPED
-        self.outcomes: Counter[tuple[str, int, str]] = Counter()
-        extra = network.service.state / f"extra-{network.id}.conf"
-        extra.write_text("log-async=20\n")
-        plain = [each for each in network.options() if not each.startswith("--conf-file")]
-        self.plans = (
-            network.options(),
-            [*network.options(), "--log-dhcp"],
-            [*plain, f"--conf-file=/var/lib/neutron/{extra.name}"],
-        )
-
-    def step(self) -> None:
-        what = self.random.choice(("start", "start", "replace", "HUP", "HUP", "HUP", "TERM", "KILL"))
-        if what in ("start", "replace"):
-            plan = self.plans[0] if what == "start" else self.random.choice(self.plans)
-            self.note(what, self.network.start(*plan))
-            self.state = RUNNING
-        elif self.state is RUNNING:
-            self.note(what, self.network.kill(what))
-            self.state = RUNNING if what == "HUP" else STOPPED
-
-    def note(self, what: str, done: subprocess.CompletedProcess[str]) -> None:
-        self.outcomes[what, done.returncode, done.stderr] += 1
-        assert done.returncode == 0, f"{what}: {done.stderr}"
-
-
-def assert_in_order(service: Service, lives: list[Life]) -> None:
-    """After everything: what should run does so once, nothing else does, and nothing lies about."""
-    running = {life.network.container: life.network for life in lives if life.state is RUNNING}
-    containers = service.containers()
-    assert set(containers) == set(running), "a container too many, or too few"
-    lines = [line for line in command_lines().values() if line.startswith("/usr/sbin/dnsmasq")]
-    for name, network in running.items():
-        assert containers[name].state == "running"
-        assert sum(network.id in line for line in lines) == 1, "it runs once"
-        assert containers[name].pid == network.pid
-        assert network.record is not None
-    for life in lives:
-        if life.state is STOPPED:
-            assert not any(life.network.id in line for line in lines)
-            assert not life.network.pid_file.exists()
-    ids = {each.id for each in containers.values()}
-    scopes = {path.name for path in slice_path(service.name).glob("libpod-*.scope")}
-    assert {scope.removesuffix(".scope").rpartition("-")[2] for scope in scopes} <= ids, "a scope is left"
-    places = service.places
-    assert list(places.pins.iterdir()) == []
-    assert list(places.claims.iterdir()) == []
-    assert f"{places.pins}" not in Path("/proc/self/mounts").read_text()
-    names = {path.name for path in places.ledger.iterdir() if path.suffix != ".falls"}  # which expire
-    assert names == {f"{network.netns}.json" for network in running.values()}
-    with_copies = [life.network.netns for life in lives if list(places.snapshots.glob(f"{life.network.netns}.*"))]
-    recorded = [life.network.netns for life in lives if life.network.record and life.network.record.configuration]
-    assert with_copies == recorded
-    assert len(list(places.snapshots.iterdir())) == len(recorded)
-    assert unit_state(f"sidespawn@{service.name}.path") == "active"
-
-
-def settle(service: Service) -> None:
-    """Let it come to rest, and then let the timer's run have been."""
-    service.wait_until_idle()
-    command("systemctl", "start", service.unit)
-    service.wait_until_idle()
-
-
-def main_pid(service: Service) -> int:
-    return int(command("systemctl", "show", "--property=MainPID", "--value", service.unit).stdout)
+def docker_for_helpers() -> AbstractContextManager[None]:
+    return dockers.running_docker(dockers.HELPERS)
 
 
 @pytest.mark.slow
-def test_killed_at_random_moments_under_load(crashing_service: Service, capsys: pytest.CaptureFixture[str]) -> None:
-    service = crashing_service
-    lives = [Life(service.network(), seed) for seed in range(NETWORKS)]
-    answers, enough = Answers(service), threading.Event()
+@pytest.mark.parametrize(
+    ("engine", "kills", "ready"),
+    [
+        ("podman", KILLS, nullcontext),
+        ("docker", max(1, KILLS // 3), docker_for_helpers),
+        ("systemd", max(1, KILLS // 3), nullcontext),
+    ],
+    ids=["podman", "docker", "systemd"],
+)
+def test_killed_at_random_moments_under_load(
+    engine: str,
+    kills: int,
+    ready: Callable[[], AbstractContextManager[None]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with ready(), restless_service(engine=engine) as service:
+        lives = [Life(service.network(), seed) for seed in range(NETWORKS)]
+        answers = Answers(service)
+        done = live_and_kill(service, lives, kills)
+        settle(service)
+        counted = answers.count()
+        outcomes = sum((life.outcomes for life in lives), Counter[tuple[str, int, str]]())
+        sent = sum(outcomes.values())
+        twice = sum(count > 1 for count in counted.values())
+        with capsys.disabled():
+            print(f"\n{engine}, {done} kills: {sent} requests sent, {len(counted) - twice} answered once,", end=" ")
+            print(
+                f"{twice} twice, {sent - len(counted)} lost; {sum(life.state for life in lives)} should run,", end=" "
+            )
+            print(f"{len(service.containers(every=False))} do; failed: {dict(failures(outcomes)) or 'none'}")
+        assert (len(counted), twice) == (sent, 0)
+        assert failures(outcomes) == Counter()
+        assert_in_order(service, lives)
+
+
+def live_and_kill(service: Service, lives: list[Life], wanted: int) -> int:
+    """Each life in a thread of its own until the service was killed as often; the number of kills."""
+    enough, moments, kills = threading.Event(), random.Random(4), 0
 
     def live(life: Life) -> None:
         while not enough.is_set():
             life.step()
 
-    moments, kills = random.Random(4), 0
-    with ThreadPoolExecutor(NETWORKS) as threads:
+    with ThreadPoolExecutor(len(lives)) as threads:
         work = [threads.submit(live, life) for life in lives]
-        while kills < KILLS and not any(each.done() for each in work):
+        while kills < wanted and not any(each.done() for each in work):
             time.sleep(moments.uniform(0.0, moments.choice((0.4, 4.0))))
             if pid := main_pid(service):
                 with contextlib.suppress(ProcessLookupError):
@@ -183,22 +103,7 @@ def test_killed_at_random_moments_under_load(crashing_service: Service, capsys: 
         enough.set()
         for each in work:
             each.result()
-    settle(service)
-    counted = answers.count()
-    outcomes = sum((life.outcomes for life in lives), Counter[tuple[str, int, str]]())
-    sent = sum(outcomes.values())
-    twice = sum(count > 1 for count in counted.values())
-    with capsys.disabled():
-        print(f"\n{kills} kills: {sent} requests sent, {len(counted) - twice} answered once, {twice} twice,", end=" ")
-        print(f"{sent - len(counted)} lost; {sum(life.state for life in lives)} should run,", end=" ")
-        print(f"{len(service.containers(every=False))} do; failed: {dict(failures(outcomes)) or 'none'}")
-    assert (len(counted), twice) == (sent, 0)
-    assert failures(outcomes) == Counter()
-    assert_in_order(service, lives)
-
-
-def failures(outcomes: Counter[tuple[str, int, str]]) -> Counter[tuple[str, int, str]]:
-    return Counter({each: count for each, count in outcomes.items() if each[1] != 0})
+    return kills
 
 
 # ---------------------------------------------------------------- at every step
@@ -207,16 +112,11 @@ def failures(outcomes: Counter[tuple[str, int, str]]) -> Counter[tuple[str, int,
 @pytest.fixture
 def dying_service() -> Iterator[Service]:
     """One whose runs die at the step that `die_at` says."""
-    made = new_service()
-    made.enable_with(LIMITS)
-    program = f"{sys.executable} -I -S {Path(dying.__file__)} sync {made.name}"
-    drop_in(made, "ExecStart=", f"ExecStart={program}")
+    program = f"{sys.executable} -I -S {Path(dying.__file__)} sync %i"
     dying.CONTROL.mkdir(exist_ok=True)
-    yield made
+    with restless_service("ExecStart=", f"ExecStart={program}") as made:
+        yield made
     shutil.rmtree(dying.CONTROL)
-    shutil.rmtree(DROP_INS / f"{made.unit}.d")
-    command("systemctl", "daemon-reload")
-    made.clean()
 
 
 def steps_of(service: Service) -> list[str]:
@@ -267,74 +167,32 @@ def test_killed_at_every_step_of_a_start_a_reload_a_replacement_and_a_stop(
     assert_in_order(service, [life])
 
 
-# ---------------------------------------------------------------- an engine that does not work
-
-FAKE = Path(__file__).parent / "fake_podman"
-
-
-@pytest.fixture
-def faulty_service() -> Iterator[Service]:
-    """One that finds another command in the place of podman, which sometimes is the real one."""
-    made = new_service()
-    made.enable_with(LIMITS)
-    engine, real = made.state / "podman", made.state / "real-podman"
-    shutil.copy("/usr/bin/podman", real)
-    engine.write_text(FAKE.read_text().replace("@FAULTS@", f"{made.state}/faults").replace("@REAL@", str(real)))
-    engine.chmod(0o755)
-    (made.state / "faults").touch()
-    # Shorter than an engine is given, so that the test need not wait as long.
-    drop_in(made, f"BindReadOnlyPaths={engine}:/usr/bin/podman", "MountFlags=shared")
-    yield made
-    shutil.rmtree(DROP_INS / f"{made.unit}.d")
-    command("systemctl", "daemon-reload")
-    made.clean()
-
-
-FAULTS = ("fails", "locked", "rubbish", "silent", "crashes", "dies-after", "dies-0.03", "dies-0.1", "dies-0.2")
-
-
-@pytest.mark.slow
-def test_an_engine_that_fails_in_any_way_is_said_and_leaves_nothing(faulty_service: Service) -> None:
-    """Each call of it fails in each way, at a start and at a stop. The next request finds everything in order."""
-    service, life = faulty_service, Life(faulty_service.network(), 0)
-    network, faults = life.network, faulty_service.state / "faults"
-    reasons: Counter[str] = Counter()
-    for fault in FAULTS:
-        faults.write_text(f"run {fault}\n")
-        done = network.start()
-        assert done.returncode in (0, 70), done.stderr
-        reasons[done.stderr.partition("(")[2].partition(")")[0]] += 1
-        service.wait_until_idle()
-        if done.returncode:
-            programs = [line for line in command_lines().values() if line.startswith("/usr/sbin/dnsmasq")]
-            assert not any(network.id in line for line in programs), f"{fault} of run"
-        assert network.start().returncode == 0, f"after {fault} of run"
-        faults.write_text(f"rm {fault}\n")
-        pid = network.pid
-        done = network.kill("TERM")
-        assert done.returncode in (0, 70), done.stderr
-        assert not Path(f"/proc/{pid}").exists()
-        assert network.start().returncode == 0, f"after {fault} of rm"
-        assert network.pid != pid
-    faults.write_text("")
-    life.state = RUNNING
-    settle(service)
-    assert_in_order(service, [life])
-    print(reasons)
+# ---------------------------------------------------------------- no room
 
 
 @pytest.mark.parametrize("what", ["bytes", "files"])
 def test_a_full_spool_delays_a_request_and_loses_none(crashing_service: Service, what: str) -> None:
     service, life = crashing_service, Life(crashing_service.network(), 0)
-    spool = service.places.spool
-    with contextlib.suppress(OSError):
-        if what == "bytes":
-            (spool / "large").write_bytes(bytes(8 * 2**20))
-        for number in range(1000 if what == "files" else 0):
-            (spool / f"file{number}").touch()
-    life.note("start", life.network.start())
+    spool, path_unit = service.places.spool, f"sidespawn@{service.name}.path"
+    command("systemctl", "stop", path_unit)  # else what fills it might be cleared away before the request comes
+    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+        fill(spool, what)
+    with ThreadPoolExecutor(1) as thread:
+        start = thread.submit(life.network.start)
+        time.sleep(0.5)
+        assert not start.done()
+        assert not any(each.stat().st_size for each in spool.glob("processes*"))
+        command("systemctl", "start", path_unit)
+        life.note("start", start.result())
     life.state = RUNNING
-    service.wait_until_idle()
-    assert list(spool.iterdir()) == []
+    wait_until(lambda: not list(spool.iterdir()))  # each run removes some of it
     settle(service)
     assert_in_order(service, [life])
+
+
+def fill(spool: Path, what: str) -> None:
+    """Raises OSError when no more goes in."""
+    if what == "bytes":
+        (spool / "large").write_bytes(bytes(8 * 2**20))
+    for number in range(1000):
+        (spool / f"file{number}").touch()

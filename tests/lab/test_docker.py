@@ -14,14 +14,13 @@ from tests.lab.conftest import new_service
 from tests.lab.networks import SIDESPAWN, Service, command, wait_until, wait_until_gone
 from tests.lab.test_adoption import OldWrapper
 
-HELPERS = "localhost/sidespawn-helpers:latest"
 # What the old wrapper's --privileged is needed for; a lab has not all that docker would give with that.
 CAPABLE = ("--cap-add=SYS_ADMIN", "--cap-add=NET_ADMIN", "--security-opt=seccomp=unconfined")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def docker() -> Iterator[None]:
-    with dockers.running_docker(HELPERS):
+    with dockers.running_docker(dockers.HELPERS):
         yield
 
 
@@ -75,7 +74,9 @@ def test_a_container_that_is_started_again_by_hand_gets_no_namespace(service: Se
 
 
 def test_the_runtime_is_for_side_containers_only() -> None:
-    done = command("docker", "run", "--rm", "--runtime=sidespawn", "--network=none", HELPERS, "true", check=False)
+    done = command(
+        "docker", "run", "--rm", "--runtime=sidespawn", "--network=none", dockers.HELPERS, "true", check=False
+    )
     assert done.returncode != 0
     assert "only sidespawn uses this runtime" in done.stderr
 

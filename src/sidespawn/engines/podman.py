@@ -45,12 +45,14 @@ class Podman:
                     raise NameTaken(plan.name)
                 raise start_error(plan, done)
             return id_file.read_text(), int(pins.pid_file.read_text())
-        except (LaunchError, OSError, ValueError):
+        except (LaunchError, OSError, ValueError) as error:
             if id_file.exists():  # podman was ended, by the time limit or by somebody else, and may know nothing of it
                 end_scopes(
                     name for name, container in scopes_of(plan.service).items() if container == id_file.read_text()
                 )
-            raise
+            if isinstance(error, LaunchError):
+                raise
+            raise LaunchError(Reason.ENGINE_FAILED, "podman run ended with 0 and started nothing") from None
         finally:
             id_file.unlink(missing_ok=True)
 
@@ -117,7 +119,7 @@ class Podman:
             if any(each in done.stderr.lower() for each in NO_SUCH_CONTAINER):
                 return None
             raise engine_error("podman container inspect", done)
-        container = json.loads(done.stdout)[0]
+        container = parsed("podman container inspect", done)[0]
         state = container["State"]
         pid = state["Pid"] if state["Running"] else 0
         return found(container["Id"], container["Name"], pid, state["Status"], container["Config"]["Labels"])
@@ -162,7 +164,14 @@ def ps(*options: str) -> list[dict[str, Any]]:
     done = run((PODMAN, "ps", *options, "--format=json"), QUERY_TIMEOUT)
     if done.code != 0:
         raise engine_error("podman ps", done)
-    containers: list[dict[str, Any]] = json.loads(done.stdout or "[]")
+    return parsed("podman ps", done)
+
+
+def parsed(what: str, done: Output) -> list[dict[str, Any]]:
+    try:
+        containers: list[dict[str, Any]] = json.loads(done.stdout or "[]")
+    except ValueError:
+        raise LaunchError(Reason.ENGINE_FAILED, f"{what} printed {last_line(done.stdout)}") from None
     return containers
 
 

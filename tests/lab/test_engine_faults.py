@@ -1,0 +1,282 @@
+"""podman fails, prints rubbish, dies half way, hangs, or finds its storage locked: what is answered, what is left."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.lab import hurried
+from tests.lab.hurried import PATIENCE
+from tests.lab.lives import (
+    RUNNING,
+    Answers,
+    Life,
+    assert_in_order,
+    drop_in,
+    main_pid,
+    restless_service,
+    settle,
+)
+from tests.lab.networks import Network, Service, command_lines, wait_until
+
+FAKE = Path(__file__).parent / "fake_podman"
+HURRIED = (
+    "ExecStart=",
+    f"ExecStart={sys.executable} -I -S {Path(hurried.__file__)} sync %i",
+    f"Environment=SIDESPAWN_PATIENCE={PATIENCE}",
+)
+SLACK = 5.0  # seconds that an answer may take beside those that podman is waited for
+STORAGE = Path("/var/lib/containers/storage")
+
+
+class Faulty:
+    """A service that finds another command in the place of podman, which sometimes is the real one."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self.faults, self.noted = service.state / "faults", service.state / "faults.hung"
+        engine, real = service.state / "podman", service.state / "real-podman"
+        shutil.copy("/usr/bin/podman", real)
+        engine.write_text(FAKE.read_text().replace("@FAULTS@", str(self.faults)).replace("@REAL@", str(real)))
+        engine.chmod(0o755)
+        self.works()
+        drop_in(service, *HURRIED, f"BindReadOnlyPaths={engine}:/usr/bin/podman", "MountFlags=shared")
+
+    def will(self, *faults: str) -> None:
+        self.faults.write_text("".join(f"{fault}\n" for fault in faults))
+
+    def works(self) -> None:
+        self.will()
+
+    def hung(self) -> list[int]:
+        """Pids of the commands that hung."""
+        return [int(each) for each in self.noted.read_text().split()] if self.noted.exists() else []
+
+    def await_hung(self, count: int) -> None:
+        wait_until(lambda: len(self.hung()) >= count)
+
+
+@pytest.fixture
+def faulty() -> Iterator[Faulty]:
+    with restless_service() as made:
+        yield Faulty(made)
+
+
+@pytest.fixture
+def neighbour() -> Iterator[Service]:
+    """Another agent's service."""
+    with restless_service() as made:
+        yield made
+
+
+def reason(done: subprocess.CompletedProcess[str]) -> str:
+    """That of a wrapper's failure; "" when there was none."""
+    return done.stderr.partition("(")[2].partition(")")[0]
+
+
+def assert_does_not_run(network: Network) -> None:
+    programs = [line for line in command_lines().values() if line.startswith("/usr/sbin/dnsmasq")]
+    assert not any(network.id in line for line in programs)
+
+
+# ---------------------------------------------------------------- it fails
+
+FAULTS = ("fails", "locked", "rubbish", "silent", "crashes", "dies-after", "dies-0.03")
+OF_STARTS = ("dies-created", "dies-prepared")
+
+
+@pytest.mark.slow
+def test_an_engine_that_fails_in_any_way_is_said_and_leaves_nothing(faulty: Faulty) -> None:
+    """Each call of it fails in each way, at a start and at a stop. The next request finds everything in order."""
+    life = Life(faulty.service.network(), 0)
+    network = life.network
+    for fault in (*FAULTS, *OF_STARTS):
+        faulty.will(f"run {fault}")
+        done = network.start()
+        assert (fault, done.returncode, reason(done)) == (fault, 70, "engine-failed")
+        faulty.service.wait_until_idle()
+        assert_does_not_run(network)
+        assert network.start().returncode == 0, f"after {fault} of run"
+        if fault in OF_STARTS:
+            assert network.kill("TERM").returncode == 0
+            continue
+        faulty.will(f"rm {fault}")
+        pid = network.pid
+        done = network.kill("TERM")
+        assert (fault, done.returncode, reason(done)) in ((fault, 0, ""), (fault, 70, "engine-failed"))
+        assert faulty.faults.read_text() == "", f"{fault} of rm never came"
+        assert not Path(f"/proc/{pid}").exists()
+        assert network.start().returncode == 0, f"after {fault} of rm"
+        assert network.pid != pid
+        assert network.kill("TERM").returncode == 0
+    settle(faulty.service)
+    assert_in_order(faulty.service, [life])
+
+
+def test_rubbish_in_place_of_what_runs_is_the_engines_failure(faulty: Faulty) -> None:
+    service, life = faulty.service, Life(faulty.service.network(), 0)
+    network = life.network
+    record = service.places.ledger / f"{network.netns}.json"
+    life.note("start", network.start())
+    record.unlink()
+    faulty.will("container rubbish")
+    assert reason(network.start()) == "engine-failed"
+    service.wait_until_idle()
+    assert_does_not_run(network)
+    life.note("start", network.start())
+    record.unlink()
+    faulty.will("ps rubbish")
+    assert reason(network.kill("TERM")) == "engine-failed"
+    life.note("TERM", network.kill("TERM"))
+    faulty.will("ps rubbish")
+    settle(service)
+    assert any("tidying up has to wait" in each["MESSAGE"] for each in service.journal(reason="engine-failed"))
+    life.note("start", network.start())
+    life.state = RUNNING
+    settle(service)
+    assert_in_order(service, [life])
+
+
+# ---------------------------------------------------------------- it hangs
+
+
+@pytest.mark.slow
+def test_a_call_that_hangs_holds_up_its_request_and_no_other(faulty: Faulty, neighbour: Service) -> None:
+    service, stuck = faulty.service, Life(faulty.service.network(), 0)
+    lives = [Life(service.network(), 1), Life(service.network(), 2)]
+    theirs = Life(neighbour.network(), 3)
+    answers = Answers(service)
+    faulty.will(f"run hangs {stuck.network.id}")
+    with ThreadPoolExecutor(1) as thread:
+        began = time.monotonic()
+        start = thread.submit(stuck.network.start)
+        faulty.await_hung(1)
+        while not start.done():
+            for life in (*lives, theirs):
+                life.step()
+        assert reason(start.result()) == "engine-timeout"
+        assert PATIENCE <= time.monotonic() - began < PATIENCE + SLACK
+    sent = sum(sum(life.outcomes.values()) for life in lives)
+    assert min(sum(life.outcomes.values()) for life in (*lives, theirs)) >= 3, "the others' requests go on"
+    assert not any(Path(f"/proc/{pid}").exists() for pid in faulty.hung())
+    service.wait_until_idle()
+    assert stuck.network.container not in service.containers()
+    stuck.note("start", stuck.network.start())
+    stuck.state = RUNNING
+    settle(service)
+    counted = answers.count()
+    assert (len(counted), set(counted.values())) == (sent + 2, {1})
+    assert_in_order(service, [stuck, *lives])
+    assert_in_order(neighbour, [theirs])
+
+
+@pytest.mark.slow
+def test_a_podman_that_hangs_half_way_leaves_no_half_container(faulty: Faulty) -> None:
+    """One when it has made the container, one when the runtime has prepared it: both are stopped and never go on."""
+    service, lives = faulty.service, [Life(faulty.service.network(), seed) for seed in range(2)]
+    networks = [life.network for life in lives]
+    faulty.will(f"run hangs-created {networks[0].id}", f"run hangs-prepared {networks[1].id}")
+    with ThreadPoolExecutor(2) as threads:
+        starts = []
+        for number, network in enumerate(networks, 1):
+            starts.append(threads.submit(network.start))
+            faulty.await_hung(number)
+        assert [reason(each.result()) for each in starts] == ["engine-timeout"] * 2
+    assert not any(Path(f"/proc/{pid}").exists() for pid in faulty.hung())
+    service.wait_until_idle()
+    assert_in_order(service, lives)
+    for life in lives:
+        life.note("start", life.network.start())
+        life.state = RUNNING
+    settle(service)
+    assert_in_order(service, lives)
+
+
+@pytest.mark.slow
+def test_an_engine_that_hangs_whatever_it_is_asked(faulty: Faulty, neighbour: Service) -> None:
+    """The run is killed while it waits, too: the next one finds an engine that does not say what was begun."""
+    service, lives = faulty.service, [Life(faulty.service.network(), seed) for seed in range(2)]
+    running, starting = lives
+    theirs = Life(neighbour.network(), 2)
+    answers = Answers(service)
+    running.note("start", running.network.start())
+    faulty.will("* hangs")
+    with ThreadPoolExecutor(1) as thread:
+        start = thread.submit(starting.network.start)
+        faulty.await_hung(1)
+        running.note("HUP", running.network.kill("HUP"))  # which needs no engine
+        theirs.note("start", theirs.network.start())
+        theirs.state = RUNNING
+        os.kill(main_pid(service), signal.SIGKILL)
+        assert reason(start.result()) == "engine-timeout"
+    pid = running.network.pid
+    assert reason(running.network.kill("TERM")) == "engine-timeout"
+    assert not Path(f"/proc/{pid}").exists()
+    settle(service)
+    assert any("tidying up has to wait" in each["MESSAGE"] for each in service.journal(reason="engine-timeout"))
+    assert not any(Path(f"/proc/{pid}").exists() for pid in faulty.hung())
+    assert_does_not_run(starting.network)
+    faulty.works()
+    for life in lives:
+        life.note("start", life.network.start())
+        life.state = RUNNING
+    settle(service)
+    counted = answers.count()
+    assert (len(counted), set(counted.values())) == (6, {1})
+    assert_in_order(service, lives)
+    assert_in_order(neighbour, [theirs])
+
+
+# ---------------------------------------------------------------- its storage is locked
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """As podman itself holds it: its database by flock(2), its storage's lists by fcntl(2)."""
+    with path.open("r+b") as file:
+        (fcntl.flock if path.suffix == ".db" else fcntl.lockf)(file, fcntl.LOCK_EX)
+        yield
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["overlay-containers/containers.lock", "libpod/bolt_state.db"])
+def test_a_lock_of_podmans_that_others_hold_is_waited_for_in_vain_and_then_nothing_is_left(name: str) -> None:
+    with restless_service(*HURRIED) as service:
+        lives = [Life(service.network(), seed) for seed in range(3)]
+        starting, stopping, replacing = lives
+        for life in (stopping, replacing):
+            life.note("start", life.network.start())
+        answers = Answers(service)
+        with locked(STORAGE / name), ThreadPoolExecutor(3) as threads:
+            asked = (
+                threads.submit(starting.network.start),
+                threads.submit(stopping.network.kill, "TERM"),
+                threads.submit(replacing.network.start, *replacing.plans[1]),
+            )
+            assert [reason(each.result()) for each in asked] == ["engine-timeout"] * 3
+        service.wait_until_idle()
+        for life in lives:
+            assert_does_not_run(life.network)
+        with ThreadPoolExecutor(3) as threads:
+            with locked(STORAGE / name):  # for less than podman is waited for
+                starts = [threads.submit(life.network.start) for life in lives]
+                time.sleep(PATIENCE / 4)
+                assert not any(start.done() for start in starts)
+            for life, start in zip(lives, starts, strict=True):
+                life.note("start", start.result())
+                life.state = RUNNING
+        settle(service)
+        counted = answers.count()
+        assert (len(counted), set(counted.values())) == (6, {1})
+        assert_in_order(service, lives)
