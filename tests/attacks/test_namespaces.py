@@ -14,7 +14,7 @@ import pytest
 from sidespawn.host.processes import identify
 from tests.attacks import inside
 from tests.attacks.catalogue import attack
-from tests.attacks.stage import Ours, Refused, Succeeded
+from tests.attacks.stage import STATE, Ours, Refused, Succeeded
 from tests.attacks.test_files import child
 from tests.attacks.tripleo import TripleO
 from tests.lab.networks import Network, command, kill_process, wait_until
@@ -224,7 +224,7 @@ def test_a_mount_over_the_directory_of_names(ours: Ours) -> None:
     """With a namespace at the wanted name in it. All agents that share the directory share this, too; it is undone."""
     network = ours.new_network()
     path = f"/run/netns/{network.netns}"
-    kept = f"/var/lib/neutron/{network.id}.netns"
+    kept = f"{STATE}/{network.id}.netns"
     ours.neutron(inside.write, kept, b"")
     ours.attacker(inside.bind, path, kept)
     ours.attacker(inside.mount, "evil", "/run/netns", "tmpfs")
@@ -237,4 +237,37 @@ def test_a_mount_over_the_directory_of_names(ours: Ours) -> None:
         ours.attacker(inside.unmount, "/run/netns")
         ours.attacker(inside.unmount, kept)
     wait_until(lambda: os.path.exists(path))
+    ours.expect_held()
+
+
+@attack(85, answer="namespace-unusable")
+@pytest.mark.parametrize("what", ["a file system", "a file", "the host's own namespace"])
+def test_a_mount_beneath_the_directory_of_names(ours: Ours, what: str) -> None:
+    """Upon the namespace that is there: the last step to it leads across mounts, and just this one may."""
+    network = ours.new_network()
+    path, kept = f"/run/netns/{network.netns}", f"{STATE}/{network.id}.netns"
+    sources = {"a file": kept, "the host's own namespace": "/proc/self/ns/net"}
+    ours.neutron(inside.write, kept, b"")
+    assert ours.reason(**request_of(network)) == "ok"
+    before = identify(network.pid)
+    if what == "a file system":
+        ours.attacker(inside.unmount, path)
+        ours.attacker(inside.remove, path)
+        ours.attacker(inside.directory, path)
+        ours.attacker(inside.mount, "evil", path, "tmpfs")
+    else:
+        ours.attacker(inside.bind, sources[what], path)
+    try:
+        found = inode(path)
+        assert ours.reason(**request_of(network)) == "namespace-unusable"
+        assert [each for each in ours.service.places.pins.iterdir() if inode(str(each)) == found] == []
+        assert before is not None
+        assert identify(before.pid) == before, "what runs already is left alone"
+    finally:
+        ours.attacker(inside.unmount, path)
+        if os.path.isdir(path):
+            os.rmdir(path)
+            command("ip", "netns", "add", network.netns)
+    assert ours.reason(**request_of(network)) == "ok"
+    assert inode(f"/proc/{network.pid}/ns/net") == inode(path)
     ours.expect_held()

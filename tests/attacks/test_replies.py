@@ -12,6 +12,8 @@ import pytest
 from tests.attacks import inside
 from tests.attacks.catalogue import attack
 from tests.attacks.stage import Ours, Refused, boottime_ms
+from tests.attacks.test_namespaces import request_of
+from tests.lab.networks import wait_until
 
 
 @contextmanager
@@ -39,6 +41,36 @@ def test_links_among_the_replies(ours: Ours) -> None:
         ours.attacker(inside.link, "/run", f"{replies}/directory")
         ours.expect_idle()
         ours.expect_held()
+
+
+@attack(117)
+@pytest.mark.parametrize("operation", ["start", "signal"])
+def test_paths_as_ids(ours: Ours, operation: str) -> None:
+    """Of otherwise proper requests: no file is made, replaced or removed where they lead, and nothing is done."""
+    network = ours.new_network()
+    if operation == "signal":
+        assert ours.reason(**request_of(network)) == "ok"
+    places, secrets = ours.service.places, ours.files.victim.parent
+    up = "../" * len(places.replies.parts)
+    ids = (
+        *(f"{up}{secrets}/made", f"{up}{ours.files.victim}", str(ours.files.victim), f"../ledger/{network.netns}"),
+        *("../x", "../ledger/x", "../../x", "x/../y", ".", "..", f"../pins/{'a' * 32}", "%2e%2e%2fx"),
+        *("a" * 31 + "/", "a" * 31 + "\0", "a" * 32 + ".json", "a" * 32 + "/../x"),
+    )
+
+    def files() -> dict[str, int]:
+        found = (path for top in (places.run, secrets) for path in top.rglob("*") if path != places.bucket)
+        return {str(path): path.lstat().st_ino for path in found}
+
+    ours.expect_idle()
+    before, unreadable = files(), len(ours.service.journal(event="unreadable"))
+    proper = ours.request(**request_of(network)) if operation == "start" else ours.signal("TERM", network.pid)
+    ours.put(b"".join(json.dumps(proper | {"id": each}).encode() + b"\n" for each in ids))
+    wait_until(lambda: len(ours.service.journal(event="unreadable")) == unreadable + len(ids))
+    ours.expect_idle()
+    assert files() == before
+    assert (network.container in ours.service.containers()) == (operation == "signal")
+    ours.expect_held()
 
 
 @attack(119)
