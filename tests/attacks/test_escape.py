@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import pytest
 
 from tests.attacks import inside
 from tests.attacks.catalogue import attack
-from tests.attacks.stage import AGENT_IMAGE, NEUTRON, Attacker, Ours, Stage, Succeeded
+from tests.attacks.stage import AGENT_IMAGE, NEUTRON, Attacker, Ours, Stage, Succeeded, agent_of
 from tests.attacks.test_namespaces import request_of
 from tests.attacks.tripleo import TripleO
 from tests.lab.networks import command
@@ -159,6 +161,31 @@ def test_a_name_that_another_begins_with_theirs(theirs: TripleO) -> None:
     theirs.ask(short)
     if not theirs.runs(short):
         raise Succeeded("a request is dropped, because another container's name begins with its own")
+
+
+@pytest.fixture
+def silent_registry() -> Iterator[socket.socket]:
+    """Where images could be had, if it ever answered."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.setblocking(False)
+        yield listening
+
+
+@attack(107, answer="image-missing")
+def test_a_pull_that_would_hang(stage: Stage, ours: Ours, silent_registry: socket.socket) -> None:
+    """An image that the host does not have is not asked for: the request is answered at once."""
+    image = f"127.0.0.1:{silent_registry.getsockname()[1]}/helpers:1"
+    service = stage.service("pull", "neutron-dhcp-dnsmasq", stage.directory("pull"), f'image = "{image}"')
+    network = service.network()
+    agent = stage.agent(agent_of("agent-pull", service.state, service))
+    began = time.monotonic()
+    call = ["ip", "netns", "exec", network.netns, "dnsmasq", *network.options()]
+    code, said = stage.attacker(agent.name)(inside.run, call)
+    assert (code, "(image-missing)" in said) == (70, True), said
+    assert time.monotonic() - began < 10
+    with pytest.raises(BlockingIOError):
+        silent_registry.accept()
+    ours.expect_held()
 
 
 @attack(107)

@@ -11,9 +11,9 @@ import pytest
 
 from tests.attacks import inside
 from tests.attacks.catalogue import attack
-from tests.attacks.stage import Ours, Refused, boottime_ms
+from tests.attacks.stage import STATE, Ours, Refused, boottime_ms
 from tests.attacks.test_namespaces import request_of
-from tests.lab.networks import wait_until
+from tests.lab.networks import command, command_lines, kill_process, wait_until
 
 
 @contextmanager
@@ -136,4 +136,38 @@ def test_a_request_from_before(ours: Ours) -> None:
     assert [each["reason"] for each in ours.ask(old, older)] == ["expired", "expired"]
     future = ours.request(deadline=boottime_ms() + 3_600_000)
     assert ours.ask(future)[0]["reason"] == "bad-request"
+    ours.expect_held()
+
+
+@attack(115)
+@pytest.mark.parametrize("left", [0.0, 0.5, 0.95])
+def test_all_files_that_a_run_keeps_torn(ours: Ours, left: float) -> None:
+    """Records, the mark and the claim of a run that was killed, copies, limits, the compiled policy, all at once."""
+    places = ours.service.places
+    running, ended, _ = networks = [ours.new_network() for _ in range(3)]
+    requests = [request_of(each) for each in networks]
+    ours.neutron(inside.write, f"{STATE}/torn.conf", b"log-async=20\n")
+    plain = [each for each in running.options() if "--conf-file" not in each]
+    requests[0]["argv"] = ["dnsmasq", *plain, f"--conf-file={STATE}/torn.conf"]
+    started = ours.ask(*(ours.request(**each) for each in requests[:2]))
+    assert [each["reason"] for each in started] == ["ok", "ok"]
+    ours.expect_idle()
+    kill_process(ended.pid)
+    unanswered = [ours.request(**each) for each in requests[1:]]
+    (places.claims / f"{1:020}").write_text("".join(f"{json.dumps(each)}\n" for each in unanswered))
+    (places.ledger / f"{unanswered[0]['id']}.tried").write_text(ended.netns)
+    directories = (places.ledger, places.claims, places.snapshots)
+    torn = [places.bucket, places.compiled, *(path for each in directories for path in each.iterdir())]
+    assert {path.suffix for path in torn} >= {".json", ".tried", ".0"}
+    for path in torn:
+        os.truncate(path, int(path.stat().st_size * left))
+    answers = ours.ask(*(ours.request(**each) for each in requests))
+    assert [(each["reason"], each["pid"]) for each in answers] == [("ok", each.pid) for each in networks]
+    assert ours.ask(ours.signal("HUP", running.pid))[0]["reason"] == "ok"
+    ours.expect_idle()
+    command("systemctl", "start", ours.service.unit)  # as the timer does
+    ours.expect_idle()
+    lines = [line for line in command_lines().values() if line.startswith("/usr/sbin/dnsmasq")]
+    assert [sum(network.id in line for line in lines) for network in networks] == [1, 1, 1]
+    assert list(places.claims.iterdir()) == list(places.pins.iterdir()) == list(places.ledger.glob("*.tried")) == []
     ours.expect_held()

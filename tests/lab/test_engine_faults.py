@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.attacks.catalogue import attack
 from tests.lab import hurried
 from tests.lab.hurried import PATIENCE
 from tests.lab.lives import (
@@ -151,6 +152,7 @@ def test_rubbish_in_place_of_what_runs_is_the_engines_failure(faulty: Faulty) ->
 # ---------------------------------------------------------------- it hangs
 
 
+@attack(107, answer="engine-timeout")
 @pytest.mark.slow
 def test_a_call_that_hangs_holds_up_its_request_and_no_other(faulty: Faulty, neighbour: Service) -> None:
     service, stuck = faulty.service, Life(faulty.service.network(), 0)
