@@ -31,9 +31,9 @@ def writable_replies(ours: Ours) -> Iterator[str]:
 
 @attack(118)
 def test_links_among_the_replies(ours: Ours) -> None:
-    """At the name of a reply and at the name under which it is written first."""
+    """At the name of a reply, at the name under which it is written first, and at that of its bell."""
     with writable_replies(ours) as replies:
-        for name in ("{}.json", ".{}.json.new"):
+        for name in ("{}.json", ".{}.json.new", "{}.fifo"):
             request = ours.request(netns="x")
             ours.attacker(inside.link, ours.files.victim, f"{replies}/{name.format(request['id'])}")
             ours.put(json.dumps(request).encode() + b"\n")

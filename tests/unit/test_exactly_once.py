@@ -338,6 +338,7 @@ class Schedule(RuleBasedStateMachine):
         alive = {path.read_text() for path in engine.processes.iterdir()}
         assert {path.name for path in engine.containers.iterdir()} == {f"small_{instance}" for instance in alive}
         assert [*places.pins.iterdir(), *places.claims.iterdir(), *places.spool.iterdir()] == []
+        assert {path.suffix for path in places.replies.iterdir()} <= {".json"}, "bells"
         records = {path.stem for path in places.ledger.iterdir() if path.suffix == ".json"}
         assert {path.suffix for path in places.ledger.iterdir()} <= {".json", ".falls"}
         assert records <= alive

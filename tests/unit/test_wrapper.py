@@ -742,6 +742,52 @@ def test_a_success_costs_no_import_of_json(box: Path, settings: dict[str, Any]) 
     assert done.stdout == "running False False\n"
 
 
+def ring(bell: Path, reply: Path | None) -> None:
+    """As the host does, as soon as a wrapper waits at the bell; with a reply, or without as only another could."""
+    with open(bell, "wb"):
+        if reply is not None:
+            reply.write_bytes(b"reply")
+
+
+@pytest.fixture
+def bell(box: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(wrapper, "LONGEST_PAUSE", 3600)
+    path = box / "replies" / f"{ID}.fifo"
+    os.mkfifo(path)
+    return path
+
+
+def wait_for(reply: Path, within: int = 5000) -> bytes | None:
+    return wrapper.wait_for(str(reply), wrapper.boottime_ms() + within)
+
+
+def test_a_bell_wakes_the_wrapper(box: Path, bell: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reply = box / "replies" / f"{ID}.json"
+    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("it looks from time to time, although it has a bell"))
+    host = threading.Thread(target=ring, args=(bell, reply))
+    host.start()
+    assert wait_for(reply) == b"reply"
+    host.join()
+
+
+def test_a_bell_that_somebody_else_rings_is_no_answer_and_no_busy_loop(box: Path, bell: Path) -> None:
+    reply = box / "replies" / f"{ID}.json"
+    other = threading.Thread(target=ring, args=(bell, None))
+    other.start()
+    began = time.process_time()
+    assert wait_for(reply, within=SOON) is None
+    assert time.process_time() - began < SOON / 1000 / 2
+    other.join()
+    reply.write_bytes(b"reply")
+    assert wait_for(reply) == b"reply"
+
+
+def test_a_bell_that_nobody_rings_ends_with_the_time(box: Path, bell: Path) -> None:
+    began = time.monotonic()
+    assert wait_for(box / "replies" / f"{ID}.json", within=SOON) is None
+    assert time.monotonic() - began >= SOON / 1000 * 0.9
+
+
 @pytest.mark.parametrize("status", list(Status))
 def test_a_brief_reply_says_the_same_of_the_outcome(box: Path, settings: dict[str, Any], status: Status) -> None:
     reason = Reason.OK if status in (Status.RUNNING, Status.DONE) else Reason.INTERNAL

@@ -185,6 +185,8 @@ class Sync:
             return
         with self.lanes.lock:
             self.accepted[request.id] = claim.path.name
+        if len(self.accepted) <= self.limits.replies:  # more might leave no room for the replies
+            self.put_bell(request.id)
         self.lanes.add(
             self.lane_of(request),
             lambda: self.carry_out(request, by_operator=claim.by_operator),
@@ -201,7 +203,8 @@ class Sync:
     def carry_out(self, request: Request, *, by_operator: bool) -> None:
         """Answer one request, whatever happens on the way to the answer."""
         if self.was_answered(request.id):
-            self.clean(request.id)  # a run that was killed may have answered and not cleaned up
+            self.ring(request.id)  # a run that was killed may have answered and done no more
+            self.clean(request.id)
             return
         try:
             check_deadline(request)
@@ -247,11 +250,28 @@ class Sync:
             try:
                 with directory(self.places.replies) as held:
                     write_whole(held, f"{reply.id}.json", format_reply(reply), mode=0o444)
+                self.ring(reply.id)
                 return
             except OSError as error:
                 if is_last:  # the wrapper will find no answer in time, and its caller asks again
                     self.journal.write(Event.INTERNAL, f"a reply cannot be written: {error.strerror}", request=reply.id)
                 self.expire_replies()  # an agent that can make its view writable has filled it up
+
+    def put_bell(self, request_id: str) -> None:
+        """A FIFO that its wrapper can wait at, instead of looking for the reply again and again."""
+        name, flags = f"{request_id}.fifo", os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+        with suppress(OSError), directory(self.places.replies) as held:
+            os.mkfifo(name, dir_fd=held)
+            with closing(os.open(name, flags, dir_fd=held)) as bell:
+                os.fchmod(bell, 0o444)
+
+    def ring(self, request_id: str) -> None:
+        """Wake the wrapper that waits at its bell, by opening and closing the other end, and remove the bell."""
+        name, flags = f"{request_id}.fifo", os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+        with suppress(OSError), directory(self.places.replies) as held:
+            with suppress(OSError):  # nobody waits
+                os.close(os.open(name, flags, dir_fd=held))
+            os.unlink(name, dir_fd=held)
 
     def was_answered(self, request_id: str) -> bool:
         return os.path.lexists(self.places.replies / f"{request_id}.json")
@@ -269,7 +289,7 @@ class Sync:
                 with suppress(OSError):
                     aged.append((os.stat(name, dir_fd=held, follow_symlinks=False).st_mtime, name))
             for number, (age, name) in enumerate(sorted(aged)):
-                needed = name.removesuffix(".json") in self.accepted
+                needed = name.partition(".")[0] in self.accepted
                 if not needed and (age < limit or number < len(aged) - self.limits.replies):
                     spool.unlink(held, name)
 
