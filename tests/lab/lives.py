@@ -33,10 +33,12 @@ def restless_service(*lines: str, engine: str = ENGINE) -> Iterator[Service]:
     made = new_service(engine=engine)
     made.enable_with(LIMITS)
     drop_in(made, *lines)
-    yield made
-    shutil.rmtree(drop_in_of(made).parent)
-    command("systemctl", "daemon-reload")
-    made.clean()
+    try:
+        yield made
+    finally:
+        shutil.rmtree(drop_in_of(made).parent)
+        command("systemctl", "daemon-reload")
+        made.clean()
 
 
 def drop_in(service: Service, *lines: str) -> None:

@@ -220,6 +220,24 @@ def test_a_container_that_is_not_there(daemon: Daemon) -> None:
         Docker().remove("x")
 
 
+def test_a_removal_that_a_killed_run_had_asked_for_is_waited_for(daemon: Daemon) -> None:
+    daemon.answers = [answer(409, {"message": "removal of container x is already in progress"})] * 3 + [answer(404)]
+    Docker().remove("x")
+    assert len(daemon.asked) == 4
+
+
+def test_what_a_killed_run_had_made_is_removed_lest_it_is_started_without_its_pins(daemon: Daemon) -> None:
+    def container(name: str, status: str) -> dict[str, Any]:
+        state = {"Running": status == "running", "Pid": 42, "Status": status}
+        return {"Id": name, "Name": f"/{name}", "Config": {"Labels": {}}, "State": state}
+
+    seen = [container("a", "running"), container("b", "created"), container("c", "exited")]
+    daemon.answers = [answer(200, [{"Id": each["Id"]} for each in seen]), *(answer(200, each) for each in seen)]
+    daemon.answers += [answer(204)]
+    Docker().reap("small")
+    assert daemon.asked[-1].startswith("DELETE /v1.41/containers/b?")
+
+
 def test_containers_of_others(daemon: Daemon) -> None:
     state = {"Running": True, "Pid": 42}
     listed = [

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 
 from sidespawn.core.plan import Plan
 from sidespawn.core.records import dataclass
@@ -126,12 +127,21 @@ class Docker:
 
     def remove(self, name: str) -> None:
         # With the volumes that docker made for the image's VOLUME lines, though nothing could ever see them.
-        answer = ask("DELETE", f"/containers/{in_url(name)}?force=1&v=1", "", QUERY_TIMEOUT)
+        give_up = time.monotonic() + QUERY_TIMEOUT
+        while (answer := ask("DELETE", f"/containers/{in_url(name)}?force=1&v=1", "", QUERY_TIMEOUT)).status == 409:
+            # "Already in progress": a run that was killed had asked for it.
+            if time.monotonic() > give_up:
+                break
+            time.sleep(0.02)
         if answer.status not in (204, 404):
             raise engine_error("remove", answer)
 
     def reap(self, service: str) -> None:
-        """Nothing: docker knows every process that it started, also when nobody waited for the answer."""
+        # docker goes on with a start that nobody waits for, without its pins if they were removed now. Removing the
+        # container waits until it is started, or keeps it from being started.
+        for each in self.list(service):
+            if each.state == "created":
+                self.remove(each.id)
 
 
 def ask(method: str, path: str, body: str, timeout: float) -> Answer:
