@@ -282,7 +282,6 @@ class Schedule(RuleBasedStateMachine):
     @rule(network=st.sampled_from(NETWORKS), length=st.integers(0, 400))
     def tear(self, network: str, length: int) -> None:
         """The ledger's record cut at any length, when nothing is under way that it alone would know of."""
-        path = self.host.places.ledger / f"ns-{network}.json"
         for path in self.host.places.ledger.glob(f"*{network}*.json"):
             path.write_bytes(path.read_bytes()[:length])
 
@@ -370,6 +369,24 @@ def test_killed_before_every_step(what: str) -> None:
         if ended:
             break
     assert step > 20, "a run has more steps than that"
+
+
+@pytest.mark.parametrize("torn", ["*.json", "*.tried"])
+def test_killed_before_every_step_of_a_stop_and_the_ledger_is_torn(torn: str) -> None:
+    for step in itertools.count(1):
+        schedule = Schedule()
+        schedule.begin()
+        network = NETWORKS[0]
+        schedule.start(network, "")
+        schedule.run_to_the_end()
+        schedule.signal(network, "TERM")
+        ended = schedule.run_once(step)
+        for path in schedule.host.places.ledger.glob(torn):
+            path.write_bytes(path.read_bytes()[: step % 40])
+        schedule.teardown()
+        if ended:
+            break
+    assert step > 10, "a run has more steps than that"
 
 
 TestSchedule = Schedule.TestCase

@@ -260,13 +260,13 @@ class Keeper:
 
         A child that the agent knows is just a process: its end is for the program to deal with.
         """
-        key = self.ledger.marked(request.id)
+        found = self.find_pid(request.pid)  # first, since mark and record could be torn
+        key = None if found else self.ledger.marked(request.id)
         if key is not None:  # an earlier run was killed while it ended this one
             record = self.ledger.find(key)
             with self.only(record.instance if record else key):
                 record = self.ledger.find(key)
                 return self.finish(request, record if record is not None and record.pid == request.pid else None)
-        found = self.find_pid(request.pid)
         if found is None:
             raise self.no_such_process(request.pid)
         with self.only(found.instance):
