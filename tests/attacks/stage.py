@@ -22,7 +22,7 @@ from typing import Any, Protocol
 
 from sidespawn.testing.agent import NEUTRON, STATE, AgentContainer
 from tests.attacks import inside
-from tests.lab.networks import SIDESPAWN, Network, Service, command, unit_state, wait_until
+from tests.lab.networks import DNSMASQ_FILES, SIDESPAWN, Network, Service, command, unit_state, wait_until
 
 AGENT_IMAGE = "localhost/sidespawn-agent:latest"
 SOURCE = Path(inside.__file__).read_text()
@@ -182,6 +182,12 @@ class Ours:
         network = self.service.network()
         os.chown(network.home.parent, NEUTRON, NEUTRON)
         return network
+
+    def make_home(self, home: str) -> None:
+        """What dnsmasq wants to find there, made by the agent."""
+        self.neutron(inside.run, ["mkdir", "-p", home])
+        for name in DNSMASQ_FILES:
+            self.neutron(inside.write, f"{home}/{name}", b"")
 
     # ------------------------------------------------------------ asking
 

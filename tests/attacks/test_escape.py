@@ -112,9 +112,7 @@ def test_dollars_and_percents_reach_the_program_as_they_are(ours: Ours) -> None:
 def test_a_blank_in_a_path_to_mount(ours: Ours) -> None:
     network = ours.new_network()
     home = f"/var/lib/neutron/d h/{network.id}"
-    ours.neutron(inside.run, ["mkdir", "-p", home])
-    for name in ("host", "addn_hosts", "opts", "leases"):
-        ours.neutron(inside.write, f"{home}/{name}", b"")
+    ours.make_home(home)
     options = [each.replace(f"/neutron/dhcp/{network.id}", f"/neutron/d h/{network.id}") for each in network.options()]
     (answer,) = ours.ask(ours.request(netns=network.netns, env={}, argv=["dnsmasq", *options]))
     assert answer["reason"] == "ok"

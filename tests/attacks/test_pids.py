@@ -106,18 +106,11 @@ def test_a_program_that_forks_away(ours: Ours, stage: Stage) -> None:
     ours.expect_held()
 
 
-def make_home(ours: Ours, home: str) -> None:
-    """What dnsmasq wants to find there, made by the agent."""
-    ours.neutron(inside.run, ["mkdir", "-p", home])
-    for name in ("host", "addn_hosts", "opts", "leases"):
-        ours.neutron(inside.write, f"{home}/{name}", b"")
-
-
 @attack(54)
 def test_an_instance_whose_name_another_begins_with(ours: Ours) -> None:
     """qdhcp-UUID and qdhcp-UUID-7: to end one does not end the other, whatever the engine's filters match."""
     network = ours.new_network()
-    make_home(ours, f"{STATE}/dhcp/7/{network.id}")
+    ours.make_home(f"{STATE}/dhcp/7/{network.id}")
     answers = []
     for interface, where in (("one", "/dhcp/"), ("two", "/dhcp/7/")):
         command("ip", "-n", network.netns, "link", "add", interface, "type", "bridge")
@@ -146,7 +139,7 @@ def test_service_and_instance_that_read_like_anothers(stage: Stage) -> None:
     before = identify(victim.pid)
     for what in ("a start that fails", "a start"):
         if what == "a start":
-            make_home(ours, f"{STATE}/dhcp/{victim.id}")
+            ours.make_home(f"{STATE}/dhcp/{victim.id}")
         reason = ours.reason(**request_of(victim))
         assert (reason == "state-unusable") == (what == "a start that fails"), reason
         ours.expect_idle()  # what a start that failed left is removed behind its answer

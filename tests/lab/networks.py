@@ -21,6 +21,7 @@ from sidespawn.host.places import Places
 
 NEUTRON = 42435
 ENGINE = os.environ.get("SIDESPAWN_ENGINE", "podman")  # of the tests that name none
+DNSMASQ_FILES = ("host", "addn_hosts", "opts", "leases")  # in a network's directory, before dnsmasq is started
 SIDESPAWN = (str(Path(__file__).parents[2] / ".venv/bin/sidespawn"),)
 
 
@@ -147,7 +148,7 @@ class Service:
         network_id = str(uuid.uuid4())
         network = Network(self, network_id, self.state / "dhcp" / network_id)
         network.home.mkdir(parents=True)
-        for name in ("host", "addn_hosts", "opts", "leases"):
+        for name in DNSMASQ_FILES:
             (network.home / name).touch()
             os.chown(network.home / name, NEUTRON, NEUTRON)
         os.chown(network.home, NEUTRON, NEUTRON)
