@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import socketserver
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
-from tests.lab.networks import NEUTRON
+from tests.lab.answers import Answer, agents_socket
 
 
 @dataclass
@@ -26,29 +22,13 @@ class Reports:
         """The agent's socket, made anew as at each start of an agent."""
         told = self.told
 
-        class Answer(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
+        class Note(Answer):
+            def do_POST(self) -> None:  # noqa: N802 - by this name it is called
                 told.append((self.headers["X-Neutron-Router-Id"], self.headers["X-Neutron-State"]))
-                self.send_response(200)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
+                self.say("")
 
-            def address_string(self) -> str:
-                return "script"
-
-            def log_message(self, *arguments: object) -> None:
-                pass
-
-        self.path.unlink(missing_ok=True)
-        with socketserver.ThreadingUnixStreamServer(str(self.path), Answer) as server:
-            os.chown(self.path, NEUTRON, NEUTRON)
-            thread = threading.Thread(target=server.serve_forever)
-            thread.start()
-            try:
-                yield
-            finally:
-                server.shutdown()
-                thread.join()
+        with agents_socket(self.path, Note):
+            yield
 
 
 def is_watching(pid: int) -> bool:

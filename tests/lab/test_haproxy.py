@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import socketserver
 import sys
-import threading
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 
 from sidespawn.host.processes import identify
+from tests.lab.answers import agents_socket
 from tests.lab.conftest import new_service
-from tests.lab.networks import NEUTRON, Router, command
+from tests.lab.networks import Router, command
 
 STATE = "/var/lib/neutron"
 # What Neutron writes for a router, with the lines that a side container does by itself.
@@ -56,36 +52,6 @@ listen listener
 ASK = "import urllib.request; print(urllib.request.urlopen('http://127.0.0.1:9697/', timeout=5).read().decode())"
 
 
-class Answer(BaseHTTPRequestHandler):
-    """Says which router asked."""
-
-    def do_GET(self) -> None:
-        body = f"router {self.headers['X-Neutron-Router-ID']}".encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def address_string(self) -> str:
-        return "haproxy"
-
-    def log_message(self, *arguments: object) -> None:
-        pass
-
-
-@contextmanager
-def metadata_agent(path: Path) -> Iterator[None]:
-    """The agent's socket, made anew as at each start of an agent."""
-    path.unlink(missing_ok=True)
-    with socketserver.ThreadingUnixStreamServer(str(path), Answer) as server:
-        os.chown(path, NEUTRON, NEUTRON)
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield
-        server.shutdown()
-        thread.join()
-
-
 class ProxiedRouter(Router):
     @property
     def configuration(self) -> Path:
@@ -115,12 +81,12 @@ def router() -> Iterator[ProxiedRouter]:
 
 def test_a_request_from_the_namespace_reaches_the_agent_also_after_the_agents_restart(router: ProxiedRouter) -> None:
     socket = router.service.state / "metadata_proxy"
-    with metadata_agent(socket):
+    with agents_socket(socket):
         assert router.start() == (0, "")
         pid = int(router.pid_file.read_text())
-        assert router.ask() == f"router {router.id}"
-    with metadata_agent(socket):
-        assert router.ask() == f"router {router.id}"
+        assert router.ask() == f"X-Neutron-Router-ID {router.id}"
+    with agents_socket(socket):
+        assert router.ask() == f"X-Neutron-Router-ID {router.id}"
     assert router.start() == (0, "")
     assert int(router.pid_file.read_text()) == pid  # running already
 
@@ -135,7 +101,7 @@ def test_a_request_from_the_namespace_reaches_the_agent_also_after_the_agents_re
 
 
 def test_the_agents_state_can_be_read_and_not_written(router: ProxiedRouter) -> None:
-    with metadata_agent(router.service.state / "metadata_proxy"):
+    with agents_socket(router.service.state / "metadata_proxy"):
         assert router.start() == (0, "")
     mounts = Path(f"/proc/{router.pid_file.read_text().strip()}/mounts").read_text().splitlines()
     agent = next(line.split() for line in mounts if line.split()[1] == "/run/agent")

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 import socket
-import threading
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import HTTPServer
 from pathlib import Path
 
 import pytest
 
 from sidespawn.host.processes import identify
 from tests.data.corpus import HAPROXY
+from tests.lab.answers import Answer, serving
 from tests.lab.conftest import new_service
 from tests.lab.networks import NEUTRON, Service, command
 
@@ -24,31 +24,11 @@ STATE = "/var/lib/neutron/"
 INSTANCE = "03e5f923-3cd9-59d1-91f6-b6bdde843db2"
 
 
-class Answer(BaseHTTPRequestHandler):
-    """Nova's metadata service: says which instance asked."""
-
-    def do_GET(self) -> None:
-        body = f"instance {self.headers['X-Instance-ID']}".encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *arguments: object) -> None:
-        pass
-
-
 @contextmanager
 def nova() -> Iterator[int]:
-    """Its port."""
-    with HTTPServer(("127.0.0.1", 0), Answer) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield server.server_port
-        finally:
-            server.shutdown()
-            thread.join()
+    """The port of its metadata service."""
+    with serving(server := HTTPServer(("127.0.0.1", 0), Answer)):
+        yield server.server_port
 
 
 @dataclass(frozen=True)
@@ -105,7 +85,7 @@ def test_an_instance_is_told_apart_by_its_address_in_the_hosts_network(proxy: Pr
         assert proxy.start() == (0, "")
         pid = int(proxy.pid_file.read_text())
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10) as answer:
-            assert answer.read().decode() == f"instance {INSTANCE}"
+            assert answer.read().decode() == f"X-Instance-ID {INSTANCE}"
     assert os.stat(f"/proc/{pid}/ns/net").st_ino == os.stat("/proc/1/ns/net").st_ino
     for name in ("pid", "mnt", "ipc", "uts", "cgroup"):
         assert os.readlink(f"/proc/{pid}/ns/{name}") != os.readlink(f"/proc/1/ns/{name}")

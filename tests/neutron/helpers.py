@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
-import socketserver
 import sys
-import threading
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from http.server import BaseHTTPRequestHandler
-from pathlib import Path
 from typing import Any
 
 from sidespawn.testing.network import Lan, remove_namespace
+from tests.lab.answers import agents_socket
 from tests.lab.networks import command, wait_until
 from tests.lab.reports import Reports, is_watching
 from tests.neutron import networks
@@ -112,7 +108,7 @@ class Haproxy(Helper):
         command("ip", "-n", self.netns, "link", "set", "lo", "up")
         if agent.kind == "ovn":
             command("ip", "-n", self.netns, "address", "add", "169.254.169.254/32", "dev", "lo")
-        self.around.enter_context(metadata_agent(agent.state / "metadata/socket"))
+        self.around.enter_context(agents_socket(agent.state / "metadata/socket"))
 
     @property
     def of(self) -> dict[str, Any]:
@@ -216,7 +212,6 @@ class StateChange(Helper):
             command("ip", "-n", self.netns, "link", "set", name, "up")
         self.reports = Reports(agent.state / "keepalived-state-change")
         self.around.enter_context(self.reports.served())
-        os.chown(self.reports.path, 0, 0)  # the agent is root here
 
     @property
     def of(self) -> dict[str, Any]:
@@ -248,38 +243,6 @@ def connect(lan: Lan) -> None:
     """The far ends that came since."""
     for port in re.findall(r"^\d+: (far\w+)@", command("ip", "-n", lan.name, "-o", "link").stdout, re.MULTILINE):
         lan.connect(port)
-
-
-class Answer(BaseHTTPRequestHandler):
-    """Says who asked."""
-
-    def do_GET(self) -> None:
-        said = [f"{name} {self.headers[name]}" for name in HEADERS.values() if name in self.headers]
-        body = " ".join(said).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def address_string(self) -> str:
-        return "haproxy"
-
-    def log_message(self, *arguments: object) -> None:
-        pass
-
-
-@contextmanager
-def metadata_agent(path: Path) -> Iterator[None]:
-    path.unlink(missing_ok=True)
-    with socketserver.ThreadingUnixStreamServer(str(path), Answer) as server:
-        os.chmod(path, 0o666)  # metadata_proxy_socket_mode = all
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 OF = {"dhcp": (Dnsmasq, Haproxy), "l3": (Haproxy, Keepalived, Radvd, Conntrackd, StateChange), "ovn": (Haproxy,)}
