@@ -198,6 +198,14 @@ class Router:
         return f"qrouter-{self.id}"
 
     @property
+    def kill_script(self) -> Path:
+        return self.service.kill_script
+
+    @property
+    def tag(self) -> str:
+        return f"{self.service.program}-{self.id}"
+
+    @property
     def pid_file(self) -> Path:
         return self.service.state / "external/pids" / f"{self.id}.pid.{self.service.program}"
 
@@ -207,12 +215,11 @@ class Router:
 
     def run(self, *argv: str) -> tuple[int, str]:
         """The exit code, and what was said on standard error."""
-        tag = f"PROCESS_TAG={self.service.program}-{self.id}"
-        done = command("ip", "netns", "exec", self.netns, "env", tag, *argv, check=False)
+        done = command("ip", "netns", "exec", self.netns, "env", f"PROCESS_TAG={self.tag}", *argv, check=False)
         return done.returncode, done.stderr
 
-    def kill(self, name: str) -> tuple[int, str]:
-        return self.run(str(self.service.kill_script), name, str(self.pid))
+    def kill(self, name: str, pid: int | None = None) -> tuple[int, str]:
+        return self.run(str(self.kill_script), name, str(self.pid if pid is None else pid))
 
 
 def command_lines() -> dict[int, str]:

@@ -66,6 +66,10 @@ class Delegated(Router):
         return f"{self.id}:{self.subnet}:qr-test"
 
     @property
+    def tag(self) -> str:
+        return f"dibbler-{self.key}"
+
+    @property
     def home(self) -> Path:
         return self.service.state / "pd" / self.key
 
@@ -89,10 +93,7 @@ class Delegated(Router):
         (self.home / "client.conf").write_text(text)
 
     def call(self, word: str, home: str = "") -> tuple[int, str]:
-        tag = f"PROCESS_TAG=dibbler-{self.key}"
-        inside = ("ip", "netns", "exec", self.netns, "env", tag)
-        done = command(*inside, str(self.service.wrapper), word, "-w", home or f"{STATE}/pd/{self.key}", check=False)
-        return done.returncode, done.stderr
+        return self.run(str(self.service.wrapper), word, "-w", home or f"{STATE}/pd/{self.key}")
 
 
 @pytest.fixture

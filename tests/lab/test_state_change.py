@@ -6,38 +6,29 @@ import os
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from sidespawn.host.processes import identify
 from tests.lab.conftest import new_service
-from tests.lab.networks import NEUTRON, Service, command, wait_until
+from tests.lab.networks import NEUTRON, Router, command, wait_until
 from tests.lab.reports import Reports, is_watching
 
 STATE = "/var/lib/neutron"
 MONITOR = "neutron-keepalived-state-change-monitor"
 
 
-@dataclass(frozen=True)
-class Watched:
-    """A router, and what Neutron calls for it: in no namespace, with no variables."""
-
-    service: Service
-    id: str
+class Watched(Router):
+    """What Neutron calls for it, it calls in no namespace and with no variables."""
 
     @property
-    def netns(self) -> str:
-        return f"qrouter-{self.id}"
+    def kill_script(self) -> Path:
+        return self.service.places.agent / f"{MONITOR}-kill"
 
     @property
     def pid_file(self) -> Path:
         return self.service.state / "external/pids" / f"{self.id}.monitor.pid.{MONITOR}"
-
-    @property
-    def pid(self) -> int:
-        return int(self.pid_file.read_text())
 
     @property
     def pipe(self) -> Path:
@@ -64,13 +55,12 @@ class Watched:
         }
         return [each for name, value in pairs.items() for each in (f"--{name}", value)]
 
-    def start(self, *more: str) -> tuple[int, str]:
-        done = command(str(self.service.wrapper), *self.options(), *more, check=False)
+    def run(self, *argv: str) -> tuple[int, str]:
+        done = command(*argv, check=False)
         return done.returncode, done.stderr
 
-    def kill(self, name: str, pid: int) -> tuple[int, str]:
-        done = command(str(self.service.places.agent / f"{MONITOR}-kill"), name, str(pid), check=False)
-        return done.returncode, done.stderr
+    def start(self, *more: str) -> tuple[int, str]:
+        return self.run(str(self.service.wrapper), *self.options(), *more)
 
     def address(self, verb: str) -> None:
         command("ip", "-n", self.netns, "address", verb, "169.254.0.7/24", "dev", "ha-test")
