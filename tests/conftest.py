@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from sidespawn import presets
-from sidespawn.core.loading import parse_policy
 from sidespawn.core.policy import Policy
+from tests.unit.shipped import preset
 
 SOURCE = Path(presets.__file__).parent.parent.parent
 
@@ -20,8 +20,7 @@ SOURCE = Path(presets.__file__).parent.parent.parent
 @pytest.fixture(scope="session")
 def neutron_dhcp() -> Policy:
     """The shipped policy neutron-dhcp-dnsmasq, as it stands."""
-    name = "neutron-dhcp-dnsmasq"
-    return parse_policy(name, f"{name}.toml", presets.read_preset(name), presets.read_preset, presets.read_program)
+    return preset("neutron-dhcp-dnsmasq")
 
 
 @pytest.fixture

@@ -16,18 +16,18 @@ from types import ModuleType
 import pytest
 from click.shell_completion import BashComplete
 
-from sidespawn import presets
 from sidespawn.cli import output
 from sidespawn.cli.main import cli
 from sidespawn.core import loading, programs
-from sidespawn.core.loading import CAPABILITIES, ENGINES, parse_policy
+from sidespawn.core.loading import CAPABILITIES, ENGINES
 from sidespawn.core.policy import Policy
 from sidespawn.core.programs import parse_program
 from sidespawn.core.values import TYPES
-from sidespawn.core.wire import SIGNALS, StartRequest, Status, parse_request
-from sidespawn.errors import Denied, Reason
+from sidespawn.core.wire import SIGNALS, Status, parse_request
+from sidespawn.errors import Reason
 from sidespawn.host import journal
-from tests.unit.small import decide
+from tests.unit.shipped import policy_of
+from tests.unit.small import denial, start_request
 
 CHECKOUT = Path(__file__).parents[2]
 DOCS = CHECKOUT / "docs"
@@ -61,8 +61,7 @@ def in_tables(text: str) -> set[str]:
 def test_an_example_of_a_policy_is_valid(number: int) -> None:
     examples = fenced(POLICY, "toml policy")
     assert len(examples) == 4
-    policy = parse_policy("example", "example.toml", examples[number], presets.read_preset, presets.read_program)
-    assert policy.options
+    assert policy_of(examples[number]).options
 
 
 def test_the_example_of_a_programs_table_is_valid() -> None:
@@ -132,12 +131,8 @@ def test_the_reasons_are_those_of_the_code() -> None:
 
 def test_the_refusal_that_operators_are_led_through_is_what_they_would_see(neutron_dhcp: Policy) -> None:
     argv = ("dnsmasq", "--no-hosts", "--dhcp-script=/tmp/x")
-    request = StartRequest(
-        id="0" * 32, deadline=0, untrusted_argv=argv, untrusted_netns=f"qdhcp-{UUID}", untrusted_environment=()
-    )
-    with pytest.raises(Denied) as denied:
-        decide(neutron_dhcp, request)
-    line = re.sub(r"[\w-]+\.toml:\d+", "RULE", f"sidespawn: rejected ({denied.value.reason}): {denied.value.message};")
+    denied = denial(neutron_dhcp, start_request(argv, f"qdhcp-{UUID}", {}))
+    line = re.sub(r"[\w-]+\.toml:\d+", "RULE", f"sidespawn: rejected ({denied.reason}): {denied.message};")
     shown = re.sub(r"presets/[\w-]+\.toml:\d+", "RULE", " ".join((DOCS / "operating.md").read_text().split()))
     assert line in shown
 

@@ -18,6 +18,11 @@ class Call:
     pid_file: str | None
     files: dict[str, str]
 
+    @property
+    def beneath(self) -> dict[str, bytes]:
+        """The files by their path beneath the agent's state, as the host reads them."""
+        return {path.removeprefix("/var/lib/neutron/"): text.encode() for path, text in self.files.items()}
+
     def __str__(self) -> str:
         return self.variant.removeprefix(f"{self.program}: ")
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import pytest
+
 from sidespawn.core import decide as core
 from sidespawn.core.loading import parse_policy
 from sidespawn.core.policy import Policy
 from sidespawn.core.wire import StartRequest
-from sidespawn.errors import PolicyError
+from sidespawn.errors import Denied, PolicyError
 
 PROGRAM = """\
 program = "tool"
@@ -148,3 +150,10 @@ def request(*arguments: str, netns: str | None = f"ns-{NET}", **environment: str
 def decide(policy: Policy, untrusted_request: StartRequest, files: Mapping[str, bytes] | None = None) -> core.Allowed:
     """The verdict where the agent's state holds these files, by their path beneath it; others cannot be read."""
     return core.decide(policy, untrusted_request, (files or {}).get)
+
+
+def denial(policy: Policy, untrusted_request: StartRequest, files: Mapping[str, bytes] | None = None) -> Denied:
+    """Why it is refused."""
+    with pytest.raises(Denied) as caught:
+        decide(policy, untrusted_request, files)
+    return caught.value

@@ -12,12 +12,12 @@ import pytest
 
 from sidespawn import presets
 from sidespawn.core.adoption import Old, names_of, recognise
-from sidespawn.core.loading import parse_policy
 from sidespawn.core.policy import Adopt, Policy
 from sidespawn.engines import Other
 from sidespawn.errors import Denied, PolicyError, Reason
 from sidespawn.host.adoption import processes_of, read_argv
 from sidespawn.host.processes import identify, send
+from tests.unit.shipped import preset
 from tests.unit.small import NET, OTHER, POLICY, load, parse
 
 ADOPT = """
@@ -78,10 +78,6 @@ NAMES = {
         f"neutron_ovn_metadata_agent_haproxy_ovnmeta-{UUID}",
     ),
 }
-
-
-def preset(name: str) -> Policy:
-    return parse_policy(name, f"{name}.toml", presets.read_preset(name), presets.read_preset, presets.read_program)
 
 
 def test_each_old_name_is_known_to_one_preset_only() -> None:

@@ -9,9 +9,9 @@ import pytest
 
 from sidespawn import presets
 from sidespawn.core import compiled
-from sidespawn.core.loading import parse_policy
 from sidespawn.core.options import Takes
 from sidespawn.core.plan import Limits
+from tests.unit.shipped import preset
 from tests.unit.small import decide, load, request
 
 LIMITS = Limits(memory=1, tasks=2, open_files=3)
@@ -23,7 +23,7 @@ def there_and_back(value: object) -> Any:
 
 @pytest.mark.parametrize("name", presets.names())
 def test_every_shipped_policy_comes_back_as_it_was(name: str) -> None:
-    policy = parse_policy(name, f"{name}.toml", presets.read_preset(name), presets.read_preset, presets.read_program)
+    policy = preset(name)
     again = there_and_back(policy)
     assert again == policy
     assert repr(again) == repr(policy)  # which tells tuples from lists, and enums from text

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from sidespawn.core.decide import Allowed, check_signal
 from sidespawn.core.plan import ChildPidFile, ConfigurationFile, Mount, PidFile, Script
 from sidespawn.core.policy import Policy
-from sidespawn.core.wire import SIGNALS, SignalRequest, StartRequest
+from sidespawn.core.wire import SIGNALS, SignalRequest
 from sidespawn.errors import Denied, Reason
-from tests.unit.small import ID, NET, OTHER, POLICY, decide, line_of, load, request
+from tests.unit.small import ID, NET, OTHER, POLICY, decide, denial, line_of, load, request, start_request
 
 SMALL = load()
 
@@ -23,13 +23,7 @@ def allowed(*arguments: str, policy: Policy = SMALL, netns: str = f"ns-{NET}", *
 
 
 def denied(*arguments: str, policy: Policy = SMALL, netns: str | None = f"ns-{NET}", **environment: str) -> Denied:
-    return refusal(policy, request(*arguments, netns=netns, **environment))
-
-
-def refusal(policy: Policy, untrusted_request: StartRequest) -> Denied:
-    with pytest.raises(Denied) as caught:
-        decide(policy, untrusted_request)
-    return caught.value
+    return denial(policy, request(*arguments, netns=netns, **environment))
 
 
 # ---------------------------------------------------------------- the plan
@@ -59,9 +53,7 @@ def test_the_pid_files_of_children_come_from_what_the_request_binds() -> None:
 @pytest.mark.parametrize("path", ["/run/{net}", "/statement/{net}", "/state", "/state/../{net}"])
 def test_the_pid_file_of_a_child_lies_beneath_the_state(path: str) -> None:
     policy = load(("memory =", f'child_pid_files = {{ "{path}" = "/run/a" }}\nmemory ='))
-    with pytest.raises(Denied) as caught:
-        decide(policy, request())
-    assert caught.value.reason is Reason.VALUE_NOT_ALLOWED
+    assert denial(policy, request()).reason is Reason.VALUE_NOT_ALLOWED
 
 
 def test_each_argument_knows_its_rule_and_what_is_passed_on() -> None:
@@ -129,7 +121,7 @@ def test_only_the_name_of_the_program_counts_and_the_policys_is_run(program: str
 )
 def test_no_other_program(program: str) -> None:
     asked = request()
-    found = refusal(SMALL, replace(asked, untrusted_argv=(program, *asked.untrusted_argv[1:])))
+    found = denial(SMALL, replace(asked, untrusted_argv=(program, *asked.untrusted_argv[1:])))
     assert (found.reason, found.argument) == (Reason.PROGRAM_NOT_ALLOWED, 0)
 
 
@@ -201,7 +193,7 @@ def test_environment_that_the_policy_names() -> None:
     ],
 )
 def test_no_other_environment(name: str) -> None:
-    found = refusal(SMALL, replace(request(), untrusted_environment=((name, f"tool-{NET}"),)))
+    found = denial(SMALL, replace(request(), untrusted_environment=((name, f"tool-{NET}"),)))
     assert found.reason is Reason.ENVIRONMENT_NOT_ALLOWED
     assert found.rule == SMALL.environment_rule
 
@@ -263,7 +255,7 @@ def test_deny(arguments: list[str], reason: Reason) -> None:
 
 def test_a_missing_option_is_told_with_its_rule() -> None:
     asked = replace(request(), untrusted_argv=("tool", "--quiet"))
-    found = refusal(SMALL, asked)
+    found = denial(SMALL, asked)
     assert found.reason is Reason.OPTION_MISSING
     assert found.rule == f"small.toml:{line_of(POLICY, 'data = ')}"
     assert "--data must be given" in found.message
@@ -434,11 +426,8 @@ def test_a_caller_outside_is_in_no_namespace() -> None:
 
 def test_a_namespace_that_no_argument_names_starts_nothing() -> None:
     policy = load(*OUTSIDE, ("required = true", "required = false"))
-    assert refusal(policy, request("--data=/state/x", netns=None)).reason is Reason.VALUE_NOT_ALLOWED
-    untrusted_request = StartRequest(
-        id=ID, deadline=0, untrusted_argv=("tool",), untrusted_netns=None, untrusted_environment=()
-    )
-    assert refusal(policy, untrusted_request).reason is Reason.POLICY_INVALID
+    assert denial(policy, request("--data=/state/x", netns=None)).reason is Reason.VALUE_NOT_ALLOWED
+    assert denial(policy, start_request(("tool",), None, {})).reason is Reason.POLICY_INVALID
 
 
 def test_the_hosts_own_network_is_given_only_where_the_policy_says_so() -> None:
@@ -504,9 +493,7 @@ def test_the_file_in_the_directory_is_judged() -> None:
 def test_a_colon_may_stand_in_the_agents_path_but_not_in_the_side_containers() -> None:
     pattern = ('path = "/state/<name>"', 'path = "/state/a:b"')
     files = {"a:b": b"log-queries\n"}
-    with pytest.raises(Denied) as caught:
-        decide(load(pattern), request("--file=/state/a:b"), files)
-    assert caught.value.reason is Reason.VALUE_NOT_ALLOWED
+    assert denial(load(pattern), request("--file=/state/a:b"), files).reason is Reason.VALUE_NOT_ALLOWED
     elsewhere = (pattern[0], pattern[1] + '\nat = "/run/x"')
     (file,) = decide(load(elsewhere), request("--file=/state/a:b"), files).plan.configuration
     assert (file.path, file.beneath) == ("/run/x", "a:b")

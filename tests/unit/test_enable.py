@@ -6,21 +6,15 @@ from dataclasses import replace
 
 import pytest
 
-from sidespawn import presets
 from sidespawn.cli import enable
-from sidespawn.core.loading import parse_policy
 from sidespawn.core.policy import Policy
 from sidespawn.host.places import Places
+from tests.unit.shipped import preset
 
 SCRIPT = "/etc/neutron/kill_scripts/default-service-kill"
 
 
-def load(name: str) -> Policy:
-    text = presets.read_preset(name)
-    return parse_policy(name, f"presets/{name}.toml", text, presets.read_preset, presets.read_program)
-
-
-CONNTRACKD, KEEPALIVED = load("neutron-l3-conntrackd"), load("neutron-l3-keepalived")
+CONNTRACKD, KEEPALIVED = preset("neutron-l3-conntrackd"), preset("neutron-l3-keepalived")
 
 
 def targets(policy: Policy, monkeypatch: pytest.MonkeyPatch, *enabled: Policy) -> list[str]:

@@ -11,18 +11,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidespawn import presets
 from sidespawn.cli.generalise import Value, generalise
 from sidespawn.cli.learn import Lesson, Seen, learned, read, text
-from sidespawn.core.loading import parse_policy
 from sidespawn.core.pattern import match_any, parse_pattern
 from sidespawn.core.policy import Policy
 from sidespawn.core.wire import StartRequest
-from sidespawn.errors import Denied, Reason
+from sidespawn.errors import Reason
 from sidespawn.host.journal import Event, Journal
 from sidespawn.host.sync import note_excused
 from tests.data import corpus
-from tests.unit.small import ID, NET, OTHER, POLICY, changed, decide, parse, request
+from tests.unit.shipped import policy_of, request_of
+from tests.unit.small import ID, NET, OTHER, POLICY, changed, decide, denial, parse, request
 
 MONITOR = "[agent]", 'mode = "monitor"\n\n[agent]'
 
@@ -80,9 +79,7 @@ def test_arguments_pass_in_their_canonical_form(
     assert [each.reason for each in allowed.excused] == [reason]
     assert allowed.plan.arguments[-2 - len(passed_on) : -2] == passed_on
     assert (allowed.plan.instance, allowed.plan.netns) == (NET, f"ns-{NET}")
-    with pytest.raises(Denied) as denied:
-        decide(parse(POLICY), request(*arguments))
-    assert denied.value.reason is reason
+    assert denial(parse(POLICY), request(*arguments)).reason is reason
 
 
 def test_a_missing_argument_is_noted(monitor: Policy) -> None:
@@ -111,9 +108,7 @@ def test_everything_but_arguments_stays_refused(monitor: Policy, untrusted_reque
     files = {"bad": b"surprise=1\n"}
     refusals = []
     for policy in (monitor, parse(POLICY)):
-        with pytest.raises(Denied) as denied:
-            decide(policy, untrusted_request, files)
-        refusals.append(denied.value.reason)
+        refusals.append(denial(policy, untrusted_request, files).reason)
     assert refusals[0] == refusals[1]
 
 
@@ -141,7 +136,7 @@ NAMED_BY_ARGUMENTS = "neutron-l3-keepalived-state-change"
 
 def service_policy(preset: str, mode: str, options: str) -> Policy:
     own = f'extends = "{preset}"\nmode = "{mode}"\n\n[options]\n{options}'
-    return parse_policy("service", "service.toml", own, presets.read_preset, presets.read_program)
+    return policy_of(own)
 
 
 def removable(preset: str) -> list[str]:
@@ -150,17 +145,7 @@ def removable(preset: str) -> list[str]:
 
 
 def calls(preset: str) -> list[tuple[StartRequest, dict[str, bytes]]]:
-    state = "/var/lib/neutron/"
-    return [
-        (
-            StartRequest(
-                id=ID, deadline=0, untrusted_argv=call.argv, untrusted_netns=call.netns,
-                untrusted_environment=tuple(sorted(call.env.items())),
-            ),
-            {path.removeprefix(state): content.encode() for path, content in call.files.items()},
-        )
-        for call in SERVICES[preset]
-    ]  # fmt: skip
+    return [(request_of(call), call.beneath) for call in SERVICES[preset]]
 
 
 @pytest.mark.parametrize(
@@ -196,9 +181,10 @@ def test_what_was_learned_keeps_instances_apart() -> None:
         word.replace(str(each.untrusted_netns)[6:], OTHER) if "hostsf" in word else word for word in each.untrusted_argv
     )
     enforcing = service_policy(preset, "enforce", lines(lessons))
-    with pytest.raises(Denied) as denied:
-        decide(enforcing, StartRequest(**{**vars(each), "untrusted_argv": other}), files)
-    assert denied.value.reason is Reason.VALUE_CONFLICT
+    assert (
+        denial(enforcing, StartRequest(**{**vars(each), "untrusted_argv": other}), files).reason
+        is Reason.VALUE_CONFLICT
+    )
 
 
 # ---------------------------------------------------------------- lines
@@ -321,6 +307,4 @@ def test_monitor_mode_makes_no_name_up() -> None:
     argv = [word for word in each.untrusted_argv if "qrouter-" not in word and word != "--namespace"]
     at = argv.index("--router_id")
     without = StartRequest(**{**vars(each), "untrusted_argv": (argv[0], *argv[at : at + 2])})
-    with pytest.raises(Denied) as denied:
-        decide(policy, without, files)
-    assert denied.value.reason is Reason.POLICY_INVALID
+    assert denial(policy, without, files).reason is Reason.POLICY_INVALID

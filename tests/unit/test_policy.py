@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 from sidespawn import presets
-from sidespawn.core.loading import CAPABILITIES, parse_policy
+from sidespawn.core.loading import CAPABILITIES
 from sidespawn.core.options import Takes
 from sidespawn.core.plan import ReadyWhen
 from sidespawn.core.policy import Policy, is_service_name
 from sidespawn.core.programs import parse_program
 from sidespawn.errors import PolicyError, Reason
+from tests.unit.shipped import policy_of, preset
 from tests.unit.small import POLICY, PROGRAM, changed, line_of, load, parse
 
 
@@ -642,16 +643,13 @@ def test_a_name_used_by_two_others_is_no_circle() -> None:
 
 @pytest.mark.parametrize("name", presets.names())
 def test_every_shipped_preset_is_valid(name: str) -> None:
-    text = presets.read_preset(name)
-    policy = parse_policy(name, f"{name}.toml", text, presets.read_preset, presets.read_program)
-    assert policy.description
+    assert preset(name).description
     assert is_service_name(name)
 
 
 @pytest.mark.parametrize("name", presets.names())
 def test_every_shipped_preset_can_be_extended(name: str) -> None:
-    policy = parse_policy("a", "a.toml", f'extends = "{name}"\n', presets.read_preset, presets.read_program)
-    assert policy.service == "a"
+    assert policy_of(f'extends = "{name}"\n').service == "service"
 
 
 @pytest.mark.parametrize("path", sorted((presets.DIRECTORY / "programs").glob("*.toml")), ids=lambda path: path.stem)

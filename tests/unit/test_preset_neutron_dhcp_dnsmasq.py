@@ -13,7 +13,8 @@ from sidespawn.core.policy import Policy
 from sidespawn.core.wire import SIGNALS, SignalRequest, StartRequest
 from sidespawn.errors import Denied, Reason
 from tests.data.corpus import DAEMONS, KILLS, PROBES, Call
-from tests.unit.small import decide
+from tests.unit.shipped import request_of
+from tests.unit.small import decide, denial
 
 PLAIN = next(call for call in DAEMONS if str(call) == "plain")
 EVERYTHING = next(call for call in DAEMONS if str(call) == "everything")
@@ -28,16 +29,6 @@ ALWAYS = ("--keep-in-foreground", "--pid-file=/run/dnsmasq/pid")
 UNLESS_GIVEN = "--log-facility=-"
 
 
-def as_request(call: Call) -> StartRequest:
-    return StartRequest(
-        id="0" * 32,
-        deadline=0,
-        untrusted_argv=call.argv,
-        untrusted_netns=call.netns,
-        untrusted_environment=tuple(sorted(call.env.items())),
-    )
-
-
 def without(call: Call, option: str) -> tuple[str, ...]:
     return tuple(each for each in call.argv if not re.match(rf"--{option}(=|$)", each))
 
@@ -45,13 +36,11 @@ def without(call: Call, option: str) -> tuple[str, ...]:
 def plain(*arguments: str, instead_of: str = "") -> StartRequest:
     """The plainest recorded call with more arguments, of which one may stand for an argument that it had."""
     kept = without(PLAIN, instead_of) if instead_of else PLAIN.argv
-    return replace(as_request(PLAIN), untrusted_argv=(*kept, *arguments))
+    return replace(request_of(PLAIN), untrusted_argv=(*kept, *arguments))
 
 
 def refusal(policy: Policy, untrusted_request: StartRequest) -> Denied:
-    with pytest.raises(Denied) as caught:
-        decide(policy, untrusted_request)
-    found = caught.value
+    found = denial(policy, untrusted_request)
     assert found.message.isprintable()
     assert found.rule.startswith("neutron-dhcp-dnsmasq.toml:") or found.rule == ""
     return found
@@ -74,12 +63,12 @@ def test_a_recorded_call_reaches_dnsmasq_as_it_was_made(neutron_dhcp: Policy, ca
     passed_on = tuple(each for each in without(call, "pid-file")[1:] if each.strip())
     logs = any(each.startswith("--log-facility=") for each in passed_on)
     added = ALWAYS if logs else (*ALWAYS, UNLESS_GIVEN)
-    assert decide(neutron_dhcp, as_request(call)).plan.arguments == (*passed_on, *added)
+    assert decide(neutron_dhcp, request_of(call)).plan.arguments == (*passed_on, *added)
 
 
 @pytest.mark.parametrize("call", DAEMONS, ids=str)
 def test_a_recorded_call_gets_its_own_directories_and_its_pid_file(neutron_dhcp: Policy, call: Call) -> None:
-    plan = decide(neutron_dhcp, as_request(call)).plan
+    plan = decide(neutron_dhcp, request_of(call)).plan
     assert plan.pid_file is not None
     assert f"/var/lib/neutron/{plan.pid_file.beneath}" == call.pid_file
     writable = {each.path for each in plan.mounts}
@@ -90,8 +79,7 @@ def test_a_recorded_call_gets_its_own_directories_and_its_pid_file(neutron_dhcp:
 
 @pytest.mark.parametrize("call", DAEMONS, ids=str)
 def test_a_recorded_calls_configuration_file_passes_its_rules(neutron_dhcp: Policy, call: Call) -> None:
-    files = {path.removeprefix("/var/lib/neutron/"): text.encode() for path, text in call.files.items()}
-    allowed = decide(neutron_dhcp, as_request(call), files)
+    allowed = decide(neutron_dhcp, request_of(call), call.beneath)
     named = [each.removeprefix("--conf-file=") for each in call.argv if each.startswith("--conf-file=/var/")]
     assert [each.path for each in allowed.plan.configuration] == named
     assert [each.text for each in allowed.plan.configuration] == [call.files[path] for path in named]
@@ -99,16 +87,16 @@ def test_a_recorded_calls_configuration_file_passes_its_rules(neutron_dhcp: Poli
 
 @pytest.mark.parametrize("call", DAEMONS, ids=str)
 def test_a_recorded_call_keeps_its_tag_by_which_neutron_finds_the_process(neutron_dhcp: Policy, call: Call) -> None:
-    assert dict(decide(neutron_dhcp, as_request(call)).plan.environment) == call.env
+    assert dict(decide(neutron_dhcp, request_of(call)).plan.environment) == call.env
 
 
 def test_every_recorded_call_is_an_instance_of_its_own(neutron_dhcp: Policy) -> None:
-    names = [decide(neutron_dhcp, as_request(call)).plan.name for call in DAEMONS]
+    names = [decide(neutron_dhcp, request_of(call)).plan.name for call in DAEMONS]
     assert len(set(names)) == len(DAEMONS)
 
 
 def test_a_segment_is_an_instance_beside_its_network(neutron_dhcp: Policy) -> None:
-    assert decide(neutron_dhcp, as_request(SEGMENT)).plan.instance == f"{SEGMENT.netns}-101"
+    assert decide(neutron_dhcp, request_of(SEGMENT)).plan.instance == f"{SEGMENT.netns}-101"
 
 
 @pytest.mark.parametrize("call", [each for each in PROBES if each.program == "dnsmasq"], ids=str)
@@ -354,7 +342,7 @@ def test_no_configuration_but_a_file_right_in_the_state_directory(neutron_dhcp: 
     ],
 )
 def test_namespace(neutron_dhcp: Policy, netns: str | None, reason: Reason) -> None:
-    assert refusal(neutron_dhcp, replace(as_request(PLAIN), untrusted_netns=netns)).reason is reason
+    assert refusal(neutron_dhcp, replace(request_of(PLAIN), untrusted_netns=netns)).reason is reason
 
 
 @pytest.mark.parametrize(
@@ -370,11 +358,11 @@ def test_namespace(neutron_dhcp: Policy, netns: str | None, reason: Reason) -> N
     ],
 )
 def test_environment(neutron_dhcp: Policy, name: str, value: str, reason: Reason) -> None:
-    assert refusal(neutron_dhcp, replace(as_request(PLAIN), untrusted_environment=((name, value),))).reason is reason
+    assert refusal(neutron_dhcp, replace(request_of(PLAIN), untrusted_environment=((name, value),))).reason is reason
 
 
 def test_the_tag_is_not_needed(neutron_dhcp: Policy) -> None:
-    assert decide(neutron_dhcp, replace(as_request(PLAIN), untrusted_environment=())).plan.environment == ()
+    assert decide(neutron_dhcp, replace(request_of(PLAIN), untrusted_environment=())).plan.environment == ()
 
 
 # ---------------------------------------------------------------- counts
@@ -399,7 +387,7 @@ MANY = {"dhcp-range", "dhcp-option-force", "txt-record", "server", "dhcp-match",
 
 @pytest.mark.parametrize("argument", [each for each in EVERYTHING.argv[1:] if each[2:].partition("=")[0] not in MANY])
 def test_once(neutron_dhcp: Policy, argument: str) -> None:
-    twice = replace(as_request(EVERYTHING), untrusted_argv=(*EVERYTHING.argv, argument))
+    twice = replace(request_of(EVERYTHING), untrusted_argv=(*EVERYTHING.argv, argument))
     assert refusal(neutron_dhcp, twice).reason is Reason.OPTION_REPEATED
 
 
@@ -433,7 +421,7 @@ def test_no_other_values(neutron_dhcp: Policy, argument: str) -> None:
 
 
 def test_no_more_than_dnsmasq_needs(neutron_dhcp: Policy) -> None:
-    plan = decide(neutron_dhcp, as_request(EVERYTHING)).plan
+    plan = decide(neutron_dhcp, request_of(EVERYTHING)).plan
     assert plan.capabilities == ("NET_ADMIN", "NET_BIND_SERVICE", "NET_RAW")
     assert plan.uid != 0
     assert plan.command == "/usr/sbin/dnsmasq"
@@ -445,7 +433,5 @@ def test_the_segment_of_the_tag_is_the_segment_of_the_files(neutron_dhcp: Policy
     """Else a request could name any segment in its tag, and have one instance for each over the same files."""
     call = next(each for each in DAEMONS if "segment" in each.variant)
     tag = f"dnsmasq-102/{str(call.netns).removeprefix('qdhcp-')}"
-    request = replace(as_request(call), untrusted_environment=(("PROCESS_TAG", tag),))
-    with pytest.raises(Denied) as denied:
-        decide(neutron_dhcp, request)
-    assert denied.value.reason is Reason.VALUE_CONFLICT
+    request = replace(request_of(call), untrusted_environment=(("PROCESS_TAG", tag),))
+    assert denial(neutron_dhcp, request).reason is Reason.VALUE_CONFLICT

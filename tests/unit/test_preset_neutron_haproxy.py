@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from sidespawn import presets
-from sidespawn.core.loading import parse_policy
 from sidespawn.core.policy import Policy
-from sidespawn.core.wire import StartRequest
 from sidespawn.errors import Denied, Reason
 from tests.data.corpus import HAPROXY, Call
-from tests.unit.small import decide, start_request
-
-
-def load(name: str) -> Policy:
-    text = presets.read_preset(name)
-    return parse_policy(name, f"presets/{name}.toml", text, presets.read_preset, presets.read_program)
-
+from tests.unit.shipped import preset, request_of
+from tests.unit.small import decide, denial
 
 POLICIES = {
-    "qrouter": load("neutron-l3-haproxy"),
-    "qdhcp": load("neutron-dhcp-haproxy"),
-    "ovnmeta": load("neutron-ovn-metadata-haproxy"),
+    "qrouter": preset("neutron-l3-haproxy"),
+    "qdhcp": preset("neutron-dhcp-haproxy"),
+    "ovnmeta": preset("neutron-ovn-metadata-haproxy"),
 }
 IN_A_NAMESPACE = [call for call in HAPROXY if call.netns is not None]
 ROUTER = next(call for call in IN_A_NAMESPACE if call.variant == "haproxy: router" or "router" in call.variant)
@@ -31,32 +23,25 @@ def policy_for(call: Call) -> Policy:
     return POLICIES[str(call.netns).partition("-")[0]]
 
 
-def asked(call: Call, *more: str) -> StartRequest:
-    return start_request((*call.argv, *more), call.netns, call.env)
-
-
 def files_of(call: Call, replaced: str = "", by: str = "") -> dict[str, bytes]:
-    files = {path.removeprefix("/var/lib/neutron/"): text for path, text in call.files.items()}
-    assert all(replaced in text for text in files.values())
-    return {path: text.replace(replaced, by, 1).encode() for path, text in files.items()}
+    assert all(replaced in text for text in call.files.values())
+    return {path: text.replace(replaced.encode(), by.encode(), 1) for path, text in call.beneath.items()}
 
 
 def refusal(*more: str, replaced: str = "", by: str = "") -> Denied:
-    with pytest.raises(Denied) as caught:
-        decide(policy_for(ROUTER), asked(ROUTER, *more), files_of(ROUTER, replaced, by))
-    return caught.value
+    return denial(policy_for(ROUTER), request_of(ROUTER, *more), files_of(ROUTER, replaced, by))
 
 
 @pytest.mark.parametrize("call", IN_A_NAMESPACE, ids=str)
 def test_a_recorded_call_is_allowed(call: Call) -> None:
-    plan = decide(policy_for(call), asked(call), files_of(call)).plan
+    plan = decide(policy_for(call), request_of(call), files_of(call)).plan
     assert plan.arguments == (*call.argv[1:], "-db")
     assert plan.pid_file is not None  # named in the file only
     assert f"/var/lib/neutron/{plan.pid_file.beneath}" == call.pid_file
 
 
 def test_what_a_side_container_does_by_itself_is_left_out_and_the_rest_is_there() -> None:
-    (file,) = decide(policy_for(ROUTER), asked(ROUTER), files_of(ROUTER)).plan.configuration
+    (file,) = decide(policy_for(ROUTER), request_of(ROUTER), files_of(ROUTER)).plan.configuration
     lines = {line.strip() for line in str(file.text).splitlines()}
     assert not [line for line in lines if line.split()[:1] in (["user"], ["group"], ["pidfile"], ["daemon"])]
     assert {"log stdout format raw local0 info", "server metadata /run/agent/metadata_proxy", "bind :::9697"} <= lines

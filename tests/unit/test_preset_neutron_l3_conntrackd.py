@@ -7,19 +7,15 @@ from typing import Any
 
 import pytest
 
-from sidespawn import presets
-from sidespawn.core.loading import parse_policy
 from sidespawn.core.plan import Mount
 from sidespawn.core.wire import StartRequest
 from sidespawn.errors import Denied, Reason
 from sidespawn.wrapper import is_answered_here
 from tests.data.corpus import CONNTRACKD, QUESTIONS, Call
-from tests.unit.small import decide, start_request
+from tests.unit.shipped import preset, request_of
+from tests.unit.small import decide, denial, start_request
 
-NAME = "neutron-l3-conntrackd"
-POLICY = parse_policy(
-    NAME, f"presets/{NAME}.toml", presets.read_preset(NAME), presets.read_preset, presets.read_program
-)
+POLICY = preset("neutron-l3-conntrackd")
 STATE = "/var/lib/neutron/"
 CALL = CONNTRACKD[0]
 ROUTER = str(CALL.netns).removeprefix("qrouter-")
@@ -32,9 +28,7 @@ def asked(*argv: str, netns: str | None = f"qrouter-{ROUTER}", tag: str = f"defa
 
 
 def refusal(*argv: str, content: str = TEXT, **request: Any) -> Denied:
-    with pytest.raises(Denied) as caught:
-        decide(POLICY, asked(*(argv or CALL.argv), **request), {PATH.removeprefix(STATE): content.encode()})
-    return caught.value
+    return denial(POLICY, asked(*(argv or CALL.argv), **request), {PATH.removeprefix(STATE): content.encode()})
 
 
 # ---------------------------------------------------------------- what Neutron does
@@ -42,8 +36,7 @@ def refusal(*argv: str, content: str = TEXT, **request: Any) -> Denied:
 
 @pytest.mark.parametrize("call", CONNTRACKD, ids=str)
 def test_a_recorded_call_is_allowed_and_found_by_pgrep(call: Call) -> None:
-    files = {path.removeprefix(STATE): text.encode() for path, text in call.files.items()}
-    plan = decide(POLICY, asked(*call.argv, netns=call.netns, tag=call.env["PROCESS_TAG"]), files).plan
+    plan = decide(POLICY, request_of(call), call.beneath).plan
     assert plan.arguments == ("-C", "conntrackd -d", "-C", call.argv[3])
     assert re.search("conntrackd -d -C " + call.argv[3], " ".join((plan.command, *plan.arguments)))
     below = call.argv[3].removeprefix(STATE).removesuffix("/conntrackd.conf")

@@ -8,18 +8,14 @@ from typing import Any
 
 import pytest
 
-from sidespawn import presets
-from sidespawn.core.loading import parse_policy
 from sidespawn.core.plan import ConfigurationFile, Mount, PidFile
 from sidespawn.core.wire import StartRequest
 from sidespawn.errors import Denied, Reason
 from sidespawn.wrapper import named_pid_file
-from tests.unit.small import decide, start_request
+from tests.unit.shipped import preset
+from tests.unit.small import decide, denial, start_request
 
-NAME = "neutron-l3-dibbler"
-POLICY = parse_policy(
-    NAME, f"presets/{NAME}.toml", presets.read_preset(NAME), presets.read_preset, presets.read_program
-)
+POLICY = preset("neutron-l3-dibbler")
 STATE = "/var/lib/neutron/"
 ROUTER = "9b8960c2-97bd-52ba-8e86-d0dc491a74bf"
 SUBNET = "fd23fc9b-cf8b-56b7-a58d-d0e7e9a6e9be"
@@ -61,9 +57,7 @@ def asked(*argv: str, netns: str | None = f"qrouter-{ROUTER}", tag: str = f"dibb
 
 
 def refusal(*argv: str, content: str = TEXT, **request: Any) -> Denied:
-    with pytest.raises(Denied) as caught:
-        decide(POLICY, asked(*(argv or CALL), **request), {f"pd/{KEY}/client.conf": content.encode()})
-    return caught.value
+    return denial(POLICY, asked(*(argv or CALL), **request), {f"pd/{KEY}/client.conf": content.encode()})
 
 
 # ---------------------------------------------------------------- what Neutron does

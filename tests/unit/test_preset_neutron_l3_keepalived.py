@@ -6,19 +6,15 @@ from typing import Any
 
 import pytest
 
-from sidespawn import presets
 from sidespawn.core.decide import Allowed
-from sidespawn.core.loading import parse_policy
 from sidespawn.core.plan import ChildPidFile, PidFile
 from sidespawn.core.wire import StartRequest
 from sidespawn.errors import Denied, Reason
 from tests.data.corpus import KEEPALIVED, Call
-from tests.unit.small import decide, start_request
+from tests.unit.shipped import preset, request_of
+from tests.unit.small import decide, denial, start_request
 
-NAME = "neutron-l3-keepalived"
-POLICY = parse_policy(
-    NAME, f"presets/{NAME}.toml", presets.read_preset(NAME), presets.read_preset, presets.read_program
-)
+POLICY = preset("neutron-l3-keepalived")
 STATE = "/var/lib/neutron/"
 ROUTER = "9b8960c2-97bd-52ba-8e86-d0dc491a74bf"
 OTHER = "ca7db883-4f48-5a62-88f4-cc4c0a39c523"
@@ -83,9 +79,7 @@ def judged(content: str) -> Allowed:
 
 
 def refusal(*argv: str, content: str = GLOBAL, **request: Any) -> Denied:
-    with pytest.raises(Denied) as caught:
-        decide(POLICY, asked(*(argv or CALL), **request), {FILE: content.encode()})
-    return caught.value
+    return denial(POLICY, asked(*(argv or CALL), **request), {FILE: content.encode()})
 
 
 # ---------------------------------------------------------------- what Neutron does
@@ -93,8 +87,7 @@ def refusal(*argv: str, content: str = GLOBAL, **request: Any) -> Denied:
 
 @pytest.mark.parametrize("call", KEEPALIVED, ids=str)
 def test_a_recorded_call_is_allowed(call: Call) -> None:
-    files = {path.removeprefix(STATE): text.encode() for path, text in call.files.items()}
-    plan = decide(POLICY, asked(*call.argv, netns=str(call.netns), tag=call.env["PROCESS_TAG"]), files).plan
+    plan = decide(POLICY, request_of(call), call.beneath).plan
     detail = ("--log-detail",) if "-D" in call.argv else ()
     assert plan.arguments == ("--vrrp", f"--use-file={call.argv[3]}", *detail, *ADDED)
     below = str(call.pid_file).removeprefix(STATE)

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from sidespawn import presets
-from sidespawn.core.loading import parse_policy
 from sidespawn.core.wire import StartRequest
 from sidespawn.errors import Denied, Reason
 from tests.data.corpus import RADVD, Call
-from tests.unit.small import decide, start_request
+from tests.unit.shipped import preset, request_of
+from tests.unit.small import decide, denial, start_request
 
-NAME = "neutron-l3-radvd"
-POLICY = parse_policy(
-    NAME, f"presets/{NAME}.toml", presets.read_preset(NAME), presets.read_preset, presets.read_program
-)
+POLICY = preset("neutron-l3-radvd")
 ROUTER = "0685ef13-7726-5f18-a9c3-a8d59a0a7a67"
 OTHER = "bc1059c6-8135-53af-9526-907174020359"
 FILE = f"ra/{ROUTER}.radvd.conf"
@@ -77,15 +73,12 @@ def asked(*argv: str, netns: str = f"qrouter-{ROUTER}", tag: str = f"radvd-{ROUT
 
 
 def refusal(content: str) -> Denied:
-    with pytest.raises(Denied) as caught:
-        decide(POLICY, asked(*CALL), {FILE: content.encode()})
-    return caught.value
+    return denial(POLICY, asked(*CALL), {FILE: content.encode()})
 
 
 @pytest.mark.parametrize("call", RADVD, ids=str)
 def test_a_recorded_call_is_allowed(call: Call) -> None:
-    files = {path.removeprefix("/var/lib/neutron/"): text.encode() for path, text in call.files.items()}
-    plan = decide(POLICY, asked(*call.argv, netns=str(call.netns), tag=call.env["PROCESS_TAG"]), files).plan
+    plan = decide(POLICY, request_of(call), call.beneath).plan
     assert plan.arguments[0] == f"--config={call.argv[2]}"
     assert plan.pid_file is not None
     assert f"/var/lib/neutron/{plan.pid_file.beneath}" == call.pid_file
@@ -128,9 +121,7 @@ def test_anything_else_is_refused(line: str) -> None:
 
 @pytest.mark.parametrize("option", [("-t", "/"), ("-l", "/var/lib/neutron/x"), ("--logfile=/x",), ("-d", "5"), ("-c",)])
 def test_no_other_option_is_allowed(option: tuple[str, ...]) -> None:
-    with pytest.raises(Denied) as caught:
-        decide(POLICY, asked(*CALL, *option))
-    assert caught.value.reason is Reason.OPTION_NOT_ALLOWED
+    assert denial(POLICY, asked(*CALL, *option)).reason is Reason.OPTION_NOT_ALLOWED
 
 
 @pytest.mark.parametrize(
@@ -138,12 +129,11 @@ def test_no_other_option_is_allowed(option: tuple[str, ...]) -> None:
     ["/etc/shadow", f"/var/lib/neutron-evil/ra/{ROUTER}.radvd.conf", f"/var/lib/neutron/ra/../{ROUTER}.radvd.conf", ""],
 )
 def test_a_configuration_file_that_has_no_rules_is_refused(path: str) -> None:
-    with pytest.raises(Denied) as caught:
-        decide(POLICY, asked("radvd", "-C", path, *CALL[3:]))
-    assert caught.value.reason is Reason.VALUE_NOT_ALLOWED
+    assert denial(POLICY, asked("radvd", "-C", path, *CALL[3:])).reason is Reason.VALUE_NOT_ALLOWED
 
 
 def test_another_routers_file_is_refused() -> None:
-    with pytest.raises(Denied) as caught:
-        decide(POLICY, asked("radvd", "-C", f"/var/lib/neutron/ra/{OTHER}.radvd.conf", *CALL[3:]))
-    assert caught.value.reason is Reason.VALUE_CONFLICT
+    assert (
+        denial(POLICY, asked("radvd", "-C", f"/var/lib/neutron/ra/{OTHER}.radvd.conf", *CALL[3:])).reason
+        is Reason.VALUE_CONFLICT
+    )

@@ -8,18 +8,14 @@ from typing import Any
 
 import pytest
 
-from sidespawn import presets
-from sidespawn.core.loading import parse_policy
 from sidespawn.core.plan import Mount, PidFile
 from sidespawn.core.wire import StartRequest
 from sidespawn.errors import Denied, Reason
 from tests.data.corpus import STATE_CHANGE, Call
-from tests.unit.small import decide
+from tests.unit.shipped import preset
+from tests.unit.small import decide, denial, start_request
 
-NAME = "neutron-l3-keepalived-state-change"
-POLICY = parse_policy(
-    NAME, f"presets/{NAME}.toml", presets.read_preset(NAME), presets.read_preset, presets.read_program
-)
+POLICY = preset("neutron-l3-keepalived-state-change")
 STATE = "/var/lib/neutron"
 CALL = next(call for call in STATE_CHANGE if "plain" in call.variant)
 ROUTER = CALL.argv[CALL.argv.index("--router_id") + 1]
@@ -30,19 +26,11 @@ REQUIRED = (
 
 
 def asked(*argv: str, netns: str | None = None, **environment: str) -> StartRequest:
-    return StartRequest(
-        id="0" * 32,
-        deadline=0,
-        untrusted_argv=argv,
-        untrusted_netns=netns,
-        untrusted_environment=tuple(environment.items()),
-    )
+    return start_request(argv, netns, environment)
 
 
 def refusal(*argv: str, **request: Any) -> Denied:
-    with pytest.raises(Denied) as caught:
-        decide(POLICY, asked(*(argv or CALL.argv), **request))
-    return caught.value
+    return denial(POLICY, asked(*(argv or CALL.argv), **request))
 
 
 def changed(option: str, value: str) -> tuple[str, ...]:

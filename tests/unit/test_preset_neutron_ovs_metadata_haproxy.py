@@ -6,18 +6,14 @@ from typing import Any
 
 import pytest
 
-from sidespawn import presets
-from sidespawn.core.loading import parse_policy
 from sidespawn.core.plan import PidFile
 from sidespawn.core.wire import StartRequest
 from sidespawn.errors import Denied, Reason
 from tests.data.corpus import HAPROXY
-from tests.unit.small import decide, start_request
+from tests.unit.shipped import preset
+from tests.unit.small import decide, denial, start_request
 
-NAME = "neutron-ovs-metadata-haproxy"
-POLICY = parse_policy(
-    NAME, f"presets/{NAME}.toml", presets.read_preset(NAME), presets.read_preset, presets.read_program
-)
+POLICY = preset("neutron-ovs-metadata-haproxy")
 STATE = "/var/lib/neutron/"
 (CALL,) = (call for call in HAPROXY if call.netns is None)
 ((PATH, TEXT),) = CALL.files.items()
@@ -29,9 +25,7 @@ def asked(*argv: str, netns: str | None = None, tag: str = "haproxy-host_metadat
 
 
 def refusal(*argv: str, content: str = TEXT, **request: Any) -> Denied:
-    with pytest.raises(Denied) as caught:
-        decide(POLICY, asked(*(argv or CALL.argv), **request), {PATH.removeprefix(STATE): content.encode()})
-    return caught.value
+    return denial(POLICY, asked(*(argv or CALL.argv), **request), {PATH.removeprefix(STATE): content.encode()})
 
 
 def test_the_recorded_call_is_allowed() -> None:
