@@ -12,6 +12,7 @@ import pytest
 
 from sidespawn import presets
 from sidespawn.core.policy import Policy
+from sidespawn.engines import control_groups
 from tests.unit.shipped import preset
 
 SOURCE = Path(presets.__file__).parent.parent.parent
@@ -21,6 +22,16 @@ SOURCE = Path(presets.__file__).parent.parent.parent
 def neutron_dhcp() -> Policy:
     """The shipped policy neutron-dhcp-dnsmasq, as it stands."""
     return preset("neutron-dhcp-dnsmasq")
+
+
+@pytest.fixture
+def a_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A host with all controllers, and with limits as systemd sets them."""
+    (tmp_path / "controllers").write_text("cpuset cpu io memory pids\n")
+    (tmp_path / "limits").write_text("Limit Soft Limit Hard Limit Units\nMax processes  63311  63311  processes\n")
+    monkeypatch.setattr(control_groups, "CONTROLLERS", tmp_path / "controllers")
+    monkeypatch.setattr(control_groups, "PID_1_LIMITS", tmp_path / "limits")
+    return tmp_path
 
 
 @pytest.fixture

@@ -18,16 +18,8 @@ from sidespawn.errors import LaunchError, Reason
 from tests.unit.small import NET
 from tests.unit.test_podman import ID, PINS, PLAN
 
+pytestmark = pytest.mark.usefixtures("a_host")
 HOSTILE = ("--privileged", "$HOME", "%h", "a\nb", '"', "a,b", "")
-
-
-@pytest.fixture(autouse=True)
-def a_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A host with all controllers, and with limits as systemd sets them."""
-    (tmp_path / "controllers").write_text("cpuset cpu io memory pids\n")
-    (tmp_path / "limits").write_text("Limit Soft Limit Hard Limit Units\nMax processes  63311  63311  processes\n")
-    monkeypatch.setattr(control_groups, "CONTROLLERS", tmp_path / "controllers")
-    monkeypatch.setattr(control_groups, "PID_1_LIMITS", tmp_path / "limits")
 
 
 class Daemon:

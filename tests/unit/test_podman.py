@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sidespawn.core.plan import ConfigurationFile, Plan, Script
-from sidespawn.engines import Other, Pins, control_groups, get_engine, podman
+from sidespawn.engines import Other, Pins, get_engine, podman
 from sidespawn.engines.control_groups import slice_name
 from sidespawn.engines.podman import PODMAN, Podman
 from sidespawn.host.processes import Output
@@ -23,22 +23,13 @@ PLAN = replace(
     environment=(("TAG", f"tool-{NET}"),),
     configuration=(ConfigurationFile(path="/state/tool.conf", beneath="tool.conf", rules="extra", text=""),),
 )
+pytestmark = pytest.mark.usefixtures("a_host")
 PINS = Pins(
     netns=Path("/pins/1.netns"),
     pid_file=Path("/pins/1.pid"),
     mounts=(Path("/pins/1.mount0"),),
     configuration=(Path("/snapshots/1.0"),),
 )
-
-
-@pytest.fixture(autouse=True)
-def a_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A host with all controllers, and with limits as systemd sets them."""
-    (tmp_path / "controllers").write_text("cpuset cpu io memory pids\n")
-    (tmp_path / "limits").write_text("Limit Soft Limit Hard Limit Units\nMax processes  63311  63311  processes\n")
-    monkeypatch.setattr(control_groups, "CONTROLLERS", tmp_path / "controllers")
-    monkeypatch.setattr(control_groups, "PID_1_LIMITS", tmp_path / "limits")
-    return tmp_path
 
 
 def describe(plan: Plan = PLAN, pins: Pins = PINS) -> tuple[str, ...]:
