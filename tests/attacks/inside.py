@@ -181,6 +181,16 @@ def background(work: Callable[[], None]) -> int:
     return pid
 
 
+def ready_background(work: Callable[[Callable[[bytes], object]], None]) -> tuple[int, bytes]:
+    """The same, once `work` has said a byte by what it is given; pid and byte."""
+    ready, say = os.pipe()
+    pid = background(lambda: work(lambda byte: os.write(say, byte)))
+    os.close(say)
+    said = os.read(ready, 1)
+    os.close(ready)
+    return pid, said
+
+
 def end(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
@@ -235,9 +245,8 @@ def grow(path: str, piece: str) -> int:
 
 def hold(path: str, how: str) -> int:
     """A child that has the lock on what is at `path` now, and does not give it up: flock, fcntl, inherited, stopped."""
-    ready, say = os.pipe()
 
-    def work() -> None:
+    def work(say: Callable[[bytes], object]) -> None:
         descriptor = os.open(path, os.O_RDONLY if os.path.isdir(path) or how == "read-only" else os.O_RDWR | os.O_CREAT)
         if how == "fcntl":
             fcntl.lockf(descriptor, fcntl.LOCK_EX)
@@ -245,23 +254,19 @@ def hold(path: str, how: str) -> int:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         if how == "inherited" and os.fork() != 0:
             time.sleep(0.2)
-            os.write(say, b"x")
+            say(b"x")
             time.sleep(0.2)
             os._exit(0)  # the lock stays with the child
         if how == "inherited":
             time.sleep(15)
             os._exit(0)
-        os.write(say, b"x")
+        say(b"x")
         if how == "stopped":
             os.kill(os.getpid(), signal.SIGSTOP)
             os.write(descriptor, b"a line behind the back of all\n")
         time.sleep(600)
 
-    pid = background(work)
-    os.read(ready, 1)
-    os.close(ready)
-    os.close(say)
-    return pid
+    return ready_background(work)[0]
 
 
 def wake(pid: int) -> None:
@@ -331,17 +336,13 @@ def answer_no_more() -> None:
 
 def foreign_namespace(path: str) -> None:
     """A network namespace that belongs to a user namespace of the attacker's, bound at `path`."""
-    ready, say = os.pipe()
 
-    def work() -> None:
+    def work(say: Callable[[bytes], object]) -> None:
         checked(libc.unshare(CLONE_NEWUSER | CLONE_NEWNET))
-        os.write(say, b"x")
+        say(b"x")
         time.sleep(30)
 
-    pid = background(work)
-    os.read(ready, 1)
-    os.close(ready)
-    os.close(say)
+    pid, _ = ready_background(work)
     try:
         open(path, "w").close()
         bind(f"/proc/{pid}/ns/net", path)
@@ -379,9 +380,8 @@ def sleeper_with_pid(wanted: int) -> int:
 
     That file is in a /proc of its own, which takes CAP_SYS_ADMIN.
     """
-    ready, say = os.pipe()
 
-    def work() -> None:
+    def work(say: Callable[[bytes], object]) -> None:
         checked(libc.unshare(CLONE_NEWNS))
         os.makedirs("/tmp/proc", exist_ok=True)
         mount("proc", "/tmp/proc", "proc")
@@ -393,17 +393,14 @@ def sleeper_with_pid(wanted: int) -> int:
                 time.sleep(60)
                 os._exit(0)
             if pid == wanted:
-                os.write(say, b"y")
+                say(b"y")
                 os.waitpid(pid, 0)
                 os._exit(0)
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
-        os.write(say, b"n")
+        say(b"n")
 
-    helper = background(work)
-    got = os.read(ready, 1)
-    os.close(ready)
-    os.close(say)
+    helper, got = ready_background(work)
     if got != b"y":
         raise OSError(f"no process got the pid {wanted}")
     return helper
