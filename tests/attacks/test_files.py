@@ -103,8 +103,7 @@ def test_a_hard_link_as_a_configuration_file(ours: Ours) -> None:
 
 
 def with_configuration(network: Network, path: str) -> list[str]:
-    options = [each for each in network.options() if not each.startswith("--conf-file")]
-    return ["dnsmasq", *options, f"--conf-file={path}"]
+    return ["dnsmasq", *network.options(path)]
 
 
 @attack(6)

@@ -147,8 +147,7 @@ def test_all_files_that_a_run_keeps_torn(ours: Ours, left: float) -> None:
     running, ended, _ = networks = [ours.new_network() for _ in range(3)]
     requests = [request_of(each) for each in networks]
     ours.neutron(inside.write, f"{STATE}/torn.conf", b"log-async=20\n")
-    plain = [each for each in running.options() if "--conf-file" not in each]
-    requests[0]["argv"] = ["dnsmasq", *plain, f"--conf-file={STATE}/torn.conf"]
+    requests[0]["argv"] = ["dnsmasq", *running.options(f"{STATE}/torn.conf")]
     started = ours.ask(*(ours.request(**each) for each in requests[:2]))
     assert [each["reason"] for each in started] == ["ok", "ok"]
     ours.expect_idle()

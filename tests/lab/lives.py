@@ -92,11 +92,10 @@ class Life:
         self.outcomes: Counter[tuple[str, int, str]] = Counter()
         extra = network.service.state / f"extra-{network.id}.conf"
         extra.write_text("log-async=20\n")
-        plain = [each for each in network.options() if not each.startswith("--conf-file")]
         self.plans = (
             network.options(),
             [*network.options(), "--log-dhcp"],
-            [*plain, f"--conf-file=/var/lib/neutron/{extra.name}"],
+            network.options(f"/var/lib/neutron/{extra.name}"),
         )
 
     def step(self) -> None:

@@ -59,7 +59,7 @@ class Network:
     def record(self) -> Record | None:
         return Ledger(self.service.places.ledger).find(self.netns)
 
-    def options(self) -> list[str]:
+    def options(self, configuration: str = "/dev/null") -> list[str]:
         """As Neutron 29 calls dnsmasq for a network with one subnet; the paths are the agent's."""
         home = f"/var/lib/neutron/dhcp/{self.id}"
         return [
@@ -77,7 +77,7 @@ class Network:
             f"--dhcp-range=set:subnet-{self.id},10.20.0.0,static,255.255.255.0,86400s",
             "--dhcp-option-force=option:mtu,1450",
             "--dhcp-lease-max=256",
-            "--conf-file=/dev/null",
+            f"--conf-file={configuration}",
             "--domain=openstacklocal",
         ]
 

@@ -164,8 +164,7 @@ def test_the_operator_sees_its_log_and_stops_it(edpm: OldWrapper) -> None:
 def test_configuration_is_checked_before_an_old_one_reads_it_again(edpm: OldWrapper) -> None:
     network, extra = edpm.network, edpm.network.service.state / "extra.conf"
     extra.write_text("log-async=20\n")
-    options = [each for each in network.options() if not each.startswith("--conf-file")]
-    edpm.start(*options, "--conf-file=/var/lib/neutron/extra.conf")
+    edpm.start(*network.options("/var/lib/neutron/extra.conf"))
     assert network.kill("HUP").returncode == 0
     extra.write_text("dhcp-script=/tmp/evil\n")
     done = network.kill("HUP")

@@ -284,8 +284,7 @@ def test_configuration_files_are_checked_and_given_as_copies(service: Service) -
     network = service.network()
     extra = service.state / "dnsmasq-neutron.conf"
     extra.write_text("dhcp-option-force=26,1400\nlog-async=20\n")
-    options = [each for each in network.options() if not each.startswith("--conf-file")]
-    options.append("--conf-file=/var/lib/neutron/dnsmasq-neutron.conf")
+    options = network.options("/var/lib/neutron/dnsmasq-neutron.conf")
     assert network.start(*options).returncode == 0
     extra.write_text("dhcp-script=/tmp/evil\n")
     seen = Path(f"/proc/{network.pid}/root/var/lib/neutron/dnsmasq-neutron.conf").read_text()
@@ -303,8 +302,7 @@ def test_hup_gives_the_program_only_what_was_checked_again(service: Service) -> 
     network = service.network()
     extra = service.state / "dnsmasq-neutron.conf"
     extra.write_text("log-async=20\n")
-    options = [each for each in network.options() if not each.startswith("--conf-file")]
-    network.start(*options, "--conf-file=/var/lib/neutron/dnsmasq-neutron.conf")
+    network.start(*network.options("/var/lib/neutron/dnsmasq-neutron.conf"))
     pid, seen = network.pid, Path(f"/proc/{network.pid}/root/var/lib/neutron/dnsmasq-neutron.conf")
 
     extra.write_text("log-async=30  \n# a comment\n\ndhcp-option=3,10.20.0.1\n")
