@@ -351,6 +351,20 @@ class Schedule(RuleBasedStateMachine):
 START, REPLACE = "--file=/state/one.conf", "--quiet"
 
 
+def test_what_was_answered_as_running_stays_also_when_its_record_is_torn() -> None:
+    """Killed before each of the last steps, of which some are behind the reply."""
+    ended, fatal = False, 20
+    while not ended:
+        schedule = Schedule()
+        schedule.begin()
+        schedule.start(NETWORKS[0], START)
+        ended = schedule.run_once(fatal)
+        schedule.tear(NETWORKS[0], 141)
+        schedule.teardown()
+        fatal += 1
+    assert schedule.made
+
+
 @pytest.mark.parametrize("what", ["replace", "TERM"])
 def test_killed_before_every_step(what: str) -> None:
     """All of them, one after the other, each in a life of its own."""

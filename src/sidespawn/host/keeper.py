@@ -83,7 +83,9 @@ class Keeper:
         """See that the plan runs. Raises LaunchError."""
         self.recover()
         with self.only(allowed.plan.instance):
-            return self.start_alone(allowed, request_id)
+            reply = self.start_alone(allowed, request_id)
+            self.ledger.unmark(request_id)  # before the reply: what an agent was told of is not cleaned up after
+            return reply
 
     def start_alone(self, allowed: Allowed, request_id: str) -> Reply:
         plan = allowed.plan

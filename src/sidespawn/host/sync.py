@@ -214,11 +214,11 @@ class Sync:
                 if not by_operator:
                     check_signal(self.keeper.policy, request)
                 self.reply(self.keeper.signal(request))
+                self.keeper.ledger.unmark(request.id)
             else:
                 allowed = decide(self.keeper.policy, request, self.keeper.read_configuration)
                 note_excused(self.journal, allowed, request.id)
                 self.reply(self.keeper.start(allowed, request.id))
-            self.keeper.ledger.unmark(request.id)
         except Exception as error:  # noqa: BLE001 - a request must be answered, and must not take others with it
             self.refuse(request.id, as_ours(error))
             self.clean(request.id)
