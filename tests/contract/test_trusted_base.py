@@ -205,7 +205,7 @@ def test_a_request_finds_the_policy_compiled_and_the_loader_is_not_imported(tmp_
         f"import sys; sys.path.append({str(PACKAGE.parent)!r}); from pathlib import Path\n"
         f"import sidespawn.run, sidespawn.host.sync as sync; from sidespawn.host.places import Places\n"
         f"places = Places({service!r}, run=Path({str(run)!r}), policies=Path({str(policies)!r}))\n"
-        f"assert sync.make_keeper(places, None).policy.service == {service!r}; print(*sys.modules)"
+        f"assert sync.make_keeper(places, None, {{}}).policy.service == {service!r}; print(*sys.modules)"
     )
     loaded = []
     for _ in range(2):

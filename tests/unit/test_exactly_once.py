@@ -38,7 +38,7 @@ from sidespawn.host.keeper import Keeper
 from sidespawn.host.namespaces import PinnedNamespace
 from sidespawn.host.places import Places
 from sidespawn.host.processes import Process
-from sidespawn.host.sync import Sync, stamp
+from sidespawn.host.sync import Sync
 from tests.lab.dying import install
 from tests.unit.small import changed, parse
 
@@ -198,7 +198,6 @@ class Host:
 
         pretended = {
             "identify": lambda pid: Process(pid, 1) if is_alive(Process(pid, 1)) else None,
-            "is_alive": is_alive,
             "end": end,
             "send": lambda process, name: is_alive(process),
             "namespace_of": lambda pid: INODE,
@@ -212,7 +211,7 @@ class Host:
         vars(ledger_module)["is_alive"] = is_alive
         keeper = Keeper(self.policy, self.places, engine, Journal("small", str(self.home / "nobody")))
         install(fatal, log)
-        Sync(self.places, keeper.journal, keeper, stamp(self.places.policy)).run()
+        Sync(self.places, keeper.journal, keeper, {}).run()
 
     def replies_made(self) -> list[str]:
         """Ids of the replies that the last run put in place."""

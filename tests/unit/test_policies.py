@@ -37,7 +37,7 @@ def write(path: Path, text: str) -> None:
 
 def test_loading_leaves_it_compiled_for_root_only(places: Places) -> None:
     policy = load_policy(places)
-    assert load_compiled(places) == policy == load_policy(places)
+    assert load_compiled(places, {}) == policy == load_policy(places)
     assert places.compiled.stat().st_mode & 0o777 == 0o600
 
 
@@ -46,7 +46,7 @@ def test_a_changed_policy_holds_at_once(places: Places) -> None:
     places.policy.write_text(f'extends = "{SERVICE}"\n[pace]\nlinger = 7\n')
     assert load_policy(places).pace.linger == 7
     time.sleep(NO_CHANGE_FOR)
-    assert load_policy(places) == load_compiled(places)
+    assert load_policy(places) == load_compiled(places, {})
 
 
 def test_a_change_that_leaves_size_and_time_alone_is_seen(places: Places) -> None:
@@ -73,8 +73,26 @@ def test_an_own_preset_or_program_holds_as_soon_as_it_is_there_and_no_longer(
     with pytest.raises(PolicyError, match=f"{name}.toml"):
         load_policy(places)
     own.unlink()
-    assert load_compiled(places) is None
+    assert load_compiled(places, {}) is None
     assert load_policy(places).table.program == "dnsmasq"
+
+
+@pytest.mark.parametrize("is_compiled", [False, True])
+@pytest.mark.parametrize("folder, name", [("presets", SERVICE), ("programs", "dnsmasq")])
+def test_a_run_sees_every_file_of_its_policy_change(places: Places, folder: str, name: str, is_compiled: bool) -> None:
+    if is_compiled:
+        load_policy(places)
+    stamps: policies.Stamps = {}
+    load_policy(places, stamps)
+    assert policies.are_current(stamps)
+    write(places.policies / folder / f"{name}.toml", "version = 2\n")
+    assert not policies.are_current(stamps)
+    stamps = {}
+    with pytest.raises(PolicyError, match=f"{name}.toml"):
+        load_policy(places, stamps)
+    assert policies.are_current(stamps)
+    (places.policies / folder / f"{name}.toml").unlink()
+    assert not policies.are_current(stamps)
 
 
 def test_a_policy_that_became_invalid_or_went_is_not_served_from_what_was_compiled(places: Places) -> None:
@@ -95,14 +113,14 @@ def test_other_code_makes_it_anew(places: Places, monkeypatch: pytest.MonkeyPatc
     loading = next(path for path in content["stamps"] if path.endswith("/loading.py"))
     content["stamps"][loading][2] += 1
     places.compiled.write_text(json.dumps(content))
-    assert load_compiled(places) is None
+    assert load_compiled(places, {}) is None
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "1", '{"stamps": {}}', '{"stamps": {}, "kinds": [], "value": 1}'])
 def test_damage_costs_only_time(places: Places, text: str) -> None:
     policy = load_policy(places)
     places.compiled.write_text(text)
-    assert load_compiled(places) is None
+    assert load_compiled(places, {}) is None
     assert load_policy(places) == policy
 
 
@@ -111,17 +129,17 @@ def test_a_cut_file_is_not_used_whatever_its_length(places: Places) -> None:
     content = places.compiled.read_bytes()
     for length in range(0, len(content), 997):
         places.compiled.write_bytes(content[:length])
-        assert load_compiled(places) is None
+        assert load_compiled(places, {}) is None
     assert load_policy(places) == policy
 
 
 def test_what_others_than_root_can_write_is_not_used(places: Places) -> None:
     load_policy(places)
     places.compiled.chmod(0o666)
-    assert load_compiled(places) is None
+    assert load_compiled(places, {}) is None
     places.compiled.chmod(0o600)
     os.chown(places.compiled, 1000, 1000)
-    assert load_compiled(places) is None
+    assert load_compiled(places, {}) is None
 
 
 def test_a_file_that_was_changed_just_now_is_not_compiled_yet(places: Places) -> None:

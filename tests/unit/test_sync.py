@@ -29,7 +29,8 @@ def test_tidying_up_that_fails_is_told_and_does_not_end_a_run(tmp_path: Path) ->
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
         journal.bind(path)
         places = Places("small", run=tmp_path, policies=tmp_path)
-        sync = Sync(places, Journal("small", path), PolicyError("no policy"), None)
+        places.spool.mkdir(parents=True)
+        sync = Sync(places, Journal("small", path), PolicyError("no policy"), {})
         sync.attempt(print_rubbish)
         record = journal.recv(65536)
     assert b"tidying up has to wait" in record
@@ -54,9 +55,7 @@ def run(tmp_path: Path) -> Watched:
         path.mkdir(parents=True)
     (places.spool).chmod(0o700)
     error = PolicyError("no policy")
-    sync = Watched(places, Journal("small", str(tmp_path / "nobody")), error, None)
-    sync.spool_uid = os.getuid()
-    return sync
+    return Watched(places, Journal("small", str(tmp_path / "nobody")), error, {})
 
 
 def hand_over(run: Watched, *ids: str) -> None:
@@ -113,3 +112,14 @@ def test_what_an_agent_put_in_the_place_of_a_bell_is_not_touched(
     run.run()
     assert (victim.read_bytes(), stat.S_IMODE(victim.stat().st_mode)) == (b"as it was", 0o600)
     assert f"{FIRST}.json" in names(run)
+
+
+def test_without_a_valid_policy_agents_that_are_not_root_get_an_answer_too(run: Watched) -> None:
+    """Whose lines are taken is what the spool was made for, by the last valid policy."""
+    os.chown(run.places.spool, 42435, 42435)
+    run = Watched(run.places, run.journal, run.keeper, {})
+    hand_over(run, FIRST)
+    os.chown(run.places.spool / "processes", 42435, 42435)
+    run.run()
+    reply = json.loads((run.places.replies / f"{FIRST}.json").read_text())
+    assert (reply["status"], reply["reason"]) == ("rejected", "policy-invalid")

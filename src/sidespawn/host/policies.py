@@ -29,13 +29,17 @@ TICK_NS = 100_000_000  # longer than the clock of any file system takes to show 
 CODE = ("sidespawn.core.", "sidespawn.host.policies", "sidespawn.presets")
 
 Stamp = list[int] | None
+Stamps = dict[str, Stamp]  # by path
 
 
-def load_policy(places: Places) -> Policy:
-    """Raises PolicyError, also when others than root could have written a file of it."""
-    policy = load_compiled(places)
+def load_policy(places: Places, stamps: Stamps | None = None) -> Policy:
+    """Raises PolicyError, also when others than root could have written a file of it.
+
+    `stamps` is given one for each file that had a part in it, or in the error.
+    """
+    stamps = {} if stamps is None else stamps
+    policy = load_compiled(places, stamps)
     if policy is None:
-        stamps: dict[str, Stamp] = {}
         stamp(places.policy, stamps)
         policy = policy_of(places, read_trusted(places.policy), stamps=stamps)
         with suppress(OSError):  # it only costs time when there is none
@@ -43,7 +47,7 @@ def load_policy(places: Places) -> Policy:
     return policy
 
 
-def policy_of(places: Places, text: str, source: str = "", stamps: dict[str, Stamp] | None = None) -> Policy:
+def policy_of(places: Places, text: str, source: str = "", stamps: Stamps | None = None) -> Policy:
     """The policy that `text` would be for the service; `source` names it in messages. Raises PolicyError.
 
     `stamps` is given one for each file.
@@ -72,19 +76,25 @@ def policy_of(places: Places, text: str, source: str = "", stamps: dict[str, Sta
     return parse_policy(places.service, source or str(places.policy), text, read_preset, read_program)
 
 
-def load_compiled(places: Places) -> Policy | None:
+def load_compiled(places: Places, stamps: Stamps) -> Policy | None:
     """None when there is none, or not of the files as they are now."""
     try:
         content = json.loads(read_trusted(places.compiled))
-        if any(status_of(path) != status for path, status in content["stamps"].items()):
-            return None
-        policy = compiled.load(content)
+        policy = compiled.load(content) if are_current(content["stamps"]) else None
     except (PolicyError, ValueError, LookupError, TypeError, AttributeError):
         return None
-    return policy if isinstance(policy, Policy) else None
+    if not isinstance(policy, Policy):
+        return None
+    stamps |= content["stamps"]
+    return policy
 
 
-def compile_policy(places: Places, policy: Policy, stamps: dict[str, Stamp]) -> None:
+def are_current(stamps: Stamps) -> bool:
+    """Whether every file is as it was then."""
+    return all(status_of(path) == status for path, status in stamps.items())
+
+
+def compile_policy(places: Places, policy: Policy, stamps: Stamps) -> None:
     for name, module in tuple(sys.modules.items()):
         if name.startswith(CODE):
             stamp(Path(str(module.__file__)), stamps)
@@ -96,7 +106,7 @@ def compile_policy(places: Places, policy: Policy, stamps: dict[str, Stamp]) -> 
         write_whole(held, places.compiled.name, content)
 
 
-def stamp(path: Path, stamps: dict[str, Stamp]) -> None:
+def stamp(path: Path, stamps: Stamps) -> None:
     """Before the file is read, so that a change meanwhile is seen."""
     stamps.setdefault(str(path), status_of(path))
 

@@ -41,7 +41,7 @@ from sidespawn.host.keeper import Keeper
 from sidespawn.host.lanes import Lanes
 from sidespawn.host.limits import Bucket
 from sidespawn.host.places import Places
-from sidespawn.host.policies import load_policy
+from sidespawn.host.policies import Stamps, are_current, load_policy
 
 REPLY_SECONDS = HORIZON_MS / 1000 + 60  # an id is remembered longer than a request can live
 LONGEST_RUN = 300.0  # seconds; then it ends as soon as its work is done, and what piled up is swept
@@ -54,15 +54,15 @@ def main(service: str) -> int:
     places = Places(service)
     journal = Journal(places.service)
     with only_one(places.lock):
-        policy_stamp = stamp(places.policy)
-        Sync(places, journal, make_keeper(places, journal), policy_stamp).run()
+        stamps: Stamps = {}
+        Sync(places, journal, make_keeper(places, journal, stamps), stamps).run()
     return 0
 
 
-def make_keeper(places: Places, journal: Journal) -> Keeper | PolicyError:
+def make_keeper(places: Places, journal: Journal, stamps: Stamps) -> Keeper | PolicyError:
     """A broken policy is no reason to leave requests unanswered: each is refused with what is wrong with it."""
     try:
-        policy = load_policy(places)
+        policy = load_policy(places, stamps)
     except PolicyError as error:
         journal.write(Event.INTERNAL, error.message, reason=error.reason)
         return error
@@ -77,18 +77,17 @@ def only_one(path: Path) -> Iterator[None]:
         yield
 
 
-Stamp = tuple[int, int, int] | None  # of the policy's file
-
-
 class Sync:
-    """One run. `keeper` is the error when the service has no valid policy."""
+    """One run. `keeper` is the error when the service has no valid policy; `stamps` are of the policy's files."""
 
-    def __init__(self, places: Places, journal: Journal, keeper: Keeper | PolicyError, policy_stamp: Stamp) -> None:
-        self.places, self.journal, self.keeper, self.policy_stamp = places, journal, keeper, policy_stamp
-        pace = Pace(linger=0, parallel=1) if isinstance(keeper, PolicyError) else keeper.policy.pace
-        self.limits = ServiceLimits() if isinstance(keeper, PolicyError) else keeper.policy.limits
+    def __init__(self, places: Places, journal: Journal, keeper: Keeper | PolicyError, stamps: Stamps) -> None:
+        self.places, self.journal, self.keeper, self.stamps = places, journal, keeper, stamps
+        if isinstance(keeper, PolicyError):  # to whom the spool was given by the last valid policy
+            pace, self.limits, self.spool_uid = Pace(linger=0, parallel=1), ServiceLimits(), places.spool.stat().st_uid
+        else:
+            policy = keeper.policy
+            pace, self.limits, self.spool_uid = policy.pace, policy.limits, policy.agent.spool_uid
         journal.records = self.limits.records
-        self.spool_uid = 0 if isinstance(keeper, PolicyError) else keeper.policy.agent.spool_uid
         self.linger = pace.linger
         self.lanes = Lanes(pace.parallel)
         self.bucket = Bucket(places.bucket, self.limits.burst, self.limits.rate)
@@ -111,7 +110,7 @@ class Sync:
                 served = True
             began = tidied = time.monotonic()
             rest_at = began + self.litter_patience()
-            while self.policy_stamp == stamp(self.places.policy):  # else the next run serves by the changed policy
+            while are_current(self.stamps):  # else the next run serves by the changed policy
                 if time.monotonic() - tidied >= TIDY_SECONDS:
                     self.expire_replies()
                     tidied = time.monotonic()
@@ -336,15 +335,6 @@ def note_excused(journal: Journal, allowed: Allowed, request_id: str) -> None:
             instance=allowed.plan.instance,
             request=request_id,
         )
-
-
-def stamp(path: Path) -> Stamp:
-    """Changes whenever the file is written or replaced."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return (status.st_ino, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def check_deadline(request: Request) -> None:
