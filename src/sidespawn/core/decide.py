@@ -120,12 +120,12 @@ class Judge:
         """One option, as its rule says; in monitor mode in its canonical form also where no rule allows it."""
         option, value, allowed = given.option, given.untrusted_value, self.policy.options.get(given.option.name)
         try:
-            self.option(given)
+            rule = self.option(given, allowed)
         except Denied as refusal:
             self.excuse(refusal, option, value, self.given(option) + 1)
-            passed_on = self.passed_on(allowed, value) if allowed else option.written(value)
-            judged = Judged(argument=given.argument, option=option.name, rule=refusal.rule, passed_on=passed_on)
-            self.judged.append(judged)
+            rule = refusal.rule
+        passed_on = self.passed_on(allowed, value) if allowed else option.written(value)
+        self.judged.append(Judged(argument=given.argument, option=option.name, rule=rule, passed_on=passed_on))
 
     def given(self, option: Option) -> int:
         return sum(each.option == option.name for each in self.judged)
@@ -146,10 +146,10 @@ class Judge:
             )
         )
 
-    def option(self, given: Given) -> None:
+    def option(self, given: Given, allowed: OptionRule | None) -> str:
+        """The rule that allows it."""
         option, value, argument = given.option, given.untrusted_value, given.argument
         what = f"argument {argument}, {option.spelling},"
-        allowed = self.policy.options.get(option.name)
         if allowed is None:
             danger = f": it {option.danger}" if option.danger else ""
             rule = self.policy.options_rule
@@ -166,8 +166,7 @@ class Judge:
             if allowed.configuration:  # it is no such path, so this only says what was wanted, or what conflicts
                 wanted += (self.policy.configuration[allowed.configuration].path,)
             self.bind(wanted, value, f"{what} has the value {quoted(value)}, which", rule, argument=argument)
-        passed_on = self.passed_on(allowed, value)
-        self.judged.append(Judged(argument=argument, option=option.name, rule=rule, passed_on=passed_on))
+        return rule
 
     def passed_on(self, allowed: OptionRule, value: str | None) -> tuple[str, ...]:
         """What the program gets for an accepted argument."""

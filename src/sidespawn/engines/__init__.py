@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sidespawn.core.plan import Plan
 from sidespawn.core.records import dataclass
+from sidespawn.errors import LaunchError, Reason
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # importing it costs every run milliseconds
@@ -90,17 +91,14 @@ def labels(plan: Plan, request: str) -> dict[str, str]:
 
 def found(container: str, name: str, pid: int, state: str, labels: dict[str, str] | None) -> Found:
     """From the labels that a container has."""
-    said = {key: (labels or {}).get(LABEL + key, "") for key in ("instance", "netns", "plan", "request")}
-    return Found(
-        id=container,
-        name=name,
-        pid=pid or None,
-        state=state,
-        instance=said["instance"],
-        digest=said["plan"],
-        request=said["request"],
-        netns=said["netns"],
-    )
+    keys = {"instance": "instance", "digest": "plan", "request": "request", "netns": "netns"}
+    said = {field: (labels or {}).get(LABEL + key, "") for field, key in keys.items()}
+    return Found(id=container, name=name, pid=pid or None, state=state, **said)
+
+
+def image_missing(whose: str, image: str) -> LaunchError:
+    hint = "bring it to the host beforehand; nothing is pulled when a request comes"
+    return LaunchError(Reason.IMAGE_MISSING, f"{whose} has no image {image}", hint)
 
 
 def get_engine(name: str) -> Engine:

@@ -17,7 +17,7 @@ import time
 
 from sidespawn.core.plan import Plan
 from sidespawn.core.records import dataclass
-from sidespawn.engines import LABEL, Found, NameTaken, Other, Pins, found, labels
+from sidespawn.engines import LABEL, Found, NameTaken, Other, Pins, found, image_missing, labels
 from sidespawn.engines.control_groups import controllers, process_limit, slice_name
 from sidespawn.errors import LaunchError, Reason, quoted
 from sidespawn.host.processes import SHOWN
@@ -56,8 +56,7 @@ class Docker:
             if created.status == 409:
                 raise NameTaken(plan.name)
             if created.status == 404 and "No such image" in created.message:
-                hint = "bring it to the host beforehand; nothing is pulled when a request comes"
-                raise LaunchError(Reason.IMAGE_MISSING, f"docker has no image {plan.image}", hint)
+                raise image_missing("docker", plan.image)
             container = str(succeeded("create", created).body["Id"])
             succeeded("start", ask("POST", f"/containers/{container}/start", "", START_TIMEOUT))
         finally:

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from sidespawn.core.plan import Plan
-from sidespawn.engines import LABEL, Found, NameTaken, Other, Pins, found, labels
+from sidespawn.engines import LABEL, Found, NameTaken, Other, Pins, found, image_missing, labels
 from sidespawn.engines.control_groups import controllers, process_limit, slice_name, slice_path
 from sidespawn.errors import LaunchError, Reason
 from sidespawn.host.places import Places
@@ -209,8 +209,7 @@ def limits(plan: Plan) -> tuple[str, ...]:
 
 def start_error(plan: Plan, done: Output) -> LaunchError:
     if done.code == FAILED_TO_RUN and ("image not known" in done.stderr or "no such image" in done.stderr.lower()):
-        hint = "bring it to the host beforehand; nothing is pulled when a request comes"
-        return LaunchError(Reason.IMAGE_MISSING, f"the host has no image {plan.image}", hint)
+        return image_missing("the host", plan.image)
     return engine_error("podman run", done)
 
 

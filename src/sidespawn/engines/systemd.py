@@ -52,17 +52,8 @@ CAPABILITIES = {
 }  # fmt: skip
 # What systemd gives every service; a plan's own variable of such a name stays.
 ADDED = (
-    "HOME",
-    "INVOCATION_ID",
-    "JOURNAL_STREAM",
-    "LANG",
-    "LOGNAME",
-    "PATH",
-    "SHELL",
-    "SYSTEMD_EXEC_PID",
-    "TERM",
-    "USER",
-)
+    "HOME", "INVOCATION_ID", "JOURNAL_STREAM", "LANG", "LOGNAME", "PATH", "SHELL", "SYSTEMD_EXEC_PID", "TERM", "USER",
+)  # fmt: skip
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 # Of @system-service: what reaches into other processes of the same user, and what is not the container's own.
 FORBIDDEN = ["@keyring", "io_uring_setup", "kcmp", "process_madvise", "process_vm_readv", "process_vm_writev"]

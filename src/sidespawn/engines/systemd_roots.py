@@ -16,6 +16,7 @@ import hashlib
 import os
 from pathlib import Path
 
+from sidespawn.engines import image_missing
 from sidespawn.errors import LaunchError, Reason
 from sidespawn.host import kernel
 from sidespawn.host.files import closing
@@ -86,10 +87,8 @@ def mount_image(place: Path, image: str) -> str:
     done = run((PODMAN, "image", "mount", image), TIMEOUT)
     if done.code != 0:
         if "image not known" in done.stderr or "no such image" in done.stderr.lower():
-            hint = "bring it to the host beforehand; nothing is pulled when a request comes"
-            raise LaunchError(Reason.IMAGE_MISSING, f"the host has no image {image}", hint)
-        message = f"podman image mount ended with {done.code}: {last_line(done.stderr)}"
-        raise LaunchError(Reason.ENGINE_FAILED, message)
+            raise image_missing("the host", image)
+        raise LaunchError(Reason.ENGINE_FAILED, f"podman image mount ended with {done.code}: {last_line(done.stderr)}")
     (place / "image").write_text(image)
     return done.stdout.strip()
 

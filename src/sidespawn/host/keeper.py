@@ -29,7 +29,7 @@ from sidespawn.host.ledger import Ledger, Record, recovered
 from sidespawn.host.limits import STEADY_SECONDS, Falls, Room
 from sidespawn.host.namespaces import HOSTS_OWN, PinnedNamespace, namespace_of, pinned_namespace
 from sidespawn.host.places import Places
-from sidespawn.host.processes import Process, end, identify, is_alive, send
+from sidespawn.host.processes import end, identify, send
 from sidespawn.host.readiness import wait_until_ready
 from sidespawn.host.state import AgentState
 
@@ -51,7 +51,10 @@ class Keeper:
         self.locks: dict[str, threading.Lock] = {}
 
     def only(self, instance: str) -> threading.Lock:
-        """To be held while something is done to that instance; lanes keep most of it apart, not all."""
+        """To be held while something is done to that instance; lanes keep most of it apart, not all.
+
+        Nothing forgets them but the end of the run, which takes minutes at most.
+        """
         return self.locks.setdefault(instance, threading.Lock())
 
     def recover(self) -> None:
@@ -222,14 +225,12 @@ class Keeper:
 
     def snapshot(self, plan: Plan) -> tuple[Path, ...]:
         """The accepted texts as files, as this program will see them whatever the agent does next; then the scripts."""
-        paths = []
         texts = [(file.text or "", 0o444) for file in plan.configuration]
-        for number, (text, mode) in enumerate(texts + [(script.text, 0o555) for script in plan.scripts]):
-            name = f"{plan.instance}.{number}"
-            with directory(self.places.snapshots) as held_directory:
-                write_whole(held_directory, name, text.encode(), mode=mode)
-            paths.append(self.places.snapshots / name)
-        return tuple(paths)
+        texts += [(script.text, 0o555) for script in plan.scripts]
+        with directory(self.places.snapshots) as held:
+            for number, (text, mode) in enumerate(texts):
+                write_whole(held, f"{plan.instance}.{number}", text.encode(), mode=mode)
+        return tuple(self.places.snapshots / f"{plan.instance}.{number}" for number in range(len(texts)))
 
     def remove_snapshots(self, instance: str) -> None:
         for path in self.places.snapshots.glob(f"{instance}.[0-9]*"):
@@ -268,7 +269,7 @@ class Keeper:
             record = self.ledger.find(key)
             with self.only(record.instance if record else key):
                 record = self.ledger.find(key)
-                return self.finish(request, record if record is not None and record.pid == request.pid else None)
+                return self.finish(request, record if record and record.pid == request.pid else None)
         if found is None:
             raise self.no_such_process(request.pid)
         with self.only(found.instance):
@@ -280,16 +281,17 @@ class Keeper:
         if record is None or process is None:
             raise self.no_such_process(request.pid)
         if request.signal == PROBE:
-            done = Reply(id=request.id, status=Status.DONE, reason=Reason.OK, message="it runs", pid=request.pid)
-            return replace(done, container=record.name)
+            return done(request, "it runs", record.name)
         is_end = request.signal in ("TERM", "KILL")
         if is_end and request.pid == record.pid:
             self.ledger.mark(request.id, record.key)
             return self.finish(request, record)
-        if not is_end:
+        if is_end:
+            end(process, request.signal, record.grace)
+        else:
             self.renew_snapshots(record)
-        if not deliver(process, request.signal, record.grace):
-            raise self.no_such_process(request.pid)
+            if not send(process, request.signal):
+                raise self.no_such_process(request.pid)
         whom = record.name if request.pid == record.pid else f"process {request.pid} of {record.name}"
         return self.signalled(Event.SIGNALLED, f"{whom} was sent {request.signal}", record.instance, request)
 
@@ -302,7 +304,7 @@ class Keeper:
 
     def signalled(self, event: Event, what: str, instance: str, request: SignalRequest) -> Reply:
         self.journal.write(event, what, instance=instance, pid=request.pid, signal=request.signal, request=request.id)
-        return Reply(id=request.id, status=Status.DONE, reason=Reason.OK, message=what, pid=request.pid)
+        return done(request, what)
 
     def no_such_process(self, pid: int) -> LaunchError:
         message = f"no side container of {self.policy.service} has pid {pid}: No such process"
@@ -344,12 +346,12 @@ class Keeper:
         for request_id in self.ledger.marks():
             self.clean(request_id)
         listed = self.engine.list(self.policy.service)
-        for record in tuple(self.ledger.records()):
-            if record.adopted and not record.is_running:
+        instances = {each.instance for each in listed}
+        for record in self.ledger.records():
+            if not record.is_running and (record.adopted or record.instance not in instances):
                 self.forget(record)
-                self.journal.write(Event.EXITED, f"{record.name} had ended by itself", instance=record.instance)
-            elif not record.is_running and record.instance not in {each.instance for each in listed}:
-                self.forget(record)
+                if record.adopted:
+                    self.journal.write(Event.EXITED, f"{record.name} had ended by itself", instance=record.instance)
         self.adopt()
         for each in listed:
             if each.pid is None:
@@ -396,18 +398,14 @@ class Keeper:
         return f"its output is in the host's journal: sidespawn logs {self.policy.service} {name}"
 
 
+def done(request: SignalRequest, message: str, container: str = "") -> Reply:
+    return Reply(
+        id=request.id, status=Status.DONE, reason=Reason.OK, message=message, pid=request.pid, container=container
+    )
+
+
 def digest_of(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def deliver(process: Process, name: str, grace: float) -> bool:
-    """Send the signal; after TERM and KILL the process is gone. False when it had been gone before."""
-    if name not in ("TERM", "KILL"):
-        return send(process, name)
-    if not is_alive(process):
-        return False
-    end(process, name, grace)
-    return True
 
 
 def is_same(record: Record, plan: Plan) -> bool:

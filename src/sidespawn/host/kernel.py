@@ -9,7 +9,6 @@ import ctypes
 import os
 import struct
 
-AT_FDCWD = -100
 AT_EMPTY_PATH = 0x1000
 AT_STATX_DONT_SYNC = 0x4000
 STATX_BASIC_STATS = 0x7FF

@@ -19,80 +19,28 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sidespawn.core.records import dataclass
-
 POLICIES = Path("/etc/sidespawn")
 RUN = Path("/run/sidespawn")
 NAMESPACES = Path("/run/netns")
 
 
-@dataclass(frozen=True)
 class Places:
-    service: str
-    run: Path = RUN
-    policies: Path = POLICIES
-
-    @property
-    def policy(self) -> Path:
-        return self.policies / f"{self.service}.toml"
-
-    @property
-    def home(self) -> Path:
-        return self.run / self.service
-
-    @property
-    def spool(self) -> Path:
-        return self.home / "spool"
-
-    @property
-    def operator(self) -> Path:
-        return self.home / "operator"
-
-    @property
-    def replies(self) -> Path:
-        return self.home / "replies"
-
-    @property
-    def agent(self) -> Path:
-        return self.home / "agent"
-
-    @property
-    def claims(self) -> Path:
-        return self.home / "claims"
-
-    @property
-    def ledger(self) -> Path:
-        return self.home / "ledger"
-
-    @property
-    def pins(self) -> Path:
-        return self.home / "pins"
-
-    @property
-    def snapshots(self) -> Path:
-        return self.home / "snapshots"
-
-    @property
-    def compiled(self) -> Path:
-        return self.home / "policy.json"
-
-    @property
-    def syscalls(self) -> Path:
-        return self.home / "seccomp.json"
-
-    @property
-    def adoption(self) -> Path:
-        """Which containers with names of the old wrappers were looked at and not adopted; there once one has looked."""
-        return self.home / "adoption"
-
-    @property
-    def bucket(self) -> Path:
-        return self.home / "bucket"
-
-    @property
-    def litter(self) -> Path:
-        return self.home / "litter"
-
-    @property
-    def lock(self) -> Path:
-        return self.home / "lock"
+    def __init__(self, service: str, run: Path = RUN, policies: Path = POLICIES) -> None:
+        self.service, self.run, self.policies = service, run, policies
+        self.policy = policies / f"{service}.toml"
+        self.home = run / service
+        self.spool = self.home / "spool"
+        self.operator = self.home / "operator"
+        self.replies = self.home / "replies"
+        self.agent = self.home / "agent"
+        self.claims = self.home / "claims"
+        self.ledger = self.home / "ledger"
+        self.pins = self.home / "pins"
+        self.snapshots = self.home / "snapshots"
+        self.compiled = self.home / "policy.json"
+        self.syscalls = self.home / "seccomp.json"
+        # Which containers with names of the old wrappers were looked at and not adopted; there once one has looked.
+        self.adoption = self.home / "adoption"
+        self.bucket = self.home / "bucket"
+        self.litter = self.home / "litter"
+        self.lock = self.home / "lock"

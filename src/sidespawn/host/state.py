@@ -18,20 +18,14 @@ class AgentState:
 
     def read(self, beneath: str, most: int) -> bytes:
         """A regular file's content, read once; at most `most` bytes."""
-        try:
-            with directory(self.root) as root:
-                return read_regular_beneath(root, beneath, most)
-        except OSError as error:
-            raise unusable(beneath, error) from None
+        with usable(beneath), directory(self.root) as root:
+            return read_regular_beneath(root, beneath, most)
 
     def write(self, beneath: str, content: bytes, owner: tuple[int, int]) -> None:
         """A file that everybody may read."""
         parent, name = split(beneath)
-        with self.directory(parent) as held:
-            try:
-                write_whole(held, name, content, mode=0o644, owner=owner)
-            except OSError as error:
-                raise unusable(beneath, error) from None
+        with self.directory(parent) as held, usable(beneath):
+            write_whole(held, name, content, mode=0o644, owner=owner)
 
     def remove(self, beneath: str) -> None:
         """No error when the agent has removed it, or its directory."""
@@ -42,11 +36,8 @@ class AgentState:
     @contextmanager
     def directory(self, beneath: str) -> Iterator[int]:
         """A directory, held open."""
-        try:
-            with directory(self.root) as root:
-                descriptor = open_directory_beneath(root, beneath)
-        except OSError as error:
-            raise unusable(beneath, error) from None
+        with usable(beneath), directory(self.root) as root:
+            descriptor = open_directory_beneath(root, beneath)
         with closing(descriptor):
             yield descriptor
 
@@ -56,9 +47,14 @@ def split(beneath: str) -> tuple[str, str]:
     return parent or ".", name
 
 
-def unusable(beneath: str, error: OSError) -> LaunchError:
-    return LaunchError(
-        Reason.STATE_UNUSABLE,
-        f"{beneath} in the agent's state directory cannot be used: {error.strerror or error}",
-        "it must be there, without links or mounts on the way; the policy's state_on_host says where the host looks",
-    )
+@contextmanager
+def usable(beneath: str) -> Iterator[None]:
+    """An OSError in the context is a LaunchError about that path."""
+    try:
+        yield
+    except OSError as error:
+        message = f"{beneath} in the agent's state directory cannot be used: {error.strerror or error}"
+        hint = (
+            "it must be there, without links or mounts on the way; the policy's state_on_host says where the host looks"
+        )
+        raise LaunchError(Reason.STATE_UNUSABLE, message, hint) from None
