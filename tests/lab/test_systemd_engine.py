@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sidespawn.engines.systemd import unit_name
-from sidespawn.engines.systemd_roots import prepare, release_all, root_path
+from sidespawn.engines.systemd_roots import DEVICES, prepare, release_all, root_path
 from sidespawn.errors import LaunchError, Reason
 from sidespawn.host.files import directory
 from sidespawn.host.processes import identify
@@ -140,6 +140,22 @@ def test_the_hosts_own_program_needs_no_image() -> None:
         service.clean()
 
 
+def test_devices_are_the_harmless_ones_and_no_more_can_be_made(shared_service: Service) -> None:
+    network = shared_service.network()
+    network.start()
+    devices = Path(f"/proc/{network.pid}/root/dev")
+    assert {each.name for each in devices.iterdir()} == {*DEVICES, "mqueue", "shm"}
+    assert all(os.stat(devices / name).st_rdev == os.stat(f"/dev/{name}").st_rdev for name in DEVICES)
+    with (devices / "zero").open("rb") as zero:
+        assert zero.read(3) == b"\0\0\0"
+    for path in (devices, devices / "null"):
+        assert os.statvfs(path).f_flag & os.ST_RDONLY, path
+    other = shared_service.network()
+    other.start()
+    (devices / "shm" / "own").touch()
+    assert not Path(f"/proc/{other.pid}/root/dev/shm/own").exists()
+
+
 def test_a_second_enable_leaves_what_runs(service: Service) -> None:
     network = service.network()
     network.start()
@@ -186,4 +202,5 @@ def test_an_image_is_mounted_once_and_released(ground: Ground) -> None:
         assert os.stat(root).st_dev != os.fstat(held).st_dev
     release_all(ground.places.service)
     assert not os.path.ismount(root)
+    assert str(root.parent) not in Path("/proc/self/mounts").read_text()
     assert IMAGE.partition(":")[0] not in command("podman", "image", "mount").stdout

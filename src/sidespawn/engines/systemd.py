@@ -54,12 +54,11 @@ CAPABILITIES = {
 ADDED = (
     "HOME", "INVOCATION_ID", "JOURNAL_STREAM", "LANG", "LOGNAME", "PATH", "SHELL", "SYSTEMD_EXEC_PID", "TERM", "USER",
 )  # fmt: skip
-DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 # Of @system-service: what reaches into other processes of the same user, and what is not the container's own.
 FORBIDDEN = ["@keyring", "io_uring_setup", "kcmp", "process_madvise", "process_vm_readv", "process_vm_writev"]
 FAMILIES = ["AF_UNIX", "AF_INET", "AF_INET6", "AF_NETLINK", "AF_PACKET"]
 TMPFS = "nosuid,nodev,noexec,size=64k"
-PRIVATE = 1 << 18  # MS_PRIVATE
+PRIVATE, RECURSIVE = 1 << 18, 1 << 14  # MS_PRIVATE, MS_REC
 EPERM = 1
 EXECUTION_FAILED = range(200, 246)  # systemd.exec(5), process exit codes: the program has not been reached
 
@@ -129,12 +128,13 @@ def properties(plan: Plan, pins: Pins, request: str) -> Properties:
     readable = [bind(pin, mount.path) for mount, pin in mounts if not mount.writable]
     readable += [bind(pin, file.path) for file, pin in zip(plan.configuration, pins.configuration, strict=True)]
     readable += [bind(pin, script.path) for script, pin in zip(plan.scripts, pins.scripts, strict=True)]
-    readable += [(path, path, True, 0) for path in (*DEVICES, "/proc/sys", *seen_of_the_host(plan.image))]
+    readable += [(path, path, True, 0) for path in ("/proc/sys", *seen_of_the_host(plan.image))]
+    readable += [(str(root_path(plan.service, plan.image).parent / "dev"), "/dev", False, RECURSIVE)]
     # Mount points for what is in the agent's state are made in an empty directory, for this side container alone; those
     # elsewhere, which only a policy names, in the root, for all of the service.
     places = [path for _, path, _, _ in (*writable, *readable)]
     state = [plan.state] if any(place.startswith(f"{plan.state}/") for place in places) else []
-    empty = [(path, f"ro,mode=755,{TMPFS}") for path in ("/dev", *state)]
+    empty = [(path, f"ro,mode=755,{TMPFS}") for path in state]
     empty += [(path, f"mode=1777,{TMPFS}") for path in ("/dev/shm", *plan.scratch)]  # noqa: S108
     own: Properties = [] if plan.host_network else [("NetworkNamespacePath", ("s", str(pins.netns)))]
     own += [("User", ("s", str(plan.uid))), ("Group", ("s", str(plan.gid)))] if plan.uid or plan.gid else []

@@ -1,6 +1,7 @@
 """The root directories of side containers that systemd starts: made once for a service's image, and kept.
 
     /run/sidespawn/SERVICE/roots/KEY/root   what a program sees as /, read-only for it
+    /run/sidespawn/SERVICE/roots/KEY/dev    what it sees as /dev
     /run/sidespawn/SERVICE/roots/KEY/image  the name of an image that podman keeps mounted for it
 
 KEY is made from the policy's image: the name of one that podman has, a directory of the host, or `host` for the host's
@@ -24,6 +25,7 @@ from sidespawn.host.places import Places
 from sidespawn.host.processes import last_line, run
 
 HOST = "host"
+DEVICES = ("null", "zero", "full", "random", "urandom")
 PODMAN = "/usr/bin/podman"
 TIMEOUT = 60.0
 FLAGS = kernel.MS_NOSUID | kernel.MS_NODEV
@@ -46,13 +48,14 @@ def seen_of_the_host(image: str) -> tuple[str, ...]:
 def prepare(service: str, image: str, *, anew: bool = False) -> None:
     """See that the root is there; `anew`, that it shows what the image's name stands for now. Raises LaunchError."""
     root = root_path(service, image)
-    if (os.path.ismount(root) or (image == HOST and root.is_dir())) and not anew:
+    if os.path.ismount(root.parent / "dev" / DEVICES[-1]) and (image == HOST or os.path.ismount(root)) and not anew:
         return
     try:
         root.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with closing(os.open(root.parent / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             make(root, image, anew)
+            make_devices(root.parent / "dev")  # last, since it tells that all is there
     except OSError as error:
         raise LaunchError(Reason.ENGINE_FAILED, f"no root directory for {image}: {error.strerror}") from None
 
@@ -76,6 +79,16 @@ def make(root: Path, image: str, anew: bool) -> None:
     for each in (root, upper, work):
         make_directory(each)
     kernel.mount("sidespawn", str(root), "overlay", FLAGS, f"lowerdir={lower},upperdir={upper},workdir={work}")
+
+
+def make_devices(place: Path) -> None:
+    """Once, so that a start has one mount for all: for each of its own systemd reads the host's whole list twice."""
+    for each in (place, place / "shm", place / "mqueue"):
+        make_directory(each)
+    for name in DEVICES:
+        (place / name).touch()
+        if not os.path.ismount(place / name):
+            kernel.mount(f"/dev/{name}", str(place / name), None, kernel.MS_BIND)
 
 
 def make_directory(path: Path) -> None:
@@ -102,6 +115,7 @@ def release_image(place: Path) -> None:
 def release_all(service: str) -> None:
     """What `sidespawn disable` does; when the service's units stop, only what lies in its own directory goes."""
     for place in (Places(service).home / "roots").glob("*"):
-        if os.path.ismount(place / "root"):
-            kernel.unmount(str(place / "root"))
+        for each in (place / "root", *(place / "dev" / name for name in DEVICES)):
+            if os.path.ismount(each):
+                kernel.unmount(str(each))
         release_image(place)
