@@ -94,7 +94,7 @@ def assert_does_not_run(network: Network) -> None:
 # ---------------------------------------------------------------- it fails
 
 FAULTS = ("fails", "locked", "rubbish", "silent", "crashes", "dies-after", "dies-0.03")
-OF_STARTS = ("dies-created", "dies-prepared")
+OF_STARTS = ("dies-created", "dies-prepared", "dies-started")
 
 
 @pytest.mark.slow
@@ -185,16 +185,17 @@ def test_a_call_that_hangs_holds_up_its_request_and_no_other(faulty: Faulty, nei
 
 @pytest.mark.slow
 def test_a_podman_that_hangs_half_way_leaves_no_half_container(faulty: Faulty) -> None:
-    """One when it has made the container, one when the runtime has prepared it: both are stopped and never go on."""
-    service, lives = faulty.service, [Life(faulty.service.network(), seed) for seed in range(2)]
+    """It has made the container, has it prepared by the runtime, has started the program: it is stopped, for good."""
+    service, moments = faulty.service, ("created", "prepared", "started")
+    lives = [Life(service.network(), seed) for seed in range(len(moments))]
     networks = [life.network for life in lives]
-    faulty.will(f"run hangs-created {networks[0].id}", f"run hangs-prepared {networks[1].id}")
-    with ThreadPoolExecutor(2) as threads:
+    faulty.will(*(f"run hangs-{moment} {each.id}" for moment, each in zip(moments, networks, strict=True)))
+    with ThreadPoolExecutor(len(lives)) as threads:
         starts = []
         for number, network in enumerate(networks, 1):
             starts.append(threads.submit(network.start))
             faulty.await_hung(number)
-        assert [reason(each.result()) for each in starts] == ["engine-timeout"] * 2
+        assert [reason(each.result()) for each in starts] == ["engine-timeout"] * len(lives)
     assert not any(Path(f"/proc/{pid}").exists() for pid in faulty.hung())
     service.wait_until_idle()
     assert_in_order(service, lives)
