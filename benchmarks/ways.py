@@ -21,7 +21,8 @@ from sidespawn.core.loading import ENGINES as KNOWN
 from sidespawn.core.plan import Plan, container_name
 from sidespawn.core.policy import Policy
 from sidespawn.core.wire import StartRequest
-from sidespawn.engines import Pins, get_engine
+from sidespawn.engines import Pins
+from sidespawn.engines.podman import Podman
 from sidespawn.engines.systemd import unit_name
 from sidespawn.engines.systemd_roots import root_path
 from sidespawn.host.policies import load_policy
@@ -93,7 +94,7 @@ class Row:
 
 def podman_run(plan: Plan, pins: Pins) -> tuple[str, ...]:
     """Exactly what sidespawn calls."""
-    return get_engine("podman").describe(plan, pins, REQUEST)
+    return Podman().describe(plan, pins, REQUEST)
 
 
 def docker_run(plan: Plan, pins: Pins) -> tuple[str, ...]:

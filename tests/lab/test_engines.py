@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 
 from sidespawn.cli import accounts
+from sidespawn.cli.start_command import start_command
 from sidespawn.core.plan import ConfigurationFile, Limits, Mount, Plan, Readiness, ReadyWhen, Script
 from sidespawn.engines import Engine, NameTaken, Pins, docker, get_engine
 from sidespawn.engines.systemd_roots import release_all
@@ -709,7 +710,7 @@ def test_the_command_that_is_described_does_the_same(ground: Ground) -> None:
     started = views(Running(plan, ground.start(plan, request)))
     ground.engine.remove(plan.name)
     with ground.pins(plan, request) as pins:
-        ground.kind.carry_out(ground.engine.describe(plan, pins, request), plan, pins)
+        ground.kind.carry_out(start_command(plan, pins, request), plan, pins)
         wait_until(lambda: state_of(ground, plan.name) == "running")
         wait_until(lambda: "it runs" in output(plan))
     found = ground.engine.find(plan.name)

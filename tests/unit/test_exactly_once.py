@@ -123,9 +123,6 @@ class PretendedEngine:
                     if each.instance == instance and each.pid is None:
                         (self.containers / each.name).unlink()
 
-    def describe(self, plan: Plan, pins: Pins, request: str) -> tuple[str, ...]:
-        raise NotImplementedError
-
     def fail_if(self, point: str) -> None:
         if self.fault.exists() and self.fault.read_text() == point:
             self.fault.unlink()

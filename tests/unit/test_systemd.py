@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
+from sidespawn.cli.start_command import start_command, written
 from sidespawn.core.loading import CAPABILITIES as POSSIBLE
 from sidespawn.core.plan import Mount, Plan, Script
 from sidespawn.engines import Pins, get_engine, systemd_bus, systemd_roots
-from sidespawn.engines.systemd import CAPABILITIES, Systemd, properties, unit_name, written
+from sidespawn.engines.systemd import CAPABILITIES, Systemd, properties, unit_name
 from sidespawn.engines.systemd_bus import Bus, BusError, get, put, split
 from sidespawn.errors import LaunchError, Reason
 from tests.unit.small import NET
@@ -104,7 +105,7 @@ def test_the_name_is_the_containers_and_can_be_no_other_unit() -> None:
 
 
 def test_what_is_described_is_a_command_of_busctl() -> None:
-    command = Systemd().describe(replace(PLAN, arguments=("--x", "a b")), PINS, ID)
+    command = start_command(replace(PLAN, engine="systemd", arguments=("--x", "a b")), PINS, ID)
     assert command[:4] == ("/usr/bin/busctl", "--system", "--", "call")
     assert command[7:11] == ("StartTransientUnit", "ssa(sv)a(sa(sv))", f"sidespawn-small_{NET}.service", "fail")
     assert command[11] == str(len(properties(PLAN, PINS, ID)))

@@ -11,12 +11,13 @@ import click
 
 from sidespawn import presets
 from sidespawn.cli.output import complete_service, console, json_option, print_json, print_table
+from sidespawn.cli.start_command import start_command
 from sidespawn.core.configuration import CONFIGURATION_BYTES
 from sidespawn.core.decide import Allowed, Judge, Judged, ReadFile
 from sidespawn.core.plan import Plan
 from sidespawn.core.policy import Policy, is_service_name
 from sidespawn.core.wire import StartRequest, parse_request
-from sidespawn.engines import Pins, get_engine
+from sidespawn.engines import Pins
 from sidespawn.errors import Denied, quoted
 from sidespawn.host.files import directory, read_regular_beneath
 from sidespawn.host.places import Places
@@ -118,7 +119,7 @@ def configuration_verdicts(plan: Plan) -> list[dict[str, str | None]]:
 
 def engine_command(plan: Plan) -> tuple[str, ...]:
     pins = Places(plan.service).pins
-    return get_engine(plan.engine).describe(
+    return start_command(
         plan,
         Pins(
             netns=pins / f"{EXAMPLE_ID}.netns",

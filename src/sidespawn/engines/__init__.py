@@ -78,9 +78,6 @@ class Engine(Protocol):
     def reap(self, service: str) -> None:
         """After a run was killed: end what runs in the service's slice without being a running container."""
 
-    def describe(self, plan: Plan, pins: Pins, request: str) -> tuple[str, ...]:
-        """The command that `start` executes."""
-
 
 def labels(plan: Plan, request: str) -> dict[str, str]:
     """What each container carries: the truth about what runs, of which the ledger is an index."""

@@ -25,7 +25,7 @@ from pathlib import Path
 from sidespawn.core.plan import Plan
 from sidespawn.engines import LABEL, Found, NameTaken, Other, Pins, found, labels
 from sidespawn.engines.control_groups import slice_name
-from sidespawn.engines.systemd_bus import Bus, BusError, split
+from sidespawn.engines.systemd_bus import Bus, BusError
 from sidespawn.engines.systemd_roots import prepare, root_path, seen_of_the_host
 from sidespawn.errors import LaunchError, Reason, quoted
 
@@ -35,7 +35,6 @@ if TYPE_CHECKING:  # importing it costs every run milliseconds
 
     Properties = list[tuple[str, tuple[str, Any]]]  # name, signature, value
 
-BUSCTL = "/usr/bin/busctl"
 SYSTEMD = "org.freedesktop.systemd1"
 MANAGER = (SYSTEMD, "/org/freedesktop/systemd1", f"{SYSTEMD}.Manager")
 START = ("StartTransientUnit", "ssa(sv)a(sa(sv))")
@@ -70,17 +69,11 @@ class Systemd:
         with Bus(START_TIMEOUT) as bus:
             try:
                 bus.call(*MANAGER, *START, unit, "fail", properties(plan, pins, request), [])
-            except BusError as error:
+                return unit, started(bus, unit, plan)
+            except BusError as error:  # also when somebody else has removed the unit meanwhile
                 if error.name == f"{SYSTEMD}.UnitExists":
                     raise NameTaken(plan.name) from None
                 raise engine_error("StartTransientUnit", error) from None
-            return unit, started(bus, unit, plan)
-
-    def describe(self, plan: Plan, pins: Pins, request: str) -> tuple[str, ...]:
-        """As a command; `start` makes the same call without it."""
-        values: tuple[Any, ...] = (unit_name(plan.name), "fail", properties(plan, pins, request), [])
-        words = (word for each, value in zip(split(START[1]), values, strict=True) for word in written(each, value))
-        return (BUSCTL, "--system", "--", "call", *MANAGER, *START, *words)
 
     def find(self, name: str) -> Found | None:
         with Bus(QUERY_TIMEOUT) as bus:
@@ -256,25 +249,6 @@ def pause(bus: Bus) -> None:
     if left < 0:
         raise bus.failed(TimeoutError())
     time.sleep(max(POLL, (bus.timeout - left) / 10))
-
-
-def written(kind: str, value: Any) -> Iterator[str]:
-    """A value as busctl(1) takes it."""
-    match kind[0]:
-        case "v":
-            yield value[0]
-            yield from written(*value)
-        case "a":
-            yield str(len(value))
-            for each in value:
-                yield from written(kind[1:], each)
-        case "(":
-            for each, part in zip(split(kind[1:-1]), value, strict=True):
-                yield from written(each, part)
-        case "b":
-            yield "true" if value else "false"
-        case _:
-            yield str(value)
 
 
 def engine_error(what: str, error: BusError) -> LaunchError:
