@@ -144,11 +144,11 @@ def assert_in_order(service: Service, lives: list[Life]) -> None:
     assert unit_state(f"sidespawn@{service.name}.path") == "active"
 
 
-def settle(service: Service) -> None:
+def settle(service: Service, patience: float = 30) -> None:
     """Let it come to rest, and then let the timer's run have been."""
-    service.wait_until_idle()
+    service.wait_until_idle(patience)
     command("systemctl", "start", service.unit)
-    service.wait_until_idle()
+    service.wait_until_idle(patience)
 
 
 def main_pid(service: Service) -> int:

@@ -181,9 +181,9 @@ class Service:
         command("journalctl", "--sync", check=False)
         return command("journalctl", "--output=cat", "--quiet", f"CONTAINER_NAME={network.container}").stdout
 
-    def wait_until_idle(self) -> None:
+    def wait_until_idle(self, patience: float = 30) -> None:
         """Until no run serves this service."""
-        wait_until(lambda: unit_state(self.unit) in ("inactive", "failed"), patience=30)
+        wait_until(lambda: unit_state(self.unit) in ("inactive", "failed"), patience)
 
 
 @dataclass

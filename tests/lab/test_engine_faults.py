@@ -229,7 +229,7 @@ def test_an_engine_that_hangs_whatever_it_is_asked(faulty: Faulty, neighbour: Se
     pid = running.network.pid
     assert reason(running.network.kill("TERM")) == "engine-timeout"
     assert not Path(f"/proc/{pid}").exists()
-    settle(service)
+    settle(service, 30 + 3 * PATIENCE)  # what each run tidies up hangs, too
     assert any("tidying up has to wait" in each["MESSAGE"] for each in service.journal(reason="engine-timeout"))
     assert not any(Path(f"/proc/{pid}").exists() for pid in faulty.hung())
     assert_does_not_run(starting.network)
