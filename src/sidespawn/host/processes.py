@@ -17,8 +17,12 @@ from sidespawn.core.records import dataclass
 from sidespawn.errors import LaunchError, Reason, quoted
 
 # Nothing of the service's own environment: INVOCATION_ID makes podman 4.3 leave conmon in the service's control group,
-# to die with it, and NOTIFY_SOCKET would be passed on to the program.
-ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LC_ALL": "C"}
+# to die with it, and NOTIFY_SOCKET would be passed on to the program. Engines are written in Go, and live too short for
+# its garbage collector at its usual pace: with less of it a start takes a tenth less processor time, and 4 MiB more.
+ENVIRONMENT = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LC_ALL": "C",
+    "GOGC": "400",
+}  # fmt: skip
 SHOWN = 400  # characters of what an engine said
 
 
