@@ -399,6 +399,36 @@ def test_killed_before_every_step_of_a_stop_and_the_ledger_is_torn(torn: str) ->
     assert step > 10, "a run has more steps than that"
 
 
+def started_and_killed(step: int) -> Schedule:
+    schedule = Schedule()
+    schedule.begin()
+    schedule.start(NETWORKS[0], START)
+    schedule.run_once(step)
+    return schedule
+
+
+def test_killed_again_before_every_step_of_taking_over() -> None:
+    """A start was killed when its program ran already; the next run ends that, begins anew, and is killed as well."""
+    last = 0  # step of a start before which the program runs and is not written down
+    for step in itertools.count(1):
+        schedule = started_and_killed(step)
+        runs, known = (
+            any(schedule.host.engine().processes.iterdir()),
+            any(schedule.host.places.ledger.glob("[!.]*.json")),
+        )
+        schedule.teardown()
+        if known:
+            break
+        last = step if runs else last
+    for step in itertools.count(1):
+        schedule = started_and_killed(last)
+        ended = schedule.run_once(step)
+        schedule.teardown()  # it was answered as running, and runs
+        if ended:
+            break
+    assert step > 20, "a run has more steps than that"
+
+
 TestSchedule = Schedule.TestCase
 TestSchedule.settings = settings(
     max_examples=EXAMPLES,

@@ -191,9 +191,6 @@ class Keeper:
             process = identify(found.pid)
             if process is not None:
                 end(process, "TERM", plan.grace)
-        elif found is not None and found.request == request_id and found.state == "exited":
-            # It has been started for this very request. A request starts a program once, however that ends.
-            raise LaunchError(Reason.EXITED, f"{plan.name} ended before it was ready", self.see_log(plan.name))
         self.engine.remove(plan.name)
         return self.engine.start(plan, pins, request_id)
 
