@@ -20,7 +20,7 @@ from pathlib import Path
 from sidespawn.engines.control_groups import slice_path
 from sidespawn.host import kernel
 from tests.lab.conftest import new_service
-from tests.lab.networks import ENGINE, Network, Service, command, command_lines, unit_state
+from tests.lab.networks import ENGINE, Network, Service, command, dnsmasqs, unit_state
 
 DROP_INS = Path("/run/systemd/system")
 LIMITS = "[limits]\nburst = 100000\nbackoff = 0\nrecords = 100000\n\n[pace]\nlinger = 1\n"
@@ -118,7 +118,7 @@ def assert_in_order(service: Service, lives: list[Life]) -> None:
     running = {life.network.container: life.network for life in lives if life.state is RUNNING}
     containers = service.containers()
     assert set(containers) == set(running), "a container too many, or too few"
-    lines = [line for line in command_lines().values() if line.startswith("/usr/sbin/dnsmasq")]
+    lines = dnsmasqs()
     for name, network in running.items():
         assert containers[name].state == "running"
         assert sum(network.id in line for line in lines) == 1, "it runs once"

@@ -231,6 +231,11 @@ def command_lines() -> dict[int, str]:
     return {pid: line for pid, line in found.items() if line}
 
 
+def dnsmasqs() -> list[str]:
+    """The command lines of all that run."""
+    return [line for line in command_lines().values() if line.startswith("/usr/sbin/dnsmasq ")]
+
+
 def unit_state(unit: str) -> str:
     return command("systemctl", "show", "--property=ActiveState", "--value", unit).stdout.strip()
 
