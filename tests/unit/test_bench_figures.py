@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import cast
 
+import pytest
+
+from benchmarks import parts
 from benchmarks.figures import Spread, figures, growth, lost, quick
-from benchmarks.parts import Sample
+from benchmarks.parts import PARTS, Sample, measure
+from benchmarks.ways import Burst, Way
+from tests.lab.networks import Network, Service
 
 OURS, BARE = "sidespawn, podman", "podman run"
 
@@ -42,6 +51,34 @@ def test_a_round_in_which_the_reference_lost_something_is_no_pair() -> None:
 def test_lost_counts_what_sidespawn_lost() -> None:
     samples = [replace(sample(OURS, 1), lost=2), replace(sample(OURS, 1, part="cold"), lost=1)]
     assert lost(figures([*samples, replace(sample(BARE, 1), lost=4)])) == 3
+
+
+class Claims:
+    """A way that says of everything that it runs."""
+
+    name, reference, is_older = OURS, BARE, False
+
+    def prepare(self, *, cold: bool) -> None:
+        pass
+
+    def start(self, networks: Sequence[Network]) -> Burst:
+        return Burst(seconds=0.001 * len(networks), lost=0)
+
+    def clear(self, networks: Sequence[Network]) -> None:
+        pass
+
+
+def test_what_a_way_says_it_started_and_does_not_run_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    service = Service("nobody", Path("/nonexistent"))
+    networks = [Network(service, f"never-started-{number}", Path("/nonexistent")) for number in range(3)]
+    part = next(part for part in PARTS if part.name == "warm")
+    monkeypatch.setattr(parts, "APPEARS", 0)
+    wide = replace(part, size=3)
+    [found] = measure(wide, [cast("Way", Claims())], networks, 1, 60, random.Random(1), lambda _: None)
+    assert (found.size, found.lost) == (3, 3)
+    monkeypatch.setattr(parts, "dnsmasqs", lambda: [f"/usr/sbin/dnsmasq -k {each.id}" for each in networks[:2]])
+    [found] = measure(wide, [cast("Way", Claims())], networks, 1, 60, random.Random(1), lambda _: None)
+    assert found.lost == 1
 
 
 def test_growth_is_per_request() -> None:
