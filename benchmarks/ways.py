@@ -32,6 +32,7 @@ from tests.lab.networks import Network, Service, unit_state
 
 SIDE_BY_SIDE = 4  # bare commands at a time in a burst, as many as sidespawn starts side by side
 PIN = Path("/run/sidespawn-bench")  # pid files of what is not started by sidespawn
+AGENTS_STATE = "/var/lib/neutron"
 REQUEST = "0" * 32
 # A benchmark asks more than an agent may, and starts over at once.
 UNLIMITED = "[agent]\ntimeout = 600\n[limits]\nburst = 100000\nrate = 10000\nrecords = 100000\nbackoff = 0\n"
@@ -98,15 +99,20 @@ def podman_run(plan: Plan, pins: Pins) -> tuple[str, ...]:
 
 
 def docker_run(plan: Plan, pins: Pins) -> tuple[str, ...]:
-    """The same plan, as far as docker's command goes: it joins no namespace, and has its own runtime."""
+    """The same plan, as far as docker's command goes: it joins no namespace, and has its own runtime.
+
+    It gives capabilities to nobody but root (docker 20.10: dnsmasq says that it misses NET_ADMIN, and ends), so root it
+    is, who needs one more for the state, and dnsmasq is told to stay it.
+    """
     return (
         "/usr/bin/docker", "run", "--detach", f"--name={plan.name}", "--pull=never", "--network=none",
         "--cap-drop=all", "--log-driver=journald",
-        *(f"--cap-add={each}" for each in plan.capabilities), "--security-opt=no-new-privileges", "--read-only",
+        *(f"--cap-add={each}" for each in (*plan.capabilities, "DAC_OVERRIDE", "SETGID", "SETUID")),
+        "--security-opt=no-new-privileges", "--read-only",
         *(f"--tmpfs={path}:rw,nosuid,nodev,noexec,size=64k,mode=1777" for path in plan.scratch),
-        f"--user={plan.uid}:{plan.gid}", f"--ulimit=nofile={plan.limits.open_files}:{plan.limits.open_files}",
+        f"--ulimit=nofile={plan.limits.open_files}:{plan.limits.open_files}",
         *(f"--volume={pin}:{mount.path}" for mount, pin in zip(plan.mounts, pins.mounts, strict=True)),
-        f"--entrypoint={plan.command}", plan.image, *plan.arguments,
+        f"--entrypoint={plan.command}", plan.image, *plan.arguments, "--user=root",
     )  # fmt: skip
 
 
@@ -294,7 +300,9 @@ class Older:
     def start(self, networks: Sequence[Network]) -> Burst:
         commands = []
         for network in networks:
-            arguments = (*network.options(), "--keep-in-foreground")
+            # What the agent calls /var/lib/neutron is elsewhere on this host, and in these containers.
+            options = [each.replace(AGENTS_STATE, str(network.service.state)) for each in network.options()]
+            arguments = (*options, "--keep-in-foreground")
             argv = self.pattern.call(self.container(network), network.netns, str(pin(network)), arguments)
             commands.append(Command(argv=argv, netns=network.netns))
         began = time.perf_counter()
@@ -323,6 +331,8 @@ class Older:
         self.pattern.wait_until_idle()
         remove_containers(ENGINES[0], [self.container(each) for each in networks])
         clear_pins()
+        for network in networks:
+            network.pid_file.unlink(missing_ok=True)
 
 
 def pin(network: Network) -> Path:

@@ -233,7 +233,7 @@ def command_lines() -> dict[int, str]:
 
 def dnsmasqs() -> list[str]:
     """The command lines of all that run."""
-    return [line for line in command_lines().values() if line.startswith("/usr/sbin/dnsmasq ")]
+    return [line for line in command_lines().values() if line.partition(" ")[0].rpartition("/")[2] == "dnsmasq"]
 
 
 def unit_state(unit: str) -> str:

@@ -20,14 +20,14 @@ def bench(*options: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 def test_one_short_round(tmp_path: Path) -> None:
-    done = bench("--quick", "--rounds=1", "--engine=podman", "--engine=systemd", "--json=-", f"--plots={tmp_path}")
+    done = bench("--quick", "--rounds=1", "--json=-", f"--plots={tmp_path}")
     assert done.returncode == 0, done.stderr
     [line] = done.stdout.splitlines()
     figures = json.loads(line)
     assert figures.keys() == KEYS | {"lost"}
     assert figures.pop("lost") == 0, done.stderr
-    assert figures.pop("docker_warm") is None
-    assert all(0 < each < 100 for each in figures.values())
+    # None where what it is compared with has no program running, which is no work done sooner.
+    assert all(each is not None and 0 < each < 100 for each in figures.values()), done.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"single.svg", "bursts.svg"}
 
 
@@ -38,9 +38,10 @@ def test_a_part_with_the_older_patterns_in_full() -> None:
     whole = json.loads(done.stdout)
     found = {each["way"]: each for each in whole["figures"]}
     assert set(found) == {"sidespawn, podman", "podman run", "TripleO's pattern", "nsenter"}
-    assert (whole["complete"], whole["left_out"], whole["lost"]) == (True, {}, 0)
+    assert (whole["complete"], whole["left_out"]) == (True, {})
+    assert {each["way"]: each["lost"] for each in whole["figures"]} == dict.fromkeys(found, 0), done.stderr
     ours = found["sidespawn, podman"]
-    assert (ours["reference"], ours["rounds"], ours["lost"]) == ("podman run", 1, 0)
+    assert (ours["reference"], ours["rounds"]) == ("podman run", 1)
     assert 0 < ours["wrapper"] < ours["seconds"]["median"]
     assert 4 * 2**20 < ours["peak"] < 40 * 2**20
     assert found["podman run"]["ratio"] is None
