@@ -102,7 +102,7 @@ def docker_run(plan: Plan, pins: Pins) -> tuple[str, ...]:
     """The same plan, as far as docker's command goes: it joins no namespace, and has its own runtime.
 
     It gives capabilities to nobody but root (docker 20.10: dnsmasq says that it misses NET_ADMIN, and ends), so root it
-    is, who needs one more for the state, and dnsmasq is told to stay it.
+    is. With three more of them root can write the state, and dnsmasq can stay root, as it is told to.
     """
     return (
         "/usr/bin/docker", "run", "--detach", f"--name={plan.name}", "--pull=never", "--network=none",
