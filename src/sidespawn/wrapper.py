@@ -6,10 +6,11 @@ copies it once per program and kill script, with the settings below filled in; t
 Other Python programs may import it and use `start`, `signal` and `ask`.
 
 It runs inside the agent and has no privilege there to lose: the host checks all that it writes.  It writes one line
-to SPOOL/processes and a date to SPOOL/processes-timestamp, both under flock(2) on the former, and waits for
-REPLIES/<id>.json.  Several wrappers and the host share the spool, so two rules keep every request: the lock is on
-the file's own inode, which must still be the one at the path; and a line counts as handed over only if that is so
-after it was written, too.  Otherwise it is written again under the same id, which the host answers once.
+to SPOOL/processes and a date to SPOOL/processes-timestamp, both under flock(2) on the former, rings REPLIES/doorbell,
+a FIFO by which systemd knows that the service is wanted, and waits for REPLIES/<id>.json.  Several wrappers and the
+host share the spool, so two rules keep every request: the lock is on the file's own inode, which must still be the one
+at the path; and a line counts as handed over only if that is so after it was written, too.  Otherwise it is written
+again under the same id, which the host answers once.
 
 Exit codes: 0 it runs (kill script: the signal was delivered; for TERM and KILL, the process is gone), 1 no such
 process, 64 wrong use, 69 the host's directories or the real program are not there, 70 the start failed, 75 no
@@ -35,6 +36,8 @@ CLAIM_BYTES = 1024 * 1024  # what the host takes at once; a longer file waits fo
 LINE_BYTES = 64 * 1024
 CLOCK_BOOTTIME = 7  # Linux; time.CLOCK_BOOTTIME came with Python 3.7
 NAMESPACES = "/run/netns"
+DOORBELL = "doorbell"
+RING_AGAIN = 0.1  # when a pause is longer, so after 4 s
 SHORTEST_PAUSE, LONGEST_PAUSE, OF_THE_TIME_WAITED = 0.002, 1.0, 1 / 40.0
 PLAIN = frozenset(map(chr, range(32, 127))) - frozenset('"\\')
 ANY = "<text>"
@@ -86,11 +89,12 @@ def ask(settings, body, brief=False):
     if len(line) > LINE_BYTES:
         raise ValueError("the arguments are longer than a request can be (%d bytes)" % LINE_BYTES)
     path = os.path.join(settings["replies"], request_id + ".json")
+    doorbell = os.path.join(settings["replies"], DOORBELL)
     content = None
-    if hand_over(settings["spool"], line, request_id, deadline):
-        content = wait_for(path, deadline)
+    if hand_over(settings["spool"], doorbell, line, request_id, deadline):
+        content = wait_for(path, doorbell, deadline)
     if content is None:
-        message = "no answer within %d s; on the host see: systemctl status sidespawn@%s.path" % (
+        message = "no answer within %d s; on the host see: systemctl status sidespawn@%s.socket" % (
             settings["timeout"],
             settings["service"],
         )
@@ -137,18 +141,19 @@ def escape(character):
     return "".join("\\u%02x%02x" % (units[at], units[at + 1]) for at in range(0, len(units), 2))
 
 
-def hand_over(spool, line, request_id, deadline):
-    # type: (str, bytes, str, int) -> bool
+def hand_over(spool, doorbell, line, request_id, deadline):
+    # type: (str, str, bytes, str, int) -> bool
     """Append the line to the spool's file, and again whenever the host took the file away meanwhile."""
     for pause in pauses(deadline):
-        if try_to_hand_over(spool, line, request_id):
+        if try_to_hand_over(spool, doorbell, line, request_id):
             return True
+        ring(doorbell)  # whatever is in the way there, the host removes it
         time.sleep(pause)
     return False
 
 
-def try_to_hand_over(spool, line, request_id):
-    # type: (str, bytes, str) -> bool
+def try_to_hand_over(spool, doorbell, line, request_id):
+    # type: (str, str, bytes, str) -> bool
     path = os.path.join(spool, "processes")
     try:
         fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -157,12 +162,28 @@ def try_to_hand_over(spool, line, request_id):
             raise Unavailable("cannot open %s: %s" % (path, error.strerror)) from None
         return False  # no space, or something else lies there: the host will remove it
     try:
-        if not (try_lock(fd) and is_at(path, fd) and stat.S_ISREG(os.fstat(fd).st_mode) and append(fd, line)):
+        if not (try_lock(fd) and is_at(path, fd) and stat.S_ISREG(os.fstat(fd).st_mode)):
+            return False
+        ring(doorbell)  # before the line, so that no line is there without; the host then waits for the lock
+        if not append(fd, line):
             return False
         note_time(spool, request_id)
         return is_at(path, fd)
     finally:
         os.close(fd)  # and with it the lock
+
+
+def ring(doorbell):
+    # type: (str) -> None
+    """Tell systemd that the service is wanted. It looks at no more than that something is in the FIFO."""
+    try:
+        fd = os.open(doorbell, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            os.write(fd, b"\n")
+        finally:
+            os.close(fd)
+    except OSError:
+        pass  # full, as it was rung so often; or nobody listens, and whoever waits for a reply rings again
 
 
 def append(fd, line):
@@ -198,13 +219,14 @@ def note_time(spool, request_id):
         pass
 
 
-def wait_for(path, deadline):
-    # type: (str, int) -> Optional[bytes]
+def wait_for(path, doorbell, deadline):
+    # type: (str, str, int) -> Optional[bytes]
     """The reply's bytes, or None. The host renames it into place, so that a file that is there is complete.
 
     Once the host has taken the request there is a FIFO, the bell, which nobody writes to: the host opens and closes it
     when the reply is there, which wakes whoever polls it, and removes it.  Where it does not come, or was rung by
-    somebody else, the wrapper looks for the reply from time to time.
+    somebody else, the wrapper looks for the reply from time to time; and as long as nobody has taken the request, it
+    rings the host's doorbell again.
     """
     bell, poll, rung = None, select.poll(), False
     try:
@@ -221,6 +243,8 @@ def wait_for(path, deadline):
                     raise Unavailable("cannot read %s: %s" % (path, error.strerror)) from None
             if bell is None or rung:
                 time.sleep(pause)
+                if bell is None and pause > RING_AGAIN:
+                    ring(doorbell)  # nobody listened; now systemd might
             else:
                 rung = bool(poll.poll(min(1000 * LONGEST_PAUSE, max(0, deadline - boottime_ms()))))
     finally:

@@ -84,6 +84,8 @@ GROUPS = {
         a policy that others can write | a policy's key that nobody knows""",
     "Between services": """
         a service and an instance whose names, put together, read like another's""",
+    "Waking the service": """
+        a doorbell rung without end, filled up, or emptied | something else in the doorbell's place""",
 }
 titles = (each for text in GROUPS.values() for line in text.splitlines() for each in line.split("|"))
 TITLES = dict(enumerate((" ".join(each.split()) for each in titles if each.strip()), 1))

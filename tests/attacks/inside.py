@@ -49,6 +49,26 @@ def append(path: str, content: str) -> None:
         file.write(base64.b64decode(content))
 
 
+def ring(path: str, count: int = 1) -> int:
+    """That many bytes, or as many as go into the FIFO."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+    try:
+        return os.write(descriptor, b"\n" * count)
+    finally:
+        os.close(descriptor)
+
+
+def swallow(path: str) -> int:
+    """What is in the FIFO is read, so that nobody else sees it."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        return len(os.read(descriptor, 1 << 16))
+    except BlockingIOError:
+        return 0
+    finally:
+        os.close(descriptor)
+
+
 def fill(path: str, most: int) -> int:
     """Bytes until nothing more goes in, or `most`."""
     with open(path, "ab", buffering=0) as file:

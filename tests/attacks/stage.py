@@ -228,9 +228,10 @@ class Ours:
 
     def put(self, untrusted_content: bytes) -> None:
         self.attacker(inside.write, self.requests, untrusted_content)
+        self.wake()
 
     def wake(self) -> None:
-        """Nothing: the directory that is not empty wakes it."""
+        self.attacker(inside.ring, str(self.service.places.doorbell))
 
     # ------------------------------------------------------------ what must hold afterwards
 
@@ -241,7 +242,7 @@ class Ours:
             done = network.start()
             if (done.returncode, done.stderr) != (0, ""):
                 raise Succeeded(f"{network.service.name} is not served any more: {done.stderr or done.returncode}")
-            for kind in ("path", "timer"):
+            for kind in ("socket", "timer"):
                 state = unit_state(f"sidespawn@{network.service.name}.{kind}")
                 if state != "active":
                     raise Succeeded(f"sidespawn@{network.service.name}.{kind} is {state}")

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 import pytest
 
 from tests.attacks import inside
 from tests.attacks.catalogue import attack
-from tests.attacks.stage import STATE, Ours, Refused, boottime_ms
+from tests.attacks.stage import STATE, Ours, Refused, boottime_ms, expect_pid_1_answers
 from tests.attacks.test_namespaces import request_of
-from tests.lab.networks import command, command_lines, kill_process, wait_until
+from tests.lab.networks import command, command_lines, kill_process, unit_state, wait_until
 
 
 @contextmanager
@@ -111,6 +112,70 @@ def test_a_forged_reply_concerns_nobody_else(ours: Ours) -> None:
         ours.put(json.dumps(request).encode() + b"\n")
         ours.expect_held()
     assert ours.network.pid == pid
+
+
+@attack(129)
+def test_a_doorbell_rung_without_end_costs_few_short_runs(ours: Ours) -> None:
+    ours.expect_idle()
+    before, began = starts(ours), time.monotonic()
+    while time.monotonic() - began < 6:
+        ours.wake()
+    assert starts(ours) - before <= 7, "a run lasts a second at least"
+    doorbell = str(ours.service.places.doorbell)
+    with pytest.raises(Refused, match="Resource temporarily unavailable"):
+        for _ in range(100):
+            ours.attacker(inside.ring, doorbell, 1 << 16)
+    ours.expect_held()
+    ours.expect_idle()
+
+
+@attack(129)
+def test_a_doorbell_emptied_by_the_agent_delays_its_own_requests(ours: Ours) -> None:
+    """Who may write a file without being its owner may read it as well: DAC_OVERRIDE. A wrapper rings again."""
+    ours.attacker(inside.swallow, str(ours.service.places.doorbell))
+    ours.expect_held()
+
+
+@attack(130)
+def test_the_doorbell_cannot_be_replaced(ours: Ours) -> None:
+    doorbell = ours.service.places.doorbell
+    before = (doorbell.stat().st_ino, doorbell.stat().st_mode)
+    for change in (inside.remove, inside.pipe, inside.directory):
+        with suppress(Refused):
+            ours.attacker(change, str(doorbell))
+    with pytest.raises(Refused, match="Read-only"):
+        ours.attacker(inside.mode, str(doorbell), 0o600)
+    assert (doorbell.stat().st_ino, doorbell.stat().st_mode) == before
+    ours.expect_held()
+
+
+@attack(130)
+@pytest.mark.parametrize("what", [inside.pipe, inside.directory, inside.remove], ids=lambda each: each.__name__)
+def test_something_else_in_the_doorbells_place_silences_only_its_agent(ours: Ours, what: Callable[..., None]) -> None:
+    """systemd holds the FIFO itself. Where it looks at the name again, it refuses what it has not made."""
+    doorbell, socket = str(ours.service.places.doorbell), f"sidespawn@{ours.service.name}.socket"
+    with writable_replies(ours):
+        ours.attacker(inside.remove, doorbell)
+        ours.attacker(what, doorbell)
+    ours.expect_idle()
+    assert unit_state(socket) == "active"
+    assert ours.bystander.start().returncode == 0
+    try:
+        again = command("systemctl", "restart", socket, check=False)
+        assert (again.returncode == 0) == (what is inside.remove)
+        expect_pid_1_answers()
+        assert ours.bystander.start().returncode == 0
+    finally:  # as enabling does: the directories anew
+        command("systemctl", "stop", socket)
+        place = ours.service.places.doorbell
+        place.rmdir() if place.is_dir() else place.unlink()
+        command("systemctl", "start", socket)
+    ours.expect_held()
+
+
+def starts(ours: Ours) -> int:
+    done = command("journalctl", "--quiet", "--output=cat", f"UNIT={ours.service.unit}", "JOB_TYPE=start")
+    return done.stdout.count("Started ")
 
 
 @attack(114)

@@ -141,7 +141,7 @@ def assert_in_order(service: Service, lives: list[Life]) -> None:
     recorded = [life.network.netns for life in lives if life.network.record and life.network.record.configuration]
     assert with_copies == recorded
     assert len(list(places.snapshots.iterdir())) == len(recorded)
-    assert unit_state(f"sidespawn@{service.name}.path") == "active"
+    assert unit_state(f"sidespawn@{service.name}.socket") == "active"
 
 
 def settle(service: Service, patience: float = 30) -> None:

@@ -45,7 +45,7 @@ def test_200_wrappers_at_once_in_200_namespaces(service: Service) -> None:
     assert outcomes == {("", 0): AT_ONCE}
     assert_each_runs_once(service, networks)
     assert len(service.journal(event="started")) == AT_ONCE
-    assert unit_state(f"sidespawn@{service.name}.path") == "active"
+    assert unit_state(f"sidespawn@{service.name}.socket") == "active"
 
 
 @attack(103, 104)
@@ -73,7 +73,7 @@ def test_300_requests_at_random_moments_while_the_service_comes_and_goes(impatie
     runs = runs_of(service)
     print(f"{SPACED} requests, served by {runs} runs of the service")
     assert runs > SPACED / 10, "the service was meant to end and start in between"
-    assert unit_state(f"sidespawn@{service.name}.path") == "active"
+    assert unit_state(f"sidespawn@{service.name}.socket") == "active"
 
 
 Outcome = subprocess.CompletedProcess[str]

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from tests.attacks.catalogue import attack
 from tests.lab.conftest import new_service, traces
-from tests.lab.networks import SIDESPAWN, Service, command, unit_state
+from tests.lab.networks import SIDESPAWN, Service, command, unit_state, wait_until
 
 INVALID, UNAVAILABLE = 78, 69
 
@@ -91,18 +94,50 @@ def test_the_mounts_for_the_agent_are_printed(service: Service) -> None:
 
 
 def test_units_are_enabled_for_the_next_boot_and_idle(service: Service) -> None:
-    for unit in (f"sidespawn@{service.name}.path", f"sidespawn@{service.name}.timer"):
+    for unit in (f"sidespawn@{service.name}.socket", f"sidespawn@{service.name}.timer"):
         assert command("systemctl", "is-enabled", unit).stdout.strip() == "enabled"
         assert unit_state(unit) == "active"
-    assert unit_state(f"sidespawn-operator@{service.name}.path") == "active"  # brought by the other path unit
     service.wait_until_idle()
     assert unit_state(service.unit) == "inactive"  # no resident process
 
 
-def test_a_request_waits_for_one_watch_to_be_closed(service: Service) -> None:
-    """systemd closes every watch of a path unit before it starts the service, and each takes milliseconds."""
-    watched = command("systemctl", "show", "--property=Paths", f"sidespawn@{service.name}.path").stdout
-    assert watched == f"Paths={service.places.spool} (DirectoryNotEmpty)\n"
+def test_the_units_can_all_be_started_at_boot(service: Service) -> None:
+    """systemd would leave one of them out if they came before and after the same target."""
+    units = ("multi-user.target", f"sidespawn@{service.name}.socket", f"sidespawn@{service.name}.timer")
+    done = command("systemd-analyze", "verify", "--man=no", *units, check=False)
+    assert "cycle" not in done.stderr
+    assert not [line for line in done.stderr.splitlines() if "sidespawn" in line]
+
+
+def test_the_agent_can_ring_and_not_change_the_doorbell(service: Service) -> None:
+    status = service.places.doorbell.stat()
+    assert stat.S_ISFIFO(status.st_mode) and stat.S_IMODE(status.st_mode) == 0o622 and status.st_uid == 0
+
+
+def test_a_socket_unit_can_be_restarted_while_the_service_runs(service: Service) -> None:
+    """systemd would refuse to start it; so the service ends with it, and is started again for what is waiting."""
+    network, other = service.network(), service.network()
+    assert network.start().returncode == 0
+    assert unit_state(service.unit) == "active"
+    command("systemctl", "restart", f"sidespawn@{service.name}.socket")
+    assert other.start().returncode == 0
+    command("systemctl", "stop", f"sidespawn@{service.name}.socket")
+    assert unit_state(service.unit) == "inactive"
+    with ThreadPoolExecutor(1) as thread:
+        again = thread.submit(service.network().start)
+        time.sleep(1)
+        assert not again.done()
+        command("systemctl", "start", f"sidespawn@{service.name}.socket")
+        assert again.result().returncode == 0  # the wrapper rang again
+
+
+def test_what_a_terminated_run_left_is_continued(service: Service) -> None:
+    """A regular end to systemd, which would not restart the service; but the doorbell has not been emptied."""
+    with ThreadPoolExecutor(4) as threads:
+        starts = [threads.submit(service.network().start) for _ in range(4)]
+        wait_until(lambda: bool(list(service.places.claims.iterdir())))
+        command("systemctl", "kill", "--signal=TERM", service.unit)
+        assert [each.result().returncode for each in starts] == [0] * 4
 
 
 def test_the_directories_are_private_small_file_systems(service: Service) -> None:
@@ -119,11 +154,10 @@ def test_the_directories_are_private_small_file_systems(service: Service) -> Non
 @attack(113)
 def test_everything_is_there_again_after_a_reboot(service: Service) -> None:
     """/run is empty after one; the units that are enabled make it anew."""
-    command("systemctl", "stop", f"sidespawn@{service.name}.path", f"sidespawn@{service.name}.timer")
+    command("systemctl", "stop", f"sidespawn@{service.name}.socket", f"sidespawn@{service.name}.timer")
     command("systemctl", "stop", f"sidespawn-spool@{service.name}.service")
     assert not service.places.home.exists()
-    assert unit_state(f"sidespawn-operator@{service.name}.path") == "inactive"  # ends with the other path unit
-    command("systemctl", "start", f"sidespawn@{service.name}.path", f"sidespawn@{service.name}.timer")
+    command("systemctl", "start", f"sidespawn@{service.name}.socket", f"sidespawn@{service.name}.timer")
     network = service.network()
     assert network.start().returncode == 0
 

@@ -356,7 +356,7 @@ def test_a_run_that_is_killed_is_continued(service: Service) -> None:
     running = service.containers(every=False)
     assert set(running) == {network.container for network in networks}
     assert [running[network.container].pid for network in networks] == [network.pid for network in networks]
-    assert unit_state(f"sidespawn@{service.name}.path") == "active"
+    assert unit_state(f"sidespawn@{service.name}.socket") == "active"
     assert list(service.places.claims.iterdir()) == []
 
 

@@ -145,7 +145,7 @@ def never_read(service: Service, stop: Stop) -> None:
     while not stop.is_set():
         line = request_line(body)
         with suppress(OSError, wrapper.Unavailable):
-            wrapper.try_to_hand_over(str(service.places.spool), line, "nobody")
+            wrapper.try_to_hand_over(str(service.places.spool), str(service.places.doorbell), line, "nobody")
 
 
 def crash_loop(service: Service, stop: Stop) -> None:
@@ -215,4 +215,4 @@ def test_a_quiet_agent_beside_hostile_ones(
             print(f"\na start and a stop: {alone * 1000:.0f} ms alone,", end=" ")
             print(f"{beside * 1000:.0f} ms beside one that {what}: {beside / alone:.2f} times, lost 0", end=" ")
         assert beside < GENEROUS * alone, what
-    assert command("systemctl", "is-active", f"sidespawn@{hostile.name}.path").stdout == "active\n"
+    assert command("systemctl", "is-active", f"sidespawn@{hostile.name}.socket").stdout == "active\n"

@@ -208,7 +208,7 @@ class Host:
         vars(ledger_module)["is_alive"] = is_alive
         keeper = Keeper(self.policy, self.places, engine, Journal("small", str(self.home / "nobody")))
         install(fatal, log)
-        Sync(self.places, keeper.journal, keeper, {}).run()
+        Sync(self.places, keeper.journal, keeper, {}, None).run()
 
     def replies_made(self) -> list[str]:
         """Ids of the replies that the last run put in place."""
@@ -236,7 +236,7 @@ class Schedule(RuleBasedStateMachine):
         request_id = f"{len(self.sent):032x}"
         deadline = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000 + 600_000
         line = json.dumps({"v": 1, "id": request_id, "deadline": deadline, **body}).encode() + b"\n"
-        assert wrapper.try_to_hand_over(str(self.host.places.spool), line, request_id)
+        assert wrapper.try_to_hand_over(str(self.host.places.spool), str(self.host.places.doorbell), line, request_id)
         self.sent[request_id] = {"network": network, **body}
         self.lines[request_id] = line
 
@@ -256,7 +256,7 @@ class Schedule(RuleBasedStateMachine):
     def repeat(self, number: int) -> None:
         """The same line once more, as a wrapper writes it whose file was taken away under its hands."""
         for line in list(self.lines.values())[-1 - number :][:1]:
-            assert wrapper.try_to_hand_over(str(self.host.places.spool), line, "again")
+            assert wrapper.try_to_hand_over(str(self.host.places.spool), str(self.host.places.doorbell), line, "again")
 
     @rule(rubbish=st.sampled_from([b"\n", b"{}\n", b"\xff\n", b"torn"]))
     def rubbish(self, rubbish: bytes) -> None:

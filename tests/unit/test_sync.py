@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import socket
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from sidespawn import wrapper
 from sidespawn.core.policy import ServiceLimits
 from sidespawn.core.wire import Request
 from sidespawn.errors import PolicyError
+from sidespawn.host import sync
 from sidespawn.host.journal import Journal
 from sidespawn.host.places import Places
 from sidespawn.host.sync import Sync
@@ -30,8 +33,8 @@ def test_tidying_up_that_fails_is_told_and_does_not_end_a_run(tmp_path: Path) ->
         journal.bind(path)
         places = Places("small", run=tmp_path, policies=tmp_path)
         places.spool.mkdir(parents=True)
-        sync = Sync(places, Journal("small", path), PolicyError("no policy"), {})
-        sync.attempt(print_rubbish)
+        run = Sync(places, Journal("small", path), PolicyError("no policy"), {}, None)
+        run.attempt(print_rubbish)
         record = journal.recv(65536)
     assert b"tidying up has to wait" in record
     assert b"SIDESPAWN_REASON\n\x08\0\0\0\0\0\0\0internal\n" in record
@@ -55,14 +58,14 @@ def run(tmp_path: Path) -> Watched:
         path.mkdir(parents=True)
     (places.spool).chmod(0o700)
     error = PolicyError("no policy")
-    return Watched(places, Journal("small", str(tmp_path / "nobody")), error, {})
+    return Watched(places, Journal("small", str(tmp_path / "nobody")), error, {}, None)
 
 
 def hand_over(run: Watched, *ids: str) -> None:
     for each in ids:
         request = {"v": 1, "id": each, "deadline": wrapper.boottime_ms() + 60_000, "op": "signal", "signal": "HUP"}
         line = json.dumps({**request, "pid": 4711}).encode() + b"\n"
-        assert wrapper.try_to_hand_over(str(run.places.spool), line, each)
+        assert wrapper.try_to_hand_over(str(run.places.spool), str(run.places.doorbell), line, each)
 
 
 def names(run: Watched) -> set[str]:
@@ -117,9 +120,91 @@ def test_what_an_agent_put_in_the_place_of_a_bell_is_not_touched(
 def test_without_a_valid_policy_agents_that_are_not_root_get_an_answer_too(run: Watched) -> None:
     """Whose lines are taken is what the spool was made for, by the last valid policy."""
     os.chown(run.places.spool, 42435, 42435)
-    run = Watched(run.places, run.journal, run.keeper, {})
+    run = Watched(run.places, run.journal, run.keeper, {}, None)
     hand_over(run, FIRST)
     os.chown(run.places.spool / "processes", 42435, 42435)
     run.run()
     reply = json.loads((run.places.replies / f"{FIRST}.json").read_text())
     assert (reply["status"], reply["reason"]) == ("rejected", "policy-invalid")
+
+
+@pytest.fixture
+def doorbell(run: Watched, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """As systemd makes it and hands it over, and keeps it open: whatever is in it starts the next run."""
+    monkeypatch.setattr(sync, "SHORTEST_RUN", 0.01)
+    os.mkfifo(run.places.doorbell)
+    run.doorbell = os.open(run.places.doorbell, os.O_RDWR | os.O_NONBLOCK)
+    yield run.doorbell
+    os.close(run.doorbell)
+
+
+def is_rung(doorbell: int) -> bool:
+    return bool(select.select([doorbell], [], [], 0)[0])
+
+
+def test_a_run_that_has_nothing_more_to_do_starts_no_other(run: Watched, doorbell: int) -> None:
+    hand_over(run, FIRST, SECOND)
+    assert is_rung(doorbell)
+    run.run()
+    assert not is_rung(doorbell)
+    assert names(run) == {f"{FIRST}.json", f"{SECOND}.json", "doorbell"}
+
+
+def test_a_run_that_nobody_rang_for_ends_as_well(run: Watched, doorbell: int) -> None:
+    """The timer's."""
+    run.run()
+    assert not is_rung(doorbell)
+
+
+def test_a_request_that_comes_at_the_very_end_starts_the_next_run(
+    run: Watched, doorbell: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run.journal, "summarise", lambda: hand_over(run, FIRST))
+    run.run()
+    assert is_rung(doorbell)
+    assert names(run) == {"doorbell"}
+
+
+def test_a_run_that_ends_early_starts_the_next(run: Watched, doorbell: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sync, "LONGEST_RUN", 0.0)
+    hand_over(run, FIRST)
+    run.run()
+    assert is_rung(doorbell)
+
+
+def test_a_run_that_is_killed_starts_the_next(run: Watched, doorbell: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a signal that counts as a regular end: systemd would not start it again by itself."""
+
+    def killed() -> None:
+        raise KeyboardInterrupt
+
+    hand_over(run, FIRST)
+    monkeypatch.setattr(run.lanes, "finish", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run.run()
+    assert is_rung(doorbell)
+
+
+def test_what_cannot_be_removed_from_the_spool_starts_nothing(run: Watched, doorbell: int) -> None:
+    (run.places.spool / "processes" / "deep").mkdir(parents=True)
+    run.run()
+    assert not is_rung(doorbell)
+
+
+def test_old_replies_go_and_the_doorbell_stays(run: Watched, doorbell: int) -> None:
+    old = run.places.replies / f"{FIRST}.json"
+    old.touch()
+    for each in (old, run.places.doorbell):
+        os.utime(each, (0, 0))
+    run.run()
+    assert names(run) == {"doorbell"}
+
+
+@pytest.mark.parametrize(("pid", "given"), [(None, None), ("1", None), (str(os.getpid()), 3)])
+def test_the_doorbell_is_systemds_if_it_was_meant_for_this_process(
+    monkeypatch: pytest.MonkeyPatch, pid: str | None, given: int | None
+) -> None:
+    monkeypatch.delenv("LISTEN_PID", raising=False)
+    if pid is not None:
+        monkeypatch.setenv("LISTEN_PID", pid)
+    assert sync.handed_doorbell() == given

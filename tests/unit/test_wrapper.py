@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,8 @@ def settings(box: Path) -> dict[str, Any]:
 
 
 def hand_over(box: Path, line: bytes = b"line\n", within: int = 5000) -> bool:
-    return wrapper.hand_over(str(box / "spool"), line, ID, wrapper.boottime_ms() + within)
+    doorbell = str(box / "replies" / "doorbell")
+    return wrapper.hand_over(str(box / "spool"), doorbell, line, ID, wrapper.boottime_ms() + within)
 
 
 def requests(box: Path) -> bytes:
@@ -186,7 +188,7 @@ def test_many_wrappers_and_a_host_lose_nothing(box: Path) -> None:
         "import sys; from sidespawn import wrapper\n"
         "for number in range(40):\n"
         "    line = b'%s-%d\\n' % (sys.argv[2].encode(), number)\n"
-        "    assert wrapper.hand_over(sys.argv[1], line, 'x', wrapper.boottime_ms() + 20000)\n"
+        "    assert wrapper.hand_over(sys.argv[1], '/nobody', line, 'x', wrapper.boottime_ms() + 20000)\n"
     )
     taken: list[bytes] = []
     writers = [subprocess.Popen([sys.executable, "-c", code, str(box / "spool"), str(each)]) for each in range(4)]
@@ -214,7 +216,7 @@ import os, subprocess
 from sidespawn import wrapper
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "none", tmp_path], check=True)
 (tmp_path / "processes").write_bytes(b"whole\\n")
-assert not wrapper.hand_over(str(tmp_path), b"x" * 60000 + b"\\n", "id", wrapper.boottime_ms() + 200)
+assert not wrapper.hand_over(str(tmp_path), "/nobody", b"x" * 60000 + b"\\n", "id", wrapper.boottime_ms() + 200)
 assert (tmp_path / "processes").read_bytes() == b"whole\\n"
 (tmp_path / "filler").write_bytes(b"x" * 8192)
 """)
@@ -304,7 +306,7 @@ def test_each_request_has_an_id_of_its_own(box: Path, settings: dict[str, Any]) 
 def test_no_answer_in_time_is_an_answer(settings: dict[str, Any]) -> None:
     reply = wrapper.start(settings | {"timeout": 0.2}, ["tool"], None, {})
     assert (reply["status"], reply["reason"]) == ("expired", "expired")
-    assert "systemctl status sidespawn@small.path" in reply["message"]
+    assert "systemctl status sidespawn@small.socket" in reply["message"]
 
 
 def test_too_long_for_the_format(box: Path, settings: dict[str, Any]) -> None:
@@ -368,7 +370,7 @@ def test_too_long_is_wrong_use(settings: dict[str, Any], monkeypatch: pytest.Mon
 def test_bytes_that_are_no_text_are_sent_as_they_are_and_refused(
     box: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wrapper, "wait_for", lambda path, deadline: None)
+    monkeypatch.setattr(wrapper, "wait_for", lambda *_: None)
     assert run_main(monkeypatch, settings, os.fsdecode(b"--name=\xff")) == 75
     [line] = take(box)
     with pytest.raises(Exception, match="not printable"):
@@ -742,6 +744,64 @@ def test_a_success_costs_no_import_of_json(box: Path, settings: dict[str, Any]) 
     assert done.stdout == "running False False\n"
 
 
+@pytest.fixture
+def doorbell(box: Path) -> Iterator[int]:
+    """As systemd listens at it."""
+    os.mkfifo(box / "replies" / "doorbell")
+    descriptor = os.open(box / "replies" / "doorbell", os.O_RDWR | os.O_NONBLOCK)
+    yield descriptor
+    os.close(descriptor)
+
+
+def rung(doorbell: int) -> int:
+    """How often, since it was asked last."""
+    try:
+        return len(os.read(doorbell, 1 << 16))
+    except BlockingIOError:
+        return 0
+
+
+def test_the_doorbell_is_rung_before_there_is_a_line(box: Path, doorbell: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrapper that is killed in between has rung for nothing, and has not left a line that nobody looks for."""
+
+    def killed(descriptor: int, line: bytes) -> bool:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(wrapper, "append", killed)
+    with pytest.raises(KeyboardInterrupt):
+        hand_over(box)
+    assert rung(doorbell) == 1
+
+
+def test_a_wrapper_rings_for_what_is_in_its_way(box: Path, doorbell: int) -> None:
+    """For the host to remove it."""
+    (box / "spool" / "processes").mkdir()
+    assert not hand_over(box, within=SOON)
+    assert rung(doorbell) > 1
+
+
+def test_a_doorbell_that_was_rung_too_often_is_no_obstacle(box: Path, doorbell: int) -> None:
+    with suppress(BlockingIOError):
+        while True:
+            os.write(doorbell, bytes(4096))
+    assert hand_over(box)
+
+
+def test_where_nobody_listens_yet_it_is_rung_again(box: Path, doorbell: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when the request was written while the socket unit was stopped."""
+    monkeypatch.setattr(wrapper, "RING_AGAIN", 0)
+    assert wait_for(box / "replies" / f"{ID}.json", within=SOON) is None
+    assert rung(doorbell) > 1
+
+
+def test_it_is_not_rung_again_for_a_request_that_was_taken(
+    box: Path, doorbell: int, bell: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wrapper, "RING_AGAIN", 0)
+    assert wait_for(box / "replies" / f"{ID}.json", within=SOON) is None
+    assert rung(doorbell) == 0
+
+
 def ring(bell: Path, reply: Path | None) -> None:
     """As the host does, as soon as a wrapper waits at the bell; with a reply, or without as only another could."""
     with open(bell, "wb"):
@@ -758,7 +818,7 @@ def bell(box: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def wait_for(reply: Path, within: int = 5000) -> bytes | None:
-    return wrapper.wait_for(str(reply), wrapper.boottime_ms() + within)
+    return wrapper.wait_for(str(reply), str(reply.parent / "doorbell"), wrapper.boottime_ms() + within)
 
 
 def test_a_bell_wakes_the_wrapper(box: Path, bell: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -802,7 +862,7 @@ def test_a_brief_reply_says_the_same_of_the_outcome(box: Path, settings: dict[st
 def test_what_is_no_reply_is_a_failure(
     box: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, content: bytes
 ) -> None:
-    monkeypatch.setattr(wrapper, "wait_for", lambda path, deadline: content)
+    monkeypatch.setattr(wrapper, "wait_for", lambda *_: content)
     assert run_main(monkeypatch, settings) == 70
 
 

@@ -38,7 +38,7 @@ def disable(places: Places, purge: bool, dry_run: bool, as_json: bool) -> None:
     if not dry_run:
         systemd.require_systemd()
         if places.home.is_dir() or is_installed(places):
-            # The path before the service, so that nothing starts it again.
+            # The socket before the service, so that nothing starts it again.
             systemd.systemctl("disable", "--now", *systemd.units(places.service))
             systemd.systemctl("stop", f"sidespawn@{places.service}.service")
             systemd_roots.release_all(places.service)

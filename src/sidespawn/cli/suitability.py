@@ -46,7 +46,7 @@ def warnings(policy: Policy) -> list[str]:
 
 def unit_warnings(policy: Policy) -> list[str]:
     """Of a service that is enabled: whether its unit is allowed what its policy, as it stands now, takes."""
-    if not any(INSTALLED.glob(f"*.wants/sidespawn@{policy.service}.path")) or hardening.is_current(policy):
+    if not any(INSTALLED.glob(f"*.wants/sidespawn@{policy.service}.socket")) or hardening.is_current(policy):
         return []
     return [f"the unit is confined as an earlier policy or version needed it: sidespawn enable {policy.service}"]
 

@@ -29,13 +29,12 @@ def templates() -> dict[Path, str]:
 
 
 def units(service: str) -> tuple[str, ...]:
-    """The units that are enabled for a service; the path unit brings sidespawn-operator@SERVICE.path."""
-    return (f"sidespawn@{service}.path", f"sidespawn@{service}.timer")
+    """The units that are enabled for a service."""
+    return (f"sidespawn@{service}.socket", f"sidespawn@{service}.timer")
 
 
 def all_units(service: str) -> tuple[str, ...]:
-    others = ("sidespawn-operator@{}.path", "sidespawn@{}.service", "sidespawn-spool@{}.service")
-    return (*units(service), *(unit.format(service) for unit in others))
+    return (*units(service), f"sidespawn@{service}.service", f"sidespawn-spool@{service}.service")
 
 
 def require_systemd() -> None:

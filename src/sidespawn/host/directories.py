@@ -15,7 +15,7 @@ from pathlib import Path
 
 from sidespawn.core.policy import Policy
 from sidespawn.errors import SidespawnError
-from sidespawn.host import kernel, syscalls
+from sidespawn.host import kernel, spool, syscalls
 from sidespawn.host.places import NAMESPACES, Places
 from sidespawn.host.policies import load_policy
 
@@ -48,7 +48,7 @@ def make(places: Places, policy: Policy) -> None:
     for path in (places.spool, places.replies):
         path.mkdir(exist_ok=True)
     owner, replies = f"mode=0700,uid={policy.agent.spool_uid}", policy.limits.replies
-    mount_tmpfs(places.spool, FLAGS, f"size={policy.limits.spool},nr_inodes=128,{owner}")
+    mount_tmpfs(places.spool, FLAGS, f"size={policy.limits.spool},nr_inodes={spool.NAMES},{owner}")
     # Four times the replies that are kept: those that a crash must not forget are kept beyond that; each takes 4 KiB.
     mount_tmpfs(places.replies, FLAGS, f"size={replies * 16}k,nr_inodes={replies * 4},mode=0755")
     write_wrappers(places, policy)

@@ -38,7 +38,6 @@ class Event(Enum):
     EXPIRED = ("edb25f6d99864b6099af9bf85c1079cc", WARNING)
     UNREADABLE = ("c342d0150c6846aa8a6b6bc480a616ce", WARNING)
     LIMITED = ("d9c6aace09cc4dce8d1fad16342e3875", WARNING)
-    LITTERED = ("1dc1a5ea4bd84d06862c30312822def7", WARNING)
     INTERNAL = ("a74b406375e04c8b81c2c2eaa9e8d1cb", ERROR)
 
     def __init__(self, message_id: str, priority: int) -> None:

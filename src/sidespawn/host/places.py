@@ -3,6 +3,7 @@
     /etc/sidespawn/SERVICE.toml       the policy
     /run/sidespawn/SERVICE/spool      the agent's only writable directory; a small file system of its own
     /run/sidespawn/SERVICE/replies    read-only in the agent; a small file system of its own
+    /run/sidespawn/SERVICE/replies/doorbell  the FIFO that systemd listens at; who only reads may write to a FIFO
     /run/sidespawn/SERVICE/agent      the wrapper and the kill scripts, mounted read-only into the agent
     /run/sidespawn/SERVICE/operator   a second spool, for root on the host: `sidespawn stop` and `signal`
     /run/sidespawn/SERVICE/claims     requests taken from a spool and not yet answered
@@ -32,6 +33,7 @@ class Places:
         self.spool = self.home / "spool"
         self.operator = self.home / "operator"
         self.replies = self.home / "replies"
+        self.doorbell = self.replies / "doorbell"
         self.agent = self.home / "agent"
         self.claims = self.home / "claims"
         self.ledger = self.home / "ledger"
@@ -42,5 +44,4 @@ class Places:
         # Which containers with names of the old wrappers were looked at and not adopted; there once one has looked.
         self.adoption = self.home / "adoption"
         self.bucket = self.home / "bucket"
-        self.litter = self.home / "litter"
         self.lock = self.home / "lock"

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -25,7 +26,7 @@ TAKEN = "processes-taken"
 BY_OPERATOR = ".operator"
 CLAIM_BYTES = 1024 * 1024
 LOCK_PATIENCE = 1.0  # seconds
-LEFTOVERS = 64  # names looked at in one go; an agent can make more, and only wait for the next
+NAMES = 128  # that its file system has room for
 
 
 @dataclass(frozen=True)
@@ -117,28 +118,23 @@ def split_lines(untrusted_content: bytes) -> tuple[bytes, ...]:
     return tuple(line[: LINE_BYTES + 1] for line in untrusted_content.split(b"\n") if line)
 
 
-def clear(spool: Path) -> int:
-    """Remove what does not belong in a spool, if one call can; the number of names that stay."""
-    stay = 0
+def clear(spool: Path) -> None:
+    """Remove what does not belong in a spool, if one call can."""
     with directory(spool) as held, os.scandir(held) as entries:
-        for _, entry in zip(range(LEFTOVERS), entries, strict=False):
+        for _, entry in zip(range(NAMES), entries, strict=False):
             if entry.name not in (REQUESTS, TAKEN) or not entry.is_file(follow_symlinks=False):
-                stay += not unlink(held, entry.name)
-    return stay
+                unlink(held, entry.name)
 
 
-def unlink(held: int, name: str) -> bool:
+def unlink(held: int, name: str) -> None:
     for call in (os.unlink, os.rmdir):
-        try:
+        with suppress(OSError):
             call(name, dir_fd=held)
-            return True
-        except FileNotFoundError:
-            return True
-        except OSError:
-            continue
-    return False
 
 
-def is_empty(spool: Path) -> bool:
-    with os.scandir(spool) as entries:
-        return next(entries, None) is None
+def has_requests(spool: Path) -> bool:
+    """Whether there may be some: without a look into the file, which a wrapper may be writing."""
+    try:
+        return stat.S_ISREG(os.lstat(spool / REQUESTS).st_mode)
+    except FileNotFoundError:
+        return False

@@ -1,4 +1,4 @@
-"""The service behind a spool: what the .path unit starts when there is something in it.
+"""The service behind a spool: what systemd starts when a wrapper rings the doorbell.
 
     claim -> parse -> decide -> launch -> record -> reply
 
@@ -45,9 +45,10 @@ from sidespawn.host.policies import Stamps, are_current, load_policy
 
 REPLY_SECONDS = HORIZON_MS / 1000 + 60  # an id is remembered longer than a request can live
 LONGEST_RUN = 300.0  # seconds; then it ends as soon as its work is done, and what piled up is swept
+DOORBELL_BYTES = 65536  # all that a FIFO can hold (pipe(7))
 CLAIMS = 16  # at most 1 MiB each, that may wait for their answers; what is more waits in the spool
 TIDY_SECONDS = 30.0
-LITTER_LONGEST = 60.0  # seconds that a spool which cannot be emptied keeps a run from ending
+SHORTEST_RUN = 1.0  # seconds; whoever rings without a request, again and again, starts no more than this
 
 
 def main(service: str) -> int:
@@ -55,8 +56,13 @@ def main(service: str) -> int:
     journal = Journal(places.service)
     with only_one(places.lock):
         stamps: Stamps = {}
-        Sync(places, journal, make_keeper(places, journal, stamps), stamps).run()
+        Sync(places, journal, make_keeper(places, journal, stamps), stamps, handed_doorbell()).run()
     return 0
+
+
+def handed_doorbell() -> int | None:
+    """The FIFO that systemd listens at, unless its socket unit is stopped; see sd_listen_fds(3)."""
+    return 3 if os.environ.get("LISTEN_PID") == str(os.getpid()) else None
 
 
 def make_keeper(places: Places, journal: Journal, stamps: Stamps) -> Keeper | PolicyError:
@@ -80,8 +86,11 @@ def only_one(path: Path) -> Iterator[None]:
 class Sync:
     """One run. `keeper` is the error when the service has no valid policy; `stamps` are of the policy's files."""
 
-    def __init__(self, places: Places, journal: Journal, keeper: Keeper | PolicyError, stamps: Stamps) -> None:
+    def __init__(
+        self, places: Places, journal: Journal, keeper: Keeper | PolicyError, stamps: Stamps, doorbell: int | None
+    ) -> None:
         self.places, self.journal, self.keeper, self.stamps = places, journal, keeper, stamps
+        self.doorbell = doorbell
         if isinstance(keeper, PolicyError):  # to whom the spool was given by the last valid policy
             pace, self.limits, self.spool_uid = Pace(linger=0, parallel=1), ServiceLimits(), places.spool.stat().st_uid
         else:
@@ -96,8 +105,9 @@ class Sync:
         self.unanswered: dict[str, int] = {}  # claim to the number of its lines that have no answer yet
 
     def run(self) -> None:
-        served = False
+        served = rested = False
         spool.remove_unfinished(self.places.claims)
+        spool.clear(self.places.spool)
         with closing(kernel.watch_directories(str(self.places.spool), str(self.places.operator))) as watch:
             unfinished = spool.stored(self.places.claims)
             if unfinished and isinstance(self.keeper, Keeper):
@@ -109,7 +119,7 @@ class Sync:
                 self.serve(claim)
                 served = True
             began = tidied = time.monotonic()
-            rest_at = began + self.litter_patience()
+            rest_at = began + (SHORTEST_RUN if self.doorbell else 0.0)
             while are_current(self.stamps):  # else the next run serves by the changed policy
                 if time.monotonic() - tidied >= TIDY_SECONDS:
                     self.expire_replies()
@@ -122,7 +132,8 @@ class Sync:
                     rest_at = max(rest_at, time.monotonic() + self.linger)
                 if self.limited:
                     rest_at = max(rest_at, time.monotonic() + self.bucket.closed_for())
-                if time.monotonic() >= rest_at or time.monotonic() - began >= LONGEST_RUN:
+                rested = time.monotonic() >= rest_at
+                if rested or time.monotonic() - began >= LONGEST_RUN:
                     break
                 wait(watch, self.lanes.done, min(1.0, rest_at - time.monotonic()))
         self.lanes.finish()
@@ -130,6 +141,18 @@ class Sync:
             self.attempt(self.keeper.sweep)  # the timer's run, or one that let none of the timer's be
         self.expire_replies()
         self.journal.summarise()
+        if rested and self.doorbell:
+            self.empty_doorbell(self.doorbell)
+
+    def empty_doorbell(self, doorbell: int) -> None:
+        """Ringing starts the next run from here on. Until here it did as well, so that a run that is killed has a next.
+
+        The bell is rung again for a request that came since this run last looked.
+        """
+        with suppress(BlockingIOError):
+            os.read(doorbell, DOORBELL_BYTES)
+        if any(map(spool.has_requests, (self.places.spool, self.places.operator))):
+            os.write(doorbell, b"\n")
 
     def claim(self) -> list[spool.Claim]:
         """The requests of the operator, and those of the agent as far as its limits let them be taken."""
@@ -143,7 +166,7 @@ class Sync:
     def may_take(self) -> bool:
         """Whether an agent's requests are taken now. What is not taken waits in the spool, and with it its wrappers."""
         closed_for = self.bucket.closed_for()
-        if closed_for and not self.limited and not spool.is_empty(self.places.spool):
+        if closed_for and not self.limited and spool.has_requests(self.places.spool):
             message = f"requests come faster than {self.limits.rate} a second; more wait in the spool"
             self.journal.write(Event.LIMITED, message)
             self.limited = True
@@ -288,7 +311,7 @@ class Sync:
                 with suppress(OSError):
                     aged.append((os.stat(name, dir_fd=held, follow_symlinks=False).st_mtime, name))
             for number, (age, name) in enumerate(sorted(aged)):
-                needed = name.partition(".")[0] in self.accepted
+                needed = name == self.places.doorbell.name or name.partition(".")[0] in self.accepted
                 if not needed and (age < limit or number < len(aged) - self.limits.replies):
                     spool.unlink(held, name)
 
@@ -299,24 +322,6 @@ class Sync:
         except Exception as error:  # noqa: BLE001 - what raises here would end a worker, and its lane would wait for ever
             failure = as_ours(error)
             self.journal.write(Event.FAILED, f"tidying up has to wait: {failure.message}", reason=failure.reason)
-
-    def litter_patience(self) -> float:
-        """How long this run must last at least: twice as long as the last, while an agent's litter stays."""
-        path = self.places.litter
-        left = spool.clear(self.places.spool)
-        if not left:
-            path.unlink(missing_ok=True)
-            return 0.0
-        try:
-            before = float(path.read_text())
-        except (OSError, ValueError):
-            before = 0.5
-        patience = min(LITTER_LONGEST, before * 2)
-        path.write_text(f"{patience}")
-        if before == 0.5:
-            message = f"{left} name(s) in the spool cannot be removed; each run now lasts longer, up to a minute"
-            self.journal.write(Event.LITTERED, message)
-        return patience
 
 
 def note_excused(journal: Journal, allowed: Allowed, request_id: str) -> None:
