@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from string import ascii_letters, digits, hexdigits
 
 Check = Callable[[str], bool]
 
-LOWER_HEX = frozenset("0123456789abcdef")
-HEX = frozenset(hexdigits)
-DIGITS = frozenset(digits)
-ALPHANUMERIC = frozenset(ascii_letters + digits)
+DIGITS = frozenset("0123456789")
+LOWER_HEX = DIGITS | frozenset("abcdef")
+HEX = LOWER_HEX | frozenset("ABCDEF")
+ALPHANUMERIC = DIGITS | frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 NAME = ALPHANUMERIC | frozenset("._-@+ ")
 TAG = ALPHANUMERIC | frozenset("_-.")
 INTERFACE = ALPHANUMERIC | frozenset("._-@")
