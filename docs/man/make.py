@@ -56,7 +56,7 @@ def page(context: click.Context, more: list[str]) -> str:
     lines += [
         *more,
         ".SH SEE ALSO",
-        ", ".join([*(rf"\fB{text(each)}\fR(1)" for each in see), r"\fBsystemd.path\fR(5)"]),
+        ", ".join([*(rf"\fB{text(each)}\fR(1)" for each in see), r"\fBsystemd.socket\fR(5)"]),
     ]
     return "\n".join(lines) + "\n"
 
