@@ -27,10 +27,11 @@ from sidespawn.engines import Engine, NameTaken, Pins, docker, get_engine
 from sidespawn.engines.systemd_roots import release_all
 from sidespawn.errors import LaunchError, Reason
 from sidespawn.host import directories, kernel, syscalls
-from sidespawn.host.files import closing, pinned
+from sidespawn.host.keeper import pin_mounts
 from sidespawn.host.namespaces import pinned_namespace
 from sidespawn.host.places import Places
 from sidespawn.host.processes import Process, end, identify, send
+from sidespawn.host.state import AgentState
 from tests.lab import dockers
 from tests.lab.networks import command, wait_until, wait_until_gone
 
@@ -167,12 +168,7 @@ class Ground:
         with ExitStack() as stack:
             name = None if plan.host_network else plan.netns
             netns = stack.enter_context(pinned_namespace(name, pin.with_suffix(".netns")))
-            mounts = []
-            for number, mount in enumerate(plan.mounts):
-                source = os.open(self.state / mount.beneath, os.O_PATH | os.O_DIRECTORY)
-                stack.enter_context(closing(source))
-                target = pin.with_suffix(f".mount{number}")
-                mounts.append(stack.enter_context(pinned(source, target, is_directory=True)))
+            mounts = pin_mounts(plan, AgentState(str(self.state)), pin, stack)
             configuration, scripts = [], []
             for number, file in enumerate(plan.configuration):
                 configuration.append(self.places.snapshots / f"{plan.instance}.{number}")
@@ -187,7 +183,7 @@ class Ground:
             yield Pins(
                 netns=netns.path,
                 pid_file=pid_file,
-                mounts=tuple(mounts),
+                mounts=mounts,
                 configuration=tuple(configuration),
                 scripts=tuple(scripts),
             )

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from sidespawn.engines.systemd import unit_name
-from sidespawn.engines.systemd_roots import DEVICES, prepare, release_all, root_path
+from sidespawn.engines.systemd_roots import DEVICES, HOST, given_path, prepare, release_all, root_path
 from sidespawn.errors import LaunchError, Reason
+from sidespawn.host import directories
 from sidespawn.host.files import directory
 from sidespawn.host.processes import identify
 from tests.lab.conftest import new_service
@@ -136,6 +137,8 @@ def test_the_hosts_own_program_needs_no_image() -> None:
         assert os.listdir(root / "var/lib") == ["neutron"]
         assert network.kill("HUP").returncode == 0
         assert network.kill("TERM").returncode == 0
+        release_all(service.name)  # as after a reboot: the service makes all of it itself, confined as it is
+        assert network.start().returncode == 0
     finally:
         service.clean()
 
@@ -148,12 +151,49 @@ def test_devices_are_the_harmless_ones_and_no_more_can_be_made(shared_service: S
     assert all(os.stat(devices / name).st_rdev == os.stat(f"/dev/{name}").st_rdev for name in DEVICES)
     with (devices / "zero").open("rb") as zero:
         assert zero.read(3) == b"\0\0\0"
-    for path in (devices, devices / "null"):
+    for path in (devices, devices / "null", devices.parent / "proc/sys"):
         assert os.statvfs(path).f_flag & os.ST_RDONLY, path
     other = shared_service.network()
     other.start()
     (devices / "shm" / "own").touch()
     assert not Path(f"/proc/{other.pid}/root/dev/shm/own").exists()
+
+
+def test_what_is_given_from_the_host_is_read_only_there(ground: Ground) -> None:
+    """It has the same flags in a side container. What a run that was killed left half-made is made anew."""
+    for image in (IMAGE, HOST):
+        given, root = given_path(ground.places.service, image), root_path(ground.places.service, image)
+        given.mkdir(parents=True, exist_ok=True)
+        directories.mount_tmpfs(given, 0, "size=64k")
+        prepare(ground.places.service, image)
+        options = {path: each for path, each in mounts_below(root.parent).items() if path != str(root)}
+        assert {f"{given}/{each}" for each in ("sys", "texts", "scripts", "dev/null")} < set(options)
+        assert all({"ro", "nosuid"} <= each for each in options.values())
+        assert not [each for each in options.values() if any(one.startswith("shared:") for one in each)]
+        assert {path for path, each in options.items() if path.startswith(str(given)) and "noexec" not in each} == {
+            f"{given}/scripts", *(f"{given}/dev/{name}" for name in DEVICES),
+        }  # fmt: skip
+        release_all(ground.places.service)
+        assert mounts_below(root.parent) == {}
+
+
+def mounts_below(path: Path) -> dict[str, set[str]]:
+    rows = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    return {row[4]: {*row[5].split(","), *row[6 : row.index("-")]} for row in rows if row[4].startswith(f"{path}/")}
+
+
+def test_what_the_host_replaces_is_seen_by_the_next(ground: Ground) -> None:
+    """As tools replace /etc/passwd: what was mounted stays the old file."""
+    root, path = root_path(ground.places.service, HOST), Path("/etc/protocols")
+    prepare(ground.places.service, HOST)
+    before = mounts_below(root)
+    shutil.copy2(path, f"{path}.sidespawn")
+    os.replace(f"{path}.sidespawn", path)
+    assert not os.path.samefile(root / "etc/protocols", path)
+    prepare(ground.places.service, HOST)
+    assert os.path.samefile(root / "etc/protocols", path)
+    assert mounts_below(root) == before
+    release_all(ground.places.service)
 
 
 def test_a_second_enable_leaves_what_runs(service: Service) -> None:

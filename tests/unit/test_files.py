@@ -217,7 +217,11 @@ with files.directory(tmp_path / "state") as held, files.closing(files.open_direc
     with files.pinned(found, target, is_directory=True) as pin:
         assert os.listdir(pin) == ["file"]
         options = next(line.split()[3] for line in open("/proc/mounts") if line.split()[1] == str(pin))
-        assert {"nosuid", "nodev", "noexec"} <= set(options.split(",")), options
+        assert {"rw", "nosuid", "nodev", "noexec"} <= set(options.split(",")), options
+    with files.pinned(found, target, is_directory=True, writable=False) as pin:
+        options = next(line.split()[3] for line in open("/proc/mounts") if line.split()[1] == str(pin))
+        assert {"ro", "nosuid", "nodev", "noexec"} <= set(options.split(",")), options
+        (tmp_path / "state" / "b" / "other").write_text("the rest of the file system stays as it is")
 assert not target.exists()
 """)
 

@@ -25,6 +25,9 @@ from tests.unit.test_podman import PINS, PLAN
 ID = "0" * 32
 
 
+GIVEN = systemd_roots.given_path(PLAN.service, PLAN.image)
+
+
 def unit(plan: Plan = PLAN, pins: Pins = PINS) -> dict[str, Any]:
     """The values of the unit's properties, of a repeated one the last."""
     return {name: value for name, (_, value) in properties(plan, pins, ID)}
@@ -37,9 +40,8 @@ def test_the_unit_is_what_the_plan_says() -> None:
     assert (found["User"], found["Group"]) == ("1000", "1000")
     assert found["CapabilityBoundingSet"] == found["AmbientCapabilities"] == 1 << 12 | 1 << 13
     assert found["Environment"] == [f"TAG=tool-{NET}"]
-    assert found["BindPaths"] == [("/pins/1.mount0", f"/state/{NET}", False, 0)]
-    assert ("/snapshots/1.0", "/state/tool.conf", False, 0) in found["BindReadOnlyPaths"]
-    assert found["NoExecPaths"] == ["+/state/tool.conf"]
+    assert ("/pins/1.mount0", f"/state/{NET}", False, 0) in found["BindPaths"]
+    assert (f"{GIVEN}/texts/1.0", "/state/tool.conf", False, 0) in found["BindPaths"]
     assert (found["MemoryMax"], found["TasksMax"], found["LimitNOFILE"]) == (64 * 2**20, 8, 1024)
     assert f"SIDESPAWN_LABEL_INSTANCE={NET}".encode() in found["LogExtraFields"]
     assert f"SIDESPAWN_LABEL_PLAN={PLAN.digest}".encode() in found["LogExtraFields"]
@@ -52,11 +54,21 @@ def test_what_confines_every_side_container() -> None:
     filters = [value for name, (_, value) in properties(PLAN, PINS, ID) if name == "SystemCallFilter"]
     assert [allowed for allowed, _ in filters] == [True, False]
     assert "process_vm_readv" in filters[1][1]
-    assert found["BindPaths"] == []
-    assert [path for _, path, *_ in found["BindReadOnlyPaths"]] == ["/proc/sys", "/dev"]
+    assert found["BindPaths"] == [(f"{GIVEN}/sys", "/proc/sys", False, 0), (f"{GIVEN}/dev", "/dev", False, 1 << 14)]
 
 
 NO_PINS = replace(PINS, mounts=(), configuration=())
+
+
+@pytest.mark.parametrize("image", [PLAN.image, "host"])
+def test_systemd_has_nothing_to_make_read_only_but_the_root(image: str) -> None:
+    """systemd 252 reads the host's whole list of mounts twice for each path that it is to make so."""
+    mounts = (*PLAN.mounts, Mount(path="/read", beneath="read", writable=False))
+    plan = replace(PLAN, image=image, mounts=mounts, scripts=(Script(path="/s", text=""),))
+    found = unit(plan, replace(PINS, mounts=(*PINS.mounts, Path("/pins/1.mount1")), scripts=(Path("/snapshots/1.1"),)))
+    asked = {name for name in found if name.endswith(("Path", "Paths")) or name.startswith(("Private", "Protect"))}
+    assert asked == {"BindPaths", "NetworkNamespacePath", "PrivateIPC", "ReadOnlyPaths"}
+    assert found["ReadOnlyPaths"] == ["+/"]
 
 
 def test_in_the_agents_state_there_is_only_what_is_mounted() -> None:
@@ -79,9 +91,7 @@ def test_root_and_the_hosts_network_are_what_a_unit_has_by_itself() -> None:
 
 def test_scripts_are_mounted_and_can_be_executed() -> None:
     plan, pins = replace(PLAN, scripts=(Script(path="/s", text=""),)), replace(PINS, scripts=(Path("/snapshots/1.1"),))
-    found = unit(plan, pins)
-    assert ("/snapshots/1.1", "/s", False, 0) in found["BindReadOnlyPaths"]
-    assert "+/s" not in found["NoExecPaths"]
+    assert (f"{GIVEN}/scripts/1.1", "/s", False, 0) in unit(plan, pins)["BindPaths"]
 
 
 def test_a_variable_of_the_plan_is_not_taken_back() -> None:
@@ -127,9 +137,8 @@ def test_each_image_has_a_root_of_its_own() -> None:
     assert all(str(path).startswith("/run/sidespawn/small/roots/") for path in paths)
 
 
-def test_of_the_host_little_is_seen_and_of_an_image_nothing() -> None:
-    assert systemd_roots.seen_of_the_host("localhost/tool:1") == ()
-    seen = systemd_roots.seen_of_the_host("host")
+def test_of_the_host_little_is_seen() -> None:
+    seen = systemd_roots.seen_of_the_host()
     assert "/usr" in seen
     assert not {"/", "/etc", "/root", "/home", "/var", "/run", "/proc", "/sys", "/dev", "/etc/shadow"} & set(seen)
 

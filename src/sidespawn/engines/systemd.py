@@ -26,7 +26,7 @@ from sidespawn.core.plan import Plan
 from sidespawn.engines import LABEL, Found, NameTaken, Other, Pins, found, labels
 from sidespawn.engines.control_groups import slice_name
 from sidespawn.engines.systemd_bus import Bus, BusError
-from sidespawn.engines.systemd_roots import prepare, root_path, seen_of_the_host
+from sidespawn.engines.systemd_roots import given_path, prepare, root_path
 from sidespawn.errors import LaunchError, Reason, quoted
 
 TYPE_CHECKING = False
@@ -115,18 +115,19 @@ def properties(plan: Plan, pins: Pins, request: str) -> Properties:
     """All that the unit is, as D-Bus has it (org.freedesktop.systemd1(5))."""
     capabilities = ("t", sum(1 << CAPABILITIES[each] for each in plan.capabilities))
     argv = [plan.command, *(argument.replace("$", "$$") for argument in plan.arguments)]
-    given = dict(plan.environment)
-    mounts = list(zip(plan.mounts, pins.mounts, strict=True))
-    writable = [bind(pin, mount.path) for mount, pin in mounts if mount.writable]
-    readable = [bind(pin, mount.path) for mount, pin in mounts if not mount.writable]
-    readable += [bind(pin, file.path) for file, pin in zip(plan.configuration, pins.configuration, strict=True)]
-    readable += [bind(pin, script.path) for script, pin in zip(plan.scripts, pins.scripts, strict=True)]
-    readable += [(path, path, True, 0) for path in ("/proc/sys", *seen_of_the_host(plan.image))]
-    readable += [(str(root_path(plan.service, plan.image).parent / "dev"), "/dev", False, RECURSIVE)]
+    variables = dict(plan.environment)
+    given = given_path(plan.service, plan.image)
+    # What is mounted has the flags of the mount that it is taken from: read-only, nosuid, nodev, noexec where it must
+    # be. For each path that systemd 252 is to give one of them it reads the host's whole list of mounts twice.
+    binds = [bind(pin, mount.path) for mount, pin in zip(plan.mounts, pins.mounts, strict=True)]
+    texts = zip(plan.configuration, pins.configuration, strict=True)
+    binds += [bind(given / "texts" / pin.name, file.path) for file, pin in texts]
+    scripts = zip(plan.scripts, pins.scripts, strict=True)
+    binds += [bind(given / "scripts" / pin.name, script.path) for script, pin in scripts]
+    binds += [bind(given / "sys", "/proc/sys"), bind(given / "dev", "/dev", RECURSIVE)]
     # Mount points for what is in the agent's state are made in an empty directory, for this side container alone; those
     # elsewhere, which only a policy names, in the root, for all of the service.
-    places = [path for _, path, _, _ in (*writable, *readable)]
-    state = [plan.state] if any(place.startswith(f"{plan.state}/") for place in places) else []
+    state = [plan.state] if any(path.startswith(f"{plan.state}/") for _, path, *_ in binds) else []
     empty = [(path, f"ro,mode=755,{TMPFS}") for path in state]
     empty += [(path, f"mode=1777,{TMPFS}") for path in ("/dev/shm", *plan.scratch)]  # noqa: S108
     own: Properties = [] if plan.host_network else [("NetworkNamespacePath", ("s", str(pins.netns)))]
@@ -143,11 +144,9 @@ def properties(plan: Plan, pins: Pins, request: str) -> Properties:
         ("RootDirectory", ("s", str(root_path(plan.service, plan.image)))),
         ("MountAPIVFS", ("b", False)),
         ("MountFlags", ("t", PRIVATE)),
-        ("ReadOnlyPaths", ("as", ["+/"])),  # + for beneath the root directory
+        ("ReadOnlyPaths", ("as", ["+/"])),  # + for beneath the root directory; with what is mounted in it already
         ("TemporaryFileSystem", ("a(ss)", empty)),
-        ("BindPaths", ("a(ssbt)", writable)),
-        ("BindReadOnlyPaths", ("a(ssbt)", readable)),
-        ("NoExecPaths", ("as", [f"+{file.path}" for file in plan.configuration])),
+        ("BindPaths", ("a(ssbt)", binds)),
         *own,
         ("CapabilityBoundingSet", capabilities),
         ("AmbientCapabilities", capabilities),
@@ -166,7 +165,7 @@ def properties(plan: Plan, pins: Pins, request: str) -> Properties:
         ("SystemCallErrorNumber", ("i", EPERM)),
         ("DevicePolicy", ("s", "closed")),
         ("Environment", ("as", [f"{name}={value}" for name, value in plan.environment])),
-        ("UnsetEnvironment", ("as", [name for name in ADDED if name not in given])),
+        ("UnsetEnvironment", ("as", [name for name in ADDED if name not in variables])),
         ("UMask", ("u", 0o022)),
         ("LimitNOFILE", ("t", plan.limits.open_files)),
         ("LimitCORE", ("t", 0)),
@@ -182,8 +181,8 @@ def properties(plan: Plan, pins: Pins, request: str) -> Properties:
     ]
 
 
-def bind(pin: Path, path: str) -> tuple[str, str, bool, int]:
-    return (str(pin), path, False, 0)
+def bind(source: Path, path: str, flags: int = 0) -> tuple[str, str, bool, int]:
+    return (str(source), path, False, flags)
 
 
 def log_fields(plan: Plan, request: str) -> list[str]:

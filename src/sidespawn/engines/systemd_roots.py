@@ -1,13 +1,17 @@
 """The root directories of side containers that systemd starts: made once for a service's image, and kept.
 
     /run/sidespawn/SERVICE/roots/KEY/root   what a program sees as /, read-only for it
-    /run/sidespawn/SERVICE/roots/KEY/dev    what it sees as /dev
+    /run/sidespawn/SERVICE/roots/KEY/given  what else it is given that is the service's, read-only: /dev, /proc/sys, and
+                                            the directory of copies twice, for texts and for scripts
     /run/sidespawn/SERVICE/roots/KEY/image  the name of an image that podman keeps mounted for it
 
 KEY is made from the policy's image: the name of one that podman has, a directory of the host, or `host` for the host's
 own programs.  An overlay in memory lies upon an image or a directory, so that mount points can be made where it has
-none; nothing else is ever written there.  The root of `host` is empty: what the program may see of the host is mounted
-into it at the start.
+none; nothing else is ever written there.  The root of `host` is empty but for what the program may see of the host,
+mounted read-only.
+
+What is read-only here stays so wherever it is mounted from here: so systemd has nothing to make read-only but the root,
+for which it would read the host's whole list of mounts at each start, which grows with the number of namespaces.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ from pathlib import Path
 from sidespawn.engines import image_missing
 from sidespawn.errors import LaunchError, Reason
 from sidespawn.host import kernel
-from sidespawn.host.files import closing
+from sidespawn.host.files import HARMLESS, closing
 from sidespawn.host.places import Places
 from sidespawn.host.processes import last_line, run
 
@@ -38,34 +42,35 @@ def root_path(service: str, image: str) -> Path:
     return Places(service).home / "roots" / hashlib.sha256(image.encode()).hexdigest()[:16] / "root"
 
 
-def seen_of_the_host(image: str) -> tuple[str, ...]:
+def given_path(service: str, image: str) -> Path:
+    return root_path(service, image).parent / "given"
+
+
+def seen_of_the_host() -> tuple[str, ...]:
     """What is mounted into the root of `host`, each at its own path."""
-    if image != HOST:
-        return ()
-    return (*(path for path in PROGRAMS if not os.path.islink(path)), *(f"/etc/{name}" for name in SETTINGS))
+    paths = (*(path for path in PROGRAMS if not os.path.islink(path)), *(f"/etc/{name}" for name in SETTINGS))
+    return tuple(path for path in paths if os.path.exists(path))
 
 
 def prepare(service: str, image: str, *, anew: bool = False) -> None:
     """See that the root is there; `anew`, that it shows what the image's name stands for now. Raises LaunchError."""
-    root = root_path(service, image)
-    if os.path.ismount(root.parent / "dev" / DEVICES[-1]) and (image == HOST or os.path.ismount(root)) and not anew:
+    root, given = root_path(service, image), given_path(service, image)
+    if os.path.ismount(root) and is_read_only(given) and not anew and not (image == HOST and unseen(root)):
         return
     try:
         root.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with closing(os.open(root.parent / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             make(root, image, anew)
-            make_devices(root.parent / "dev")  # last, since it tells that all is there
+            if not is_read_only(given):
+                make_given(given, Places(service).snapshots)
     except OSError as error:
         raise LaunchError(Reason.ENGINE_FAILED, f"no root directory for {image}: {error.strerror}") from None
 
 
 def make(root: Path, image: str, anew: bool) -> None:
     if image == HOST:
-        make_directory(root)
-        for path in PROGRAMS:
-            if os.path.islink(path) and not os.path.lexists(root / path[1:]):
-                (root / path[1:]).symlink_to(os.readlink(path))
+        make_host(root)
         return
     if os.path.ismount(root):
         if not anew:
@@ -81,14 +86,55 @@ def make(root: Path, image: str, anew: bool) -> None:
     kernel.mount("sidespawn", str(root), "overlay", FLAGS, f"lowerdir={lower},upperdir={upper},workdir={work}")
 
 
-def make_devices(place: Path) -> None:
-    """Once, so that a start has one mount for all: for each of its own systemd reads the host's whole list twice."""
-    for each in (place, place / "shm", place / "mqueue"):
-        make_directory(each)
+def make_host(root: Path) -> None:
+    make_directory(root)
+    if not os.path.ismount(root):
+        kernel.mount("sidespawn", str(root), "tmpfs", FLAGS, "mode=755,size=64k")
+    make_directory(root / "etc")
+    for path in PROGRAMS:
+        if os.path.islink(path) and not os.path.lexists(root / path[1:]):
+            (root / path[1:]).symlink_to(os.readlink(path))
+    for path in unseen(root):
+        target = root / path[1:]
+        if os.path.ismount(target):
+            kernel.unmount(str(target))
+        if os.path.isdir(path):
+            make_directory(target)
+        else:
+            target.touch()
+        show(path, target, kernel.MS_NOSUID)
+
+
+def unseen(root: Path) -> list[str]:
+    """What the host has replaced since it was mounted, as tools do with /etc/passwd, or what is not mounted yet."""
+    targets = ((path, root / path[1:]) for path in seen_of_the_host())
+    return [path for path, target in targets if not (target.exists() and os.path.samefile(path, target))]
+
+
+def make_given(place: Path, copies: Path) -> None:
+    if os.path.ismount(place):
+        kernel.unmount(str(place))  # a run was killed while it did this
+    make_directory(place)
+    kernel.mount("sidespawn", str(place), "tmpfs", HARMLESS, "mode=755,size=64k")
+    for each in ("dev", "dev/shm", "dev/mqueue", "sys", "texts", "scripts"):
+        make_directory(place / each)
     for name in DEVICES:
-        (place / name).touch()
-        if not os.path.ismount(place / name):
-            kernel.mount(f"/dev/{name}", str(place / name), None, kernel.MS_BIND)
+        (place / "dev" / name).touch()
+        show(f"/dev/{name}", place / "dev" / name, kernel.MS_NOSUID)
+    show("/proc/sys", place / "sys", HARMLESS)
+    show(str(copies), place / "texts", HARMLESS)
+    show(str(copies), place / "scripts", FLAGS)
+    kernel.remount(str(place), HARMLESS | kernel.MS_RDONLY)  # last, since it tells that all is there
+
+
+def show(source: str, target: Path, flags: int) -> None:
+    kernel.mount(source, str(target), None, kernel.MS_BIND)
+    kernel.mount("none", str(target), None, kernel.MS_PRIVATE)  # what is mounted beneath it on the host stays there
+    kernel.remount(str(target), flags | kernel.MS_RDONLY)
+
+
+def is_read_only(path: Path) -> bool:
+    return path.exists() and bool(os.statvfs(path).f_flag & os.ST_RDONLY)
 
 
 def make_directory(path: Path) -> None:
@@ -115,7 +161,7 @@ def release_image(place: Path) -> None:
 def release_all(service: str) -> None:
     """What `sidespawn disable` does; when the service's units stop, only what lies in its own directory goes."""
     for place in (Places(service).home / "roots").glob("*"):
-        for each in (place / "root", *(place / "dev" / name for name in DEVICES)):
+        for each in (place / "root", place / "given"):
             if os.path.ismount(each):
                 kernel.unmount(str(each))
         release_image(place)

@@ -18,6 +18,7 @@ from sidespawn.errors import PolicyError
 from sidespawn.host import kernel
 
 BENEATH = kernel.RESOLVE_BENEATH | kernel.RESOLVE_NO_SYMLINKS | kernel.RESOLVE_NO_MAGICLINKS | kernel.RESOLVE_NO_XDEV
+HARMLESS = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
 POLICY_BYTES = 1024 * 1024
 
 
@@ -111,11 +112,11 @@ def read_trusted(path: Path) -> str:
 
 
 @contextmanager
-def pinned(descriptor: int, target: Path, *, is_directory: bool) -> Iterator[Path]:
+def pinned(descriptor: int, target: Path, *, is_directory: bool, writable: bool = True) -> Iterator[Path]:
     """The open file or directory bind-mounted at `target`, a path that only root can reach, while in the context.
 
     An engine opens what it mounts late and by name; a pin names the very inode that was checked.  Directories are
-    pinned nosuid, nodev, noexec.
+    pinned nosuid, nodev, noexec, and read-only unless `writable`.
     """
     if is_directory:
         target.mkdir(mode=0o700)
@@ -125,8 +126,7 @@ def pinned(descriptor: int, target: Path, *, is_directory: bool) -> Iterator[Pat
         kernel.mount(f"/proc/self/fd/{descriptor}", str(target), None, kernel.MS_BIND)
         try:
             if is_directory:
-                flags = kernel.MS_REMOUNT | kernel.MS_BIND | kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
-                kernel.mount("none", str(target), None, flags)
+                kernel.remount(str(target), HARMLESS if writable else HARMLESS | kernel.MS_RDONLY)
             yield target
         finally:
             kernel.unmount(str(target))

@@ -137,7 +137,7 @@ class Keeper:
             pins = Pins(
                 netns=netns.path,
                 pid_file=pid_file,
-                mounts=self.pin_mounts(plan, pin, stack),
+                mounts=pin_mounts(plan, self.state, pin, stack),
                 configuration=copies[: len(plan.configuration)],
                 scripts=copies[len(plan.configuration) :],
             )
@@ -208,14 +208,6 @@ class Keeper:
                 self.engine.remove(container_name(self.policy.service, instance))
                 self.remove_snapshots(instance)
         self.ledger.unmark(request_id)
-
-    def pin_mounts(self, plan: Plan, pin: Path, stack: ExitStack) -> tuple[Path, ...]:
-        paths = []
-        for number, mount in enumerate(plan.mounts):
-            descriptor = stack.enter_context(self.state.directory(mount.beneath))
-            target = pin.with_suffix(f".mount{number}")
-            paths.append(stack.enter_context(pinned(descriptor, target, is_directory=True)))
-        return tuple(paths)
 
     def read_configuration(self, beneath: str) -> bytes:
         return self.state.read(beneath, CONFIGURATION_BYTES)
@@ -393,6 +385,15 @@ class Keeper:
 
     def see_log(self, name: str) -> str:
         return f"its output is in the host's journal: sidespawn logs {self.policy.service} {name}"
+
+
+def pin_mounts(plan: Plan, state: AgentState, pin: Path, stack: ExitStack) -> tuple[Path, ...]:
+    paths = []
+    for number, mount in enumerate(plan.mounts):
+        descriptor = stack.enter_context(state.directory(mount.beneath))
+        target = pin.with_suffix(f".mount{number}")
+        paths.append(stack.enter_context(pinned(descriptor, target, is_directory=True, writable=mount.writable)))
+    return tuple(paths)
 
 
 def done(request: SignalRequest, message: str, container: str = "") -> Reply:

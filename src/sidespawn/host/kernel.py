@@ -20,7 +20,7 @@ RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_BENEATH = 0x08
 RESOLVE_IN_ROOT = 0x10
 
-MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND, MS_PRIVATE = 2, 4, 8, 32, 4096, 1 << 18
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND, MS_PRIVATE = 1, 2, 4, 8, 32, 4096, 1 << 18
 MNT_DETACH, UMOUNT_NOFOLLOW = 2, 8
 
 IN_MOVED_TO, IN_CREATE = 0x80, 0x100
@@ -50,6 +50,11 @@ def mount(source: str, target: str, kind: str | None, flags: int, data: str | No
     encoded = (None if text is None else text.encode() for text in (kind, data))
     kind_bytes, data_bytes = encoded
     checked(libc.mount(os.fsencode(source), os.fsencode(target), kind_bytes, ctypes.c_ulong(flags), data_bytes), target)
+
+
+def remount(target: str, flags: int) -> None:
+    """Give this one mount these flags; other mounts of the same file system keep theirs."""
+    mount("none", target, None, MS_REMOUNT | MS_BIND | flags)
 
 
 def unmount(target: str) -> None:
