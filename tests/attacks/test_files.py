@@ -345,7 +345,7 @@ def test_an_immutable_file_and_a_mount_in_the_spool(strong: Ours) -> None:
 @attack(17)
 def test_an_immutable_request_file(strong: Ours) -> None:
     """No wrapper can write then, so it is only the agent's own loss, and over when the flag is."""
-    strong.attacker(inside.write, strong.requests, json.dumps(strong.request()).encode() + b"\n")
+    strong.put(json.dumps(strong.request()).encode() + b"\n")
     wait_until(lambda: not os.listdir(strong.spool), patience=30)
     strong.attacker(inside.write, f"{strong.spool}/fixed", b"rubbish\n")
     strong.attacker(inside.immutable, f"{strong.spool}/fixed")

@@ -92,6 +92,7 @@ class Batch:
 
     def write(self, lines: list[bytes]) -> None:
         self.attacker(inside.write, self.requests, b"\n".join(lines) + b"\n")
+        self.attacker(inside.ring, str(self.service.places.doorbell))
 
     def has_answer(self, request_id: str) -> bool:
         return (self.service.places.replies / f"{request_id}.json").exists()

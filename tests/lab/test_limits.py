@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from sidespawn import wrapper
 from tests.attacks.catalogue import attack
 from tests.lab.conftest import new_service
 from tests.lab.networks import SIDESPAWN, Network, Service, command, kill_process, wait_until
@@ -119,6 +120,7 @@ def test_being_stopped_on_request_does_not_count(service: Service) -> None:
 @attack(110)
 def test_a_flood_of_rubbish_is_a_few_records(limited_service: Service) -> None:
     (limited_service.places.spool / "processes").write_bytes(b"x\n" * 500_000)
+    wrapper.ring(str(limited_service.places.doorbell))
     limited_service.wait_until_idle()
     assert len(limited_service.journal(event="unreadable")) == 50
     (said,) = (each["MESSAGE"] for each in limited_service.journal(event="limited") if "unreadable" in each["MESSAGE"])

@@ -122,6 +122,7 @@ def flood(service: Service, stop: Stop) -> None:
         with suppress(OSError):
             (spool / "new").write_bytes(b"x" * 100 + b"\n" + b"{}\n" * 300_000)
             os.rename(spool / "new", spool / "processes")
+        wrapper.ring(str(service.places.doorbell))
         for number in range(100):
             with suppress(OSError):
                 (spool / f"file{number}").touch()
@@ -136,6 +137,7 @@ def hold_the_lock(service: Service, stop: Stop) -> None:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             file.write(request_line({"op": "signal", "signal": "0", "pid": 4711}))
             file.flush()
+            wrapper.ring(str(service.places.doorbell))
             stop.wait(3)
 
 
