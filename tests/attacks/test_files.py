@@ -322,10 +322,9 @@ def test_the_inodes_used_up(target: Target) -> None:
 
 @attack(16)
 def test_a_deep_tree_and_many_names(ours: Ours) -> None:
-    """The host looks at 64 names at a time and enters none of them; what stays makes only this agent's runs rarer."""
+    """The host removes as many as there is room for, and no more at a time."""
     assert ours.attacker(inside.deep, ours.spool, 500) < 130
     ours.expect_held()
-    ours.attacker(inside.run, ["rm", "-rf", f"{ours.spool}/d"])
     ours.attacker(inside.names, ours.spool, 50)
     ours.expect_held()
 
@@ -345,7 +344,8 @@ def test_an_immutable_file_and_a_mount_in_the_spool(strong: Ours) -> None:
 @attack(17)
 def test_an_immutable_request_file(strong: Ours) -> None:
     """No wrapper can write then, so it is only the agent's own loss, and over when the flag is."""
-    strong.put(json.dumps(strong.request()).encode() + b"\n")
+    strong.expect_idle()
+    strong.wake()
     wait_until(lambda: not os.listdir(strong.spool), patience=30)
     strong.attacker(inside.write, f"{strong.spool}/fixed", b"rubbish\n")
     strong.attacker(inside.immutable, f"{strong.spool}/fixed")

@@ -255,8 +255,7 @@ def test_what_is_no_file_of_a_wrapper_is_removed_and_not_touched(box: Path, make
 def test_a_directory_with_something_in_it_stays_and_is_no_obstacle(box: Path) -> None:
     (box / "spool" / "processes" / "x").mkdir(parents=True)
     assert take(box) is None
-    clear(box / "spool")
-    assert (box / "spool" / "processes" / "x").exists()
+    assert (box / "spool" / "processes" / "x").exists(), "until it is cleared away"
 
 
 @pytest.mark.parametrize("kind", ["directory", "link", "pipe"])
@@ -385,29 +384,39 @@ def test_a_link_called_like_the_requests_goes(box: Path) -> None:
     assert Path("/etc/passwd").exists()
 
 
-def test_what_one_call_cannot_remove_is_never_walked_into(box: Path) -> None:
-    for name in ("a", "b"):
+def test_trees_go_and_what_they_link_to_stays(box: Path) -> None:
+    (box / "kept").mkdir()
+    (box / "kept" / "file").write_text("x")
+    for name in ("a", "processes"):
         (box / "spool" / name / "deep").mkdir(parents=True)
         (box / "spool" / name / "deep" / "file").write_text("x")
-    (box / "spool" / "c").write_text("x")
+        (box / "spool" / name / "deep" / "link").symlink_to(box / "kept")
+        os.link(box / "kept" / "file", box / "spool" / name / "hard")
     clear(box / "spool")
-    assert (box / "spool" / "a" / "deep" / "file").exists()
-    assert not (box / "spool" / "c").exists()
+    assert not os.listdir(box / "spool")
+    assert (box / "kept" / "file").read_text() == "x"
 
 
-def test_a_mount_in_the_spool_is_counted(apart: Callable[[str], str]) -> None:
+def test_the_deepest_tree_that_fits_goes_at_once(box: Path) -> None:
+    (box / "spool").joinpath(*["d"] * (spool.NAMES - 1)).mkdir(parents=True)
+    clear(box / "spool")
+    assert not os.listdir(box / "spool")
+
+
+def test_an_agent_that_makes_more_meanwhile_waits_for_the_next_time(box: Path) -> None:
+    for number in range(spool.NAMES + 10):
+        (box / "spool" / f"{number}").touch()
+    clear(box / "spool")
+    assert len(os.listdir(box / "spool")) == 10
+
+
+def test_a_mount_in_the_spool_is_not_entered(apart: Callable[[str], str]) -> None:
     apart("""
 import subprocess
 from sidespawn.host.spool import clear
 (tmp_path / "mounted").mkdir()
 subprocess.run(["mount", "-t", "tmpfs", "none", tmp_path / "mounted"], check=True)
+(tmp_path / "mounted" / "file").touch()
 clear(tmp_path)
-assert (tmp_path / "mounted").is_dir()
+assert (tmp_path / "mounted" / "file").exists()
 """)
-
-
-def test_all_that_a_spool_has_room_for_goes_at_once(box: Path) -> None:
-    for number in range(spool.NAMES):
-        (box / "spool" / f"{number}").touch()
-    clear(box / "spool")
-    assert not os.listdir(box / "spool")

@@ -14,12 +14,14 @@ import fcntl
 import os
 import stat
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 from sidespawn.core.records import dataclass
 from sidespawn.core.wire import LINE_BYTES
-from sidespawn.host.files import closing, directory, open_regular_beneath, read_up_to, write_whole
+from sidespawn.host import kernel
+from sidespawn.host.files import BENEATH, closing, directory, open_regular_beneath, read_up_to, write_whole
 
 REQUESTS = "processes"
 TAKEN = "processes-taken"
@@ -119,11 +121,24 @@ def split_lines(untrusted_content: bytes) -> tuple[bytes, ...]:
 
 
 def clear(spool: Path) -> None:
-    """Remove what does not belong in a spool, if one call can."""
+    """Remove what does not belong in a spool."""
+    budget = iter(range(NAMES))  # an agent that makes more meanwhile waits for the next time
     with directory(spool) as held, os.scandir(held) as entries:
-        for _, entry in zip(range(NAMES), entries, strict=False):
+        for entry in tuple(entries):
             if entry.name not in (REQUESTS, TAKEN) or not entry.is_file(follow_symlinks=False):
-                unlink(held, entry.name)
+                remove(held, entry.name, budget)
+
+
+def remove(held: int, name: str, budget: Iterator[int]) -> None:
+    """With all that is beneath it, as far as the budget goes. No link is followed, and no mount is entered."""
+    if next(budget, None) is None:
+        return
+    unlink(held, name)
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+    with suppress(OSError), closing(kernel.openat2(held, name, flags, BENEATH)) as inner:  # unless it is gone
+        for each in os.listdir(inner):
+            remove(inner, each, budget)
+        os.rmdir(name, dir_fd=held)
 
 
 def unlink(held: int, name: str) -> None:

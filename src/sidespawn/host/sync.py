@@ -107,7 +107,7 @@ class Sync:
     def run(self) -> None:
         served = rested = False
         spool.remove_unfinished(self.places.claims)
-        spool.clear(self.places.spool)
+        spool.clear(self.places.spool)  # what lies there might leave no room for requests
         with closing(kernel.watch_directories(str(self.places.spool), str(self.places.operator))) as watch:
             unfinished = spool.stored(self.places.claims)
             if unfinished and isinstance(self.keeper, Keeper):
@@ -123,6 +123,7 @@ class Sync:
             while are_current(self.stamps):  # else the next run serves by the changed policy
                 if time.monotonic() - tidied >= TIDY_SECONDS:
                     self.expire_replies()
+                    spool.clear(self.places.spool)
                     tidied = time.monotonic()
                 claims = self.claim()
                 for claim in claims:
