@@ -144,10 +144,13 @@ def escape(character):
 def hand_over(spool, doorbell, line, request_id, deadline):
     # type: (str, str, bytes, str, int) -> bool
     """Append the line to the spool's file, and again whenever the host took the file away meanwhile."""
+    rung = False
     for pause in pauses(deadline):
         if try_to_hand_over(spool, doorbell, line, request_id):
             return True
-        ring(doorbell)  # whatever is in the way there, the host removes it
+        if not rung or pause > RING_AGAIN:
+            ring(doorbell)  # whatever is in the way there, the host removes it; mostly it is another wrapper
+            rung = True
         time.sleep(pause)
     return False
 
