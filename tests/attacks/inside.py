@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -58,15 +59,14 @@ def ring(path: str, count: int = 1) -> int:
         os.close(descriptor)
 
 
-def swallow(path: str) -> int:
-    """What is in the FIFO is read, so that nobody else sees it."""
+def swallow(path: str, seconds: float) -> None:
+    """Whatever comes into the FIFO is read at once, so that nobody else sees it."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    try:
-        return len(os.read(descriptor, 1 << 16))
-    except BlockingIOError:
-        return 0
-    finally:
-        os.close(descriptor)
+    give_up = time.monotonic() + seconds
+    while time.monotonic() < give_up:
+        with suppress(BlockingIOError):
+            os.read(descriptor, 1 << 16)
+    os.close(descriptor)
 
 
 def fill(path: str, most: int) -> int:

@@ -240,6 +240,12 @@ def unit_state(unit: str) -> str:
     return command("systemctl", "show", "--property=ActiveState", "--value", unit).stdout.strip()
 
 
+def starts(service: Service) -> int:
+    """How often systemd has started it."""
+    done = command("journalctl", "--quiet", "--output=cat", f"UNIT={service.unit}", "JOB_TYPE=start")
+    return done.stdout.count("Started ")
+
+
 def wait_until(condition: Callable[[], bool], patience: float = 10) -> None:
     give_up = time.monotonic() + patience
     while not condition():

@@ -173,8 +173,8 @@ def test_killed_at_every_step_of_a_start_a_reload_a_replacement_and_a_stop(
 @pytest.mark.parametrize("what", ["bytes", "files"])
 def test_a_full_spool_delays_a_request_and_loses_none(crashing_service: Service, what: str) -> None:
     service, life = crashing_service, Life(crashing_service.network(), 0)
-    spool, path_unit = service.places.spool, f"sidespawn@{service.name}.socket"
-    command("systemctl", "stop", path_unit)  # else what fills it might be cleared away before the request comes
+    spool, socket_unit = service.places.spool, f"sidespawn@{service.name}.socket"
+    command("systemctl", "stop", socket_unit)  # else what fills it might be cleared away before the request comes
     with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
         fill(spool, what)
     with ThreadPoolExecutor(1) as thread:
@@ -182,7 +182,7 @@ def test_a_full_spool_delays_a_request_and_loses_none(crashing_service: Service,
         time.sleep(0.5)
         assert not start.done()
         assert not any(each.stat().st_size for each in spool.glob("processes*"))
-        command("systemctl", "start", path_unit)
+        command("systemctl", "start", socket_unit)
         life.note("start", start.result())
     life.state = RUNNING
     wait_until(lambda: not list(spool.iterdir()))  # each run removes some of it

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.attacks.catalogue import attack
-from tests.lab.networks import Service, command, unit_state, wait_until
+from tests.lab.networks import Service, command, starts, unit_state, wait_until
 
 
 @pytest.fixture
@@ -80,11 +80,6 @@ def test_what_lies_in_the_spool_keeps_nothing_running(service: Service) -> None:
     assert starts(service) == before
     served(service)
     assert not list(service.places.spool.iterdir())
-
-
-def starts(service: Service) -> int:
-    done = command("journalctl", "--quiet", "--output=cat", f"UNIT={service.unit}", "JOB_TYPE=start")
-    return done.stdout.count("Started ")
 
 
 @attack(14, 33)

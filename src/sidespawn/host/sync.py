@@ -119,7 +119,7 @@ class Sync:
                 self.serve(claim)
                 served = True
             began = tidied = time.monotonic()
-            rest_at = began + (SHORTEST_RUN if self.doorbell else 0.0)
+            rest_at = began + (0.0 if self.doorbell is None else SHORTEST_RUN)
             while are_current(self.stamps):  # else the next run serves by the changed policy
                 if time.monotonic() - tidied >= TIDY_SECONDS:
                     self.expire_replies()
@@ -142,7 +142,7 @@ class Sync:
             self.attempt(self.keeper.sweep)  # the timer's run, or one that let none of the timer's be
         self.expire_replies()
         self.journal.summarise()
-        if rested and self.doorbell:
+        if rested and self.doorbell is not None:
             self.empty_doorbell(self.doorbell)
 
     def empty_doorbell(self, doorbell: int) -> None:
