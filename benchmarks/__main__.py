@@ -9,7 +9,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -40,20 +40,19 @@ INTERRUPTED = 130
 @click.option("--limit", type=click.FloatRange(0.1), default=30.0, show_default=True, help="Minutes for each part.")
 @click.option("--seed", type=int, default=1, show_default=True, help="Of the order of the ways within each round.")
 @click.option("--no-older", is_flag=True, help="Leave out the older patterns.")
+@click.option("--without", multiple=True, metavar="WAY", help="Leave out this row of the table; may be repeated.")
 @click.option("--plots", "plots_directory", type=click.Path(path_type=Path), help="Write plots (SVG) here.")
 @click.option("--list", "is_list", is_flag=True, help="Name the parts and end.")
 def main(
     *, quick: bool, json_file: Any, only: tuple[str, ...], engines: tuple[str, ...], rounds: int | None, limit: float,
-    seed: int, no_older: bool, plots_directory: Path | None, is_list: bool,
+    seed: int, no_older: bool, without: tuple[str, ...], plots_directory: Path | None, is_list: bool,
 ) -> None:  # fmt: skip
     """How long sidespawn takes, beside the bare engine and older patterns, measured in the same rounds."""
     known = {part.name: part for part in (QUICK if quick else PARTS)}
     if is_list:
         click.echo("\n".join(f"{part.name:16} {part.what}" for part in known.values()))
         return
-    for name in only:
-        if name not in known:
-            raise click.BadParameter(f"{name} is none of {' '.join(known)}", param_hint="--only")
+    require_known("--only", only, known)
     parts = [part for part in known.values() if not only or part.name in only]
     rows = [row for row in ENGINES if row.is_there and (not engines or row.name in engines)]
     console = Console(stderr=True, width=None if sys.stderr.isatty() else 160)
@@ -68,10 +67,11 @@ def main(
             interruptible(),
             stage(rows, QUICK_LINGER if quick else LINGER, older=not (no_older or quick)) as (ways, networks),
         ):
+            require_known("--without", without, [way.name for way in ways])
             left_out = {way.name: problem for way in ways if (problem := try_once(way, networks(1)))}
             for name, problem in left_out.items():
                 console.print(f"{name} does not work here and is left out:\n{problem}", markup=False)
-            able = [way for way in ways if way.name not in left_out]
+            able = [way for way in ways if way.name not in {*left_out, *without}]
             for part in sorted(parts, key=lambda part: part.size):
                 order = random.Random(seed)
                 samples.extend(measure(part, able, networks(part.size), rounds, seconds, order, note(console)))
@@ -95,6 +95,11 @@ def main(
             console.print(f"wrote {path}")
     if not complete:
         sys.exit(INTERRUPTED)
+
+
+def require_known(option: str, given: Iterable[str], known: Iterable[str]) -> None:
+    for name in set(given).difference(known):
+        raise click.BadParameter(f"{name} is none of: {'; '.join(known)}", param_hint=option)
 
 
 def try_once(way: Way, networks: Sequence[Network]) -> str:

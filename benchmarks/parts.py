@@ -17,6 +17,7 @@ from tests.lab.networks import Network, dnsmasqs
 BURSTS = (10, 50, 100, 200, 1000)
 OLDER_ROUNDS = 3  # of the older patterns, which take their time
 HELD = 20  # side containers whose memory is measured
+REST = 1.0  # seconds in which nothing runs before a cold start, the bare engine's as well
 APPEARS = 2.0  # seconds until a program that was started must be seen: `podman run` returns just before it is executed
 Note = Callable[[str], None]
 
@@ -101,6 +102,8 @@ def sample(part: Part, way: Way, networks: Sequence[Network], number: int) -> It
     """One measurement; whatever it started is gone afterwards."""
     try:
         way.prepare(cold=part.cold)
+        if part.cold:
+            time.sleep(REST)
         with load(2 * (os.cpu_count() or 1)) if part.loaded else nullcontext():
             found = way.start(networks)
         lost = max(found.lost, len(networks) - running(networks))
@@ -113,7 +116,7 @@ def sample(part: Part, way: Way, networks: Sequence[Network], number: int) -> It
         if part.memory:
             memory = memory_beside(way, networks)
             if isinstance(way, Sidespawn):
-                way.wait_until_idle()
+                way.service.wait_until_idle()
                 resident = way.is_resident()
             if memory is None:
                 return

@@ -186,13 +186,9 @@ class Sidespawn:
 
     def prepare(self, *, cold: bool) -> None:
         if cold:
-            self.wait_until_idle()
+            self.service.wait_until_idle()
         else:
             one(Command(argv=(str(self.service.kill_script), "0", NOWHERE)))  # answered, and the service stays a while
-
-    def wait_until_idle(self) -> None:
-        self.service.wait_until_idle()
-        time.sleep(0.1)  # PID 1 has something to do after a unit ended
 
     def start(self, networks: Sequence[Network]) -> Burst:
         before = self.usage()

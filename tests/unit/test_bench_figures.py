@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -79,6 +80,19 @@ def test_what_a_way_says_it_started_and_does_not_run_is_lost(monkeypatch: pytest
     monkeypatch.setattr(parts, "dnsmasqs", lambda: [f"/usr/sbin/dnsmasq -k {each.id}" for each in networks[:2]])
     [found] = measure(wide, [cast("Way", Claims())], networks, 1, 60, random.Random(1), lambda _: None)
     assert found.lost == 1
+
+
+@pytest.mark.parametrize(("name", "rests"), [("warm", 0), ("cold", 1), ("loaded-cold", 1)])
+def test_before_a_cold_start_nothing_runs_for_a_second_whichever_way_it_is(
+    monkeypatch: pytest.MonkeyPatch, name: str, rests: int
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr("benchmarks.parts.time.sleep", slept.append)
+    monkeypatch.setattr(parts, "APPEARS", 0)
+    monkeypatch.setattr(parts, "load", lambda _: nullcontext())
+    part = next(part for part in PARTS if part.name == name)
+    list(measure(part, [cast("Way", Claims())], [], 1, 60, random.Random(1), lambda _: None))
+    assert slept == [parts.REST] * rests
 
 
 def test_growth_is_per_request() -> None:
