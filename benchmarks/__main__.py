@@ -99,7 +99,7 @@ def main(
 
 def require_known(option: str, given: Iterable[str], known: Iterable[str]) -> None:
     for name in set(given).difference(known):
-        raise click.BadParameter(f"{name} is none of: {'; '.join(known)}", param_hint=option)
+        raise click.BadParameter(f"{name} is none of {'; '.join(known)}", param_hint=option)
 
 
 def try_once(way: Way, networks: Sequence[Network]) -> str:

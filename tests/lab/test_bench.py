@@ -51,3 +51,9 @@ def test_wrong_use() -> None:
     done = bench("--only=nothing")
     assert done.returncode == 2
     assert "nothing is none of warm" in done.stderr
+
+
+def test_a_way_that_is_not_there_cannot_be_left_out() -> None:
+    done = bench("--only=warm", "--engine=systemd", "--no-older", "--without=nothing")
+    assert done.returncode == 2
+    assert "nothing is none of sidespawn, systemd; " in done.stderr
