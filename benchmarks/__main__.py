@@ -9,7 +9,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -97,9 +97,10 @@ def main(
         sys.exit(INTERRUPTED)
 
 
-def require_known(option: str, given: Iterable[str], known: Iterable[str]) -> None:
-    for name in set(given).difference(known):
-        raise click.BadParameter(f"{name} is none of {'; '.join(known)}", param_hint=option)
+def require_known(option: str, given: Sequence[str], known: Collection[str]) -> None:
+    for name in given:
+        if name not in known:
+            raise click.BadParameter(f"{name} is none of {'; '.join(known)}", param_hint=option)
 
 
 def try_once(way: Way, networks: Sequence[Network]) -> str:

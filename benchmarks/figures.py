@@ -43,6 +43,7 @@ class Figure:
     reference: str
     size: int
     rounds: int
+    pairs: int  # of these, those whose reference ran and lost nothing: what `ratio` is of
     seconds: Spread
     ratio: Spread | None  # to the reference, of the same round each; None for the reference itself
     lost: int
@@ -72,6 +73,7 @@ def figure(group: list[Sample], reference: list[Sample]) -> Figure:
         reference=first.reference,
         size=first.size,
         rounds=len(group),
+        pairs=len(ratios),
         seconds=Spread.of([each.seconds for each in group]),
         ratio=Spread.of(ratios) if ratios and first.way != first.reference else None,
         lost=sum(each.lost for each in group),

@@ -30,7 +30,7 @@ def test_ratios_are_of_one_round_each() -> None:
     assert bare.ratio is None
     assert ours.ratio is not None
     assert round(ours.ratio.median, 6) == 1.2  # of 1.1 and 1.3; not of the medians, and not of the unpaired third
-    assert (ours.rounds, ours.seconds.median) == (3, 9)
+    assert (ours.rounds, ours.pairs, ours.seconds.median) == (3, 2, 9)
 
 
 def test_without_the_reference_there_is_no_ratio() -> None:
@@ -46,7 +46,7 @@ def test_a_round_in_which_the_reference_lost_something_is_no_pair() -> None:
     samples = [replace(sample(BARE, 0.1), lost=1), sample(OURS, 1), sample(BARE, 1, 1), sample(OURS, 1.5, 1)]
     ours = figures(samples)[1]
     assert ours.ratio is not None
-    assert ours.ratio.median == 1.5
+    assert (ours.ratio.median, ours.rounds, ours.pairs) == (1.5, 2, 1)
 
 
 def test_lost_counts_what_sidespawn_lost() -> None:
