@@ -88,6 +88,7 @@ def main(
             "date": time.strftime("%Y-%m-%d", time.gmtime()), "machine": machine(), "seed": seed, "complete": complete,
             "left_out": left_out,
             "figures": figures.as_json(found), "growth": figures.growth(found), "lost": figures.lost(found),
+            "samples": figures.as_json(samples),
         }  # fmt: skip
         json_file.write(json.dumps(figures.quick(found) if quick else whole) + "\n")
     if plots_directory is not None:

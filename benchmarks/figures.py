@@ -115,5 +115,5 @@ def quick(found: Sequence[Figure]) -> dict[str, float | int | None]:
     return keys | {"lost": lost(found)}
 
 
-def as_json(found: Sequence[Figure]) -> list[dict[str, Any]]:
+def as_json(found: Sequence[Figure | Sample]) -> list[dict[str, Any]]:
     return [asdict(each) for each in found]

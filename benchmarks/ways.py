@@ -6,16 +6,18 @@ and how its own command is called for a plan.  A row that is not there on the ma
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from benchmarks import older
-from benchmarks.processes import Command, Ended, Usage, one, run, usage_of
+from benchmarks.processes import Command, Ended, Usage, command_of, one, parent_of, run, usage_of
 from sidespawn.core.decide import decide
 from sidespawn.core.loading import ENGINES as KNOWN
 from sidespawn.core.plan import Plan, container_name
@@ -223,6 +225,7 @@ class Sidespawn:
 
     def clear(self, networks: Sequence[Network]) -> None:
         """Without asking the service, which would take as long as it took to start them."""
+        kill_with_conmon(map(self.pid, networks))
         remove_containers(self.row, [container_name(self.service.name, each.netns) for each in networks])
         for record in self.service.places.ledger.iterdir():  # an index only, which may be lost
             if record.is_file():
@@ -276,6 +279,7 @@ class Bare:
         return read_pid(pin(network))
 
     def clear(self, networks: Sequence[Network]) -> None:
+        kill_with_conmon(map(self.pid, networks))
         remove_containers(self.row, [container_name(self.service.name, each.netns) for each in networks])
         clear_pins()
 
@@ -325,6 +329,7 @@ class Older:
 
     def clear(self, networks: Sequence[Network]) -> None:
         self.pattern.wait_until_idle()
+        kill_with_conmon(map(self.pid, networks))
         remove_containers(ENGINES[0], [self.container(each) for each in networks])
         clear_pins()
         for network in networks:
@@ -346,6 +351,19 @@ def read_pid(path: Path) -> int | None:
         return int(path.read_text())
     except (OSError, ValueError):
         return None
+
+
+def kill_with_conmon(pids: Iterable[int | None]) -> None:
+    """Programs whose parent is podman's conmon, and that first.
+
+    It would run `podman container cleanup` for each, beside `podman rm`, which does the same: with 1,000 of them that
+    is half of the time that a round takes.
+    """
+    for pid in pids:
+        with suppress(OSError):  # one that has ended
+            if pid is not None and command_of(parent := parent_of(pid)) == "conmon":
+                os.kill(parent, signal.SIGKILL)
+                os.kill(pid, signal.SIGKILL)
 
 
 def remove_containers(row: Row, names: Sequence[str]) -> None:

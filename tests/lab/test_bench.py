@@ -45,6 +45,8 @@ def test_a_part_with_the_older_patterns_in_full() -> None:
     assert 0 < ours["wrapper"] < ours["seconds"]["median"]
     assert 4 * 2**20 < ours["peak"] < 40 * 2**20
     assert found["podman run"]["ratio"] is None
+    single = {each["way"]: (each["round"], each["seconds"], each["lost"]) for each in whole["samples"]}
+    assert single == {way: (0, each["seconds"]["median"], 0) for way, each in found.items()}
 
 
 def test_wrong_use() -> None:
