@@ -186,6 +186,6 @@ def parent_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
-def command_of(pid: int) -> str:
-    """What it executes, by name. Raises OSError when there is no such process."""
-    return Path(f"/proc/{pid}/comm").read_text().rstrip("\n")
+def argv_of(pid: int) -> list[str]:
+    """Raises OSError when there is no such process."""
+    return Path(f"/proc/{pid}/cmdline").read_text(errors="replace").split("\0")
