@@ -17,7 +17,7 @@ import sidespawn
 from sidespawn.core.loading import ENGINES
 
 PACKAGE = Path(sidespawn.__file__).parent
-MOST_LINES = 3497  # about 1,700 is the aim; what may grow here has to make room for itself
+MOST_LINES = 3496  # about 1,700 is the aim; what may grow here has to make room for itself
 # What the unit's command reaches, by import, from its first line.
 START = "sidespawn.run"
 # Which of our modules each folder may import; longest name first.
@@ -145,7 +145,7 @@ def test_every_layer_imports_only_what_lies_below(module: str) -> None:
 
 @pytest.mark.parametrize("module", [each for each in BASE if is_within(each, ("sidespawn.core",))])
 def test_core_touches_nothing(module: str) -> None:
-    """It decides: no files, no clock, no environment, no processes. `socket` is only asked to read addresses."""
+    """It decides: no files, no clock, no environment, no processes. `_socket` is only asked to read addresses."""
     names = {each.partition(".")[0] for each in imports(module)}
     assert not names & {
         "os",
@@ -159,8 +159,9 @@ def test_core_touches_nothing(module: str) -> None:
         "threading",
         "io",
     }
+    assert "socket" not in names
     if module != "sidespawn.core.values":
-        assert "socket" not in names
+        assert "_socket" not in names
     called = {
         node.func.id
         for node in ast.walk(ast.parse(path_of(module).read_text(encoding="utf-8")))
@@ -185,12 +186,27 @@ def test_it_runs_without_the_site_module() -> None:
 
 def test_it_does_without_what_takes_long_to_import() -> None:
     """Each of these costs every run milliseconds before its first request."""
-    modules = ", ".join((START, *ON_A_REQUEST))
-    code = f"import sys; sys.path.append({str(PACKAGE.parent)!r}); import {modules}; print(*sys.modules)"
+    modules = ", ".join(each for each in ON_A_REQUEST if each not in engine_modules("docker"))
+    code = (
+        f"import sys; sys.path.append({str(PACKAGE.parent)!r}); import contextlib, {START}\n"
+        f"with contextlib.suppress(FileNotFoundError): {START}.main(['sync', 'not-enabled'])\n"
+        f"import {modules}; print(*sys.modules)"
+    )
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, timeout=60, check=True
     )
-    slow = {"dataclasses", "inspect", "ipaddress", "string", "tomllib", "typing", "urllib.parse"}
+    slow = {
+        "dataclasses",
+        "inspect",
+        "ipaddress",
+        "locale",
+        "queue",
+        "socket",
+        "string",
+        "tomllib",
+        "typing",
+        "urllib.parse",
+    }
     assert not slow & set(done.stdout.split())
 
 

@@ -9,8 +9,8 @@ pair of a signature and a value.  Dictionaries, descriptors and signals are not 
 
 from __future__ import annotations
 
+import _socket  # not socket: see core/values.py
 import os
-import socket
 import struct
 import time
 
@@ -43,7 +43,7 @@ class Bus:
     def __init__(self, timeout: float) -> None:
         self.timeout, self.give_up = timeout, time.monotonic() + timeout
         self.serial, self.received = 0, b""
-        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket = _socket.socket(_socket.AF_UNIX)
         try:
             self.socket.settimeout(timeout)
             self.socket.connect(SOCKET)
