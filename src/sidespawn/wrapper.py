@@ -17,14 +17,8 @@ process, 64 wrong use, 69 the host's directories or the real program are not the
 answer in time, 77 rejected by the host's policy.
 """
 
-import binascii
-import errno
-import fcntl
-import os
-import select
-import stat
+import posix  # os has this from it, and takes a millisecond to import
 import sys
-import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # importing typing would cost each wrapper milliseconds
@@ -32,15 +26,51 @@ if TYPE_CHECKING:  # importing typing would cost each wrapper milliseconds
 
 SETTINGS = {}  # type: Dict[str, Any]  # filled in by `sidespawn enable`
 
+DOORBELL = "doorbell"
+ANY = "<text>"
+
+
+def is_answered_here(local, arguments):
+    # type: (Any, Any) -> bool
+    """Whether the policy says so: `local` holds argument lists, in which ANY stands for whatever is there."""
+    return any(
+        len(each) == len(arguments) and all(each[i] in (arguments[i], ANY) for i in range(len(each))) for each in local
+    )
+
+
+def ring(doorbell):
+    # type: (str) -> None
+    """Tell systemd that the service is wanted. It looks at no more than that something is in the FIFO."""
+    try:
+        fd = posix.open(doorbell, posix.O_WRONLY | posix.O_NONBLOCK | posix.O_NOFOLLOW | posix.O_CLOEXEC)
+        try:
+            posix.write(fd, b"\n")
+        finally:
+            posix.close(fd)
+    except OSError:
+        pass  # full, as it was rung so often; or nobody listens, and whoever waits for a reply rings again
+
+
+if __name__ == "__main__" and not is_answered_here(SETTINGS["local"], sys.argv[1:]):
+    ring(SETTINGS["replies"] + "/" + DOORBELL)  # for speed only: the host wakes up while Python compiles what follows
+
+# In an agent the lines from here on are a text, which is compiled now; see host/directories.py.
+
+import binascii
+import errno
+import fcntl
+import os
+import select
+import stat
+import time
+
 CLAIM_BYTES = 1024 * 1024  # what the host takes at once; a longer file waits for the host
 LINE_BYTES = 64 * 1024
 CLOCK_BOOTTIME = 7  # Linux; time.CLOCK_BOOTTIME came with Python 3.7
 NAMESPACES = "/run/netns"
-DOORBELL = "doorbell"
 RING_AGAIN = 0.1  # when a pause is longer, so after 4 s
 SHORTEST_PAUSE, LONGEST_PAUSE, OF_THE_TIME_WAITED = 0.002, 1.0, 1 / 40.0
 PLAIN = frozenset(map(chr, range(32, 127))) - frozenset('"\\')
-ANY = "<text>"
 PROBE = "0"  # asks whether a process is there
 PROBE_TIMEOUT = 10  # seconds; a spool that nobody serves any more shall not cost more
 SIGNAL_NAMES = {
@@ -174,19 +204,6 @@ def try_to_hand_over(spool, doorbell, line, request_id):
         return is_at(path, fd)
     finally:
         os.close(fd)  # and with it the lock
-
-
-def ring(doorbell):
-    # type: (str) -> None
-    """Tell systemd that the service is wanted. It looks at no more than that something is in the FIFO."""
-    try:
-        fd = os.open(doorbell, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            os.write(fd, b"\n")
-        finally:
-            os.close(fd)
-    except OSError:
-        pass  # full, as it was rung so often; or nobody listens, and whoever waits for a reply rings again
 
 
 def append(fd, line):
@@ -343,14 +360,6 @@ def real_program(settings):
 def say(text):
     # type: (str) -> None
     sys.stderr.write(text + "\n")
-
-
-def is_answered_here(local, arguments):
-    # type: (Any, Any) -> bool
-    """Whether the policy says so: `local` holds argument lists, in which ANY stands for whatever is there."""
-    return any(
-        len(each) == len(arguments) and all(each[i] in (arguments[i], ANY) for i in range(len(each))) for each in local
-    )
 
 
 def named_pid_file(stop, arguments):

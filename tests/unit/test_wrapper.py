@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -744,13 +744,19 @@ def test_a_success_costs_no_import_of_json(box: Path, settings: dict[str, Any]) 
     assert done.stdout == "running False False\n"
 
 
-@pytest.fixture
-def doorbell(box: Path) -> Iterator[int]:
-    """As systemd listens at it."""
-    os.mkfifo(box / "replies" / "doorbell")
-    descriptor = os.open(box / "replies" / "doorbell", os.O_RDWR | os.O_NONBLOCK)
+@contextmanager
+def listening(replies: Path) -> Iterator[int]:
+    """At the doorbell, as systemd does."""
+    os.mkfifo(replies / "doorbell")
+    descriptor = os.open(replies / "doorbell", os.O_RDWR | os.O_NONBLOCK)
     yield descriptor
     os.close(descriptor)
+
+
+@pytest.fixture
+def doorbell(box: Path) -> Iterator[int]:
+    with listening(box / "replies") as descriptor:
+        yield descriptor
 
 
 def rung(doorbell: int) -> int:
@@ -901,3 +907,21 @@ def test_another_call_is_for_the_host_to_judge(
     with Host(box, answering(Status.RUNNING)) as host:
         assert run_main(monkeypatch, settings, *arguments) == 0
     assert isinstance(host.seen[0], StartRequest)
+
+
+def test_the_script_rings_before_python_compiles_the_rest(installed: Path) -> None:
+    script = installed / "agent" / "dnsmasq"
+    first, middle, rest = script.read_text().partition("\nimport binascii\n")
+    script.write_text(f"{first}{middle}this is no Python\n{rest}")
+    with listening(installed / "replies") as doorbell:
+        done = execute(sys.executable, script, "--no-hosts")
+        assert "SyntaxError" in done.stderr
+        assert rung(doorbell) == 1
+
+
+def test_the_script_does_not_ring_for_what_the_agent_answers_itself(installed: Path) -> None:
+    (installed / "spool").rmdir()  # what is not answered here ends at once
+    with listening(installed / "replies") as doorbell:
+        for arguments, times in ((["--version"], 0), (["--test", "--dhcp-host=tag:foo"], 0), (["--test"], 1)):
+            execute(sys.executable, installed / "agent" / "dnsmasq", *arguments)
+            assert rung(doorbell) == times, arguments

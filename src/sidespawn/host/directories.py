@@ -21,6 +21,7 @@ from sidespawn.host.policies import load_policy
 
 WRAPPER = Path(__file__).parent.parent / "wrapper.py"
 SETTINGS_LINE = "SETTINGS = {}  # type: Dict[str, Any]  # filled in by `sidespawn enable`\n"
+COMPILED_LATER = "# In an agent the lines from here on are a text, which is compiled now; see host/directories.py.\n"
 IMAGE_IN_AGENT = "/run/sidespawn/image"
 FLAGS = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
 
@@ -97,14 +98,19 @@ def wrapper_files(places: Places, policy: Policy) -> dict[Path, str]:
 
 
 def write_wrappers(places: Places, policy: Policy) -> None:
+    """From wrapper.py with its settings, and most of it in a string, so that the first lines run before Python compiles
+    the others: in the 5 ms that it takes for that, systemd has begun to start the service.
+    """
     source = WRAPPER.read_text(encoding="utf-8")
-    if SETTINGS_LINE not in source:
-        raise AssertionError("wrapper.py has no line for its settings")
+    first, marker, later = source.partition(COMPILED_LATER)
+    if SETTINGS_LINE not in first or not marker or "'''" in later:
+        raise AssertionError("wrapper.py has no line for its settings, or cannot be divided")
+    later = f"{marker}exec(compile(r'''{later}''', __file__, 'exec'))\n"
     for path, target in wrapper_files(places, policy).items():
         is_shared = target in policy.agent.shared_kill_scripts
         settings = wrapper_settings(places, policy) | {"kill": target != policy.agent.wrapper, "shared": is_shared}
         literal = pprint.pformat(json.loads(json.dumps(settings)), width=110)
-        content = source.replace(SETTINGS_LINE, f"SETTINGS = {literal}  # type: Dict[str, Any]\n")
+        content = first.replace(SETTINGS_LINE, f"SETTINGS = {literal}  # type: Dict[str, Any]\n") + later
         if not path.exists() or path.read_text(encoding="utf-8") != content:
             path.write_text(content, encoding="utf-8")  # the same inode, which agents have mounted
             path.chmod(0o755)
