@@ -195,7 +195,8 @@ def try_to_hand_over(spool, doorbell, line, request_id):
             raise Unavailable("cannot open %s: %s" % (path, error.strerror)) from None
         return False  # no space, or something else lies there: the host will remove it
     try:
-        if not (try_lock(fd) and is_at(path, fd) and stat.S_ISREG(os.fstat(fd).st_mode)):
+        status = os.fstat(fd)
+        if not (stat.S_ISREG(status.st_mode) and status.st_nlink == 1 and try_lock(fd) and is_at(path, fd)):
             return False
         ring(doorbell)  # before the line, so that no line is there without; the host then waits for the lock
         if not append(fd, line):

@@ -243,11 +243,17 @@ def test_the_lock_is_given_up(box: Path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+def made(path: Path) -> Path:
+    path.touch()
+    return path
+
+
 SOMETHING_ELSE: dict[str, Callable[[Path], object]] = {
     "link": lambda path: path.symlink_to("/etc/passwd"),
     "loop": lambda path: path.symlink_to(path),
     "directory": Path.mkdir,
     "pipe": os.mkfifo,
+    "second name": lambda path: path.hardlink_to(made(path.with_name("x"))),
 }
 something_else = pytest.mark.parametrize("make", SOMETHING_ELSE.values(), ids=SOMETHING_ELSE.keys())
 

@@ -107,6 +107,7 @@ class Sync:
     def run(self) -> None:
         served = rested = False
         spool.remove_unfinished(self.places.claims)
+        spool.clear(self.places.spool)  # what lies there might leave no room for requests
         with closing(kernel.watch_directories(str(self.places.spool), str(self.places.operator))) as watch:
             unfinished = spool.stored(self.places.claims)
             if unfinished and isinstance(self.keeper, Keeper):
@@ -117,16 +118,16 @@ class Sync:
             for claim in unfinished:
                 self.serve(claim)
                 served = True
-            began = tidy_at = time.monotonic()
+            began = tidied = time.monotonic()
             rest_at = began + (0.0 if self.doorbell is None else SHORTEST_RUN)
             while are_current(self.stamps):  # else the next run serves by the changed policy
+                if time.monotonic() - tidied >= TIDY_SECONDS:
+                    self.expire_replies()
+                    spool.clear(self.places.spool)
+                    tidied = time.monotonic()
                 claims = self.claim()
                 for claim in claims:
                     self.serve(claim)
-                if time.monotonic() >= tidy_at:
-                    self.expire_replies()
-                    spool.clear(self.places.spool)  # what lies there might leave no room for requests
-                    tidy_at = time.monotonic() + TIDY_SECONDS
                 if claims or self.lanes.busy:
                     served = True
                     rest_at = max(rest_at, time.monotonic() + self.linger)
