@@ -755,8 +755,10 @@ def listening(replies: Path) -> Iterator[int]:
     """At the doorbell, as systemd does."""
     os.mkfifo(replies / "doorbell")
     descriptor = os.open(replies / "doorbell", os.O_RDWR | os.O_NONBLOCK)
-    yield descriptor
-    os.close(descriptor)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 @pytest.fixture
