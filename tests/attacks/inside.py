@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import ctypes
+import errno
 import fcntl
 import json
 import os
@@ -316,34 +317,44 @@ def unmount(target: str) -> None:
 
 def silent_autofs(target: str) -> None:
     """A mount whose every look-up waits for a daemon that does not answer. `target` is a directory, made for it."""
+    before_the_host(target, mount_silent_autofs)
+
+
+def mount_silent_autofs(target: str) -> None:
     reading, writing = os.pipe()
     kept.append(reading)
-    data = f"fd={writing},pgrp={os.getpgid(0)},minproto=5,maxproto=5,direct"
-    mount_at_once(target, "autofs", data)
-    os.close(writing)
+    try:
+        mount("silent", target, "autofs", 0, f"fd={writing},pgrp={os.getpgid(0)},minproto=5,maxproto=5,direct")
+    finally:
+        os.close(writing)
 
 
 def silent_fuse(target: str) -> None:
     """A FUSE mount whose daemon answers the greeting and nothing else. `target` is a directory, made for it."""
-    descriptor = os.open("/dev/fuse", os.O_RDWR)
+    before_the_host(target, mount_silent_fuse)
+
+
+def mount_silent_fuse(target: str) -> None:
+    descriptor = os.open("/dev/fuse", os.O_RDWR)  # good for one attempt: after a failed one it is "not connected"
     kept.append(descriptor)
-    mount_at_once(target, "fuse", f"fd={descriptor},rootmode=40000,user_id=0,group_id=0,allow_other")
+    mount("silent", target, "fuse", 0, f"fd={descriptor},rootmode=40000,user_id=0,group_id=0,allow_other")
     greeting = os.read(descriptor, 8192)
     unique = greeting[8:16]
     body = struct.pack("<IIIIHHIII", 7, 31, 65536, 0, 12, 9, 4096, 1, 0) + bytes(28)
     os.write(descriptor, struct.pack("<Ii", 16 + len(body), 0) + unique + body)
 
 
-def mount_at_once(target: str, kind: str, data: str) -> None:
-    """Again where the host is quicker and has removed the directory by then."""
-    for attempt in range(10_000):
+def before_the_host(target: str, attempt: Callable[[str], None]) -> None:
+    """Again where the host is quicker and has removed the directory, and with it what was mounted on it."""
+    for left in reversed(range(10_000)):
         try:
             if not os.path.ismount(target):
                 remove(target)
                 os.makedirs(target, exist_ok=True)
-            return mount("silent", target, kind, 0, data)
-        except FileNotFoundError:
-            if attempt == 9999:
+            return attempt(target)
+        except OSError as error:
+            answer_no_more()
+            if left == 0 or error.errno not in (errno.ENOENT, errno.ENODEV):
                 raise
     return None
 
