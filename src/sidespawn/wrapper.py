@@ -52,9 +52,9 @@ def ring(doorbell):
 
 
 if __name__ == "__main__" and not is_answered_here(SETTINGS["local"], sys.argv[1:]):
-    ring(SETTINGS["replies"] + "/" + DOORBELL)  # for speed only: the host wakes up while Python compiles what follows
+    ring(SETTINGS["replies"] + "/" + DOORBELL)  # for speed only: the host wakes up while Python reads what follows
 
-# In an agent the lines from here on are a text, which is compiled now; see host/directories.py.
+# In an agent the lines from here on are a text, beside the code for it; see host/directories.py.
 
 import binascii
 import errno

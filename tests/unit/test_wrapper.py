@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from importlib.util import MAGIC_NUMBER
 from pathlib import Path
 from typing import Any
 
@@ -518,6 +519,27 @@ def test_the_script(installed: Path, python: str, status: Status, reason: Reason
     assert request.untrusted_environment == (("PROCESS_TAG", "dnsmasq-1"),)
 
 
+IN_TEXT, IN_CODE = "\nTEXT = r'''", "\nCODE = '''\n"
+
+
+@pytest.mark.parametrize(
+    ("is_the_same", "not_looked_at", "needed"), [(True, IN_TEXT, IN_CODE), (False, IN_CODE, IN_TEXT)]
+)
+def test_the_hosts_code_is_for_the_same_python_only(
+    installed: Path, is_the_same: bool, not_looked_at: str, needed: str
+) -> None:
+    script = installed / "agent" / "dnsmasq"
+    content = script.read_text()
+    if not is_the_same:
+        content = content.replace(str(MAGIC_NUMBER), "b'another'")
+    for spoiled, code in ((not_looked_at, 0), (needed, 1)):
+        assert content.count(spoiled) == 1
+        script.write_text(content.replace(spoiled, spoiled + "AAAA"))
+        with Host(installed, answering(Status.RUNNING)) as host:
+            assert execute(sys.executable, script, "--no-hosts").returncode == code
+        assert len(host.seen) == 1 - code
+
+
 @pytest.mark.parametrize("python", PYTHONS, ids=lambda path: Path(path).name)
 def test_the_kill_script(installed: Path, python: str) -> None:
     with Host(installed, answering(Status.DONE)) as host:
@@ -919,8 +941,8 @@ def test_another_call_is_for_the_host_to_judge(
 
 def test_the_script_rings_before_python_compiles_the_rest(installed: Path) -> None:
     script = installed / "agent" / "dnsmasq"
-    first, middle, rest = script.read_text().partition("\nimport binascii\n")
-    script.write_text(f"{first}{middle}this is no Python\n{rest}")
+    first, middle, rest = script.read_text().partition(IN_TEXT)
+    script.write_text(f"{first}{middle}this is no Python\n{rest}".replace(str(MAGIC_NUMBER), "b'another'"))
     with listening(installed / "replies") as doorbell:
         done = execute(sys.executable, script, "--no-hosts")
         assert "SyntaxError" in done.stderr

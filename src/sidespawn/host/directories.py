@@ -7,10 +7,13 @@ each has a size and a number of files, so that an agent can fill only its own.
 
 from __future__ import annotations
 
+import base64
 import json
+import marshal
 import os
 import pprint
 import sys
+from importlib.util import MAGIC_NUMBER
 from pathlib import Path
 
 from sidespawn.core.policy import Policy
@@ -21,7 +24,19 @@ from sidespawn.host.policies import load_policy
 
 WRAPPER = Path(__file__).parent.parent / "wrapper.py"
 SETTINGS_LINE = "SETTINGS = {}  # type: Dict[str, Any]  # filled in by `sidespawn enable`\n"
-COMPILED_LATER = "# In an agent the lines from here on are a text, which is compiled now; see host/directories.py.\n"
+DIVISION = "# In an agent the lines from here on are a text, beside the code for it; see host/directories.py.\n"
+IN_AGENT = """\
+TEXT = r'''{text}'''
+
+CODE = '''
+{code}'''
+
+import binascii
+import marshal
+
+is_for_this_python = getattr(sys.modules.get("_frozen_importlib_external"), "MAGIC_NUMBER", None) == {magic}
+exec(marshal.loads(binascii.a2b_base64(CODE)) if is_for_this_python else compile(TEXT, __file__, "exec"))
+"""
 IMAGE_IN_AGENT = "/run/sidespawn/image"
 FLAGS = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
 
@@ -98,19 +113,21 @@ def wrapper_files(places: Places, policy: Policy) -> dict[Path, str]:
 
 
 def write_wrappers(places: Places, policy: Policy) -> None:
-    """From wrapper.py with its settings, and most of it in a string, so that the first lines run before Python compiles
-    the others: in the 5 ms that it takes for that, systemd has begun to start the service.
+    """From wrapper.py with its settings. Most of it becomes a string, so that the first lines run before all the others
+    are read, and beside it what this Python compiles that to, for agents with the same one: to compile takes 3 ms of
+    processor time, a quarter of what a wrapper costs.
     """
     source = WRAPPER.read_text(encoding="utf-8")
-    first, marker, later = source.partition(COMPILED_LATER)
-    if SETTINGS_LINE not in first or not marker or "'''" in later:
+    first, division, text = source.partition(DIVISION)
+    if SETTINGS_LINE not in first or not division or "'''" in text:
         raise AssertionError("wrapper.py has no line for its settings, or cannot be divided")
-    later = f"{marker}exec(compile(r'''{later}''', __file__, 'exec'))\n"
     for path, target in wrapper_files(places, policy).items():
         is_shared = target in policy.agent.shared_kill_scripts
         settings = wrapper_settings(places, policy) | {"kill": target != policy.agent.wrapper, "shared": is_shared}
         literal = pprint.pformat(json.loads(json.dumps(settings)), width=110)
-        content = first.replace(SETTINGS_LINE, f"SETTINGS = {literal}  # type: Dict[str, Any]\n") + later
+        code = marshal.dumps(compile(text, target, "exec"), 2)  # 2: from the same text always the same bytes
+        later = IN_AGENT.format(text=text, code=base64.encodebytes(code).decode(), magic=MAGIC_NUMBER)
+        content = first.replace(SETTINGS_LINE, f"SETTINGS = {literal}  # type: Dict[str, Any]\n") + division + later
         if not path.exists() or path.read_text(encoding="utf-8") != content:
             path.write_text(content, encoding="utf-8")  # the same inode, which agents have mounted
             path.chmod(0o755)
