@@ -16,7 +16,6 @@ from tests.lab.conftest import new_service
 from tests.lab.networks import SIDESPAWN, Network, Service, command, kill_process, wait_until
 
 FAILED, REJECTED = 70, 77
-SLOWED = "requests come faster than 2 a second"
 
 
 @pytest.fixture
@@ -43,7 +42,8 @@ def test_requests_beyond_the_rate_wait_and_none_is_refused(limited_service: Serv
     began = time.monotonic()
     network.start()
     probes = [probe(network) for _ in range(15)]
-    wait_until(lambda: SLOWED in command(*SIDESPAWN, "ps", limited_service.name).stdout)
+    ps = (*SIDESPAWN, "ps", limited_service.name)
+    wait_until(lambda: "requests come faster than 2 a second" in command(*ps).stdout)
     outcomes = Counter((each.communicate(timeout=60)[1], each.returncode) for each in probes)
     assert outcomes == {("", 0): 15}
     # A claim may hold more than is left in the bucket; the request after it then waits the longer.
