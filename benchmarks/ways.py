@@ -154,7 +154,8 @@ ENGINES = (
         name="docker", check=("/usr/sbin/dockerd", "--version"),
         command="docker run", reference="docker run", bare=docker_run,
         stop=lambda name: ("/usr/bin/docker", "stop", "--time=5", name),
-        remove=lambda names: (("/usr/bin/docker", "rm", "--force", "--volumes", *names),),
+        # One by one: when several leave docker's networks at once, 20.10 may wait for itself for good (moby#46661).
+        remove=lambda names: tuple(("/usr/bin/docker", "rm", "--force", "--volumes", name) for name in names),
         context=lambda: dockers.running_docker(older.IMAGE),
     ),
 )  # fmt: skip

@@ -66,6 +66,14 @@ def test_it_survives_a_restart_of_docker(service: Service) -> None:
     assert network.start().returncode == 0
 
 
+def test_docker_keeps_no_network_of_its_own_for_a_side_container(service: Service) -> None:
+    network = service.network()
+    assert network.start().returncode == 0
+    found = json.loads(command("docker", "inspect", network.container).stdout)[0]["NetworkSettings"]
+    assert found["SandboxKey"] == ""
+    assert found["Networks"] == {}
+
+
 def test_a_container_that_is_started_again_by_hand_gets_no_namespace(service: Service) -> None:
     network = service.network()
     assert network.start().returncode == 0

@@ -96,6 +96,7 @@ def test_a_side_container_gets_what_the_plan_says_and_nothing_else() -> None:
             "io.sidespawn.request": ID,
             "io.sidespawn.plan": PLAN.digest,
         },
+        "NetworkDisabled": True,
         "Healthcheck": {"Test": ["NONE"]},
         "HostConfig": {
             "Runtime": "sidespawn",

@@ -76,6 +76,8 @@ class Docker:
             "User": f"{plan.uid}:{plan.gid}",
             "WorkingDir": "/",
             "Labels": labels(plan, request),
+            # Not even a member of the network "none": its end is what docker 20.10 can hang at, for good (moby#46661).
+            "NetworkDisabled": True,
             "Healthcheck": {"Test": ["NONE"]},
             "HostConfig": {
                 "Runtime": RUNTIME,
