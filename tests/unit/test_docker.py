@@ -204,6 +204,17 @@ def test_without_docker_it_says_where_it_looked(tmp_path: Path, monkeypatch: pyt
         Docker().find("x")
 
 
+def test_a_docker_that_hangs_is_not_waited_for_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(docker, "SOCKET", str(tmp_path / "docker.sock"))
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(docker.SOCKET)
+        silent.listen()
+        with pytest.raises(LaunchError, match=r"took more than 0 s: GET /info") as failure:
+            docker.ask("GET", "/info", "", 0.1)
+    assert failure.value.reason is Reason.ENGINE_TIMEOUT
+    assert "restart docker" in failure.value.hint
+
+
 def test_a_container_that_is_not_there(daemon: Daemon) -> None:
     daemon.answers = [answer(404, {"message": "No such container"}), answer(404), answer(204), answer(500)]
     assert Docker().find("x") is None

@@ -66,7 +66,7 @@ def docker_warnings(image: str) -> list[str]:
         info = docker.ask("GET", "/info", "", 30).body
         has_image = docker.ask("GET", f"/images/{docker.in_url(image)}/json", "", 30).status == 200
     except LaunchError as error:
-        return [f"{error.message}; {error.hint}"]
+        return ["; ".join(filter(None, (error.message, error.hint)))]
     found = [] if has_image else [no_image(image)]
     there = info.get("Runtimes", {}).get(docker.RUNTIME, {}).get("path")
     if there != str(DOCKER_RUNTIME):

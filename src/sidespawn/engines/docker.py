@@ -165,7 +165,9 @@ def ask(method: str, path: str, body: str, timeout: float) -> Answer:
         head, _, found = (text.strip() for text in answer.partition(b"\r\n\r\n"))
         return Answer(int(head.split()[1]), json.loads(found) if found else None)
     except TimeoutError:
-        raise LaunchError(Reason.ENGINE_TIMEOUT, f"docker took more than {timeout:.0f} s: {method} {path}") from None
+        message = f"docker took more than {timeout:.0f} s: {method} {path}"
+        hint = "if docker ps hangs as well: systemctl restart docker"
+        raise LaunchError(Reason.ENGINE_TIMEOUT, message, hint) from None
     except OSError as error:
         message = f"docker cannot be asked at {SOCKET}: {error.strerror}"
         raise LaunchError(Reason.ENGINE_FAILED, message, "see: systemctl status docker") from None
