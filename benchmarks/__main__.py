@@ -22,11 +22,10 @@ from benchmarks import figures, plots, report
 from benchmarks.parts import PARTS, QUICK, Note, Sample, measure
 from benchmarks.processes import said
 from benchmarks.stage import stage
-from benchmarks.ways import ENGINES, Way
+from benchmarks.ways import ENGINES, Way, compared
 from tests.lab.networks import Network
 
 ROUNDS, QUICK_ROUNDS = 15, 5
-QUICK_LIMIT = 12.0  # seconds for each part, at least one round
 LINGER, QUICK_LINGER = 3, 1  # seconds; the policy's default, and what makes a cold request come sooner
 INTERRUPTED = 130
 
@@ -57,7 +56,6 @@ def main(
     rows = [row for row in ENGINES if row.is_there and (not engines or row.name in engines)]
     console = Console(stderr=True, width=None if sys.stderr.isatty() else 160)
     rounds = rounds or (QUICK_ROUNDS if quick else ROUNDS)
-    seconds = QUICK_LIMIT if quick else limit * 60
     samples: list[Sample] = []
     left_out: dict[str, str] = {}
     words = ""
@@ -65,8 +63,9 @@ def main(
     try:
         with (
             interruptible(),
-            stage(rows, QUICK_LINGER if quick else LINGER, older=not (no_older or quick)) as (ways, networks),
+            stage(rows, QUICK_LINGER if quick else LINGER, older=not (no_older or quick)) as (staged, networks),
         ):
+            ways = compared(staged) if quick else staged
             require_known("--without", without, [way.name for way in ways])
             left_out = {way.name: problem for way in ways if (problem := try_once(way, networks(1)))}
             for name, problem in left_out.items():
@@ -74,6 +73,7 @@ def main(
             able = [way for way in ways if way.name not in {*left_out, *without}]
             for part in sorted(parts, key=lambda part: part.size):
                 order = random.Random(seed)
+                seconds = part.seconds or limit * 60
                 samples.extend(measure(part, able, networks(part.size), rounds, seconds, order, note(console)))
                 words = said()
         complete = True

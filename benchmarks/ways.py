@@ -338,6 +338,12 @@ class Older:
             network.pid_file.unlink(missing_ok=True)
 
 
+def compared(ways: Sequence[Way]) -> list[Way]:
+    """Those that a ratio is of: sidespawn's, and what each of them is compared with."""
+    references = {way.reference for way in ways}
+    return [way for way in ways if isinstance(way, Sidespawn) or way.name in references]
+
+
 def pin(network: Network) -> Path:
     return PIN / f"{network.id}.pid"
 
