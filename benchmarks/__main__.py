@@ -28,11 +28,23 @@ from tests.lab.networks import Network
 ROUNDS, QUICK_ROUNDS = 15, 5
 LINGER, QUICK_LINGER = 3, 1  # seconds; the policy's default, and what makes a cold request come sooner
 INTERRUPTED = 130
+CHECKOUT = Path(__file__).parents[1]
+CONTAINER = Path("/run/systemd/container")  # says "lab" in a lab
+
+
+def outliving(_context: click.Context, _parameter: click.Parameter, given: Any) -> Any:
+    """A file or directory that is still there when the lab is gone, which is everywhere outside of one."""
+    if given is None or not CONTAINER.exists() or CONTAINER.read_text().strip() != "lab":
+        return given
+    path = given if isinstance(given, Path) else Path(given.name)  # that of stdout is no absolute path
+    if not path.resolve().is_relative_to(CHECKOUT):
+        raise click.BadParameter(f"{path} would be gone with the lab; name one in {CHECKOUT}")
+    return given
 
 
 @click.command()
 @click.option("--quick", is_flag=True, help="A few short rounds, in less than a minute.")
-@click.option("--json", "json_file", type=click.File("w"), help="Write the figures to this file; - for stdout.")
+@click.option("--json", "json_file", type=click.File("w"), callback=outliving, help="Write the figures; - for stdout.")
 @click.option("--only", "only", multiple=True, metavar="PART", help="Only this part; may be repeated. See --list.")
 @click.option("--engine", "engines", multiple=True, metavar="NAME", help="Only this engine; may be repeated.")
 @click.option("--rounds", type=click.IntRange(1), help=f"Rounds of each part.  [default: {ROUNDS}]")
@@ -40,7 +52,9 @@ INTERRUPTED = 130
 @click.option("--seed", type=int, default=1, show_default=True, help="Of the order of the ways within each round.")
 @click.option("--no-older", is_flag=True, help="Leave out the older patterns.")
 @click.option("--without", multiple=True, metavar="WAY", help="Leave out this row of the table; may be repeated.")
-@click.option("--plots", "plots_directory", type=click.Path(path_type=Path), help="Write plots (SVG) here.")
+@click.option(
+    "--plots", "plots_directory", type=click.Path(path_type=Path), callback=outliving, help="Write plots (SVG) here."
+)
 @click.option("--list", "is_list", is_flag=True, help="Name the parts and end.")
 def main(
     *, quick: bool, json_file: Any, only: tuple[str, ...], engines: tuple[str, ...], rounds: int | None, limit: float,

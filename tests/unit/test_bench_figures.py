@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import cast
 
 import pytest
+from click.testing import CliRunner
 
+from benchmarks import __main__ as main
 from benchmarks import parts
 from benchmarks.figures import Spread, figures, growth, lost, quick
 from benchmarks.parts import PARTS, Sample, measure
@@ -99,6 +101,25 @@ def test_growth_is_per_request() -> None:
     samples = [sample(OURS, 10, part="burst-100", size=100), sample(OURS, 120, part="burst-1000", size=1000)]
     assert {way: round(each, 6) for way, each in growth(figures(samples)).items()} == {OURS: 1.2}
     assert growth(figures(samples[1:])) == {}
+
+
+@pytest.mark.parametrize("option", ["--json", "--plots"])
+def test_in_a_lab_results_go_where_they_outlive_it(
+    option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = tmp_path / "container"
+    monkeypatch.setattr(main, "CONTAINER", where)
+
+    def said(path: str) -> str:
+        return CliRunner().invoke(main.main, [f"{option}={path}", "--only=nothing"]).output
+
+    for each in ("/var/tmp/figures", str(main.CHECKOUT / "figures"), "-", "figures"):
+        assert "gone with the lab" not in said(each)
+        where.write_text("docker\n")
+        assert "gone with the lab" not in said(each)
+        where.write_text("lab\n")
+        assert ("gone with the lab" in said(each)) == (each == "/var/tmp/figures")
+        where.unlink()
 
 
 def test_memory_and_peak() -> None:
