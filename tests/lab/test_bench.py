@@ -38,6 +38,8 @@ def test_one_short_round(plots: Path) -> None:
     assert figures.pop("lost") == 0, done.stderr
     # None where what it is compared with has no program running, which is no work done sooner.
     assert all(each is not None and 0 < each < 100 for each in figures.values()), done.stderr
+    assert "podman run" in done.stderr
+    assert "systemd-run" not in done.stderr  # no ratio is of it
     assert {path.name for path in plots.iterdir()} == {"single.svg", "bursts.svg"}
 
 
