@@ -17,8 +17,8 @@ from sidespawn.host.policies import load_policy, policy_of
 from tests.lab.networks import SIDESPAWN, Service, command, unit_state, wait_until
 
 # From 0.0 (confined) to 10.0 (not at all); with no option it is 9.6. What keeps each up is in units/ENGINE.conf.
-CEILINGS = {"podman": 6.2, "docker": 3.9, "systemd": 3.9}
-SPOOL_CEILING = 3.4
+CEILINGS = {"podman": 6.2, "docker": 4.4, "systemd": 4.4}
+SPOOL_CEILING = 3.8
 
 
 @pytest.fixture(params=ENGINES)

@@ -13,6 +13,7 @@ import marshal
 import os
 import pprint
 import sys
+from contextlib import suppress
 from importlib.util import MAGIC_NUMBER
 from pathlib import Path
 
@@ -56,7 +57,7 @@ def main(verb: str, service: str) -> int:
 
 
 def make(places: Places, policy: Policy) -> None:
-    NAMESPACES.mkdir(exist_ok=True)  # agents mount it; on a new host nobody has made it yet
+    make_namespaces_directory()
     places.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     mount_tmpfs(places.home, FLAGS & ~kernel.MS_NOEXEC, "size=64m,nr_inodes=32768,mode=0700")
     for path in (places.operator, places.claims, places.ledger, places.pins, places.snapshots, places.agent):
@@ -71,6 +72,13 @@ def make(places: Places, policy: Policy) -> None:
     if (text := syscalls.profile()) is not None:
         places.syscalls.write_text(text, encoding="utf-8")
     places.adoption.unlink(missing_ok=True)  # look again: the agent may have had its old wrappers until now
+
+
+def make_namespaces_directory() -> None:
+    """Agents mount it, and after a boot nobody has made it yet. Like ip(8), with a mode that lets everybody look."""
+    with suppress(FileExistsError):
+        NAMESPACES.mkdir()
+        NAMESPACES.chmod(0o755)  # the unit's umask left it to root alone
 
 
 def mount_tmpfs(path: Path, flags: int, options: str) -> None:

@@ -1,0 +1,100 @@
+"""What the units mount is seen by the whole host: none of them runs in another mount namespace than PID 1.
+
+Which options imply a namespace depends on systemd's version, so the running processes are asked, not the unit files.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from sidespawn.cli import hardening
+from sidespawn.cli.systemd import INSTALLED
+from sidespawn.core.loading import ENGINES
+from sidespawn.host.policies import policy_of
+from tests.lab.networks import Service, command, wait_until
+
+HOST = Path("/proc/1/ns/mnt")
+FIRST_TO_IMPLY_ONE = 254  # of systemd's versions: with PrivateNetwork=yes
+
+DropIn = Callable[[str, str], None]
+
+
+@pytest.fixture
+def drop_in(service: Service) -> Iterator[DropIn]:
+    """Give a unit of the service more options, as an operator does."""
+    written = []
+
+    def write(unit: str, options: str) -> None:
+        path = INSTALLED / f"{unit}.d" / "test.conf"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"[Service]\n{options}\n")
+        written.append(path)
+        command("systemctl", "daemon-reload")
+
+    yield write
+    for path in written:
+        path.unlink()
+        if not any(path.parent.iterdir()):
+            path.parent.rmdir()
+    command("systemctl", "daemon-reload")
+
+
+def spool_unit(service: Service) -> str:
+    return f"sidespawn-spool@{service.name}.service"
+
+
+def namespace_of_the_spool_unit(service: Service, drop_in: DropIn, tmp_path: Path, options: str = "") -> str:
+    """The unit's process has ended when it is active, so another of the same unit says what it saw."""
+    seen = tmp_path / "namespace"
+    drop_in(spool_unit(service), f"{options}\nExecReload=/bin/sh -c 'readlink /proc/self/ns/mnt >{seen}'")
+    command("systemctl", "reload", spool_unit(service))
+    return seen.read_text().strip()
+
+
+def namespace_of_the_service(service: Service) -> str:
+    """While it serves: it stays at least a second for whoever rings."""
+    with service.places.doorbell.open("w") as doorbell:
+        doorbell.write("\n")
+
+    def main_pid() -> int:
+        return int(command("systemctl", "show", "--property=MainPID", "--value", service.unit).stdout)
+
+    wait_until(lambda: main_pid() != 0)
+    return str(Path(f"/proc/{main_pid()}/ns/mnt").readlink())
+
+
+def systemd_version() -> int:
+    found = re.match(r"systemd (\d+)", command("systemctl", "--version").stdout)
+    assert found is not None
+    return int(found[1])
+
+
+@pytest.mark.parametrize("confinement", ENGINES)
+def test_the_service_sees_the_hosts_mounts_and_the_host_sees_its(service: Service, confinement: str) -> None:
+    """With what each engine's drop-in adds; the engine itself need not be there for that."""
+    text = f'{service.places.policy.read_text()}\n[side_container]\nengine = "{confinement}"\n'
+    hardening.drop_in(service.name).write_text(hardening.text_of(policy_of(service.places, text)))
+    command("systemctl", "daemon-reload")
+    assert namespace_of_the_service(service) == str(HOST.readlink())
+
+
+def test_the_directories_are_made_where_the_host_sees_them(service: Service, drop_in: DropIn, tmp_path: Path) -> None:
+    assert namespace_of_the_spool_unit(service, drop_in, tmp_path) == str(HOST.readlink())
+    mounted = {line.split()[4] for line in Path("/proc/1/mountinfo").read_text().splitlines()}
+    assert {str(path) for path in (service.places.home, service.places.spool, service.places.replies)} <= mounted
+
+
+def test_the_option_that_0_1_0_had_would_hide_them(service: Service, drop_in: DropIn, tmp_path: Path) -> None:
+    """Why the test above is worth something: what went unnoticed with systemd 252 is found with later ones."""
+    found = namespace_of_the_spool_unit(service, drop_in, tmp_path, "PrivateNetwork=yes")
+    assert (found != str(HOST.readlink())) == (systemd_version() >= FIRST_TO_IMPLY_ONE)
+
+
+def test_an_option_that_implies_one_in_every_version_is_found(
+    service: Service, drop_in: DropIn, tmp_path: Path
+) -> None:
+    assert namespace_of_the_spool_unit(service, drop_in, tmp_path, "PrivateMounts=yes") != str(HOST.readlink())
