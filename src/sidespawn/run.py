@@ -7,16 +7,7 @@ request, and the interpreter starts in half the time.
 import gc
 import os
 import sys
-from types import SimpleNamespace
 
-# hashlib does as well without OpenSSL, which takes each run 2 ms to load.
-sys.modules["_hashlib"] = None  # type: ignore[assignment]
-# pathlib wants one function of this module, for as_uri(); from Python 3.13 on, only when that is called. To import it
-# takes 1.5 ms, since it imports ipaddress.
-sys.modules["urllib.parse"] = SimpleNamespace(quote_from_bytes=None)  # type: ignore[assignment]
-import pathlib  # noqa: E402, F401
-
-del sys.modules["urllib.parse"]
 sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # behind the standard library
 
 
@@ -29,10 +20,8 @@ def main(arguments: list[str]) -> int:
     verb, service = arguments
     if verb == "sync":
         gc.disable()  # all that an import makes stays: looking again and again for what does not takes 2 ms
-        sys.modules["locale"] = SimpleNamespace()  # type: ignore[assignment]  # subprocess wants it for text; 0.7 ms
         from sidespawn.host import sync
 
-        del sys.modules["locale"]
         gc.freeze()
         gc.enable()
         return sync.main(service)
