@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from sidespawn.host.journal import Event, Journal
 from tests.attacks.catalogue import attack
 from tests.lab.conftest import new_service, traces
 from tests.lab.networks import SIDESPAWN, Service, command, unit_state, wait_until
@@ -193,6 +194,31 @@ def test_logs_show_verdicts_and_output(service: Service) -> None:
     assert "dnsmasq[1]: started" in everything
     assert "started" not in sidespawn("logs", "--refused", service.name).stdout
     assert "dnsmasq[1]: started" in sidespawn("logs", service.name, network.container).stdout
+
+
+def test_logs_show_the_newest_also_of_a_span_of_time(service: Service) -> None:
+    """Some versions of journalctl count from the oldest then, and others from the newest."""
+    journal = Journal(service.name)
+    for number in range(150):
+        journal.write(Event.STARTED, f"record {number} is here")
+    command("journalctl", "--sync")
+
+    def shown(*options: str) -> list[str]:
+        lines = sidespawn("logs", service.name, *options).stdout.splitlines()
+        return [line.partition(": ")[2] for line in lines if " is here" in line]
+
+    newest = [f"record {number} is here" for number in range(50, 150)]
+    for span in ((), ("--since", "1 hour ago"), ("--since", "today")):
+        assert shown(*span) == newest
+        assert shown(*span, "--lines=3") == newest[-3:]
+    assert shown("--since", "1 hour ago", "--lines=1000") == [f"record {number} is here" for number in range(150)]
+    assert shown("--since", "now") == []
+
+
+def test_a_span_that_journalctl_does_not_know_is_said_so(service: Service) -> None:
+    done = sidespawn("logs", service.name, "--since", "whenever")
+    assert (done.returncode, done.stdout) == (64, "")
+    assert "whenever" in done.stderr and "10 min ago" in done.stderr
 
 
 @pytest.mark.parametrize("verb", ["stop", "sync"])

@@ -19,8 +19,10 @@ from sidespawn.engines.control_groups import slice_name
 from sidespawn.errors import PolicyError, Reason, SidespawnError
 from sidespawn.host.places import Places
 from sidespawn.host.policies import load_policy
+from sidespawn.host.processes import last_line, run
 
 JOURNALCTL = "/usr/bin/journalctl"
+JOURNAL_SECONDS = 120
 
 
 @click.command()
@@ -37,14 +39,30 @@ def logs(
     """Show verdicts of SERVICE and the output of its side containers, or of the one called NAME."""
     if not places.home.is_dir():
         click.echo(f"{places.service} is not enabled; this is what the journal has of it", err=True)
-    command = [JOURNALCTL, "--no-pager", "--quiet", f"--lines={lines}"]
+    require_journalctl()
+    matching = matches(places, name, refused)
+    command = [JOURNALCTL, "--no-pager", "--quiet", *newest(lines, since, matching)]
     command += ["--output=json"] if as_json else ["--output=short-iso"]
     if follow:
         command.append("--follow")
-    if since is not None:
-        command.append(f"--since={since}")
-    require_journalctl()
-    os.execv(JOURNALCTL, [*command, *matches(places, name, refused)])
+    os.execv(JOURNALCTL, [*command, *matching])
+
+
+def newest(lines: int, since: str | None, matching: list[str]) -> list[str]:
+    """Return journalctl's options for the last `lines` records that match, none of them older than `since`.
+
+    Together with --since, --lines counts from the oldest in some versions (252) and from the newest in others, but in
+    all of them from the newest with --reverse. So that finds the record to begin with.
+    """
+    if since is None:
+        return [f"--lines={lines}"]
+    command = (JOURNALCTL, "--no-pager", "--quiet", "--reverse", f"--lines={lines}", f"--since={since}")
+    fields = ("--output=json", "--output-fields=MESSAGE_ID")  # and with any fields the cursor
+    done = run((*command, *fields, *matching), JOURNAL_SECONDS)
+    if done.code != 0:
+        raise SidespawnError(Reason.USAGE, last_line(done.stderr), "--since takes what journalctl takes: '10 min ago'")
+    records = done.stdout.splitlines()
+    return ["--no-tail", f"--cursor={json.loads(records[-1])['__CURSOR']}" if records else f"--since={since}"]
 
 
 def read_journal(places: Places, event: str, since: str | None = None) -> Iterator[dict[str, Any]]:

@@ -29,14 +29,13 @@ DIVISION = "# In an agent the lines from here on are a text, beside the code for
 IN_AGENT = """\
 TEXT = r'''{text}'''
 
-CODE = '''
-{code}'''
+CODE = '''{code}'''
 
 import binascii
 import marshal
 
 is_for_this_python = getattr(sys.modules.get("_frozen_importlib_external"), "MAGIC_NUMBER", None) == {magic}
-exec(marshal.loads(binascii.a2b_base64(CODE)) if is_for_this_python else compile(TEXT, __file__, "exec"))
+exec(marshal.loads(binascii.a2b_base64(CODE)) if CODE and is_for_this_python else compile(TEXT, __file__, "exec"))
 """
 IMAGE_IN_AGENT = "/run/sidespawn/image"
 FLAGS = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
@@ -133,9 +132,18 @@ def write_wrappers(places: Places, policy: Policy) -> None:
         is_shared = target in policy.agent.shared_kill_scripts
         settings = wrapper_settings(places, policy) | {"kill": target != policy.agent.wrapper, "shared": is_shared}
         literal = pprint.pformat(json.loads(json.dumps(settings)), width=110)
-        code = marshal.dumps(compile(text, target, "exec"), 2)  # 2: from the same text always the same bytes
-        later = IN_AGENT.format(text=text, code=base64.encodebytes(code).decode(), magic=MAGIC_NUMBER)
+        later = IN_AGENT.format(text=text, code=encoded_code(text, target), magic=MAGIC_NUMBER)
         content = first.replace(SETTINGS_LINE, f"SETTINGS = {literal}  # type: Dict[str, Any]\n") + division + later
         if not path.exists() or path.read_text(encoding="utf-8") != content:
             path.write_text(content, encoding="utf-8")  # the same inode, which agents have mounted
             path.chmod(0o755)
+
+
+def encoded_code(text: str, target: str) -> str:
+    """What this Python compiles the text to, in Base64; empty where it has no stable form, and agents compile it."""
+    try:
+        # 2: from the same text always the same bytes. Code of Python 3.14 cannot be written in this version.
+        code = marshal.dumps(compile(text, target, "exec"), 2)
+    except ValueError:
+        return ""
+    return "\n" + base64.encodebytes(code).decode()
