@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import fcntl
 import json
+import marshal
 import os
 import shutil
 import stat
@@ -538,6 +539,25 @@ def test_the_hosts_code_is_for_the_same_python_only(
         with Host(installed, answering(Status.RUNNING)) as host:
             assert execute(sys.executable, script, "--no-hosts").returncode == code
         assert len(host.seen) == 1 - code
+
+
+@pytest.mark.parametrize("python", PYTHONS, ids=lambda path: Path(path).name)
+def test_without_the_hosts_code_agents_compile_the_text(
+    installed: Path, python: str, neutron_dhcp: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a host with Python 3.14, whose code the version of marshal that is wanted cannot express."""
+
+    def refuse(*arguments: object) -> bytes:
+        raise ValueError("unmarshallable object")
+
+    monkeypatch.setattr(marshal, "dumps", refuse)
+    write_wrappers(Places("neutron-dhcp-dnsmasq", run=installed.parent), neutron_dhcp)
+    script = installed / "agent" / "dnsmasq"
+    assert "CODE = ''''''" in script.read_text()
+    with Host(installed, answering(Status.RUNNING)) as host:
+        done = execute(python, script, "--no-hosts")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(host.seen) == 1
 
 
 @pytest.mark.parametrize("python", PYTHONS, ids=lambda path: Path(path).name)
