@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from sidespawn.host.directories import given_to_containers
 from sidespawn.host.journal import Event, Journal
 from tests.attacks.catalogue import attack
 from tests.lab.conftest import new_service, traces
@@ -144,12 +145,33 @@ def test_what_a_terminated_run_left_is_continued(service: Service) -> None:
 def test_the_directories_are_private_small_file_systems(service: Service) -> None:
     rows = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
     mounts = {row[4]: row for row in rows if row[4].startswith(str(service.places.home))}
-    assert set(mounts) == {str(each) for each in (service.places.home, service.places.spool, service.places.replies)}
+    assert set(mounts) == {str(service.places.home), *map(str, given_to_containers(service.places))}
     for path, row in mounts.items():
         assert row[6] == "-", f"{path} is shared: {row}"  # no shared:N, no master:N
         assert {"nosuid", "nodev"} <= set(row[5].split(","))
     assert os.statvfs(service.places.spool).f_blocks * 4096 <= 4 * 2**20
     assert os.stat(service.places.home).st_mode & 0o777 == 0o700
+
+
+def test_no_file_system_that_a_container_gets_a_mount_of_holds_what_the_host_trusts(service: Service) -> None:
+    """A mount of one file is enough to reach the whole file system: by fanotify(7), by remounting it, by filling it."""
+    mounts = json.loads(sidespawn("enable", service.name, "--json").stdout)["agent_mounts"]
+    given = {os.stat(each["source"]).st_dev for each in mounts} | {os.stat(service.places.snapshots).st_dev}
+    places = service.places
+    trusted = (places.home, places.operator, places.claims, places.ledger, places.pins, places.compiled)
+    assert not {os.stat(path).st_dev for path in (*trusted, places.policy)} & given
+    network = service.network()
+    network.start()
+    for path in (*places.home.iterdir(), *places.ledger.iterdir()):
+        if path not in given_to_containers(places):
+            assert os.stat(path).st_dev not in given, path
+
+
+def test_a_wrapper_that_its_agent_has_spoiled_is_written_again(service: Service) -> None:
+    content, inode = service.wrapper.read_bytes(), service.wrapper.stat().st_ino
+    service.wrapper.write_bytes(b"\xff\xfe not UTF-8")
+    assert sidespawn("enable", service.name).returncode == 0
+    assert (service.wrapper.read_bytes(), service.wrapper.stat().st_ino) == (content, inode)
 
 
 @attack(113)

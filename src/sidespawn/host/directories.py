@@ -1,8 +1,11 @@
 """The directories of a service beneath /run, made when its units start and removed when they stop.
 
-Three small file systems in memory: the service's own, the agent's spool, and the replies.  Each is a private mount, so
-that nothing an agent mounts over what it was given comes back to the host, whatever propagation its container has;
-each has a size and a number of files, so that an agent can fill only its own.
+Small file systems in memory: the service's own, which no container gets a mount of, and one for each kind of what
+containers are given: spool, replies, wrappers, and checked copies of configuration files.  Who holds a mount of one file
+can reach the whole file system with fanotify(7) and change its options by remounting, so the host keeps nothing that it
+trusts in one of those.  Each is a private mount, so that nothing an agent mounts over what it was given comes back to
+the host, whatever propagation its container has; each has a size and a number of files, so that an agent can fill only
+what is its own.
 """
 
 from __future__ import annotations
@@ -58,19 +61,26 @@ def main(verb: str, service: str) -> int:
 def make(places: Places, policy: Policy) -> None:
     make_namespaces_directory()
     places.home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    mount_tmpfs(places.home, FLAGS & ~kernel.MS_NOEXEC, "size=64m,nr_inodes=32768,mode=0700")
-    for path in (places.operator, places.claims, places.ledger, places.pins, places.snapshots, places.agent):
+    mount_tmpfs(places.home, FLAGS, "size=64m,nr_inodes=32768,mode=0700")
+    for path in (places.operator, places.claims, places.ledger, places.pins):
         path.mkdir(mode=0o700, exist_ok=True)
-    for path in (places.spool, places.replies):
+    for path in given_to_containers(places):
         path.mkdir(exist_ok=True)
     owner, replies = f"mode=0700,uid={policy.agent.spool_uid}", policy.limits.replies
     mount_tmpfs(places.spool, FLAGS, f"size={policy.limits.spool},nr_inodes={spool.NAMES},{owner}")
     # Four times the replies that are kept: those that a crash must not forget are kept beyond that; each takes 4 KiB.
     mount_tmpfs(places.replies, FLAGS, f"size={replies * 16}k,nr_inodes={replies * 4},mode=0755")
+    for path in (places.agent, places.snapshots):
+        mount_tmpfs(path, FLAGS & ~kernel.MS_NOEXEC, "size=16m,nr_inodes=8192,mode=0700")
     write_wrappers(places, policy)
     if (text := syscalls.profile()) is not None:
         places.syscalls.write_text(text, encoding="utf-8")
     places.adoption.unlink(missing_ok=True)  # look again: the agent may have had its old wrappers until now
+
+
+def given_to_containers(places: Places) -> tuple[Path, ...]:
+    """The directories of which agents and side containers get mounts, each a file system of its own."""
+    return (places.spool, places.replies, places.agent, places.snapshots)
 
 
 def make_namespaces_directory() -> None:
@@ -87,7 +97,7 @@ def mount_tmpfs(path: Path, flags: int, options: str) -> None:
 
 
 def remove(places: Places) -> None:
-    for path in (places.spool, places.replies, places.home):
+    for path in (*given_to_containers(places), places.home):
         while os.path.ismount(path):
             kernel.unmount(str(path))
     if places.home.exists():
@@ -134,8 +144,9 @@ def write_wrappers(places: Places, policy: Policy) -> None:
         literal = pprint.pformat(json.loads(json.dumps(settings)), width=110)
         later = IN_AGENT.format(text=text, code=encoded_code(text, target), magic=MAGIC_NUMBER)
         content = first.replace(SETTINGS_LINE, f"SETTINGS = {literal}  # type: Dict[str, Any]\n") + division + later
-        if not path.exists() or path.read_text(encoding="utf-8") != content:
-            path.write_text(content, encoding="utf-8")  # the same inode, which agents have mounted
+        encoded = content.encode()  # an agent may have written anything to its wrapper, which need not be text
+        if not path.exists() or path.read_bytes() != encoded:
+            path.write_bytes(encoded)  # the same inode, which agents have mounted
             path.chmod(0o755)
 
 

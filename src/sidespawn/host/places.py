@@ -4,12 +4,12 @@
     /run/sidespawn/SERVICE/spool      the agent's only writable directory; a small file system of its own
     /run/sidespawn/SERVICE/replies    read-only in the agent; a small file system of its own
     /run/sidespawn/SERVICE/replies/doorbell  the FIFO that systemd listens at; who only reads may write to a FIFO
-    /run/sidespawn/SERVICE/agent      the wrapper and the kill scripts, mounted read-only into the agent
+    /run/sidespawn/SERVICE/agent      the wrapper and the kill scripts, mounted read-only into the agent; likewise
     /run/sidespawn/SERVICE/operator   a second spool, for root on the host: `sidespawn stop` and `signal`
     /run/sidespawn/SERVICE/claims     requests taken from a spool and not yet answered
     /run/sidespawn/SERVICE/ledger     one record for each side container
     /run/sidespawn/SERVICE/pins       what is being mounted into a side container at this moment
-    /run/sidespawn/SERVICE/snapshots  checked copies of configuration files
+    /run/sidespawn/SERVICE/snapshots  checked copies of configuration files, for side containers; likewise
     /run/sidespawn/SERVICE/roots      of side containers that systemd starts; see engines/systemd_roots.py
     /run/sidespawn/SERVICE/policy.json  the policy, compiled
 
