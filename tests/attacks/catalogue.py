@@ -87,7 +87,7 @@ GROUPS = {
     "Waking the service": """
         a doorbell rung without end, filled up, or emptied | something else in the doorbell's place""",
     "File systems of which an agent holds a mount": """
-        fanotify on the whole file system of one mounted file""",
+        fanotify on the whole file system of one mounted file | the operator's request answered by the agent""",
 }
 titles = (each for text in GROUPS.values() for line in text.splitlines() for each in line.split("|"))
 TITLES = dict(enumerate((" ".join(each.split()) for each in titles if each.strip()), 1))

@@ -645,6 +645,21 @@ def opened_by_others(paths: list[str], seconds: float) -> list[list[int]]:
     return [list(each) for each in sorted(found)]
 
 
+def answer_everything(replies: str, seconds: float) -> list[str]:
+    """A success for each request whose bell hangs among the replies, quicker than the host; their ids."""
+    answered = []
+    give_up = time.monotonic() + seconds
+    while time.monotonic() < give_up:
+        for name in os.listdir(replies):
+            request_id, _, kind = name.partition(".")
+            if kind == "fifo" and request_id not in answered:
+                lie = {"v": 1, "id": request_id, "status": "done", "reason": "ok", "message": "it was stopped"}
+                write(f"{replies}/{request_id}.json", base64.b64encode(json.dumps(lie).encode()).decode())
+                answered.append(request_id)
+        time.sleep(0.0005)
+    return answered
+
+
 def read_only(path: str) -> bool:
     return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
 

@@ -15,7 +15,7 @@ from tests.attacks import inside
 from tests.attacks.catalogue import attack
 from tests.attacks.stage import STATE, Ours, Refused, boottime_ms, expect_pid_1_answers
 from tests.attacks.test_namespaces import request_of
-from tests.lab.networks import command, command_lines, kill_process, starts, unit_state, wait_until
+from tests.lab.networks import SIDESPAWN, command, command_lines, kill_process, starts, unit_state, wait_until
 
 
 @contextmanager
@@ -105,14 +105,32 @@ def test_the_replies_fill_the_disk(ours: Ours) -> None:
 
 @attack(118)
 def test_a_forged_reply_concerns_nobody_else(ours: Ours) -> None:
-    """The request it is for is taken for answered: the agent has fooled itself."""
+    """What was answered is known from root's own record, so the request is served, and the forged reply replaced."""
     request = ours.request(argv=["dnsmasq", *ours.network.options(), "--log-dhcp"])
-    pid = ours.network.pid
     with writable_replies(ours) as replies:
         ours.attacker(inside.write, f"{replies}/{request['id']}.json", b'{"reason": "ok"}')
         ours.put(json.dumps(request).encode() + b"\n")
+        path = ours.service.places.replies / f"{request['id']}.json"
+        wait_until(lambda: b"pid" in path.read_bytes(), patience=60)
         ours.expect_held()
-    assert ours.network.pid == pid
+
+
+@attack(132)
+def test_an_operator_is_not_answered_by_the_agent(ours: Ours) -> None:
+    """`sidespawn stop` believes only what root wrote, so what it says was stopped is gone."""
+    network, bait = ours.new_network(), ours.new_network()
+    network.start()
+    with writable_replies(ours) as replies, ThreadPoolExecutor(1) as thread:
+        lying = thread.submit(ours.attacker, inside.answer_everything, replies, 4.0)
+        assert bait.start().returncode == 0
+        done = command(*SIDESPAWN, "stop", ours.service.name, network.container)
+        assert network.container in done.stdout
+        assert network.container not in ours.service.containers(every=False)
+        assert network.record is None
+        answered = lying.result()
+    assert answered, "the agent's own request had a bell, so the attack was real"
+    assert not [each for each in answered if not ours.service.journal(request=each)], "each was served all the same"
+    ours.expect_held()
 
 
 @attack(129)

@@ -35,7 +35,9 @@ def install(fatal: int, log: int, before_death: Callable[[], None] = lambda: Non
             os.kill(os.getpid(), signal.SIGKILL)
 
     def audit(event: str, arguments: tuple[Any, ...]) -> None:
-        if event in EFFECTS or (event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITING):
+        if event == "os.rename" and arguments[2] >= 0:
+            step(f"{event} {os.readlink(f'/proc/self/fd/{arguments[2]}')}/{arguments[0]}")
+        elif event in EFFECTS or (event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITING):
             step(f"{event} {arguments[0]!s:.120}")
 
     sys.addaudithook(audit)

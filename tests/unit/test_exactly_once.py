@@ -146,7 +146,15 @@ class Host:
         self.home = Path(tempfile.mkdtemp(prefix="sidespawn-"))
         self.places = Places("small", run=self.home / "run", policies=self.home / "etc")
         places = self.places
-        for path in (places.operator, places.claims, places.ledger, places.pins, places.snapshots, places.replies):
+        for path in (
+            places.operator,
+            places.claims,
+            places.ledger,
+            places.pins,
+            places.snapshots,
+            places.answers,
+            places.replies,
+        ):
             path.mkdir(parents=True)
         for path in (places.spool, self.home / "etc", self.home / "containers", self.home / "processes"):
             path.mkdir(parents=True)
@@ -208,12 +216,12 @@ class Host:
         vars(ledger_module)["is_alive"] = is_alive
         keeper = Keeper(self.policy, self.places, engine, Journal("small", str(self.home / "nobody")))
         install(fatal, log)
-        Sync(self.places, keeper.journal, keeper, {}, None).run()
+        Sync(self.places, keeper.journal, keeper, {}, ()).run()
 
     def replies_made(self) -> list[str]:
-        """Ids of the replies that the last run put in place."""
-        names = [step.split()[-1].rpartition("/")[2] for step in self.steps if " os.rename " in step]
-        return [name[1:33] for name in names if name.endswith(".json.new") and len(name) == len("..json.new") + 32]
+        """Ids of the answers that the last run recorded. The agent's copy may be made again after a kill."""
+        paths = [Path(step.split()[-1]) for step in self.steps if " os.rename " in step]
+        return [path.name[1:33] for path in paths if path.parent == self.places.answers]
 
     def reply(self, request_id: str) -> dict[str, object] | None:
         path = self.places.replies / f"{request_id}.json"
@@ -313,7 +321,9 @@ class Schedule(RuleBasedStateMachine):
 
     def all_is_answered(self) -> None:
         assert set(self.made) == set(self.sent), "lost"
-        assert all(self.host.reply(request_id) for request_id in self.sent)
+        for request_id in self.sent:
+            answer = self.host.places.answers / f"{request_id}.json"
+            assert self.host.reply(request_id) == json.loads(answer.read_text()), "the agent was told something else"
 
     def what_was_answered_is_so(self) -> None:
         runs: dict[str, object] = dict.fromkeys(NETWORKS)
@@ -333,7 +343,7 @@ class Schedule(RuleBasedStateMachine):
         alive = {path.read_text() for path in engine.processes.iterdir()}
         assert {path.name for path in engine.containers.iterdir()} == {f"small_{instance}" for instance in alive}
         assert [*places.pins.iterdir(), *places.claims.iterdir(), *places.spool.iterdir()] == []
-        assert {path.suffix for path in places.replies.iterdir()} <= {".json"}, "bells"
+        assert {path.suffix for path in (*places.replies.iterdir(), *places.answers.iterdir())} <= {".json"}, "bells"
         records = {path.stem for path in places.ledger.iterdir() if path.suffix == ".json"}
         assert {path.suffix for path in places.ledger.iterdir()} <= {".json", ".falls"}
         assert records <= alive

@@ -33,7 +33,7 @@ def test_tidying_up_that_fails_is_told_and_does_not_end_a_run(tmp_path: Path) ->
         journal.bind(path)
         places = Places("small", run=tmp_path, policies=tmp_path)
         places.spool.mkdir(parents=True)
-        run = Sync(places, Journal("small", path), PolicyError("no policy"), {}, None)
+        run = Sync(places, Journal("small", path), PolicyError("no policy"), {}, ())
         run.attempt(print_rubbish)
         record = journal.recv(65536)
     assert b"tidying up has to wait" in record
@@ -54,11 +54,11 @@ class Watched(Sync):
 @pytest.fixture
 def run(tmp_path: Path) -> Watched:
     places = Places("small", run=tmp_path, policies=tmp_path)
-    for path in (places.spool, places.operator, places.claims, places.replies):
+    for path in (places.spool, places.operator, places.claims, places.answers, places.replies):
         path.mkdir(parents=True)
     (places.spool).chmod(0o700)
     error = PolicyError("no policy")
-    return Watched(places, Journal("small", str(tmp_path / "nobody")), error, {}, None)
+    return Watched(places, Journal("small", str(tmp_path / "nobody")), error, {}, ())
 
 
 def hand_over(run: Watched, *ids: str) -> None:
@@ -83,7 +83,8 @@ def test_a_request_has_a_bell_until_it_is_answered(run: Watched) -> None:
 
 def test_a_request_that_was_answered_before_leaves_no_bell(run: Watched) -> None:
     """As after a kill between the reply and its bell."""
-    (run.places.replies / f"{FIRST}.json").write_bytes(b"answered")
+    (run.places.answers / f"{FIRST}.json").write_bytes(b"answered")
+    (run.places.replies / f"{FIRST}.json").write_bytes(b"forged")
     os.mkfifo(run.places.replies / f"{FIRST}.fifo")
     hand_over(run, FIRST)
     run.run()
@@ -120,7 +121,7 @@ def test_what_an_agent_put_in_the_place_of_a_bell_is_not_touched(
 def test_without_a_valid_policy_agents_that_are_not_root_get_an_answer_too(run: Watched) -> None:
     """Whose lines are taken is what the spool was made for, by the last valid policy."""
     os.chown(run.places.spool, 42435, 42435)
-    run = Watched(run.places, run.journal, run.keeper, {}, None)
+    run = Watched(run.places, run.journal, run.keeper, {}, ())
     hand_over(run, FIRST)
     os.chown(run.places.spool / "processes", 42435, 42435)
     run.run()
@@ -133,9 +134,9 @@ def doorbell(run: Watched, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """As systemd makes it and hands it over, and keeps it open: whatever is in it starts the next run."""
     monkeypatch.setattr(sync, "SHORTEST_RUN", 0.01)
     os.mkfifo(run.places.doorbell)
-    run.doorbell = os.open(run.places.doorbell, os.O_RDWR | os.O_NONBLOCK)
-    yield run.doorbell
-    os.close(run.doorbell)
+    run.doorbells = (os.open(run.places.doorbell, os.O_RDWR | os.O_NONBLOCK),)
+    yield run.doorbells[0]
+    os.close(run.doorbells[0])
 
 
 def is_rung(doorbell: int) -> bool:
@@ -200,11 +201,34 @@ def test_old_replies_go_and_the_doorbell_stays(run: Watched, doorbell: int) -> N
     assert names(run) == {"doorbell"}
 
 
-@pytest.mark.parametrize(("pid", "given"), [(None, None), ("1", None), (str(os.getpid()), 3)])
-def test_the_doorbell_is_systemds_if_it_was_meant_for_this_process(
-    monkeypatch: pytest.MonkeyPatch, pid: str | None, given: int | None
+@pytest.mark.parametrize(
+    ("pid", "count", "given"),
+    [(None, "2", ()), ("1", "2", ()), (str(os.getpid()), "1", (3,)), (str(os.getpid()), "2", (3, 4))],
+)
+def test_the_doorbells_are_systemds_if_they_were_meant_for_this_process(
+    monkeypatch: pytest.MonkeyPatch, pid: str | None, count: str, given: tuple[int, ...]
 ) -> None:
     monkeypatch.delenv("LISTEN_PID", raising=False)
+    monkeypatch.setenv("LISTEN_FDS", count)
     if pid is not None:
         monkeypatch.setenv("LISTEN_PID", pid)
-    assert sync.handed_doorbell() == given
+    assert sync.handed_doorbells() == given
+
+
+def test_a_forged_reply_answers_nothing(run: Watched) -> None:
+    """An agent that can make its view writable may put anything there; root's own record is elsewhere."""
+    forged = run.places.replies / f"{FIRST}.json"
+    forged.write_bytes(b'{"v":1,"status":"done"}')
+    hand_over(run, FIRST)
+    run.run()
+    assert json.loads(forged.read_text())["reason"] == "policy-invalid"
+    assert forged.read_bytes() == (run.places.answers / f"{FIRST}.json").read_bytes()
+
+
+def test_an_operator_is_answered_where_no_agent_looks(run: Watched) -> None:
+    request = {"v": 1, "id": FIRST, "deadline": wrapper.boottime_ms() + 60_000, "op": "signal", "signal": "HUP"}
+    line = json.dumps({**request, "pid": 4711}).encode() + b"\n"
+    assert wrapper.try_to_hand_over(str(run.places.operator), str(run.places.operators_doorbell), line, FIRST)
+    run.run()
+    assert names(run) == set()
+    assert {path.name for path in run.places.answers.iterdir()} == {f"{FIRST}.json"}

@@ -136,6 +136,8 @@ def apply(places: Places, policy: Policy, text: str | None) -> None:
     if places.home.is_dir():
         systemd.systemctl("reload", spool_unit)  # a second run: the wrappers may have changed
     systemd.systemctl("start", spool_unit, *systemd.units(places.service))
+    if not places.operators_doorbell.exists():  # the socket unit runs as an earlier version had it
+        systemd.systemctl("restart", f"sidespawn@{places.service}.socket")
     if policy.side_container.engine == "systemd":
         with suppress(LaunchError):  # a warning said so; the first request tries again
             systemd_roots.prepare(places.service, policy.side_container.image, anew=True)

@@ -67,7 +67,7 @@ def ask(places: Places, found: Target, name: str) -> dict[str, object]:
     settings = {
         "service": places.service,
         "spool": str(places.operator),
-        "replies": str(places.replies),
+        "replies": str(places.answers),
         "timeout": TIMEOUT,
     }
     try:

@@ -1,11 +1,11 @@
 """The directories of a service beneath /run, made when its units start and removed when they stop.
 
 Small file systems in memory: the service's own, which no container gets a mount of, and one for each kind of what
-containers are given: spool, replies, wrappers, and checked copies of configuration files.  Who holds a mount of one file
-can reach the whole file system with fanotify(7) and change its options by remounting, so the host keeps nothing that it
-trusts in one of those.  Each is a private mount, so that nothing an agent mounts over what it was given comes back to
-the host, whatever propagation its container has; each has a size and a number of files, so that an agent can fill only
-what is its own.
+containers are given: spool, replies, wrappers, and checked copies of configuration files.  A mount of one file is
+enough to reach the whole file system with fanotify(7) and to change its options by remounting, so the host keeps
+nothing that it trusts in one of those.  Each is a private mount, so that nothing an agent mounts over what it was given
+comes back to the host, whatever propagation its container has; each has a size and a number of files, so that an agent
+can fill only what is its own.
 """
 
 from __future__ import annotations
@@ -61,15 +61,16 @@ def main(verb: str, service: str) -> int:
 def make(places: Places, policy: Policy) -> None:
     make_namespaces_directory()
     places.home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    mount_tmpfs(places.home, FLAGS, "size=64m,nr_inodes=32768,mode=0700")
-    for path in (places.operator, places.claims, places.ledger, places.pins):
+    owner, replies = f"mode=0700,uid={policy.agent.spool_uid}", policy.limits.replies
+    # Four times the answers that are kept: those that a crash must not forget are kept beyond that; each takes 4 KiB.
+    of_answers = (replies * 16, replies * 4)
+    mount_tmpfs(places.home, FLAGS, f"size={(64 << 10) + of_answers[0]}k,nr_inodes={32768 + of_answers[1]},mode=0700")
+    for path in (places.answers, places.operator, places.claims, places.ledger, places.pins):
         path.mkdir(mode=0o700, exist_ok=True)
     for path in given_to_containers(places):
         path.mkdir(exist_ok=True)
-    owner, replies = f"mode=0700,uid={policy.agent.spool_uid}", policy.limits.replies
     mount_tmpfs(places.spool, FLAGS, f"size={policy.limits.spool},nr_inodes={spool.NAMES},{owner}")
-    # Four times the replies that are kept: those that a crash must not forget are kept beyond that; each takes 4 KiB.
-    mount_tmpfs(places.replies, FLAGS, f"size={replies * 16}k,nr_inodes={replies * 4},mode=0755")
+    mount_tmpfs(places.replies, FLAGS, "size={}k,nr_inodes={},mode=0755".format(*of_answers))
     for path in (places.agent, places.snapshots):
         mount_tmpfs(path, FLAGS & ~kernel.MS_NOEXEC, "size=16m,nr_inodes=8192,mode=0700")
     write_wrappers(places, policy)

@@ -5,6 +5,8 @@
     /run/sidespawn/SERVICE/replies    read-only in the agent; a small file system of its own
     /run/sidespawn/SERVICE/replies/doorbell  the FIFO that systemd listens at; who only reads may write to a FIFO
     /run/sidespawn/SERVICE/agent      the wrapper and the kill scripts, mounted read-only into the agent; likewise
+    /run/sidespawn/SERVICE/answers    what was answered, root's own record; `replies` has copies of those for the agent
+    /run/sidespawn/SERVICE/answers/doorbell  the operator's own, which no agent reaches
     /run/sidespawn/SERVICE/operator   a second spool, for root on the host: `sidespawn stop` and `signal`
     /run/sidespawn/SERVICE/claims     requests taken from a spool and not yet answered
     /run/sidespawn/SERVICE/ledger     one record for each side container
@@ -34,6 +36,8 @@ class Places:
         self.operator = self.home / "operator"
         self.replies = self.home / "replies"
         self.doorbell = self.replies / "doorbell"
+        self.answers = self.home / "answers"
+        self.operators_doorbell = self.answers / self.doorbell.name
         self.agent = self.home / "agent"
         self.claims = self.home / "claims"
         self.ledger = self.home / "ledger"

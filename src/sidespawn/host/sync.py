@@ -4,8 +4,9 @@
 
 One run takes what is there, serves it, looks again, stays a few seconds for what comes next, and ends.  Requests for
 different instances are launched side by side, those for one instance in their order.  A request is answered exactly
-once: its claim is kept until it is answered, its reply tells that it was, and a container's labels tell that it was
-started, so a run that is killed at any point is continued by the next.
+once: its claim is kept until it is answered, root's own record of the answer tells that it was, and a container's
+labels tell that it was started, so a run that is killed at any point is continued by the next.  Agents are given copies
+of the answers, which are never read back.
 """
 
 from __future__ import annotations
@@ -55,14 +56,16 @@ def main(service: str) -> int:
     places = Places(service)
     journal = Journal(places.service)
     with only_one(places.lock):
+        places.answers.mkdir(mode=0o700, exist_ok=True)  # the directories may have been made by an earlier version
         stamps: Stamps = {}
-        Sync(places, journal, make_keeper(places, journal, stamps), stamps, handed_doorbell()).run()
+        Sync(places, journal, make_keeper(places, journal, stamps), stamps, handed_doorbells()).run()
     return 0
 
 
-def handed_doorbell() -> int | None:
-    """The FIFO that systemd listens at, unless its socket unit is stopped; see sd_listen_fds(3)."""
-    return 3 if os.environ.get("LISTEN_PID") == str(os.getpid()) else None
+def handed_doorbells() -> tuple[int, ...]:
+    """The FIFOs that systemd listens at, none when its socket unit is stopped; see sd_listen_fds(3)."""
+    is_ours = os.environ.get("LISTEN_PID") == str(os.getpid())
+    return tuple(range(3, 3 + int(os.environ["LISTEN_FDS"]))) if is_ours else ()
 
 
 def make_keeper(places: Places, journal: Journal, stamps: Stamps) -> Keeper | PolicyError:
@@ -87,10 +90,10 @@ class Sync:
     """One run. `keeper` is the error when the service has no valid policy; `stamps` are of the policy's files."""
 
     def __init__(
-        self, places: Places, journal: Journal, keeper: Keeper | PolicyError, stamps: Stamps, doorbell: int | None
+        self, places: Places, journal: Journal, keeper: Keeper | PolicyError, stamps: Stamps, doorbells: tuple[int, ...]
     ) -> None:
         self.places, self.journal, self.keeper, self.stamps = places, journal, keeper, stamps
-        self.doorbell = doorbell
+        self.doorbells = doorbells
         if isinstance(keeper, PolicyError):  # to whom the spool was given by the last valid policy
             pace, self.limits, self.spool_uid = Pace(linger=0, parallel=1), ServiceLimits(), places.spool.stat().st_uid
         else:
@@ -119,7 +122,7 @@ class Sync:
                 self.serve(claim)
                 served = True
             began = tidied = time.monotonic()
-            rest_at = began + (0.0 if self.doorbell is None else SHORTEST_RUN)
+            rest_at = began + (SHORTEST_RUN if self.doorbells else 0.0)
             while are_current(self.stamps):  # else the next run serves by the changed policy
                 if time.monotonic() - tidied >= TIDY_SECONDS:
                     self.expire_replies()
@@ -142,18 +145,19 @@ class Sync:
             self.attempt(self.keeper.sweep)  # the timer's run, or one that let none of the timer's be
         self.expire_replies()
         self.journal.summarise()
-        if rested and self.doorbell is not None:
-            self.empty_doorbell(self.doorbell)
+        if rested:
+            self.empty_doorbells()
 
-    def empty_doorbell(self, doorbell: int) -> None:
+    def empty_doorbells(self) -> None:
         """Ringing starts the next run from here on. Until here it did as well, so that a run that is killed has a next.
 
         The bell is rung again for a request that came since this run last looked.
         """
-        with suppress(BlockingIOError):
-            os.read(doorbell, DOORBELL_BYTES)
-        if any(map(spool.has_requests, (self.places.spool, self.places.operator))):
-            os.write(doorbell, b"\n")
+        for doorbell in self.doorbells:
+            with suppress(BlockingIOError):
+                os.read(doorbell, DOORBELL_BYTES)
+        if self.doorbells and any(map(spool.has_requests, (self.places.spool, self.places.operator))):
+            os.write(self.doorbells[0], b"\n")
 
     def claim(self) -> list[spool.Claim]:
         """The requests of the operator, and those of the agent as far as its limits let them be taken."""
@@ -199,8 +203,8 @@ class Sync:
         except RequestError as error:
             self.journal.write(Event.UNREADABLE, error.message, reason=error.reason)
             named = error.request_id
-            if named is not None and named not in self.accepted and not self.was_answered(named):
-                self.refuse(named, error)
+            if named is not None and named not in self.accepted and self.answer_to(named) is None:
+                self.refuse(named, error, by_operator=claim.by_operator)
             self.finished(claim)
             return
         if request.id in self.accepted:
@@ -209,7 +213,7 @@ class Sync:
         with self.lanes.lock:
             self.accepted[request.id] = claim.path.name
         if len(self.accepted) <= self.limits.replies:  # more might leave no room for the replies
-            self.put_bell(request.id)
+            self.put_bell(request.id, self.told(by_operator=claim.by_operator))
         self.lanes.add(
             self.lane_of(request),
             lambda: self.carry_out(request, by_operator=claim.by_operator),
@@ -225,8 +229,8 @@ class Sync:
 
     def carry_out(self, request: Request, *, by_operator: bool) -> None:
         """Answer one request, whatever happens on the way to the answer."""
-        if self.was_answered(request.id):
-            self.ring(request.id)  # a run that was killed may have answered and done no more
+        if (answer := self.answer_to(request.id)) is not None:
+            self.tell(request.id, answer, by_operator=by_operator)  # maybe a run was killed before it did
             self.clean(request.id)
             return
         try:
@@ -236,21 +240,21 @@ class Sync:
             if isinstance(request, SignalRequest):
                 if not by_operator:
                     check_signal(self.keeper.policy, request)
-                self.reply(self.keeper.signal(request))
+                self.reply(self.keeper.signal(request), by_operator=by_operator)
                 self.keeper.ledger.unmark(request.id)
             else:
                 allowed = decide(self.keeper.policy, request, self.keeper.read_configuration)
                 note_excused(self.journal, allowed, request.id)
-                self.reply(self.keeper.start(allowed, request.id))
+                self.reply(self.keeper.start(allowed, request.id), by_operator=by_operator)
         except Exception as error:  # noqa: BLE001 - a request must be answered, and must not take others with it
-            self.refuse(request.id, as_ours(error))
+            self.refuse(request.id, as_ours(error), by_operator=by_operator)
             self.clean(request.id)
 
     def clean(self, request_id: str) -> None:
         if isinstance(self.keeper, Keeper):
             self.attempt(partial(self.keeper.clean, request_id))
 
-    def refuse(self, request_id: str, error: SidespawnError) -> None:
+    def refuse(self, request_id: str, error: SidespawnError, *, by_operator: bool) -> None:
         status, event, hint = Status.FAILED, Event.FAILED, error.hint
         if error.reason is Reason.EXPIRED:
             status, event = Status.EXPIRED, Event.EXPIRED
@@ -266,38 +270,58 @@ class Sync:
             hint=error.hint,
         )  # fmt: skip
         message = f"{error.message}; {hint}" if hint else error.message
-        self.reply(Reply(id=request_id, status=status, reason=error.reason, message=message))
+        reply = Reply(id=request_id, status=status, reason=error.reason, message=message)
+        self.reply(reply, by_operator=by_operator)
 
-    def reply(self, reply: Reply) -> None:
+    def reply(self, reply: Reply, *, by_operator: bool) -> None:
+        """Record the answer where only root can write, then tell who asked."""
+        answer = format_reply(reply)
+        self.write_reply(self.places.answers, reply.id, answer)
+        self.tell(reply.id, answer, by_operator=by_operator)
+
+    def tell(self, request_id: str, answer: bytes, *, by_operator: bool) -> None:
+        if not by_operator:
+            self.write_reply(self.places.replies, request_id, answer)
+        self.ring(request_id, self.told(by_operator=by_operator))
+
+    def told(self, *, by_operator: bool) -> Path:
+        """The directory in which who asked waits for the answer. Operators never look at what agents can reach."""
+        return self.places.answers if by_operator else self.places.replies
+
+    def write_reply(self, place: Path, request_id: str, answer: bytes) -> None:
         for is_last in (False, True):
             try:
-                with directory(self.places.replies) as held:
-                    write_whole(held, f"{reply.id}.json", format_reply(reply), mode=0o444)
-                self.ring(reply.id)
+                with directory(place) as held:
+                    write_whole(held, f"{request_id}.json", answer, mode=0o444)
                 return
             except OSError as error:
                 if is_last:  # the wrapper will find no answer in time, and its caller asks again
-                    self.journal.write(Event.INTERNAL, f"a reply cannot be written: {error.strerror}", request=reply.id)
+                    message = f"a reply cannot be written: {error.strerror}"
+                    self.journal.write(Event.INTERNAL, message, request=request_id)
                 self.expire_replies()  # an agent that can make its view writable has filled it up
 
-    def put_bell(self, request_id: str) -> None:
+    def put_bell(self, request_id: str, place: Path) -> None:
         """A FIFO that its wrapper can wait at, instead of looking for the reply again and again."""
         name, flags = f"{request_id}.fifo", os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
-        with suppress(OSError), directory(self.places.replies) as held:
+        with suppress(OSError), directory(place) as held:
             os.mkfifo(name, dir_fd=held)
             with closing(os.open(name, flags, dir_fd=held)) as bell:
                 os.fchmod(bell, 0o444)
 
-    def ring(self, request_id: str) -> None:
+    def ring(self, request_id: str, place: Path) -> None:
         """Wake the wrapper that waits at its bell, by opening and closing the other end, and remove the bell."""
         name, flags = f"{request_id}.fifo", os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
-        with suppress(OSError), directory(self.places.replies) as held:
+        with suppress(OSError), directory(place) as held:
             with suppress(OSError):  # nobody waits
                 os.close(os.open(name, flags, dir_fd=held))
             os.unlink(name, dir_fd=held)
 
-    def was_answered(self, request_id: str) -> bool:
-        return os.path.lexists(self.places.replies / f"{request_id}.json")
+    def answer_to(self, request_id: str) -> bytes | None:
+        """By root's own record: a reply that an agent sees may be the agent's own."""
+        try:
+            return (self.places.answers / f"{request_id}.json").read_bytes()
+        except FileNotFoundError:
+            return None
 
     def expire_replies(self) -> None:
         """Old ones, and the oldest of too many, but none that a run would need that continues this one.
@@ -306,15 +330,16 @@ class Sync:
         than those of the spool.
         """
         limit = time.time() - REPLY_SECONDS
-        with directory(self.places.replies) as held:
-            aged = []
-            for name in os.listdir(held):
-                with suppress(OSError):
-                    aged.append((os.stat(name, dir_fd=held, follow_symlinks=False).st_mtime, name))
-            for number, (age, name) in enumerate(sorted(aged)):
-                needed = name == self.places.doorbell.name or name.partition(".")[0] in self.accepted
-                if not needed and (age < limit or number < len(aged) - self.limits.replies):
-                    spool.unlink(held, name)
+        for place in (self.places.answers, self.places.replies):
+            with directory(place) as held:
+                aged = []
+                for name in os.listdir(held):
+                    with suppress(OSError):
+                        aged.append((os.stat(name, dir_fd=held, follow_symlinks=False).st_mtime, name))
+                for number, (age, name) in enumerate(sorted(aged)):
+                    needed = name == self.places.doorbell.name or name.partition(".")[0] in self.accepted
+                    if not needed and (age < limit or number < len(aged) - self.limits.replies):
+                        spool.unlink(held, name)
 
     def attempt(self, tidying: Callable[[], None]) -> None:
         """An engine that fails or prints rubbish now is the next request's trouble, not the end of this run."""
