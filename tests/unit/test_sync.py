@@ -167,6 +167,7 @@ def test_a_request_that_comes_at_the_very_end_starts_the_next_run(
 
 
 def test_a_run_that_ends_early_starts_the_next(run: Watched, doorbell: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sync, "SHORTEST_RUN", 60.0)
     monkeypatch.setattr(sync, "LONGEST_RUN", 0.0)
     hand_over(run, FIRST)
     run.run()
