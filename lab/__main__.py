@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from lab import boot, enter
-from lab.errors import LabError
+from lab.places import PlaceError
 from lab.record import all_places
 
 _CHECKOUT = Path(__file__).resolve().parent.parent
@@ -45,7 +45,7 @@ def main() -> int:
                     record = place.load()
                     state = f"pid {record.pid}" if record and record.alive() else "dead"
                     print(f"{place.name}\t{state}")
-    except LabError as error:
+    except PlaceError as error:
         print(f"lab: {error}", file=sys.stderr)
         return 1
     return 0

@@ -12,8 +12,6 @@ the last process the mounts go.
 from __future__ import annotations
 
 import os
-import select
-import signal
 import socket
 import sys
 import time
@@ -27,7 +25,8 @@ from lab import cgroup, enter, kernel, root
 from lab.console import Console
 from lab.errors import LabError
 from lab.kernel import MountFlag, Namespace
-from lab.record import Place, Record, start_time
+from lab.places import kill, start_time
+from lab.record import Place, Record
 
 _PATIENCE = 60.0  # seconds for systemd to finish booting
 _END_PATIENCE = 10.0  # seconds for a killed lab to be gone
@@ -61,7 +60,7 @@ def down(name: str) -> None:
     with place.locked():
         record = place.load()
         if record is not None:
-            _end(name, record)
+            kill(record.pid, record.started, _END_PATIENCE)
         cgroup.remove(name)
         place.remove()
 
@@ -150,19 +149,3 @@ def _wait_until_up(name: str, record: Record, console: Console) -> None:
     else:
         reason = "its PID 1 ended"
     raise LabError(f"lab {name} did not come up: {reason}\nconsole:\n{console.printed()}")
-
-
-def _end(name: str, record: Record) -> None:
-    try:
-        process = os.pidfd_open(record.pid)
-    except ProcessLookupError:
-        return
-    try:
-        # Asked with the descriptor open: what it holds now is what the answer is about.
-        if not record.alive():
-            return
-        signal.pidfd_send_signal(process, signal.SIGKILL)
-        if not select.select([process], [], [], _END_PATIENCE)[0]:
-            raise LabError(f"lab {name}: process {record.pid} does not end")
-    finally:
-        os.close(process)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from lab.places import PlaceError
 
-class LabError(Exception):
+
+class LabError(PlaceError):
     """A lab cannot be had; the message is for the person who asked for it."""
-
-    def __init__(self, message: str, *, hint: str = "") -> None:
-        super().__init__(f"{message}\n  hint: {hint}" if hint else message)

@@ -31,6 +31,7 @@ _RECIPE_VERSION = 4  # raise it when the same packages shall make a different ta
 _NEUTRON = 42435  # uid and gid that Kolla gives to neutron
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "HOME": "/root"}
 _BUILD_SECONDS = 600
+_IMPORT_SECONDS = 900  # emulated machines read and write the layers slowly
 _IPTABLES = tuple(f"{family}{verb}" for family in ("iptables", "ip6tables") for verb in ("", "-save", "-restore"))
 _PODMAN_SECONDS = 120
 
@@ -128,27 +129,31 @@ USUAL = (HELPERS, AGENT)
 WITH_NEUTRON = (*USUAL, NEUTRON_AGENT)
 
 
-def build_tars(cache: Path, recipes: tuple[Recipe, ...] = USUAL) -> tuple[Path, ...]:
-    """Makes the tars that the cache lacks; returns all. Needs the network the first time only."""
-    suite = _suite()
+def build_tars(cache: Path, recipes: tuple[Recipe, ...] = USUAL, suite: str = "") -> tuple[Path, ...]:
+    """Makes the tars that the cache lacks; returns all. Needs the network the first time only.
+
+    `suite` is a Debian suite by its code name; by default, the machine's.
+    """
+    suite = suite or machine_suite()
     with _locked(cache):
         return tuple(_build_tar(cache, recipe, suite) for recipe in recipes)
 
 
-def ensure_images(cache: Path, recipes: tuple[Recipe, ...] = USUAL) -> tuple[str, ...]:
+def ensure_images(cache: Path, recipes: tuple[Recipe, ...] = USUAL, suite: str = "") -> tuple[str, ...]:
     """Makes the images available to this host's podman; returns their names. Quick if they are."""
-    suite = _suite()
+    suite = suite or machine_suite()
     for recipe in recipes:
         exact = f"{recipe.name}:{recipe.digest(suite)}"
         if not _podman_has(exact):
-            (tar,) = build_tars(cache, (recipe,))
-            _run(("podman", "import", "--quiet", str(tar), exact), _PODMAN_SECONDS)
+            (tar,) = build_tars(cache, (recipe,), suite)
+            _run(("podman", "import", "--quiet", str(tar), exact), _IMPORT_SECONDS)
             _run(("podman", "tag", exact, recipe.name), _PODMAN_SECONDS)
     return tuple(recipe.name for recipe in recipes)
 
 
 def _build_tar(cache: Path, recipe: Recipe, suite: str) -> Path:
-    stem = recipe.name.rpartition("/")[2]
+    # The machine's own suite is not in the name, which would outdate tars that are there.
+    stem = recipe.name.rpartition("/")[2] + (f"-{suite}" if suite != machine_suite() else "")
     tar = cache / f"{stem}-{recipe.digest(suite)}.tar"
     if tar.exists():
         return tar
@@ -163,7 +168,8 @@ def _build_tar(cache: Path, recipe: Recipe, suite: str) -> Path:
         with tarfile.open(draft, "w", format=tarfile.GNU_FORMAT) as archive:
             archive.add(root, arcname=".")
         draft.rename(tar)
-    for outdated in set(cache.glob(f"{stem}-*.tar")) - {tar}:
+    digest = "[0-9a-f]" * 16
+    for outdated in set(cache.glob(f"{stem}-{digest}.tar")) - {tar}:
         outdated.unlink()
     return tar
 
@@ -171,22 +177,23 @@ def _build_tar(cache: Path, recipe: Recipe, suite: str) -> Path:
 def _unpack_packages(root: Path, recipe: Recipe, suite: str) -> None:
     # `extract` leaves out the essential packages and runs no maintainer script; the hook makes /bin
     # and /lib the links into /usr that packages expect.
-    _run(
-        (
-            "mmdebstrap",
-            "--quiet",
-            "--mode=root",
-            "--variant=extract",
-            "--format=directory",
-            "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr",
-            f"--include={','.join(recipe.packages)}",
-            *(f"--aptopt={option}" for option in _apt_options()),
-            suite,
-            str(root),
-            *map(str, package_sources(Path("/etc/apt"), suite)),
-        ),
-        _BUILD_SECONDS,
-    )
+    with tempfile.TemporaryDirectory(prefix="sidespawn-sources-") as scratch:
+        _run(
+            (
+                "mmdebstrap",
+                "--quiet",
+                "--mode=root",
+                "--variant=extract",
+                "--format=directory",
+                "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr",
+                f"--include={','.join(recipe.packages)}",
+                *(f"--aptopt={option}" for option in apt_options()),
+                suite,
+                str(root),
+                *map(str, sources_of(suite, Path(scratch))),
+            ),
+            _BUILD_SECONDS,
+        )
 
 
 def _unpack_file(root: Path, scratch: Path, release: str, source: str, target: str) -> None:
@@ -249,18 +256,53 @@ def package_sources(apt: Path, suite: str) -> tuple[Path, ...]:
     )
 
 
-def _apt_options() -> Iterator[str]:
+def sources_of(suite: str, scratch: Path) -> tuple[Path, ...]:
+    """Files that name the machine's own package sources for `suite`; rewritten into `scratch` for another suite."""
+    own = machine_suite()
+    files = package_sources(Path("/etc/apt"), own)
+    if suite == own:
+        return files
+    made = []
+    for file in files:
+        text = _for_suite(file.read_text(), own, suite, deb822=file.suffix == ".sources")
+        if text:
+            (scratch / file.name).write_text(text)
+            made.append(scratch / file.name)
+    return tuple(made)
+
+
+def _for_suite(text: str, own: str, wanted: str, *, deb822: bool) -> str:
+    """The sources with another suite; those of nothing but what the suite does not have are left out."""
+    # An entry is a paragraph of one format, a line of the other (sources.list(5)).
+    separator = "\n\n" if deb822 else "\n"
+    word = re.compile(rf"(?<![\w./-]){re.escape(own)}(?P<pocket>-\w+)?(?![\w./-])[ \t]*")
+    entries = []
+    for entry in re.split(r"\n(?:[ \t]*\n)+" if deb822 else r"\n", text.strip()):
+        suites = word.findall(entry)
+        if wanted == "sid":  # it has neither updates nor security
+            if "" in suites:
+                entries.append(word.sub(lambda found: "" if found["pocket"] else "sid ", entry))
+        elif suites:
+            entries.append(word.sub(lambda found: f"{wanted}{found['pocket'] or ''} ", entry))
+    return separator.join(entries) + "\n" if entries else ""
+
+
+def apt_options() -> Iterator[str]:
     """How this machine reaches its sources (proxies, retries); mmdebstrap does not ask it."""
     for line in _run(("apt-config", "dump"), _PODMAN_SECONDS).splitlines():
         if re.match(r"Acquire::(https?|Check-|Retries)", line) and not line.endswith(' "";'):
             yield line
 
 
-def _suite() -> str:
+def machine_suite() -> str:
+    """The code name of this machine's Debian suite."""
     release = Path("/etc/os-release").read_text()
     found = re.search(r"^VERSION_CODENAME=\"?([a-z]+)", release, re.MULTILINE)
     if found is None:
         raise ImageError("/etc/os-release names no Debian suite (VERSION_CODENAME)")
+    # testing and sid have the same os-release; what their packages come from tells them apart.
+    if "/sid" in release and package_sources(Path("/etc/apt"), "sid"):
+        return "sid"
     return found[1]
 
 
@@ -288,18 +330,19 @@ def _locked(cache: Path) -> Iterator[None]:
 
 
 def main() -> int:
-    """python3 -m sidespawn.testing.images --cache DIR [--tars-only] [--neutron]"""
+    """python3 -m sidespawn.testing.images --cache DIR [--suite SUITE] [--tars-only] [--neutron]"""
     parser = argparse.ArgumentParser(prog="sidespawn.testing.images", description="Makes the images.")
     parser.add_argument("--cache", type=Path, required=True, help="where the tars are kept")
+    parser.add_argument("--suite", default="", help="the Debian suite of the packages (default: the machine's)")
     parser.add_argument("--tars-only", action="store_true", help="make the tars; do not import them into podman")
     parser.add_argument("--neutron", action="store_true", help="also the image of an agent that runs Neutron")
     arguments = parser.parse_args()
     recipes = WITH_NEUTRON if arguments.neutron else USUAL
     try:
         if arguments.tars_only:
-            build_tars(arguments.cache, recipes)
+            build_tars(arguments.cache, recipes, arguments.suite)
         else:
-            ensure_images(arguments.cache, recipes)
+            ensure_images(arguments.cache, recipes, arguments.suite)
     except ImageError as error:
         print(f"images: {error}", file=sys.stderr)
         return 1
