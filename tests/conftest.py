@@ -18,6 +18,16 @@ from tests.unit.shipped import preset
 SOURCE = Path(presets.__file__).parent.parent.parent
 
 
+MACHINE = Path(__file__).parent / "machine"
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Tests that boot machines are run when they are named, as `./dev vm test` does; they take minutes each."""
+    named = [Path(config.invocation_params.dir, argument.partition("::")[0]).resolve() for argument in config.args]
+    asked = any(path.is_relative_to(MACHINE) for path in named)
+    return True if collection_path == MACHINE and not asked else None
+
+
 @pytest.fixture(scope="session")
 def neutron_dhcp() -> Policy:
     """The shipped policy neutron-dhcp-dnsmasq, as it stands."""

@@ -1,6 +1,6 @@
-"""The command line: python3 -m vm up|exec|copy|down|list.
+"""The command line: python3 -m vm up|exec|copy|down|list|test.
 
-Exit codes: 0 done, 1 the machine failed, 2 wrong use; of exec, the command's own.
+Exit codes: 0 done, 1 the machine failed, 2 wrong use; of exec, the command's own; of test, pytest's.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from types import FrameType
 from typing import NoReturn
 
 from lab.places import PlaceError
-from vm import machines
+from vm import machines, trials
 from vm.machine import HOME
-from vm.recipes import Module, Release
+from vm.recipes import Module, Recipe, Release
+from vm.record import all_places
 
 _HANDED_ON = "SIDESPAWN_"
 _KEPT_HERE = ("SIDESPAWN_VM_CACHE",)
@@ -27,8 +28,12 @@ def _parser() -> argparse.ArgumentParser:
     named = argparse.ArgumentParser(add_help=False)
     named.add_argument("--name", default="default", help="which machine (default: %(default)s)")
     kind = argparse.ArgumentParser(add_help=False)
-    kind.add_argument("--release", choices=tuple(Release), default=Release.TRIXIE, help="default: %(default)s")
-    kind.add_argument("--module", choices=tuple(Module), default=Module.APPARMOR, help="default: %(default)s")
+    kind.add_argument(
+        "--release", type=Release, choices=tuple(Release), default=Release.TRIXIE, help="default: %(default)s"
+    )
+    kind.add_argument(
+        "--module", type=Module, choices=tuple(Module), default=Module.APPARMOR, help="default: %(default)s"
+    )
     verbs.add_parser("up", parents=[named, kind], help="boot it with this checkout, unless it runs")
     run = verbs.add_parser("exec", parents=[named], help="run a command in it")
     run.add_argument("command", nargs="+", metavar="CMD")
@@ -37,12 +42,18 @@ def _parser() -> argparse.ArgumentParser:
     copy.add_argument("target", metavar="TO")
     verbs.add_parser("down", parents=[named], help="end it and remove what it wrote")
     verbs.add_parser("list", help="show the machines and whether they run")
+    test = verbs.add_parser("test", parents=[kind], help="run tests/machine; other arguments go to pytest")
+    test.add_argument("--all", action="store_true", help="on every kind of machine, one after the other")
     return parser
+
+
+def _recipe(arguments: argparse.Namespace) -> Recipe:
+    return Recipe(release=arguments.release, module=arguments.module)
 
 
 def _execute(name: str, argv: tuple[str, ...]) -> NoReturn:
     """Becomes ssh(1): its exit code, standard streams and terminal are this process's."""
-    _, shell = machines.running(name)
+    shell = machines.shell(name)
     settings = (
         f"{key}={value}" for key, value in os.environ.items() if key.startswith(_HANDED_ON) and key not in _KEPT_HERE
     )
@@ -58,15 +69,15 @@ def _execute(name: str, argv: tuple[str, ...]) -> NoReturn:
 def _copy(name: str, source: str, target: str) -> None:
     if source.startswith("vm:") == target.startswith("vm:"):
         raise PlaceError("one of FROM and TO must begin with vm:, the other not")
-    _, shell = machines.running(name)
-    shell.copy(source, target, seconds=3600)
+    machines.shell(name).copy(source, target, seconds=3600)
 
 
 def _list() -> None:
-    for name, record in machines.listed():
+    for place in all_places():
+        record = place.load()
         if record is not None:
-            state = f"pid {record.pid}" if record.process().alive() else "dead"
-            print(f"{name}\t{state}\t{record.release}\t{record.module}\t{record.checkout}")
+            state = f"pid {record.pid}" if record.process.alive() else "dead"
+            print(f"{place.name}\t{state}\t{record.release}\t{record.module}\t{record.checkout}")
 
 
 def _end(number: int, _: FrameType | None) -> NoReturn:
@@ -75,7 +86,9 @@ def _end(number: int, _: FrameType | None) -> NoReturn:
 
 def main() -> int:
     """Does what the arguments say."""
-    arguments = _parser().parse_args()
+    arguments, rest = _parser().parse_known_args()
+    if rest and arguments.verb != "test":
+        _parser().error(f"unrecognized arguments: {' '.join(rest)}")
     # As exceptions they end what was started on their way out.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _end)
@@ -83,7 +96,7 @@ def main() -> int:
         machines.remove_stale()
         match arguments.verb:
             case "up":
-                machines.up(machines.recipe_of(arguments.release, arguments.module), arguments.name)
+                machines.up(_recipe(arguments), arguments.name)
             case "exec":
                 _execute(arguments.name, tuple(arguments.command))
             case "copy":
@@ -92,6 +105,9 @@ def main() -> int:
                 machines.down(arguments.name)
             case "list":
                 _list()
+            case "test":
+                recipes = trials.ALL if arguments.all else (_recipe(arguments),)
+                return trials.run(recipes, tuple(rest))
     except PlaceError as error:
         print(f"vm: {error}", file=sys.stderr)
         return 1

@@ -5,13 +5,13 @@ from __future__ import annotations
 import shutil
 import tempfile
 import uuid
-from dataclasses import dataclass
 from pathlib import Path
 
 from sidespawn.testing.images import apt_options, sources_of
 from vm import programs
 from vm.cache import Cache, digest, say
 from vm.keys import Keys
+from vm.layers import Base
 from vm.recipes import RECIPE_VERSION, Module, Recipe
 
 _BUILD_SECONDS = 1800
@@ -38,21 +38,11 @@ _FILES = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Base:
-    """`identity` names what the disk was made from."""
-
-    identity: str
-    disk: Path
-    kernel: Path
-    initial_root: Path
-
-
 def ensure_base(cache: Cache, recipe: Recipe, keys: Keys) -> Base:
     """Makes the layer unless it is there; needs the network then."""
     identity = digest(RECIPE_VERSION, recipe.release, recipe.disk, recipe.packages, keys.public)
     layer = cache.layer("base", f"{recipe.disk}-{identity}", lambda draft: _build(draft, recipe, keys))
-    return Base(identity=identity, disk=layer / "disk.img", kernel=layer / "vmlinuz", initial_root=layer / "initrd.img")
+    return Base(identity=identity, directory=layer)
 
 
 def _build(draft: Path, recipe: Recipe, keys: Keys) -> None:
@@ -73,6 +63,7 @@ def _build(draft: Path, recipe: Recipe, keys: Keys) -> None:
     shutil.copy(boot, draft / "vmlinuz")
     (initial_root,) = root.glob("boot/initrd.img-*")
     shutil.copy(initial_root, draft / "initrd.img")
+    (draft / "python").write_text((root / "usr/bin/python3").readlink().name.removeprefix("python"))
     disk = draft / "disk.img"
     programs.run("truncate", f"--size={_DISK_SIZE}", str(disk), seconds=60)
     # Fills the file system without mounting it: that needs no loop device.

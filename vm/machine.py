@@ -39,7 +39,6 @@ class Machine:
     accelerator: Accelerator
     shell: Shell
     record: Callable[[Process], None]
-    release_files: Callable[[], None]
     outlives_us: bool = False
     process: Process | None = None
 
@@ -177,9 +176,8 @@ class Machine:
         self.kill()
 
     def close(self) -> None:
-        """Ends it and removes what it wrote."""
+        """Ends it. What it wrote stays on its disk."""
         self.kill()
-        self.release_files()
 
     def console(self) -> str:
         """The last lines that it printed."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 # Raise it when the same packages shall make another disk.
-RECIPE_VERSION = 1
+RECIPE_VERSION = 2
 
 
 class Release(StrEnum):

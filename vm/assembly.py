@@ -1,0 +1,54 @@
+"""Puts a machine together: hardware, connection and record. It is not booted yet."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from lab.places import start_time
+from vm import qemu
+from vm.accelerator import choose
+from vm.cache import CHECKOUT, Cache
+from vm.keys import Keys
+from vm.layers import Base
+from vm.machine import Machine
+from vm.qemu import Hardware, Process
+from vm.recipes import Recipe
+from vm.record import Place, Record
+from vm.shell import Shell
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """`careless`: what is written may be lost in a power cut. `outlives_us`: it runs on after this process."""
+
+    recipe: Recipe
+    base: Base
+    disk: Path
+    careless: bool = False
+    outlives_us: bool = False
+
+
+def assemble(cache: Cache, keys: Keys, place: Place, plan: Plan) -> Machine:
+    """The caller holds the lock of the place. Until it says otherwise, the machine belongs to this process."""
+    port = qemu.free_port()
+    me = os.getpid()
+    record = Record(
+        pid=0, started=0, owner=me, owner_started=start_time(me) or 0, release=plan.recipe.release,
+        module=plan.recipe.module, checkout=str(CHECKOUT), cache=str(cache.top), port=port,
+    )  # fmt: skip
+
+    def save(process: Process) -> None:
+        place.save(replace(record, pid=process.pid, started=process.started))
+
+    return Machine(
+        hardware=Hardware(
+            disk=plan.disk, kernel=plan.base.kernel, initial_root=plan.base.initial_root,
+            options=plan.recipe.kernel_options, console=place.console, port=port, careless=plan.careless,
+        ),
+        accelerator=choose(cache),
+        shell=Shell(port=port, keys=keys, control=place.control),
+        record=save,
+        outlives_us=plan.outlives_us,
+    )  # fmt: skip
