@@ -31,7 +31,7 @@ from sidespawn.host.processes import last_line, run
 HOST = "host"
 DEVICES = ("null", "zero", "full", "random", "urandom")
 PODMAN = "/usr/bin/podman"
-TIMEOUT = 60.0
+TIMEOUT = 120.0  # seconds; a large image is mounted slowly on a slow disk
 FLAGS = kernel.MS_NOSUID | kernel.MS_NODEV
 # Of the host's own root: programs and what they need to be run. Whatever is not there on this host is left out.
 PROGRAMS = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
