@@ -53,15 +53,15 @@ def drop_in_of(service: Service) -> Path:
 
 
 class Answers:
-    """Counts how often each reply was put in place, as inotify(7) tells it."""
+    """Counts how often each answer was recorded, as inotify(7) tells it. An agent's copy may be made twice after a kill."""
 
     def __init__(self, service: Service) -> None:
         self.names: Counter[str] = Counter()
-        self.watch = kernel.watch_directories(str(service.places.replies))
+        self.watch = kernel.watch_directories(str(service.places.answers))
         os.set_blocking(self.watch, True)
         self.thread = threading.Thread(target=self.read, daemon=True)
         self.thread.start()
-        self.directory = service.places.replies
+        self.directory = service.places.answers
 
     def read(self) -> None:
         while True:
