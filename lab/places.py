@@ -74,14 +74,33 @@ class Directory:
         finally:
             os.close(lock)
 
-    def _try_lock(self) -> int | None:
+    @contextmanager
+    def locked_if_free(self) -> Iterator[bool]:
+        """The same without waiting: whether no other command holds it."""
+        _make_base(self.base)
+        try:
+            lock = self._try_lock(fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        try:
+            yield lock is not None
+        finally:
+            if lock is not None:
+                os.close(lock)
+
+    def _try_lock(self, flags: int = 0) -> int | None:
         """Locks the directory; None if the previous holder of the lock has removed it."""
         self.path.mkdir(mode=0o700, exist_ok=True)
         try:
             lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
         except FileNotFoundError:
             return None
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | flags)
+        except BlockingIOError:
+            os.close(lock)
+            raise
         if os.fstat(lock).st_nlink > 0:
             return lock
         os.close(lock)

@@ -8,7 +8,9 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import subprocess
 import sys
+import uuid
 from types import FrameType
 from typing import NoReturn
 
@@ -20,6 +22,13 @@ from vm.record import all_places
 
 _HANDED_ON = "SIDESPAWN_"
 _KEPT_HERE = ("SIDESPAWN_VM_CACHE",)
+_END_SECONDS = 60
+# Every process that a command has started has its mark in its environment, whatever session it is in.
+_END_MARKED = """
+for process in /proc/[0-9]*; do
+    ! grep --quiet --null-data --line-regexp {mark} "$process/environ" 2>/dev/null || kill -TERM "${{process#/proc/}}"
+done
+"""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -51,19 +60,22 @@ def _recipe(arguments: argparse.Namespace) -> Recipe:
     return Recipe(release=arguments.release, module=arguments.module)
 
 
-def _execute(name: str, argv: tuple[str, ...]) -> NoReturn:
-    """Becomes ssh(1): its exit code, standard streams and terminal are this process's."""
+def _execute(name: str, argv: tuple[str, ...]) -> int:
+    """Runs the command on this process's streams and terminal; its exit code."""
     shell = machines.shell(name)
-    settings = (
+    mark = f"VM_EXEC={uuid.uuid4().hex}"
+    settings = [
         f"{key}={value}" for key, value in os.environ.items() if key.startswith(_HANDED_ON) and key not in _KEPT_HERE
-    )
-    command = shell.command(
-        ("/usr/bin/env", f"--chdir={HOME}", *settings, *argv), terminal=os.isatty(0) and os.isatty(1)
-    )
-    for number in (signal.SIGPIPE, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
-    sys.stdout.flush()
-    os.execvp(command[0], command)
+    ]
+    words = ("/usr/bin/env", f"--chdir={HOME}", mark, *settings, *argv)
+    child = subprocess.Popen(shell.command(words, terminal=os.isatty(0) and os.isatty(1)))
+    try:
+        return child.wait()
+    except BaseException:
+        # With a terminal ssh passes Ctrl-C on. Without one the command would run on in the machine.
+        child.terminate()
+        shell.run(_END_MARKED.format(mark=mark), _END_SECONDS)
+        raise
 
 
 def _copy(name: str, source: str, target: str) -> None:
@@ -98,7 +110,7 @@ def main() -> int:
             case "up":
                 machines.up(_recipe(arguments), arguments.name)
             case "exec":
-                _execute(arguments.name, tuple(arguments.command))
+                return _execute(arguments.name, tuple(arguments.command))
             case "copy":
                 _copy(arguments.name, arguments.source, arguments.target)
             case "down":

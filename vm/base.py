@@ -8,7 +8,7 @@ import uuid
 from pathlib import Path
 
 from sidespawn.testing.images import apt_options, sources_of
-from vm import programs
+from vm import labels, programs
 from vm.cache import Cache, digest, say
 from vm.keys import Keys
 from vm.layers import Base
@@ -41,11 +41,11 @@ _FILES = {
 def ensure_base(cache: Cache, recipe: Recipe, keys: Keys) -> Base:
     """Makes the layer unless it is there; needs the network then."""
     identity = digest(RECIPE_VERSION, recipe.release, recipe.disk, recipe.packages, keys.public)
-    layer = cache.layer("base", f"{recipe.disk}-{identity}", lambda draft: _build(draft, recipe, keys))
+    layer = cache.layer("base", f"{recipe.disk}-{identity}", lambda draft: _build(draft, cache, recipe, keys))
     return Base(identity=identity, directory=layer)
 
 
-def _build(draft: Path, recipe: Recipe, keys: Keys) -> None:
+def _build(draft: Path, cache: Cache, recipe: Recipe, keys: Keys) -> None:
     say(f"making the disk of {recipe.disk} from Debian's packages (once)")
     root = draft / "root"
     with tempfile.TemporaryDirectory(prefix="sidespawn-sources-") as scratch:
@@ -69,6 +69,8 @@ def _build(draft: Path, recipe: Recipe, keys: Keys) -> None:
     # Fills the file system without mounting it: that needs no loop device.
     programs.run("mke2fs", "-q", "-t", "ext4", "-d", str(root), str(disk), seconds=_BUILD_SECONDS)
     shutil.rmtree(root)
+    if recipe.module is Module.SELINUX:
+        labels.label(cache, recipe, keys, Base(identity="", directory=draft))
 
 
 def _adapt(root: Path, recipe: Recipe, keys: Keys) -> None:

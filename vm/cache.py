@@ -17,11 +17,14 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+_KINDS = ("base", "prepared", "wheels")
+_KEPT_SECONDS = 21 * 24 * 3600
 CHECKOUT = Path(__file__).resolve().parent.parent
 
 
@@ -38,12 +41,11 @@ class Cache:
         """The directory kind/name; `build` fills it if it is missing, under another name, in the same folder."""
         made = self.top / kind / name
         if made.is_dir():
+            os.utime(made)
             return made
         made.parent.mkdir(parents=True, exist_ok=True)
         with self.locked(f"{kind}-{name}"):
             if not made.is_dir():
-                for left in made.parent.glob(f".{name}-*"):  # by a command that was killed
-                    shutil.rmtree(left)
                 draft = Path(tempfile.mkdtemp(dir=made.parent, prefix=f".{name}-"))
                 try:
                     build(draft)
@@ -52,12 +54,38 @@ class Cache:
                     shutil.rmtree(draft, ignore_errors=True)
         return made
 
+    def tidy(self) -> None:
+        """Removes what killed commands left of layers, and layers that were not used for weeks."""
+        for kind in _KINDS:
+            for left in (self.top / kind).glob(".*"):
+                # A draft is NAME with something appended.
+                with self._locked_if_free(f"{kind}-{left.name[1:].rpartition('-')[0]}") as free:
+                    if free:
+                        shutil.rmtree(left)
+            for layer in (self.top / kind).glob("[!.]*"):
+                with self._locked_if_free(f"{kind}-{layer.name}") as free:
+                    if free and time.time() - layer.stat().st_mtime > _KEPT_SECONDS:
+                        shutil.rmtree(layer)
+
+    @contextmanager
+    def _locked_if_free(self, name: str) -> Iterator[bool]:
+        with open(self._lock(name), "w", encoding="ascii") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
+
+    def _lock(self, name: str) -> Path:
+        locks = self.top / "locks"
+        locks.mkdir(parents=True, exist_ok=True)
+        return locks / name
+
     @contextmanager
     def locked(self, name: str) -> Iterator[None]:
         """One command at a time; says so when this one waits for another."""
-        locks = self.top / "locks"
-        locks.mkdir(parents=True, exist_ok=True)
-        with open(locks / name, "w", encoding="ascii") as lock:
+        with open(self._lock(name), "w", encoding="ascii") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

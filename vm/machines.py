@@ -15,7 +15,7 @@ from vm.keys import ensure_keys
 from vm.machine import Machine
 from vm.prepared import ensure_prepared
 from vm.recipes import Recipe
-from vm.record import Place, all_places, name_for_this_process
+from vm.record import Place, all_places, name_for_this_process, remove_unrecorded_disks
 from vm.shell import Shell
 
 
@@ -78,7 +78,11 @@ def shell(name: str) -> Shell:
 
 
 def remove_stale() -> None:
-    """Removes machines of commands that were killed too hard to do it."""
+    """Removes machines of commands that were killed too hard to do it, and what nobody uses any more."""
+    cache = default_cache()
+    remove_unrecorded_disks(cache)
+    if not any(record and record.cache == str(cache.top) for record in (place.load() for place in all_places())):
+        cache.tidy()
     for place in all_places():
         record = place.load()
         if record is not None and record.stale:

@@ -79,10 +79,10 @@ def start(
     if started is None or child.stdin is None:
         raise VmError("qemu ended at once")
     process = Process(pid=child.pid, started=started)
-    record(process)
-    child.stdin.write(b"go\n")
-    child.stdin.close()
     _reap_later(child)
+    with child.stdin as gate_keeper:  # closed without a line, the gate ends
+        record(process)
+        gate_keeper.write(b"go\n")
     return process
 
 

@@ -108,6 +108,16 @@ def all_places() -> list[Place]:
     return [Place(name=name) for name in places.names(BASE)]
 
 
+def remove_unrecorded_disks(cache: Cache) -> None:
+    """Disks of machines whose record was lost, as it is when the development machine restarts."""
+    for disk in (cache.top / "run").glob("*.qcow2"):
+        place = Place(name=disk.stem)
+        with place.directory.locked_if_free() as free:
+            if free and place.load() is None:
+                disk.unlink(missing_ok=True)
+                place.remove()
+
+
 def name_for_this_process(what: str) -> str:
     """A name for a machine that this process will end."""
     return f"{what}-{os.getpid()}"

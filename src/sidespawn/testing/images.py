@@ -272,19 +272,21 @@ def sources_of(suite: str, scratch: Path) -> tuple[Path, ...]:
 
 
 def _for_suite(text: str, own: str, wanted: str, *, deb822: bool) -> str:
-    """The sources with another suite; those of nothing but what the suite does not have are left out."""
-    # An entry is a paragraph of one format, a line of the other (sources.list(5)).
-    separator = "\n\n" if deb822 else "\n"
-    word = re.compile(rf"(?<![\w./-]){re.escape(own)}(?P<pocket>-\w+)?(?![\w./-])[ \t]*")
-    entries = []
-    for entry in re.split(r"\n(?:[ \t]*\n)+" if deb822 else r"\n", text.strip()):
-        suites = word.findall(entry)
-        if wanted == "sid":  # it has neither updates nor security
-            if "" in suites:
-                entries.append(word.sub(lambda found: "" if found["pocket"] else "sid ", entry))
-        elif suites:
-            entries.append(word.sub(lambda found: f"{wanted}{found['pocket'] or ''} ", entry))
-    return separator.join(entries) + "\n" if entries else ""
+    """The sources with another suite; entries that offer nothing for it are left out."""
+    word = re.compile(rf"(?<![\w./-]){re.escape(own)}(?P<pocket>-\w+)?(?![\w./-])")
+
+    def rewrite(found: re.Match[str]) -> str:
+        # sid has neither updates nor security.
+        return "" if wanted == "sid" and found["pocket"] else wanted + (found["pocket"] or "")
+
+    # An entry is a paragraph in one format and a line in the other (sources.list(5)).
+    entries = re.split(r"\n(?:[ \t]*\n)+" if deb822 else r"\n", text.strip())
+    made = []
+    for entry in entries:
+        pockets = {found["pocket"] for found in word.finditer(entry)}
+        if pockets and (wanted != "sid" or None in pockets):
+            made.append(re.sub(r"[ \t]+$", "", word.sub(rewrite, entry), flags=re.MULTILINE))
+    return ("\n\n" if deb822 else "\n").join(made) + "\n" if made else ""
 
 
 def apt_options() -> Iterator[str]:
