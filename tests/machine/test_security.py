@@ -1,0 +1,40 @@
+"""The security module is the one that was asked for, and it refuses things."""
+
+from __future__ import annotations
+
+import pytest
+
+from vm.machine import Machine
+from vm.recipes import Module, Recipe
+
+pytestmark = pytest.mark.part("module")
+
+_APPARMOR = """
+set -e
+printf 'profile refuses { /{,**} rmix, deny /root/secret r, }\\n' >/root/refuses
+echo >/root/secret
+apparmor_parser --replace /root/refuses
+"""
+_SELINUX = """
+set -e
+[[ $(getenforce) == Enforcing ]]
+[[ -z $(find /etc /usr /root /var -xdev -context '*:unlabeled_t:*' -print -quit) ]]
+"""
+
+
+def test_the_module_enforces(machine: Machine, recipe: Recipe) -> None:
+    match recipe.module:
+        case Module.APPARMOR:
+            machine.run(_APPARMOR)
+            assert machine.run("aa-exec -p refuses -- cat /root/refuses").returncode == 0
+            refused = machine.run("aa-exec -p refuses -- cat /root/secret", check=False)
+            machine.run("apparmor_parser --remove /root/refuses; rm /root/refuses /root/secret")
+            assert "Permission denied" in refused.stderr
+        case Module.SELINUX:
+            machine.run(_SELINUX)
+            # Nobody may become init but the kernel.
+            refused = machine.run("runcon system_u:system_r:kernel_t:s0 true", check=False)
+            assert "Permission denied" in refused.stderr
+        case Module.NONE:
+            names = machine.run("cat /sys/kernel/security/lsm").stdout.split(",")
+            assert not {"apparmor", "selinux"} & set(names)
