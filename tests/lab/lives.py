@@ -53,7 +53,7 @@ def drop_in_of(service: Service) -> Path:
 
 
 class Answers:
-    """Counts how often each answer was recorded, as inotify(7) tells it. An agent's copy may be made twice after a kill."""
+    """Counts how often each answer was recorded, as inotify(7) tells it; an agent's copy may be made twice."""
 
     def __init__(self, service: Service) -> None:
         self.names: Counter[str] = Counter()
