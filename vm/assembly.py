@@ -21,12 +21,13 @@ from vm.shell import Shell
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """`careless`: what is written may be lost in a power cut. `outlives_us`: it runs on after this process."""
+    """`careless` and `state` as in Hardware. `outlives_us`: it runs on after this process."""
 
     recipe: Recipe
     base: Base
     disk: Path
     careless: bool = False
+    state: str = ""
     outlives_us: bool = False
 
 
@@ -46,6 +47,7 @@ def assemble(cache: Cache, keys: Keys, place: Place, plan: Plan) -> Machine:
         hardware=Hardware(
             disk=plan.disk, kernel=plan.base.kernel, initial_root=plan.base.initial_root,
             options=plan.recipe.kernel_options, console=place.console, port=port, careless=plan.careless,
+            state=plan.state,
         ),
         accelerator=choose(cache),
         shell=Shell(port=port, keys=keys, control=place.control),

@@ -4,7 +4,8 @@
     base/KIND-DIGEST/        a disk with the packages, its kernel and its initial root
     prepared/KIND-DIGEST/    the same with images and Python packages, as what changed of the disk
     wheels/DIGEST/           Python packages for one version of Python
-    run/NAME.qcow2           what changed on the disk of a machine that runs
+    booted/KIND-DIGEST/      what changed of that after a boot, and the memory of the machine
+    run/NAME/                what changed on the disk of a machine that runs
 
 A layer's directory has its name only once it is complete.
 """
@@ -23,7 +24,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-_KINDS = ("base", "prepared", "wheels")
+_KINDS = ("base", "booted", "prepared", "wheels")
 _KEPT_SECONDS = 21 * 24 * 3600
 CHECKOUT = Path(__file__).resolve().parent.parent
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -118,6 +118,10 @@ class Machine:
         """Turns it on and waits until systemd has started everything."""
         self.process = qemu.start(self.hardware, self.accelerator, self.record, outlives_us=self.outlives_us)
         self.wait_until_up(seconds)
+        if self.hardware.state:
+            # The saved memory is where the machine came from only once, and its clock stood still.
+            self.hardware = replace(self.hardware, state="")
+            self.shell_run(f"date --set=@{time.time():.3f}")
 
     def wait_until_up(self, seconds: float = _BOOT_SECONDS, *, other_than: str = "") -> None:
         """Until commands can be run and systemd is done, in another boot than that of this id."""

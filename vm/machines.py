@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from vm import qemu
 from vm.assembly import Plan, assemble
 from vm.base import ensure_base
+from vm.booted import STATE, ensure_booted
 from vm.cache import CHECKOUT, default_cache
 from vm.errors import VmError
 from vm.keys import ensure_keys
@@ -42,6 +43,7 @@ def up(recipe: Recipe, name: str) -> None:
             place.save(replace(record, owner=0, owner_started=0))
         except BaseException:
             place.clear()
+            place.remove()
             raise
 
 
@@ -99,10 +101,10 @@ def _assemble(recipe: Recipe, place: Place, *, outlives_us: bool) -> Machine:
     base = ensure_base(cache, recipe, keys)
     prepared = ensure_prepared(cache, recipe, keys, base)
     disk = place.disk(cache)
-    disk.parent.mkdir(exist_ok=True)
-    disk.unlink(missing_ok=True)
-    qemu.create_overlay(disk, prepared)
-    return assemble(cache, keys, place, Plan(recipe=recipe, base=base, disk=disk, outlives_us=outlives_us))
+    disk.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(ensure_booted(cache, recipe, keys, base, prepared), disk)
+    plan = Plan(recipe=recipe, base=base, disk=disk, state=STATE, outlives_us=outlives_us)
+    return assemble(cache, keys, place, plan)
 
 
 def _start(machine: Machine) -> None:

@@ -16,11 +16,19 @@ from vm.errors import VmError
 
 _END_SECONDS = 30
 _CONSOLE_LINES = 25
+DEVICES = (
+    *("-nodefaults", "-no-user-config", "-display", "none", "-smp", "2", "-m", "4096"),
+    *("-device", "virtio-net-pci,netdev=n", "-device", "virtio-rng-pci"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hardware:
-    """What a machine boots from. `careless`: a power cut may lose what was written, so it is for making layers only."""
+    """What a machine boots from.
+
+    `careless`: a power cut may lose what was written, so it is for making layers only. `state`: the name of a saved
+    memory in the disk's file, to go on from instead of booting.
+    """
 
     disk: Path
     kernel: Path
@@ -29,18 +37,24 @@ class Hardware:
     console: Path  # what the machine printed
     port: int  # of 127.0.0.1, leads to the machine's ssh
     careless: bool = False
+    state: str = ""
+
+    @property
+    def monitor(self) -> Path:
+        """qemu's control socket."""
+        return self.console.with_name("monitor")
 
     def command(self, accelerator: Accelerator) -> tuple[str, ...]:
         kind = "raw" if self.disk.suffix == ".img" else "qcow2"
         cache = "unsafe" if self.careless else "writeback"
         return (
-            *("qemu-system-x86_64", *accelerator.options, "-smp", "2", "-m", "4096"),
-            *("-nodefaults", "-no-user-config", "-display", "none", "-serial", f"file:{self.console}"),
+            *("qemu-system-x86_64", *accelerator.options, *DEVICES),
+            *("-serial", f"file:{self.console}", "-qmp", f"unix:{self.monitor},server=on,wait=off"),
             *("-kernel", str(self.kernel), "-initrd", str(self.initial_root)),
             *("-append", f"root=/dev/vda rw console=ttyS0 panic=-1 quiet {self.options}"),
             *("-drive", f"file={self.disk},if=virtio,format={kind},cache={cache},discard=unmap"),
             *("-netdev", f"user,id=n,restrict=on,hostfwd=tcp:127.0.0.1:{self.port}-:22"),
-            *("-device", "virtio-net-pci,netdev=n", "-device", "virtio-rng-pci"),
+            *(("-loadvm", self.state) if self.state else ()),
         )
 
 

@@ -3,16 +3,17 @@
 /run/sidespawn-vm/NAME/record.json   its qemu, what it is, and the command that it must not outlive
                        ssh           socket of the connection to it
                        console       what it printed
+                       monitor       socket that controls qemu
                        .             locked while it is started or ended
 
-What it wrote is in the cache, run/NAME.qcow2.
+What it wrote is in the cache, run/NAME/disk.qcow2.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from vm.qemu import Process
 from vm.shell import Shell
 
 BASE = Path("/run/sidespawn-vm")
-_FILES = ("console", "console.qemu", "ssh")
+_FILES = ("console", "console.qemu", "monitor", "ssh")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +71,7 @@ class Place:
         return self.directory.path / "ssh"
 
     def disk(self, cache: Cache) -> Path:
-        return cache.top / "run" / f"{self.name}.qcow2"
+        return cache.top / "run" / self.name / "disk.qcow2"
 
     def shell(self, record: Record) -> Shell:
         keys = ensure_keys(Cache(top=Path(record.cache)))
@@ -96,7 +97,7 @@ class Place:
         if record is not None:
             record.process.kill()
             self.shell(record).hang_up()
-            self.disk(Cache(top=Path(record.cache))).unlink(missing_ok=True)
+            remove_disk(self.disk(Cache(top=Path(record.cache))))
 
     def remove(self) -> None:
         """Removes the record, and with it the lock."""
@@ -108,13 +109,19 @@ def all_places() -> list[Place]:
     return [Place(name=name) for name in places.names(BASE)]
 
 
+def remove_disk(disk: Path) -> None:
+    disk.unlink(missing_ok=True)
+    with suppress(FileNotFoundError):
+        disk.parent.rmdir()
+
+
 def remove_unrecorded_disks(cache: Cache) -> None:
     """Disks of machines whose record was lost, as it is when the development machine restarts."""
-    for disk in (cache.top / "run").glob("*.qcow2"):
-        place = Place(name=disk.stem)
+    for disk in (cache.top / "run").glob("*/disk.qcow2"):
+        place = Place(name=disk.parent.name)
         with place.directory.locked_if_free() as free:
             if free and place.load() is None:
-                disk.unlink(missing_ok=True)
+                remove_disk(disk)
                 place.remove()
 
 
