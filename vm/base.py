@@ -12,7 +12,7 @@ from vm import labels, programs
 from vm.cache import Cache, digest, say
 from vm.keys import Keys
 from vm.layers import Base
-from vm.recipes import RECIPE_VERSION, Module, Recipe
+from vm.recipes import Module, Recipe
 
 _BUILD_SECONDS = 1800
 _DISK_SIZE = "10G"  # sparse
@@ -40,12 +40,12 @@ _FILES = {
 
 def ensure_base(cache: Cache, recipe: Recipe, keys: Keys) -> Base:
     """Makes the layer unless it is there; needs the network then."""
-    identity = digest(RECIPE_VERSION, recipe.release, recipe.disk, recipe.packages, keys.public)
-    layer = cache.layer("base", f"{recipe.disk}-{identity}", lambda draft: _build(draft, cache, recipe, keys))
+    identity = digest(recipe.version, recipe.release, recipe.disk, recipe.packages, keys.public)
+    layer = cache.layer("base", f"{recipe.disk}-{identity}", lambda draft: _build(draft, recipe, keys))
     return Base(identity=identity, directory=layer)
 
 
-def _build(draft: Path, cache: Cache, recipe: Recipe, keys: Keys) -> None:
+def _build(draft: Path, recipe: Recipe, keys: Keys) -> None:
     say(f"making the disk of {recipe.disk} from Debian's packages (once)")
     root = draft / "root"
     with tempfile.TemporaryDirectory(prefix="sidespawn-sources-") as scratch:
@@ -68,9 +68,9 @@ def _build(draft: Path, cache: Cache, recipe: Recipe, keys: Keys) -> None:
     programs.run("truncate", f"--size={_DISK_SIZE}", str(disk), seconds=60)
     # Fills the file system without mounting it: that needs no loop device.
     programs.run("mke2fs", "-q", "-t", "ext4", "-d", str(root), str(disk), seconds=_BUILD_SECONDS)
-    shutil.rmtree(root)
     if recipe.module is Module.SELINUX:
-        labels.label(cache, recipe, keys, Base(identity="", directory=draft))
+        labels.label_disk(disk)
+    shutil.rmtree(root)
 
 
 def _adapt(root: Path, recipe: Recipe, keys: Keys) -> None:
@@ -93,7 +93,7 @@ def _adapt(root: Path, recipe: Recipe, keys: Keys) -> None:
     _systemctl(root, "disable", *(unit for unit in _OFF if unit in units))
     _systemctl(root, "mask", *_NEVER)
     if recipe.module is Module.SELINUX:
-        (root / ".autorelabel").touch()
+        labels.label_files(root)
 
 
 def _systemctl(root: Path, verb: str, *units: str) -> None:

@@ -5,9 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-# Raise it when the same packages shall make another disk.
-RECIPE_VERSION = 2
-
 
 class Release(StrEnum):
     BOOKWORM = "bookworm"
@@ -63,6 +60,11 @@ class Recipe:
     def packages(self) -> tuple[str, ...]:
         of_module = _SELINUX if self.module is Module.SELINUX else ()
         return tuple(sorted((*_SYSTEM, *_DEVELOPMENT, *_TESTS, *_OF_RELEASE[self.release], *of_module)))
+
+    @property
+    def version(self) -> int:
+        """To be raised when the same packages shall make another disk."""
+        return 3 if self.module is Module.SELINUX else 2
 
     @property
     def disk(self) -> str:
