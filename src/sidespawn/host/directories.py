@@ -101,6 +101,11 @@ def remove(places: Places) -> None:
     for path in (*given_to_containers(places), places.home):
         while os.path.ismount(path):
             kernel.unmount(str(path))
+    # What systemd's socket unit made where the directories were not mounted: they were in another mount namespace.
+    for doorbell in (places.doorbell, places.operators_doorbell):
+        doorbell.unlink(missing_ok=True)
+        if doorbell.parent.exists():
+            doorbell.parent.rmdir()
     if places.home.exists():
         places.home.rmdir()
     if places.run.exists() and not any(places.run.iterdir()):
