@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from sidespawn import presets
+from sidespawn.cli import check as command
+from sidespawn.cli import host_report
+from sidespawn.cli.host_report.findings import Finding, Topic, ok, problem, warning
 from tests.contract.command import printed_json, sidespawn_command
 
 PRESET = "neutron-dhcp-dnsmasq"
@@ -96,3 +100,125 @@ def test_what_is_not_there(subject: str) -> None:
 
 def test_it_needs_no_root(policy: Path) -> None:
     assert sidespawn_command("check", PRESET, as_nobody=True).returncode == 0
+
+
+# ---------------------------------------------------------------- the host
+
+
+FINE, POOR = (
+    ok(Topic.KERNEL, "Linux 6.1"),
+    warning(Topic.JOURNAL, "it is [not] there", "logs are lost", "mkdir /x", "a"),
+)
+BAD = problem(Topic.SYSTEMD, "PID 1 is init", "nothing starts", "boot systemd")
+
+
+@pytest.fixture
+def on_host(monkeypatch: pytest.MonkeyPatch, policy: Path) -> list[Finding]:
+    """What is put into this list is found on the host, which has one service; its policy is the fixture's."""
+    findings: list[Finding] = []
+    monkeypatch.setattr(host_report, "report", lambda services: tuple(findings))
+    monkeypatch.setattr(command, "enabled_services", lambda: [str(policy)])
+    return findings
+
+
+def check(*arguments: str) -> int:
+    return int(command.check.main([*arguments], standalone_mode=False))
+
+
+@pytest.mark.parametrize(
+    ("findings", "text", "code"),
+    [
+        ((FINE,), "", 0),
+        ((FINE, POOR), "", 0),
+        ((BAD, POOR, FINE), "", 69),
+        ((FINE,), "unknown = 1\n", 78),
+        ((BAD,), "unknown = 1\n", 69),
+        ((POOR,), '[[test]]\nargv = ["dnsmasq", "--dhcp-script=/x"]\nverdict = "allowed"\n', 1),
+        ((BAD,), '[[test]]\nargv = ["dnsmasq", "--dhcp-script=/x"]\nverdict = "allowed"\n', 69),
+    ],
+)
+def test_the_exit_code_is_of_the_worst(
+    on_host: list[Finding], policy: Path, findings: tuple[Finding, ...], text: str, code: int
+) -> None:
+    on_host += findings
+    policy.write_text(f'extends = "{PRESET}"\n{text}')
+    assert check() == code
+
+
+def test_a_finding_is_shown_with_what_to_do(
+    on_host: list[Finding], policy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    on_host += [BAD, POOR, FINE]
+    check()
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert lines[0].endswith(": 1 problem, 1 warning")
+    assert lines[1:8] == [
+        "problem  systemd  PID 1 is init",
+        "                  nothing starts",
+        "                  -> boot systemd",
+        "warning  journal  it is [not] there",
+        "                  logs are lost",
+        "                  -> mkdir /x",
+        "ok       kernel   Linux 6.1",
+    ]
+    assert lines[8].startswith(f"valid {policy}: ")
+
+
+def test_json_of_the_host(on_host: list[Finding], policy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    on_host += [POOR, FINE]
+    check("--json")
+    found = json.loads(capsys.readouterr().out)
+    assert found.keys() == {"host", "services"}
+    assert found["host"].keys() == {"state", "findings"}
+    assert found["host"]["state"] == "warning"
+    assert found["host"]["findings"][0] == {
+        "id": "journal",
+        "state": "warning",
+        "found": "it is [not] there",
+        "message": "logs are lost",
+        "hint": "mkdir /x",
+        "subject": "a",
+    }
+    assert [each["subject"] for each in found["services"]] == [str(policy)]
+
+
+def test_a_host_without_services_is_looked_at_as_well(
+    on_host: list[Finding], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "enabled_services", list)
+    on_host += [FINE]
+    assert check() == 0
+    out = capsys.readouterr().out
+    assert "Linux 6.1" in out
+    assert "no service has a policy on this host" in out
+    assert check("--json") == 0
+    assert json.loads(capsys.readouterr().out)["services"] == []
+
+
+def test_what_is_of_the_host_is_said_once(
+    on_host: list[Finding], monkeypatch: pytest.MonkeyPatch, policy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(host_report, "concerning", lambda service: (BAD, POOR))
+    on_host += [POOR]
+    check()
+    assert capsys.readouterr().out.count("logs are lost") == 1
+    check(str(policy))
+    out = capsys.readouterr().out
+    assert out.startswith("valid ")
+    assert "warning it is [not] there: logs are lost; mkdir /x" in out
+    assert "problem PID 1 is init: nothing starts; boot systemd" in out
+
+
+@pytest.mark.parametrize("as_nobody", [False, True], ids=["root", "nobody"])
+def test_this_host_whatever_it_is(as_nobody: bool) -> None:
+    """On any machine, with or without systemd, engines and security modules: findings and no traceback."""
+    done = sidespawn_command("check", "--json", as_nobody=as_nobody)
+    found = printed_json(done)
+    findings = found["host"]["findings"]
+    assert (done.returncode, done.stderr) == (69 if found["host"]["state"] == "problem" else 0, "")
+    assert {"kernel", "systemd", "python", "code"} <= {each["id"] for each in findings}
+    assert not [each for each in findings if each["id"] == "not-looked-at"]
+    for each in findings:
+        assert each["found"]
+        assert bool(each["message"]) == bool(each["hint"]) == (each["state"] != "ok"), each
+    assert ("root" in {each["id"] for each in findings}) is as_nobody

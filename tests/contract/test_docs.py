@@ -17,6 +17,7 @@ import pytest
 from click.shell_completion import BashComplete
 
 from sidespawn.cli import output
+from sidespawn.cli.host_report.findings import State, Topic
 from sidespawn.cli.main import cli
 from sidespawn.core import loading, programs
 from sidespawn.core.loading import CAPABILITIES, ENGINES
@@ -152,6 +153,11 @@ def test_every_field_of_the_journal_is_described() -> None:
     fields = {f"SIDESPAWN_{keyword.arg.upper()}" for call in calls for keyword in call.keywords if keyword.arg}
     assert "SIDESPAWN_REQUEST" in fields
     assert fields <= in_tables((DOCS / "operating.md").read_text())
+
+
+def test_every_finding_about_the_host_is_described() -> None:
+    text = (DOCS / "operating.md").read_text().partition("## Is the host fit?")[2].partition("\n## ")[0]
+    assert in_tables(text) == {str(each) for each in (*Topic, *State)}
 
 
 # ---------------------------------------------------------------- the command line

@@ -5,13 +5,17 @@ from __future__ import annotations
 import pwd
 import subprocess
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from sidespawn.cli.systemd import INSTALLED
 from sidespawn.host.places import RUN
 from tests.lab.networks import ENGINE, NEUTRON, Service, command, command_lines
+
+# Options for a unit of a service.
+DropIn = Callable[[str, str], None]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -52,6 +56,26 @@ def service(engine: str) -> Iterator[Service]:
     made.enable("--preset=neutron-dhcp-dnsmasq", f"--set=state_on_host={made.state}")
     yield made
     made.clean()
+
+
+@pytest.fixture
+def drop_in(service: Service) -> Iterator[DropIn]:
+    """Give a unit of the service more options, as an operator does."""
+    written = []
+
+    def write(unit: str, options: str) -> None:
+        path = INSTALLED / f"{unit}.d" / "test.conf"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"[Service]\n{options}\n")
+        written.append(path)
+        command("systemctl", "daemon-reload")
+
+    yield write
+    for path in written:
+        path.unlink()
+        if not any(path.parent.iterdir()):
+            path.parent.rmdir()
+    command("systemctl", "daemon-reload")
 
 
 @pytest.fixture(scope="module")

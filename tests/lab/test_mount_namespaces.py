@@ -6,41 +6,18 @@ Which options imply a namespace depends on systemd's version, so the running pro
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from sidespawn.cli import hardening
-from sidespawn.cli.systemd import INSTALLED
 from sidespawn.core.loading import ENGINES
 from sidespawn.host.policies import policy_of
+from tests.lab.conftest import DropIn
 from tests.lab.networks import Service, command, wait_until
 
 HOST = Path("/proc/1/ns/mnt")
 FIRST_TO_IMPLY_ONE = 254  # of systemd's versions: with PrivateNetwork=yes
-
-DropIn = Callable[[str, str], None]
-
-
-@pytest.fixture
-def drop_in(service: Service) -> Iterator[DropIn]:
-    """Give a unit of the service more options, as an operator does."""
-    written = []
-
-    def write(unit: str, options: str) -> None:
-        path = INSTALLED / f"{unit}.d" / "test.conf"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(f"[Service]\n{options}\n")
-        written.append(path)
-        command("systemctl", "daemon-reload")
-
-    yield write
-    for path in written:
-        path.unlink()
-        if not any(path.parent.iterdir()):
-            path.parent.rmdir()
-    command("systemctl", "daemon-reload")
 
 
 def spool_unit(service: Service) -> str:

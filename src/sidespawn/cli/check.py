@@ -1,24 +1,32 @@
-"""`sidespawn check`: are the policies valid, and what do they allow?"""
+"""`sidespawn check`: is the host fit, are the policies valid, and what do they allow?"""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import click
 from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
 
 from sidespawn import presets
+from sidespawn.cli import host_report
+from sidespawn.cli.host_report.findings import Finding, State, worst
+from sidespawn.cli.host_report.services import Service, is_enabled
 from sidespawn.cli.output import console, enabled_services, json_option, print_json, print_table
 from sidespawn.cli.policy_tests import Outcome, run_tests
-from sidespawn.cli.suitability import unit_warnings, warnings
+from sidespawn.cli.suitability import host_findings, policy_warnings, unit_warnings
 from sidespawn.core.policy import Policy, is_service_name
 from sidespawn.errors import PolicyError
 from sidespawn.host.files import read_trusted
 from sidespawn.host.places import Places
 from sidespawn.host.policies import policy_of
 
-FAILED_TESTS, INVALID = 1, 78
+FAILED_TESTS, UNSUITABLE, INVALID = 1, 69, 78
+STYLES = {State.OK: "green", State.WARNING: "yellow", State.PROBLEM: "bold red"}
 
 
 @dataclass(frozen=True)
@@ -35,19 +43,27 @@ class Checked:
 @click.argument("subjects", metavar="[SERVICE|PRESET|FILE]...", nargs=-1)
 @json_option
 def check(subjects: tuple[str, ...], as_json: bool) -> int:
-    """Validate policies, run their test cases, and show at a glance what they allow.
+    """Look the host over, validate policies, run their test cases, and show at a glance what they allow.
 
-    Without arguments: every policy of this host. Exit code 78 when a policy is invalid, 1 when a test case of one does
-    not come out as it says.
+    Without arguments: the host, with what to do about each finding, then the policy of every service. With arguments:
+    these policies, each with what this host lacks for it.
+
+    Exit code 69 when the host has a problem, so that requests fail; 78 when a policy is invalid; 1 when a test case of
+    one does not come out as it says. The first that applies counts. Warnings end with 0.
     """
     results = [checked(subject) for subject in subjects or enabled_services()]
+    findings = () if subjects else host_report.report(services(results))
     if as_json:
-        print_json([summary(each) for each in results])
+        judged = [summary(each, is_alone=bool(subjects)) for each in results]
+        print_json(judged if subjects else {"host": host(findings), "services": judged})
     else:
+        show_host(findings)
         for each in results:
-            show(each)
+            show(each, is_alone=bool(subjects))
         if not results:
             click.echo("no service has a policy on this host; sidespawn enable --help")
+    if worst(findings) is State.PROBLEM:
+        return UNSUITABLE
     if any(each.error for each in results):
         return INVALID
     return FAILED_TESTS if any(not outcome.passed for each in results for outcome in each.outcomes) else 0
@@ -76,7 +92,21 @@ def find(subject: str) -> tuple[Places, str, str]:
     return Places(path.stem if is_service_name(path.stem) else "unnamed"), subject, path.read_text(encoding="utf-8")
 
 
-def summary(each: Checked) -> dict[str, object]:
+def services(results: Iterable[Checked]) -> list[Service]:
+    return [Service(name=each.subject, policy=each.policy, is_enabled=is_enabled(each.subject)) for each in results]
+
+
+def notes(policy: Policy, *, is_alone: bool) -> list[tuple[State, str]]:
+    """Behind the host's report nothing of the host is said once more."""
+    own = [(State.WARNING, each) for each in (*policy_warnings(policy), *unit_warnings(policy))]
+    return own + [(each.state, each.sentence) for each in (host_findings(policy) if is_alone else ())]
+
+
+def host(findings: tuple[Finding, ...]) -> dict[str, object]:
+    return {"state": worst(findings), "findings": [asdict(each) for each in findings]}
+
+
+def summary(each: Checked, *, is_alone: bool) -> dict[str, object]:
     if each.policy is None:
         message, hint = (each.error.message, each.error.hint) if each.error else ("", "")
         return {"subject": each.subject, "valid": False, "error": message, "hint": hint}
@@ -88,7 +118,7 @@ def summary(each: Checked) -> dict[str, object]:
         "allows": dict(allows(each.policy)),
         "options": options,
         "tests": [{**asdict(outcome), "passed": outcome.passed} for outcome in each.outcomes],
-        "warnings": [*warnings(each.policy), *unit_warnings(each.policy)],
+        "warnings": [text for _, text in notes(each.policy, is_alone=is_alone)],
     }
 
 
@@ -111,7 +141,24 @@ def allows(policy: Policy) -> list[tuple[str, str]]:
     ]
 
 
-def show(each: Checked) -> None:
+def show_host(findings: tuple[Finding, ...]) -> None:
+    """A row for each finding; below one that is not fine, what follows from it and what to do."""
+    if not findings:
+        return
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for column in ("state", "id", "found"):
+        table.add_column(column, overflow="fold")
+    for each in findings:
+        lines = [each.found, each.message, f"-> {each.hint}"] if each.hint else [each.found]
+        table.add_row(Text(each.state, STYLES[each.state]), each.id, Text("\n".join(lines)))
+    counts = [(sum(each.state is state for each in findings), state) for state in (State.PROBLEM, State.WARNING)]
+    told = ", ".join(f"{count} {state}{'s' if count > 1 else ''}" for count, state in counts if count)
+    out = console()
+    out.print(f"[bold]host {os.uname().nodename}[/bold]: {told or 'fit'}")
+    out.print(table)
+
+
+def show(each: Checked, *, is_alone: bool) -> None:
     out = console()
     if each.policy is None:
         assert each.error is not None  # noqa: S101 - one of the two is there
@@ -127,5 +174,5 @@ def show(each: Checked) -> None:
     for outcome in failed:
         out.print(f"  [red]test {outcome.number}[/red] expected {outcome.expected}, found {outcome.found}:", end=" ")
         out.print(outcome.message or " ".join(outcome.argv), markup=False)
-    for note in (*warnings(each.policy), *unit_warnings(each.policy)):
-        out.print(f"  [yellow]warning[/yellow] {escape(note)}")
+    for state, note in notes(each.policy, is_alone=is_alone):
+        out.print(f"  [{STYLES[state]}]{state}[/{STYLES[state]}] {escape(note)}")

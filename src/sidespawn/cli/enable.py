@@ -11,7 +11,7 @@ from rich.markup import escape
 from sidespawn import presets
 from sidespawn.cli import accounts, hardening, security_modules, systemd
 from sidespawn.cli.output import console, json_option, print_json, service_argument, services
-from sidespawn.cli.suitability import warnings
+from sidespawn.cli.suitability import host_findings, policy_warnings
 from sidespawn.core.loading import ENGINES
 from sidespawn.core.policy import Policy
 from sidespawn.engines import systemd_roots
@@ -51,13 +51,14 @@ def enable(
         return
     text, is_new = policy_text(places, preset, image, engine, settings)
     policy = policy_of(places, text)
-    notes = warnings(policy)
+    notes = policy_warnings(policy)
     result = {
         "service": places.service,
         "policy": str(places.policy),
         "units": list(systemd.all_units(places.service)),
         "agent_mounts": agent_mounts(places, policy),
         "podman_options": podman_options(places, policy),
+        "security_options": security_options(),
         "warnings": notes,
         "dry_run": dry_run,
     }
@@ -65,6 +66,7 @@ def enable(
         systemd.require_systemd()
         notes += security_modules.install()
         apply(places, policy, text if is_new else None)
+    notes += [each.sentence for each in host_findings(policy)]  # of the units as they are now
     if as_json:
         print_json(result)
         return
@@ -175,6 +177,11 @@ def podman_options(places: Places, policy: Policy) -> list[str]:
     ]
 
 
+def security_options() -> list[str]:
+    """For an agent that makes namespaces: AppArmor's profile that podman gives it by itself refuses `ip netns add`."""
+    return [f"--security-opt=apparmor={security_modules.AGENT}"] if hardening.has_apparmor() else []
+
+
 def show(places: Places, policy: Policy, notes: list[str], dry_run: bool) -> None:
     out = console()
     verb = "would be enabled" if dry_run else "is enabled"
@@ -190,6 +197,8 @@ def show(places: Places, policy: Policy, notes: list[str], dry_run: bool) -> Non
     out.print(
         "  and what its own job needs, such as --volume=/run/netns:/run/netns:rw,rshared and --pid=host for Neutron"
     )
+    for option in security_options():
+        out.print(f"  this host has AppArmor, so an agent that makes namespaces needs {option}", markup=False)
     out.print("  an agent that runs already has to be started anew, to have these mounts")
     for note in notes:
         out.print(f"  [yellow]warning[/yellow] {escape(note)}")

@@ -18,6 +18,7 @@ from sidespawn.errors import LaunchError, Reason, SidespawnError
 from sidespawn.host.processes import last_line, run
 
 PROFILES = PACKAGE / "apparmor"
+AGENT = "sidespawn-agent"  # the profile that an agent which makes namespaces is started with
 MODULE = PACKAGE / "selinux"
 APPARMOR_HOME = Path("/etc/apparmor.d")
 LOADED = Path("/sys/kernel/security/apparmor/profiles")
@@ -64,8 +65,6 @@ def warnings(apparmor: str) -> list[str]:
         )
     elif apparmor and LOADED.exists() and f"{apparmor} (" not in LOADED.read_text(encoding="utf-8"):
         found.append(f"AppArmor's profile {apparmor} is not loaded: nothing will start")
-    if has_selinux() and not LABELLING.exists():
-        found.append("the service's directories have no labels for SELinux: sidespawn enable makes them")
     return found
 
 

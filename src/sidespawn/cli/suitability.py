@@ -2,91 +2,68 @@
 
 from __future__ import annotations
 
-import json
-import os
-import stat
 from pathlib import Path
 
-from sidespawn.cli import accounts, hardening, security_modules
-from sidespawn.cli.systemd import INSTALLED
+from sidespawn.cli import accounts, hardening, host_report, security_modules
+from sidespawn.cli.host_report.findings import Finding
+from sidespawn.cli.host_report.services import Service, is_enabled
+from sidespawn.cli.host_report.trusted_code import is_writable_by_others
 from sidespawn.core.policy import Policy
-from sidespawn.engines import docker, systemd_bus, systemd_roots
-from sidespawn.engines.control_groups import controllers
+from sidespawn.engines import docker, systemd_roots
 from sidespawn.engines.podman import PODMAN
 from sidespawn.errors import LaunchError
 from sidespawn.host.processes import run
 
-PACKAGE = Path(__file__).resolve().parent.parent
 NEED_PROC = frozenset({"neutron-keepalived-state-change"})  # it calls ps, and writes to /dev/stdout
-DOCKER_RUNTIME = PACKAGE / "engines/docker-runtime"
-
-
 MONITOR = "mode is monitor: arguments that no rule allows are logged and passed on; see sidespawn learn --help"
 
 
-def warnings(policy: Policy) -> list[str]:
-    """One sentence for each thing that an operator should know before an agent finds out."""
+def host_findings(policy: Policy) -> tuple[Finding, ...]:
+    """What of the host's report concerns the policy's service and is not fine."""
+    return host_report.concerning(Service(name=policy.service, policy=policy, is_enabled=is_enabled(policy.service)))
+
+
+def policy_warnings(policy: Policy) -> list[str]:
+    """What only this policy needs of the host: one sentence for each thing that an operator should know beforehand."""
     found = [MONITOR] if policy.is_monitor else []
-    release = tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2])
-    if release < (5, 6):
-        found.append(f"Linux {release[0]}.{release[1]} has no openat2; requests will fail before Linux 5.6")
-    there = controllers()
-    for controller, what in (("memory", "memory"), ("pids", "number of tasks")):
-        if controller not in there:
-            found.append(f"the host's control groups have no {controller} controller: the {what} is not limited")
     if not Path(policy.agent.state_on_host).is_dir():
         found.append(f"{policy.agent.state_on_host}, the agent's state directory, is not there yet")
-    found += ENGINES[policy.side_container.engine](policy.side_container.image)
+    found += IMAGES[policy.side_container.engine](policy.side_container.image)
     if policy.side_container.engine == "systemd":
         found += account_warnings(policy)
-    found += security_modules.warnings(policy.side_container.apparmor)
-    found += [f"{path} can be changed by others than root, and root executes it" for path in writable_code()]
-    return found
+    return found + security_modules.warnings(policy.side_container.apparmor)
 
 
 def unit_warnings(policy: Policy) -> list[str]:
     """Of a service that is enabled: whether its unit is allowed what its policy, as it stands now, takes."""
-    if not any(INSTALLED.glob(f"*.wants/sidespawn@{policy.service}.socket")) or hardening.is_current(policy):
+    if not is_enabled(policy.service) or hardening.is_current(policy):
         return []
     return [f"the unit is confined as an earlier policy or version needed it: sidespawn enable {policy.service}"]
 
 
-def podman_warnings(image: str) -> list[str]:
-    if not Path(PODMAN).exists():
-        return [f"{PODMAN} is not installed"]
+def podman_image(image: str) -> list[str]:
     try:
         done = run((PODMAN, "image", "exists", image), 30)
-    except LaunchError as error:
-        return [error.message]
-    return [] if done.code == 0 else [no_image(image)]
+    except LaunchError:
+        return []  # the host's report says so
+    return [no_image(image)] if done.code == 1 else []
 
 
-def docker_warnings(image: str) -> list[str]:
+def docker_image(image: str) -> list[str]:
     try:
-        info = docker.ask("GET", "/info", "", 30).body
-        has_image = docker.ask("GET", f"/images/{docker.in_url(image)}/json", "", 30).status == 200
-    except LaunchError as error:
-        return ["; ".join(filter(None, (error.message, error.hint)))]
-    found = [] if has_image else [no_image(image)]
-    there = info.get("Runtimes", {}).get(docker.RUNTIME, {}).get("path")
-    if there != str(DOCKER_RUNTIME):
-        wanted = json.dumps({"runtimes": {docker.RUNTIME: {"path": str(DOCKER_RUNTIME)}}})
-        found.append(f"docker refuses side containers until daemon.json has {wanted}; then: systemctl reload docker")
-    if not info.get("LiveRestoreEnabled"):
-        found.append('side containers end when docker restarts, until daemon.json has {"live-restore": true}')
-    return found
+        answer = docker.ask("GET", f"/images/{docker.in_url(image)}/json", "", 30)
+    except LaunchError:
+        return []  # the host's report says so
+    return [no_image(image)] if answer.status == 404 else []
 
 
-def systemd_warnings(image: str) -> list[str]:
-    try:
-        with systemd_bus.Bus(30):
-            pass
-    except LaunchError as error:
-        return [error.message]
+def systemd_image(image: str) -> list[str]:
     if image == systemd_roots.HOST:
         return []
     if not image.startswith("/"):
-        return podman_warnings(image)  # what keeps it mounted
+        if not Path(PODMAN).exists():
+            return [f"{PODMAN}, which keeps the image mounted, is not installed"]
+        return podman_image(image)
     if not Path(image).is_dir():
         return [f"there is no directory {image} on this host"]
     suspects = (Path(image), *Path(image).parents)
@@ -116,15 +93,4 @@ def no_image(image: str) -> str:
     return f"there is no image {image} on this host, and none is pulled when a request comes"
 
 
-ENGINES = {"podman": podman_warnings, "docker": docker_warnings, "systemd": systemd_warnings}
-
-
-def writable_code() -> list[Path]:
-    suspects = [PACKAGE, *PACKAGE.parents, *PACKAGE.rglob("*.py"), DOCKER_RUNTIME]
-    return [path for path in suspects if is_writable_by_others(path)][:3]
-
-
-def is_writable_by_others(path: Path) -> bool:
-    status = path.lstat()
-    sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
-    return status.st_uid != 0 or bool(status.st_mode & 0o022 and not sticky)
+IMAGES = {"podman": podman_image, "docker": docker_image, "systemd": systemd_image}

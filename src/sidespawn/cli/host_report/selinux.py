@@ -1,0 +1,142 @@
+"""SELinux: its mode and policy, our module, and the labels of what agents and engines share with the host."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sidespawn.cli import hardening, security_modules
+from sidespawn.cli.host_report.findings import Finding, Topic, ok, warning
+from sidespawn.errors import LaunchError
+from sidespawn.host.places import NAMESPACES, Places
+from sidespawn.host.processes import run
+
+CONFIGURATION = Path("/etc/selinux/config")
+CONTEXT = Path("/sys/fs/selinux/context")  # what is written there is refused unless it is a valid context
+STORES = Path("/var/lib/selinux")
+# What podman keeps outside of its store. After a podman that was run by hand a service may not be able to read it.
+PODMAN_LEAVES = (
+    "/run/containers", "/run/libpod", "/run/crun", "/run/runc", "/dev/shm/libpod_lock", "/run/lock/netavark.lock",  # noqa: S108
+)  # fmt: skip
+RELABEL = re.compile(r"Would relabel (?P<path>\S+) from (?P<old>\S+) to (?P<new>\S+)")
+TIMEOUT = 120.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    mode: str  # enforcing, permissive, or disabled
+    policy: str = ""  # SELINUXTYPE
+    missing_types: tuple[str, ...] = ()  # that our module needs and the loaded policy does not have
+    has_module: bool = True
+    wrong: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # label as it is and as it should be, by path
+    error: str = ""  # why the labels were not compared
+
+
+def look(services: Iterable[str]) -> Facts:
+    if not hardening.has_selinux():
+        return Facts(mode="disabled")
+    policy = policy_name(CONFIGURATION.read_text(encoding="utf-8") if CONFIGURATION.exists() else "")
+    wrong, error = wrong_labels(services)
+    return Facts(
+        mode="enforcing" if hardening.SELINUX.read_text().strip() == "1" else "permissive",
+        policy=policy,
+        missing_types=tuple(each for each in needed_types() if not is_valid(f"system_u:object_r:{each}:s0")),
+        has_module=any(STORES.glob("*/active/modules/*/sidespawn")),
+        wrong=wrong,
+        error=error,
+    )
+
+
+def policy_name(text: str) -> str:
+    found = re.search(r"^SELINUXTYPE=(\S+)", text, re.MULTILINE)
+    return found[1] if found else ""
+
+
+def needed_types() -> list[str]:
+    """Those that the module labels with."""
+    text = (security_modules.MODULE / "sidespawn.fc").read_text(encoding="utf-8")
+    return sorted(set(re.findall(r"object_r:(\w+)", text)))
+
+
+def is_valid(context: str) -> bool:
+    """Asked of the kernel: semodule and seinfo take a minute for it on a slow host. Raises OSError unless root asks."""
+    descriptor = os.open(CONTEXT, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, context.encode() + b"\0")
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def wrong_labels(services: Iterable[str]) -> tuple[dict[str, tuple[str, str]], str]:
+    """What restorecon would change, and what it said when it could not tell."""
+    paths = [str(Places(each).home) for each in services]
+    existing = [each for each in (*paths, str(NAMESPACES), *PODMAN_LEAVES) if os.path.exists(each)]
+    if not existing:
+        return {}, ""
+    try:
+        done = run((security_modules.RESTORECON, "-n", "-v", "-R", "-F", *existing), TIMEOUT)
+    except LaunchError as error:
+        return {}, error.message
+    return parse(done.stdout), ""
+
+
+def parse(text: str) -> dict[str, tuple[str, str]]:
+    """The types that differ. Users and categories may, and restorecon -F would change them as well."""
+    found = {}
+    for row in RELABEL.finditer(text):
+        with suppress(IndexError):
+            old, new = row["old"].split(":")[2], row["new"].split(":")[2]
+            if old != new:
+                found[row["path"]] = (old, new)
+    return found
+
+
+def judge(facts: Facts, services: tuple[str, ...]) -> Iterator[Finding]:
+    if facts.mode == "disabled":
+        yield ok(Topic.SELINUX, "the kernel does not have SELinux")
+        return
+    yield ok(Topic.SELINUX, f"SELinux is {facts.mode}, with the policy {facts.policy or 'of an unknown name'}")
+    if services:
+        yield judge_module(facts, services[0])
+    yield from judge_labels(facts)
+
+
+def judge_module(facts: Facts, service: str) -> Finding:
+    unlabelled = "agents confined by SELinux cannot use their spool"
+    if facts.missing_types:
+        found = f"the policy {facts.policy} has no {', '.join(facts.missing_types)}"
+        hint = "install container-selinux, or run agents with --security-opt=label=disable"
+        return warning(Topic.SELINUX_MODULE, found, f"our module cannot be installed: {unlabelled}", hint)
+    if not facts.has_module:
+        return warning(Topic.SELINUX_MODULE, "our module is not installed", unlabelled, f"sidespawn enable {service}")
+    return ok(Topic.SELINUX_MODULE, "our module is installed")
+
+
+def judge_labels(facts: Facts) -> Iterator[Finding]:
+    if facts.error:
+        hint = "install policycoreutils"
+        yield warning(Topic.SELINUX_LABELS, f"labels were not compared: {facts.error}", "a wrong one is not seen", hint)
+        return
+    roots: dict[str, list[str]] = {}
+    for path in facts.wrong:
+        root = next((each for each in PODMAN_LEAVES if path == each or path.startswith(f"{each}/")), "")
+        root = root or "/".join(path.split("/")[:4])  # /run/sidespawn/SERVICE, or /run/netns
+        roots.setdefault(root, []).append(path)
+    for root, paths in roots.items():
+        old, new = facts.wrong[paths[0]]
+        found = f"{paths[0]} is labelled {old} instead of {new}" + (f", and {len(paths) - 1} more" if paths[1:] else "")
+        by_podman = root in PODMAN_LEAVES
+        message = "left by a podman that was run by hand" if by_podman else "agents may not be able to use it"
+        message = f"{message}; where SELinux enforces, the service's podman cannot read it" if by_podman else message
+        yield warning(Topic.SELINUX_LABELS, found, message, f"restorecon -RF {root}", root)
+    if not roots:
+        yield ok(
+            Topic.SELINUX_LABELS, "services, namespaces and podman's own directories are labelled as they should be"
+        )
