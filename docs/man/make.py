@@ -1,6 +1,7 @@
 """Writes the manual pages from the commands: python docs/man/make.py [DIRECTORY]
 
-The pages are kept in the repository, so that packagers need not run this; a test compares them. They hold no date.
+The pages are kept in the repository, so that packagers need not run this; a test compares them. They hold neither
+date nor version.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from pathlib import Path
 
 import click
 
-from sidespawn import __version__
 from sidespawn.cli.main import cli
 
 HERE = Path(__file__).parent
@@ -38,7 +38,7 @@ def page(context: click.Context, more: list[str]) -> str:
     bold, *pieces = context.command_path, *command.collect_usage_pieces(context)
     lines = [
         r".\" Made by docs/man/make.py from the command's own help.",
-        f'.TH "{title.upper()}" "1" "" "sidespawn {__version__}" "sidespawn"',
+        f'.TH "{title.upper()}" "1" "" "sidespawn" "sidespawn"',
         ".SH NAME",
         rf"{text(title)} \- {text(without_stop(summary(command)))}",
         ".SH SYNOPSIS",
