@@ -55,8 +55,9 @@ def disable(places: Places, purge: bool, dry_run: bool, as_json: bool) -> None:
                 POLICIES.rmdir()
         result["accounts_removed"] = remove_accounts(places, policy)
         changed = hardening.remove(places.service)
-        result["units_removed"] = systemd.remove_templates()
-        if result["units_removed"]:
+        result["units_removed"] = []
+        if not systemd.is_any_enabled():
+            result["units_removed"] = systemd.remove_templates()
             security_modules.remove()
         if changed or result["units_removed"]:
             systemd.systemctl("daemon-reload")

@@ -134,7 +134,8 @@ def apply(places: Places, policy: Policy, text: str | None) -> None:
     if hardening.install(policy) | bool(systemd.install_templates()):
         systemd.systemctl("daemon-reload")
     spool_unit = f"sidespawn-spool@{places.service}.service"
-    systemd.systemctl("enable", *systemd.units(places.service))
+    # Forced, since the links may lead to files of another installation; see systemd.py.
+    systemd.systemctl("enable", "--force", *systemd.units(places.service))
     if places.home.is_dir():
         systemd.systemctl("reload", spool_unit)  # a second run: the wrappers may have changed
     systemd.systemctl("start", spool_unit, *systemd.units(places.service))

@@ -47,7 +47,7 @@ def install() -> list[str]:
 def remove() -> None:
     """When no service is left. What cannot be unloaded binds nobody."""
     for profile in profiles():
-        if (APPARMOR_HOME / profile).exists():
+        if (APPARMOR_HOME / profile).exists() and not is_packaged(profile):
             tool(PARSER, "-R", str(APPARMOR_HOME / profile), fails=True)
             (APPARMOR_HOME / profile).unlink()
     if LABELLING.exists():
@@ -63,7 +63,7 @@ def warnings(apparmor: str) -> list[str]:
         found.append(
             f"the policy wants AppArmor's profile {apparmor}, but the host has no AppArmor: nothing will start"
         )
-    elif apparmor and LOADED.exists() and f"{apparmor} (" not in LOADED.read_text(encoding="utf-8"):
+    elif apparmor and LOADED.exists() and not is_loaded(apparmor):
         found.append(f"AppArmor's profile {apparmor} is not loaded: nothing will start")
     return found
 
@@ -72,9 +72,25 @@ def profiles() -> list[str]:
     return sorted(path.name for path in PROFILES.iterdir())
 
 
+def is_packaged(profile: str) -> bool:
+    """Return whether a distribution's package owns the file in /etc, in which case this package has only a link to it.
+
+    An operator may have changed it there.
+    """
+    return (PROFILES / profile).resolve() == APPARMOR_HOME / profile
+
+
+def is_loaded(profile: str) -> bool:
+    return LOADED.exists() and f"{profile} (" in LOADED.read_text(encoding="utf-8")
+
+
 def install_profiles() -> None:
     for profile in profiles():
         path = APPARMOR_HOME / profile
+        if is_packaged(profile):
+            if not is_loaded(profile):
+                tool(PARSER, "-r", str(path))
+            continue
         content = (PROFILES / profile).read_text(encoding="utf-8")
         if not path.exists() or path.read_text(encoding="utf-8") != content:
             path.write_text(content, encoding="utf-8")

@@ -1,8 +1,15 @@
-"""The units of a service: installing, enabling, removing them."""
+"""The units of a service: installing, enabling, removing them.
+
+Their files are in one of two places. A distribution's package brings them in /usr/lib/systemd/system, where they are
+the package manager's alone. Any other installation, such as one by pip, has none there, and `sidespawn enable` writes
+them to /etc/systemd/system. systemd prefers those in /etc, so what an earlier installation by pip left there would
+replace the package's; `enable` removes it.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -12,20 +19,56 @@ from sidespawn.host.processes import Output, last_line, run
 SYSTEMCTL = "/usr/bin/systemctl"
 SHIPPED = Path(__file__).parent.parent / "units"
 INSTALLED = Path("/etc/systemd/system")
+PACKAGED = Path("/usr/lib/systemd/system")
 PACKAGE = Path(__file__).resolve().parent.parent
 TIMEOUT = 120.0
 
 
-def templates() -> dict[Path, str]:
-    """Each unit file to install, with its content for this installation of the package."""
-    python = os.path.realpath(sys.executable)
+def contents(python: str) -> dict[str, str]:
+    """The content of each unit file by its name, for this installation and the given interpreter."""
     for path in (python, str(PACKAGE)):
         if any(character in path for character in " %\"'\\$"):
             raise SidespawnError(Reason.HOST_UNSUITABLE, f"a unit cannot name {path!r}", "install elsewhere")
     return {
-        INSTALLED / unit.name: unit.read_text().replace("@PYTHON@", python).replace("@PACKAGE@", str(PACKAGE))
+        unit.name: unit.read_text().replace("@PYTHON@", python).replace("@PACKAGE@", str(PACKAGE))
         for unit in sorted(SHIPPED.glob("sidespawn*@.*"))
     }
+
+
+def is_packaged() -> bool:
+    """Return whether a distribution's package has installed this code and its units.
+
+    The package chooses the interpreter, which need not be the one that runs this.
+    """
+    python, package = command_of(PACKAGED / "sidespawn@.service")
+    return package == str(PACKAGE) and all(
+        is_same(PACKAGED / name, content) for name, content in contents(python).items()
+    )
+
+
+def command_of(unit: Path) -> tuple[str, str]:
+    """The interpreter and the package that a unit's command names; empty strings if there is no such unit."""
+    text = unit.read_text() if unit.exists() else ""
+    found = re.search(r"^ExecStart=(\S+) -I -S (\S+)/run\.py ", text, re.MULTILINE)
+    return (found[1], found[2]) if found else ("", "")
+
+
+def is_same(path: Path, content: str) -> bool:
+    return path.exists() and path.read_text() == content
+
+
+def in_etc() -> list[Path]:
+    return [path for path in map(INSTALLED.joinpath, contents("")) if path.exists()]
+
+
+def left_over() -> list[Path]:
+    """Files in /etc that another installation wrote and systemd prefers to the package's: their commands name its code.
+
+    What an operator made with `systemctl edit --full` names this installation's.
+    """
+    commands = (command_of(INSTALLED / name) for name in ("sidespawn@.service", "sidespawn-spool@.service"))
+    is_of_another = any(package not in {"", str(PACKAGE)} for _, package in commands)
+    return in_etc() if is_of_another and is_packaged() else []
 
 
 def units(service: str) -> tuple[str, ...]:
@@ -45,26 +88,40 @@ def require_systemd() -> None:
 
 
 def install_templates() -> list[str]:
-    """Write the unit files that differ; their names. With one, systemd needs a daemon-reload."""
+    """Write the unit files that differ, or remove what hides the package's; their names.
+
+    With one, systemd needs a daemon-reload.
+    """
+    if is_packaged():
+        return remove(left_over())
     changed = []
-    for path, content in templates().items():
-        if not path.exists() or path.read_text() != content:
+    for name, content in contents(os.path.realpath(sys.executable)).items():
+        path = INSTALLED / name
+        if not is_same(path, content):
             path.write_text(content)
             path.chmod(0o644)
-            changed.append(path.name)
+            changed.append(name)
     return changed
 
 
+def is_any_enabled() -> bool:
+    return any(INSTALLED.glob("*.wants/sidespawn@*"))
+
+
 def remove_templates() -> list[str]:
-    """Remove the unit files when no service needs them any more; their names. With one, as above."""
-    if any(INSTALLED.glob("*.wants/sidespawn@*")):
-        return []
-    removed = [path for path in templates() if path.exists()]
-    for path in removed:
+    """Remove the unit files that `enable` wrote, and stop the slices; for when no service is enabled.
+
+    Returns the files' names. With one, systemd needs a daemon-reload.
+    """
+    removed = remove(left_over() if is_packaged() else in_etc())
+    systemctl("stop", "sidespawn.slice", "system-sidespawn.slice", "system-sidespawn\\x2dspool.slice")
+    return removed
+
+
+def remove(paths: list[Path]) -> list[str]:
+    for path in paths:
         path.unlink()
-    if removed:
-        systemctl("stop", "sidespawn.slice", "system-sidespawn.slice", "system-sidespawn\\x2dspool.slice")
-    return [path.name for path in removed]
+    return [path.name for path in paths]
 
 
 def systemctl(*arguments: str) -> Output:

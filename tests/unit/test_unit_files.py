@@ -1,0 +1,155 @@
+"""Where the units' files are: with a distribution's package in its place, otherwise where `enable` writes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sidespawn.cli import security_modules, systemd
+
+NAMES = ["sidespawn-spool@.service", "sidespawn@.service", "sidespawn@.socket", "sidespawn@.timer"]
+PACKAGES_PYTHON = "/usr/bin/python3"
+
+
+@pytest.fixture(autouse=True)
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("INSTALLED", "PACKAGED"):
+        monkeypatch.setattr(systemd, name, tmp_path / name.lower())
+        (tmp_path / name.lower()).mkdir()
+
+
+@pytest.fixture
+def stopped(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What systemctl was called with."""
+    calls: list[str] = []
+    monkeypatch.setattr(systemd, "systemctl", lambda *arguments: calls.append(" ".join(arguments)))
+    return calls
+
+
+def put(directory: Path, python: str = PACKAGES_PYTHON, package: str = str(systemd.PACKAGE)) -> None:
+    """The units of an installation of `package`."""
+    for name, content in systemd.contents(python).items():
+        (directory / name).write_text(content.replace(str(systemd.PACKAGE), package))
+
+
+def installed() -> list[str]:
+    return sorted(path.name for path in systemd.INSTALLED.iterdir())
+
+
+def test_without_a_package_they_are_written_to_etc() -> None:
+    assert not systemd.is_packaged()
+    assert systemd.install_templates() == NAMES == installed()
+    assert "@" not in (systemd.INSTALLED / "sidespawn@.service").read_text().split("ExecStart=")[1].splitlines()[0]
+    assert systemd.install_templates() == []
+
+
+def test_the_packages_own_are_used_where_they_are() -> None:
+    put(systemd.PACKAGED)
+    assert systemd.is_packaged()
+    assert systemd.install_templates() == []
+    assert installed() == []
+
+
+def test_the_package_chooses_its_interpreter() -> None:
+    put(systemd.PACKAGED, python="/usr/bin/python3.12")
+    assert systemd.is_packaged()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_package_whose_units_are_not_of_this_version_does_not_count(name: str) -> None:
+    put(systemd.PACKAGED)
+    (systemd.PACKAGED / name).write_text((systemd.PACKAGED / name).read_text() + "\n# other\n")
+    assert not systemd.is_packaged()
+    assert systemd.install_templates() == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_package_that_lacks_a_unit_does_not_count(name: str) -> None:
+    put(systemd.PACKAGED)
+    (systemd.PACKAGED / name).unlink()
+    assert not systemd.is_packaged()
+
+
+def test_units_of_a_package_in_another_place_do_not_count() -> None:
+    put(systemd.PACKAGED, package="/usr/share/other/sidespawn")
+    assert not systemd.is_packaged()
+    assert systemd.install_templates() == NAMES
+
+
+def test_what_another_installation_left_is_removed() -> None:
+    put(systemd.PACKAGED)
+    put(systemd.INSTALLED, "/opt/sidespawn/bin/python3.11", "/opt/sidespawn/lib/python3.11/site-packages/sidespawn")
+    assert [path.name for path in systemd.left_over()] == NAMES
+    assert systemd.install_templates() == NAMES
+    assert installed() == []
+    assert systemd.left_over() == []
+
+
+def test_an_operators_copy_is_kept() -> None:
+    """As `systemctl edit --full` makes it."""
+    put(systemd.PACKAGED)
+    copy = systemd.INSTALLED / "sidespawn@.service"
+    copy.write_text(systemd.contents(PACKAGES_PYTHON)[copy.name] + "Nice=5\n")
+    assert systemd.left_over() == []
+    assert systemd.install_templates() == []
+    assert installed() == [copy.name]
+
+
+def test_drop_ins_and_links_are_not_counted() -> None:
+    put(systemd.PACKAGED)
+    (systemd.INSTALLED / "sidespawn@a.service.d").mkdir()
+    (systemd.INSTALLED / "multi-user.target.wants").mkdir()
+    (systemd.INSTALLED / "multi-user.target.wants/sidespawn@a.socket").symlink_to("/nowhere")
+    assert systemd.install_templates() == []
+    assert systemd.is_any_enabled()
+
+
+def test_with_the_last_service_the_written_ones_go(stopped: list[str]) -> None:
+    systemd.install_templates()
+    assert systemd.remove_templates() == NAMES
+    assert installed() == []
+    assert stopped
+
+
+def test_with_the_last_service_the_packages_own_stay(stopped: list[str]) -> None:
+    put(systemd.PACKAGED)
+    assert systemd.remove_templates() == []
+    assert sorted(path.name for path in systemd.PACKAGED.iterdir()) == NAMES
+    assert stopped
+
+
+# ---------------------------------------------------------------- AppArmor
+
+
+@pytest.fixture
+def loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The profiles that were loaded. The one there is belongs to a distribution's package."""
+    calls: list[str] = []
+    (tmp_path / "apparmor.d").mkdir()
+    (tmp_path / "apparmor.d/sidespawn-agent").write_text("profile, and a line of the operator's")
+    (tmp_path / "profiles").mkdir()
+    (tmp_path / "profiles/sidespawn-agent").symlink_to(tmp_path / "apparmor.d/sidespawn-agent")
+    (tmp_path / "kernel").write_text("something-else (enforce)\n")
+    monkeypatch.setattr(security_modules, "APPARMOR_HOME", tmp_path / "apparmor.d")
+    monkeypatch.setattr(security_modules, "PROFILES", tmp_path / "profiles")
+    monkeypatch.setattr(security_modules, "LOADED", tmp_path / "kernel")
+    monkeypatch.setattr(security_modules, "LABELLING", tmp_path / "selinux.conf")
+    monkeypatch.setattr(security_modules, "tool", lambda *argv, fails=False: calls.append(argv[-1]))
+    return calls
+
+
+def test_a_packages_profile_is_loaded_once_and_not_rewritten(loaded: list[str]) -> None:
+    path = security_modules.APPARMOR_HOME / "sidespawn-agent"
+    security_modules.install_profiles()
+    assert loaded == [str(path)]
+    security_modules.LOADED.write_text("sidespawn-agent (enforce)\n")
+    security_modules.install_profiles()
+    assert loaded == [str(path)]
+    assert path.read_text() == "profile, and a line of the operator's"
+
+
+def test_a_packages_profile_stays_with_the_last_service(loaded: list[str]) -> None:
+    security_modules.remove()
+    assert loaded == []
+    assert (security_modules.APPARMOR_HOME / "sidespawn-agent").exists()
