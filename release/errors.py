@@ -1,0 +1,7 @@
+"""Why nothing was built."""
+
+from __future__ import annotations
+
+
+class BuildError(Exception):
+    """The message is for the person who asked."""

@@ -1,0 +1,112 @@
+"""The root that packages are built in: Debian's oldest release that they are for, with its tools, made once.
+
+A build sees it read-only, without a network, in namespaces of its own, so that it depends on nothing of the machine
+and leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from release.programs import run, say
+from release.source import CHECKOUT
+from sidespawn.testing.images import apt_options, sources_of
+
+RELEASE = "bookworm"
+CACHE = CHECKOUT / ".cache/build-root"
+# Beside what debian/control asks for: what calls the build, what checks its results, and rpm.
+_TOOLS = ("dpkg-dev", "lintian", "man-db", "rpm")
+_LEFT_OUT = ("doc", "info", "locale")
+_RECIPE_VERSION = 2  # raise it when the same packages shall make another root
+_MAKING_SECONDS, _SECONDS = 900, 300
+# $1 is the root, $2 the directory of the build; the rest is the command. The mounts are gone with the namespace.
+_ENTER = """
+mount --bind "$1" "$1"
+mount --bind "$2" "$1/build"
+mount -t tmpfs -o mode=1777 tmpfs "$1/tmp"
+mount -t tmpfs -o mode=1777 tmpfs "$1/var/tmp"
+mount -t proc proc "$1/proc"
+mount -o remount,bind,ro "$1"
+root=$1
+shift 2
+exec chroot "$root" "$@"
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Root:
+    """`directory` is the root, `build` what it shows at /build."""
+
+    directory: Path
+    build: Path
+
+    def run(self, *argv: str, directory: str = "/build", environment: Mapping[str, str] | None = None) -> str:
+        """Raises BuildError with all that the command said when it fails."""
+        own = ("unshare", "--mount", "--net", "--ipc", "--pid", "--fork", "--kill-child", "sh", "-ec", _ENTER, "enter")
+        return run(
+            *own, str(self.directory), str(self.build), "env", f"--chdir={directory}", *argv,
+            seconds=_SECONDS, called=" ".join(argv),
+            environment={"HOME": "/tmp", **(environment or {})},  # noqa: S108 - the root's own
+        )  # fmt: skip
+
+
+def packages() -> tuple[str, ...]:
+    """What the root consists of."""
+    control = (CHECKOUT / "packaging/debian/control").read_text(encoding="utf-8")
+    listed = re.search(r"^Build-Depends:((?:\n .*)+)", control, re.MULTILINE)
+    needed = re.findall(r"^ ([\w.+-]+)", listed[1], re.MULTILINE) if listed else []
+    of_debhelper = {"debhelper-compat": "debhelper"}
+    return tuple(sorted({*(of_debhelper.get(each, each) for each in needed), *_TOOLS}))
+
+
+def ensure_root() -> Path:
+    """Makes the root unless it is there; needs the network then."""
+    identity = repr((_RECIPE_VERSION, RELEASE, packages()))
+    root = CACHE / hashlib.sha256(identity.encode()).hexdigest()[:16]
+    with _locked():
+        if not root.is_dir():
+            say(f"making a root of {RELEASE} to build in (once)")
+            for outdated in set(CACHE.iterdir()) - {CACHE / "lock"}:
+                shutil.rmtree(outdated)
+            draft = Path(tempfile.mkdtemp(dir=CACHE, prefix="draft-"))
+            _make(draft)
+            draft.rename(root)
+    return root
+
+
+def _make(root: Path) -> None:
+    root.chmod(0o755)
+    with tempfile.TemporaryDirectory(prefix="sidespawn-sources-") as scratch:
+        run(
+            *("mmdebstrap", "--quiet", "--mode=root", "--variant=apt", "--format=directory"),
+            f"--include={','.join(packages())}",
+            *(f"--dpkgopt=path-exclude=/usr/share/{each}/*" for each in _LEFT_OUT),
+            *(f"--aptopt={option}" for option in apt_options()),
+            *(RELEASE, str(root), *map(str, sources_of(RELEASE, Path(scratch)))),
+            seconds=_MAKING_SECONDS,
+        )
+    (root / "build").mkdir()
+
+
+@contextmanager
+def _locked() -> Iterator[None]:
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with open(CACHE / "lock", "w", encoding="ascii") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def building() -> Iterator[Root]:
+    """A root with an empty directory for one build."""
+    root = ensure_root()
+    with tempfile.TemporaryDirectory(prefix="sidespawn-build-") as build:
+        yield Root(directory=root, build=Path(build))

@@ -1,0 +1,80 @@
+"""The source that is built: the files of a checkout, apart from it, with the time of its last commit."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from release.errors import BuildError
+from release.programs import run
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+PLACE = "src/sidespawn/__init__.py"
+_VERSION = re.compile(r'^__version__ = "([^"]+)"$', re.MULTILINE)
+_VALID = re.compile(r"\d+(\.\d+){1,2}((a|b|rc)\d+)?(\.dev\d+)?")  # of PEP 440, what is in use here
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """`epoch` is when the last commit was made: all that is built says that time."""
+
+    tree: Path
+    version: str
+    epoch: int
+
+    @property
+    def distributions_version(self) -> str:
+        """As dpkg and rpm compare it: what comes before a version stands behind a tilde."""
+        return re.sub(r"\.?(a|b|rc|dev)(\d+)", r"~\1\2", self.version)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {"SOURCE_DATE_EPOCH": str(self.epoch), "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def read_version(tree: Path) -> str:
+    found = _VERSION.search((tree / PLACE).read_text(encoding="utf-8"))
+    if found is None:
+        raise BuildError(f"{PLACE} names no version")
+    return check_version(found[1])
+
+
+def check_version(version: str) -> str:
+    if not _VALID.fullmatch(version):
+        raise BuildError(f"{version!r} is not a version such as 1.2.3, 1.2.3rc1 or 1.2.3.dev0")
+    return version
+
+
+def write_version(tree: Path, version: str) -> None:
+    path = tree / PLACE
+    path.write_text(_VERSION.sub(f'__version__ = "{check_version(version)}"', path.read_text(encoding="utf-8")))
+
+
+def git(checkout: Path, *arguments: str, environment: dict[str, str] | None = None) -> str:
+    return run("git", "-C", str(checkout), *arguments, seconds=120, environment=environment)
+
+
+def export(checkout: Path, target: Path, version: str = "") -> Source:
+    """Copies what git knows or would take, as it lies there. `version` builds it as another one, to try an upgrade."""
+    listed = git(checkout, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    epoch = int(git(checkout, "log", "-1", "--format=%ct"))
+    for name in sorted(set(listed.split("\0")) - {""}):
+        source, copy = checkout / name, target / name
+        if not source.is_file() and not source.is_symlink():
+            continue  # removed, and git not told yet
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source, copy, follow_symlinks=False)
+        if not copy.is_symlink():
+            copy.chmod(0o755 if os.access(source, os.X_OK) else 0o644)
+    if version:
+        write_version(target, version)
+    set_times(target, epoch)
+    return Source(tree=target, version=read_version(target), epoch=epoch)
+
+
+def set_times(directory: Path, epoch: int) -> None:
+    for path in (directory, *directory.rglob("*")):
+        os.utime(path, (epoch, epoch), follow_symlinks=False)
