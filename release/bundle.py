@@ -5,19 +5,17 @@ packaging/rpm/bundled.txt names each wheel with its hash. They are downloaded on
 
 from __future__ import annotations
 
-import hashlib
 import re
-import shutil
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from release.programs import run, say
+from release.root import CACHE
 from release.source import CHECKOUT
+from vm.cache import digest
 
 LIST = CHECKOUT / "packaging/rpm/bundled.txt"
-CACHE = CHECKOUT / ".cache/bundled"
 _SECONDS = 600
 
 
@@ -34,17 +32,14 @@ class Bundle:
 
 def ensure_bundle() -> Bundle:
     """Downloads what is missing; pip compares it with the list."""
-    made = CACHE / hashlib.sha256(LIST.read_bytes()).hexdigest()[:16]
-    if not made.is_dir():
-        say("downloading what the rpms bring along (once)")
-        CACHE.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
-            draft = Path(scratch) / "wheels"
-            run(
-                *(sys.executable, "-m", "pip", "download", "--quiet", "--require-hashes", "--no-deps"),
-                *("--only-binary=:all:", f"--dest={draft}", f"--requirement={LIST}"),
-                seconds=_SECONDS,
-            )
-            shutil.rmtree(made, ignore_errors=True)
-            draft.rename(made)
+    made = CACHE.layer("bundled", digest(LIST.read_bytes()), _download)
     return Bundle(wheels=tuple(sorted(made.glob("*.whl"))))
+
+
+def _download(draft: Path) -> None:
+    say("downloading what the rpms bring along (once)")
+    run(
+        *(sys.executable, "-m", "pip", "download", "--quiet", "--require-hashes", "--no-deps"),
+        *("--only-binary=:all:", f"--dest={draft}", f"--requirement={LIST}"),
+        seconds=_SECONDS,
+    )

@@ -110,6 +110,11 @@ def lint_deb(root: Root, deb: Path) -> str:
     return root.run("lintian", *options, str(shown))
 
 
+def complaints(lintian: str) -> list[str]:
+    """The errors and warnings in what lintian said."""
+    return [line for line in lintian.splitlines() if line.startswith(("E: ", "W: "))]
+
+
 def build_rpms(root: Root, source: Source, sdist: Path, bundle: Bundle) -> list[Path]:
     """One for each Enterprise Linux, in the root's build directory."""
     top = root.build / "rpm"
@@ -137,7 +142,9 @@ def build_rpms(root: Root, source: Source, sdist: Path, bundle: Bundle) -> list[
         }
         options = [word for name, value in defined.items() for word in ("--define", f"{name} {value}")]
         # Debian's rpm knows nothing of what Debian has installed.
-        root.run("rpmbuild", "-bb", "--nodeps", *options, "/build/rpm/SPECS/sidespawn.spec", environment=source.environment)
+        root.run(
+            "rpmbuild", "-bb", "--nodeps", *options, "/build/rpm/SPECS/sidespawn.spec", environment=source.environment
+        )
     made = sorted(top.glob("RPMS/noarch/*.rpm"))
     if len(made) != len(ENTERPRISES):
         raise BuildError(f"rpmbuild made {[path.name for path in made]}")

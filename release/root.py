@@ -6,10 +6,7 @@ and leaves nothing behind.
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,9 +16,10 @@ from pathlib import Path
 from release.programs import run, say
 from release.source import CHECKOUT
 from sidespawn.testing.images import apt_options, sources_of
+from vm.cache import Cache, digest
 
 RELEASE = "bookworm"
-CACHE = CHECKOUT / ".cache/build-root"
+CACHE = Cache(top=CHECKOUT / ".cache/release")
 # Beside what debian/control asks for: what calls the build, what checks its results, and rpm.
 _TOOLS = ("dpkg-dev", "lintian", "man-db", "rpm")
 _LEFT_OUT = ("doc", "info", "locale")
@@ -69,20 +67,11 @@ def packages() -> tuple[str, ...]:
 
 def ensure_root() -> Path:
     """Makes the root unless it is there; needs the network then."""
-    identity = repr((_RECIPE_VERSION, RELEASE, packages()))
-    root = CACHE / hashlib.sha256(identity.encode()).hexdigest()[:16]
-    with _locked():
-        if not root.is_dir():
-            say(f"making a root of {RELEASE} to build in (once)")
-            for outdated in set(CACHE.iterdir()) - {CACHE / "lock"}:
-                shutil.rmtree(outdated)
-            draft = Path(tempfile.mkdtemp(dir=CACHE, prefix="draft-"))
-            _make(draft)
-            draft.rename(root)
-    return root
+    return CACHE.layer("root", digest(_RECIPE_VERSION, RELEASE, packages()), _make)
 
 
 def _make(root: Path) -> None:
+    say(f"making a root of {RELEASE} to build in (once)")
     root.chmod(0o755)
     with tempfile.TemporaryDirectory(prefix="sidespawn-sources-") as scratch:
         run(
@@ -94,14 +83,6 @@ def _make(root: Path) -> None:
             seconds=_MAKING_SECONDS,
         )
     (root / "build").mkdir()
-
-
-@contextmanager
-def _locked() -> Iterator[None]:
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with open(CACHE / "lock", "w", encoding="ascii") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 @contextmanager

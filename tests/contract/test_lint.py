@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 CHECKOUT = Path(__file__).parent.parent.parent
-TYPED = [name for name in ("src", "lab", "tests", "benchmarks", "integrations") if any((CHECKOUT / name).rglob("*.py"))]
+FOLDERS = ("src", "lab", "packaging", "release", "vm", "tests", "benchmarks", "integrations")
+TYPED = [name for name in FOLDERS if any((CHECKOUT / name).rglob("*.py"))]
 
 
 @pytest.mark.parametrize(
