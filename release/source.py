@@ -71,6 +71,7 @@ def export(checkout: Path, target: Path, version: str = "") -> Source:
             copy.chmod(0o755 if os.access(source, os.X_OK) else 0o644)
     if version:
         write_version(target, version)
+        epoch += 1  # what Python compiled of the other version, it knows by time and size of the source
     set_times(target, epoch)
     return Source(tree=target, version=read_version(target), epoch=epoch)
 
