@@ -11,6 +11,7 @@ from sidespawn import presets
 from sidespawn.cli import check as command
 from sidespawn.cli import host_report
 from sidespawn.cli.host_report.findings import Finding, Topic, ok, problem, warning
+from sidespawn.cli.main import cli
 from tests.contract.command import printed_json, sidespawn_command
 
 PRESET = "neutron-dhcp-dnsmasq"
@@ -122,7 +123,7 @@ def on_host(monkeypatch: pytest.MonkeyPatch, policy: Path) -> list[Finding]:
 
 
 def check(*arguments: str) -> int:
-    return int(command.check.main([*arguments], standalone_mode=False))
+    return int(cli.main(["check", *arguments], standalone_mode=False))
 
 
 @pytest.mark.parametrize(
