@@ -23,6 +23,7 @@ from vm.record import all_places
 _HANDED_ON = "SIDESPAWN_"
 _KEPT_HERE = ("SIDESPAWN_VM_CACHE",)
 _END_SECONDS = 60
+_COPY_SECONDS = 3600
 # Every process that a command has started has its mark in its environment, whatever session it is in.
 _END_MARKED = """
 for process in /proc/[0-9]*; do
@@ -51,7 +52,9 @@ def _parser() -> argparse.ArgumentParser:
     copy.add_argument("target", metavar="TO")
     verbs.add_parser("down", parents=[named], help="end it and remove what it wrote")
     verbs.add_parser("list", help="show the machines and whether they run")
-    test = verbs.add_parser("test", parents=[kind], help="run tests/machine; other arguments go to pytest")
+    test = verbs.add_parser(
+        "test", parents=[kind], allow_abbrev=False, help="run tests/machine; other arguments go to pytest"
+    )
     test.add_argument("--all", action="store_true", help="on every kind of machine, one after the other")
     return parser
 
@@ -81,7 +84,9 @@ def _execute(name: str, argv: tuple[str, ...]) -> int:
 def _copy(name: str, source: str, target: str) -> None:
     if source.startswith("vm:") == target.startswith("vm:"):
         raise PlaceError("one of FROM and TO must begin with vm:, the other not")
-    machines.shell(name).copy(source, target, seconds=3600)
+    # A colon after a slash is no host's to scp(1).
+    source, target = (side if side.startswith("vm:") else os.path.join(os.getcwd(), side) for side in (source, target))
+    machines.shell(name).copy(source, target, seconds=_COPY_SECONDS)
 
 
 def _list() -> None:

@@ -27,7 +27,6 @@ def label_disk(disk: Path) -> None:
     """What mke2fs has added to them."""
     value = disk.with_name("label")
     value.write_bytes(_LOST_AND_FOUND)
-    programs.run(
-        "debugfs", "-w", "-R", f'ea_set -f "{value}" /lost+found security.selinux', str(disk), seconds=_SECONDS
-    )
+    request = f'ea_set -f "{value}" /lost+found security.selinux'
+    programs.run("debugfs", "-w", "-R", request, str(disk), seconds=_SECONDS)
     value.unlink()

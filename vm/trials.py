@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import tempfile
@@ -40,8 +41,9 @@ def _run_one(recipe: Recipe, report: Path, arguments: tuple[str, ...]) -> int:
     child = subprocess.Popen((sys.executable, "-m", "pytest", *options, *where, *arguments), cwd=CHECKOUT)
     try:
         return child.wait()
-    except BaseException:
-        # By SIGINT, pytest ends its machines first. Ctrl-C has told it already.
-        child.send_signal(2)
+    except BaseException as reason:
+        # By SIGINT, pytest ends its machines first. Ctrl-C has reached it already; told twice, it would leave them.
+        if not isinstance(reason, KeyboardInterrupt):
+            child.send_signal(signal.SIGINT)
         child.wait(timeout=_END_SECONDS)
         raise
