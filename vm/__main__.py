@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from lab.places import PlaceError
 from vm import machines, trials
-from vm.machine import HOME
+from vm.checkout import HOME
 from vm.recipes import Module, Recipe, Release
 from vm.record import all_places
 

@@ -10,8 +10,8 @@ from lab.places import start_time
 from vm import qemu
 from vm.accelerator import choose
 from vm.cache import CHECKOUT, Cache
+from vm.disk import Disk
 from vm.keys import Keys
-from vm.layers import Base
 from vm.machine import Machine
 from vm.qemu import Hardware, Process
 from vm.recipes import Recipe
@@ -21,12 +21,11 @@ from vm.shell import Shell
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """`careless` and `state` as in Hardware. `outlives_us`: it runs on after this process."""
+    """`written` takes what it writes, `state` is as in Hardware. `outlives_us`: it runs on after this process."""
 
     recipe: Recipe
-    base: Base
-    disk: Path
-    careless: bool = False
+    disk: Disk
+    written: Path
     state: str = ""
     outlives_us: bool = False
 
@@ -45,9 +44,8 @@ def assemble(cache: Cache, keys: Keys, place: Place, plan: Plan) -> Machine:
 
     return Machine(
         hardware=Hardware(
-            disk=plan.disk, kernel=plan.base.kernel, initial_root=plan.base.initial_root,
-            options=plan.recipe.kernel_options, console=place.console, port=port, careless=plan.careless,
-            state=plan.state,
+            disk=plan.written, kernel=plan.disk.kernel, initial_root=plan.disk.initial_root,
+            options=plan.recipe.kernel_options, console=place.console, port=port, state=plan.state,
         ),
         accelerator=choose(cache),
         shell=Shell(port=port, keys=keys, control=place.control),

@@ -1,4 +1,4 @@
-"""The booted layer: the disk and the memory of a machine that has just booted.
+"""The third layer: the disk and the memory of a machine that has just booted.
 
 A machine goes on from there in seconds, with nothing in it that a boot would not have made. Its later boots are real.
 """
@@ -15,9 +15,9 @@ from vm import programs, qemu
 from vm.accelerator import Accelerator, choose
 from vm.assembly import Plan, assemble
 from vm.cache import Cache, digest, say
+from vm.disk import Disk
 from vm.errors import VmError
 from vm.keys import Keys
-from vm.layers import Base
 from vm.machine import Machine
 from vm.recipes import Recipe
 from vm.record import Place, name_for_this_process
@@ -30,12 +30,12 @@ _SAVE_SECONDS = 300
 _WARM_UP = "sidespawn --version; podman images; systemctl list-units; ip netns list; python3 --version"
 
 
-def ensure_booted(cache: Cache, recipe: Recipe, keys: Keys, base: Base, prepared: Path) -> Path:
+def ensure_booted(cache: Cache, recipe: Recipe, keys: Keys, disk: Disk) -> Path:
     """The disk; made unless it is there."""
     accelerator = choose(cache)
-    identity = digest(_VERSION, prepared.parent.name, recipe.kernel_options, _hardware(accelerator))
+    identity = digest(_VERSION, disk.identity, recipe.kernel_options, _hardware(accelerator))
     name = f"{recipe.release}-{recipe.module}-{identity}"
-    layer = cache.layer("booted", name, lambda draft: _boot_once(draft, cache, recipe, keys, base, prepared))
+    layer = cache.layer("booted", name, lambda draft: _boot_once(draft, cache, recipe, keys, disk))
     return layer / "disk.qcow2"
 
 
@@ -46,14 +46,14 @@ def _hardware(accelerator: Accelerator) -> tuple[object, ...]:
     return (version, accelerator.options, qemu.DEVICES, processor if accelerator.name == "kvm" else ())
 
 
-def _boot_once(draft: Path, cache: Cache, recipe: Recipe, keys: Keys, base: Base, prepared: Path) -> None:
+def _boot_once(draft: Path, cache: Cache, recipe: Recipe, keys: Keys, disk: Disk) -> None:
     say(f"booting {recipe} for the first time, for later ones to go on from")
-    disk = draft / "disk.qcow2"
-    qemu.create_overlay(disk, prepared)
+    written = draft / "disk.qcow2"
+    qemu.create_overlay(written, disk.image)
     place = Place(name=name_for_this_process("boot"))
     with place.locked():
         try:
-            with assemble(cache, keys, place, Plan(recipe=recipe, base=base, disk=disk)) as machine:
+            with assemble(cache, keys, place, Plan(recipe=recipe, disk=disk, written=written)) as machine:
                 machine.boot(seconds=_BOOT_SECONDS)
                 machine.shell_run(_WARM_UP)
                 machine.shell.hang_up()

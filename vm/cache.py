@@ -1,10 +1,10 @@
 """The directory that keeps what machines are made of; commands that run at the same time share it.
 
     keys/                    the key that opens the machines, and the one they prove themselves with
-    base/KIND-DIGEST/        a disk with the packages, its kernel and its initial root
-    prepared/KIND-DIGEST/    the same with images and Python packages, as what changed of the disk
-    wheels/DIGEST/           Python packages for one version of Python
-    booted/KIND-DIGEST/      what changed of that after a boot, and the memory of the machine
+    packages/KIND-DIGEST/    Debian's packages, installed
+    wheels/VERSION-DIGEST/   Python packages for one version of Python
+    disk/KIND-DIGEST/        a disk with both and the images, its kernel and its initial root
+    booted/KIND-DIGEST/      what changed on the disk in a boot, and the memory of the machine
     run/NAME/                what changed on the disk of a machine that runs
 
 A layer's directory has its name only once it is complete.
@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-_KINDS = ("base", "booted", "prepared", "wheels")
+_KINDS = ("booted", "disk", "packages", "wheels")
 _KEPT_SECONDS = 21 * 24 * 3600
 CHECKOUT = Path(__file__).resolve().parent.parent
 

@@ -16,14 +16,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
-from vm import qemu
+from vm import checkout, qemu
 from vm.accelerator import Accelerator
-from vm.cache import CHECKOUT
+from vm.checkout import HOME
 from vm.errors import CommandFailed, TimedOut, VmError
 from vm.qemu import Hardware, Process
 from vm.shell import Output, Shell
 
-HOME = "/root/sidespawn"  # the checkout, in the machine
 _BOOT_SECONDS = 60
 _COPY_SECONDS = 120
 _GRACE_SECONDS = 20
@@ -83,27 +82,9 @@ class Machine:
     def copy_out(self, source: str, target: Path) -> None:
         self.shell.copy(f"vm:{source}", str(target.absolute()), self.scaled(_COPY_SECONDS))
 
-    def install_checkout(self) -> None:
-        """Brings the checkout as it is now, with what is not committed; removes what an earlier one had besides."""
-        names = subprocess.run(
-            ("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"),
-            cwd=CHECKOUT, capture_output=True, check=True, timeout=60,
-        ).stdout  # fmt: skip
-        present = b"\0".join(name for name in names.split(b"\0") if name and (CHECKOUT / name.decode()).exists())
-        archive = subprocess.run(
-            ("tar", "--create", "--gzip", "--owner=0", "--group=0", "--null", "--files-from=-"),
-            cwd=CHECKOUT, input=present, capture_output=True, check=True, timeout=60,
-        ).stdout  # fmt: skip
-        self.shell_run(
-            f"mkdir -p {HOME} && cd {HOME} && find . -mindepth 1 -maxdepth 1 ! -name .venv ! -name .cache -exec rm -rf"
-            " {} + && tar --extract --gzip",
-            stdin=archive,
-        )
-        stamp = f'printf "%s" "{HOME} $(sha256sum pyproject.toml) $(/usr/bin/python3 --version)" >.venv/.made-from'
-        self.shell_run(
-            f"cd {HOME} && mkdir -p .cache && ln -sfn {HOME}/.venv/bin/sidespawn /usr/local/bin/sidespawn && {{"
-            f" [[ ! -d .venv ]] || {stamp}; }}"
-        )
+    def renew_checkout(self) -> None:
+        """Brings the checkout as it is now, in place of an earlier one."""
+        self.shell_run(checkout.RENEW, stdin=checkout.archive())
 
     def shell_run(self, script: str, stdin: bytes | None = None) -> str:
         """As `run`, wherever ssh puts it: the checkout need not be there."""

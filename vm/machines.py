@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from vm.assembly import Plan, assemble
-from vm.base import ensure_base
 from vm.booted import STATE, ensure_booted
 from vm.cache import CHECKOUT, default_cache
+from vm.disk import ensure_disk
 from vm.errors import VmError
 from vm.keys import ensure_keys
 from vm.machine import Machine
-from vm.prepared import ensure_prepared
+from vm.packages import ensure_packages
 from vm.recipes import Recipe
 from vm.record import Place, all_places, name_for_this_process, remove_unrecorded_disks
 from vm.shell import Shell
@@ -98,15 +98,14 @@ def remove_stale() -> None:
 def _assemble(recipe: Recipe, place: Place, *, outlives_us: bool) -> Machine:
     cache = default_cache()
     keys = ensure_keys(cache)
-    base = ensure_base(cache, recipe, keys)
-    prepared = ensure_prepared(cache, recipe, keys, base)
-    disk = place.disk(cache)
-    disk.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(ensure_booted(cache, recipe, keys, base, prepared), disk)
-    plan = Plan(recipe=recipe, base=base, disk=disk, state=STATE, outlives_us=outlives_us)
+    disk = ensure_disk(cache, recipe, keys, ensure_packages(cache, recipe))
+    written = place.disk(cache)
+    written.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(ensure_booted(cache, recipe, keys, disk), written)
+    plan = Plan(recipe=recipe, disk=disk, written=written, state=STATE, outlives_us=outlives_us)
     return assemble(cache, keys, place, plan)
 
 
 def _start(machine: Machine) -> None:
     machine.boot()
-    machine.install_checkout()
+    machine.renew_checkout()

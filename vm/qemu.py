@@ -26,8 +26,7 @@ DEVICES = (
 class Hardware:
     """What a machine boots from.
 
-    `careless`: a power cut may lose what was written, so it is for making layers only. `state`: the name of a saved
-    memory in the disk's file, to go on from instead of booting.
+    `state` names a saved memory in the disk's file, to go on from instead of booting.
     """
 
     disk: Path
@@ -36,7 +35,6 @@ class Hardware:
     options: str  # for the kernel
     console: Path  # what the machine printed
     port: int  # of 127.0.0.1, leads to the machine's ssh
-    careless: bool = False
     state: str = ""
 
     @property
@@ -45,14 +43,13 @@ class Hardware:
         return self.console.with_name("monitor")
 
     def command(self, accelerator: Accelerator) -> tuple[str, ...]:
-        kind = "raw" if self.disk.suffix == ".img" else "qcow2"
-        cache = "unsafe" if self.careless else "writeback"
         return (
             *("qemu-system-x86_64", *accelerator.options, *DEVICES),
             *("-serial", f"file:{self.console}", "-qmp", f"unix:{self.monitor},server=on,wait=off"),
             *("-kernel", str(self.kernel), "-initrd", str(self.initial_root)),
-            *("-append", f"root=/dev/vda rw console=ttyS0 panic=-1 quiet {self.options}"),
-            *("-drive", f"file={self.disk},if=virtio,format={kind},cache={cache},discard=unmap"),
+            *("-append", f"root=/dev/vda rw rootdelay=600 console=ttyS0 panic=-1 quiet nowatchdog {self.options}"),
+            # A flush in the machine reaches the disk's file: what it holds after a power cut is what a disk would.
+            *("-drive", f"file={self.disk},if=virtio,format=qcow2,cache=writeback,discard=unmap"),
             *("-netdev", f"user,id=n,restrict=on,hostfwd=tcp:127.0.0.1:{self.port}-:22"),
             *(("-loadvm", self.state) if self.state else ()),
         )
@@ -116,10 +113,9 @@ def free_port() -> int:
 
 
 def create_overlay(disk: Path, backing: Path) -> None:
-    """An empty disk that shows the other one until it is written to. The other one must not change any more."""
-    kind = "raw" if backing.suffix == ".img" else "qcow2"
+    """An empty disk that shows the other one, a raw one, until it is written to. That one must not change any more."""
     below = os.path.relpath(backing, disk.parent)
-    programs.run("qemu-img", "create", "-q", "-f", "qcow2", "-F", kind, "-b", below, str(disk), seconds=60)
+    programs.run("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", below, str(disk), seconds=60)
 
 
 def last_words(console: Path) -> str:

@@ -62,11 +62,6 @@ class Recipe:
         return tuple(sorted((*_SYSTEM, *_DEVELOPMENT, *_TESTS, *_OF_RELEASE[self.release], *of_module)))
 
     @property
-    def version(self) -> int:
-        """To be raised when the same packages shall make another disk."""
-        return 3 if self.module is Module.SELINUX else 2
-
-    @property
     def disk(self) -> str:
         """Names what is the same on all machines that share their disks."""
         return f"{self.release}-selinux" if self.module is Module.SELINUX else str(self.release)

@@ -14,23 +14,23 @@ from vm.errors import VmError
 _MAY_BE_MISSING = "atheris"
 _DOWNLOAD_SECONDS = 1800
 _NOT_TO_BE_HAD = "No matching distribution found"
-
-
-def project() -> dict[str, object]:
-    """What of pyproject.toml a virtual environment is made from."""
-    document = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())
-    return {
-        "build": document["build-system"],
-        "project": {key: value for key, value in document["project"].items() if key not in {"description", "license"}},
-    }
+_document = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())
 
 
 def requirements() -> tuple[str, ...]:
     """What `pip install -e '.[dev]'` asks for, and what it builds with."""
-    document = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())
-    project = document["project"]
-    wanted = (*document["build-system"]["requires"], *project["dependencies"], *project["optional-dependencies"]["dev"])
+    project = _document["project"]
+    wanted = (
+        *_document["build-system"]["requires"],
+        *project["dependencies"],
+        *project["optional-dependencies"]["dev"],
+    )
     return tuple(sorted(wanted))
+
+
+def environment() -> tuple[object, ...]:
+    """What of pyproject.toml a virtual environment is made from."""
+    return (requirements(), _document["project"]["scripts"])
 
 
 def ensure_wheels(cache: Cache, python: str) -> Path:

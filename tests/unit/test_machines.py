@@ -51,13 +51,13 @@ def test_commands_at_the_same_time_make_a_layer_once(cache: Cache) -> None:
         built.append(draft)
         (draft / "file").write_text("made")
 
-    threads = [threading.Thread(target=cache.layer, args=("base", "x", build)) for _ in range(4)]
+    threads = [threading.Thread(target=cache.layer, args=("disk", "x", build)) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert len(built) == 1
-    assert (cache.layer("base", "x", build) / "file").read_text() == "made"
+    assert (cache.layer("disk", "x", build) / "file").read_text() == "made"
 
 
 def test_a_layer_that_failed_leaves_nothing(cache: Cache) -> None:
@@ -66,17 +66,17 @@ def test_a_layer_that_failed_leaves_nothing(cache: Cache) -> None:
         raise OSError("no space")
 
     with pytest.raises(OSError, match="no space"):
-        cache.layer("base", "x", fail)
-    assert list((cache.top / "base").iterdir()) == []
+        cache.layer("disk", "x", fail)
+    assert list((cache.top / "disk").iterdir()) == []
 
 
 def test_drafts_of_killed_commands_are_removed_and_those_in_the_making_are_not(cache: Cache) -> None:
-    left = cache.top / "base/.x-0123456789abcdef-tmp12345"
+    left = cache.top / "disk/.x-0123456789abcdef-tmp12345"
     left.mkdir(parents=True)
-    layer = cache.layer("base", "x-0123456789abcdef", lambda draft: cache.tidy())
+    layer = cache.layer("disk", "x-0123456789abcdef", lambda draft: cache.tidy())
     assert not left.exists() or layer.exists()
     cache.tidy()
-    assert [path.name for path in (cache.top / "base").iterdir()] == ["x-0123456789abcdef"]
+    assert [path.name for path in (cache.top / "disk").iterdir()] == ["x-0123456789abcdef"]
 
 
 def test_qemu_does_not_start_without_its_record(tmp_path: Path) -> None:
@@ -94,14 +94,6 @@ def test_qemu_does_not_start_without_its_record(tmp_path: Path) -> None:
     process.kill()
     assert not process.alive()
     assert hardware.console.read_bytes() == b""
-
-
-def test_a_power_cut_may_lose_nothing_that_was_flushed() -> None:
-    hardware = Hardware(disk=Path("d.qcow2"), kernel=Path("k"), initial_root=Path("i"), options="", console=Path("c"),
-                        port=1)  # fmt: skip
-    emulated = Accelerator(name="tcg", factor=1)
-    assert "cache=writeback" in " ".join(hardware.command(emulated))
-    assert "cache=unsafe" in " ".join(replace(hardware, careless=True).command(emulated))
 
 
 def test_a_machine_is_stale_when_its_owner_is_gone() -> None:

@@ -1,22 +1,23 @@
-"""The base layer: a disk with Debian's packages, adapted to be a machine, and the kernel to boot it with."""
+"""The second layer: a disk with the packages, adapted to be a machine, and the kernel to boot it with."""
 
 from __future__ import annotations
 
 import shutil
-import tempfile
 import uuid
+from dataclasses import dataclass
 from pathlib import Path
 
-from sidespawn.testing.images import apt_options, sources_of
-from vm import labels, programs
+from sidespawn.testing import images
+from vm import contents, labels, programs, wheels
 from vm.cache import Cache, digest, say
 from vm.keys import Keys
-from vm.layers import Base
+from vm.packages import Packages
 from vm.recipes import Module, Recipe
 
-_BUILD_SECONDS = 1800
-_DISK_SIZE = "10G"  # sparse
-HOST_NAME = "vm"
+_VERSION = 1  # raise it when the same parts shall make another disk
+_FILL_SECONDS = 900
+_SIZE = "10G"  # sparse
+_HOST_NAME = "vm"
 
 # Started by tests, if at all. docker.socket stays, and starts docker when it is first called.
 _OFF = (
@@ -29,51 +30,67 @@ _NEVER = (
     *("man-db.timer", "podman-auto-update.timer", "sshd-keygen.service"),
 )
 _FILES = {
-    "etc/hostname": f"{HOST_NAME}\n",
-    "etc/hosts": f"127.0.0.1 localhost {HOST_NAME}\n::1 localhost\n",
+    "etc/hostname": f"{_HOST_NAME}\n",
+    "etc/hosts": f"127.0.0.1 localhost {_HOST_NAME}\n::1 localhost\n",
     "etc/fstab": "/dev/vda / ext4 defaults 0 1\n",
     "etc/resolv.conf": "",
     "etc/systemd/network/10-ethernet.network": "[Match]\nName=en*\n[Network]\nDHCP=ipv4\nIPv6AcceptRA=no\n",
+    # Emulated on a busy machine, devices come and units start late.
+    "etc/systemd/system.conf.d/vm.conf": "[Manager]\nDefaultTimeoutStartSec=15min\nDefaultDeviceTimeoutSec=15min\n",
     "etc/ssh/sshd_config.d/vm.conf": "HostKey /etc/ssh/ssh_host_ed25519_key\nUseDNS no\nMaxSessions 100\n",
 }
 
 
-def ensure_base(cache: Cache, recipe: Recipe, keys: Keys) -> Base:
-    """Makes the layer unless it is there; needs the network then."""
-    identity = digest(recipe.version, recipe.release, recipe.disk, recipe.packages, keys.public)
-    layer = cache.layer("base", f"{recipe.disk}-{identity}", lambda draft: _build(draft, recipe, keys))
-    return Base(identity=identity, directory=layer)
+@dataclass(frozen=True, kw_only=True)
+class Disk:
+    """`identity` names what it was made from."""
+
+    identity: str
+    directory: Path
+
+    @property
+    def image(self) -> Path:
+        return self.directory / "disk.img"
+
+    @property
+    def kernel(self) -> Path:
+        return self.directory / "vmlinuz"
+
+    @property
+    def initial_root(self) -> Path:
+        return self.directory / "initrd.img"
 
 
-def _build(draft: Path, recipe: Recipe, keys: Keys) -> None:
-    say(f"making the disk of {recipe.disk} from Debian's packages (once)")
+def ensure_disk(cache: Cache, recipe: Recipe, keys: Keys, packages: Packages) -> Disk:
+    """Makes the layer unless it is there. Nothing has to boot for it."""
+    pictured = [each.digest(str(recipe.release)) for each in images.USUAL]
+    identity = digest(_VERSION, packages.identity, keys.public, pictured, wheels.environment())
+    layer = cache.layer("disk", f"{recipe.disk}-{identity}", lambda draft: _build(draft, cache, recipe, keys, packages))
+    return Disk(identity=identity, directory=layer)
+
+
+def _build(draft: Path, cache: Cache, recipe: Recipe, keys: Keys, packages: Packages) -> None:
+    say(f"making the disk of {recipe.disk}, with images and Python packages (once)")
     root = draft / "root"
-    with tempfile.TemporaryDirectory(prefix="sidespawn-sources-") as scratch:
-        programs.run(
-            *("mmdebstrap", "--quiet", "--mode=root", "--variant=apt", "--format=directory"),
-            f"--include={','.join(recipe.packages)}",
-            *(f"--aptopt={option}" for option in apt_options()),
-            # Release files of sid may be out of date on a mirror that is not.
-            '--aptopt=Acquire::Check-Valid-Until "false"',
-            *(recipe.release, str(root), *map(str, sources_of(recipe.release, Path(scratch)))),
-            seconds=_BUILD_SECONDS,
-        )
-    _adapt(root, recipe, keys)
-    (boot,) = root.glob("boot/vmlinuz-*")
-    shutil.copy(boot, draft / "vmlinuz")
+    packages.unpack(root)
+    _adapt(root, keys)
+    contents.install(root, cache, recipe)
+    disk = Disk(identity="", directory=draft)
+    (kernel,) = root.glob("boot/vmlinuz-*")
+    shutil.copy(kernel, disk.kernel)
     (initial_root,) = root.glob("boot/initrd.img-*")
-    shutil.copy(initial_root, draft / "initrd.img")
-    (draft / "python").write_text((root / "usr/bin/python3").readlink().name.removeprefix("python"))
-    disk = draft / "disk.img"
-    programs.run("truncate", f"--size={_DISK_SIZE}", str(disk), seconds=60)
-    # Fills the file system without mounting it: that needs no loop device.
-    programs.run("mke2fs", "-q", "-t", "ext4", "-d", str(root), str(disk), seconds=_BUILD_SECONDS)
+    shutil.copy(initial_root, disk.initial_root)
     if recipe.module is Module.SELINUX:
-        labels.label_disk(disk)
+        labels.label_files(root)
+    programs.run("truncate", f"--size={_SIZE}", str(disk.image), seconds=60)
+    # Fills the file system without mounting it: that needs no loop device.
+    programs.run("mke2fs", "-q", "-t", "ext4", "-d", str(root), str(disk.image), seconds=_FILL_SECONDS)
+    if recipe.module is Module.SELINUX:
+        labels.label_disk(disk.image)
     shutil.rmtree(root)
 
 
-def _adapt(root: Path, recipe: Recipe, keys: Keys) -> None:
+def _adapt(root: Path, keys: Keys) -> None:
     for name, text in _FILES.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -92,8 +109,6 @@ def _adapt(root: Path, recipe: Recipe, keys: Keys) -> None:
     units = {path.name for path in root.glob("usr/lib/systemd/system/*")}
     _systemctl(root, "disable", *(unit for unit in _OFF if unit in units))
     _systemctl(root, "mask", *_NEVER)
-    if recipe.module is Module.SELINUX:
-        labels.label_files(root)
 
 
 def _systemctl(root: Path, verb: str, *units: str) -> None:
