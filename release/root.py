@@ -1,7 +1,7 @@
 """The root that packages are built in: Debian's oldest release that they are for, with its tools, made once.
 
-A build sees it read-only, without a network, in namespaces of its own, so that it depends on nothing of the machine
-and leaves nothing behind.
+A command in it has namespaces of its own without a network, and what it changes is gone with it, apart from /build. So
+nothing depends on the machine, and nothing is left behind.
 """
 
 from __future__ import annotations
@@ -27,15 +27,13 @@ _RECIPE_VERSION = 2  # raise it when the same packages shall make another root
 _MAKING_SECONDS, _SECONDS = 900, 300
 # $1 is the root, $2 the directory of the build; the rest is the command. The mounts are gone with the namespace.
 _ENTER = """
-mount --bind "$1" "$1"
-mount --bind "$2" "$1/build"
-mount -t tmpfs -o mode=1777 tmpfs "$1/tmp"
-mount -t tmpfs -o mode=1777 tmpfs "$1/var/tmp"
-mount -t proc proc "$1/proc"
-mount -o remount,bind,ro "$1"
-root=$1
+mount -t tmpfs tmpfs /mnt
+mkdir /mnt/upper /mnt/work /mnt/root
+mount -t overlay -o "lowerdir=$1,upperdir=/mnt/upper,workdir=/mnt/work" overlay /mnt/root
+mount --bind "$2" /mnt/root/build
+mount -t proc proc /mnt/root/proc
 shift 2
-exec chroot "$root" "$@"
+exec chroot /mnt/root "$@"
 """
 
 
