@@ -32,6 +32,7 @@ _DEVELOPMENT = (
 # What tests look with, and programs that run on hosts as services.
 _TESTS = (
     *("apparmor-utils", "conntrack", "crun", "git", "haproxy", "keepalived", "man-db", "procps", "python3-pip"),
+    *("python3-click", "python3-rich"),  # what Debian's package depends on: the machine has no network
     *("radvd", "strace"),
 )
 _SELINUX = ("auditd", "policycoreutils", "selinux-basics", "selinux-policy-default")

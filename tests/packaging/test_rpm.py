@@ -19,9 +19,9 @@ RPM = "rpm --force-debian --dbpath /build/database"
 INSTALL = f"{RPM} --nodeps -i"
 # As on a host with systemd where the service `a` is enabled.
 HOST = (
-    "mkdir -p /run/systemd/system /etc/systemd/system/multi-user.target.wants /run/sidespawn/a/replies /etc/sidespawn",
+    "mkdir -p /run/systemd/system /etc/systemd/system/multi-user.target.wants /run/sidespawn/a/answers /etc/sidespawn",
     "ln -s /usr/lib/systemd/system/sidespawn@.socket /etc/systemd/system/multi-user.target.wants/sidespawn@a.socket",
-    "mkfifo /run/sidespawn/a/replies/doorbell",
+    "mkfifo /run/sidespawn/a/answers/doorbell",
     "echo 'extends = \"none\"' >/etc/sidespawn/a.toml",
     "rm -rf /build/database; : >/build/calls",
     "printf '#!/bin/sh\\necho \"$@\" >>/build/calls\\n' >/usr/bin/systemctl; chmod +x /usr/bin/systemctl",

@@ -1,0 +1,27 @@
+"""Debian's package on a real machine: installed, upgraded under load, removed, installed again, purged.
+
+What happens there is in package_life.py, which runs inside.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from release.__main__ import build
+from vm.machine import Machine
+
+NEWER = "99.0.0"
+
+
+@pytest.mark.part("package")
+def test_a_packages_life(fresh_machine: Machine, tmp_path: Path) -> None:
+    debs = [build("deb", version, tmp_path)[0] for version in ("", NEWER)]
+    for deb in debs:
+        fresh_machine.copy_in(deb, f"/root/{deb.name}")
+    paths = ":".join(f"/root/{deb.name}" for deb in debs)
+    pytest_inside = ".venv/bin/python -m pytest -x -q -s --durations=0 tests/machine/package_life.py"
+    done = fresh_machine.run(f"SIDESPAWN_DEBS={paths} {pytest_inside}", timeout=300, check=False)
+    print(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr
