@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
 from pathlib import Path
 
 import pytest
@@ -52,3 +53,35 @@ def test_what_nobody_knows_is_not_removed(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="not empty"):
         directories.remove(places)
     assert (places.home / "unknown").is_dir()
+
+
+@pytest.mark.parametrize(("old", "new"), [(b"", b"new"), (b"old text", b"new"), (b"old", b"new text")])
+def test_a_wrapper_is_rewritten_in_place(tmp_path: Path, old: bytes, new: bytes) -> None:
+    path = tmp_path / "wrapper"
+    if old:
+        path.write_bytes(old)
+    inode = path.stat().st_ino if old else None
+    directories.write_in_place(path, new)
+    assert path.read_bytes() == new
+    assert inode in {None, path.stat().st_ino}
+
+
+def test_an_agent_never_finds_its_wrapper_empty(tmp_path: Path) -> None:
+    """Python runs an empty script without an error, and its caller would believe that the program was started."""
+    path = tmp_path / "wrapper"
+    contents = (b"a" * 50_000, b"b" * 40_000)
+    directories.write_in_place(path, contents[0])
+    done = threading.Event()
+
+    def rewrite() -> None:
+        for number in range(3000):
+            directories.write_in_place(path, contents[number % 2])
+        done.set()
+
+    writer = threading.Thread(target=rewrite)
+    writer.start()
+    sizes = set()
+    while not done.is_set():
+        sizes.add(path.stat().st_size)
+    writer.join()
+    assert min(sizes) == 40_000

@@ -11,6 +11,7 @@ can fill only what is its own.
 from __future__ import annotations
 
 import base64
+import errno
 import json
 import marshal
 import os
@@ -152,8 +153,20 @@ def write_wrappers(places: Places, policy: Policy) -> None:
         content = first.replace(SETTINGS_LINE, f"SETTINGS = {literal}  # type: Dict[str, Any]\n") + division + later
         encoded = content.encode()  # an agent may have written anything to its wrapper, which need not be text
         if not path.exists() or path.read_bytes() != encoded:
-            path.write_bytes(encoded)  # the same inode, which agents have mounted
+            write_in_place(path, encoded)
             path.chmod(0o755)
+
+
+def write_in_place(path: Path, content: bytes) -> None:
+    """Keep the inode, which agents have mounted, and never leave it empty, not for a moment.
+
+    An agent may run the wrapper meanwhile. An empty script succeeds without having asked for anything; one that is
+    partly the old and partly the new text fails.
+    """
+    with open(path, "r+b" if path.exists() else "xb", buffering=0) as file:
+        if file.write(content) != len(content):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        file.truncate()
 
 
 def encoded_code(text: str, target: str) -> str:
