@@ -164,6 +164,9 @@ def test_an_upgrade_under_load_loses_nothing_and_ends_nothing(life: Life) -> Non
     drop_in = LOCAL_UNITS / f"{service.unit}.d/engine.conf"
     current = drop_in.read_text()
     drop_in.write_text("[Service]\n")
+    wrapper = service.wrapper.read_bytes()
+    with service.wrapper.open("ab") as file:  # the file that agents have mounted
+        file.write(b"# of an earlier version\n")
     before = identity(service.places.spool), identity(service.wrapper)
     upgraded = threading.Event()
     failures: list[str] = []
@@ -200,6 +203,7 @@ def test_an_upgrade_under_load_loses_nothing_and_ends_nothing(life: Life) -> Non
     }
     assert life.same_processes()
     assert drop_in.read_text() == current
+    assert service.wrapper.read_bytes() == wrapper
     assert (identity(service.places.spool), identity(service.wrapper)) == before
     # The one that could not be renewed was said, held nobody up, and answers.
     assert f"service {broken.name} was not renewed" in said
