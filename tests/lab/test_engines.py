@@ -224,7 +224,7 @@ def new_ground(kind: Kind, suffix: str = "") -> Iterator[Ground]:
     directories.mount_tmpfs(places.home, kernel.MS_NOSUID | kernel.MS_NODEV, "size=64m,mode=0700")
     for path in (places.pins, places.snapshots):
         path.mkdir(mode=0o700)
-    places.syscalls.write_text(syscalls.profile() or "")
+    places.syscalls.write_text(syscalls.of_side_containers() or "")
     command("ip", "netns", "add", ground.netns)
     try:
         yield ground

@@ -145,6 +145,7 @@ class Agent:
     name: str = field(default_factory=lambda: f"test-{uuid.uuid4().hex[:8]}")
     services: dict[str, Service] = field(default_factory=dict)
     options: list[str] = field(default_factory=list)  # podman's, of the services
+    security_options: tuple[str, ...] = ()
     talk: Conversation | None = None
 
     @property
@@ -171,6 +172,7 @@ class Agent:
             service.places.policy.parent.mkdir(exist_ok=True)
             service.places.policy.write_text(policy(preset, self.state))
             told = json.loads(command(*SIDESPAWN, "enable", service.name, "--json").stdout)
+            self.security_options = tuple(told["security_options"])  # the same for all services
             directories = (f":{service.places.spool}:", f":{service.places.replies}:")
             self.options += (
                 option
@@ -206,6 +208,7 @@ class Agent:
             image=IMAGE,
             state=self.state,
             host_pids=self.way == WRAPPERS,
+            security_options=self.security_options,
             service_options=(
                 *self.options,
                 *(f"--volume={path}:{path}:ro,rprivate" for path in own),

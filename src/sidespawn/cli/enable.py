@@ -11,11 +11,12 @@ from rich.markup import escape
 from sidespawn import presets
 from sidespawn.cli import accounts, hardening, security_modules, systemd
 from sidespawn.cli.output import console, json_option, print_json, service_argument, services
-from sidespawn.cli.suitability import host_findings, policy_warnings
+from sidespawn.cli.suitability import warnings
 from sidespawn.core.loading import ENGINES
 from sidespawn.core.policy import Policy
 from sidespawn.engines import systemd_roots
 from sidespawn.errors import LaunchError, PolicyError, Reason, SidespawnError
+from sidespawn.host import syscalls
 from sidespawn.host.directories import IMAGE_IN_AGENT, wrapper_files
 from sidespawn.host.files import read_trusted
 from sidespawn.host.places import POLICIES, Places
@@ -51,14 +52,14 @@ def enable(
         return
     text, is_new = policy_text(places, preset, image, engine, settings)
     policy = policy_of(places, text)
-    notes = policy_warnings(policy)
+    notes = warnings(policy)
     result = {
         "service": places.service,
         "policy": str(places.policy),
         "units": list(systemd.all_units(places.service)),
         "agent_mounts": agent_mounts(places, policy),
         "podman_options": podman_options(places, policy),
-        "security_options": security_options(),
+        "security_options": security_options(places),
         "warnings": notes,
         "dry_run": dry_run,
     }
@@ -66,7 +67,6 @@ def enable(
         systemd.require_systemd()
         notes += security_modules.install()
         apply(places, policy, text if is_new else None)
-    notes += [each.sentence for each in host_findings(policy)]  # of the units as they are now
     if as_json:
         print_json(result)
         return
@@ -134,8 +134,7 @@ def apply(places: Places, policy: Policy, text: str | None) -> None:
     if hardening.install(policy) | bool(systemd.install_templates()):
         systemd.systemctl("daemon-reload")
     spool_unit = f"sidespawn-spool@{places.service}.service"
-    # Forced, since the links may lead to files of another installation; see systemd.py.
-    systemd.systemctl("enable", "--force", *systemd.units(places.service))
+    systemd.systemctl("enable", *systemd.units(places.service))
     if places.home.is_dir():
         systemd.systemctl("reload", spool_unit)  # a second run: the wrappers may have changed
     systemd.systemctl("start", spool_unit, *systemd.units(places.service))
@@ -178,9 +177,16 @@ def podman_options(places: Places, policy: Policy) -> list[str]:
     ]
 
 
-def security_options() -> list[str]:
-    """For an agent that makes namespaces: AppArmor's profile that podman gives it by itself refuses `ip netns add`."""
-    return [f"--security-opt=apparmor={security_modules.AGENT}"] if hardening.has_apparmor() else []
+def security_options(places: Places) -> list[str]:
+    """For an agent that makes namespaces.
+
+    The AppArmor profile that podman chooses by itself refuses `ip netns add`. podman's list of system calls allows ways
+    around any such profile; see host/syscalls.py.
+    """
+    found = [f"--security-opt=apparmor={security_modules.AGENT}"] if hardening.has_apparmor() else []
+    if syscalls.base() is not None:
+        found.append(f"--security-opt=seccomp={syscalls.place_of_agents(places.run)}")
+    return found
 
 
 def show(places: Places, policy: Policy, notes: list[str], dry_run: bool) -> None:
@@ -198,8 +204,10 @@ def show(places: Places, policy: Policy, notes: list[str], dry_run: bool) -> Non
     out.print(
         "  and what its own job needs, such as --volume=/run/netns:/run/netns:rw,rshared and --pid=host for Neutron"
     )
-    for option in security_options():
-        out.print(f"  this host has AppArmor, so an agent that makes namespaces needs {option}", markup=False)
+    if options := security_options(places):
+        out.print("  and for an agent that makes namespaces:")
+        for option in options:
+            out.print(f"    {option}", markup=False)
     out.print("  an agent that runs already has to be started anew, to have these mounts")
     for note in notes:
         out.print(f"  [yellow]warning[/yellow] {escape(note)}")

@@ -75,9 +75,20 @@ def make(places: Places, policy: Policy) -> None:
     for path in (places.agent, places.snapshots):
         mount_tmpfs(path, FLAGS & ~kernel.MS_NOEXEC, "size=16m,nr_inodes=8192,mode=0700")
     write_wrappers(places, policy)
-    if (text := syscalls.profile()) is not None:
-        places.syscalls.write_text(text, encoding="utf-8")
+    write_system_calls(places)
     places.adoption.unlink(missing_ok=True)  # look again: the agent may have had its old wrappers until now
+
+
+def write_system_calls(places: Places) -> None:
+    for path, text in (
+        (places.syscalls, syscalls.of_side_containers()),
+        (syscalls.place_of_agents(places.run), syscalls.of_agents()),
+    ):
+        if text is not None:
+            # Each service that starts writes the agents', and one of them may be starting at this moment.
+            written = path.with_suffix(f".{os.getpid()}")
+            written.write_text(text, encoding="utf-8")
+            written.rename(path)
 
 
 def given_to_containers(places: Places) -> tuple[Path, ...]:
@@ -109,8 +120,10 @@ def remove(places: Places) -> None:
             doorbell.parent.rmdir()
     if places.home.exists():
         places.home.rmdir()
-    if places.run.exists() and not any(places.run.iterdir()):
-        places.run.rmdir()
+    if places.run.exists() and not any(path.is_dir() for path in places.run.iterdir()):
+        syscalls.place_of_agents(places.run).unlink(missing_ok=True)
+        with suppress(OSError):  # another service is just starting
+            places.run.rmdir()
 
 
 def wrapper_settings(places: Places, policy: Policy) -> dict[str, object]:

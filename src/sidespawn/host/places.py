@@ -14,6 +14,8 @@
     /run/sidespawn/SERVICE/snapshots  checked copies of configuration files, for side containers; likewise
     /run/sidespawn/SERVICE/roots      of side containers that systemd starts; see engines/systemd_roots.py
     /run/sidespawn/SERVICE/policy.json  the policy, compiled
+    /run/sidespawn/SERVICE/seccomp.json  the system calls of podman's side containers; see syscalls.py
+    /run/sidespawn/agent-seccomp.json  the same for agents, of all services
 
 All of it lives in /run: a reboot ends the side containers and leaves nothing stale.
 """

@@ -1,8 +1,14 @@
-"""The system calls of podman's side containers: podman's own profile, without those that make or enter namespaces.
+"""System calls of side containers and of agents: podman's own list, without those that neither needs.
 
-podman's profile (containers-common) lets every program make a user namespace, and be root with all capabilities in it:
-much of the kernel's surface that a program without capabilities cannot reach.  No side container's program needs that.
-docker's profile and systemd's RestrictNamespaces= do not allow it either.
+podman's list (containers-common) is made for any program, with any capabilities.
+
+Side containers make and enter no namespaces. podman lets every program make a user namespace, and be root with all
+capabilities in it: much of the kernel's surface that a program without capabilities cannot reach. docker's profile and
+systemd's RestrictNamespaces= do not allow it either.
+
+Agents that make network namespaces have CAP_SYS_ADMIN, for which podman allows much more. What a path or a mount is
+needed to judge is left to AppArmor; here is what it does not see, such as the new mount API, whose calls AppArmor lets
+through (seen with Linux 6.1 and 6.12). mount(8) uses mount(2) where that API does not exist.
 """
 
 from __future__ import annotations
@@ -11,26 +17,110 @@ import json
 import os
 from pathlib import Path
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # importing it costs every run milliseconds
+    from collections.abc import Iterable
+    from typing import Any
+
 BASES = (Path("/etc/containers/seccomp.json"), Path("/usr/share/containers/seccomp.json"))  # as podman looks for it
-LEFT_OUT = {"clone", "clone3", "setns", "unshare"}
+EPERM, ENOSYS = 1, 38
 NEW_NAMESPACES = 0x7E020000  # CLONE_NEWNS, -CGROUP, -UTS, -IPC, -USER, -PID, -NET
+NEW_USER_NAMESPACE = 0x10000000
+INT = 0xFFFFFFFF  # of an argument that is an int the kernel ignores the other half of the register
+UNIX, INET, INET6, NETLINK, PACKET = 1, 2, 10, 16, 17
+# Netlink's protocols: routes, sockets, xfrm, netfilter, generic. Not 15, by which uevents can be forged.
+NETLINKS = (0, 4, 6, 12, 16)
+
+NEW_MOUNT_API = frozenset(
+    ("fsconfig", "fsmount", "fsopen", "fspick", "mount_setattr", "move_mount", "open_tree", "open_tree_attr")
+)
+REFUSED = frozenset((
+    # A whole file system through a mount of one of its files.
+    "fanotify_init", "open_by_handle_at", "quotactl", "quotactl_fd",
+    # The kernel itself, and what it keeps for root.
+    "add_key", "bpf", "io_uring_enter", "io_uring_register", "io_uring_setup", "keyctl", "lookup_dcookie",
+    "perf_event_open", "request_key",
+    # Other processes' memory and descriptors.
+    "kcmp", "pidfd_getfd", "process_madvise", "process_vm_readv", "process_vm_writev", "ptrace",
+))  # fmt: skip
+# Limits, processors and priorities: allowed to a process for itself.
+OF_A_PROCESS = frozenset(("prlimit64", "sched_setaffinity", "sched_setattr", "sched_setparam", "sched_setscheduler"))
+FILTERED = frozenset(("clone", "ioprio_set", "setpriority", "socket", "unshare"))
 
 
-def profile() -> str | None:
+def of_side_containers() -> str | None:
     """The text of the profile; None where podman has no file to begin with, and uses what is built into it."""
-    base = next((path for path in BASES if path.exists()), None)
-    if base is None:
+    return narrowed(
+        frozenset(("clone", "clone3", "setns", "unshare")),
+        [
+            allow(("clone",), {clone_flags(): (NEW_NAMESPACES, 0)}),
+            refuse(("clone3",), ENOSYS),
+            refuse(("setns", "unshare"), EPERM),
+        ],
+    )
+
+
+def of_agents() -> str | None:
+    """The same for agents."""
+    return narrowed(
+        NEW_MOUNT_API | REFUSED | OF_A_PROCESS | FILTERED | {"clone3", "socketcall"},
+        [
+            refuse(NEW_MOUNT_API, ENOSYS),
+            refuse(REFUSED, EPERM),
+            allow(("clone",), {clone_flags(): (NEW_USER_NAMESPACE, 0)}),
+            allow(("unshare",), {0: (NEW_USER_NAMESPACE, 0)}),
+            refuse(("clone3",), ENOSYS),
+            allow(OF_A_PROCESS, {0: (INT, 0)}),
+            allow(("setpriority",), {0: (INT, 0), 1: (INT, 0)}),  # PRIO_PROCESS, itself
+            allow(("ioprio_set",), {0: (INT, 1), 1: (INT, 0)}),  # IOPRIO_WHO_PROCESS, itself
+            *(allow(("socket",), {0: (INT, family)}) for family in (UNIX, INET, INET6, PACKET)),
+            *(allow(("socket",), {0: (INT, NETLINK), 2: (INT, protocol)}) for protocol in NETLINKS),
+        ],
+        # Of the others some take arguments in memory, where no filter sees them: socketcall(2) of i386.
+        one_architecture=True,
+    )
+
+
+def place_of_agents(run: Path) -> Path:
+    """Where the list for agents is, whatever their services; none of these can have this name."""
+    return run / "agent-seccomp.json"
+
+
+def base() -> Path | None:
+    return next((path for path in BASES if path.exists()), None)
+
+
+def narrowed(left_out: frozenset[str], added: list[dict[str, Any]], *, one_architecture: bool = False) -> str | None:
+    path = base()
+    if path is None:
         return None
-    made = json.loads(base.read_text(encoding="utf-8"))
+    made = json.loads(path.read_text(encoding="utf-8"))
     for rule in made["syscalls"]:
-        rule["names"] = [name for name in rule["names"] if name not in LEFT_OUT]
-    flags = 1 if os.uname().machine.startswith("s390") else 0  # the argument of clone(2) with the flags
-    none = {"index": flags, "value": NEW_NAMESPACES, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"}
-    made["syscalls"] = [
-        *(rule for rule in made["syscalls"] if rule["names"]),
-        {"names": ["clone"], "action": "SCMP_ACT_ALLOW", "args": [none]},
-        # ENOSYS: its flags are in memory, where no filter sees them; the C library then uses clone.
-        {"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38},
-        {"names": ["setns", "unshare"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1},
-    ]
+        rule["names"] = [name for name in rule["names"] if name not in left_out]
+    made["syscalls"] = [*(rule for rule in made["syscalls"] if rule["names"]), *added]
+    if one_architecture:
+        for each in made.get("archMap", ()):
+            each["subArchitectures"] = []
     return json.dumps(made)
+
+
+def allow(names: Iterable[str], arguments: dict[int, tuple[int, int]]) -> dict[str, Any]:
+    """Where each argument, by its number, has these bits of a mask."""
+    return {
+        "names": sorted(names),
+        "action": "SCMP_ACT_ALLOW",
+        "args": [
+            {"index": index, "value": mask, "valueTwo": value, "op": "SCMP_CMP_MASKED_EQ"}
+            for index, (mask, value) in arguments.items()
+        ],
+    }
+
+
+def refuse(names: Iterable[str], error: int) -> dict[str, Any]:
+    """ENOSYS makes programs use an older call. The flags of clone3 are in memory, where no filter sees them."""
+    return {"names": sorted(names), "action": "SCMP_ACT_ERRNO", "errnoRet": error}
+
+
+def clone_flags() -> int:
+    """Which argument of clone(2) they are."""
+    return 1 if os.uname().machine.startswith("s390") else 0

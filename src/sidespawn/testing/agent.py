@@ -1,13 +1,14 @@
 """An agent container to test against, such as Neutron's DHCP agent has one: run, exec, kill, start anew.
 
     agent = AgentContainer(name="my-agent", image="localhost/sidespawn-agent:latest", state=Path("/var/lib/my-state"),
-                           service_options=tuple(json_of_sidespawn_enable["podman_options"]))
+                           service_options=tuple(json_of_sidespawn_enable["podman_options"]),
+                           security_options=tuple(json_of_sidespawn_enable["security_options"]))
     agent.start()
     agent.exec(("ip", "netns", "add", "qdhcp-…"), code=0)
     agent.kill(); agent.remove()
 
 The container is started by podman, needs root, and has nothing that its own job does not need: no engine's socket, not
-privileged, no-new-privileges, podman's default seccomp profile, and of the capabilities those in `CAPABILITIES`.  It
+privileged, no-new-privileges, a seccomp profile, and of the capabilities those in `CAPABILITIES`.  It
 shares the host's network and pids, as Neutron's agents must: they look their helpers up in /proc by pid.
 
 The set was found by dropping one capability after the other from podman's and Kolla's (podman 4.3.1, Linux 6.18).
@@ -53,6 +54,8 @@ class AgentContainer:
     image: str
     state: Path  # the agent's state directory on the host; /var/lib/neutron in the agent
     service_options: tuple[str, ...] = ()  # `podman_options` of `sidespawn enable --json`, of each service it has
+    # `security_options` likewise. Without them podman's own seccomp profile, and no security module, confines it.
+    security_options: tuple[str, ...] = ()
     capabilities: tuple[str, ...] = tuple(CAPABILITIES)
     host_pids: bool = True  # False: an agent that asks by sidespawn.client and looks up nobody in /proc
     privileged: bool = False  # as agents are run without sidespawn: everything is allowed. For comparisons only
@@ -74,9 +77,10 @@ class AgentContainer:
 
     def confinement(self) -> tuple[str, ...]:
         options = ["--cap-drop=all", *(f"--cap-add={name}" for name in self.capabilities)]
-        options.append("--security-opt=no-new-privileges")
+        options += ("--security-opt=no-new-privileges", *self.security_options)
         # podman's profiles for both deny mount(2), which `ip netns` needs whatever the capabilities are.
-        if APPARMOR.exists() and APPARMOR.read_text().startswith("Y"):
+        has_profile = any(option.startswith("--security-opt=apparmor=") for option in self.security_options)
+        if APPARMOR.exists() and APPARMOR.read_text().startswith("Y") and not has_profile:
             options.append("--security-opt=apparmor=unconfined")
         if SELINUX.exists():
             options.append("--security-opt=label=disable")

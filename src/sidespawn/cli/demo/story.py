@@ -56,6 +56,7 @@ def enable(stage: Stage, tell: Teller) -> None:
         image=stage.agent.image,
         state=stage.agent.state,
         service_options=tuple(enabled["podman_options"]),
+        security_options=tuple(enabled["security_options"]),
     )
     writable = [mount["source"] for mount in enabled["agent_mounts"] if mount["writable"]]
     expect(writable == [str(stage.places.spool)], "the agent gets one writable directory, the spool", writable)
