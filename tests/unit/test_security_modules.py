@@ -156,6 +156,23 @@ def test_profiles_are_installed_loaded_and_removed(tmp_path: Path, monkeypatch: 
     assert calls == [(parser, "-r")] * len(PROFILES) + [(parser, "-R")] * len(PROFILES)
 
 
+def test_a_profile_that_confines_a_process_is_not_unloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[str, ...]] = []
+    home, attributes = tmp_path / "apparmor.d", tmp_path / "proc/42/attr/apparmor"
+    home.mkdir()
+    attributes.mkdir(parents=True)
+    (attributes / "current").write_text("crun//&sidespawn-agent (enforce)\n")
+    monkeypatch.setattr(security_modules, "tool", lambda *argv, **_: calls.append(argv))
+    monkeypatch.setattr(security_modules, "APPARMOR_HOME", home)
+    monkeypatch.setattr(security_modules, "PROCESSES", tmp_path / "proc")
+    monkeypatch.setattr(security_modules, "LABELLING", tmp_path / "none/selinux.conf")
+    security_modules.install_profiles()
+    calls.clear()
+    security_modules.remove()
+    assert list(home.iterdir()) == []
+    assert calls == [(security_modules.PARSER, "-R", str(home / "sidespawn-side-container"))]
+
+
 def test_with_selinux_the_directories_are_labelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[str, ...]] = []
     monkeypatch.setattr(security_modules, "tool", lambda *argv, **_: calls.append(argv))

@@ -10,6 +10,7 @@ policy that it is built for.
 from __future__ import annotations
 
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from sidespawn.cli.hardening import has_apparmor, has_selinux
@@ -21,6 +22,7 @@ PROFILES = PACKAGE / "apparmor"
 AGENT = "sidespawn-agent"  # the profile that an agent which makes namespaces is started with
 MODULE = PACKAGE / "selinux"
 APPARMOR_HOME = Path("/etc/apparmor.d")
+PROCESSES = Path("/proc")
 LOADED = Path("/sys/kernel/security/apparmor/profiles")
 PARSER = "/usr/sbin/apparmor_parser"
 CHECKMODULE, PACK, SEMODULE = "/usr/bin/checkmodule", "/usr/bin/semodule_package", "/usr/sbin/semodule"
@@ -45,10 +47,13 @@ def install() -> list[str]:
 
 
 def remove() -> None:
-    """When no service is left. What cannot be unloaded binds nobody."""
+    """When no service is left. A profile that confines a process stays loaded until the next boot: unloading it would
+    set the process free.
+    """
     for profile in profiles():
         if (APPARMOR_HOME / profile).exists() and not is_packaged(profile):
-            tool(PARSER, "-R", str(APPARMOR_HOME / profile), fails=True)
+            if profile not in in_use():
+                tool(PARSER, "-R", str(APPARMOR_HOME / profile), fails=True)
             (APPARMOR_HOME / profile).unlink()
     if LABELLING.exists():
         tool(SEMODULE, "-r", "sidespawn", fails=True)
@@ -82,6 +87,15 @@ def is_packaged(profile: str) -> bool:
 
 def is_loaded(profile: str) -> bool:
     return LOADED.exists() and f"{profile} (" in LOADED.read_text(encoding="utf-8")
+
+
+def in_use() -> set[str]:
+    """The profiles that confine a process, alone or stacked with others."""
+    found: set[str] = set()
+    for process in PROCESSES.glob("[0-9]*"):
+        with suppress(OSError):  # it has ended, or the kernel has another module
+            found |= set((process / "attr/apparmor/current").read_text().partition(" ")[0].strip().split("//&"))
+    return found
 
 
 def install_profiles() -> None:
