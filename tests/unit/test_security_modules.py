@@ -1,19 +1,18 @@
-"""The profiles for AppArmor and the module for SELinux: their syntax by the tools themselves, and what they name.
+"""The profiles for AppArmor: their syntax by the tool itself, and what they name; what is put into place and removed.
 
 Where the tests run, the kernel need not have either; tests/host tries what the profiles forbid, in a machine that does.
+The module for SELinux has tests of its own.
 """
 
 from __future__ import annotations
 
-import re
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from sidespawn.cli import security_modules
-from sidespawn.errors import PolicyError, SidespawnError
-from sidespawn.host.places import Places
+from sidespawn.errors import PolicyError, Reason, SidespawnError
 from tests.unit import small
 
 PROFILES = security_modules.profiles()
@@ -85,45 +84,6 @@ def test_nobody_writes_what_steers_the_kernel(name: str) -> None:
     assert [line for line in found if "sysrq-trigger" in line and line.startswith("deny")]
 
 
-def test_the_module_can_be_built(tmp_path: Path) -> None:
-    package = security_modules.build_module(tmp_path)
-    assert package.read_bytes()[:4] == bytes.fromhex("8fff7cf9")  # a policy package
-
-
-def test_the_builder_would_notice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = (security_modules.MODULE / "sidespawn.te").read_text().replace("type container_file_t;", "tipe x;")
-    (tmp_path / "sidespawn.te").write_text(text)
-    monkeypatch.setattr(security_modules, "MODULE", tmp_path)
-    with pytest.raises(SidespawnError):
-        security_modules.build_module(tmp_path)
-
-
-def contexts() -> list[tuple[re.Pattern[str], str]]:
-    lines = (security_modules.MODULE / "sidespawn.fc").read_text(encoding="utf-8").splitlines()
-    split = (line.split() for line in lines if line and not line.startswith("#"))
-    return [(re.compile(path), context) for path, context in split]
-
-
-def label_of(path: Path) -> str:
-    """As SELinux chooses: the pattern with the longest stem, and of those the longest (selabel_file(5))."""
-    found = []
-    for pattern, context in contexts():
-        if pattern.fullmatch(str(path)):
-            found.append((len(re.split(r"[\[(.*]", pattern.pattern)[0]), len(pattern.pattern), context))
-    return max(found)[2].split(":")[2]
-
-
-def test_every_place_of_a_service_has_its_label() -> None:
-    places = Places("neutron-dhcp-dnsmasq")
-    agents = {places.spool / "processes": "container_file_t", places.replies / "x.json": "container_ro_file_t"}
-    agents |= {places.agent / "dnsmasq": "container_ro_file_t", places.snapshots / "x.0": "container_ro_file_t"}
-    for path, label in agents.items():
-        assert label_of(path) == label
-        assert label_of(path.parent) == label
-    for path in (places.home, places.claims, places.ledger, places.pins, places.operator, places.lock, places.compiled):
-        assert label_of(path) == "container_var_run_t"
-
-
 def test_nothing_is_done_where_the_kernel_has_neither(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[str, ...]] = []
     monkeypatch.setattr(security_modules, "tool", lambda *argv, **_: calls.append(argv))
@@ -133,24 +93,25 @@ def test_nothing_is_done_where_the_kernel_has_neither(monkeypatch: pytest.Monkey
     assert calls == []
 
 
-def test_a_tool_that_is_missing_is_told_and_does_not_stop_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_fails_is_told_with_what_to_do_and_does_not_stop_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise SidespawnError(Reason.HOST_UNSUITABLE, "/usr/sbin/semodule cannot be run", "install policycoreutils")
+
     monkeypatch.setattr(security_modules, "has_apparmor", lambda: False)
     monkeypatch.setattr(security_modules, "has_selinux", lambda: True)
-    monkeypatch.setattr(security_modules, "CHECKMODULE", "/nonexistent/checkmodule")
+    monkeypatch.setattr(security_modules.selinux, "install", fail)
     (said,) = security_modules.install()
-    assert "SELinux" in said
-    assert "/nonexistent/checkmodule" in said
+    assert said == ("nothing was put into place for SELinux: /usr/sbin/semodule cannot be run; install policycoreutils")
 
 
 def test_profiles_are_installed_loaded_and_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[str, ...]] = []
     monkeypatch.setattr(security_modules, "tool", lambda *argv, **_: calls.append(argv[:2]))
     monkeypatch.setattr(security_modules, "APPARMOR_HOME", tmp_path)
-    monkeypatch.setattr(security_modules, "LABELLING", tmp_path / "none/selinux.conf")
     security_modules.install_profiles()
     security_modules.install_profiles()  # nothing changed, so nothing is loaded
     assert [path.name for path in sorted(tmp_path.iterdir())] == PROFILES
-    security_modules.remove()
+    assert security_modules.remove() == []
     assert list(tmp_path.iterdir()) == []
     parser = security_modules.PARSER
     assert calls == [(parser, "-r")] * len(PROFILES) + [(parser, "-R")] * len(PROFILES)
@@ -165,29 +126,11 @@ def test_a_profile_that_confines_a_process_is_not_unloaded(tmp_path: Path, monke
     monkeypatch.setattr(security_modules, "tool", lambda *argv, **_: calls.append(argv))
     monkeypatch.setattr(security_modules, "APPARMOR_HOME", home)
     monkeypatch.setattr(security_modules, "PROCESSES", tmp_path / "proc")
-    monkeypatch.setattr(security_modules, "LABELLING", tmp_path / "none/selinux.conf")
     security_modules.install_profiles()
     calls.clear()
     security_modules.remove()
     assert list(home.iterdir()) == []
     assert calls == [(security_modules.PARSER, "-R", str(home / "sidespawn-side-container"))]
-
-
-def test_with_selinux_the_directories_are_labelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[tuple[str, ...]] = []
-    monkeypatch.setattr(security_modules, "tool", lambda *argv, **_: calls.append(argv))
-    monkeypatch.setattr(security_modules, "LABELLING", tmp_path / "sidespawn-spool@.service.d/selinux.conf")
-    monkeypatch.setattr(security_modules, "APPARMOR_HOME", tmp_path)
-    security_modules.install_module()
-    assert [argv[0] for argv in calls] == [
-        security_modules.CHECKMODULE,
-        security_modules.PACK,
-        security_modules.SEMODULE,
-    ]
-    text = security_modules.LABELLING.read_text()
-    assert text.count(f"=-{security_modules.RESTORECON} -RF /run/sidespawn/%i\n") == 2
-    security_modules.remove()
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from sidespawn.cli import accounts, hardening, security_modules, systemd
@@ -29,7 +31,7 @@ def disable(places: Places, purge: bool, dry_run: bool, as_json: bool) -> None:
     policy = policy_or_none(places)
     containers = [name for _, name in side_containers(places, policy)]
     keeps_policy = not purge and places.policy.exists() and not is_ours(places.policy.read_text(encoding="utf-8"))
-    result: dict[str, object] = {
+    result: dict[str, Any] = {
         "service": places.service,
         "side_containers": containers,
         "policy_kept": str(places.policy) if keeps_policy else None,
@@ -58,7 +60,7 @@ def disable(places: Places, purge: bool, dry_run: bool, as_json: bool) -> None:
         result["units_removed"] = []
         if not systemd.is_any_enabled():
             result["units_removed"] = systemd.remove_templates()
-            security_modules.remove()
+            result["stays"] = security_modules.remove()
         if changed or result["units_removed"]:
             systemd.systemctl("daemon-reload")
     if as_json:
@@ -66,6 +68,8 @@ def disable(places: Places, purge: bool, dry_run: bool, as_json: bool) -> None:
         return
     verb = "would be" if dry_run else "is"
     click.echo(f"{places.service} {verb} disabled; side containers ended: {', '.join(containers) or 'none'}")
+    for each in result.get("stays", ()):
+        click.echo(f"  {each}")
     if keeps_policy:
         click.echo(f"  {places.policy} was changed by hand and stays; --purge removes it")
 

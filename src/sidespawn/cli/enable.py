@@ -9,7 +9,7 @@ import click
 from rich.markup import escape
 
 from sidespawn import presets
-from sidespawn.cli import accounts, hardening, security_modules, systemd
+from sidespawn.cli import accounts, hardening, security_modules, selinux, systemd
 from sidespawn.cli.output import console, json_option, print_json, service_argument, services
 from sidespawn.cli.suitability import warnings
 from sidespawn.core.loading import ENGINES
@@ -52,7 +52,11 @@ def enable(
         return
     text, is_new = policy_text(places, preset, image, engine, settings)
     policy = policy_of(places, text)
-    notes = warnings(policy)
+    failed = []
+    if not dry_run:
+        systemd.require_systemd()
+        failed = security_modules.install()
+    notes = [*warnings(policy), *failed]
     result = {
         "service": places.service,
         "policy": str(places.policy),
@@ -64,8 +68,6 @@ def enable(
         "dry_run": dry_run,
     }
     if not dry_run:
-        systemd.require_systemd()
-        notes += security_modules.install()
         apply(places, policy, text if is_new else None)
     if as_json:
         print_json(result)
@@ -170,11 +172,12 @@ def brought_by_another(places: Places, policy: Policy) -> set[str]:
 
 
 def podman_options(places: Places, policy: Policy) -> list[str]:
-    """For the agent's `podman run` or its Quadlet unit (Volume=)."""
-    return [
+    """For the agent's `podman run` or its Quadlet unit (Volume=, PodmanArgs=)."""
+    mounts = (
         f"--volume={mount['source']}:{mount['target']}:{'rw' if mount['writable'] else 'ro'},rprivate"
         for mount in agent_mounts(places, policy)
-    ]
+    )
+    return [*mounts, *(selinux.AGENT_OPTIONS if selinux.is_installed() else ())]
 
 
 def security_options(places: Places) -> list[str]:
@@ -195,7 +198,7 @@ def show(places: Places, policy: Policy, notes: list[str], dry_run: bool) -> Non
     out.print(f"[bold]{places.service}[/bold] {verb}: {escape(policy.description)}")
     out.print(f"  policy   {places.policy}  (what it allows: sidespawn check {places.service})")
     out.print(f"  units    {' '.join(systemd.units(places.service))}")
-    out.print("  mount into the agent:")
+    out.print("  options of the agent:")
     for option in podman_options(places, policy):
         out.print(f"    {option}", markup=False)
     if policy.agent.local:

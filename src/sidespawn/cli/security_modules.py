@@ -3,31 +3,27 @@
 AppArmor: two profiles. `sidespawn-side-container` is used where a policy says `apparmor = "sidespawn-side-container"`,
 `sidespawn-agent` where somebody starts an agent with it; loaded, they bind nobody.
 
-SELinux: a module that labels what agents share with the host. It is built here, since a module fits the version of the
-policy that it is built for.
+SELinux: a module with labels for what agents share with the host, and domains for agents and side containers; see
+cli/selinux.py.
 """
 
 from __future__ import annotations
 
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+from sidespawn.cli import selinux
 from sidespawn.cli.hardening import has_apparmor, has_selinux
-from sidespawn.cli.systemd import INSTALLED, PACKAGE
+from sidespawn.cli.systemd import PACKAGE
 from sidespawn.errors import LaunchError, Reason, SidespawnError
 from sidespawn.host.processes import last_line, run
 
 PROFILES = PACKAGE / "apparmor"
 AGENT = "sidespawn-agent"  # the profile that an agent which makes namespaces is started with
-MODULE = PACKAGE / "selinux"
 APPARMOR_HOME = Path("/etc/apparmor.d")
 PROCESSES = Path("/proc")
 LOADED = Path("/sys/kernel/security/apparmor/profiles")
 PARSER = "/usr/sbin/apparmor_parser"
-CHECKMODULE, PACK, SEMODULE = "/usr/bin/checkmodule", "/usr/bin/semodule_package", "/usr/sbin/semodule"
-RESTORECON = "/usr/sbin/restorecon"
-LABELLING = INSTALLED / "sidespawn-spool@.service.d" / "selinux.conf"
 TIMEOUT = 120.0
 
 
@@ -36,29 +32,31 @@ def install() -> list[str]:
     failed = []
     for name, is_there, put in (
         ("AppArmor", has_apparmor(), install_profiles),
-        ("SELinux", has_selinux(), install_module),
+        ("SELinux", has_selinux(), selinux.install),
     ):
         try:
             if is_there:
                 put()
         except (SidespawnError, OSError) as error:
-            failed.append(f"nothing was put into place for {name}: {error}")
+            hint = error.hint if isinstance(error, SidespawnError) else ""
+            failed.append("; ".join(filter(None, (f"nothing was put into place for {name}: {error}", hint))))
     return failed
 
 
-def remove() -> None:
-    """When no service is left. A profile that confines a process stays loaded until the next boot: unloading it would
-    set the process free.
+def remove() -> list[str]:
+    """When no service is left; a sentence for each thing that stays.
+
+    A profile that confines a process stays loaded until the next boot: unloading it would set the process free.
     """
     for profile in profiles():
         if (APPARMOR_HOME / profile).exists() and not is_packaged(profile):
             if profile not in in_use():
                 tool(PARSER, "-R", str(APPARMOR_HOME / profile), fails=True)
             (APPARMOR_HOME / profile).unlink()
-    if LABELLING.exists():
-        tool(SEMODULE, "-r", "sidespawn", fails=True)
-        LABELLING.unlink()
-        LABELLING.parent.rmdir()
+    try:
+        return selinux.remove()
+    except SidespawnError as error:
+        return [error.message]
 
 
 def warnings(apparmor: str) -> list[str]:
@@ -70,6 +68,8 @@ def warnings(apparmor: str) -> list[str]:
         )
     elif apparmor and LOADED.exists() and not is_loaded(apparmor):
         found.append(f"AppArmor's profile {apparmor} is not loaded: nothing will start")
+    if has_selinux() and not selinux.is_current():
+        found.append("SELinux has no module of this version of sidespawn: sidespawn enable installs it")
     return found
 
 
@@ -109,21 +109,6 @@ def install_profiles() -> None:
         if not path.exists() or path.read_text(encoding="utf-8") != content:
             path.write_text(content, encoding="utf-8")
             tool(PARSER, "-r", str(path))
-
-
-def install_module() -> None:
-    with tempfile.TemporaryDirectory() as place:
-        tool(SEMODULE, "-i", str(build_module(Path(place))))
-    LABELLING.parent.mkdir(mode=0o755, exist_ok=True)
-    lines = ("ExecStartPost", "ExecReload")
-    LABELLING.write_text("[Service]\n" + "".join(f"{line}=-{RESTORECON} -RF /run/sidespawn/%i\n" for line in lines))
-
-
-def build_module(place: Path) -> Path:
-    module, package = place / "sidespawn.mod", place / "sidespawn.pp"
-    tool(CHECKMODULE, "-M", "-m", "-o", str(module), str(MODULE / "sidespawn.te"))
-    tool(PACK, "-o", str(package), "-m", str(module), "-f", str(MODULE / "sidespawn.fc"))
-    return package
 
 
 def tool(*argv: str, fails: bool = False) -> None:

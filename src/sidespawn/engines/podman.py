@@ -8,6 +8,7 @@ podman gives the side container and its conmon scopes of their own in the servic
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -79,6 +80,7 @@ class Podman:
             "--security-opt=no-new-privileges",
             *((f"--security-opt=apparmor={plan.apparmor}",) if plan.apparmor else ()),
             *system_calls(plan.service),
+            *domain(plan.service),
             "--read-only",
             "--read-only-tmpfs=false",
             "--shm-size=64k",
@@ -179,6 +181,20 @@ def system_calls(service: str) -> tuple[str, ...]:
     """The profile without namespaces that was made with the service's directories."""
     profile = Places(service).syscalls
     return (f"--security-opt=seccomp={profile}",) if profile.exists() else ()
+
+
+def domain(service: str) -> tuple[str, ...]:
+    """That of side containers, where SELinux has it, which the label of the service's directory says.
+
+    Without categories: the files that a side container writes are for its agent, and for the one that comes after it.
+    """
+    try:
+        label = os.getxattr(Places(service).home, "security.selinux")
+    except OSError:
+        return ()
+    if b":sidespawn_runtime_t:" not in label:
+        return ()
+    return ("--security-opt=label=type:sidespawn_side_container_t", "--security-opt=label=level:s0")
 
 
 def id_file_of(pins: Pins) -> Path:

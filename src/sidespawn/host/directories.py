@@ -23,7 +23,7 @@ from pathlib import Path
 
 from sidespawn.core.policy import Policy
 from sidespawn.errors import SidespawnError
-from sidespawn.host import kernel, spool, syscalls
+from sidespawn.host import kernel, labels, spool, syscalls
 from sidespawn.host.places import NAMESPACES, Places
 from sidespawn.host.policies import load_policy
 
@@ -62,18 +62,23 @@ def main(verb: str, service: str) -> int:
 def make(places: Places, policy: Policy) -> None:
     make_namespaces_directory()
     places.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    labels.label(places.run, labels.HOST)
     owner, replies = f"mode=0700,uid={policy.agent.spool_uid}", policy.limits.replies
     # Four times the answers that are kept: those that a crash must not forget are kept beyond that; each takes 4 KiB.
     of_answers = (replies * 16, replies * 4)
-    mount_tmpfs(places.home, FLAGS, f"size={(64 << 10) + of_answers[0]}k,nr_inodes={32768 + of_answers[1]},mode=0700")
+    of_home = f"size={(64 << 10) + of_answers[0]}k,nr_inodes={32768 + of_answers[1]},mode=0700"
+    mount_tmpfs(places.home, FLAGS, of_home, labels.HOST)
     for path in (places.answers, places.operator, places.claims, places.ledger, places.pins):
         path.mkdir(mode=0o700, exist_ok=True)
+    labels.label(places.pins, labels.PINS)
     for path in given_to_containers(places):
         path.mkdir(exist_ok=True)
-    mount_tmpfs(places.spool, FLAGS, f"size={policy.limits.spool},nr_inodes={spool.NAMES},{owner}")
-    mount_tmpfs(places.replies, FLAGS, "size={}k,nr_inodes={},mode=0755".format(*of_answers))
+    of_spool = f"size={policy.limits.spool},nr_inodes={spool.NAMES},{owner}"
+    mount_tmpfs(places.spool, FLAGS, of_spool, labels.WRITABLE)
+    mount_tmpfs(places.replies, FLAGS, "size={}k,nr_inodes={},mode=0755".format(*of_answers), labels.READABLE)
     for path in (places.agent, places.snapshots):
-        mount_tmpfs(path, FLAGS & ~kernel.MS_NOEXEC, "size=16m,nr_inodes=8192,mode=0700")
+        of_files = "size=16m,nr_inodes=8192,mode=0700"
+        mount_tmpfs(path, FLAGS & ~kernel.MS_NOEXEC, of_files, labels.READABLE)
     write_wrappers(places, policy)
     write_system_calls(places)
     places.adoption.unlink(missing_ok=True)  # look again: the agent may have had its old wrappers until now
@@ -103,10 +108,11 @@ def make_namespaces_directory() -> None:
         NAMESPACES.chmod(0o755)  # the unit's umask left it to root alone
 
 
-def mount_tmpfs(path: Path, flags: int, options: str) -> None:
+def mount_tmpfs(path: Path, flags: int, options: str, label: str) -> None:
     if not os.path.ismount(path):
         kernel.mount("sidespawn", str(path), "tmpfs", flags, options)
         kernel.mount("none", str(path), None, kernel.MS_PRIVATE)
+    labels.label(path, label)
 
 
 def remove(places: Places) -> None:

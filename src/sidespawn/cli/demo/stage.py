@@ -22,6 +22,7 @@ from sidespawn.cli.systemd import PACKAGE
 from sidespawn.engines import get_engine
 from sidespawn.engines.podman import PODMAN
 from sidespawn.errors import Reason, SidespawnError
+from sidespawn.host import labels
 from sidespawn.host.places import Places
 from sidespawn.host.processes import Output
 from sidespawn.testing.agent import NEUTRON, AgentContainer
@@ -130,6 +131,7 @@ def purge() -> None:
 def make_directories() -> None:
     STATE.mkdir(parents=True)
     os.chown(STATE, NEUTRON, NEUTRON)
+    labels.label(STATE, labels.WRITABLE)
 
 
 def sidespawn(*arguments: str, code: int | None = None) -> Output:

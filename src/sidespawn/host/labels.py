@@ -1,0 +1,37 @@
+"""Labels for SELinux on what the host makes in /run. selinux/sidespawn.cil says who may do what with each.
+
+A directory is labelled as soon as it is made, and what is made in it inherits the label. restorecon(8) later, for all
+of it, would follow paths that an agent can change meanwhile, and label something else on the host.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+VALID = Path("/sys/fs/selinux/context")
+HOST = "sidespawn_runtime_t"
+PINS = "sidespawn_pins_t"
+WRITABLE = "container_file_t"
+READABLE = "container_ro_file_t"
+
+
+def context_of(kind: str) -> str:
+    """Without categories, which podman gives each container at random."""
+    return f"system_u:object_r:{kind}:s0"
+
+
+def is_known(kind: str) -> bool:
+    """Whether the policy that the kernel has loaded knows this type of file."""
+    try:
+        with open(VALID, "wb", 0) as kernel:
+            kernel.write(context_of(kind).encode())
+    except OSError:  # no SELinux, or no such type
+        return False
+    return True
+
+
+def label(path: Path, kind: str) -> None:
+    """Where there is SELinux and the policy knows the type. Without the module the directories are as they come."""
+    if is_known(kind):
+        os.setxattr(path, "security.selinux", f"{context_of(kind)}\0".encode(), follow_symlinks=False)
