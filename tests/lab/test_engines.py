@@ -26,7 +26,7 @@ from sidespawn.core.plan import ConfigurationFile, Limits, Mount, Plan, Readines
 from sidespawn.engines import Engine, NameTaken, Pins, docker, get_engine
 from sidespawn.engines.systemd_roots import release_all
 from sidespawn.errors import LaunchError, Reason
-from sidespawn.host import directories, kernel, syscalls
+from sidespawn.host import directories, kernel, labels, syscalls
 from sidespawn.host.keeper import pin_mounts
 from sidespawn.host.namespaces import pinned_namespace
 from sidespawn.host.places import Places
@@ -221,7 +221,7 @@ def new_ground(kind: Kind, suffix: str = "") -> Iterator[Ground]:
     (state / "given").mkdir()
     (state / "given" / "file").write_text("given")
     places.home.mkdir(mode=0o700, parents=True)
-    directories.mount_tmpfs(places.home, kernel.MS_NOSUID | kernel.MS_NODEV, "size=64m,mode=0700")
+    directories.mount_tmpfs(places.home, kernel.MS_NOSUID | kernel.MS_NODEV, "size=64m,mode=0700", labels.HOST)
     for path in (places.pins, places.snapshots):
         path.mkdir(mode=0o700)
     places.syscalls.write_text(syscalls.of_side_containers() or "")

@@ -13,7 +13,7 @@ import pytest
 from sidespawn.engines.systemd import unit_name
 from sidespawn.engines.systemd_roots import DEVICES, HOST, given_path, prepare, release_all, root_path
 from sidespawn.errors import LaunchError, Reason
-from sidespawn.host import directories
+from sidespawn.host import directories, labels
 from sidespawn.host.files import directory
 from sidespawn.host.processes import identify
 from tests.lab.conftest import new_service
@@ -164,7 +164,7 @@ def test_what_is_given_from_the_host_is_read_only_there(ground: Ground) -> None:
     for image in (IMAGE, HOST):
         given, root = given_path(ground.places.service, image), root_path(ground.places.service, image)
         given.mkdir(parents=True, exist_ok=True)
-        directories.mount_tmpfs(given, 0, "size=64k")
+        directories.mount_tmpfs(given, 0, "size=64k", labels.HOST)
         prepare(ground.places.service, image)
         options = {path: each for path, each in mounts_below(root.parent).items() if path != str(root)}
         assert {f"{given}/{each}" for each in ("sys", "texts", "scripts", "dev/null")} < set(options)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from sidespawn.cli import hardening, security_modules
+from sidespawn.cli import selinux as selinux_module
 from sidespawn.cli.host_report import agents, apparmor, leftovers, mount_namespaces, selinux, units
 from sidespawn.cli.host_report.findings import State
 from sidespawn.cli.host_report.services import Service
@@ -427,13 +428,7 @@ def test_a_host_where_selinux_is_as_it_should_be() -> None:
 @pytest.mark.parametrize(
     ("facts", "topic", "said", "hint"),
     [
-        (replace(ENFORCING, has_module=False), "selinux-module", "not installed", "sidespawn enable a"),
-        (
-            replace(ENFORCING, policy="default", missing_types=("container_var_run_t",)),
-            "selinux-module",
-            "the policy default has no container_var_run_t",
-            "label=disable",
-        ),
+        (replace(ENFORCING, has_module=False), "selinux-module", "does not contain", "sidespawn enable a"),
         (replace(ENFORCING, error="restorecon cannot be run"), "selinux-labels", "cannot be run", "policycoreutils"),
         (
             replace(ENFORCING, wrong={"/run/containers/storage": ("var_run_t", "container_runtime_t")}),
@@ -445,7 +440,7 @@ def test_a_host_where_selinux_is_as_it_should_be() -> None:
             replace(ENFORCING, wrong={f"/run/sidespawn/a/{name}": ("var_run_t", "container_file_t") for name in "xy"}),
             "selinux-labels",
             "and 1 more",
-            "restorecon -RF /run/sidespawn/a",
+            "sidespawn disable a, then enable it again",
         ),
         (replace(ENFORCING, wrong={"/run/netns": ("a_t", "b_t")}), "selinux-labels", "/run/netns", "-RF /run/netns"),
     ],
@@ -471,17 +466,6 @@ def test_the_name_of_the_policy() -> None:
     assert selinux.policy_name("") == ""
 
 
-def test_the_types_that_the_module_needs_are_asked_of_the_kernel(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert "container_file_t" in selinux.needed_types()
-    monkeypatch.setattr(selinux, "CONTEXT", tmp_path / "context")
-    (tmp_path / "context").touch()
-    assert selinux.is_valid("system_u:object_r:x_t:s0")
-    monkeypatch.setattr(selinux, "CONTEXT", Path("/dev/full"))  # refuses what is written
-    assert not selinux.is_valid("system_u:object_r:x_t:s0")
-
-
 def test_looking_at_selinux(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, ...]] = []
 
@@ -491,20 +475,18 @@ def test_looking_at_selinux(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             raise LaunchError(Reason.ENGINE_TIMEOUT, "restorecon took more than 120 s")
         return Output(0, "Would relabel /run/x from a:b:c_t:s0 to a:b:d_t:s0\n", "")
 
-    for path, text in (("enforce", "1"), ("config", "SELINUXTYPE=default\n"), ("context", ""), ("left", "")):
+    for path, text in (("enforce", "1"), ("config", "SELINUXTYPE=default\n"), ("left", "")):
         (tmp_path / path).write_text(text)
-    (tmp_path / "store/default/active/modules/400/sidespawn").mkdir(parents=True)
     for module, name, value in (
         (hardening, "SELINUX", tmp_path / "enforce"),
         (selinux, "CONFIGURATION", tmp_path / "config"),
-        (selinux, "CONTEXT", tmp_path / "context"),
-        (selinux, "STORES", tmp_path / "store"),
+        (selinux_module, "is_current", lambda: True),
         (selinux, "PODMAN_LEAVES", (str(tmp_path / "left"),)),
         (selinux, "run", run),
     ):
         monkeypatch.setattr(module, name, value)
     found = selinux.look(["a"])
-    assert (found.mode, found.policy, found.missing_types, found.has_module) == ("enforcing", "default", (), True)
+    assert (found.mode, found.policy, found.has_module) == ("enforcing", "default", True)
     assert found.wrong == {"/run/x": ("c_t", "d_t")}
     assert str(tmp_path / "left") in asked[0]
     assert selinux.look([]).error == "restorecon took more than 120 s"

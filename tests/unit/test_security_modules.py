@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sidespawn.cli import security_modules
+from sidespawn.cli import security_modules, selinux
 from sidespawn.errors import PolicyError, Reason, SidespawnError
 from tests.unit import small
 
@@ -99,7 +99,7 @@ def test_what_fails_is_told_with_what_to_do_and_does_not_stop_anything(monkeypat
 
     monkeypatch.setattr(security_modules, "has_apparmor", lambda: False)
     monkeypatch.setattr(security_modules, "has_selinux", lambda: True)
-    monkeypatch.setattr(security_modules.selinux, "install", fail)
+    monkeypatch.setattr(selinux, "install", fail)
     (said,) = security_modules.install()
     assert said == ("nothing was put into place for SELinux: /usr/sbin/semodule cannot be run; install policycoreutils")
 

@@ -15,7 +15,7 @@ import pytest
 from sidespawn.cli import selinux
 from sidespawn.engines import podman
 from sidespawn.errors import SidespawnError
-from sidespawn.host import directories, labels
+from sidespawn.host import directories, kernel, labels
 from sidespawn.host.places import Places
 
 COMPILER = "/usr/bin/secilc"
@@ -128,7 +128,7 @@ def test_every_file_system_has_a_label_before_anything_is_in_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[str] = []
-    monkeypatch.setattr(directories.kernel, "mount", lambda _, path, kind, *__: seen.append(f"{kind} {path}"))
+    monkeypatch.setattr(kernel, "mount", lambda _, path, kind, *__: seen.append(f"{kind} {path}"))
     monkeypatch.setattr(labels, "label", lambda path, kind: seen.append(f"{kind} {path}"))
     directories.mount_tmpfs(tmp_path, 0, "", labels.WRITABLE)
     assert seen == [f"tmpfs {tmp_path}", f"None {tmp_path}", f"container_file_t {tmp_path}"]

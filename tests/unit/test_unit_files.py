@@ -134,7 +134,6 @@ def loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(security_modules, "APPARMOR_HOME", tmp_path / "apparmor.d")
     monkeypatch.setattr(security_modules, "PROFILES", tmp_path / "profiles")
     monkeypatch.setattr(security_modules, "LOADED", tmp_path / "kernel")
-    monkeypatch.setattr(security_modules, "LABELLING", tmp_path / "selinux.conf")
     monkeypatch.setattr(security_modules, "tool", lambda *argv, fails=False: calls.append(argv[-1]))
     return calls
 

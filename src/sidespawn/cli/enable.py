@@ -11,7 +11,7 @@ from rich.markup import escape
 from sidespawn import presets
 from sidespawn.cli import accounts, hardening, security_modules, selinux, systemd
 from sidespawn.cli.output import console, json_option, print_json, service_argument, services
-from sidespawn.cli.suitability import warnings
+from sidespawn.cli.suitability import host_findings, policy_warnings
 from sidespawn.core.loading import ENGINES
 from sidespawn.core.policy import Policy
 from sidespawn.engines import systemd_roots
@@ -55,8 +55,8 @@ def enable(
     failed = []
     if not dry_run:
         systemd.require_systemd()
-        failed = security_modules.install()
-    notes = [*warnings(policy), *failed]
+        failed = security_modules.install()  # before the agent's options are chosen
+    notes = [*policy_warnings(policy), *failed]
     result = {
         "service": places.service,
         "policy": str(places.policy),
@@ -69,6 +69,7 @@ def enable(
     }
     if not dry_run:
         apply(places, policy, text if is_new else None)
+    notes += [each.sentence for each in host_findings(policy)]  # of the units as they are now
     if as_json:
         print_json(result)
         return
@@ -136,7 +137,8 @@ def apply(places: Places, policy: Policy, text: str | None) -> None:
     if hardening.install(policy) | bool(systemd.install_templates()):
         systemd.systemctl("daemon-reload")
     spool_unit = f"sidespawn-spool@{places.service}.service"
-    systemd.systemctl("enable", *systemd.units(places.service))
+    # Forced, since the links may lead to files of another installation; see systemd.py.
+    systemd.systemctl("enable", "--force", *systemd.units(places.service))
     if places.home.is_dir():
         systemd.systemctl("reload", spool_unit)  # a second run: the wrappers may have changed
     systemd.systemctl("start", spool_unit, *systemd.units(places.service))

@@ -68,8 +68,6 @@ def warnings(apparmor: str) -> list[str]:
         )
     elif apparmor and LOADED.exists() and not is_loaded(apparmor):
         found.append(f"AppArmor's profile {apparmor} is not loaded: nothing will start")
-    if has_selinux() and not selinux.is_current():
-        found.append("SELinux has no module of this version of sidespawn: sidespawn enable installs it")
     return found
 
 

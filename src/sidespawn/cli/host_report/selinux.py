@@ -9,19 +9,15 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sidespawn.cli import hardening, security_modules
+from sidespawn.cli import hardening, selinux
 from sidespawn.cli.host_report.findings import Finding, Topic, ok, warning
 from sidespawn.errors import LaunchError
-from sidespawn.host.places import NAMESPACES, Places
+from sidespawn.host.places import NAMESPACES, RUN, Places
 from sidespawn.host.processes import run
 
 CONFIGURATION = Path("/etc/selinux/config")
-CONTEXT = Path("/sys/fs/selinux/context")  # what is written there is refused unless it is a valid context
-STORES = Path("/var/lib/selinux")
 # What podman keeps outside of its store. After a podman that was run by hand a service may not be able to read it.
-PODMAN_LEAVES = (
-    "/run/containers", "/run/libpod", "/run/crun", "/run/runc", "/dev/shm/libpod_lock", "/run/lock/netavark.lock",  # noqa: S108
-)  # fmt: skip
+PODMAN_LEAVES = tuple(map(str, (*selinux.PODMAN, *selinux.FILES)))
 RELABEL = re.compile(r"Would relabel (?P<path>\S+) from (?P<old>\S+) to (?P<new>\S+)")
 TIMEOUT = 120.0
 
@@ -30,8 +26,7 @@ TIMEOUT = 120.0
 class Facts:
     mode: str  # enforcing, permissive, or disabled
     policy: str = ""  # SELINUXTYPE
-    missing_types: tuple[str, ...] = ()  # that our module needs and the loaded policy does not have
-    has_module: bool = True
+    has_module: bool = True  # of this version
     wrong: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # label as it is and as it should be, by path
     error: str = ""  # why the labels were not compared
 
@@ -44,8 +39,7 @@ def look(services: Iterable[str]) -> Facts:
     return Facts(
         mode="enforcing" if hardening.SELINUX.read_text().strip() == "1" else "permissive",
         policy=policy,
-        missing_types=tuple(each for each in needed_types() if not is_valid(f"system_u:object_r:{each}:s0")),
-        has_module=any(STORES.glob("*/active/modules/*/sidespawn")),
+        has_module=selinux.is_current(),
         wrong=wrong,
         error=error,
     )
@@ -56,24 +50,6 @@ def policy_name(text: str) -> str:
     return found[1] if found else ""
 
 
-def needed_types() -> list[str]:
-    """Those that the module labels with."""
-    text = (security_modules.MODULE / "sidespawn.fc").read_text(encoding="utf-8")
-    return sorted(set(re.findall(r"object_r:(\w+)", text)))
-
-
-def is_valid(context: str) -> bool:
-    """Asked of the kernel: semodule and seinfo take a minute for it on a slow host. Raises OSError unless root asks."""
-    descriptor = os.open(CONTEXT, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        os.write(descriptor, context.encode() + b"\0")
-    except OSError:
-        return False
-    finally:
-        os.close(descriptor)
-    return True
-
-
 def wrong_labels(services: Iterable[str]) -> tuple[dict[str, tuple[str, str]], str]:
     """What restorecon would change, and what it said when it could not tell."""
     paths = [str(Places(each).home) for each in services]
@@ -81,7 +57,7 @@ def wrong_labels(services: Iterable[str]) -> tuple[dict[str, tuple[str, str]], s
     if not existing:
         return {}, ""
     try:
-        done = run((security_modules.RESTORECON, "-n", "-v", "-R", "-F", *existing), TIMEOUT)
+        done = run((selinux.RESTORECON, "-n", "-v", "-R", "-F", *existing), TIMEOUT)
     except LaunchError as error:
         return {}, error.message
     return parse(done.stdout), ""
@@ -110,12 +86,9 @@ def judge(facts: Facts, services: tuple[str, ...]) -> Iterator[Finding]:
 
 def judge_module(facts: Facts, service: str) -> Finding:
     unlabelled = "agents confined by SELinux cannot use their spool"
-    if facts.missing_types:
-        found = f"the policy {facts.policy} has no {', '.join(facts.missing_types)}"
-        hint = "install container-selinux, or run agents with --security-opt=label=disable"
-        return warning(Topic.SELINUX_MODULE, found, f"our module cannot be installed: {unlabelled}", hint)
     if not facts.has_module:
-        return warning(Topic.SELINUX_MODULE, "our module is not installed", unlabelled, f"sidespawn enable {service}")
+        found = "the policy does not contain this version's module"
+        return warning(Topic.SELINUX_MODULE, found, unlabelled, f"sidespawn enable {service}")
     return ok(Topic.SELINUX_MODULE, "our module is installed")
 
 
@@ -135,7 +108,10 @@ def judge_labels(facts: Facts) -> Iterator[Finding]:
         by_podman = root in PODMAN_LEAVES
         message = "left by a podman that was run by hand" if by_podman else "agents may not be able to use it"
         message = f"{message}; where SELinux enforces, the service's podman cannot read it" if by_podman else message
-        yield warning(Topic.SELINUX_LABELS, found, message, f"restorecon -RF {root}", root)
+        # Not restorecon where an agent can write: it could change what the names lead to meanwhile.
+        service = root.removeprefix(f"{RUN}/")
+        anew = f"sidespawn disable {service}, then enable it again and restart its agent"
+        yield warning(Topic.SELINUX_LABELS, found, message, f"restorecon -RF {root}" if service == root else anew, root)
     if not roots:
         yield ok(
             Topic.SELINUX_LABELS, "services, namespaces and podman's own directories are labelled as they should be"
