@@ -39,7 +39,7 @@ cd {home}
 python3 -m venv .venv
 pip() {{ .venv/bin/pip install --quiet --disable-pip-version-check --no-index --find-links={sent}/wheels "$@"; }}
 pip -r {sent}/wheels/requirements.txt
-pip --no-build-isolation --no-deps -e .
+pip --no-deps -e .
 .venv/bin/python -m sidespawn.testing.images --cache={sent}/images
 """
 
