@@ -130,7 +130,7 @@ NEED_AN_IMAGE = {"RootImage", "MountImages", "ExtensionImages", "ExtensionDirect
 
 
 @pytest.mark.parametrize(
-    "option", sorted({*mount_namespaces.IMPLYING, *mount_namespaces.NETWORK, "PrivateUsers"} - NEED_AN_IMAGE)
+    "option", sorted({*mount_namespaces.IMPLYING, *mount_namespaces.SINCE, "PrivateUsers"} - NEED_AN_IMAGE)
 )
 def test_the_options_are_those_that_give_a_mount_namespace_in_this_version(option: str) -> None:
     setting = f"--property={option}={VALUES.get(option, 'yes')}"

@@ -36,9 +36,13 @@ IMPLYING: Mapping[str, frozenset[str]] = dict.fromkeys(
     "ProcSubset": OFF | {"all"},
     "MountFlags": OFF | {"shared"},
 }  # fmt: skip
-# These do since systemd 254, unless PrivateMounts= is switched off by name.
-NETWORK = ("PrivateNetwork", "NetworkNamespacePath")
-NETWORK_SINCE = 254
+# Those that did not always, with the first version of systemd that they do in. Each follows another option unless that
+# one is set: the first two PrivateMounts=, for a /sys of the network namespace, the third BindLogSockets=.
+SINCE = {
+    "PrivateNetwork": (254, "PrivateMounts"),
+    "NetworkNamespacePath": (254, "PrivateMounts"),
+    "MountAPIVFS": (257, "BindLogSockets"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,9 +114,9 @@ def options_of(text: str) -> Iterator[tuple[str, str]]:
 
 def implying(options: Mapping[str, Option], version: int) -> tuple[Option, ...]:
     found = [each for name, off in IMPLYING.items() if (each := options.get(name)) and each.value.lower() not in off]
-    mounts = options.get("PrivateMounts")
-    if version >= NETWORK_SINCE and mounts is None:
-        found += [each for name in NETWORK if (each := options.get(name)) and each.value.lower() not in OFF]
+    for name, (since, unless) in SINCE.items():
+        if version >= since and unless not in options and name in options and options[name].value.lower() not in OFF:
+            found.append(options[name])
     return tuple(found)
 
 
