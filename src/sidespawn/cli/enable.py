@@ -179,19 +179,19 @@ def podman_options(places: Places, policy: Policy) -> list[str]:
         f"--volume={mount['source']}:{mount['target']}:{'rw' if mount['writable'] else 'ro'},rprivate"
         for mount in agent_mounts(places, policy)
     )
-    return [*mounts, *(selinux.AGENT_OPTIONS if selinux.is_installed() else ())]
+    return [*mounts, *((selinux.LEVEL,) if selinux.is_installed() else ())]
 
 
 def security_options(places: Places) -> list[str]:
     """For an agent that makes namespaces.
 
-    The AppArmor profile that podman chooses by itself refuses `ip netns add`. podman's list of system calls allows ways
-    around any such profile; see host/syscalls.py.
+    What podman chooses by itself, AppArmor's profile or SELinux's domain, refuses `ip netns add`. podman's list of
+    system calls allows ways around any such profile; see host/syscalls.py.
     """
     found = [f"--security-opt=apparmor={security_modules.AGENT}"] if hardening.has_apparmor() else []
     if syscalls.base() is not None:
         found.append(f"--security-opt=seccomp={syscalls.place_of_agents(places.run)}")
-    return found
+    return [*found, *((selinux.AGENT,) if selinux.is_installed() else ())]
 
 
 def show(places: Places, policy: Policy, notes: list[str], dry_run: bool) -> None:

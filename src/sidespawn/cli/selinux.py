@@ -30,8 +30,10 @@ FILES = {
     Path("/dev/shm/libpod_lock"): "container_engine_tmpfs_t",  # noqa: S108
     Path("/run/lock/netavark.lock"): "container_engine_lock_t",
 }
-# For `podman run` of an agent; without categories, as what it shares with its side containers has none.
-AGENT_OPTIONS = ("--security-opt=label=type:sidespawn_agent_t", "--security-opt=label=level:s0")
+# For `podman run` of an agent: no categories, as what it shares with its side containers has none.
+LEVEL = "--security-opt=label=level:s0"
+# For one that makes namespaces, which container_t may not.
+AGENT = "--security-opt=label=type:sidespawn_agent_t"
 DOMAINS = ("sidespawn_agent_t", "sidespawn_side_container_t")
 
 

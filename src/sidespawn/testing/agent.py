@@ -82,7 +82,8 @@ class AgentContainer:
         has_profile = any(option.startswith("--security-opt=apparmor=") for option in self.security_options)
         if APPARMOR.exists() and APPARMOR.read_text().startswith("Y") and not has_profile:
             options.append("--security-opt=apparmor=unconfined")
-        if SELINUX.exists() and not any("label=" in option for option in self.service_options):
+        has_domain = any(option.startswith("--security-opt=label=type:") for option in self.security_options)
+        if SELINUX.exists() and not has_domain:
             options.append("--security-opt=label=disable")
         return tuple(options)
 
