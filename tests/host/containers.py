@@ -1,0 +1,29 @@
+"""Programs of these tests that run inside of containers, which have none of their files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from tests.lab.networks import command
+
+IMPORT = """\
+import sys, types
+for name, text in {sources!r}:
+    package = name
+    while package:
+        sys.modules.setdefault(package, types.ModuleType(package))
+        package = package.rpartition(".")[0]
+    exec(compile(text, name, "exec"), sys.modules[name].__dict__)
+sys.modules[name].main()
+"""
+
+
+def run_inside(container: str, *modules: ModuleType, arguments: tuple[str, ...], user: int = 0) -> Any:
+    """Run the last one's `main` in the container; the others can be imported by it. What it prints, read as JSON."""
+    sources = [(module.__name__, Path(str(module.__file__)).read_text()) for module in modules]
+    program = ("/usr/bin/python3", "-I", "-S", "-c", IMPORT.format(sources=sources), *arguments)
+    done = command("podman", "exec", f"--user={user}", container, *program, timeout=600)
+    return json.loads(done.stdout)
