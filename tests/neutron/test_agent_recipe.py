@@ -224,6 +224,11 @@ def test_the_docs_show_the_recipe() -> None:
         assert line in lines
     assert f"AddCapability={' '.join(dhcp.capabilities)}" in lines
     assert "Volume=/run/netns:/run/netns:rshared" in lines
+    # tests/host runs both on a host with AppArmor.
+    named = {"apparmor=sidespawn-agent", "seccomp=/run/sidespawn/agent-seccomp.json"}
+    assert {f"--security-opt={each}" for each in named} <= options
+    assert "PodmanArgs=--security-opt=apparmor=sidespawn-agent" in lines
+    assert "SeccompProfile=/run/sidespawn/agent-seccomp.json" in lines
     assert dhcp.first in quadlet[1]
     for _, part, _, fails in WITHOUT:
         assert f"| {part} |" in text, part
