@@ -437,7 +437,7 @@ def test_a_host_where_selinux_is_as_it_should_be() -> None:
             replace(ENFORCING, wrong={"/run/containers/storage": ("var_run_t", "container_runtime_t")}),
             "selinux-labels",
             "/run/containers/storage is labelled var_run_t instead of container_runtime_t",
-            "restorecon -RF /run/containers",
+            "sidespawn enable",
         ),
         (
             replace(ENFORCING, wrong={f"/run/sidespawn/a/{name}": ("var_run_t", "container_file_t") for name in "xy"}),
@@ -445,7 +445,7 @@ def test_a_host_where_selinux_is_as_it_should_be() -> None:
             "and 1 more",
             "sidespawn disable a, then enable it again",
         ),
-        (replace(ENFORCING, wrong={"/run/netns": ("a_t", "b_t")}), "selinux-labels", "/run/netns", "-RF /run/netns"),
+        (replace(ENFORCING, wrong={"/run/netns": ("a_t", "b_t")}), "selinux-labels", "/run/netns", "-F /run/netns"),
     ],
 )
 def test_what_selinux_lacks(facts: selinux.Facts, topic: str, said: str, hint: str) -> None:
@@ -459,9 +459,12 @@ def test_what_restorecon_would_do() -> None:
     text = (
         "Would relabel /run/a from system_u:object_r:var_run_t:s0 to system_u:object_r:container_file_t:s0\n"
         "Would relabel /run/b from root:object_r:var_run_t:s0 to system_u:object_r:var_run_t:s0\n"
+        "Would relabel /run/containers/a from a:b:container_file_t:s0:c1,c2 to a:b:container_runtime_t:s0\n"
+        "Would relabel /run/containers/b from a:b:var_run_t:s0 to a:b:container_runtime_t:s0\n"
         "something else\n"
     )
-    assert selinux.parse(text) == {"/run/a": ("var_run_t", "container_file_t")}
+    left = {"/run/containers/b": ("var_run_t", "container_runtime_t")}
+    assert selinux.parse(text) == {"/run/a": ("var_run_t", "container_file_t"), **left}
 
 
 def test_the_name_of_the_policy() -> None:

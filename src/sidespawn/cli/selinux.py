@@ -23,7 +23,7 @@ MODULE = PACKAGE / "selinux" / "sidespawn.cil"
 SEMODULE, RESTORECON = "/usr/sbin/semodule", "/usr/sbin/restorecon"
 TIMEOUT = 900.0  # seconds; on an emulated machine the policy is rebuilt in one to two minutes
 # What podman by hand leaves with labels that podman started by a service cannot read, under the reference policy. The
-# module gives names in these places the right label from the start; what was there before is relabelled once.
+# module gives names in these places the right label from the start; what was there before is relabelled.
 PODMAN = (Path("/run/containers"), Path("/run/crun"), Path("/run/libpod"), Path("/run/runc"))
 UNREADABLE = ":var_run_t:"
 FILES = {
@@ -55,15 +55,18 @@ def digest() -> str:
 
 
 def install() -> None:
-    if is_current():
-        return
+    if not is_current():
+        install_module()
+    mend_labels()
+
+
+def install_module() -> None:
     with tempfile.TemporaryDirectory(prefix="sidespawn-") as place:
         path = Path(place) / MODULE.name
         path.write_text(MODULE.read_text(encoding="utf-8").replace("@DIGEST@", digest()), encoding="utf-8")
         semodule("-i", str(path))
     if not is_current():
         raise SidespawnError(Reason.HOST_UNSUITABLE, "semodule installed the module, and the kernel does not have it")
-    mend_labels()
 
 
 def remove() -> list[str]:
@@ -88,7 +91,7 @@ def processes() -> Iterator[int]:
 
 
 def mend_labels() -> None:
-    """Of what was made before the module was there."""
+    """Of what was made before the module was there. What containers have in these places has labels of its own."""
     wrong = [str(path) for top in (NAMESPACES, *PODMAN) for path in tree(top) if UNREADABLE in label_of(path)]
     for start in range(0, len(wrong), 500):
         run((RESTORECON, "-F", *wrong[start : start + 500]), TIMEOUT)
