@@ -23,10 +23,12 @@ NEUTRON = 42435
 ENGINE = os.environ.get("SIDESPAWN_ENGINE", "podman")  # of the tests that name none
 DNSMASQ_FILES = ("host", "addn_hosts", "opts", "leases")  # in a network's directory, before dnsmasq is started
 SIDESPAWN = (str(Path(__file__).parents[2] / ".venv/bin/sidespawn"),)
+# How much slower this host is than those for which time limits are given; `./dev vm test` sets it for its machines.
+SLOWNESS = float(os.environ.get("SIDESPAWN_SLOWNESS", "1"))
 
 
 def command(*argv: str, check: bool = True, timeout: float = 120) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=timeout, check=False)
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=timeout * SLOWNESS, check=False)
     assert not check or done.returncode == 0, f"{' '.join(argv)}: {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
 
@@ -137,8 +139,10 @@ class Service:
         """With a policy that adds these tables to the preset."""
         self.places.policy.parent.mkdir(exist_ok=True)
         parameters = f'[parameters]\nstate_on_host = "{self.state}"\n'
-        engine = f'\n[side_container]\nengine = "{self.engine}"\n' if self.engine != "podman" else ""
-        self.places.policy.write_text(f'extends = "{preset}"\n\n{parameters}\n{tables}{engine}')
+        table, engine = "[side_container]\n", f'engine = "{self.engine}"\n' if self.engine != "podman" else ""
+        given, _, rest = tables.partition(table)
+        policy = f'extends = "{preset}"\n\n{parameters}\n{given}\n{table}{engine}{rest}'
+        self.places.policy.write_text(policy)
         self.enable()
 
     def disable(self) -> None:
@@ -247,14 +251,14 @@ def starts(service: Service) -> int:
 
 
 def wait_until(condition: Callable[[], bool], patience: float = 10) -> None:
-    give_up = time.monotonic() + patience
+    give_up = time.monotonic() + patience * SLOWNESS
     while not condition():
         assert time.monotonic() < give_up, "what the test waits for does not come"
         time.sleep(0.02)
 
 
-def wait_until_gone(pid: int) -> None:
-    wait_until(lambda: not Path(f"/proc/{pid}").exists())
+def wait_until_gone(pid: int, patience: float = 10) -> None:
+    wait_until(lambda: not Path(f"/proc/{pid}").exists(), patience)
 
 
 def kill_process(pid: int) -> None:

@@ -76,9 +76,10 @@ def make(places: Places, policy: Policy) -> None:
     of_spool = f"size={policy.limits.spool},nr_inodes={spool.NAMES},{owner}"
     mount_tmpfs(places.spool, FLAGS, of_spool, labels.WRITABLE)
     mount_tmpfs(places.replies, FLAGS, "size={}k,nr_inodes={},mode=0755".format(*of_answers), labels.READABLE)
-    for path in (places.agent, places.snapshots):
-        of_files = "size=16m,nr_inodes=8192,mode=0700"
-        mount_tmpfs(path, FLAGS & ~kernel.MS_NOEXEC, of_files, labels.READABLE)
+    # Version 0.1.0 had copies right here. What runs with one has mounted it, and is reloaded by writing into that file.
+    has_copies_of_0_1_0 = not os.path.ismount(places.snapshots) and any(places.snapshots.iterdir())
+    for path in (places.agent,) if has_copies_of_0_1_0 else (places.agent, places.snapshots):
+        mount_tmpfs(path, FLAGS & ~kernel.MS_NOEXEC, "size=16m,nr_inodes=8192,mode=0700", labels.READABLE)
     write_wrappers(places, policy)
     write_system_calls(places)
     places.adoption.unlink(missing_ok=True)  # look again: the agent may have had its old wrappers until now

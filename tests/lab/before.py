@@ -1,0 +1,60 @@
+"""The version before, 0.1.0, as a second installation on this host: its commit, unpacked beside the checkout's."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.lab.networks import command
+
+CHECKOUT = Path(__file__).parents[2]
+COMMIT = "1889334"
+# Where there is no history, as in a machine: what was brought there.
+ARCHIVE = CHECKOUT / ".cache/before.tar"
+# With it nothing starts with systemd 254 or later; see test_mount_namespaces.py.
+PRIVATE_NETWORK = "PrivateNetwork=yes\n"
+
+
+def archive() -> bytes:
+    if ARCHIVE.exists():
+        return ARCHIVE.read_bytes()
+    done = subprocess.run(
+        ("git", "archive", "--format=tar", COMMIT, "src"), cwd=CHECKOUT, stdout=subprocess.PIPE, check=True, timeout=60
+    )
+    return done.stdout
+
+
+@dataclass(frozen=True, kw_only=True)
+class Before:
+    source: Path  # which holds the package
+
+    @property
+    def package(self) -> Path:
+        return self.source / "sidespawn"
+
+    @property
+    def units(self) -> list[Path]:
+        """With the drop-ins for each engine."""
+        return sorted((self.package / "units").iterdir())
+
+    def sidespawn(self, *arguments: str) -> str:
+        environment = (f"PYTHONPATH={self.source}", "PYTHONSAFEPATH=1")
+        return command("env", *environment, sys.executable, "-m", "sidespawn.cli.main", *arguments).stdout
+
+    def enable(self, *arguments: str) -> dict[str, Any]:
+        return dict(json.loads(self.sidespawn("enable", *arguments, "--json")))
+
+    def without_private_network(self) -> Before:
+        """As somebody had to change it to have it work on this host at all."""
+        for unit in self.units:
+            unit.write_text(unit.read_text().replace(PRIVATE_NETWORK, ""))
+        return self
+
+
+def unpack(directory: Path) -> Before:
+    subprocess.run(("tar", "--extract", f"--directory={directory}"), input=archive(), check=True, timeout=60)
+    return Before(source=directory / "src")
