@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 import pytest
 
 from tests.attacks.catalogue import attack
 from tests.lab.conftest import traces
+from tests.lab.dockers import HELPERS, running_docker
 from tests.lab.networks import SIDESPAWN, command
 
 
 @attack(101)
-@pytest.mark.parametrize("engine", ["podman", "systemd"])
-def test_the_demo_shows_the_main_job_and_leaves_nothing(engine: str) -> None:
+@pytest.mark.parametrize(
+    ("engine", "image", "ready"),
+    [
+        pytest.param("podman", HELPERS, nullcontext, id="podman"),
+        pytest.param("systemd", HELPERS, nullcontext, id="systemd"),
+        pytest.param("systemd", "host", nullcontext, id="systemd-host"),
+        pytest.param("docker", HELPERS, partial(running_docker, HELPERS), id="docker"),
+    ],
+)
+def test_the_demo_shows_the_main_job_and_leaves_nothing(
+    engine: str, image: str, ready: Callable[[], AbstractContextManager[None]]
+) -> None:
     before = traces()
-    done = command(*SIDESPAWN, "demo", f"--engine={engine}", "--json", check=False)
+    with ready():
+        done = command(*SIDESPAWN, "demo", f"--engine={engine}", f"--image={image}", "--json", check=False)
     assert done.returncode == 0, done.stderr
     shown = json.loads(done.stdout.splitlines()[-1])
     assert shown["ok"] is True

@@ -35,7 +35,7 @@ def demo(image: str, engine: str, agent_image: str, keep: bool, remove: bool, as
         remove_what_was_kept()
         click.echo("nothing of the demo is left")
         return 0
-    require_host(image, agent_image)
+    require_host(image, engine, agent_image)
     teller = Teller(as_json=as_json)
     stage = Stage(image=image, engine=engine, agent_image=agent_image)
     began, code = time.monotonic(), 0

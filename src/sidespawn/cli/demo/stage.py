@@ -15,22 +15,24 @@ import os
 import shutil
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from sidespawn.cli import suitability
 from sidespawn.cli.systemd import PACKAGE
 from sidespawn.engines import get_engine
-from sidespawn.engines.podman import PODMAN
 from sidespawn.errors import Reason, SidespawnError
 from sidespawn.host import labels
 from sidespawn.host.places import Places
+from sidespawn.host.policies import load_policy
 from sidespawn.host.processes import Output
 from sidespawn.testing.agent import NEUTRON, AgentContainer
 from sidespawn.testing.commands import ENVIRONMENT, Unexpected, run
 from sidespawn.testing.network import Lan, Renewals, has_namespace, remove_namespace, udhcpc
 
 IMAGE = "localhost/sidespawn-helpers:latest"
-ENGINES = ("podman", "systemd")
+ENGINES = ("podman", "systemd", "docker")
 AGENT_IMAGE = "localhost/sidespawn-agent:latest"
 SERVICE = "demo-dnsmasq"
 PRESET = "neutron-dhcp-dnsmasq"
@@ -120,7 +122,7 @@ class Stage:
         there = [str(path) for path in (self.places.policy, self.places.home, HOME) if os.path.lexists(path)]
         there += [f"namespace {name}" for name in (self.netns, *self.lan.namespaces) if has_namespace(name)]
         there += [f"container {each.name}" for each in (self.agent, self.today) if each.exists()]
-        return there + [f"side container {each.name}" for name in ENGINES for each in get_engine(name).list(SERVICE)]
+        return there + [f"side container {each.name}" for each in get_engine(self.engine).list(SERVICE)]
 
 
 def purge() -> None:
@@ -154,7 +156,7 @@ def journal(*arguments: str) -> list[dict[str, str]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def require_host(image: str, agent_image: str) -> None:
+def require_host(image: str, engine: str, agent_image: str) -> None:
     """Raises SidespawnError when the demo cannot run here, or something has its names already."""
     if os.geteuid() != 0:
         raise unsuitable("the demo needs root: it makes namespaces, a service and containers")
@@ -165,11 +167,10 @@ def require_host(image: str, agent_image: str) -> None:
             raise unsuitable(f"{program} is not installed")
     if udhcpc() is None:
         raise unsuitable("neither udhcpc nor a busybox with it is installed; it is the demo's DHCP client")
-    for name in (image, agent_image):
-        if run((PODMAN, "image", "exists", name)).code != 0:
-            raise unsuitable(f"there is no image {name} on this host")
+    if lacking := suitability.podman_image(agent_image) or suitability.IMAGES[engine](image):
+        raise unsuitable("; ".join(lacking))
     require_ours()
-    if there := Stage().leftovers():
+    if there := Stage(engine=engine).leftovers():
         raise SidespawnError(
             Reason.USAGE,
             f"a demo runs already, or one was kept or killed: {', '.join(there)}",
@@ -188,11 +189,18 @@ def require_ours() -> None:
         raise SidespawnError(Reason.USAGE, f"{policy} was not made by the demo", f"sidespawn disable {SERVICE}")
 
 
+def engine_of_what_was_kept() -> str:
+    """Only that one is asked what it has; others may not even run."""
+    with suppress(SidespawnError):
+        return load_policy(Places(SERVICE)).side_container.engine
+    return ENGINES[0]
+
+
 def remove_what_was_kept() -> None:
     """Raises SidespawnError when something stays, or is not the demo's."""
     if os.geteuid() != 0:
         raise unsuitable("removing needs root")
     require_ours()
-    trouble = Stage().remove()
+    trouble = Stage(engine=engine_of_what_was_kept()).remove()
     if trouble:
         raise SidespawnError(Reason.ENGINE_FAILED, "; ".join(trouble), "a second try may do")
