@@ -133,17 +133,16 @@ def judge_spool(facts: Facts, service: str) -> Iterator[Finding]:
     unit, places = facts.unit(f"sidespawn-spool@{service}.service"), Places(service)
     wanted = (places.home, *given_to_containers(places))
     unseen = [str(each) for each in wanted if str(each) not in facts.mounts]
-    reasons, hint = (
-        facts.options.get(unit.name, ()),
-        f"systemctl restart {unit.name}; then restart the agents of {service}",
-    )
+    reasons = facts.options.get(unit.name, ())
+    hint = f"systemctl restart {unit.name}; then restart the agents of {service}"
     if reasons and (unit.active != "active" or not unseen):
         found = f"{unit.name} will run in a private mount namespace when it is started again"
         message = f"{because(reasons)}: nobody else will see what it mounts, and no request will arrive"
         yield warning(Topic.SPOOL_MOUNTS, found, message, without(reasons, service), service)
     if unit.active != "active" or not unseen:
         return
-    found = f"{unit.name} is active, but the host has no mount at {', '.join(unseen)}"
+    more = f", nor at {len(unseen) - 1} directories in it" if str(places.home) in unseen else ""
+    found = f"{unit.name} is active, but the host has no mount at {unseen[0] if more else ', '.join(unseen)}{more}"
     if reasons:
         message = f"{because(reasons)}: nobody else sees what it mounts, and no request arrives"
         yield problem(Topic.SPOOL_MOUNTS, found, message, f"{without(reasons, service)}; {hint}", service)
