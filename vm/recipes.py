@@ -27,7 +27,7 @@ _SYSTEM = (
 # What `./dev` installs on a machine, so that it has nothing to install in this one.
 _DEVELOPMENT = (
     *("apparmor", "checkpolicy", "dnsmasq-base", "docker.io", "iproute2", "iptables", "mmdebstrap", "netavark"),
-    *("podman", "python3", "python3-venv", "runc", "semodule-utils", "udhcpc"),
+    *("podman", "python3", "python3-venv", "runc", "secilc", "semodule-utils", "udhcpc"),
 )
 # What tests look with, and programs that run on hosts as services.
 _TESTS = (
