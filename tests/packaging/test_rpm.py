@@ -71,7 +71,7 @@ def test_its_files(built: Built, number: int) -> None:
         "/usr/share/zsh/site-functions/_sidespawn",
         "/usr/share/fish/vendor_completions.d/sidespawn.fish",
         "/usr/share/sidespawn/bundled/click/__init__.py",
-        f"{CODE}/selinux/sidespawn.te",
+        f"{CODE}/selinux/sidespawn.cil",
     ):
         assert path in files
     outside = ("/usr/bin/", "/usr/lib/systemd/system/", "/usr/share/")
@@ -109,10 +109,18 @@ def test_installed_it_runs_with_what_it_brought_along(built: Built) -> None:
         f"{INSTALL} {built.shown(built.rpms[10])} 2>&1",
         "sidespawn --version",
         "sidespawn check neutron-dhcp-dnsmasq",
+        # The demo calls the command in a process of its own.
+        "cat >/build/stage <<'END'",
+        "import sys; sys.path[:0] = ['/usr/share/sidespawn', '/usr/share/sidespawn/bundled']",
+        "from sidespawn.cli.demo import stage",
+        "print('demo', stage.sidespawn('--version', code=0).stdout)",
+        "END",
+        "python3 -I /build/stage",
         f"ls {CODE}/__pycache__ /usr/share/sidespawn/bundled/click/__pycache__",
         f"{RPM} --verify --nodeps sidespawn",
     )
-    assert built.source.version in said
+    assert re.search(rf"^sidespawn, version {built.source.version}$", said, re.MULTILINE)
+    assert f"demo sidespawn, version {built.source.version}" in said
     assert "can be changed by others" not in said
     assert len(re.findall(r"^run\.cpython-3\d+\.pyc$|^core\.cpython-3\d+\.pyc$", said, re.MULTILINE)) == 2
 

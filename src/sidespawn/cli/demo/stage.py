@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from sidespawn.cli import suitability
-from sidespawn.cli.systemd import PACKAGE
 from sidespawn.engines import get_engine
 from sidespawn.errors import Reason, SidespawnError
 from sidespawn.host import labels
@@ -139,7 +138,9 @@ def make_directories() -> None:
 def sidespawn(*arguments: str, code: int | None = None) -> Output:
     """The command line of this very installation, in a process of its own."""
     command = (sys.executable, "-m", "sidespawn.cli.main", *arguments)
-    return run(command, 180.0, code=code, environment={"PYTHONPATH": str(PACKAGE.parent), "PYTHONSAFEPATH": "1"})
+    # A package may have what the command line needs in directories of its own.
+    paths = {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONSAFEPATH": "1"}
+    return run(command, 180.0, code=code, environment=paths)
 
 
 def sidespawn_json(*arguments: str, code: int = 0) -> Any:
