@@ -18,14 +18,17 @@ from tests.unit.shipped import preset
 SOURCE = Path(presets.__file__).parent.parent.parent
 
 
-MACHINE = Path(__file__).parent / "machine"
+# They boot machines, which takes minutes, or need what a lab has not.
+ONLY_WHEN_NAMED = tuple(Path(__file__).parent / name for name in ("host", "machine"))
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Tests that boot machines are run when they are named, as `./dev vm test` does; they take minutes each."""
+    """A plain `./dev test` leaves those folders out; `./dev vm test` names them."""
     named = [Path(config.invocation_params.dir, argument.partition("::")[0]).resolve() for argument in config.args]
-    asked = any(path.is_relative_to(MACHINE) for path in named)
-    return True if collection_path == MACHINE and not asked else None
+    for folder in ONLY_WHEN_NAMED:
+        if collection_path == folder and not any(path.is_relative_to(folder) for path in named):
+            return True
+    return None
 
 
 @pytest.fixture(scope="session")

@@ -45,6 +45,7 @@ class Reason(StrEnum):
     ENGINE_FAILED = "engine-failed"
     ENGINE_TIMEOUT = "engine-timeout"
     EXITED = "exited"
+    OUT_OF_MEMORY = "out-of-memory"
     BACKING_OFF = "backing-off"
     NOT_READY = "not-ready"
     NAMESPACE_MISMATCH = "namespace-mismatch"

@@ -6,6 +6,8 @@ Which options imply a namespace depends on systemd's version, so the running pro
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,8 @@ import pytest
 from sidespawn.cli import hardening
 from sidespawn.core.loading import ENGINES
 from sidespawn.host.policies import policy_of
-from tests.lab.conftest import DropIn
+from tests.lab.before import unpack
+from tests.lab.conftest import DropIn, new_service
 from tests.lab.networks import Service, command, wait_until
 
 HOST = Path("/proc/1/ns/mnt")
@@ -69,6 +72,25 @@ def test_the_option_that_0_1_0_had_would_hide_them(service: Service, drop_in: Dr
     """Why the test above is worth something: what went unnoticed with systemd 252 is found with later ones."""
     found = namespace_of_the_spool_unit(service, drop_in, tmp_path, "PrivateNetwork=yes")
     assert (found != str(HOST.readlink())) == (systemd_version() >= FIRST_TO_IMPLY_ONE)
+
+
+@pytest.fixture
+def service_of_0_1_0(tmp_path: Path) -> Iterator[Service]:
+    """Enabled by that version itself, with its own units as they stand there."""
+    made = new_service()
+    unpack(tmp_path).enable(made.name, "--preset=neutron-dhcp-dnsmasq", f"--set=state_on_host={made.state}")
+    yield made
+    made.clean()
+
+
+def test_with_0_1_0s_own_units_the_test_above_fails_where_they_are_hidden(
+    service_of_0_1_0: Service, drop_in: DropIn, tmp_path: Path
+) -> None:
+    hidden = systemd_version() >= FIRST_TO_IMPLY_ONE
+    with pytest.raises(AssertionError) if hidden else nullcontext():
+        test_the_directories_are_made_where_the_host_sees_them(service_of_0_1_0, drop_in, tmp_path)
+    done = service_of_0_1_0.network().start()
+    assert (done.returncode != 0) == hidden
 
 
 def test_an_option_that_implies_one_in_every_version_is_found(

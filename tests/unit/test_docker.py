@@ -232,7 +232,7 @@ def test_a_removal_that_a_killed_run_had_asked_for_is_waited_for(daemon: Daemon)
 
 def test_what_a_killed_run_had_made_is_removed_lest_it_is_started_without_its_pins(daemon: Daemon) -> None:
     def container(name: str, status: str) -> dict[str, Any]:
-        state = {"Running": status == "running", "Pid": 42, "Status": status}
+        state = {"Running": status == "running", "Pid": 42, "Status": status, "OOMKilled": False}
         return {"Id": name, "Name": f"/{name}", "Config": {"Labels": {}}, "State": state}
 
     seen = [container("a", "running"), container("b", "created"), container("c", "exited")]

@@ -18,6 +18,7 @@ else:
     Protocol = object
 
 LABEL = "io.sidespawn."
+OUT_OF_MEMORY = "out of memory"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,7 @@ class Found:
     id: str
     name: str
     pid: int | None
-    state: str  # the engine's word, for people
+    state: str  # the engine's word, for people; see `state_of`
     instance: str
     digest: str
     request: str
@@ -91,6 +92,15 @@ def found(container: str, name: str, pid: int, state: str, labels: dict[str, str
     keys = {"instance": "instance", "digest": "plan", "request": "request", "netns": "netns"}
     said = {field: (labels or {}).get(LABEL + key, "") for field, key in keys.items()}
     return Found(id=container, name=name, pid=pid or None, state=state, **said)
+
+
+def state_of(word: str, out_of_memory: bool) -> str:
+    """The state of what the engine calls `word`, and whether the kernel ended it for its memory limit."""
+    return f"{word}, {OUT_OF_MEMORY}" if out_of_memory else word
+
+
+def why_ended(found: Found | None) -> Reason:
+    return Reason.OUT_OF_MEMORY if found and found.state.endswith(OUT_OF_MEMORY) else Reason.EXITED
 
 
 def image_missing(whose: str, image: str) -> LaunchError:

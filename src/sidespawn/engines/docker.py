@@ -17,7 +17,7 @@ import time
 
 from sidespawn.core.plan import Plan
 from sidespawn.core.records import dataclass
-from sidespawn.engines import LABEL, Found, NameTaken, Other, Pins, found, image_missing, labels
+from sidespawn.engines import LABEL, Found, NameTaken, Other, Pins, found, image_missing, labels, state_of
 from sidespawn.engines.control_groups import controllers, process_limit, slice_name
 from sidespawn.errors import LaunchError, Reason, quoted
 from sidespawn.host.processes import SHOWN
@@ -110,8 +110,9 @@ class Docker:
         container = inspect(name)
         if container is None:
             return None
-        said, state = container["Config"]["Labels"], container["State"]
-        return found(container["Id"], container["Name"].removeprefix("/"), pid_of(container), state["Status"], said)
+        said, state, pid = container["Config"]["Labels"], container["State"], pid_of(container)
+        word = state_of(state["Status"], not pid and state["OOMKilled"])
+        return found(container["Id"], container["Name"].removeprefix("/"), pid, word, said)
 
     def list(self, service: str) -> tuple[Found, ...]:
         wanted = in_url(json.dumps({"label": [f"{LABEL}service={service}"]}))

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from sidespawn.core.plan import Plan
-from sidespawn.engines import LABEL, Found, NameTaken, Other, Pins, found, image_missing, labels
+from sidespawn.engines import LABEL, Found, NameTaken, Other, Pins, found, image_missing, labels, state_of
 from sidespawn.engines.control_groups import controllers, process_limit, slice_name, slice_path
 from sidespawn.errors import LaunchError, Reason
 from sidespawn.host.places import Places
@@ -31,6 +31,7 @@ QUERY_TIMEOUT = 30.0
 # The second: podman was killed while it made or removed the container, and only one of its two lists has it.
 NO_SUCH_CONTAINER = ("no such container", "container not known")
 HARMLESS = "nosuid,nodev,noexec"
+KILLED = 137  # exit code: 128 and the number of SIGKILL
 FAILED_TO_RUN = 125  # podman-run(1): the error is podman's own
 
 
@@ -124,13 +125,18 @@ class Podman:
         container = parsed("podman container inspect", done)[0]
         state = container["State"]
         pid = state["Pid"] if state["Running"] else 0
-        return found(container["Id"], container["Name"], pid, state["Status"], container["Config"]["Labels"])
+        word = state_of(state["Status"], not pid and state["OOMKilled"])
+        return found(container["Id"], container["Name"], pid, word, container["Config"]["Labels"])
 
     def list(self, service: str) -> tuple[Found, ...]:
-        return tuple(
-            found(each["Id"], each["Names"][0], each["Pid"], each["State"], each["Labels"])
-            for each in ps("--all", f"--filter=label={LABEL}service={service}")
-        )
+        rows = ps("--all", f"--filter=label={LABEL}service={service}")
+        return tuple(each for each in map(self.look, rows) if each is not None)
+
+    def look(self, row: dict[str, Any]) -> Found | None:
+        """As `podman ps` has it, which does not say why something was killed."""
+        if not row["Pid"] and row["ExitCode"] == KILLED:
+            return self.find(row["Id"])
+        return found(row["Id"], row["Names"][0], row["Pid"], row["State"], row["Labels"])
 
     def others(self) -> tuple[Other, ...]:
         return tuple(

@@ -23,7 +23,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from sidespawn.core.plan import Plan
-from sidespawn.engines import LABEL, Found, NameTaken, Other, Pins, found, labels
+from sidespawn.engines import LABEL, Found, NameTaken, Other, Pins, found, labels, state_of
 from sidespawn.engines.control_groups import slice_name
 from sidespawn.engines.systemd_bus import Bus, BusError
 from sidespawn.engines.systemd_roots import given_path, prepare, root_path
@@ -212,6 +212,7 @@ def look(bus: Bus, unit: str, service: str | None = None) -> Found | None:
         path = bus.call(*MANAGER, "GetUnit", "s", unit)
         fields = [bytes(each).decode() for each in get(bus, path, SERVICE, "LogExtraFields")]
         pid, name = get(bus, path, SERVICE, "MainPID"), dict(each.partition("=")[::2] for each in fields)
+        state = "running" if pid else state_of("exited", get(bus, path, SERVICE, "Result") == "oom-kill")
     except BusError as error:
         if error.name in GONE:
             return None
@@ -219,7 +220,7 @@ def look(bus: Bus, unit: str, service: str | None = None) -> Found | None:
     said = {LABEL + key.removeprefix(LABEL_FIELD).lower(): value for key, value in name.items()}
     if f"{LABEL}service" not in said or service not in (None, said[f"{LABEL}service"]):
         return None
-    return found(unit, name["CONTAINER_NAME"], pid, "running" if pid else "exited", said)
+    return found(unit, name["CONTAINER_NAME"], pid, state, said)
 
 
 def units_of(bus: Bus, service: str) -> Iterator[Any]:

@@ -20,7 +20,7 @@ from sidespawn.core.plan import Plan, container_name
 from sidespawn.core.policy import Policy
 from sidespawn.core.records import replace
 from sidespawn.core.wire import PROBE, Reply, SignalRequest, Status
-from sidespawn.engines import Engine, NameTaken, Pins, get_engine
+from sidespawn.engines import Engine, Found, NameTaken, Pins, get_engine, why_ended
 from sidespawn.errors import Denied, LaunchError, Reason, quoted
 from sidespawn.host import kernel
 from sidespawn.host.files import directory, pinned, write_whole
@@ -109,6 +109,8 @@ class Keeper:
             else:
                 if record is not None:
                     ended_by_us = self.ledger.marked(request_id) is not None  # in a run that was killed
+                    if not ended_by_us and (found := self.engine.find(record.name)) is not None:
+                        self.note_end(found)
                     if time.time() - record.since < STEADY_SECONDS and not ended_by_us:
                         self.falls.note(plan.instance)
                     self.forget(record)
@@ -158,6 +160,8 @@ class Keeper:
             end(process, "KILL", plan.grace)
             if error.reason in (Reason.EXITED, Reason.NOT_READY):
                 self.falls.note(plan.instance)
+            if error.reason is Reason.EXITED:
+                error.reason = why_ended(self.engine.find(plan.name))  # maybe for its memory, before it was ready
             raise
         return Record(
             instance=plan.instance,
@@ -349,12 +353,17 @@ class Keeper:
                     self.engine.remove(each.name)
                 elif not known.is_running:
                     self.forget(known)
-                self.journal.write(Event.EXITED, f"{each.name} had ended by itself", instance=each.instance)
+                self.note_end(each)
         alive = {each.instance for each in listed if each.pid is not None}
         for key in self.ledger.keys() - alive:
             if self.ledger.find(key) is None:  # torn, and of nothing that runs
                 self.ledger.remove(key)
                 self.remove_snapshots(key)
+
+    def note_end(self, found: Found) -> None:
+        """Tell the journal of an end that nobody had asked for, before the container is removed."""
+        message = f"{found.name} had ended by itself ({found.state})"
+        self.journal.write(Event.EXITED, message, reason=why_ended(found), instance=found.instance)
 
     def write_pid_files(self, plan: Plan, record: Record) -> None:
         """Where the agent looks for them, owned by the program's user, with pids as the host and the agent see them."""
@@ -365,23 +374,11 @@ class Keeper:
             self.state.write(beneath, b"%d\n" % pid, (plan.uid, plan.gid))
 
     def running(self, event: Event, message: str, record: Record, request_id: str) -> Reply:
-        self.journal.write(
-            event,
-            f"{message}, pid {record.pid} in {record.netns or HOSTS_OWN}",
-            instance=record.instance,
-            container=record.container,
-            netns=record.netns,
-            pid=record.pid,
-            request=request_id,
-        )
-        return Reply(
-            id=request_id,
-            status=Status.RUNNING,
-            reason=Reason.OK,
-            message=message,
-            pid=record.pid,
-            container=record.name,
-        )
+        where = {"instance": record.instance, "container": record.container, "netns": record.netns}
+        told = f"{message}, pid {record.pid} in {record.netns or HOSTS_OWN}"
+        self.journal.write(event, told, pid=record.pid, request=request_id, **where)
+        pid, name, status = record.pid, record.name, Status.RUNNING
+        return Reply(id=request_id, status=status, reason=Reason.OK, message=message, pid=pid, container=name)
 
     def see_log(self, name: str) -> str:
         return f"its output is in the host's journal: sidespawn logs {self.policy.service} {name}"

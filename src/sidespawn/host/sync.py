@@ -353,19 +353,12 @@ class Sync:
 def note_excused(journal: Journal, allowed: Allowed, request_id: str) -> None:
     """What monitor mode let pass, as `sidespawn learn` reads it: values as JSON, so escaped."""
     names = json.dumps(dict(allowed.bindings))
+    where = {"names": names, "instance": allowed.plan.instance, "request": request_id}
     for each in allowed.excused:
-        journal.write(
-            Event.MONITORED,
-            f"let pass in monitor mode ({each.reason}): {each.message}",
-            reason=each.reason,
-            rule=each.rule,
-            option=each.option,
-            count=each.count,
-            value="" if each.untrusted_value is None else json.dumps(each.untrusted_value),
-            names=names,
-            instance=allowed.plan.instance,
-            request=request_id,
-        )
+        value = "" if each.untrusted_value is None else json.dumps(each.untrusted_value)
+        message = f"let pass in monitor mode ({each.reason}): {each.message}"
+        what = {"reason": each.reason, "rule": each.rule, "option": each.option, "value": value}
+        journal.write(Event.MONITORED, message, count=each.count, **what, **where)
 
 
 def check_deadline(request: Request) -> None:

@@ -1,0 +1,108 @@
+"""Agents in a machine as docs/agents.md tells people to run them: by its Quadlet unit, as it stands there."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.lab.networks import DNSMASQ_FILES, NEUTRON
+from tests.machine.pages import fenced
+from vm.machine import Machine
+from vm.recipes import Module, Recipe
+
+PROGRAM = Path(__file__).parent / "inside/neutron-dhcp-agent"
+IMAGE = "localhost/machine-dhcp-agent"
+PAGE = "docs/agents.md"
+SERVICE, STATE, UNIT = "neutron-dhcp-dnsmasq", "/var/lib/neutron", "neutron_dhcp_agent"  # as the page has them
+UNITS = "/etc/containers/systemd"
+PLACE_FOR_MOUNTS = "# and a Volume= for each mount that `sidespawn enable` printed\n"
+
+
+def make_image(machine: Machine) -> None:
+    """The small agent's image, with a program of the name that Neutron's has."""
+    machine.run("mkdir -p /root/agent-image")
+    machine.copy_in(PROGRAM, "/root/agent-image/neutron-dhcp-agent")
+    recipe = "FROM localhost/sidespawn-agent:latest\nCOPY neutron-dhcp-agent /usr/bin/\nCMD neutron-dhcp-agent\n"
+    machine.run(f"podman build --quiet --tag={IMAGE} --file=- /root/agent-image", stdin=recipe.encode())
+
+
+@dataclass
+class Agent:
+    """An agent with some networks, and a service with its dnsmasqs. A second one has other names than the page."""
+
+    machine: Machine
+    recipe: Recipe
+    engine: str
+    suffix: str = ""
+    networks: list[str] = field(default_factory=lambda: [str(uuid.uuid4()) for _ in range(2)])
+
+    @property
+    def service(self) -> str:
+        return f"{SERVICE}{self.suffix}"
+
+    @property
+    def state(self) -> str:
+        return f"{STATE}{self.suffix}"
+
+    @property
+    def unit(self) -> str:
+        return f"{UNIT}{self.suffix}"
+
+    def enable(self) -> None:
+        """As an operator does, up to the running agent."""
+        homes = " ".join(f"{self.state}/dhcp/{network}" for network in self.networks)
+        files = " ".join(f"{self.state}/dhcp/{{{','.join(self.networks)}}}/{name}" for name in DNSMASQ_FILES)
+        self.machine.run(f"mkdir -p {homes} && touch {files} && chown -R {NEUTRON}:{NEUTRON} {self.state}")
+        done = self.machine.run(
+            f"sidespawn enable {self.service} --preset={SERVICE} --engine={self.engine} --json"
+            f" --image=localhost/sidespawn-helpers:latest --set=state_on_host={self.state}"
+        )
+        text = self.quadlet(json.loads(done.stdout)["podman_options"])
+        self.machine.run(f"mkdir -p {UNITS} && cat >{UNITS}/{self.unit}.container", stdin=text.encode())
+        self.machine.run(f"systemctl daemon-reload && systemctl start {self.unit}")
+
+    def quadlet(self, podman_options: list[str]) -> str:
+        text = fenced(PAGE, "ini quadlet")
+        assert text.count(PLACE_FOR_MOUNTS) == 1
+        mounts = [option.replace("--volume=", "Volume=") for option in podman_options]
+        mounts.append(f"PodmanArgs=--mount=type=image,src={IMAGE},dst=/run/sidespawn/image")
+        text = text.replace(PLACE_FOR_MOUNTS, "".join(f"{line}\n" for line in mounts)).replace("AGENT-IMAGE", IMAGE)
+        text = text.replace(f"={STATE}:", f"={self.state}:").replace(f"@{SERVICE}.", f"@{self.service}.")
+        if self.recipe.module is Module.APPARMOR and "apparmor=sidespawn-agent" not in text:
+            text = text.replace("[Service]", "PodmanArgs=--security-opt=apparmor=unconfined\n\n[Service]")
+        return text
+
+    def disable(self) -> None:
+        self.machine.run(
+            f"systemctl stop {self.unit}; rm {UNITS}/{self.unit}.container; systemctl daemon-reload;"
+            f" sidespawn disable {self.service} --purge; rm -r {self.state}; "
+            + "; ".join(f"ip netns delete qdhcp-{network}" for network in self.networks)
+        )
+
+    def helpers(self) -> dict[str, str]:
+        """The pid of what runs by the name of its namespace, where it is a dnsmasq in that very namespace."""
+        listed = self.machine.run(f"sidespawn ps {self.service} --json").stdout
+        pids = {row["netns"]: str(row["pid"]) for row in json.loads(listed) if row["pid"]}
+        within = "ip netns pids {0} | xargs --no-run-if-empty ps -o pid=,comm="
+        look = "".join(f"echo {netns} $({within.format(netns)});" for netns in pids)
+        rows = (line.split() for line in self.machine.run(look, check=False).stdout.splitlines())
+        return {netns: words[0] for netns, *words in rows if words == [pids[netns], "dnsmasq"]}
+
+    def wait_until_served(self) -> None:
+        """Until each network has its dnsmasq."""
+        wanted = {f"qdhcp-{network}" for network in self.networks}
+        give_up = time.monotonic() + self.machine.scaled(60)
+        while (found := self.helpers().keys()) != wanted:
+            assert time.monotonic() < give_up, f"{sorted(found)} instead of {sorted(wanted)}\n{self.report()}"
+            time.sleep(1)
+
+    def report(self) -> str:
+        return self.machine.run(
+            f"systemctl --no-pager --full status {self.unit} 'sidespawn*@{self.service}*'; podman ps --all;"
+            f" journalctl --boot --no-pager --lines=60 _SYSTEMD_UNIT={self.unit}.service + UNIT={self.unit}.service"
+            f" + SIDESPAWN_SERVICE={self.service}",
+            check=False,
+        ).stdout

@@ -1,0 +1,103 @@
+"""Why a program ended: what the engine knows of it reaches the agent and the journal."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from sidespawn.core.plan import Plan
+from sidespawn.engines import Found, Pins, state_of, why_ended
+from sidespawn.errors import LaunchError, Reason
+from sidespawn.host import keeper as module
+from sidespawn.host.journal import Event, Journal
+from sidespawn.host.keeper import Keeper
+from sidespawn.host.namespaces import PinnedNamespace
+from sidespawn.host.places import Places
+from tests.unit import small
+
+INODE = 4711
+
+
+def ended(state: str) -> Found:
+    return Found(
+        id="c", name="small_1", pid=None, state=state, instance="1", digest="d", request="0" * 32, netns="ns-1"
+    )
+
+
+class Engine:
+    """Starts a program, and says how it ended."""
+
+    def __init__(self, state: str | None) -> None:
+        self.state = state
+
+    def start(self, plan: Plan, pins: Pins, request: str) -> tuple[str, int]:
+        return "c", os.getpid()
+
+    def find(self, name: str) -> Found | None:
+        return None if self.state is None else ended(self.state)
+
+    def list(self, service: str) -> tuple[Found, ...]:
+        return ()
+
+    def others(self) -> tuple[()]:
+        return ()
+
+    def remove(self, name: str) -> None: ...
+
+    def reap(self, service: str) -> None: ...
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> Places:
+    made = Places("small", run=tmp_path / "run", policies=tmp_path / "etc")
+    for path in (made.ledger, made.snapshots, made.pins):
+        path.mkdir(parents=True)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("state", "reason"),
+    [
+        (state_of("exited", True), Reason.OUT_OF_MEMORY),
+        (state_of("exited", False), Reason.EXITED),
+        (None, Reason.EXITED),
+    ],
+)
+def test_a_start_that_fails_says_so(
+    places: Places, monkeypatch: pytest.MonkeyPatch, state: str | None, reason: Reason
+) -> None:
+    def unready(*_: object) -> dict[str, list[int]]:
+        raise LaunchError(Reason.EXITED, "it ended before it was ready")
+
+    monkeypatch.setattr(module, "wait_until_ready", unready)
+    monkeypatch.setattr(module, "pin_mounts", lambda *_: ())
+    monkeypatch.setattr(module, "namespace_of", lambda pid: INODE)
+    monkeypatch.setattr(module, "end", lambda *_: None)
+    keeper = Keeper(small.parse(small.POLICY), places, Engine(state), Journal("small", "/nowhere"))
+    allowed = small.decide(keeper.policy, small.request())
+    with pytest.raises(LaunchError) as caught:
+        keeper.launch(allowed, PinnedNamespace(Path("/nowhere"), INODE), places.pins / "x", "0" * 32)
+    assert caught.value.reason is reason
+
+
+def test_the_journal_has_the_reason(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[Event, str, object]] = []
+    journal = Journal("small", "/nowhere")
+    monkeypatch.setattr(
+        journal, "write", lambda event, message, **fields: told.append((event, message, fields["reason"]))
+    )
+    keeper = Keeper(small.parse(small.POLICY), places, Engine(None), journal)
+    keeper.note_end(ended(state_of("failed", True)))
+    keeper.note_end(ended("exited"))
+    assert told == [
+        (Event.EXITED, "small_1 had ended by itself (failed, out of memory)", Reason.OUT_OF_MEMORY),
+        (Event.EXITED, "small_1 had ended by itself (exited)", Reason.EXITED),
+    ]
+
+
+def test_nothing_else_in_a_state_counts_as_the_reason() -> None:
+    assert why_ended(ended("exited")) is Reason.EXITED
+    assert why_ended(ended("out of memory, removing")) is Reason.EXITED
+    assert why_ended(None) is Reason.EXITED
