@@ -262,8 +262,4 @@ def test_a_profile_of_the_policy_is_named_and_must_be_there() -> None:
         False,
         "sidespawn-side-container",
     )
-    assert unit(replace(PLAN, apparmor="other"))["AppArmorProfile"] == (False, "other")
-
-
-def test_without_one_ours_is_used_where_it_is_loaded() -> None:
-    assert unit()["AppArmorProfile"] == (True, "sidespawn-side-container")
+    assert "AppArmorProfile" not in unit()

@@ -151,8 +151,7 @@ def properties(plan: Plan, pins: Pins, request: str) -> Properties:
         ("CapabilityBoundingSet", capabilities),
         ("AmbientCapabilities", capabilities),
         ("NoNewPrivileges", ("b", True)),
-        # Unlike the other engines systemd has no profile to give by itself. Ignored where this one is not loaded.
-        ("AppArmorProfile", ("(bs)", (not plan.apparmor, plan.apparmor or "sidespawn-side-container"))),
+        *([("AppArmorProfile", ("(bs)", (False, plan.apparmor)))] if plan.apparmor else ()),
         ("PrivateIPC", ("b", True)),
         ("RestrictNamespaces", ("t", 0)),
         ("LockPersonality", ("b", True)),
