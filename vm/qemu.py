@@ -47,7 +47,7 @@ class Hardware:
             *("qemu-system-x86_64", *accelerator.options, *DEVICES),
             *("-serial", f"file:{self.console}", "-qmp", f"unix:{self.monitor},server=on,wait=off"),
             *("-kernel", str(self.kernel), "-initrd", str(self.initial_root)),
-            *("-append", f"root=/dev/vda rw rootdelay=600 console=ttyS0 panic=-1 quiet nowatchdog {self.options}"),
+            *("-append", self.options),
             # A flush in the machine reaches the disk's file: what it holds after a power cut is what a disk would.
             *("-drive", f"file={self.disk},if=virtio,format=qcow2,cache=writeback,discard=unmap"),
             *("-netdev", f"user,id=n,restrict=on,hostfwd=tcp:127.0.0.1:{self.port}-:22"),

@@ -69,7 +69,7 @@ class Recipe:
 
     @property
     def kernel_options(self) -> str:
-        return _KERNEL_OPTIONS[self.module]
+        return f"root=/dev/vda rw console=ttyS0 panic=-1 quiet nowatchdog {_KERNEL_OPTIONS[self.module]}"
 
     def __str__(self) -> str:
         return f"{self.release} with {self.module}"
