@@ -15,6 +15,7 @@ from sidespawn.testing import images
 from vm import checkout, programs, wheels
 from vm.cache import CHECKOUT, Cache
 from vm.checkout import HOME
+from vm.errors import VmError
 from vm.recipes import Recipe
 
 _SECONDS = 1800
@@ -48,7 +49,10 @@ def install(root: Path, cache: Cache, recipe: Recipe) -> None:
     """Puts them into the unpacked system."""
     python = (root / "usr/bin/python3").readlink().name.removeprefix("python")
     packages = wheels.ensure_wheels(cache, python)
-    tars = images.build_tars(CHECKOUT / ".cache/images", suite=str(recipe.release))
+    try:
+        tars = images.build_tars(CHECKOUT / ".cache/images", suite=str(recipe.release))
+    except images.ImageError as error:
+        raise VmError(str(error)) from error
     home = root / HOME.removeprefix("/")
     home.mkdir()
     checkout.unpack(home)

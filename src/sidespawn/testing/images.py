@@ -24,7 +24,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 _RECIPE_VERSION = 4  # raise it when the same packages shall make a different tar
@@ -49,6 +49,8 @@ _LEFT_OUT = (
     "var/lib/apt",
     "var/cache",
 )
+# Packages that Debian has removed since Debian 13.
+_GONE = {"sid": ("dibbler-client", "dibbler-server")}
 
 
 class ImageError(Exception):
@@ -67,9 +69,13 @@ class Recipe:
     wheels: tuple[tuple[str, str, str], ...] = ()  # a release on PyPI, a file in its wheel, where it goes
     busybox: bool = False  # a link for each applet that no package brings
 
+    def within(self, suite: str) -> Recipe:
+        """The recipe without the packages that the suite does not have."""
+        return replace(self, packages=tuple(each for each in self.packages if each not in _GONE.get(suite, ())))
+
     def digest(self, suite: str) -> str:
         """Names the tar: equal recipes for equal suites give equal names."""
-        identity = repr((_RECIPE_VERSION, suite, os.uname().machine, self))
+        identity = repr((_RECIPE_VERSION, suite, os.uname().machine, self.within(suite)))
         return hashlib.sha256(identity.encode()).hexdigest()[:16]
 
 
@@ -160,7 +166,7 @@ def _build_tar(cache: Path, recipe: Recipe, suite: str) -> Path:
     print(f"making the image {recipe.name} (once)", file=sys.stderr)
     with tempfile.TemporaryDirectory(dir=cache, prefix=f"{stem}-") as scratch:
         root = Path(scratch, "root")
-        _unpack_packages(root, recipe, suite)
+        _unpack_packages(root, recipe.within(suite), suite)
         for release, source, target in recipe.wheels:
             _unpack_file(root, Path(scratch), release, source, target)
         _adapt(root, recipe)
