@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from tests.machine.inner import run_inside
 from vm.machine import Machine
 from vm.recipes import Module, Recipe
-
-pytestmark = pytest.mark.part("module")
 
 _APPARMOR = """
 set -e
@@ -22,6 +21,7 @@ set -e
 """
 
 
+@pytest.mark.part("module")
 def test_the_module_enforces(machine: Machine, recipe: Recipe) -> None:
     match recipe.module:
         case Module.APPARMOR:
@@ -38,3 +38,10 @@ def test_the_module_enforces(machine: Machine, recipe: Recipe) -> None:
         case Module.NONE:
             names = machine.run("cat /sys/kernel/security/lsm").stdout.split(",")
             assert not {"apparmor", "selinux"} & set(names)
+
+
+@pytest.mark.part("apparmor")
+def test_what_apparmor_and_the_list_of_system_calls_deny(machine: Machine, recipe: Recipe) -> None:
+    if recipe.module is not Module.APPARMOR:
+        pytest.skip("the machine has another security module")
+    run_inside(machine, "tests/host", "-k", "apparmor and not docker", timeout=180)
