@@ -80,8 +80,9 @@ def pytest_runtest_makereport(
     parts = item.config.stash.setdefault(PARTS_KEY, {})
     for mark in item.iter_markers("part"):
         name = mark.args[0]
-        # Each test reports three times; a part holds when all were passed, and something was called.
-        parts[name] = parts.get(name, True) and report.passed
+        # Each test reports three times; a part holds when all were passed, and is left out when nothing was called.
+        if report.when == "call" or report.failed:
+            parts[name] = parts.get(name, True) and report.passed
     return report
 
 
