@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     test = verbs.add_parser(
         "test", parents=[kind], allow_abbrev=False, help="run tests/machine; other arguments go to pytest"
     )
-    test.add_argument("--all", action="store_true", help="on every kind of machine, one after the other")
+    test.add_argument("--each", action="store_true", help="on every kind of machine, one after the other")
     return parser
 
 
@@ -123,7 +123,7 @@ def main() -> int:
             case "list":
                 _list()
             case "test":
-                recipes = trials.ALL if arguments.all else (_recipe(arguments),)
+                recipes = trials.ALL if arguments.each else (_recipe(arguments),)
                 return trials.run(recipes, tuple(rest))
     except PlaceError as error:
         print(f"vm: {error}", file=sys.stderr)

@@ -11,7 +11,6 @@ from pathlib import Path
 from tests.lab.networks import DNSMASQ_FILES, NEUTRON
 from tests.machine.pages import fenced
 from vm.machine import Machine
-from vm.recipes import Module, Recipe
 
 PROGRAM = Path(__file__).parent / "inside/neutron-dhcp-agent"
 IMAGE = "localhost/machine-dhcp-agent"
@@ -34,7 +33,6 @@ class Agent:
     """An agent with some networks, and a service with its dnsmasqs. A second one has other names than the page."""
 
     machine: Machine
-    recipe: Recipe
     engine: str
     suffix: str = ""
     networks: list[str] = field(default_factory=lambda: [str(uuid.uuid4()) for _ in range(2)])
@@ -60,20 +58,23 @@ class Agent:
             f"sidespawn enable {self.service} --preset={SERVICE} --engine={self.engine} --json"
             f" --image=localhost/sidespawn-helpers:latest --set=state_on_host={self.state}"
         )
-        text = self.quadlet(json.loads(done.stdout)["podman_options"])
+        text = self.quadlet(json.loads(done.stdout))
         self.machine.run(f"mkdir -p {UNITS} && cat >{UNITS}/{self.unit}.container", stdin=text.encode())
         self.machine.run(f"systemctl daemon-reload && systemctl start {self.unit}")
 
-    def quadlet(self, podman_options: list[str]) -> str:
+    def quadlet(self, enabled: dict[str, list[str]]) -> str:
+        """The page's unit, with what it leaves to the reader filled in from what `enable` printed."""
         text = fenced(PAGE, "ini quadlet")
-        assert text.count(PLACE_FOR_MOUNTS) == 1
-        mounts = [option.replace("--volume=", "Volume=") for option in podman_options]
+        if not any("apparmor" in option for option in enabled["security_options"]):
+            text = "".join(line for line in text.splitlines(keepends=True) if "apparmor" not in line.lower())
+        mounts = [option.replace("--volume=", "Volume=") for option in enabled["podman_options"]]
         mounts.append(f"PodmanArgs=--mount=type=image,src={IMAGE},dst=/run/sidespawn/image")
+        mounts += [
+            f"PodmanArgs={option}" for option in enabled["security_options"] if option.split("=")[-1] not in text
+        ]
+        assert text.count(PLACE_FOR_MOUNTS) == 1
         text = text.replace(PLACE_FOR_MOUNTS, "".join(f"{line}\n" for line in mounts)).replace("AGENT-IMAGE", IMAGE)
-        text = text.replace(f"={STATE}:", f"={self.state}:").replace(f"@{SERVICE}.", f"@{self.service}.")
-        if self.recipe.module is Module.APPARMOR and "apparmor=sidespawn-agent" not in text:
-            text = text.replace("[Service]", "PodmanArgs=--security-opt=apparmor=unconfined\n\n[Service]")
-        return text
+        return text.replace(f"={STATE}:", f"={self.state}:").replace(f"@{SERVICE}.", f"@{self.service}.")
 
     def disable(self) -> None:
         self.machine.run(

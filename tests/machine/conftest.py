@@ -7,11 +7,13 @@ the marker `part("NAME")`; what is reported for a part is whether all its tests 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.machine import results
 from vm import machines
 from vm.machine import Machine
 from vm.recipes import Module, Recipe, Release
@@ -36,6 +38,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--release", type=Release, choices=tuple(Release), default=Release.TRIXIE)
     group.addoption("--module", type=Module, choices=tuple(Module), default=Module.APPARMOR)
     group.addoption("--report", type=Path, help="write versions and parts to this file, as JSON")
+    group.addoption("--all", action="store_true", help="also what takes long")
+    group.addoption("--short", action="store_true", help="only what CI runs each time")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what takes long unless it was asked for, by `--all` or by its name."""
+
+    def is_wanted(item: pytest.Item) -> bool:
+        if config.getoption("--short"):
+            return item.get_closest_marker("short") is not None
+        named = config.getoption("--all") or any("::" in argument for argument in config.args)
+        return named or item.get_closest_marker("slow") is None
+
+    config.hook.pytest_deselected(items=[each for each in items if not is_wanted(each)])
+    items[:] = filter(is_wanted, items)
 
 
 @pytest.fixture(scope="session")
@@ -98,3 +115,5 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
             "parts": dict(sorted(config.stash.get(PARTS_KEY, {}).items())),
         }
         target.write_text(json.dumps(result) + "\n")
+        if os.environ.get("SIDESPAWN_WRITE_TABLE") == "1" and versions:
+            results.add(result)

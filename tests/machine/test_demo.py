@@ -7,10 +7,17 @@ import pytest
 from tests.machine.inner import run_inside
 from vm.machine import Machine
 
-KINDS = ("podman", "systemd", "systemd-host", "docker")
 STORY = "tests/lab/test_demo.py::test_the_demo_shows_the_main_job_and_leaves_nothing"
 
 
-@pytest.mark.parametrize("kind", [pytest.param(kind, marks=pytest.mark.part(f"demo-{kind}")) for kind in KINDS])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param("podman", marks=[pytest.mark.part("demo-podman"), pytest.mark.short]),
+        pytest.param("systemd", marks=[pytest.mark.part("demo-systemd"), pytest.mark.short]),
+        pytest.param("systemd-host", marks=pytest.mark.part("demo-systemd-host")),
+        pytest.param("docker", marks=pytest.mark.part("demo-docker")),
+    ],
+)
 def test_the_demo_passes(machine: Machine, kind: str) -> None:
     run_inside(machine, f"{STORY}[{kind}]", timeout=180)

@@ -8,6 +8,7 @@ from tests.machine.inner import run_inside
 from vm.machine import Machine
 
 
+@pytest.mark.short
 @pytest.mark.part("limits")
 def test_limits_are_enforced(machine: Machine) -> None:
     run_inside(machine, "tests/host/test_limits.py", "-k", "podman or systemd", timeout=120)

@@ -12,18 +12,17 @@ import pytest
 
 from tests.machine.agents import Agent, make_image
 from vm.machine import Machine
-from vm.recipes import Recipe
 
 TRACES = "podman ps --all --format '{{.Names}}'; ip netns list; systemctl list-units --failed --plain --no-legend"
 
 
 @pytest.fixture(scope="module")
-def agents(machine: Machine, recipe: Recipe) -> Iterator[tuple[Agent, ...]]:
+def agents(machine: Machine) -> Iterator[tuple[Agent, ...]]:
     """Running, with their dnsmasqs."""
     make_image(machine)
     made = (
-        Agent(machine=machine, recipe=recipe, engine="podman"),
-        Agent(machine=machine, recipe=recipe, engine="systemd", suffix="-2"),
+        Agent(machine=machine, engine="podman"),
+        Agent(machine=machine, engine="systemd", suffix="-2"),
     )
     for agent in made:
         agent.enable()
@@ -35,6 +34,7 @@ def agents(machine: Machine, recipe: Recipe) -> Iterator[tuple[Agent, ...]]:
     assert machine.run(TRACES).stdout == ""
 
 
+@pytest.mark.short
 @pytest.mark.parametrize(
     "end",
     [

@@ -1,0 +1,38 @@
+"""docs/hosts.md says what the tests on machines found, and no more."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from tests.machine import results
+
+MACHINE = Path(results.__file__).parent
+# As they stand in the sources: marks have their names as literals.
+PART = re.compile(r'mark\.part\("([\w-]+)"\)')
+
+
+def parts() -> set[str]:
+    return {name for path in MACHINE.glob("test_*.py") for name in PART.findall(path.read_text())}
+
+
+def test_the_table_is_what_was_found() -> None:
+    assert results.TABLE.rows() == results.rows(results.read())
+
+
+def test_every_part_has_a_row() -> None:
+    assert parts() == set(results.PARTS)
+
+
+def test_what_was_found_is_of_parts_and_hosts_that_there_are() -> None:
+    found = results.read()
+    assert found.keys() <= results.HOSTS.keys()
+    assert {part for each in found.values() for part in each["parts"]} <= set(results.PARTS)
+
+
+def test_a_part_that_failed_is_not_shown_as_one_that_passed() -> None:
+    rows = results.rows({"sid-apparmor": {"kernel": "7.2", "parts": {"reboot": False, "limits": True}}})
+    shown = {what: cells for what, *cells in rows}
+    assert shown["Linux"] == ["—", "—", "7.2", "—"]
+    assert shown[results.PARTS["reboot"]] == ["—", "—", "**no**", "—"]
+    assert shown[results.PARTS["limits"]] == ["—", "—", "yes", "—"]

@@ -1,0 +1,84 @@
+"""What the tests on machines found, machine by machine, and the table of docs/hosts.md that shows it.
+
+    SIDESPAWN_WRITE_TABLE=1 ./dev vm test …     adds what it finds to results.json, and writes the table
+    .venv/bin/python -m tests.machine.results   writes the table again
+
+A run replaces what earlier ones found of the parts that it has; with other versions than theirs it replaces all.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from pathlib import Path
+from typing import Any
+
+from tests.tables import Row, Table
+from vm.cache import CHECKOUT
+
+RESULTS = Path(__file__).parent / "results.json"
+PAGE = CHECKOUT / "docs/hosts.md"
+HOSTS = {
+    "bookworm-apparmor": "Debian 12, AppArmor",
+    "trixie-apparmor": "Debian 13, AppArmor",
+    "sid-apparmor": "Debian sid, AppArmor",
+    "trixie-selinux": "Debian 13, SELinux",
+}
+TABLE = Table(PAGE, ("", *HOSTS.values()))
+VERSIONS = {
+    "kernel": "Linux",
+    "systemd": "systemd",
+    "podman": "podman",
+    "docker": "docker",
+    "python": "Python",
+    "mode": "the security module is",
+    "date": "tried on",
+}
+PARTS = {
+    "demo-podman": "[the demo](engines.md) with podman",
+    "demo-systemd": "the demo with systemd, from an image",
+    "demo-systemd-host": "the demo with systemd, from the host's own programs",
+    "demo-docker": "the demo with docker",
+    "five-minutes-pip": "README's five minutes, word for word, installed by pip",
+    "package": "the package's life: install, upgrade under load, remove, purge",
+    "reboot": "after a reboot all comes back by itself; the agent is the Quadlet unit of [agents.md](agents.md)",
+    "power-cut": "the same after the power failed",
+    "limits": "limits of memory and tasks act, with podman and systemd",
+    "limits-docker": "the same with docker",
+    "versions": "agents live on while the host changes between 0.1.0 and this version",
+    "mount-namespaces": "the host sees what the units mount; with 0.1.0's units it is found out where not",
+    "lab": "tests of units, confinement and life cycle (`tests/lab`)",
+    "lab-all": "all of `tests/lab`",
+    "module": "the security module refuses things",
+    "machine": "what tests on machines rely on",
+}
+SIGNS = {True: "yes", False: "**no**", None: "—"}
+
+
+def read() -> dict[str, dict[str, Any]]:
+    """By the machine's kind."""
+    return dict(json.loads(RESULTS.read_text()))
+
+
+def add(result: dict[str, Any]) -> None:
+    """Of one run, as `./dev vm test` prints it."""
+    results, kind = read(), f"{result['release']}-{result['module']}"
+    new = {**result, "date": datetime.datetime.now(datetime.UTC).date().isoformat()}
+    old = results.get(kind, {})
+    if all(old.get(each) == new.get(each) for each in VERSIONS if each != "date"):
+        new["parts"] = {**old["parts"], **new["parts"]}
+    results[kind] = {**new, "parts": dict(sorted(new["parts"].items()))}
+    RESULTS.write_text(json.dumps(results, indent=4, sort_keys=True) + "\n")
+    TABLE.write(rows(results))
+
+
+def rows(results: dict[str, dict[str, Any]]) -> list[Row]:
+    found = [results.get(kind, {}) for kind in HOSTS]
+    versions = [(name, *(str(each.get(key, SIGNS[None])) for each in found)) for key, name in VERSIONS.items()]
+    return versions + [
+        (what, *(SIGNS[each.get("parts", {}).get(part)] for each in found)) for part, what in PARTS.items()
+    ]
+
+
+if __name__ == "__main__":
+    TABLE.write(rows(read()))
