@@ -50,6 +50,7 @@ PARTS = {
     "lab": "tests of units, confinement and life cycle (`tests/lab`)",
     "lab-all": "all of `tests/lab`",
     "module": "the security module refuses things",
+    "apparmor": "what AppArmor and the list of system calls deny an agent and a side container, each tried",
     "machine": "what tests on machines rely on",
 }
 SIGNS = {True: "yes", False: "**no**", None: "—"}
