@@ -96,13 +96,24 @@ class Machine:
     # ---------------------------------------------------------------- power
 
     def boot(self, seconds: float = _BOOT_SECONDS) -> None:
-        """Turns it on and waits until systemd has started everything."""
-        self.process = qemu.start(self.hardware, self.accelerator, self.record, outlives_us=self.outlives_us)
-        self.wait_until_up(seconds)
+        """Turns it on and waits until systemd has started everything.
+
+        With emulated processors (QEMU 7.2) a kernel now and then hangs while it patches its own code: it is turned off
+        and on once.
+        """
+        try:
+            self.turn_on(seconds)
+        except VmError:
+            self.kill()
+            self.turn_on(seconds)
         if self.hardware.state:
             # The saved memory is where the machine came from only once, and its clock stood still.
             self.hardware = replace(self.hardware, state="")
             self.shell_run(f"date --set=@{time.time():.3f}")
+
+    def turn_on(self, seconds: float) -> None:
+        self.process = qemu.start(self.hardware, self.accelerator, self.record, outlives_us=self.outlives_us)
+        self.wait_until_up(seconds)
 
     def wait_until_up(self, seconds: float = _BOOT_SECONDS, *, other_than: str = "") -> None:
         """Until commands can be run and systemd is done, in another boot than that of this id."""
