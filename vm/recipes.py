@@ -39,7 +39,8 @@ _SELINUX = ("auditd", "policycoreutils", "selinux-basics", "selinux-policy-defau
 _OF_RELEASE = {
     Release.BOOKWORM: ("isc-dhcp-client",),
     Release.TRIXIE: ("docker-cli", "isc-dhcp-client"),
-    Release.SID: ("docker-cli",),
+    # What no package there brings along any more.
+    Release.SID: ("docker-cli", "e2fsprogs", "fdisk", "login", "mount", "passwd"),
 }
 
 # The kernel's own default is AppArmor.
