@@ -99,9 +99,10 @@ def _assemble(recipe: Recipe, place: Place, *, outlives_us: bool) -> Machine:
     cache = default_cache()
     keys = ensure_keys(cache)
     disk = ensure_disk(cache, recipe, keys, ensure_packages(cache, recipe))
+    booted = ensure_booted(cache, recipe, keys, disk)
     written = place.disk(cache)
     written.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(ensure_booted(cache, recipe, keys, disk), written)
+    shutil.copyfile(booted, written)
     plan = Plan(recipe=recipe, disk=disk, written=written, state=STATE, outlives_us=outlives_us)
     return assemble(cache, keys, place, plan)
 
