@@ -128,19 +128,19 @@ def test_a_place_that_is_locked_is_not_free(tmp_path: Path) -> None:
 
 DEB822 = """\
 Types: deb
-URIs: http://deb.debian.org/debian
+URIs: http://mirror.example/debian
 Suites: bookworm bookworm-updates
 Components: main
 
 Types: deb
-URIs: http://deb.debian.org/debian-security
+URIs: http://mirror.example/debian-security
 Suites: bookworm-security
 Components: main
 """
 ONE_LINE = """\
-deb [signed-by=/k] http://deb.debian.org/debian bookworm main
-deb http://deb.debian.org/debian bookworm-updates main
-deb http://deb.debian.org/debian-security bookworm-security main
+deb [signed-by=/k] http://mirror.example/debian bookworm main
+deb http://mirror.example/debian bookworm-updates main
+deb http://mirror.example/debian-security bookworm-security main
 """
 
 
@@ -150,7 +150,7 @@ deb http://deb.debian.org/debian-security bookworm-security main
         (DEB822, True, "trixie", DEB822.replace("bookworm", "trixie")),
         (DEB822, True, "sid", DEB822.partition("\n\n")[0].replace("bookworm bookworm-updates", "sid") + "\n"),
         (ONE_LINE, False, "trixie", ONE_LINE.replace("bookworm", "trixie")),
-        (ONE_LINE, False, "sid", "deb [signed-by=/k] http://deb.debian.org/debian sid main\n"),
+        (ONE_LINE, False, "sid", "deb [signed-by=/k] http://mirror.example/debian sid main\n"),
         ("deb http://example.org/bookworm-like stable main\n", False, "sid", ""),
     ],
 )
