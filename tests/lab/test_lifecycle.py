@@ -376,3 +376,19 @@ def test_verdicts_starts_and_stops_are_in_the_journal(service: Service) -> None:
     assert (started["SIDESPAWN_PID"], started["SIDESPAWN_NETNS"]) == (str(pid), network.netns)
     assert len(started["SIDESPAWN_REQUEST"]) == 32
     assert all(each["MESSAGE"].isprintable() for each in service.journal())
+
+
+@pytest.mark.parametrize("engine", ["podman"])  # which has a store
+def test_a_container_whose_store_is_torn_is_replaced(service: Service) -> None:
+    """The power failed before its files were written out: podman lists it, and cannot inspect it."""
+    network = service.network()
+    network.start()
+    upper = command("podman", "inspect", "--format={{.GraphDriver.Data.UpperDir}}", network.container).stdout.strip()
+    service.wait_until_idle()
+    kill_process(network.pid)
+    wait_until(lambda: not service.containers(every=False))
+    (Path(upper).parent / "lower").write_text("")
+    assert command("podman", "container", "inspect", network.container, check=False).returncode == 125
+    done = network.start()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert set(service.containers(every=False)) == {network.container}

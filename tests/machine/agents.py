@@ -79,6 +79,7 @@ class Agent:
     def disable(self) -> None:
         self.machine.run(
             f"systemctl stop {self.unit}; rm {UNITS}/{self.unit}.container; systemctl daemon-reload;"
+            f" systemctl reset-failed {self.unit};"  # the agent ended by TERM
             f" sidespawn disable {self.service} --purge; rm -r {self.state}; "
             + "; ".join(f"ip netns delete qdhcp-{network}" for network in self.networks)
         )

@@ -34,11 +34,10 @@ def agents(machine: Machine) -> Iterator[tuple[Agent, ...]]:
     assert machine.run(TRACES).stdout == ""
 
 
-@pytest.mark.short
 @pytest.mark.parametrize(
     "end",
     [
-        pytest.param(Machine.reboot, id="reboot", marks=pytest.mark.part("reboot")),
+        pytest.param(Machine.reboot, id="reboot", marks=[pytest.mark.part("reboot"), pytest.mark.short]),
         pytest.param(Machine.power_cut, id="power cut", marks=pytest.mark.part("power-cut")),
     ],
 )

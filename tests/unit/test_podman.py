@@ -13,6 +13,7 @@ from sidespawn.core.plan import ConfigurationFile, Plan, Script
 from sidespawn.engines import Other, Pins, get_engine, podman
 from sidespawn.engines.control_groups import slice_name
 from sidespawn.engines.podman import PODMAN, Podman
+from sidespawn.errors import LaunchError
 from sidespawn.host.processes import Output
 from tests.unit.small import NET
 from tests.unit.test_plan import PLAN as PLAIN
@@ -236,3 +237,31 @@ def test_a_container_that_ends_while_it_is_removed_is_removed_all_the_same(monke
     monkeypatch.setattr(podman, "run", lambda argv, timeout: answers.pop(0))
     Podman().remove("x")
     assert answers == []
+
+
+def torn(pid: int) -> dict[str, object]:
+    return {"Id": ID, "Names": ["small_x"], "Pid": pid, "State": "exited", "Labels": None, "ExitCode": 0}
+
+
+def answer_with(monkeypatch: pytest.MonkeyPatch, row: dict[str, object]) -> None:
+    def answer(argv: tuple[str, ...], _timeout: float) -> Output:
+        if argv[1] == "ps":
+            return Output(0, json.dumps([row]), "")
+        return Output(125, "", 'Error: getting graph driver info "x": readlink /overlay: invalid argument')
+
+    monkeypatch.setattr(podman, "run", answer)
+
+
+def test_a_container_whose_store_is_torn_is_found_as_one_that_does_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after a loss of power; else a start would fail instead of removing it."""
+    answer_with(monkeypatch, torn(0))
+    found = Podman().find("small_x")
+    assert found is not None
+    assert (found.id, found.name, found.pid) == (ID, "small_x", None)
+
+
+@pytest.mark.parametrize(("name", "pid"), [("small_x", 4711), ("small_y", 0)], ids=["it runs", "another"])
+def test_any_other_trouble_is_told(monkeypatch: pytest.MonkeyPatch, name: str, pid: int) -> None:
+    answer_with(monkeypatch, torn(pid))
+    with pytest.raises(LaunchError, match="invalid argument"):
+        Podman().find(name)

@@ -121,12 +121,21 @@ class Podman:
         if done.code != 0:
             if any(each in done.stderr.lower() for each in NO_SUCH_CONTAINER):
                 return None
-            raise engine_error("podman container inspect", done)
+            return self.find_torn(name, engine_error("podman container inspect", done))
         container = parsed("podman container inspect", done)[0]
         state = container["State"]
         pid = state["Pid"] if state["Running"] else 0
         word = state_of(state["Status"], not pid and state["OOMKilled"])
         return found(container["Id"], container["Name"], pid, word, container["Config"]["Labels"])
+
+    def find_torn(self, name: str, trouble: LaunchError) -> Found:
+        """One that does not run and that podman lists, and can remove, but not inspect: when the power failed, files of
+        its store were not written out ("getting graph driver info", podman 5.4.2). Raises the trouble if it is another.
+        """
+        for row in ps("--all"):
+            if name in (row["Id"], *row["Names"]) and not row["Pid"]:
+                return found(row["Id"], row["Names"][0], 0, row["State"], row["Labels"] or {})
+        raise trouble
 
     def list(self, service: str) -> tuple[Found, ...]:
         rows = ps("--all", f"--filter=label={LABEL}service={service}")
