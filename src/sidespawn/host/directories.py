@@ -76,7 +76,7 @@ def make(places: Places, policy: Policy) -> None:
     of_spool = f"size={policy.limits.spool},nr_inodes={spool.NAMES},{owner}"
     mount_tmpfs(places.spool, FLAGS, of_spool, labels.WRITABLE)
     mount_tmpfs(places.replies, FLAGS, "size={}k,nr_inodes={},mode=0755".format(*of_answers), labels.READABLE)
-    # The first version had copies right here. What runs with one has mounted it, and is reloaded by writing into that file.
+    # The first version had copies right here. What runs with one has mounted it, and is reloaded by writing into it.
     has_copies_of_the_first = not os.path.ismount(places.snapshots) and any(places.snapshots.iterdir())
     for path in (places.agent,) if has_copies_of_the_first else (places.agent, places.snapshots):
         mount_tmpfs(path, FLAGS & ~kernel.MS_NOEXEC, "size=16m,nr_inodes=8192,mode=0700", labels.READABLE)
