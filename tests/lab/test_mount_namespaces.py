@@ -75,8 +75,8 @@ def test_the_option_that_0_1_0_had_would_hide_them(service: Service, drop_in: Dr
 
 
 @pytest.fixture
-def service_of_0_1_0(tmp_path: Path) -> Iterator[Service]:
-    """Enabled by that version itself, with its own units as they stand there."""
+def service_of_0_1_0(drop_in: DropIn, tmp_path: Path) -> Iterator[Service]:
+    """Enabled by that version itself, with its own units as they stand there; after `drop_in`, which enables ours."""
     made = new_service()
     unpack(tmp_path).enable(made.name, "--preset=neutron-dhcp-dnsmasq", f"--set=state_on_host={made.state}")
     yield made

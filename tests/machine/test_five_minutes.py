@@ -9,13 +9,16 @@ import re
 import shlex
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from release.__main__ import build
 from tests.lab.networks import DNSMASQ_FILES, NEUTRON
 from tests.machine.agents import IMAGE, make_image
 from tests.machine.pages import steps
 from vm.cache import default_cache
+from vm.checkout import HOME
 from vm.machine import Machine
 from vm.wheels import ensure_wheels
 
@@ -41,6 +44,7 @@ def host(machine: Machine) -> Iterator[Machine]:
     yield machine
     machine.run(
         f"podman rm --force --time=0 {AGENT}; podman volume rm {VOLUME}; rm -rf /opt/sidespawn build {WHEELS};"
+        " ! dpkg-query --show sidespawn || apt-get purge --yes sidespawn; rm -f sidespawn_*.deb;"
         " mv /root/sidespawn-command /usr/local/bin/sidespawn; ip -all netns delete"
     )
 
@@ -53,16 +57,26 @@ def carry_out(machine: Machine, command: str, expected: int = 0) -> str:
     return done.stdout
 
 
-@pytest.mark.part("five-minutes-pip")
-def test_the_five_minutes_from_the_checkout(host: Machine) -> None:
+@pytest.mark.parametrize(
+    ("by_apt", "command"),
+    [
+        pytest.param(True, "/usr/bin/sidespawn", id="package", marks=pytest.mark.part("five-minutes-package")),
+        pytest.param(False, "/opt/sidespawn/bin/sidespawn", id="checkout", marks=pytest.mark.part("five-minutes-pip")),
+    ],
+)
+def test_the_five_minutes(host: Machine, tmp_path: Path, by_apt: bool, command: str) -> None:
     install, check, enable, start, look, back = steps(PAGE, HEADING)
+    install = [each for each in install if each.startswith("apt ") == by_apt]
+    if by_apt:
+        (deb,) = build("deb", "", tmp_path)
+        host.copy_in(deb, f"{HOME}/{deb.name}")
     network = str(uuid.uuid4())
     home = f"{STATE}/dhcp/{network}"
     files = " ".join(f"{home}/{name}" for name in DNSMASQ_FILES)
     host.run(f"mkdir -p {home}; touch {files}; chown -R {NEUTRON}:{NEUTRON} {STATE}")
-    for command in (*install, *check):
-        carry_out(host, command)
-    assert host.run("readlink -f $(command -v sidespawn)").stdout == "/opt/sidespawn/bin/sidespawn\n"
+    for each in (*install, *check):
+        carry_out(host, each)
+    assert host.run("readlink -f $(command -v sidespawn)").stdout == f"{command}\n"
 
     (command,) = enable
     printed = carry_out(host, command.replace("AGENT-IMAGE", IMAGE))

@@ -8,12 +8,14 @@ import click
 
 from sidespawn.cli import accounts, hardening, security_modules, systemd
 from sidespawn.cli.enable import is_ours
+from sidespawn.cli.host_report.engines import DOCKER_PID
 from sidespawn.cli.output import enabled_services, json_option, print_json, service_argument
 from sidespawn.core.loading import ENGINES
 from sidespawn.core.policy import Policy
 from sidespawn.engines import Engine, get_engine, systemd_roots
-from sidespawn.engines.control_groups import slice_name
+from sidespawn.engines.control_groups import slice_name, slice_path
 from sidespawn.errors import LaunchError, PolicyError
+from sidespawn.host import directories
 from sidespawn.host.places import POLICIES, Places
 from sidespawn.host.policies import load_policy
 
@@ -45,6 +47,9 @@ def disable(places: Places, purge: bool, dry_run: bool, as_json: bool) -> None:
             systemd.systemctl("stop", f"sidespawn@{places.service}.service")
             systemd_roots.release_all(places.service)
             systemd.systemctl("stop", *systemd.all_units(places.service))
+            systemd.reset_failed(*systemd.all_units(places.service))
+            if places.home.exists():  # units of an earlier version remove it in a mount namespace of their own
+                directories.remove(places)
         found = side_containers(places, policy)
         containers = [name for _, name in found]
         for engine, name in found:
@@ -90,6 +95,8 @@ def side_containers(places: Places, policy: Policy | None) -> list[tuple[Engine,
     """Each with its engine: an earlier policy may have named another one."""
     found = []
     for name in ENGINES:
+        if name == "docker" != engine_name(policy) and not docker_may_have_any(places.service):
+            continue  # the question would start docker
         engine = get_engine(name)
         try:
             found += [(engine, each.name) for each in engine.list(places.service)]
@@ -97,6 +104,11 @@ def side_containers(places: Places, policy: Policy | None) -> list[tuple[Engine,
             if name == engine_name(policy):
                 raise  # the others need not be there
     return found
+
+
+def docker_may_have_any(service: str) -> bool:
+    """With live-restore, containers go on when docker has stopped."""
+    return DOCKER_PID.exists() or any(slice_path(service).glob("docker-*.scope"))
 
 
 def remove_accounts(places: Places, policy: Policy | None) -> list[str]:

@@ -132,3 +132,8 @@ def systemctl(*arguments: str) -> Output:
         hint = f"systemctl status {arguments[-1]}"
         raise SidespawnError(Reason.HOST_UNSUITABLE, f"{command}: {last_line(done.stderr)}", hint)
     return done
+
+
+def reset_failed(*units: str) -> None:
+    """Have systemd forget that they failed; it has forgotten the others already, and complains about them."""
+    run((SYSTEMCTL, "reset-failed", *units), TIMEOUT)
