@@ -33,6 +33,19 @@ def refusal(*argv: str, **request: Any) -> Denied:
     return denial(POLICY, asked(*(argv or CALL.argv), **request))
 
 
+def pairs(argv: tuple[str, ...]) -> dict[str, str]:
+    """Options with their values; those without a value with an empty one."""
+    found, rest = {}, list(argv[1:])
+    while rest:
+        name = rest.pop(0)
+        found[name] = rest.pop(0) if rest and not rest[0].startswith("--") else ""
+    return found
+
+
+def script(name: str) -> str:
+    return next(each.text for each in POLICY.side_container.scripts if each.path == f"/run/scripts/{name}")
+
+
 def changed(option: str, value: str) -> tuple[str, ...]:
     at = CALL.argv.index(f"--{option}") + 1
     return (*CALL.argv[:at], value, *CALL.argv[at + 1 :])
@@ -44,7 +57,7 @@ def changed(option: str, value: str) -> tuple[str, ...]:
 @pytest.mark.parametrize("call", STATE_CHANGE, ids=str)
 def test_a_recorded_call_is_allowed(call: Call) -> None:
     plan = decide(POLICY, asked(*call.argv, netns=call.netns, **call.env)).plan
-    said = dict(zip(call.argv[1::2], call.argv[2::2], strict=False))
+    said = pairs(call.argv)
     router, home = said["--router_id"], said["--conf_dir"]
     assert plan.netns == f"qrouter-{router}"
     assert not plan.host_network
@@ -53,9 +66,8 @@ def test_a_recorded_call_is_allowed(call: Call) -> None:
         "--state_path": "/run/agent",
         "--log-file": "/dev/stdout",
     }
-    wanted = [own.get(before, each) for before, each in zip(("", *call.argv), call.argv, strict=False)][1:]
-    at = wanted.index("--user")
-    assert list(plan.arguments) == wanted[:at] + wanted[at + 4 :]
+    wanted = [f"{name}={own.get(name, value)}" for name, value in said.items() if name not in ("--user", "--group")]
+    assert list(plan.arguments) == [each.removesuffix("=") for each in wanted]
     assert f"{router}.monitor" in " ".join(plan.arguments)  # how Neutron recognises it
     assert plan.pid_file == PidFile(beneath=str(call.pid_file).removeprefix(f"{STATE}/"))
     assert plan.mounts == (
@@ -74,8 +86,17 @@ def test_every_call_was_recorded() -> None:
 )
 def test_a_log_outside_of_the_state_goes_to_the_journal_as_well(name: str) -> None:
     plan = decide(POLICY, asked(*changed("log-file", f"/var/log/neutron/{name}"))).plan
-    assert "/dev/stdout" in plan.arguments
-    assert not [each for each in plan.arguments if each.startswith("/var/log")]
+    assert "--log-file=/dev/stdout" in plan.arguments
+    assert not [each for each in plan.arguments if "/var/log" in each]
+
+
+@pytest.mark.parametrize("call", STATE_CHANGE, ids=str)
+def test_the_form_of_earlier_releases_means_the_same(call: Call) -> None:
+    glued = [f"{name}={value}".removesuffix("=") for name, value in pairs(call.argv).items()]
+    tag = f"neutron-keepalived-state-change-monitor-{pairs(call.argv)['--router_id']}.monitor"
+    plan = decide(POLICY, asked(call.argv[0], *glued, PROCESS_TAG=tag)).plan
+    assert plan.arguments == decide(POLICY, asked(*call.argv)).plan.arguments
+    assert dict(plan.environment)["PROCESS_TAG"] == tag
 
 
 # ---------------------------------------------------------------- dangers
@@ -124,22 +145,23 @@ def test_one_request_cannot_mix_routers(option: str) -> None:
     assert refusal(*changed(option, CALL.argv[at].replace(ROUTER, OTHER))).reason is Reason.VALUE_CONFLICT
 
 
-@pytest.mark.parametrize("argument", ["--namespace=x", "--conf-dir", "-h", "--", "x", "--log_file", "--debu"])
-def test_what_the_script_would_read_in_its_own_way_is_refused(argument: str) -> None:
+@pytest.mark.parametrize("argument", ["--debug=yes", "--conf-dir", "-h", "--", "x", "--log_file", "--debu"])
+def test_what_the_program_would_read_in_its_own_way_is_refused(argument: str) -> None:
     found = refusal(*CALL.argv, argument).reason
     assert found in (Reason.OPTION_UNKNOWN, Reason.POSITIONAL_NOT_ALLOWED, Reason.OPTION_MALFORMED)
 
 
-def test_it_is_called_in_no_namespace_and_with_no_variables() -> None:
+def test_it_is_called_in_no_namespace_and_with_no_other_variables() -> None:
     assert refusal(netns=f"qrouter-{ROUTER}").reason is Reason.NAMESPACE_NOT_ALLOWED
-    assert refusal(PROCESS_TAG=f"neutron-keepalived-state-change-monitor-{ROUTER}.monitor").reason is (
-        Reason.ENVIRONMENT_NOT_ALLOWED
-    )
+    assert refusal(PROCESS_TAG=f"keepalived-{ROUTER}").reason is Reason.VALUE_NOT_ALLOWED
+    other = f"neutron-keepalived-state-change-monitor-{OTHER}.monitor"
+    assert refusal(PROCESS_TAG=other).reason is Reason.VALUE_CONFLICT
     assert refusal(BASH_ENV="/tmp/x").reason is Reason.ENVIRONMENT_NOT_ALLOWED
 
 
 def test_an_option_is_given_once() -> None:
     assert refusal(*CALL.argv, "--namespace", f"qrouter-{ROUTER}").reason is Reason.OPTION_REPEATED
+    assert refusal(*CALL.argv, f"--namespace=qrouter-{ROUTER}").reason is Reason.OPTION_REPEATED
 
 
 # ---------------------------------------------------------------- its `ip`
@@ -155,20 +177,52 @@ def test_an_option_is_given_once() -> None:
 def test_ip_netns_exec_executes_the_program_as_it_stands(
     tmp_path: Path, arguments: tuple[str, ...], executed: str
 ) -> None:
-    (script,) = POLICY.side_container.scripts
     path = tmp_path / "ip"
-    path.write_text(script.text)
+    path.write_text(script("ip"))
     path.chmod(0o755)
     assert subprocess.run((path, *arguments), capture_output=True, text=True, timeout=10, check=True).stdout == executed
 
 
 def test_every_other_ip_is_the_images(tmp_path: Path) -> None:
-    (script,) = POLICY.side_container.scripts
     images = tmp_path / "image-ip"
     images.write_text('#!/bin/sh\necho image "$@"\n')
     images.chmod(0o755)
     path = tmp_path / "ip"
-    path.write_text(script.text.replace("exec ip ", f"exec {images} "))
+    path.write_text(script("ip").replace("exec ip ", f"exec {images} "))
     path.chmod(0o755)
     said = subprocess.run((path, "-o", "monitor", "a"), capture_output=True, text=True, timeout=10, check=True).stdout
     assert said == "image -o monitor a\n"
+
+
+# ---------------------------------------------------------------- which form the program has
+
+
+@pytest.mark.parametrize(
+    ("head", "interpreter"),
+    [
+        ("#!/usr/bin/python3", "/usr/bin/python3"),
+        ("#!/usr/bin/python3 -s", "/usr/bin/python3"),
+        ("#!/usr/bin/env python3.11", "/usr/bin/env python3.11"),
+        ('#!/bin/sh\n\'\'\'exec\' "/opt/a/python3" "$0" "$@"', "/opt/a/python3"),
+        ("#!/bin/sh\n# it was in Python before", ""),
+        ("#!/bin/sh\n", ""),
+    ],
+)
+def test_the_form_of_the_program_is_found(tmp_path: Path, head: str, interpreter: str) -> None:
+    program = tmp_path / "program"
+    program.write_text(f'{head}\necho script "$@"\n')
+    program.chmod(0o755)
+    path = tmp_path / "monitor"
+    path.write_text(
+        script("monitor").replace("exec $interpreter", 'exec echo "$interpreter"').replace("/run/", f"{tmp_path}/")
+    )
+    path.chmod(0o755)
+    environment = {"PATH": "/usr/bin:/bin", "MONITOR": str(program)}
+    command = (str(path), "--conf_dir=/a", "--pid_file=/b")
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=10, check=False)
+    first = done.stdout.splitlines()[0]
+    if interpreter:
+        rest = "--conf_dir=/a --pid_file=/b --namespace= --config-file=/dev/null"
+        assert first == f"{interpreter} {tmp_path}/scripts/foreground {program} {rest}"
+    else:
+        assert first == "script --conf_dir /a --pid_file /b"

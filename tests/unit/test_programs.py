@@ -78,7 +78,7 @@ def test_an_option_that_reaches_further_is_dangerous(program: str, spelling: str
         ("radvd", "config", "/a", ("--config=/a",)),
         ("conntrackd", "C", "/a", ("-C", "/a")),
         ("conntrackd", "f", None, ("-f",)),
-        ("neutron-keepalived-state-change", "conf_dir", "/a", ("--conf_dir", "/a")),
+        ("neutron-keepalived-state-change", "conf_dir", "/a", ("--conf_dir=/a",)),
         ("neutron-keepalived-state-change", "debug", None, ("--debug",)),
     ],
 )

@@ -1,0 +1,28 @@
+"""Virtual environments of Neutron's releases, and images that contain one: what a helper of that release runs in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.lab.networks import command
+
+CACHE = Path(__file__).parents[2] / ".cache"
+AGENT_IMAGE = "localhost/sidespawn-neutron-agent:latest"
+NEWEST, OLD = "newest", "old"
+VENVS = {NEWEST: (CACHE / "neutron").resolve(), OLD: (CACHE / "neutron-old").resolve()}
+
+
+@contextmanager
+def image_of(release: str) -> Iterator[str]:
+    """The agent's image with the release in it, as a deployment has it; at the path that its scripts name."""
+    name, venv = f"localhost/sidespawn-test-{release}:latest", VENVS[release]
+    file = Path(f"/run/sidespawn-test-{release}.containerfile")
+    file.write_text(f"FROM {AGENT_IMAGE}\nCOPY . {venv}/\n")
+    command("podman", "build", "--quiet", "--isolation=chroot", f"--tag={name}", f"--file={file}", str(venv))
+    file.unlink()
+    try:
+        yield name
+    finally:
+        command("podman", "image", "rm", "--force", name)
