@@ -27,11 +27,10 @@ from sidespawn.engines import Engine, NameTaken, Pins, docker, get_engine
 from sidespawn.engines.systemd_roots import release_all
 from sidespawn.errors import LaunchError, Reason
 from sidespawn.host import directories, kernel, labels, syscalls
-from sidespawn.host.keeper import pin_mounts
 from sidespawn.host.namespaces import pinned_namespace
 from sidespawn.host.places import Places
 from sidespawn.host.processes import Process, end, identify, send
-from sidespawn.host.state import AgentState
+from sidespawn.host.state import AgentState, pin_mounts
 from tests.lab import dockers
 from tests.lab.networks import command, wait_until, wait_until_gone
 

@@ -197,6 +197,23 @@ def test_a_vrrp_process_that_died_is_replaced_and_the_next_start_tells_its_pid(m
     master.assert_pid_files_are_right()
 
 
+def test_the_timer_tells_the_pid_of_a_vrrp_process_that_was_replaced(master: HaRouter) -> None:
+    pid, vrrp_pid = master.pid, master.vrrp_pid
+    kill_process(vrrp_pid)
+    wait_until(lambda: bool(children(pid)))
+    master.service.wait_until_idle()
+    wait_until(lambda: sweep(master) != vrrp_pid)
+    assert [master.vrrp_pid] == children(pid)
+    assert master.pid == pid
+    master.assert_pid_files_are_right()
+    assert master.kill_vrrp("HUP", master.vrrp_pid) == (0, "")  # it is known by its new pid
+
+
+def sweep(router: HaRouter) -> int:
+    command("systemctl", "start", router.service.unit)  # what the timer does
+    return router.vrrp_pid
+
+
 def test_a_pid_file_that_neutron_removed_is_written_again(master: HaRouter) -> None:
     pids = (master.pid, master.vrrp_pid)
     master.pid_file.unlink()

@@ -33,6 +33,7 @@ from sidespawn.engines import Found, NameTaken, Pins
 from sidespawn.errors import LaunchError, Reason
 from sidespawn.host import keeper as keeper_module
 from sidespawn.host import ledger as ledger_module
+from sidespawn.host import state as state_module
 from sidespawn.host.journal import Journal
 from sidespawn.host.keeper import Keeper
 from sidespawn.host.namespaces import PinnedNamespace
@@ -207,12 +208,12 @@ class Host:
             "send": lambda process, name: is_alive(process),
             "namespace_of": lambda pid: INODE,
             "pinned_namespace": pretended_pin,
-            "pinned": pretended_pin,
             "wait_until_ready": lambda plan, process, hint: {},
         }
         for name, instead in pretended.items():
             assert hasattr(keeper_module, name)
             setattr(keeper_module, name, instead)
+        vars(state_module)["pinned"] = pretended_pin
         vars(ledger_module)["is_alive"] = is_alive
         keeper = Keeper(self.policy, self.places, engine, Journal("small", str(self.home / "nobody")))
         install(fatal, log)

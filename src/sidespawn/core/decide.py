@@ -252,7 +252,6 @@ def make_plan(policy: Policy, judge: Judge, environment: tuple[tuple[str, str], 
             if file.path.startswith(f"{mount.path}/"):  # the agent could put another file in its place
                 raise Denied(Reason.POLICY_INVALID, f"the checked file {quoted(file.path)} would lie in a mount")
     pid_file = None if side_container.pid_file is None else render(side_container.pid_file, bindings)
-    children = ((render(pattern, bindings), inside) for pattern, inside in side_container.child_pid_files)
     return Plan(
         service=policy.service,
         instance=instance,
@@ -279,12 +278,15 @@ def make_plan(policy: Policy, judge: Judge, environment: tuple[tuple[str, str], 
         apparmor=side_container.apparmor,
         limits=side_container.limits,
         pid_file=None if pid_file is None else PidFile(beneath=beneath(policy, pid_file)),
-        child_pid_files=tuple(
-            ChildPidFile(beneath=beneath(policy, path), inside=inside) for path, inside in children if path
-        ),
+        child_pid_files=child_pid_files(policy, bindings),
         readiness=side_container.readiness,
         grace=side_container.grace,
     )
+
+
+def child_pid_files(policy: Policy, bindings: dict[str, str]) -> tuple[ChildPidFile, ...]:
+    children = ((render(pattern, bindings), inside) for pattern, inside in policy.side_container.child_pid_files)
+    return tuple(ChildPidFile(beneath=beneath(policy, path), inside=inside) for path, inside in children if path)
 
 
 def place_mounts(policy: Policy, bindings: dict[str, str]) -> tuple[Mount, ...]:

@@ -15,7 +15,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from sidespawn.core.configuration import CONFIGURATION_BYTES, accept_configuration
-from sidespawn.core.decide import Allowed
+from sidespawn.core.decide import Allowed, child_pid_files
 from sidespawn.core.plan import Plan, container_name
 from sidespawn.core.policy import Policy
 from sidespawn.core.records import replace
@@ -23,7 +23,8 @@ from sidespawn.core.wire import PROBE, Reply, SignalRequest, Status
 from sidespawn.engines import Engine, Found, NameTaken, Pins, get_engine, why_ended
 from sidespawn.errors import Denied, LaunchError, Reason, quoted
 from sidespawn.host import kernel
-from sidespawn.host.files import directory, pinned, write_whole
+from sidespawn.host.children import find_children
+from sidespawn.host.files import directory, write_whole
 from sidespawn.host.journal import Event, Journal
 from sidespawn.host.ledger import Ledger, Record, recovered
 from sidespawn.host.limits import STEADY_SECONDS, Falls, Room
@@ -31,7 +32,7 @@ from sidespawn.host.namespaces import HOSTS_OWN, PinnedNamespace, namespace_of, 
 from sidespawn.host.places import Places
 from sidespawn.host.processes import end, identify, send
 from sidespawn.host.readiness import wait_until_ready
-from sidespawn.host.state import AgentState
+from sidespawn.host.state import AgentState, pin_mounts
 
 
 class Keeper:
@@ -345,6 +346,8 @@ class Keeper:
                 self.forget(record)
                 if record.adopted:
                     self.journal.write(Event.EXITED, f"{record.name} had ended by itself", instance=record.instance)
+            elif record.children:
+                self.renew_children(record.key)
         self.adopt()
         for each in listed:
             if each.pid is None:
@@ -360,6 +363,18 @@ class Keeper:
                 self.ledger.remove(key)
                 self.remove_snapshots(key)
 
+    def renew_children(self, key: str) -> None:
+        """Tell the agent the pids of children that the program has replaced by itself."""
+        with self.only(key):
+            record = self.ledger.find(key)
+            if record is None or record.adopted or record.pids == tuple(filter(record.process_of, record.pids)):
+                return
+            children = find_children(record.process, child_pid_files(self.policy, record.bindings))
+            if children:
+                self.ledger.write(replace(record, children=children))
+                for beneath, (pid, _) in children.items():
+                    self.write_pid_file(beneath, pid)
+
     def note_end(self, found: Found) -> None:
         """Tell the journal of an end that nobody had asked for, before the container is removed."""
         message = f"{found.name} had ended by itself ({found.state})"
@@ -371,7 +386,11 @@ class Keeper:
         if plan.pid_file is not None:
             pids[plan.pid_file.beneath] = record.pid
         for beneath, pid in pids.items():
-            self.state.write(beneath, b"%d\n" % pid, (plan.uid, plan.gid))
+            self.write_pid_file(beneath, pid)
+
+    def write_pid_file(self, beneath: str, pid: int) -> None:
+        owner = (self.policy.side_container.uid, self.policy.side_container.gid)
+        self.state.write(beneath, b"%d\n" % pid, owner)
 
     def running(self, event: Event, message: str, record: Record, request_id: str) -> Reply:
         where = {"instance": record.instance, "container": record.container, "netns": record.netns}
@@ -382,15 +401,6 @@ class Keeper:
 
     def see_log(self, name: str) -> str:
         return f"its output is in the host's journal: sidespawn logs {self.policy.service} {name}"
-
-
-def pin_mounts(plan: Plan, state: AgentState, pin: Path, stack: ExitStack) -> tuple[Path, ...]:
-    paths = []
-    for number, mount in enumerate(plan.mounts):
-        descriptor = stack.enter_context(state.directory(mount.beneath))
-        target = pin.with_suffix(f".mount{number}")
-        paths.append(stack.enter_context(pinned(descriptor, target, is_directory=True, writable=mount.writable)))
-    return tuple(paths)
 
 
 def done(request: SignalRequest, message: str, container: str = "") -> Reply:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 
+from sidespawn.core.plan import Plan
 from sidespawn.errors import LaunchError, Reason
-from sidespawn.host.files import closing, directory, open_directory_beneath, read_regular_beneath, write_whole
+from sidespawn.host.files import closing, directory, open_directory_beneath, pinned, read_regular_beneath, write_whole
 
 
 class AgentState:
@@ -58,3 +60,12 @@ def usable(beneath: str) -> Iterator[None]:
             "it must be there, without links or mounts on the way; the policy's state_on_host says where the host looks"
         )
         raise LaunchError(Reason.STATE_UNUSABLE, message, hint) from None
+
+
+def pin_mounts(plan: Plan, state: AgentState, pin: Path, stack: ExitStack) -> tuple[Path, ...]:
+    paths = []
+    for number, mount in enumerate(plan.mounts):
+        descriptor = stack.enter_context(state.directory(mount.beneath))
+        target = pin.with_suffix(f".mount{number}")
+        paths.append(stack.enter_context(pinned(descriptor, target, is_directory=True, writable=mount.writable)))
+    return tuple(paths)
