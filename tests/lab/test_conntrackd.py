@@ -137,13 +137,13 @@ def keepalived(service: Service) -> Iterator[Service]:
 
 @pytest.fixture(scope="module")
 def agent(service: Service, keepalived: Service) -> Iterator[AgentContainer]:
-    """With what `sidespawn enable` says is to be mounted for both."""
-    printed = (command(*SIDESPAWN, "enable", "--json", each.name).stdout for each in (service, keepalived))
+    """With what `sidespawn options` says is to be mounted for both."""
+    printed = json.loads(command(*SIDESPAWN, "options", "--json", service.name, keepalived.name).stdout)
     made = AgentContainer(
         name=f"{service.name}-agent",
         image=IMAGE,
         state=service.state,
-        service_options=tuple(option for each in printed for option in json.loads(each)["podman_options"]),
+        service_options=tuple(each for each in printed["podman_options"] if "src=AGENT-IMAGE" not in each),
         capabilities=(*CAPABILITIES, "DAC_OVERRIDE"),  # the agent's root removes and asks what its user owns
     )
     made.start()

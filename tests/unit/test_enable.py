@@ -6,9 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from sidespawn.cli import enable
+from sidespawn.cli import agent_options
 from sidespawn.core.policy import Policy
+from sidespawn.errors import SidespawnError
 from sidespawn.host.places import Places
+from sidespawn.presets import names as preset_names
 from tests.unit.shipped import preset
 
 SCRIPT = "/etc/neutron/kill_scripts/default-service-kill"
@@ -19,9 +21,9 @@ CONNTRACKD, KEEPALIVED = preset("neutron-l3-conntrackd"), preset("neutron-l3-kee
 
 def targets(policy: Policy, monkeypatch: pytest.MonkeyPatch, *enabled: Policy) -> list[str]:
     known = {each.service: each for each in enabled}
-    monkeypatch.setattr(enable, "services", lambda one: [Places(name) for name in known])
-    monkeypatch.setattr(enable, "load_policy", lambda places: known[places.service])
-    return [str(each["target"]) for each in enable.agent_mounts(Places(policy.service), policy)]
+    monkeypatch.setattr(agent_options, "services", lambda one: [Places(name) for name in known])
+    monkeypatch.setattr(agent_options, "load_policy", lambda places: known[places.service])
+    return [str(each["target"]) for each in agent_options.agent_mounts(Places(policy.service), policy)]
 
 
 @pytest.mark.parametrize("policy", [CONNTRACKD, KEEPALIVED], ids=lambda policy: policy.service)
@@ -40,3 +42,38 @@ def test_of_two_that_share_a_kill_script_one_brings_it(monkeypatch: pytest.Monke
 def test_what_another_agents_service_brings_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     other = replace(CONNTRACKD, agent=replace(CONNTRACKD.agent, state_on_host="/srv/other"))
     assert SCRIPT in targets(KEEPALIVED, monkeypatch, other, KEEPALIVED)
+
+
+def joint(monkeypatch: pytest.MonkeyPatch, *policies: Policy) -> list[str]:
+    known = {each.service: each for each in policies}
+    monkeypatch.setattr(agent_options, "load_policy", lambda places: known[places.service])
+    return agent_options.joint_options([Places(name) for name in sorted(known)], "the-image")
+
+
+def test_joint_options_have_each_mount_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = joint(monkeypatch, *(preset(name) for name in preset_names() if name.startswith("neutron-l3-")))
+    destinations = [each.split(":")[1] if each.startswith("--volume") else each for each in found]
+    assert len(destinations) == len(set(destinations))
+    assert SCRIPT in destinations
+    assert "/usr/sbin/keepalived" in destinations
+    assert found.count("--mount=type=image,src=the-image,dst=/run/sidespawn/image") == 1
+
+
+def test_services_that_want_different_files_at_one_place_are_not_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SidespawnError, match="both mount /usr/sbin/haproxy"):
+        joint(monkeypatch, preset("neutron-dhcp-haproxy"), preset("neutron-l3-haproxy"))
+
+
+def test_a_script_must_be_shared_by_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = replace(CONNTRACKD, agent=replace(CONNTRACKD.agent, kill_scripts=(SCRIPT,), shared_kill_scripts=()))
+    with pytest.raises(SidespawnError, match=f"both mount {SCRIPT}"):
+        joint(monkeypatch, own, KEEPALIVED)
+
+
+@pytest.mark.parametrize(("image", "mounted"), [(None, 0), ("the-image", 1)])
+def test_the_agents_image_is_among_the_options_if_it_is_known(
+    monkeypatch: pytest.MonkeyPatch, image: str | None, mounted: int
+) -> None:
+    monkeypatch.setattr(agent_options, "services", lambda one: [])
+    found = agent_options.podman_options(Places(KEEPALIVED.service), KEEPALIVED, image)
+    assert found.count("--mount=type=image,src=the-image,dst=/run/sidespawn/image") == mounted

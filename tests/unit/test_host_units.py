@@ -20,6 +20,7 @@ from sidespawn.host.directories import given_to_containers
 from sidespawn.host.places import Places
 from sidespawn.host.processes import Output
 from tests.unit import small
+from tests.unit.shipped import preset
 from tests.unit.test_host_report import states, the
 
 # ---------------------------------------------------------------- unit files
@@ -321,6 +322,33 @@ def test_no_option_of_the_shipped_units_does(version: int) -> None:
 # ---------------------------------------------------------------- agents
 
 AGENT = agents.Agent(service="a", pid=7)
+WRAPPER = "/usr/sbin/keepalived"
+
+
+def test_an_agent_without_the_program_behind_its_wrapper_is_reported() -> None:
+    (found,) = agents.judge((replace(AGENT, lacks="/usr/sbin/keepalived"),), has_apparmor=False)
+    assert states((found,)) == {"agent-mounts": "problem"}
+    assert "/usr/sbin/keepalived" in found.found
+    assert "dst=/run/sidespawn/image" in found.hint
+
+
+@pytest.mark.parametrize(
+    ("mounts", "there", "lacks"),
+    [
+        ((WRAPPER,), "", WRAPPER),
+        ((WRAPPER,), f"run/sidespawn/image{WRAPPER}", ""),
+        ((WRAPPER,), f"{WRAPPER}.real".lstrip("/"), ""),
+        ((), "", ""),  # no wrapper hides the program
+    ],
+)
+def test_where_the_program_behind_a_wrapper_can_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mounts: tuple[str, ...], there: str, lacks: str
+) -> None:
+    monkeypatch.setattr(agents, "load_policy", lambda places: preset("neutron-l3-keepalived"))
+    if there:
+        (tmp_path / there).parent.mkdir(parents=True)
+        (tmp_path / there).touch()
+    assert agents.lacking("a", mounts, tmp_path) == lacks
 
 
 @pytest.mark.parametrize(

@@ -9,18 +9,18 @@ import click
 from rich.markup import escape
 
 from sidespawn import presets
-from sidespawn.cli import accounts, hardening, security_modules, selinux, systemd
-from sidespawn.cli.output import console, json_option, print_json, service_argument, services
+from sidespawn.cli import accounts, hardening, security_modules, systemd
+from sidespawn.cli.agent_options import agent_image_option, agent_mounts, image_option, podman_options, security_options
+from sidespawn.cli.output import console, json_option, print_json, service_argument
 from sidespawn.cli.suitability import host_findings, policy_warnings
 from sidespawn.core.loading import ENGINES
 from sidespawn.core.policy import Policy
 from sidespawn.engines import systemd_roots
-from sidespawn.errors import LaunchError, PolicyError, Reason, SidespawnError
-from sidespawn.host import syscalls
-from sidespawn.host.directories import IMAGE_IN_AGENT, wrapper_files
+from sidespawn.errors import LaunchError, Reason, SidespawnError
+from sidespawn.host.directories import IMAGE_IN_AGENT
 from sidespawn.host.files import read_trusted
 from sidespawn.host.places import POLICIES, Places
-from sidespawn.host.policies import load_policy, policy_of
+from sidespawn.host.policies import policy_of
 
 MARK = "# Written by `sidespawn enable`; `sidespawn disable` removes it unless it was changed. "
 
@@ -31,6 +31,7 @@ MARK = "# Written by `sidespawn enable`; `sidespawn disable` removes it unless i
 @click.option("--image", help="Image of the side containers.")
 @click.option("--engine", type=click.Choice(ENGINES), help="What starts the side containers.")
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A parameter of the preset. Repeatable.")
+@agent_image_option
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @json_option
 def enable(
@@ -39,6 +40,7 @@ def enable(
     image: str | None,
     engine: str | None,
     settings: tuple[str, ...],
+    agent_image: str | None,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -62,7 +64,7 @@ def enable(
         "policy": str(places.policy),
         "units": list(systemd.all_units(places.service)),
         "agent_mounts": agent_mounts(places, policy),
-        "podman_options": podman_options(places, policy),
+        "podman_options": podman_options(places, policy, agent_image),
         "security_options": security_options(places),
         "warnings": notes,
         "dry_run": dry_run,
@@ -73,7 +75,7 @@ def enable(
     if as_json:
         print_json(result)
         return
-    show(places, policy, notes, dry_run)
+    show(places, policy, agent_image, notes, dry_run)
 
 
 def policy_text(
@@ -149,63 +151,18 @@ def apply(places: Places, policy: Policy, text: str | None) -> None:
             systemd_roots.prepare(places.service, policy.side_container.image, anew=True)
 
 
-def agent_mounts(places: Places, policy: Policy) -> list[dict[str, object]]:
-    mounts: list[dict[str, object]] = [
-        {"source": str(places.spool), "target": str(places.spool), "writable": True, "propagation": "rprivate"},
-        {"source": str(places.replies), "target": str(places.replies), "writable": False, "propagation": "rprivate"},
-    ]
-    brought = brought_by_another(places, policy)
-    for source, target in wrapper_files(places, policy).items():
-        if target in brought:
-            continue
-        mounts.append({"source": str(source), "target": target, "writable": False, "propagation": "rprivate"})
-    return mounts
-
-
-def brought_by_another(places: Places, policy: Policy) -> set[str]:
-    """Kill scripts that an enabled service of the same agent shares and, being the first by name, has the mount of."""
-    found: set[str] = set()
-    for other in services(None):
-        with suppress(PolicyError):
-            agent = load_policy(other).agent
-            if other.service < places.service and agent.state_on_host == policy.agent.state_on_host:
-                found |= set(agent.shared_kill_scripts) & set(policy.agent.shared_kill_scripts)
-    return found
-
-
-def podman_options(places: Places, policy: Policy) -> list[str]:
-    """For the agent's `podman run` or its Quadlet unit (Volume=, PodmanArgs=)."""
-    mounts = (
-        f"--volume={mount['source']}:{mount['target']}:{'rw' if mount['writable'] else 'ro'},rprivate"
-        for mount in agent_mounts(places, policy)
-    )
-    return [*mounts, *((selinux.LEVEL,) if selinux.is_installed() else ())]
-
-
-def security_options(places: Places) -> list[str]:
-    """For an agent that makes namespaces.
-
-    What podman chooses by itself, AppArmor's profile or SELinux's domain, refuses `ip netns add`. podman's list of
-    system calls allows ways around any such profile; see host/syscalls.py.
-    """
-    found = [f"--security-opt=apparmor={security_modules.AGENT}"] if hardening.has_apparmor() else []
-    if syscalls.base() is not None:
-        found.append(f"--security-opt=seccomp={syscalls.place_of_agents(places.run)}")
-    return [*found, *((selinux.AGENT,) if selinux.is_installed() else ())]
-
-
-def show(places: Places, policy: Policy, notes: list[str], dry_run: bool) -> None:
+def show(places: Places, policy: Policy, agent_image: str | None, notes: list[str], dry_run: bool) -> None:
     out = console()
     verb = "would be enabled" if dry_run else "is enabled"
     out.print(f"[bold]{places.service}[/bold] {verb}: {escape(policy.description)}")
     out.print(f"  policy   {places.policy}  (what it allows: sidespawn check {places.service})")
     out.print(f"  units    {' '.join(systemd.units(places.service))}")
     out.print("  options of the agent:")
-    for option in podman_options(places, policy):
+    for option in podman_options(places, policy, agent_image):
         out.print(f"    {option}", markup=False)
-    if policy.agent.local:
+    if policy.agent.local and agent_image is None:
         out.print(f"  and the agent's own image at {IMAGE_IN_AGENT}, for what the agent answers itself:")
-        out.print(f"    --mount=type=image,src=AGENT-IMAGE,dst={IMAGE_IN_AGENT}", markup=False)
+        out.print(f"    {image_option('AGENT-IMAGE')}", markup=False)
     out.print(
         "  and what its own job needs, such as --volume=/run/netns:/run/netns:rw,rshared and --pid=host for Neutron"
     )

@@ -8,6 +8,7 @@ import sys
 import click
 
 from sidespawn import __version__
+from sidespawn.cli.agent_options import options
 from sidespawn.cli.check import check
 from sidespawn.cli.demo import demo
 from sidespawn.cli.disable import disable
@@ -37,7 +38,7 @@ def cli() -> None:
     """
 
 
-for verb in (enable, disable, check, explain, learn, ps, logs, signal, stop, sync, demo):
+for verb in (enable, options, disable, check, explain, learn, ps, logs, signal, stop, sync, demo):
     cli.add_command(verb)
 
 

@@ -14,7 +14,10 @@ from pathlib import Path
 
 from sidespawn.cli import security_modules
 from sidespawn.cli.host_report.findings import Finding, Topic, ok, problem, warning
+from sidespawn.errors import SidespawnError
+from sidespawn.host.directories import IMAGE_IN_AGENT
 from sidespawn.host.places import Places
+from sidespawn.host.policies import load_policy
 
 SYS_ADMIN = 1 << 21
 OPTION = f"--security-opt=apparmor={security_modules.AGENT}"
@@ -27,6 +30,7 @@ class Agent:
     is_current: bool = True  # its spool is that of the host
     profile: str = ""  # AppArmor's name for it, with the mode; empty without AppArmor
     may_mount: bool = False  # it has CAP_SYS_ADMIN
+    lacks: str = ""  # the program that its wrapper executes for calls that the agent answers itself
 
 
 def look(services: Iterable[str]) -> tuple[Agent, ...]:
@@ -48,16 +52,31 @@ def look(services: Iterable[str]) -> tuple[Agent, ...]:
                 if spool in theirs and str(places.home) not in theirs:
                     is_current = theirs[spool] == hosts.get(spool)
                     # `ip netns exec` in an agent makes one more mount namespace in the same control group.
-                    found.setdefault((name, container), look_at(name, pid, is_current))
+                    found.setdefault((name, container), look_at(name, pid, is_current, theirs))
     return tuple(found.values())
 
 
-def look_at(service: str, pid: int, is_current: bool) -> Agent:
+def look_at(service: str, pid: int, is_current: bool, mounts: Iterable[str]) -> Agent:
     status = Path(f"/proc/{pid}/status").read_text().splitlines()
     effective = next((int(line.split()[1], 16) for line in status if line.startswith("CapEff:")), 0)
     return Agent(
-        service=service, pid=pid, is_current=is_current, profile=profile(pid), may_mount=bool(effective & SYS_ADMIN)
+        service=service,
+        pid=pid,
+        is_current=is_current,
+        profile=profile(pid),
+        may_mount=bool(effective & SYS_ADMIN),
+        lacks=lacking(service, mounts, Path(f"/proc/{pid}/root")),
     )
+
+
+def lacking(service: str, mounts: Iterable[str], root: Path) -> str:
+    """The program that a wrapper hides in the agent, if it is in no other place where the wrapper looks for it."""
+    with suppress(SidespawnError):
+        agent = load_policy(Places(service)).agent
+        others = (f"{IMAGE_IN_AGENT}{agent.wrapper}", f"{agent.wrapper}.real")
+        if agent.local and agent.wrapper in mounts and not any(os.path.lexists(f"{root}{each}") for each in others):
+            return agent.wrapper
+    return ""
 
 
 def profile(pid: int) -> str:
@@ -88,6 +107,11 @@ def judge_agent(agent: Agent, has_apparmor: bool) -> Iterator[Finding]:
     if not agent.is_current:
         found = f"{who} has directories from before the service was enabled again"
         yield problem(Topic.AGENT_MOUNTS, found, "its requests arrive nowhere", "restart the agent", agent.service)
+    if agent.lacks:
+        found = f"{who} has no {agent.lacks} beside the wrapper"
+        message = "its calls for the version or for a test fail, and Neutron then leaves features out"
+        way = f"start it with --mount=type=image,src=AGENT-IMAGE,dst={IMAGE_IN_AGENT}"
+        yield problem(Topic.AGENT_MOUNTS, found, message, way, agent.service)
     if not has_apparmor or not agent.may_mount or not agent.profile:
         return
     name, _, mode = agent.profile.partition(" (")  # "unconfined" has no mode, and some profiles have it as their mode
