@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from socketserver import BaseServer, ThreadingUnixStreamServer
 
+NEUTRON = 42435  # the uid of neutron in Kolla's images
 # By which Neutron's and OVN's metadata proxies, and Neutron towards Nova, say for whom they ask.
 HEADERS = ("X-Neutron-Network-ID", "X-Neutron-Router-ID", "X-OVN-Network-ID", "X-Instance-ID")
 
@@ -47,9 +48,10 @@ def serving(server: BaseServer) -> Iterator[None]:
 
 
 @contextmanager
-def agents_socket(path: Path, answer: type[Answer] = Answer) -> Iterator[None]:
-    """An agent's socket, made anew as at each start of an agent."""
+def agents_socket(path: Path, answer: type[Answer] = Answer, owner: int = NEUTRON) -> Iterator[None]:
+    """An agent's socket, recreated as at each start of an agent. Only its owner can connect, as with Neutron 27."""
     path.unlink(missing_ok=True)
     with serving(ThreadingUnixStreamServer(str(path), answer)):
-        os.chmod(path, 0o666)  # metadata_proxy_socket_mode = all
+        os.chmod(path, 0o755)
+        os.chown(path, owner, owner)
         yield

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.lab.answers import Answer, agents_socket
+from tests.lab.answers import NEUTRON, Answer, agents_socket
 
 
 @dataclass
@@ -15,6 +15,7 @@ class Reports:
     """What the agent was told: router and state."""
 
     path: Path
+    owner: int = NEUTRON
     told: list[tuple[str, str]] = field(default_factory=list)
 
     @contextmanager
@@ -29,7 +30,7 @@ class Reports:
 
             do_GET = do_POST  # noqa: N815 - the monitor in Python reports by GET
 
-        with agents_socket(self.path, Note):
+        with agents_socket(self.path, Note, self.owner):
             yield
 
 

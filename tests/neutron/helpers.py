@@ -108,7 +108,7 @@ class Haproxy(Helper):
         command("ip", "-n", self.netns, "link", "set", "lo", "up")
         if agent.kind == "ovn":
             command("ip", "-n", self.netns, "address", "add", "169.254.169.254/32", "dev", "lo")
-        self.around.enter_context(agents_socket(agent.state / "metadata/socket"))
+        self.around.enter_context(agents_socket(agent.state / "metadata/socket", owner=0))
 
     @property
     def of(self) -> dict[str, Any]:
@@ -210,7 +210,7 @@ class StateChange(Helper):
         command("ip", "-n", self.netns, "link", "add", self.interface, "type", "veth", "peer", "name", "far")
         for name in ("far", self.interface):
             command("ip", "-n", self.netns, "link", "set", name, "up")
-        self.reports = Reports(agent.state / "keepalived-state-change")
+        self.reports = Reports(agent.state / "keepalived-state-change", owner=0)
         self.around.enter_context(self.reports.served())
 
     @property
