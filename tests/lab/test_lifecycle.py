@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import time
@@ -392,3 +393,19 @@ def test_a_container_whose_store_is_torn_is_replaced(service: Service) -> None:
     done = network.start()
     assert (done.returncode, done.stderr) == (0, "")
     assert set(service.containers(every=False)) == {network.container}
+
+
+def test_ps_marks_what_runs_in_a_namespace_that_was_deleted(service: Service) -> None:
+    def row() -> dict[str, object]:
+        (found,) = json.loads(command(*SIDESPAWN, "ps", service.name, "--json").stdout)
+        return dict(found)
+
+    network = service.network()
+    assert network.start().returncode == 0
+    assert row()["orphan"] is False
+    command("ip", "netns", "del", network.netns)
+    assert row()["orphan"] is True
+    assert "running, orphan" in command(*SIDESPAWN, "ps", service.name).stdout
+    command("ip", "netns", "add", network.netns)  # another one, of the same name
+    assert row()["orphan"] is True
+    command(*SIDESPAWN, "stop", service.name, network.netns)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import asdict, dataclass
 
@@ -23,7 +24,8 @@ from sidespawn.engines import get_engine
 from sidespawn.host.adoption import find_old
 from sidespawn.host.ledger import Ledger, Record
 from sidespawn.host.limits import SUFFIX, Bucket, Falls
-from sidespawn.host.places import Places
+from sidespawn.host.namespaces import namespace_of
+from sidespawn.host.places import NAMESPACES, Places
 from sidespawn.host.policies import load_policy
 from sidespawn.host.spool import REQUESTS
 
@@ -128,7 +130,19 @@ Row = dict[str, str | int | None]
 
 
 def shown(row: Row) -> Row:
-    return row | {"state": f"{row['state']}, adopted"} if row["adopted"] else row
+    marks = [mark for mark in ("adopted", "orphan") if row[mark]]
+    return row | {"state": ", ".join((str(row["state"]), *marks))}
+
+
+def is_orphan(pid: int, netns: str) -> bool:
+    """Whether the namespace that it runs in has lost its name: nothing can reach it, and no agent asks for it again."""
+    inode = namespace_of(pid)
+    if not netns or inode is None:
+        return False
+    try:
+        return os.lstat(NAMESPACES / netns).st_ino != inode
+    except OSError:
+        return True
 
 
 def side_containers(places: Places) -> list[Row]:
@@ -150,6 +164,7 @@ def side_containers(places: Places) -> list[Row]:
                 "request": found.request,
                 "container": found.id,
                 "adopted": False,
+                "orphan": found.pid is not None and is_orphan(found.pid, found.netns),
                 "mode": mode,
             }
         )
@@ -165,6 +180,7 @@ def side_containers(places: Places) -> list[Row]:
             "request": None,
             "container": record.container,
             "adopted": True,
+            "orphan": is_orphan(record.pid, record.netns),
             "mode": mode,
         }
         for record in adopted(policy)
