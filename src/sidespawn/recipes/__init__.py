@@ -1,0 +1,1 @@
+"""Recipes for containers of agents: what `sidespawn agent-options` prints, and the files that it names."""

@@ -1,0 +1,171 @@
+"""The system calls of a contained agent: everything that is not listed here does not exist for it.
+
+    python3 -m sidespawn.recipes.system_calls     writes contained-agent.json, which podman, docker and kubelets read
+
+The list is for an agent that makes network namespaces, with SYS_ADMIN and NET_ADMIN and without a security module. It
+contains such an agent only together with the rest of the recipe: a user other than root, no_new_privs, no host pids.
+docs/agents.md says what each part is for.
+
+A filter sees numbers, and none of the memory that they point to. So flags are compared for equality: mount(2) ignores
+0xC0ED0000 in the upper half of its flags, and a comparison under a mask can miss a bit that has a meaning. A call whose
+arguments are in memory (clone3, openat2's flags aside) is allowed only if no argument of it can do harm.
+
+A call is listed because a program of an agent was seen to use it (tests/data/agent-system-calls.txt), or for the reason
+that stands beside its group. A call that is not listed answers ENOSYS, for which the C library knows older ways.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+FILE = Path(__file__).with_name("contained-agent.json")
+ENOSYS, ENOTSUP = 38, 95
+NEW_NAMESPACE, NEW_NETWORK = 0x20000, 0x40000000  # CLONE_NEWNS, CLONE_NEWNET
+ANY_NAMESPACE = 0x7E020000  # each CLONE_NEW... that clone(2) takes
+READ_ONLY, BIND, RECURSIVE, SLAVE, SHARED = 1, 1 << 12, 1 << 14, 1 << 19, 1 << 20  # MS_...
+DETACH = 2  # MNT_DETACH
+UNIX, INET, INET6, NETLINK, PACKET = 1, 2, 10, 16, 17
+ROUTE, NETFILTER, GENERIC = 0, 12, 16  # netlink's protocols
+ARCHITECTURES = ("X86_64", "AARCH64", "PPC64LE", "S390X")
+
+# What any program may do: to its own memory, threads and descriptors, and to files as their modes allow.
+PLAIN: dict[str, str] = {
+    "files, as their modes allow": """
+        access faccessat faccessat2 open openat openat2 creat close close_range read readv pread64 preadv preadv2
+        write writev pwrite64 pwritev pwritev2 lseek stat fstat lstat newfstatat statx statfs fstatfs
+        getdents getdents64 getcwd chdir fchdir readlink readlinkat link linkat symlink symlinkat rename renameat
+        renameat2 unlink unlinkat mkdir mkdirat rmdir chmod fchmod fchmodat fchmodat2 chown fchown lchown fchownat
+        umask utime utimes futimesat utimensat truncate ftruncate fallocate fsync fdatasync sync_file_range
+        fadvise64 readahead flock fcntl dup dup2 dup3 pipe pipe2 sendfile copy_file_range
+        getxattr lgetxattr fgetxattr listxattr llistxattr flistxattr
+        inotify_init inotify_init1 inotify_add_watch inotify_rm_watch""",
+    "memory of its own": """
+        brk mmap munmap mprotect mremap madvise mincore mlock mlock2 munlock msync memfd_create membarrier
+        get_mempolicy""",
+    "waiting": """
+        select pselect6 poll ppoll epoll_create epoll_create1 epoll_ctl epoll_wait epoll_pwait epoll_pwait2
+        eventfd eventfd2 signalfd signalfd4 timerfd_create timerfd_settime timerfd_gettime
+        nanosleep clock_nanosleep pause alarm setitimer getitimer timer_create timer_settime timer_gettime
+        timer_getoverrun timer_delete futex futex_waitv restart_syscall""",
+    "clocks, which it cannot set": "clock_gettime clock_getres gettimeofday time times",
+    "processes and threads of its own": """
+        fork vfork execve execveat exit exit_group wait4 waitid getpid getppid gettid getpgid getpgrp setpgid getsid
+        setsid set_tid_address set_robust_list get_robust_list rseq arch_prctl sched_yield getcpu getrusage
+        getrlimit setrlimit getpriority sched_getaffinity sched_getscheduler sched_getparam sched_getattr
+        sched_get_priority_max sched_get_priority_min sysinfo uname prctl""",
+    "signals, to whom it sees: it has no share of the host's pids": """
+        kill tkill tgkill rt_sigqueueinfo rt_tgsigqueueinfo rt_sigaction rt_sigprocmask rt_sigpending rt_sigsuspend
+        rt_sigtimedwait rt_sigreturn sigaltstack pidfd_open pidfd_send_signal""",
+    "identity: it has none of the capabilities that change it, but the engine and setpriv do when they start it": """
+        getuid geteuid getgid getegid getresuid getresgid getgroups setuid setgid setreuid setregid setresuid
+        setresgid setgroups setfsuid setfsgid capget capset""",
+    "sockets that it has": """
+        bind connect listen accept accept4 shutdown getsockname getpeername getsockopt setsockopt
+        sendto sendmsg sendmmsg recvfrom recvmsg recvmmsg""",
+    "random numbers": "getrandom",
+}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Allow a call if each argument, by its number, is this; `(mask, value)` compares under a mask."""
+
+    name: str
+    why: str
+    arguments: tuple[tuple[int, int | tuple[int, int]], ...]
+    error: int | None = None  # if it is answered, and not done
+
+
+TERMINAL = {
+    0x5401: "TCGETS", 0x5402: "TCSETS", 0x5403: "TCSETSW", 0x5404: "TCSETSF", 0x540B: "TCFLSH", 0x540E: "TIOCSCTTY",
+    0x540F: "TIOCGPGRP", 0x5410: "TIOCSPGRP", 0x5413: "TIOCGWINSZ", 0x5414: "TIOCSWINSZ", 0x541B: "FIONREAD",
+    0x5421: "FIONBIO", 0x5422: "TIOCNOTTY", 0x5429: "TIOCGSID", 0x5450: "FIONCLEX", 0x5451: "FIOCLEX",
+    0x5452: "FIOASYNC",
+}  # fmt: skip
+PRETENDED = "`ip netns exec` mounts a fresh sysfs, without flags: it is told that it did, and goes on without"
+ATTRIBUTES = "programs that copy files take this for an answer, and ENOSYS for an error"
+
+RULES: tuple[Rule, ...] = (
+    Rule("mount", "the name of a namespace; of which file system it is a bind, modes have to say", ((3, BIND),)),
+    Rule("mount", "`ip netns add`: /run/netns is shared", ((3, SHARED | RECURSIVE),)),
+    Rule("mount", "`ip netns exec`: what it mounts stays with it", ((3, SLAVE | RECURSIVE),)),
+    Rule("mount", PRETENDED, ((3, 0),), error=0),
+    Rule("mount", PRETENDED, ((3, READ_ONLY),), error=0),
+    Rule("umount2", "`ip netns delete` and `ip netns exec`; a filter cannot see what is unmounted", ((1, DETACH),)),
+    Rule("unshare", "`ip netns add`", ((0, NEW_NETWORK),)),
+    Rule("unshare", "`ip netns exec`", ((0, NEW_NAMESPACE),)),
+    Rule("setns", "`ip netns exec` and pyroute2; no other kind of namespace", ((1, NEW_NETWORK),)),
+    Rule("clone", "threads and children, but no namespace", ((0, (ANY_NAMESPACE, 0)),)),
+    Rule("clone3", "its flags are in memory; the C library then uses clone", (), error=ENOSYS),
+    *(Rule("socket", why, ((0, family),)) for family, why in (
+        (UNIX, "oslo.privsep and Neutron's own"), (INET, "network"), (INET6, "network"), (PACKET, "arping"),
+    )),
+    *(Rule("socket", why, ((0, NETLINK), (2, protocol))) for protocol, why in (
+        (ROUTE, "ip and pyroute2"), (NETFILTER, "iptables, conntrack"), (GENERIC, "families of drivers"),
+    )),
+    Rule("socketpair", "between its own processes", ((0, UNIX),)),
+    *(Rule("ioctl", f"{name}, of terminals and descriptors", ((1, number),)) for number, name in TERMINAL.items()),
+    Rule("ioctl", "interfaces, by a socket: SIOC...", ((1, (0xFFFFFF00, 0x8900)),)),
+    Rule("ioctl", "what a descriptor of a namespace is: NS_GET_...", ((1, (0xFFFFFF00, 0xB700)),)),
+    Rule("prlimit64", "its own limits", ((0, 0),)),
+    Rule("sched_setaffinity", "its own processors", ((0, 0),)),
+    Rule("sched_setscheduler", "its own", ((0, 0),)),
+    Rule("setpriority", "its own", ((0, 0), (1, 0))),
+    Rule("personality", "what it is; it stays so", ((0, 0xFFFFFFFF),)),
+    *(Rule(f"{way}{verb}xattr", ATTRIBUTES, (), ENOTSUP)
+      for verb in ("set", "remove") for way in ("", "l", "f")),
+)  # fmt: skip
+
+
+def profile() -> dict[str, Any]:
+    """In the form of docker's and podman's own, which differ from the OCI's in `archMap` and `includes`."""
+    return {
+        "defaultAction": "SCMP_ACT_ERRNO",
+        "defaultErrnoRet": ENOSYS,
+        "archMap": [{"architecture": f"SCMP_ARCH_{name}", "subArchitectures": []} for name in ARCHITECTURES],
+        "syscalls": [
+            *(
+                {"names": sorted(names.split()), "action": "SCMP_ACT_ALLOW", "comment": why}
+                for why, names in PLAIN.items()
+            ),
+            *(entry for rule in RULES for entry in entries(rule)),
+        ],
+    }
+
+
+def entries(rule: Rule) -> list[dict[str, Any]]:
+    made: dict[str, Any] = {"names": [rule.name], "action": "SCMP_ACT_ALLOW", "comment": rule.why}
+    if rule.error is not None:
+        made |= {"action": "SCMP_ACT_ERRNO", "errnoRet": rule.error}
+    if rule.arguments:
+        made["args"] = [comparison(*each) for each in rule.arguments]
+    if rule.name != "clone":
+        return [made]
+    # On s390x the flags are clone's second argument.
+    elsewhere = made | {"args": [comparison(index + 1, wanted) for index, wanted in rule.arguments]}
+    s390 = {"arches": ["s390x"]}
+    return [made | {"excludes": s390}, elsewhere | {"includes": s390}]
+
+
+def comparison(index: int, wanted: int | tuple[int, int]) -> dict[str, Any]:
+    if isinstance(wanted, int):
+        return {"index": index, "value": wanted, "op": "SCMP_CMP_EQ"}
+    mask, value = wanted
+    return {"index": index, "value": mask, "valueTwo": value, "op": "SCMP_CMP_MASKED_EQ"}
+
+
+def text() -> str:
+    return json.dumps(profile(), indent=1) + "\n"
+
+
+def allowed() -> frozenset[str]:
+    """The calls that an agent has, in some form."""
+    plain = (name for names in PLAIN.values() for name in names.split())
+    return frozenset((*plain, *(rule.name for rule in RULES if rule.error in (None, 0))))
+
+
+if __name__ == "__main__":
+    FILE.write_text(text(), encoding="utf-8")
