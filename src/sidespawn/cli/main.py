@@ -10,6 +10,7 @@ import click
 from sidespawn import __version__
 from sidespawn.cli.agent_options import options
 from sidespawn.cli.check import check
+from sidespawn.cli.contained import agent_options
 from sidespawn.cli.demo import demo
 from sidespawn.cli.disable import disable
 from sidespawn.cli.enable import enable
@@ -38,7 +39,7 @@ def cli() -> None:
     """
 
 
-for verb in (enable, options, disable, check, explain, learn, ps, logs, signal, stop, sync, demo):
+for verb in (enable, options, agent_options, disable, check, explain, learn, ps, logs, signal, stop, sync, demo):
     cli.add_command(verb)
 
 

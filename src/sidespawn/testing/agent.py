@@ -18,10 +18,15 @@ may want more of its own (DAC_OVERRIDE, to delete files of its user as root), wh
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from sidespawn.host.processes import Output
+from sidespawn.recipes import containers
+from sidespawn.recipes.containers import NAMESPACES
 from sidespawn.testing.commands import TIMEOUT, run
 
 # Each with what fails when it is dropped.
@@ -58,21 +63,31 @@ class AgentContainer:
     security_options: tuple[str, ...] = ()
     capabilities: tuple[str, ...] = tuple(CAPABILITIES)
     host_pids: bool = True  # False: an agent that asks by sidespawn.client and looks up nobody in /proc
+    contained: bool = False  # by `sidespawn agent-options`: not root, and nothing of `security_options` and `host_pids`
     privileged: bool = False  # as agents are run without sidespawn: everything is allowed. For comparisons only
 
     def options(self) -> tuple[str, ...]:
         """What `podman run` is given besides the name and the image."""
         return (
             "--pull=never",
+            *(self.recipe() if self.contained else self.own_options()),
+            f"--volume={self.state}:{STATE}:rw,rprivate",
+            # The wrapper hides the image's own program; for `dnsmasq --test` it is executed from here.
+            f"--mount=type=image,src={self.image},dst={IMAGE_IN_AGENT}",
+            *self.service_options,
+        )
+
+    def recipe(self) -> tuple[str, ...]:
+        """The group of /run/netns must be the agent's: see `namespaces_of_a_group`."""
+        return tuple(containers.podman(containers.Agent(uid=NEUTRON, gid=NEUTRON, capabilities=self.capabilities)))
+
+    def own_options(self) -> tuple[str, ...]:
+        return (
             "--network=host",
             *(("--pid=host",) if self.host_pids else ()),
             *(("--privileged",) if self.privileged else self.confinement()),
             # What the agent makes there must appear on the host, and the other way round.
             "--volume=/run/netns:/run/netns:rshared",
-            f"--volume={self.state}:{STATE}:rw,rprivate",
-            # The wrapper hides the image's own program; for `dnsmasq --test` it is executed from here.
-            f"--mount=type=image,src={self.image},dst={IMAGE_IN_AGENT}",
-            *self.service_options,
         )
 
     def confinement(self) -> tuple[str, ...]:
@@ -129,6 +144,19 @@ class AgentContainer:
     def remove(self) -> None:
         """End and remove whatever has its name; no error when there is nothing."""
         run(("podman", "rm", "--force", "--time=0", "--ignore", self.name), code=0)
+
+
+@contextmanager
+def namespaces_of_a_group(gid: int = NEUTRON) -> Iterator[None]:
+    """/run/netns as `sidespawn agent-options` prepares it, and afterwards as it was."""
+    before = os.stat(NAMESPACES)
+    os.chown(NAMESPACES, 0, gid)
+    os.chmod(NAMESPACES, 0o2775)  # noqa: S103 - for the agent's group
+    try:
+        yield
+    finally:
+        os.chown(NAMESPACES, before.st_uid, before.st_gid)
+        os.chmod(NAMESPACES, before.st_mode & 0o7777)
 
 
 def process_status(pid: int) -> dict[str, str]:

@@ -1,0 +1,83 @@
+"""`sidespawn agent-options`: the container of an agent that is contained without a security module."""
+
+from __future__ import annotations
+
+import click
+
+from sidespawn.cli.agent_options import agent_mounts, security_options
+from sidespawn.cli.output import complete_service, json_option, print_json, require_enabled
+from sidespawn.core.policy import is_service_name
+from sidespawn.host.places import Places
+from sidespawn.host.policies import load_policy
+from sidespawn.recipes import containers
+from sidespawn.recipes.containers import Agent, Mount
+
+USER = "42435"  # neutron in Kolla's images
+
+
+def to_services(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> tuple[Places, ...]:
+    for each in values:
+        if not is_service_name(each):
+            raise click.BadParameter("a service is named by at most 40 lower-case letters, digits and hyphens")
+    return tuple(Places(each) for each in dict.fromkeys(values))
+
+
+def to_user(_context: click.Context, _parameter: click.Parameter, value: str) -> tuple[int, int]:
+    uid, colon, gid = value.partition(":")
+    numbers = [each for each in (uid, gid if colon else uid) if each.isascii() and each.isdecimal() and len(each) <= 9]
+    if len(numbers) != 2:
+        raise click.BadParameter("is UID or UID:GID, in numbers: names of the host may differ from the image's")
+    if "0" in {each.lstrip("0") or "0" for each in numbers}:
+        raise click.BadParameter("root is not contained without a security module; see docs/agents.md")
+    return int(numbers[0]), int(numbers[1])
+
+
+@click.command("agent-options")
+@click.argument("services", metavar="[SERVICE]...", nargs=-1, callback=to_services, shell_complete=complete_service)
+@click.option(
+    "--for", "engine", type=click.Choice(containers.ENGINES), default="podman", show_default=True,
+    help="What runs the agent.",
+)  # fmt: skip
+@click.option(
+    "--agent", "kind", type=click.Choice(tuple(containers.CAPABILITIES)), default="dhcp", show_default=True,
+    help="Which agent of Neutron's it is, or is like: this chooses the capabilities.",
+)  # fmt: skip
+@click.option("--user", default=USER, show_default=True, metavar="UID[:GID]", callback=to_user, help="The agent's.")
+@json_option
+def agent_options(services: tuple[Places, ...], engine: str, kind: str, user: tuple[int, int], as_json: bool) -> None:
+    """Print how to run an agent so that it is contained, with the mounts of each SERVICE.
+
+    The recipe is for an agent that makes network namespaces, on a host with or without a security module: a user other
+    than root with ambient capabilities, a list of system calls of its own, and no share of the host's pids. Such an
+    agent asks by sidespawn's process manager for Neutron or by its client, not by wrappers.
+    """
+    for each in services:
+        require_enabled(each)
+    agent = Agent(
+        uid=user[0],
+        gid=user[1],
+        capabilities=containers.CAPABILITIES[kind],
+        mounts=tuple(mount for each in services for mount in asking(each)),
+        more=tuple(each for each in security_options(Places("any")) if "seccomp=" not in each),
+    )
+    made = containers.recipe(agent, engine)
+    made["notes"] += [
+        f"{each.policy} needs spool_uid = {agent.uid} under [agent], then `sidespawn enable {each.service}`: its spool"
+        " is another user's"
+        for each in services
+        if load_policy(each).agent.spool_uid != agent.uid
+    ]
+    if as_json:
+        print_json(made)
+    else:
+        click.echo(containers.shown(made))
+
+
+def asking(places: Places) -> list[Mount]:
+    """What a client or the process manager needs of a service: its spool and its replies, and no wrapper."""
+    wanted = {str(places.spool), str(places.replies)}
+    return [
+        Mount(source=str(each["source"]), target=str(each["target"]), writable=bool(each["writable"]))
+        for each in agent_mounts(places, load_policy(places))
+        if each["target"] in wanted
+    ]

@@ -1,0 +1,225 @@
+"""The container of an agent that makes network namespaces and is contained without a security module, for each engine.
+
+Pure: what the host has is told. An agent needs all of it together; docs/agents.md has what fails without each part, and
+what an attacker reaches in it.
+
+podman gives the capabilities to a user other than root as ambient ones. docker and kubelets do not (moby issue 8460):
+there the container begins as root, and setpriv of util-linux, in the agent's image, becomes the user before the agent's
+program begins. no_new_privs leaves no way back.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import dataclass
+from typing import Any
+
+from sidespawn.recipes.system_calls import FILE
+
+ENGINES = ("podman", "docker", "quadlet", "kubernetes")
+# By agent of Neutron's: what `ip netns` needs, and what the agent does in the namespaces.
+CAPABILITIES = {
+    "dhcp": ("NET_ADMIN", "SYS_ADMIN"),
+    "l3": ("NET_ADMIN", "NET_RAW", "SYS_ADMIN"),
+    "ovn": ("NET_ADMIN", "SYS_ADMIN"),
+}
+TO_BECOME_THE_USER = ("SETGID", "SETPCAP", "SETUID")
+NAMESPACES = "/run/netns"
+KUBELET = "sidespawn/contained-agent.json"  # below the kubelet's /var/lib/kubelet/seccomp
+TMPFILES = "/etc/tmpfiles.d/sidespawn-agents.conf"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mount:
+    """A file or directory of the host's in the agent, not shared with it."""
+
+    source: str
+    target: str
+    writable: bool
+
+    @property
+    def volume(self) -> str:
+        return f"{self.source}:{self.target}:{'rw' if self.writable else 'ro'},rprivate"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agent:
+    """What the recipe is for. `program` is what the container runs; empty for what its image says."""
+
+    uid: int
+    gid: int
+    capabilities: tuple[str, ...]
+    mounts: tuple[Mount, ...] = ()
+    more: tuple[str, ...] = ()  # options of the host's security modules, as podman and docker take them
+    image: str = "AGENT-IMAGE"
+    program: tuple[str, ...] = ()
+
+
+def preparation(agent: Agent, engine: str) -> list[str]:
+    """What root does on the host, once: commands of a shell."""
+    lines = [
+        f"printf 'd {NAMESPACES} 2775 root {agent.gid}\\n' >{TMPFILES}",
+        f"systemd-tmpfiles --create {TMPFILES}",
+    ]
+    if engine == "kubernetes":
+        lines.append(f"install -D -m 644 {FILE} /var/lib/kubelet/seccomp/{KUBELET}")
+    return lines
+
+
+def podman(agent: Agent) -> list[str]:
+    """Options of `podman run`."""
+    return [
+        f"--user={agent.uid}:{agent.gid}",
+        "--cap-drop=all",
+        *(f"--cap-add={each}" for each in agent.capabilities),
+        "--security-opt=no-new-privileges",
+        f"--security-opt=seccomp={FILE}",
+        "--security-opt=unmask=/proc/sys",
+        *common(agent),
+    ]
+
+
+def docker(agent: Agent) -> list[str]:
+    """Options of `docker run`; `become` goes in front of the agent's program."""
+    return [
+        "--user=0:0",
+        "--cap-drop=ALL",
+        *(f"--cap-add={each}" for each in sorted((*agent.capabilities, *TO_BECOME_THE_USER))),
+        "--security-opt=no-new-privileges",
+        f"--security-opt=seccomp={FILE}",
+        "--security-opt=systempaths=unconfined",
+        *common(agent),
+    ]
+
+
+def common(agent: Agent) -> list[str]:
+    return [
+        *agent.more,
+        "--network=host",
+        f"--volume={NAMESPACES}:{NAMESPACES}:rshared",
+        *(f"--volume={each.volume}" for each in agent.mounts),
+    ]
+
+
+def become(agent: Agent) -> list[str]:
+    """In front of the agent's program where the engine gives no ambient capabilities."""
+    wanted = ",".join(("-all", *(f"+{each.lower()}" for each in agent.capabilities)))
+    return [
+        "setpriv",
+        f"--reuid={agent.uid}",
+        f"--regid={agent.gid}",
+        "--clear-groups",
+        f"--inh-caps={wanted}",
+        f"--ambient-caps={wanted}",
+        f"--bounding-set={wanted}",
+        "--",
+        *agent.program,
+    ]
+
+
+def quadlet(agent: Agent) -> str:
+    """The [Container] section."""
+    lines = [
+        "[Container]",
+        f"Image={agent.image}",
+        f"User={agent.uid}",
+        f"Group={agent.gid}",
+        "DropCapability=all",
+        f"AddCapability={' '.join(agent.capabilities)}",
+        "NoNewPrivileges=true",
+        f"SeccompProfile={FILE}",
+        "PodmanArgs=--security-opt=unmask=/proc/sys",
+        *(f"PodmanArgs={each}" for each in agent.more),
+        "Network=host",
+        f"Volume={NAMESPACES}:{NAMESPACES}:rshared",
+        *(f"Volume={each.volume}" for each in agent.mounts),
+        *([f"Exec={' '.join(agent.program)}"] if agent.program else []),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def kubernetes(agent: Agent) -> dict[str, Any]:
+    """A pod. Kubernetes shares mounts back to the host with privileged containers only: see `notes`."""
+    # Its /proc/sys is a read-only mount that SYS_ADMIN can take away, and file modes protect what is below.
+    begin = ["sh", "-c", 'umount -l /proc/sys && exec "$@"', "sh", *become(agent)]
+    volumes = {f"sidespawn-{number}": mount for number, mount in enumerate(agent.mounts)}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "agent"},
+        "spec": {
+            "hostNetwork": True,
+            "hostPID": False,
+            "automountServiceAccountToken": False,
+            "containers": [
+                {
+                    "name": "agent",
+                    "image": agent.image,
+                    "command": begin,
+                    "securityContext": {
+                        "runAsUser": 0,
+                        "privileged": False,
+                        "allowPrivilegeEscalation": False,
+                        "capabilities": {
+                            "drop": ["ALL"],
+                            "add": sorted((*agent.capabilities, *TO_BECOME_THE_USER)),
+                        },
+                        "seccompProfile": {"type": "Localhost", "localhostProfile": KUBELET},
+                    },
+                    "volumeMounts": [
+                        {"name": "netns", "mountPath": NAMESPACES, "mountPropagation": "HostToContainer"},
+                        *(
+                            {"name": name, "mountPath": mount.target, "readOnly": not mount.writable}
+                            for name, mount in volumes.items()
+                        ),
+                    ],
+                }
+            ],
+            "volumes": [
+                {"name": "netns", "hostPath": {"path": NAMESPACES}},
+                *({"name": name, "hostPath": {"path": mount.source}} for name, mount in volumes.items()),
+            ],
+        },
+    }
+
+
+def notes(engine: str) -> list[str]:
+    """What the recipe does not do by itself."""
+    found = ["without the host's pids helpers are found by the process manager or the client only: docs/client.md"]
+    if engine in ("docker", "kubernetes"):
+        found.append("the agent's program goes behind the command, which becomes its user; the image needs setpriv")
+    if engine == "kubernetes":
+        found.append(
+            "Kubernetes allows Bidirectional mounts to privileged containers only, so the namespaces that this pod"
+            " makes are not seen by the host: it is for agents that use namespaces which the host made"
+        )
+    return found
+
+
+def recipe(agent: Agent, engine: str) -> dict[str, Any]:
+    """All that `sidespawn agent-options --json` prints."""
+    made: dict[str, Any] = {"engine": engine, "preparation": preparation(agent, engine), "notes": notes(engine)}
+    if engine == "quadlet":
+        return made | {"unit": quadlet(agent)}
+    if engine == "kubernetes":
+        return made | {"manifest": kubernetes(agent)}
+    if engine == "docker":
+        return made | {"options": docker(agent), "command": become(agent)}
+    return made | {"options": podman(agent), "command": list(agent.program)}
+
+
+def shown(made: dict[str, Any]) -> str:
+    """The same for people, to be copied."""
+    parts = ["# once, on the host, as root:", *made["preparation"], ""]
+    if "unit" in made:
+        parts.append(made["unit"])
+    elif "manifest" in made:
+        parts.append(json.dumps(made["manifest"], indent=2) + "\n")
+    else:
+        lines = [
+            *(shlex.quote(each) for each in made["options"]),
+            " ".join(["AGENT-IMAGE", *map(shlex.quote, made["command"])]),
+        ]
+        parts.append(f"{made['engine']} run \\\n    " + " \\\n    ".join(lines) + "\n")
+    return "\n".join((*parts, *(f"# {each}" for each in made["notes"])))
