@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sidespawn.testing.agent import AgentContainer
+from sidespawn.recipes import containers
+from sidespawn.testing.agent import CAPABILITIES, NEUTRON, AgentContainer
 from tests.lab.networks import SIDESPAWN, Service, command
 
 CHECKOUT = Path(__file__).parents[2]
@@ -63,22 +64,22 @@ check_child_processes_interval = {interval}
 [oslo_concurrency]
 lock_path = {state}/lock
 
-# The agent is root in its container already, and its container has two capabilities.
+# Its container has no more capabilities.
 [privsep]
-helper_command = {venv}/bin/privsep-helper --config-file {state}/neutron.conf
+helper_command = {privsep} --config-file {state}/neutron.conf
 capabilities = CAP_SYS_ADMIN, CAP_NET_ADMIN
 
 [privsep_dhcp_release]
-helper_command = {venv}/bin/privsep-helper --config-file {state}/neutron.conf
+helper_command = {privsep} --config-file {state}/neutron.conf
 
 [privsep_namespace]
-helper_command = {venv}/bin/privsep-helper --config-file {state}/neutron.conf
+helper_command = {privsep} --config-file {state}/neutron.conf
 
 [privsep_link]
-helper_command = {venv}/bin/privsep-helper --config-file {state}/neutron.conf
+helper_command = {privsep} --config-file {state}/neutron.conf
 
 [privsep_conntrack]
-helper_command = {venv}/bin/privsep-helper --config-file {state}/neutron.conf
+helper_command = {privsep} --config-file {state}/neutron.conf
 """
 
 
@@ -147,6 +148,7 @@ class Agent:
     options: list[str] = field(default_factory=list)  # podman's, of the services
     security_options: tuple[str, ...] = ()
     talk: Conversation | None = None
+    contained: bool = False  # not root, and in the recipe of `sidespawn agent-options`
 
     @property
     def presets(self) -> dict[str, str]:
@@ -154,7 +156,7 @@ class Agent:
 
     @property
     def state(self) -> Path:
-        """On the host; below a directory that only root can write. The agent is root in its container, so root's."""
+        """On the host; below a directory that only root can write. It is the agent's, so root's unless `contained`."""
         return Path("/var/lib") / f"sidespawn-{self.name}"
 
     @property
@@ -170,7 +172,7 @@ class Agent:
             service = Service(f"{self.name}-{short}", self.state, program)
             self.services[program] = service
             service.places.policy.parent.mkdir(exist_ok=True)
-            service.places.policy.write_text(policy(preset, self.state))
+            service.places.policy.write_text(policy(preset, self.state, as_root=not self.contained))
             told = json.loads(command(*SIDESPAWN, "enable", service.name, "--json").stdout)
             self.security_options = tuple(told["security_options"])  # the same for all services
             directories = (f":{service.places.spool}:", f":{service.places.replies}:")
@@ -187,6 +189,7 @@ class Agent:
         text = CONFIGURATION.format(
             state=STATE,
             venv=VENV,
+            privsep=f"{VENV}/bin/python3 -m sidespawn.privsep" if self.contained else f"{VENV}/bin/privsep-helper",
             isolated=self.kind == "dhcp",
             kill_scripts="/etc/neutron/kill_scripts",
             interval=self.interval,
@@ -198,6 +201,8 @@ class Agent:
             services = ",".join(f"{program}:{service.name}" for program, service in self.services.items())
             text += f"\n[sidespawn]\nservices = {services}\n"
         (self.state / "neutron.conf").write_text(text)
+        if self.contained:
+            command("chown", "-R", f"{NEUTRON}:{NEUTRON}", str(self.state))
 
     @property
     def container(self) -> AgentContainer:
@@ -208,6 +213,8 @@ class Agent:
             image=IMAGE,
             state=self.state,
             host_pids=self.way == WRAPPERS,
+            contained=self.contained,
+            capabilities=containers.CAPABILITIES[self.kind] if self.contained else tuple(CAPABILITIES),
             security_options=self.security_options,
             service_options=(
                 *self.options,
@@ -218,7 +225,8 @@ class Agent:
 
     def start(self, script: str = "drivers.py") -> None:
         self.container.start()
-        self.container.exec(("sh", "-c", WRITABLE_SYSCTLS), code=0)
+        if not self.contained:
+            self.container.exec(("sh", "-c", WRITABLE_SYSCTLS), code=0)
         self.run(script)
 
     def run(self, script: str) -> None:
@@ -258,15 +266,16 @@ class Agent:
         shutil.rmtree(self.state, ignore_errors=True)
 
 
-def policy(preset: str, state: Path) -> str:
-    """What docs/neutron.md tells the operator of an agent that is root in its container."""
+def policy(preset: str, state: Path, *, as_root: bool = True) -> str:
+    """What docs/neutron.md tells the operator of an agent that is root in its container, or that is not."""
     told = [
         example
         for names, example in re.findall(
             r"^  ```toml policy (.*?)\n(.*?)^  ```$", DOCS.read_text(), re.MULTILINE | re.DOTALL
         )
-        if preset.endswith(tuple(names.split()))
+        if preset.endswith(tuple(names.split())) and (as_root or "uid = 0" not in example)
     ]
     text = textwrap.dedent(told[0]) if told else 'extends = ""\n[parameters]\nstate_on_host = ""\n'
     text = re.sub("^extends = .*", f'extends = "{preset}"', text)
-    return re.sub("(?m)^state_on_host = .*", f'state_on_host = "{state}"', text)
+    text = re.sub("(?m)^state_on_host = .*", f'state_on_host = "{state}"', text)
+    return text if as_root else f"{text}\n[agent]\nspool_uid = {NEUTRON}\n"

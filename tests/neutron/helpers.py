@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+from sidespawn.testing.agent import NEUTRON
 from sidespawn.testing.network import Lan, remove_namespace
 from tests.lab.answers import agents_socket
 from tests.lab.networks import command, wait_until
@@ -192,7 +193,8 @@ class Conntrackd(Helper):
     def works(self) -> bool:
         """Neutron's own conntrackd finds it by its socket, in the agent."""
         configuration = f"{STATE}/ha_confs/{self.owner}/conntrackd.conf"
-        asked = self.agent.container.exec(("conntrackd", "-C", configuration, "-s"))
+        user = NEUTRON if self.agent.contained else 0
+        asked = self.agent.container.exec(("conntrackd", "-C", configuration, "-s"), user=user)
         return asked.code == 0 and "cache internal:" in asked.stdout
 
 
