@@ -88,9 +88,36 @@ GROUPS = {
         a doorbell rung without end, filled up, or emptied | something else in the doorbell's place""",
     "File systems of which an agent holds a mount": """
         fanotify on the whole file system of one mounted file | the operator's request answered by the agent""",
+    "Out of the agent's container": """
+        a fresh file system mounted | the same and more by the new mount API
+        what masks or protects /proc and /sys bound, unmounted or remounted
+        the files of a mount namespace that has ended
+        what the agent is given remounted, or resized | a whole file system through one of its files
+        files and environment of a process of the host | its signals, limits, processors and priorities
+        its memory and descriptors | a forged event of the kernel | interfaces of the kernel: bpf, keys, user namespaces
+        mounts moved, the root changed | mount flags with the legacy magic | mounts with other flags
+        a descriptor below a mask | setuid files of root's for others on the host
+        files of root's and devices in the agent's own directory | the host's file systems frozen, its swap
+        command lines, maps and descriptors of the host's processes | signals by a descriptor
+        the namespaces of a process of the host | its memory moved, its control group frozen
+        the kernel's log and audit | the console | io_uring, userfaultfd, clone3 | sockets of other families""",
 }
-titles = (each for text in GROUPS.values() for line in text.splitlines() for each in line.split("|"))
-TITLES = dict(enumerate((" ".join(each.split()) for each in titles if each.strip()), 1))
+# Groups whose numbers do not go on from those of the group before.
+FIRST = {"Out of the agent's container": 150}
+
+
+def numbered() -> dict[int, str]:
+    made: dict[int, str] = {}
+    number = 0
+    for group, text in GROUPS.items():
+        number = FIRST.get(group, number + 1) - 1
+        for title in filter(str.strip, text.replace("\n", "|").split("|")):
+            number += 1
+            made[number] = " ".join(title.split())
+    return made
+
+
+TITLES = numbered()
 
 # What no test carries out, and why.
 NOT_APPLICABLE = {
@@ -167,6 +194,7 @@ def page() -> str:
         by_number[each.number].append(each)
     found, rows, number = theirs(), [], 0
     for group, text in GROUPS.items():
+        number = FIRST.get(group, number + 1) - 1
         rows += ["", f"## {group}", "", "| | attack | answer | ours | theirs | test |", "| " + "--- | " * 6]
         for _ in filter(str.strip, text.replace("\n", "|").split("|")):
             number += 1
@@ -212,6 +240,9 @@ well, PID 1 answered, and another agent was served.
 ([tripleo.py](../tests/attacks/tripleo.py)) and attacked from the same container by the same tests: a wrapper writes
 arguments and a timestamp under one lock, a `.path` unit watches the timestamp, a script reads, empties and runs
 `podman run --privileged`, under another lock.
+
+Those from 150 on are an agent's ways out of its own container, which it would have without sidespawn as well. They are
+tried in the recipe of `sidespawn agent-options`; [agents.md](agents.md#what-was-tried) compares it with others.
 
 **Numbers of which an attack succeeded: ours 0 of {held}, theirs {succeeded} of {tried}.** The rest is not applicable,
 stays possible with or without sidespawn (see the end), or was not tried on theirs for the sake of the machine.

@@ -76,6 +76,7 @@ def fresh(kind: str, file: str = "", options: str = "") -> Callable[[], None]:
 
     def work() -> None:
         mount("none", ELSEWHERE, kind, 0, options)
+        expect(os.path.ismount(ELSEWHERE), "it was said to be mounted, and was not")
         if file:
             opens(f"{ELSEWHERE}/{file}")
 
