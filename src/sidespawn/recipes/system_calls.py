@@ -10,8 +10,8 @@ A filter sees numbers, and none of the memory that they point to. So flags are c
 0xC0ED0000 in the upper half of its flags, and a comparison under a mask can miss a bit that has a meaning. A call whose
 arguments are in memory (clone3, openat2's flags aside) is allowed only if no argument of it can do harm.
 
-A call is listed because a program of an agent was seen to use it (tests/data/agent-system-calls.txt), or for the reason
-that stands beside its group. A call that is not listed answers ENOSYS, for which the C library knows older ways.
+A call is listed for the reason that stands beside its group; which of them a given agent uses was not measured one by
+one. A call that is not listed answers ENOSYS, for which the C library knows older ways.
 """
 
 from __future__ import annotations
