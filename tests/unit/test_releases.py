@@ -1,0 +1,95 @@
+"""What each Neutron release calls, judged by the presets."""
+
+from __future__ import annotations
+
+import pytest
+
+from sidespawn.core.decide import decide
+from sidespawn.errors import Denied
+from tests.data.releases import RELEASE_CALLS, ReleaseCall
+from tests.unit.shipped import preset
+from tests.unit.small import start_request
+
+# Refused, and should be allowed.
+WRONG = frozenset(
+    {
+        "haproxy dhcp: IPv6 bind without brackets",
+        "haproxy ovn: IPv6 bind without brackets",
+        "haproxy dhcp: IPv6 bind without brackets, 2023.1",
+        "dnsmasq: only subnet is SLAAC",
+        "dnsmasq: dnsmasq_config_file in /etc/neutron, as Kolla writes it",
+        "dnsmasq: Kolla's text in the state directory",
+        "keepalived: DVR with HA, in snat-UUID",
+        "keepalived: password with @",
+        "keepalived: password with $ and !",
+        "haproxy l3: socket in /run",
+        "dnsmasq conf: option of several values",
+        "dnsmasq conf: search list",
+        "dnsmasq conf: option by number, several values",
+        "dnsmasq conf: server of a zone",
+        "dnsmasq: dnsmasq_dns_servers with a zone",
+        "dnsmasq conf: dhcp-match by client architecture",
+        "dnsmasq conf: comment that is not ASCII",
+        "dnsmasq: dhcp_confs two levels below the state",
+        "dnsmasq segment 0 (2023.1)",
+        "dnsmasq dns server v6 zone (2023.1)",
+        "dnsmasq dns server 20 (2023.1)",
+        "dnsmasq logdir /var/log/neutron (2023.1)",
+        "dnsmasq logdir /var/log/kolla/neutron/dnsmasq (2023.1)",
+        "dnsmasq logdir deeper (2023.1)",
+        "dnsmasq conf log-async bare (2023.1)",
+        "dnsmasq conf etc path (2023.1)",
+        "dnsmasq conf mtu blank after comma (2023.1)",
+        "dnsmasq conf comment end of line (2023.1)",
+        "dnsmasq conf tagged (2023.1)",
+        "dnsmasq conf bootfile (2023.1)",
+        "dnsmasq conf option6 (2023.1)",
+        "dnsmasq conf hex string (2023.1)",
+        "dnsmasq conf quoted (2023.1)",
+        "dnsmasq conf cname (2023.1)",
+        "dnsmasq conf local (2023.1)",
+        "dnsmasq conf strict-order/all-servers (2023.1)",
+        "dnsmasq conf all-servers (2023.1)",
+        "dnsmasq conf no-poll (2023.1)",
+        "dnsmasq conf expand-hosts (2023.1)",
+        "dnsmasq conf max-ttl (2023.1)",
+        "dnsmasq conf stop-dns-rebind (2023.1)",
+        "dnsmasq conf log-queries=extra (2023.1)",
+        "haproxy ovn v6 (2024.1)",
+        "haproxy l3 rate with v6 bind (2024.1)",
+        "haproxy l3 socket in run (2024.1)",
+        "haproxy l3 rate with v6 bind (2025.2)",
+    }
+)
+
+
+def verdict(call: ReleaseCall) -> str:
+    """`allow`, or the refusal in words."""
+    policy = preset(call.preset)
+    files = {path: text.encode() for path, text in call.files.items()}
+    request = start_request(call.argv, call.netns, dict(sorted(call.env.items())))
+    try:
+        decide(policy, request, lambda beneath: files.get(f"{policy.agent.state}/{beneath}"))
+    except Denied as denied:
+        return f"refuse: {denied.message}"
+    return "allow"
+
+
+def test_each_file_that_a_call_names_is_there() -> None:
+    """Otherwise a call would be allowed because its file cannot be read."""
+    for call in RELEASE_CALLS:
+        named = [each.partition("=")[2] for each in call.argv if each.startswith("--conf-file=/")]
+        named += [call.argv[at + 1] for at, each in enumerate(call.argv) if each in ("-f", "-C")]
+        assert {each for each in named if each != "/dev/null"} <= set(call.files), call
+
+
+CALLS = [
+    pytest.param(call, id=str(call), marks=[pytest.mark.xfail()] if str(call) in WRONG else [])
+    for call in RELEASE_CALLS
+    if call.expect != "feature"
+]
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_call_is_judged_as_its_author_expects(call: ReleaseCall) -> None:
+    assert verdict(call).partition(":")[0] == call.expect, verdict(call)
