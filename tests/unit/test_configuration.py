@@ -314,3 +314,50 @@ def test_quotes_are_refused_where_the_format_has_none() -> None:
     blocks = load(('format = "lines"', 'format = "blocks"'), ('owner = ["{net}", "nobody"]', 'owner = "<text>"'))
     check("owner nobody", blocks)
     assert "plain words" in refusal('owner "nobody"', blocks).message
+
+
+# ---------------------------------------------------------------- no hole stands for more than a word
+
+HOLES = ["<name>", "<tag>", "<hostname>", "<interface>", "<ip>", "<cidr>", "<duration>", "{place}", "/run/<name>/x"]
+
+
+def of_format(form: str, *rules: str) -> Policy:
+    return load(
+        ('format = "lines"', f'format = "{form}"'),
+        ("log-queries = true", "\n".join(["log-queries = true", *rules])),
+        ('home = "/state/{net}"', 'home = "/state/{net}"\nplace = "<name>"'),
+    )
+
+
+def as_line(form: str, *words: str) -> bytes:
+    name, *values = words
+    text = f"{name}={' '.join(values)}" if form == "lines" else " ".join(words)
+    return f"{text};\n".encode() if form == "braces" else f"{text}\n".encode()
+
+
+@pytest.mark.parametrize("form", ["lines", "blocks", "braces", "quoted"])
+@pytest.mark.parametrize("hole", HOLES)
+def test_no_hole_lets_a_keyword_in(form: str, hole: str) -> None:
+    """haproxy's `server metadata SOCKET namespace OTHER` was a socket with blanks in its name."""
+    policy = of_format(form, f'server = "{hole}"')
+    value = hole.replace("<name>", "a").replace("{place}", "a")
+    for more in (" namespace other", " b", " b c"):
+        refusal(as_line(form, "server", f"{value}{more}"), policy)
+        refusal(as_line(form, "server", value.replace("a", f"a{more}")), policy)
+
+
+@pytest.mark.parametrize("form", ["lines", "blocks", "braces", "quoted"])
+def test_an_argument_cannot_bind_a_name_to_more_than_a_word(form: str) -> None:
+    policy = of_format(form, 'server = "{place}"', 'path = { value = "x", instead = "{place}/x" }')
+    rules = policy.configuration["extra"].rules
+    for line in (as_line(form, "server", "a b"), as_line(form, "path", "x")):
+        with pytest.raises(Denied):
+            accept_configuration(rules, PATH, line, policy.names, {"place": "a b"})
+        accept_configuration(rules, PATH, line.replace(b"a b", b"ab"), policy.names, {"place": "ab"})
+
+
+def test_a_replacement_is_written_as_its_format_wants_it() -> None:
+    for form, written in (("lines", "path=a/x\n"), ("blocks", "path a/x\n"), ("braces", "path a/x;\n")):
+        policy = of_format(form, 'path = { value = "x", instead = "{place}/x" }')
+        rules = policy.configuration["extra"].rules
+        assert accept_configuration(rules, PATH, as_line(form, "path", "x"), policy.names, {"place": "a"})[0] == written

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from sidespawn.core.pattern import Conflict, Names, match, match_any, parse_pattern, render, render_first
@@ -17,6 +19,10 @@ NAMES: Names = {
         "dir": ["<name>"],
         "home": ["/state/{dir}/{network}", "/state/{dir}/{segment}/{network}"],
         "word": ["<tag>"],
+        "root": ["/var/lib/x", "/run"],
+        "file": ["<name>", "<name>/<name>"],
+        "some": ["<text>"],
+        "more": ["<text>"],
     }.items()
 }
 
@@ -88,9 +94,87 @@ def test_deny(pattern: str, value: str) -> None:
 # ---------------------------------------------------------------- where a hole ends
 
 
-def test_text_after_a_hole_ends_it_where_it_first_occurs() -> None:
-    assert matches("<tag>,<text>", "a,b,c") is not None  # a | b,c
-    assert matches("<text>,<tag>", "a,b,c") is None  # a | "b,c" is no tag: there is no second try
+@pytest.mark.parametrize(
+    ("pattern", "value"),
+    [
+        ("<tag>,<text>", "a,b,c"),
+        ("<text>,<tag>", "a,b,c"),
+        ("<ipv6>:<integer 1..65535>", "fe80::a9fe:a9fe:80"),
+        ("<ipv6>:<integer 1..65535> interface <interface>", "fe80::a9fe:a9fe:80 interface tap0"),
+        ("[<ipv6>]:<integer 1..65535>", "[::1]:80"),
+        ("<text>,<text>,<tag>,<text>", "a,b,c,d,e,f"),
+        ("{root}/{file}", "/var/lib/x/a/b"),
+    ],
+)
+def test_text_after_a_hole_ends_it_at_any_of_its_occurrences(pattern: str, value: str) -> None:
+    assert matches(pattern, value) is not None
+
+
+@pytest.mark.parametrize(
+    ("pattern", "value"),
+    [
+        ("<ipv6>:<integer 1..65535>", "fe80::a9fe:a9fe:0x50"),
+        ("<ipv6>:<integer 1..65535>", "fe80::a9fe::80:80"),
+        ("<ipv6>:<integer 1..65535>", "fe80:80"),
+        ("<tag>,<tag>", "a,b,c"),
+        ("{root}/{file}", "/var/lib/xx/a"),
+        ("{root}/{file}", "/var/lib/x/"),
+    ],
+)
+def test_each_hole_still_stands_for_its_type_only(pattern: str, value: str) -> None:
+    assert matches(pattern, value) is None
+
+
+def test_of_several_ways_the_one_with_the_shortest_first_hole_is_taken() -> None:
+    assert matches("{some}:{more}", "a:b:c") == {"some": "a", "more": "b:c"}
+
+
+def test_a_name_that_is_bound_already_says_where_it_ends() -> None:
+    assert matches("{some}:{more}", "a:b:c", {"some": "a:b"}) == {"some": "a:b", "more": "c"}
+
+
+def test_a_hole_stands_for_so_much_only() -> None:
+    assert matches("<text>,<text>x<text>", "a," + "x," * 600) is None
+
+
+def test_many_ways_to_divide_a_value_take_no_time() -> None:
+    started = time.monotonic()
+    assert matches(",".join(["<text>"] * 8), "a," * 8000 + "\n") is None
+    with pytest.raises(Conflict):
+        matches("-".join(["{some}"] * 6), ":-" * 3000)
+    assert time.monotonic() - started < 5
+
+
+# ---------------------------------------------------------------- blanks
+
+
+@pytest.mark.parametrize(
+    ("pattern", "value"),
+    [
+        ("<name>", "a b"),
+        ("/run/<name>", "/run/a b"),
+        ("<name> <name>", "a b c"),
+        ("{dir}", "a b"),
+        ("/run/{dir}/x", "/run/a b/x"),
+        ("{home}/host", f"/state/a b/{A}/host"),
+        ("{some}", "a b"),
+    ],
+)
+def test_without_blanks_only_a_text_has_one(pattern: str, value: str) -> None:
+    bound = {"dir": "a b", "home": f"/state/a b/{A}", "network": A}
+    assert matches(pattern, value) is not None
+    for bindings in ({}, bound):  # also when an argument has bound the name to it
+        assert match(parse_pattern(pattern), value, NAMES, bindings, blanks=False) is None
+
+
+def test_without_blanks_the_pattern_itself_may_have_them() -> None:
+    for pattern, value in (
+        ("<tag> <tag>", "a b"),
+        ("<text>", "a b"),
+        ("x y/{dir}", "x y/a"),
+        ("<tag> <text>", "a b c"),
+    ):
+        assert match(parse_pattern(pattern), value, NAMES, {}, blanks=False) is not None
 
 
 def test_text_that_ends_a_pattern_ends_the_value() -> None:

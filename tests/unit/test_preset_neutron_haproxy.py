@@ -126,6 +126,15 @@ def test_a_directive_that_is_not_neutrons_is_refused_in_the_global_section(line:
     assert refusal(replaced="global\n", by=f"global\n    {line}\n").reason is Reason.CONFIGURATION_NOT_ALLOWED
 
 
+@pytest.mark.parametrize(
+    "more",
+    ["namespace other", "ssl ca-file x", "agent-check agent-addr 10.0.0.1", "source 10.0.0.1 interface eth0", "x"],
+)
+def test_no_word_can_be_added_to_the_servers_line(more: str) -> None:
+    server = "server metadata /var/lib/neutron/metadata_proxy"
+    assert "a value that is not allowed" in refusal(replaced=server, by=f"{server} {more}").message
+
+
 @pytest.mark.parametrize("line", LISTEN)
 def test_a_directive_that_is_not_neutrons_is_refused_in_the_proxy(line: str) -> None:
     denied = refusal(replaced="listen listener\n", by=f"listen listener\n    {line}\n")

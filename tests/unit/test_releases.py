@@ -13,9 +13,6 @@ from tests.unit.small import start_request
 # Refused, and should be allowed.
 WRONG = frozenset(
     {
-        "haproxy dhcp: IPv6 bind without brackets",
-        "haproxy ovn: IPv6 bind without brackets",
-        "haproxy dhcp: IPv6 bind without brackets, 2023.1",
         "dnsmasq: only subnet is SLAAC",
         "dnsmasq: dnsmasq_config_file in /etc/neutron, as Kolla writes it",
         "dnsmasq: Kolla's text in the state directory",
@@ -55,10 +52,7 @@ WRONG = frozenset(
         "dnsmasq conf max-ttl (2023.1)",
         "dnsmasq conf stop-dns-rebind (2023.1)",
         "dnsmasq conf log-queries=extra (2023.1)",
-        "haproxy ovn v6 (2024.1)",
-        "haproxy l3 rate with v6 bind (2024.1)",
         "haproxy l3 socket in run (2024.1)",
-        "haproxy l3 rate with v6 bind (2025.2)",
     }
 )
 

@@ -205,11 +205,11 @@ class Reader:
             inside = "".join(self.accept(line.block or [], directive.block or (), depth + 1))
             if directive.instead is not None:
                 instead = render(directive.instead, self.bindings)
-                if instead is None:
-                    raise self.denied(
-                        line.number, text, "leaves a name open that its replacement needs", directive.rule
-                    )
-                text = f"{name} {instead}"
+                # Arguments may have bound them to more than a word, so that they would be words of their own here.
+                if instead is None or not all(only(self.bindings[each], WORD) for each in directive.instead.names):
+                    problem = "has a replacement with a name that is not bound, or not to a plain word"
+                    raise self.denied(line.number, text, problem, directive.rule)
+                text = f"{name}{'=' if self.rules.format is Format.LINES else ' '}{instead}"
             if LEFT_OUT in text and directive.passed_on and self.rules.format is not Format.LINES:
                 raise self.denied(line.number, text, f"holds {LEFT_OUT}", directive.rule)
             if directive.passed_on:
@@ -221,7 +221,9 @@ class Reader:
                 raise self.denied(number, text, "must have no value", directive.rule)
             return
         try:
-            found = None if value is None else match_any(directive.values, value, self.names, self.bindings)
+            found = (
+                None if value is None else match_any(directive.values, value, self.names, self.bindings, blanks=False)
+            )
         except Conflict as conflict:
             problem = f"has another {{{conflict.name}}} than the request, {quoted(conflict.bound)},"
             raise self.denied(number, text, problem, directive.rule) from None

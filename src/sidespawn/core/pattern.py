@@ -6,8 +6,8 @@ A pattern is literal text with two kinds of holes:
     {name}      a value bound once: it must be the same everywhere in the request
 
 A name stands for one or several patterns of its own (`[names]` in a policy), so a name can be as simple as `<uuid>`
-or as large as a directory.  The text that follows a hole ends it: at its first occurrence, or, when nothing else
-follows, at the end of the value.  In literal text a brace stands with a blank inside of it, `{ ` and ` }`, and angle
+or as large as a directory.  The text that follows a hole ends it; where it occurs more than once, each occurrence is
+tried, so `<ipv6>:<integer 1..65535>` matches an address with colons in it.  In literal text a brace stands with a blank inside of it, `{ ` and ` }`, and angle
 brackets cannot stand at all.
 
 A match never depends on the order of alternatives for its safety: whatever matched consists of the policy's own
@@ -16,7 +16,7 @@ literals and of values that passed their type.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from sidespawn.core.records import dataclass
 from sidespawn.core.values import parse_type
@@ -49,6 +49,9 @@ class Pattern:
     def names(self) -> tuple[str, ...]:
         return tuple(part.name for part in self.parts if isinstance(part, Name))
 
+
+TEXT = Typed("text")
+LONGEST = 1024  # characters that a hole stands for, unless it ends the pattern: a bound to what is tried
 
 Names = Mapping[str, tuple[Pattern, ...]]
 Bindings = Mapping[str, str]
@@ -98,7 +101,7 @@ def hole_start(text: str) -> int:
 
 
 def match_any(
-    patterns: tuple[Pattern, ...], untrusted_value: str, names: Names, bindings: Bindings
+    patterns: tuple[Pattern, ...], untrusted_value: str, names: Names, bindings: Bindings, *, blanks: bool = True
 ) -> dict[str, str] | None:
     """The bindings after the first pattern that the value matches, or None when none does.
 
@@ -107,7 +110,7 @@ def match_any(
     conflict: Conflict | None = None
     for pattern in patterns:
         try:
-            found = match(pattern, untrusted_value, names, bindings)
+            found = match(pattern, untrusted_value, names, bindings, blanks=blanks)
         except Conflict as error:
             conflict = conflict or error
             continue
@@ -118,47 +121,80 @@ def match_any(
     return None
 
 
-def match(pattern: Pattern, untrusted_value: str, names: Names, bindings: Bindings) -> dict[str, str] | None:
-    """The bindings extended by what this value binds, or None. Raises Conflict."""
-    found = dict(bindings)
-    rest = untrusted_value
-    for position, part in enumerate(pattern.parts):
+def match(
+    pattern: Pattern, untrusted_value: str, names: Names, bindings: Bindings, *, blanks: bool = True
+) -> dict[str, str] | None:
+    """The bindings extended by what this value binds, or None. Raises Conflict.
+
+    Without `blanks` no hole but `<text>` stands for anything with a blank, whatever its type or name would accept.
+    """
+    conflict: Conflict | None = None
+    tried = set()
+    waiting = [(0, 0, dict(bindings))]
+    while waiting:
+        position, start, found = waiting.pop()
+        if position == len(pattern.parts):
+            if start == len(untrusted_value):
+                return found
+            continue
+        part = pattern.parts[position]
         if isinstance(part, Literal):
-            if not rest.startswith(part.text):
-                return None
-            rest = rest[len(part.text) :]
+            if untrusted_value.startswith(part.text, start):
+                waiting.append((position + 1, start + len(part.text), found))
             continue
-        end = hole_end(pattern.parts[position + 1 :], rest)
-        if end is None:
-            return None
-        untrusted_segment, rest = rest[:end], rest[end:]
-        if isinstance(part, Typed):
-            if not parse_type(part.spelling)(untrusted_segment):
-                return None
+        if (position, start, *found.items()) in tried:
             continue
-        bound = found.get(part.name)
-        if bound is None:
-            inner = match_any(names[part.name], untrusted_segment, names, found)
-            if inner is None:
-                return None
-            found = {**inner, part.name: untrusted_segment}
-        elif bound != untrusted_segment:
-            if match_any(names[part.name], untrusted_segment, names, {}) is None:
-                return None
-            raise Conflict(part.name, bound, untrusted_segment)
-    return None if rest else found
+        tried.add((position, start, *found.items()))
+        after: list[tuple[int, int, dict[str, str]]] = []
+        for end in hole_ends(pattern.parts[position + 1 :], untrusted_value, start):
+            untrusted_segment = untrusted_value[start:end]
+            if not blanks and " " in untrusted_segment and part != TEXT:
+                break
+            try:
+                filled = fill(part, untrusted_segment, names, found, blanks=blanks)
+            except Conflict as error:
+                conflict = conflict or error
+                continue
+            if filled is not None:
+                after.append((position + 1, end, filled))
+        waiting += reversed(after)  # the shortest is tried first
+    if conflict is not None:
+        raise conflict
+    return None
 
 
-def hole_end(following: tuple[Part, ...], rest: str) -> int | None:
-    """Where the hole before `following` ends in `rest`; None when the text that should follow is not there."""
+def fill(
+    part: Typed | Name, untrusted_segment: str, names: Names, bindings: dict[str, str], *, blanks: bool
+) -> dict[str, str] | None:
+    """The bindings with what one hole stands for, or None when it cannot stand for that. Raises Conflict."""
+    if isinstance(part, Typed):
+        return bindings if parse_type(part.spelling)(untrusted_segment) else None
+    bound = bindings.get(part.name)
+    if bound == untrusted_segment:
+        return bindings
+    inner = match_any(names[part.name], untrusted_segment, names, {} if bound else bindings, blanks=blanks)
+    if inner is None:
+        return None
+    if bound is not None:
+        raise Conflict(part.name, bound, untrusted_segment)
+    return {**inner, part.name: untrusted_segment}
+
+
+def hole_ends(following: tuple[Part, ...], value: str, start: int) -> Iterator[int]:
+    """Where a hole that begins at `start` can end: where `following` stands, the nearest first."""
     if not following:
-        return len(rest)
+        yield len(value)
+        return
     literal = following[0]
     assert isinstance(literal, Literal)  # noqa: S101 - parse_pattern refuses adjacent holes; a guard for mypy
     if len(following) == 1:
-        return len(rest) - len(literal.text) if rest.endswith(literal.text) else None
-    at = rest.find(literal.text)
-    return at if at >= 0 else None
+        if value.endswith(literal.text) and len(value) - len(literal.text) >= start:
+            yield len(value) - len(literal.text)
+        return
+    end = value.find(literal.text, start)
+    while start <= end < start + LONGEST:
+        yield end
+        end = value.find(literal.text, end + 1)
 
 
 def render(pattern: Pattern, bindings: Bindings) -> str | None:
