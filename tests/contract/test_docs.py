@@ -103,7 +103,7 @@ def test_every_key_is_described() -> None:
 
 
 def test_every_type_signal_engine_and_capability_is_named() -> None:
-    assert {f"<{name}>" for name in TYPES} | {"<integer LOW..HIGH>"} == {
+    assert {f"<{name}>" for name in TYPES} | {"<integer LOW..HIGH>", "<TYPE,...>"} == {
         each for each in in_tables(POLICY) if each.startswith("<") and each != "<type>"
     }
     assert all(f"`{signal}`" in POLICY for signal in SIGNALS)

@@ -143,7 +143,9 @@ def configurations(content: bytes) -> None:
         return
     promised(text.isascii() and all(line.isprintable() for line in text.split("\n")), "plain text comes out")
     if rules.format is not configuration.Format.LINES:
-        promised(not set(text) & set("\"'\\$#!@`"), "nothing that a program could expand")
+        plain = [line for line in text.split("\n") if not line.strip().startswith("auth_pass ")]
+        promised(not set("".join(plain)) & set("'\\$#!@`"), "nothing that a program could expand")
+        promised(rules.format is configuration.Format.QUOTED or '"' not in text, "no quotes")
     reader = configuration.Reader(rules, "/file", policy.names, dict(bindings))
     names = [line.untrusted_name for line in flat(reader.read(text.encode()))]
     allowed = allowed_names(rules.directives)

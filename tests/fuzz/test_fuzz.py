@@ -66,7 +66,7 @@ def test_an_abbreviation_that_gets_through_is_noticed(monkeypatch: pytest.Monkey
     targets.arguments(content)
     table = targets.program_table("dnsmasq")
     lax = {**table.options, "conf-scr": options.Option(name="conf-scr", takes=options.Takes.VALUE)}
-    table = options.ProgramTable(program="dnsmasq", version="1", options=lax)
+    table = options.ProgramTable(program="dnsmasq", version="1", options=lax, directives={})
     monkeypatch.setattr(targets, "program_table", lambda _program: table)
     with pytest.raises(AssertionError, match="conf-script"):
         targets.arguments(content)
@@ -75,7 +75,7 @@ def test_an_abbreviation_that_gets_through_is_noticed(monkeypatch: pytest.Monkey
 def test_a_value_that_is_an_operand_to_the_program_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """As this was, before the table said that --conf-file takes its value only behind `=`."""
     wrong = options.Option(name="conf-file", takes=options.Takes.VALUE, short="C")
-    table = options.ProgramTable(program="dnsmasq", version="1", options={"conf-file": wrong})
+    table = options.ProgramTable(program="dnsmasq", version="1", options={"conf-file": wrong}, directives={})
     monkeypatch.setattr(targets, "program_table", lambda _program: table)
     with pytest.raises(AssertionError, match="understands"):
         targets.arguments(b"\x00--conf-file\0/etc/x")

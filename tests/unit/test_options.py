@@ -11,6 +11,7 @@ from sidespawn.errors import Denied, Reason
 
 DNSMASQ = parse_program("dnsmasq", presets.read_program("dnsmasq"))
 LETTERS = ProgramTable(  # as haproxy has them: `-f FILE`, `-V`
+    directives={},
     program="letters",
     version="1",
     options={
@@ -185,6 +186,7 @@ def test_no_two_options_of_the_shipped_table_share_a_letter() -> None:
 # ---------------------------------------------------------------- words
 
 WORDS = ProgramTable(
+    directives={},
     program="words",
     version="1",
     options={

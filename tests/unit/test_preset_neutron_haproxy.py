@@ -148,7 +148,7 @@ def test_no_other_section_is_allowed(section: str) -> None:
     )
 
 
-@pytest.mark.parametrize("trick", ['"httplog"', "http\\log", "httplog # x", "$HOME", "${HOME}", "'httplog'"])
+@pytest.mark.parametrize("trick", ['"httplog"', "http\\log", "httplog x # x", "$HOME", "${HOME}", "'httplog'"])
 def test_quotes_escapes_variables_and_late_comments_are_refused(trick: str) -> None:
     assert refusal(replaced="option httplog", by=f"option {trick}").reason is Reason.CONFIGURATION_NOT_ALLOWED
 

@@ -136,7 +136,7 @@ IN_GENERAL = {
     "size too large": "HashSize 16777217",
     "size in another spelling": "HashSize 0x10",
     "quotes": 'LockFile "/tmp/x"',
-    "comment behind": "HashSize 1 # x",
+    "comment within": "HashSize # 1",
     "include": "include /etc/shadow",
 }
 IN_SYNC = {

@@ -16,7 +16,7 @@ Formats:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 
 from sidespawn.core.pattern import Bindings, Conflict, Names, Pattern, match_any, render
@@ -24,13 +24,12 @@ from sidespawn.core.records import dataclass
 from sidespawn.core.values import ALPHANUMERIC, only
 from sidespawn.errors import Denied, Reason, quoted
 
-CONFIGURATION_BYTES = 256 * 1024
+CONFIGURATION_BYTES = 4 * 2**20  # the most that a policy can say
 LINE_CHARACTERS = 1000  # dnsmasq 2.90 reads 1024 at a time, and would take the rest of a longer line for another line
 DEPTH = 8
 WORD = ALPHANUMERIC | frozenset("._-:/%+*[](),<>=&")  # nothing that quotes, escapes, expands or comments anywhere
-# `@` in front makes a line conditional for keepalived, and within a word another kind of address for haproxy. So it may
-# only stand within a word, where the program does not get to see it.
-LEFT_OUT = "@"
+# What may also stand in words that the program does not get. `@` in front makes a line conditional for keepalived.
+LEFT_OUT = WORD | frozenset("@$~^|?")
 ANY = "*"  # the rule for lines that consist of values only
 
 
@@ -49,9 +48,10 @@ class Directive:
     name: str
     values: tuple[Pattern, ...]
     block: tuple[Directive, ...] | None
-    bare: bool  # it may stand without its block
+    bare: bool  # it may stand without its block, or, where it has none, without its value
     passed_on: bool
     instead: Pattern | None  # what the program gets in place of the values
+    secret: bool  # a value is a secret, which may hold characters that other words may not
     rule: str  # FILE:LINE in the policy
 
 
@@ -60,6 +60,8 @@ class ConfigurationRules:
     name: str
     format: Format
     directives: tuple[Directive, ...]
+    dangers: Mapping[str, str]  # what a directive could do, for the message when it is not allowed
+    most: int  # bytes
     rule: str
 
 
@@ -93,9 +95,10 @@ class Reader:
 
     def read(self, untrusted_content: bytes) -> list[Line]:
         """The file's lines, with their blocks."""
-        if not untrusted_content.isascii():
-            raise self.denied(0, "", "holds bytes that are not ASCII")
-        plain = list(self.plain_lines(untrusted_content.decode("ascii")))
+        if len(untrusted_content) > self.rules.most:
+            message = f"{quoted(self.path)} is larger than {self.rules.most} bytes ({self.rules.rule})"
+            raise Denied(Reason.CONFIGURATION_NOT_ALLOWED, message, rule=self.rules.rule)
+        plain = list(self.plain_lines(untrusted_content.decode("latin-1")))
         if self.rules.format is Format.LINES:
             return [self.assignment(number, line) for number, line in plain]
         if self.rules.format is Format.SECTIONS:
@@ -103,28 +106,40 @@ class Reader:
         return self.blocks(list(self.statements(plain)))
 
     def plain_lines(self, text: str) -> Iterator[tuple[int, str]]:
-        """Each line that is neither blank nor a comment, without the blanks around it."""
+        """Each line less its comment, unless nothing is left of it, without the blanks around it.
+
+        What is in a comment plays no part but for control characters: the program gets none of it.
+        """
         for number, untrusted_line in enumerate(text.split("\n"), 1):
-            line = untrusted_line.replace("\t", " ").strip(" ")
-            if not line.isprintable() or len(untrusted_line) > LINE_CHARACTERS:
+            spaced = untrusted_line.removesuffix("\r").replace("\t", " ")
+            line = spaced[: comment(spaced, self.rules.format)].strip(" ")
+            if any(each < " " or each == "\x7f" for each in spaced) or len(untrusted_line) > LINE_CHARACTERS:
                 raise self.denied(
                     number, line, f"holds a control character or is longer than {LINE_CHARACTERS} characters"
                 )
-            if line and not line.startswith("#"):
+            if not line.isascii():
+                raise self.denied(number, line, "holds bytes that are not ASCII outside of a comment")
+            if line:
                 yield number, line
 
     def assignment(self, number: int, line: str) -> Line:
+        """dnsmasq takes blanks around `=` and commas, and leaves them out."""
         name, equals, value = line.partition("=")
-        return Line(number, name, value if equals else None, None)
+        if '"' not in value:
+            value = ",".join(each.strip(" ") for each in value.split(","))
+        return Line(number, name.rstrip(" "), value if equals else None, None)
 
     def directive(self, number: int, untrusted_words: list[str], block: list[Line] | None) -> Line:
-        for word in untrusted_words:
-            is_quoted = self.rules.format is Format.QUOTED and word[0] == word[-1] == '"'
-            bare = word[1:-1] if is_quoted else word
-            plain = only(bare, WORD | {LEFT_OUT}) and not bare.startswith(LEFT_OUT)
-            if not plain and word not in ("{", "}"):
-                raise self.denied(number, " ".join(untrusted_words), "holds a character that only plain words may have")
         return Line(number, untrusted_words[0], " ".join(untrusted_words[1:]) or None, block)
+
+    def check_words(self, line: Line, text: str, directive: Directive) -> None:
+        """In what the program gets, nothing that it could read in another way than the policy does."""
+        allowed = WORD if directive.passed_on and directive.instead is None else LEFT_OUT
+        for word in () if directive.secret else text.split(" "):
+            is_quoted = self.rules.format is Format.QUOTED and len(word) > 2 and word[0] == word[-1] == '"'
+            bare = word[1:-1] if is_quoted else word
+            if word not in ("{", "}") and (not only(bare, allowed) or bare[0] == "@"):
+                raise self.denied(line.number, text, "holds a character that only plain words may have", directive.rule)
 
     def sections(self, plain: list[tuple[int, str]]) -> list[Line]:
         openers = {directive.name for directive in self.rules.directives}
@@ -196,7 +211,10 @@ class Reader:
             text = name if value is None else f"{name}{'=' if self.rules.format is Format.LINES else ' '}{value}"
             directive = by_name.get(name) or by_name.get(ANY)
             if directive is None:
-                raise self.denied(line.number, text, "is not an allowed directive")
+                danger = self.rules.dangers.get(name, "")
+                raise self.denied(line.number, text, "is not an allowed directive" + (danger and f": it {danger}"))
+            if self.rules.format is not Format.LINES:
+                self.check_words(line, text, directive)
             self.bind(line.number, text, text if directive.name == ANY else value, directive)
             is_missing = line.block is None and directive.block is not None and not directive.bare
             if is_missing or (line.block is not None and directive.block is None):
@@ -210,12 +228,12 @@ class Reader:
                     problem = "has a replacement with a name that is not bound, or not to a plain word"
                     raise self.denied(line.number, text, problem, directive.rule)
                 text = f"{name}{'=' if self.rules.format is Format.LINES else ' '}{instead}"
-            if LEFT_OUT in text and directive.passed_on and self.rules.format is not Format.LINES:
-                raise self.denied(line.number, text, f"holds {LEFT_OUT}", directive.rule)
             if directive.passed_on:
                 yield self.written(text, line, inside, depth)
 
     def bind(self, number: int, text: str, value: str | None, directive: Directive) -> None:
+        if value is None and directive.bare and directive.block is None:
+            return
         if not directive.values:
             if value is not None:
                 raise self.denied(number, text, "must have no value", directive.rule)
@@ -239,3 +257,14 @@ class Reader:
         if self.rules.format is Format.SECTIONS:
             return f"{text}\n{inside}\n"
         return f"{indent}{text} {{\n{inside}{indent}}}{end}\n"
+
+
+def comment(line: str, form: Format) -> int:
+    """Where the line's comment begins, or its length."""
+    within_quotes = False
+    for position, character in enumerate(line):
+        within_quotes ^= character == '"'
+        begins = character == "#" and (form is not Format.LINES or line[:position][-1:] in ("", " "))
+        if not within_quotes and (begins or (character == "!" and form is Format.BLOCKS)):
+            return position
+    return len(line)

@@ -11,8 +11,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sidespawn.core.pattern import Pattern, parse_pattern
-from sidespawn.core.values import is_path
+from sidespawn.core.values import DIGITS, is_path, only
 from sidespawn.errors import PolicyError
+
+SIZES = {"K": 2**10, "M": 2**20, "G": 2**30}
 
 
 def parse_toml(source: str, text: str) -> tuple[dict[str, Any], dict[tuple[str, ...], str]]:
@@ -108,7 +110,7 @@ class Table:
         return self._source
 
     def error(self, key: str, problem: str, hint: str = "") -> PolicyError:
-        return PolicyError(f"{self.where(key)}: {'.'.join((*self._path, key))} {problem}", hint)
+        return PolicyError(f"{self.where(key)}: {'.'.join(filter(None, (*self._path, key)))} {problem}", hint)
 
     def take(self, key: str, *kinds: type, default: Any = None) -> Any:
         """The value of a key, of one of these exact types. Without a default the key must be there."""
@@ -177,3 +179,10 @@ class Table:
             if key not in self._taken:
                 known = ", ".join(sorted(self._taken))
                 raise self.error(key, "is not a key that can stand here", f"keys that can: {known}")
+
+
+def size(table: Table, key: str) -> int:
+    text: str = table.take(key, str)
+    if not (only(text[:-1], DIGITS) and text[-1:] in SIZES and len(text) < 10 and int(text[:-1])):
+        raise table.error(key, "must be a size such as 64M")
+    return int(text[:-1]) * SIZES[text[-1]]

@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from sidespawn.core.configuration import DEPTH, ConfigurationRules, Directive, Format
-from sidespawn.core.document import Table, merge, parse_toml, substitute
+from sidespawn.core.document import Table, merge, parse_toml, size, substitute
+from sidespawn.core.loading_files import build_configuration
 from sidespawn.core.options import Option, ProgramTable, Takes
 from sidespawn.core.pattern import Names, Pattern
 from sidespawn.core.plan import Limits, Readiness, ReadyWhen, Script
@@ -21,7 +21,6 @@ from sidespawn.core.policy import (
     Adopt,
     Agent,
     Caller,
-    Configuration,
     OptionRule,
     Pace,
     Policy,
@@ -47,7 +46,6 @@ CAPABILITIES = frozenset(
 # On the host's own network NET_ADMIN and NET_RAW are the host's, and sockets that trust root can be reached.
 ON_HOST_NETWORK = frozenset({"NET_BIND_SERVICE"})
 SMALLEST_SPOOL = 2 * 2**20  # bytes
-SIZES = {"K": 2**10, "M": 2**20, "G": 2**30}
 
 
 Read = Callable[[str], str]  # the text of a preset or of a program's table, by name; raises PolicyError
@@ -128,7 +126,9 @@ def build_policy(service: str, top: Table, read_program: Read) -> Policy:
         environment_rule=environment.where(),
         options={rule.option.name: rule for rule in build_options(options, table)},
         options_rule=options.where(),
-        configuration={name: build_configuration(configuration.table(name), name) for name in configuration.keys()},
+        configuration={
+            name: build_configuration(configuration.table(name), name, table) for name in configuration.keys()
+        },
         first=arguments.strings("first", optional=True),
         always=arguments.strings("always", optional=True),
         unless_given=arguments.strings("unless_given", optional=True),
@@ -233,57 +233,6 @@ def build_option_rule(table: Table, name: str, option: Option) -> OptionRule:
     return rule
 
 
-def build_configuration(table: Table, name: str) -> Configuration:
-    format_ = Format(table.choice("format", tuple(Format)))
-    directives = table.table("directives")
-    rules = ConfigurationRules(
-        name=name, format=format_, directives=build_directives(directives, 0), rule=directives.where()
-    )
-    configuration = Configuration(
-        path=table.pattern("path"),
-        file=table.take("file", str, default=""),
-        at=table.path("at") if "at" in table.keys() else "",
-        rules=rules,
-    )
-    table.done()
-    return configuration
-
-
-def build_directives(table: Table, depth: int) -> tuple[Directive, ...]:
-    """The long form is a table; `true`, a pattern or a list of patterns are short for one."""
-    found = []
-    for name in table.keys():
-        given = table.take(name, bool, str, list, dict)
-        if given is False:
-            continue  # a service's own policy takes back what its preset allows
-        long = table.table(name) if isinstance(given, dict) else None
-        if long is None:
-            values = () if given is True else table.patterns(name)
-            found.append(
-                Directive(
-                    name=name, values=values, block=None, bare=False, passed_on=True, instead=None,
-                    rule=table.where(name),
-                )
-            )  # fmt: skip
-            continue
-        if depth == DEPTH:
-            raise table.error(name, f"is nested deeper than {DEPTH} blocks")
-        block = build_directives(long.table("block"), depth + 1) if "block" in long.keys() else None
-        found.append(
-            Directive(
-                name=name,
-                values=long.patterns("value", optional=True),
-                block=block,
-                bare=long.take("bare", bool, default=False),
-                passed_on=long.take("pass", bool, default=True),
-                instead=long.pattern("instead") if "instead" in long.keys() else None,
-                rule=table.where(name),
-            )
-        )
-        long.done()
-    return tuple(found)
-
-
 def build_side_container(table: Table) -> SideContainer:
     ready, stop = table.table("ready"), table.table("stop", optional=True)
     engine = table.choice("engine", ENGINES)
@@ -358,13 +307,6 @@ def is_image(text: str) -> bool:
         and ":" not in rest
         and (not colon or (bool(host) and only(port, DIGITS)))
     )
-
-
-def size(table: Table, key: str) -> int:
-    text: str = table.take(key, str)
-    if not (only(text[:-1], DIGITS) and text[-1:] in SIZES and len(text) < 10 and int(text[:-1])):
-        raise table.error(key, "must be a size such as 64M")
-    return int(text[:-1]) * SIZES[text[-1]]
 
 
 def build_readiness(table: Table) -> Readiness:

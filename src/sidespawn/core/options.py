@@ -58,6 +58,7 @@ class ProgramTable:
     program: str
     version: str
     options: Mapping[str, Option]
+    directives: Mapping[str, str]  # what one could do in a configuration file, for the message when it is refused
 
     def spelled(self, untrusted_spelling: str) -> Option | None:
         """The option that is spelled exactly so, dashes included."""

@@ -7,8 +7,8 @@ A pattern is literal text with two kinds of holes:
 
 A name stands for one or several patterns of its own (`[names]` in a policy), so a name can be as simple as `<uuid>`
 or as large as a directory.  The text that follows a hole ends it; where it occurs more than once, each occurrence is
-tried, so `<ipv6>:<integer 1..65535>` matches an address with colons in it.  In literal text a brace stands with a blank inside of it, `{ ` and ` }`, and angle
-brackets cannot stand at all.
+tried, so `<ipv6>:<integer 1..65535>` matches an address with colons in it.  In literal text a brace stands with a blank
+inside of it, `{ ` and ` }`, and angle brackets cannot stand at all.
 
 A match never depends on the order of alternatives for its safety: whatever matched consists of the policy's own
 literals and of values that passed their type.
@@ -50,7 +50,7 @@ class Pattern:
         return tuple(part.name for part in self.parts if isinstance(part, Name))
 
 
-TEXT = Typed("text")
+TEXTS = (Typed("text"), Typed("quoted"))
 LONGEST = 1024  # characters that a hole stands for, unless it ends the pattern: a bound to what is tried
 
 Names = Mapping[str, tuple[Pattern, ...]]
@@ -126,7 +126,7 @@ def match(
 ) -> dict[str, str] | None:
     """The bindings extended by what this value binds, or None. Raises Conflict.
 
-    Without `blanks` no hole but `<text>` stands for anything with a blank, whatever its type or name would accept.
+    Without `blanks` no hole but `<text>` and `<quoted>` stands for anything with a blank, whatever else it accepts.
     """
     conflict: Conflict | None = None
     tried = set()
@@ -148,7 +148,7 @@ def match(
         after: list[tuple[int, int, dict[str, str]]] = []
         for end in hole_ends(pattern.parts[position + 1 :], untrusted_value, start):
             untrusted_segment = untrusted_value[start:end]
-            if not blanks and " " in untrusted_segment and part != TEXT:
+            if not blanks and " " in untrusted_segment and part not in TEXTS:
                 break
             try:
                 filled = fill(part, untrusted_segment, names, found, blanks=blanks)

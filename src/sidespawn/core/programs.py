@@ -11,6 +11,7 @@ def parse_program(program: str, text: str) -> ProgramTable:
     document, lines = parse_toml(source, text)
     top = Table(document, lines, source)
     dangers = top.table("danger", optional=True)
+    directives = top.table("directive", optional=True)
     dash = top.take("dash", str, default="")
     if dash not in ("", "-", "--"):
         raise top.error("dash", 'must be "-" or "--"')
@@ -28,9 +29,17 @@ def parse_program(program: str, text: str) -> ProgramTable:
             options[name] = Option(
                 name=name, takes=takes, dash=dash, short=letter, short_takes_value=letter != short, danger=danger
             )
+    for name in directives.keys():
+        if name not in options:
+            raise directives.error(name, "is not an option of the program")
     if top.take("program", str) != program:
         raise top.error("program", f"must be {program}")
-    table = ProgramTable(program=program, version=top.take("version", str), options=options)
+    table = ProgramTable(
+        program=program,
+        version=top.take("version", str),
+        options=options,
+        directives={name: directives.take(name, str) for name in directives.keys()},
+    )
     for each in (dangers, top):
         each.done()
     return table

@@ -2,7 +2,8 @@
 
 A type is a predicate over one string of an agent.  There are no regular expressions and no conversions: a value is
 either exactly what the type says, in its one usual spelling, or refused, so what was judged is what is passed on.
-Every type accepts printable ASCII only; no type but `text` accepts a comma, an equals sign, a quote or a blank.
+Every type accepts printable ASCII only; no type but `text` and `secret` accepts a quote, none
+but these and `word` an equals sign, and none but `text`, `name` and lists a blank or a comma.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ NAME = ALPHANUMERIC | frozenset("._-@+ ")
 TAG = ALPHANUMERIC | frozenset("_-.")
 INTERFACE = ALPHANUMERIC | frozenset("._-@")
 LABEL = ALPHANUMERIC | frozenset("-_")
+WORD = ALPHANUMERIC | frozenset("._-:/%+*[]()=&@~?#")
 PATH_CHARACTERS = ALPHANUMERIC | frozenset("._-/+@ ")
 
 INTERFACE_CHARACTERS = 15  # IFNAMSIZ less the terminating NUL
@@ -112,6 +114,28 @@ def is_text(text: str) -> bool:
     return 0 < len(text) <= 255 and text.isascii() and text.isprintable()
 
 
+def is_word(text: str) -> bool:
+    """An address, a URL and the like: no blank, comma, quote or backslash. Begins with none of its signs but [_:."""
+    return only(text, WORD) and len(text) <= 255 and text[0] in ALPHANUMERIC | {"[", "_", ":"}
+
+
+def is_quoted(text: str) -> bool:
+    """Printable ASCII in double quotes, without quotes and backslashes inside."""
+    return is_text(text) and len(text) > 2 and text[0] == text[-1] == '"' and not set(text[1:-1]) & set('"\\')
+
+
+def is_secret(text: str) -> bool:
+    """One word of printable ASCII that keepalived 2.2 takes as it stands: no quote, comment, brace or variable."""
+    return (
+        0 < len(text) <= 255
+        and text.isascii()
+        and text.isprintable()
+        and not set(text) & set(' "#!{}')
+        and "$_" not in text
+        and text[-1] != "\\"
+    )
+
+
 def is_path(text: str, allowed: frozenset[str] = PATH_CHARACTERS) -> bool:
     """Absolute, in its canonical spelling. Not a type for patterns, which say more exactly what they want."""
     parts = text.split("/")
@@ -132,14 +156,22 @@ TYPES: dict[str, Check] = {
     "name": is_name,
     "duration": is_duration,
     "text": is_text,
+    "quoted": is_quoted,
+    "word": is_word,
+    "secret": is_secret,
 }
+MEMBERS = 64  # of a list
 
 
 def parse_type(spelling: str) -> Check:
     """The predicate for what stands between `<` and `>`: a type's name, or `integer LOW..HIGH`.
+    Either with `,...` behind it is a list of such values with commas between them.
 
     Raises ValueError, with a message for the policy's author, when there is no such type.
     """
+    if spelling.endswith(",..."):
+        member = parse_type(spelling.removesuffix(",..."))
+        return lambda text: text.count(",") < MEMBERS and all(map(member, text.split(",")))
     word, _, bounds = spelling.partition(" ")
     if word == "integer":
         low, dots, high = bounds.partition("..")
