@@ -229,6 +229,14 @@ def test_doubtful_lines_are_commented_out() -> None:
     assert all(line.isprintable() for line in shown.splitlines())
 
 
+@pytest.mark.parametrize("value", ["<x>", "{x}", "a<b", "tag,{x}"])
+def test_a_line_that_would_allow_any_text_is_commented_out(value: str) -> None:
+    policy = parse(changed(MONITOR))
+    learned_lines = text(policy, learned(policy, watch(policy, request(f"--name={value}")))).splitlines()
+    assert "# DANGER: any text would be allowed" in learned_lines
+    assert [each for each in learned_lines if "<text>" in each and not each.startswith("#")] == []
+
+
 def test_nothing_to_learn_is_said() -> None:
     policy = parse(changed(MONITOR))
     assert text(policy, learned(policy, watch(policy, request("-q")))).startswith("# Nothing to learn")

@@ -55,8 +55,8 @@ def learn(places: Places, since: str | None, as_json: bool) -> None:
     """Print the policy lines that would allow what monitor mode let pass for SERVICE.
 
     For a person to read, and to paste under [options] of the policy. Lines to think about twice are commented out: of
-    options that can do more than the program's job, and of values that belong to another instance. What the policy
-    allows by now is left out, so nothing is printed once all is there.
+    options that can do more than the program's job, of values that belong to another instance, and those that would
+    allow any text. What the policy allows by now is left out, so nothing is printed once all is there.
     """
     policy = load_policy(places)
     records = list(read_journal(places, "monitored", since))
@@ -143,6 +143,8 @@ def doubts(option: Option, patterns: list[str], refused: list[Seen], hopeless: l
     of_another = any(each.reason == Reason.VALUE_CONFLICT for each in refused)
     if of_another or any(each.startswith("/") and "<uuid>" in each for each in patterns):
         yield "a request for one instance could name the files of another"
+    if any("<text>" in each for each in patterns):  # also what one value with < or { in it comes to
+        yield "any text would be allowed"
     for value in hopeless:
         yield f"no pattern can allow {quoted(value.text)}"
 
