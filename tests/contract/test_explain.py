@@ -129,7 +129,7 @@ def test_a_configuration_file_is_judged_line_by_line(root: Path) -> None:
 
 
 @pytest.mark.parametrize("make", ["nothing", "link", "pipe"])
-def test_a_configuration_file_that_cannot_be_read_here_is_left_to_the_start(root: Path, make: str) -> None:
+def test_a_configuration_file_that_cannot_be_read_here_is_judged_as_by_a_start(root: Path, make: str) -> None:
     lay_out(root, EVERYTHING)
     file = root / "var/lib/neutron/dnsmasq-neutron.conf"
     file.unlink()
@@ -138,8 +138,29 @@ def test_a_configuration_file_that_cannot_be_read_here_is_left_to_the_start(root
     elif make == "pipe":
         os.mkfifo(file)
     command = ("explain", "--preset", PRESET, "--json", "--root", root, *options(EVERYTHING), "--", *EVERYTHING.argv)
-    [verdict] = printed_json(sidespawn_command(*command))["configuration"]
-    assert verdict["verdict"] == "to be checked at the start"
+    found = printed_json(sidespawn_command(*command))
+    if make == "nothing":
+        assert found["configuration"][0]["verdict"] == "to be checked at the start"
+    else:
+        assert (found["verdict"], found["reason"]) == ("refused", "state-unusable")
+
+
+def test_a_file_that_is_too_large_for_a_start_is_refused(root: Path) -> None:
+    lay_out(root, EVERYTHING)
+    (root / "var/lib/neutron/dnsmasq-neutron.conf").write_text("log-dhcp\n" * 40_000)
+    command = ("explain", "--preset", PRESET, "--json", "--root", root, *options(EVERYTHING), "--", *EVERYTHING.argv)
+    found = printed_json(sidespawn_command(*command))
+    assert (found["verdict"], found["reason"]) == ("refused", "configuration-not-allowed")
+
+
+def test_a_root_that_is_the_state_itself_is_noticed(root: Path) -> None:
+    lay_out(root, EVERYTHING)
+    below = root / "var/lib/neutron"
+    done = sidespawn_command(
+        "explain", "--preset", PRESET, "--root", below, *options(EVERYTHING), "--", *EVERYTHING.argv
+    )
+    assert done.returncode == 64
+    assert "the agent's whole path" in done.stderr.replace("\n", " ")
 
 
 def test_it_needs_no_root_and_starts_nothing(root: Path) -> None:

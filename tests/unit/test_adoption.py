@@ -159,7 +159,9 @@ def test_the_children_of_keepalived_have_their_file() -> None:
     policy, confs = preset("neutron-l3-keepalived"), f"/var/lib/neutron/ha_confs/{UUID}"
     files = ("-f", f"{confs}/keepalived.conf", "-p", f"{confs}.pid.keepalived", "-r", f"{confs}.pid.keepalived-vrrp")
     argv = ("/usr/sbin/keepalived", "-n", "-l", "-D", "-P", *files)
-    old = recognise(policy, adopt_of(policy), {"router": UUID}, "x/neutron-l3-agent:1", argv)
+    old = recognise(
+        policy, adopt_of(policy), {"router": UUID, "namespace": f"qrouter-{UUID}"}, "x/neutron-l3-agent:1", argv
+    )
     assert old.child_pid_files == (f"ha_confs/{UUID}.pid.keepalived-vrrp",)
     assert [each["rules"] for each in old.configuration] == ["vrrp"]
 

@@ -153,7 +153,7 @@ BROKEN = {
         "options.name needs a value",
     ),
     "option is a number": (("quiet = true", "quiet = 1"), "quiet = 1", "options.quiet must be bool"),
-    "most is 0": (("most = 2", "most = 0"), "most = 0", "options.name.most must be from 1 to 1024"),
+    "most is 0": (("most = 2", "most = 0"), "most = 0", "options.name.most must be from 1 to 4096"),
     "most is a bool": (("most = 2", "most = true"), "most = true", "options.name.most must be int"),
     "required is a string": (("required = true", 'required = "yes"'), "required", "options.data.required must be bool"),
     "option with a bad pattern": (('"<tag>", most', '"<tag", most'), "most = 2", "options.name.value is no pattern"),

@@ -312,8 +312,14 @@ def test_no_log_but_its_own(neutron_dhcp: Policy, path: str, reason: Reason) -> 
     "path",
     [
         "/etc/dnsmasq.conf",
+        "/etc/neutron/neutron.conf",
+        "/etc/neutron/dnsmasq",
+        "/etc/neutron/dnsmasq-a/../neutron.conf",
+        "/etc/neutron/dnsmasq.d/../neutron.conf",
+        "/etc/neutron-evil/dnsmasq.conf",
+        "/var/log/neutron/dnsmasq.conf",
         f"{HOME}/opts",
-        "/var/lib/neutron/a/b",
+        "/var/lib/neutron/a/b/c",
         "/var/lib/neutron/..",
         "/var/lib/neutron/",
         "/dev/null\n",
@@ -323,7 +329,7 @@ def test_no_log_but_its_own(neutron_dhcp: Policy, path: str, reason: Reason) -> 
         "-",
     ],
 )
-def test_no_configuration_but_a_file_right_in_the_state_directory(neutron_dhcp: Policy, path: str) -> None:
+def test_no_configuration_but_a_file_in_its_directories(neutron_dhcp: Policy, path: str) -> None:
     assert (
         refusal(neutron_dhcp, plain(f"--conf-file={path}", instead_of="conf-file")).reason is Reason.VALUE_NOT_ALLOWED
     )
@@ -352,7 +358,7 @@ def test_namespace(neutron_dhcp: Policy, netns: str | None, reason: Reason) -> N
         ("PROCESS_TAG", f"dnsmasq-7/{OTHER}", Reason.VALUE_CONFLICT),
         ("PROCESS_TAG", f"haproxy-{NET}", Reason.VALUE_NOT_ALLOWED),
         ("PROCESS_TAG", "", Reason.VALUE_NOT_ALLOWED),
-        ("PROCESS_TAG", f"dnsmasq-0/{NET}", Reason.VALUE_NOT_ALLOWED),
+        ("PROCESS_TAG", f"dnsmasq-0/{NET}", Reason.VALUE_CONFLICT),
         ("LD_PRELOAD", f"dnsmasq-{NET}", Reason.ENVIRONMENT_NOT_ALLOWED),
         ("PATH", "/sbin:/usr/sbin", Reason.ENVIRONMENT_NOT_ALLOWED),
     ],
@@ -393,7 +399,7 @@ def test_once(neutron_dhcp: Policy, argument: str) -> None:
 
 @pytest.mark.parametrize(
     ("argument", "most"),
-    [("--server=10.0.0.1", 128), ("--dhcp-match=set:ipxe,175", 4), ("--dhcp-range=set:a,2001:db8::,ra-only", 256)],
+    [("--server=10.0.0.1", 128), ("--dhcp-match=set:ipxe,175", 4), ("--dhcp-range=set:a,2001:db8::,ra-only", 2048)],
 )
 def test_many_but_not_without_end(neutron_dhcp: Policy, argument: str, most: int) -> None:
     option = argument[2:].partition("=")[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,10 +19,10 @@ from sidespawn.core.plan import Plan
 from sidespawn.core.policy import Policy, is_service_name
 from sidespawn.core.wire import StartRequest, parse_request
 from sidespawn.engines import Pins
-from sidespawn.errors import Denied, quoted
-from sidespawn.host.files import directory, read_regular_beneath
+from sidespawn.errors import Denied, LaunchError, quoted
 from sidespawn.host.places import Places
 from sidespawn.host.policies import load_policy, policy_of
+from sidespawn.host.state import AgentState
 from sidespawn.wrapper import is_answered_here
 
 EXAMPLE_ID = "0" * 32
@@ -69,6 +70,9 @@ def explain(
     judge = Judge(policy, reader(policy, root))
     try:
         allowed = judge.decide(as_request(argv, netns, environment))
+    except LaunchError as error:  # what a start would say of a file: too large, a link, no regular file
+        report_denied(argv, judge, Denied(error.reason, error.message, error.hint), as_json)
+        return 77
     except Denied as denied:
         report_denied(argv, judge, denied, as_json)
         return 77
@@ -96,15 +100,19 @@ def as_request(argv: tuple[str, ...], netns: str | None, environment: tuple[str,
 
 
 def reader(policy: Policy, root: Path | None) -> ReadFile:
-    """Reads configuration files beneath `root`, or where the host has the agent's state; None for what is not there."""
-    state = root / policy.agent.state.lstrip("/") if root else Path(policy.agent.state_on_host)
+    """Reads as a start does, beneath `root` or where the host has the agent's files; None for what is not there."""
+    agent = policy.agent
+    state = root / agent.state.lstrip("/") if root else Path(agent.state_on_host)
+    if root and not state.is_dir():
+        raise click.UsageError(f"--root must hold the agent's whole path: there is no directory {state}")
 
     def read_file(beneath: str) -> bytes | None:
-        try:
-            with directory(state) as held:
-                return read_regular_beneath(held, beneath, CONFIGURATION_BYTES)
-        except OSError:
+        on_host, slashes, inside = beneath.rpartition("//")
+        if root and slashes:
+            on_host = next(str(root / each.path.lstrip("/")) for each in agent.roots if each.on_host == on_host)
+        if not os.access(Path(on_host or state) / inside, os.R_OK):
             return None
+        return AgentState(str(state)).read(f"{on_host}{slashes}{inside}", CONFIGURATION_BYTES)
 
     return read_file
 

@@ -16,7 +16,7 @@ import tomllib
 from dataclasses import dataclass
 from typing import Any
 
-from sidespawn.core.decide import decide
+from sidespawn.core.decide import beneath, decide
 from sidespawn.core.policy import Policy
 from sidespawn.core.records import replace
 from sidespawn.core.wire import StartRequest
@@ -50,7 +50,7 @@ def run_tests(policy: Policy, source: str, text: str) -> list[Outcome]:
 
 def run_test(policy: Policy, source: str, number: int, case: dict[str, Any]) -> Outcome:
     check_case(source, number, case)
-    files = {path.removeprefix(policy.agent.state + "/"): content for path, content in case.get("files", {}).items()}
+    files = {at: content for path, content in case.get("files", {}).items() if (at := place(policy, path))}
 
     def read_file(beneath: str) -> bytes | None:
         return files[beneath].encode() if beneath in files else None
@@ -72,6 +72,13 @@ def run_test(policy: Policy, source: str, number: int, case: dict[str, Any]) -> 
         found, message = denied.reason.value, denied.message
     argv = request.untrusted_argv
     return Outcome(number=number, argv=argv, expected=case["verdict"], found=found, message=message)
+
+
+def place(policy: Policy, path: str) -> str | None:
+    try:
+        return beneath(policy, path)
+    except Denied:
+        return None
 
 
 def check_case(source: str, number: int, case: dict[str, object]) -> None:

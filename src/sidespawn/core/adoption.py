@@ -71,8 +71,8 @@ def recognise(
         instance=instance,
         netns=netns,
         bindings=bindings,
-        pid_file=pid_file and beneath(policy, pid_file),
-        child_pid_files=tuple(beneath(policy, each) for each in children if each),
+        pid_file=pid_file and beneath(policy, pid_file, writes=True),
+        child_pid_files=tuple(beneath(policy, each, writes=True) for each in children if each),
         configuration=configuration,
     )
 

@@ -12,7 +12,7 @@ from sidespawn.core.configuration import accept_configuration
 from sidespawn.core.options import Given, Option, read_arguments
 from sidespawn.core.pattern import Conflict, Pattern, match_any, render, render_first
 from sidespawn.core.plan import ChildPidFile, ConfigurationFile, Mount, PidFile, Plan
-from sidespawn.core.policy import Caller, OptionRule, Policy
+from sidespawn.core.policy import Caller, OptionRule, Policy, Root
 from sidespawn.core.records import dataclass
 from sidespawn.core.values import PATH_CHARACTERS, is_path
 from sidespawn.core.wire import PROBE, SignalRequest, StartRequest
@@ -277,7 +277,7 @@ def make_plan(policy: Policy, judge: Judge, environment: tuple[tuple[str, str], 
         scratch=side_container.scratch,
         apparmor=side_container.apparmor,
         limits=side_container.limits,
-        pid_file=None if pid_file is None else PidFile(beneath=beneath(policy, pid_file)),
+        pid_file=None if pid_file is None else PidFile(beneath=beneath(policy, pid_file, writes=True)),
         child_pid_files=child_pid_files(policy, bindings),
         readiness=side_container.readiness,
         grace=side_container.grace,
@@ -286,7 +286,9 @@ def make_plan(policy: Policy, judge: Judge, environment: tuple[tuple[str, str], 
 
 def child_pid_files(policy: Policy, bindings: dict[str, str]) -> tuple[ChildPidFile, ...]:
     children = ((render(pattern, bindings), inside) for pattern, inside in policy.side_container.child_pid_files)
-    return tuple(ChildPidFile(beneath=beneath(policy, path), inside=inside) for path, inside in children if path)
+    return tuple(
+        ChildPidFile(beneath=beneath(policy, path, writes=True), inside=inside) for path, inside in children if path
+    )
 
 
 def place_mounts(policy: Policy, bindings: dict[str, str]) -> tuple[Mount, ...]:
@@ -295,21 +297,24 @@ def place_mounts(policy: Policy, bindings: dict[str, str]) -> tuple[Mount, ...]:
     writes = ((at, render(each, bindings)) for at, each in side_container.writes)
     reads = ((at, render(each, bindings)) for at, each in side_container.reads)
     return (
-        *(Mount(path=path, beneath=beneath(policy, path), writable=True) for path in writable),
-        *(Mount(path=at, beneath=beneath(policy, path), writable=True) for at, path in writes if path),
+        *(Mount(path=path, beneath=beneath(policy, path, writes=True), writable=True) for path in writable),
+        *(Mount(path=at, beneath=beneath(policy, path, writes=True), writable=True) for at, path in writes if path),
         *(Mount(path=at, beneath=beneath(policy, path, or_all=True), writable=False) for at, path in reads if path),
     )
 
 
-def beneath(policy: Policy, path: str, *, or_all: bool = False) -> str:
-    """The path relative to the agent's state directory. Components are compared, not characters."""
-    if or_all and path == policy.agent.state:
-        return "."
-    state, parts = policy.agent.state.split("/"), path.split("/")
-    inside = parts[len(state) :]
-    if parts[: len(state)] != state or not inside or not is_path("/" + "/".join(inside), STATE_CHARACTERS):
-        raise Denied(Reason.VALUE_NOT_ALLOWED, f"{quoted(path)} is not beneath {policy.agent.state}")
-    return "/".join(inside)
+def beneath(policy: Policy, path: str, *, or_all: bool = False, writes: bool = False) -> str:
+    """The path relative to the agent's state directory, or to another root. Components are compared, not characters."""
+    agent, parts = policy.agent, path.split("/")
+    state = Root(path=agent.state, on_host="", writable=True)
+    for root in (state, *agent.roots):
+        above = root.path.split("/")
+        inside = parts[len(above) :] or ["."]
+        named = is_path("/" + "/".join(inside), STATE_CHARACTERS) or (or_all and len(parts) == len(above))
+        if parts[: len(above)] == above and named and (root.writable or not writes):
+            return f"{root.on_host and root.on_host + '//'}{'/'.join(inside)}"
+    roots = ", ".join(each.path for each in (state, *agent.roots) if each.writable or not writes)
+    raise Denied(Reason.VALUE_NOT_ALLOWED, f"{quoted(path)} is not beneath {roots}")
 
 
 def fit_for_a_name(text: str) -> bool:

@@ -24,6 +24,7 @@ from sidespawn.core.policy import (
     OptionRule,
     Pace,
     Policy,
+    Root,
     ServiceLimits,
     SideContainer,
     is_service_name,
@@ -82,7 +83,7 @@ def extended(source: str, text: str, read_preset: Read, most: int) -> tuple[dict
 def read_parameters(table: Table) -> dict[str, str | int]:
     parameters: dict[str, str | int] = {}
     for name in table.keys():
-        value = table.take(name, str, int)
+        value = substitute(table.take(name, str, int), parameters)  # of those before it
         if isinstance(value, str) and not only(value, PATH_CHARACTERS | IMAGE_CHARACTERS):
             raise table.error(name, "holds a character that a parameter cannot have")
         parameters[name] = value
@@ -150,6 +151,7 @@ def build_agent(table: Table) -> Agent:
     agent = Agent(
         state=table.path("state"),
         state_on_host=table.path("state_on_host"),
+        roots=build_roots(table),
         spool_uid=table.number("spool_uid", 0, 2**32 - 2, default=0),
         wrapper=table.path("wrapper"),
         kill_scripts=table.strings("kill_scripts", optional=True),
@@ -166,6 +168,29 @@ def build_agent(table: Table) -> Agent:
         raise table.error("kill_scripts", "has two files of one name, the wrapper counted")
     table.done()
     return agent
+
+
+def build_roots(agent: Table) -> tuple[Root, ...]:
+    """None may lie in another one: who can write there could replace a directory on the way to it by a link."""
+    table = agent.table("roots", optional=True)
+    roots = []
+    taken = [(agent.path("state"), agent.path("state_on_host"), "state")]
+    for name in table.keys():
+        each = table.table(name)
+        root = Root(
+            path=each.path("path"), on_host=each.path("on_host"), writable=each.take("writable", bool, default=False)
+        )
+        each.done()
+        for path, on_host, other in taken:
+            if is_nested(root.path, path) or is_nested(root.on_host, on_host):
+                raise table.error(name, f"and agent.{other} lie within one another, for the agent or on the host")
+        taken.append((root.path, root.on_host, f"roots.{name}"))
+        roots.append(root)
+    return tuple(roots)
+
+
+def is_nested(one: str, other: str) -> bool:
+    return f"{one}/".startswith(f"{other}/") or f"{other}/".startswith(f"{one}/")
 
 
 def build_pace(table: Table) -> Pace:
@@ -213,7 +238,7 @@ def build_option_rule(table: Table, name: str, option: Option) -> OptionRule:
             values=values,
             bare=long.take("bare", bool, default=not values and not configuration),
             required=long.take("required", bool, default=False),
-            most=long.number("most", 1, 1024, default=1),
+            most=long.number("most", 1, 4096, default=1),
             passed_on=long.take("pass", bool, default=True),
             instead=long.pattern("instead") if "instead" in long.keys() else None,
             configuration=configuration,

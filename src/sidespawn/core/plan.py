@@ -17,7 +17,8 @@ from sidespawn.core.records import asdict, dataclass, replace
 class Mount:
     """A directory of the agent's state that the side container gets at `path`.
 
-    `beneath` is the path relative to the policy's `state_on_host`; the host opens it without following links.
+    `beneath` is the path relative to the policy's `state_on_host`, or `ON_HOST//PATH`, relative to another root of the
+    policy; the host opens PATH without following links. So it is everywhere below.
     """
 
     path: str

@@ -42,11 +42,21 @@ class Configuration:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Root:
+    """A directory besides `state` in which an agent may name files."""
+
+    path: str  # as the agent sees it
+    on_host: str
+    writable: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class Agent:
     """The requesting container's side."""
 
     state: str
     state_on_host: str
+    roots: tuple[Root, ...]
     spool_uid: int
     wrapper: str
     kill_scripts: tuple[str, ...]

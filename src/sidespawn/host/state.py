@@ -13,15 +13,19 @@ from sidespawn.host.files import closing, directory, open_directory_beneath, pin
 
 
 class AgentState:
-    """Paths are relative to `root`, which the policy names. Raises LaunchError where a path cannot be used."""
+    """Paths are relative to `root`, or to another root of the policy (core/plan.py).
+
+    Raises LaunchError where a path cannot be used.
+    """
 
     def __init__(self, root: str) -> None:
         self.root = root
 
     def read(self, beneath: str, most: int) -> bytes:
         """A regular file's content, read once; at most `most` bytes."""
-        with usable(beneath), directory(self.root) as root:
-            return read_regular_beneath(root, beneath, most)
+        on_host, _, inside = beneath.rpartition("//")
+        with usable(beneath), directory(on_host or self.root) as root:
+            return read_regular_beneath(root, inside, most)
 
     def write(self, beneath: str, content: bytes, owner: tuple[int, int]) -> None:
         """A file that everybody may read."""
@@ -38,15 +42,17 @@ class AgentState:
     @contextmanager
     def directory(self, beneath: str) -> Iterator[int]:
         """A directory, held open."""
-        with usable(beneath), directory(self.root) as root:
-            descriptor = open_directory_beneath(root, beneath)
+        on_host, _, inside = beneath.rpartition("//")
+        with usable(beneath), directory(on_host or self.root) as root:
+            descriptor = open_directory_beneath(root, inside)
         with closing(descriptor):
             yield descriptor
 
 
 def split(beneath: str) -> tuple[str, str]:
-    parent, _, name = beneath.rpartition("/")
-    return parent or ".", name
+    on_host, slashes, inside = beneath.rpartition("//")
+    parent, _, name = inside.rpartition("/")
+    return f"{on_host}{slashes}{parent or '.'}", name
 
 
 @contextmanager
