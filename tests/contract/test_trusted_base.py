@@ -88,7 +88,8 @@ def reached(start: str, without: frozenset[str] = frozenset()) -> set[str]:
 BASE = sorted(reached(START))
 # What makes a policy of TOML. A request finds the policy compiled, and does without; see the test that runs one so.
 LOADER = frozenset(
-    f"sidespawn.{each}" for each in ("core.loading", "core.loading_files", "core.programs", "core.document", "presets")
+    f"sidespawn.{each}"
+    for each in ("core.loading", "core.loading_files", "core.possible", "core.programs", "core.document", "presets")
 )
 ON_A_REQUEST = sorted(reached("sidespawn.host.sync", LOADER) | {START})  # the others make and remove directories
 

@@ -97,7 +97,11 @@ BROKEN = {
     "program is a path": (('program = "tool"', 'program = "../tool"'), "../tool", "program must be the name"),
     "description is a number": (('"a tool"', "1"), "description = 1", "description must be str"),
     "no agent": (("[agent]", "[parameters]"), "", "agent is missing"),
-    "no request": (("[request]\n", "[agents]\n"), "", "request is missing"),
+    "no request": (
+        ("[request]\n", "[agents]\n"),
+        "[agents]",
+        "agents is not a key that can stand here; agent is meant?",
+    ),
     "no state": (('state = "/state"\n', ""), "[agent]", "agent.state is missing"),
     "relative state": (('"/host/state"', '"host/state"'), "host/state", "agent.state_on_host must be an absolute path"),
     "state with ..": (('"/host/state"', '"/host/../state"'), "/host/../state", "must be an absolute path"),
@@ -185,7 +189,7 @@ BROKEN = {
     ),
     "configuration of another format": (('format = "lines"', 'format = "ini"'), "format", "must be one of lines"),
     "configuration without directives": (
-        ("[configuration.extra.directives]", "[environments]"),
+        ("[configuration.extra.directives]", "[configuration.extra.directive]"),
         "[configuration.extra]",
         "directives is missing",
     ),

@@ -7,7 +7,8 @@ nobody asked for.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from difflib import get_close_matches
 from typing import Any
 
 from sidespawn.core.pattern import Pattern, parse_pattern
@@ -175,10 +176,15 @@ class Table:
         return table
 
     def done(self) -> None:
+        self.check_keys(self._taken)
+
+    def check_keys(self, allowed: Collection[str]) -> None:
         for key in self._content:
-            if key not in self._taken:
-                known = ", ".join(sorted(self._taken))
-                raise self.error(key, "is not a key that can stand here", f"keys that can: {known}")
+            if key not in allowed:
+                known = ", ".join(sorted(allowed))
+                nearest = get_close_matches(key, allowed, 1)
+                meant = f"; {nearest[0]} is meant?" if nearest else ""
+                raise self.error(key, f"is not a key that can stand here{meant}", f"keys that can: {known}")
 
 
 def size(table: Table, key: str) -> int:

@@ -29,12 +29,28 @@ from sidespawn.core.policy import (
     SideContainer,
     is_service_name,
 )
+from sidespawn.core.possible import check_possible
 from sidespawn.core.programs import parse_program
 from sidespawn.core.values import ALPHANUMERIC, DIGITS, PATH_CHARACTERS, is_decimal, is_path, only
 from sidespawn.core.wire import SIGNALS
 from sidespawn.errors import PolicyError
 
 POLICY_VERSION = 1
+KEYS = frozenset(
+    {
+        "version",
+        "description",
+        "mode",
+        "program",
+        "agent",
+        "names",
+        "request",
+        "environment",
+        "options",
+        "configuration",
+    }
+    | {"arguments", "pace", "limits", "side_container", "adopt", "test"}
+)
 MODES = ("enforce", "monitor")
 EXTENSIONS = 4
 ENGINES = ("podman", "docker", "systemd")
@@ -91,6 +107,7 @@ def read_parameters(table: Table) -> dict[str, str | int]:
 
 
 def build_policy(service: str, top: Table, read_program: Read) -> Policy:
+    top.check_keys(KEYS)  # first, or a misspelled table would be missed as another one
     if top.take("version", int) != POLICY_VERSION:
         raise top.error("version", f"must be {POLICY_VERSION}")
     declared = top.table("names", optional=True)
@@ -140,6 +157,7 @@ def build_policy(service: str, top: Table, read_program: Read) -> Policy:
     for each in (request, arguments, top):
         each.done()
     check_policy(policy, top, request)
+    check_possible(policy, top)
     return policy
 
 
