@@ -5,8 +5,28 @@ from __future__ import annotations
 import time
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.strategies import DataObject
 
-from sidespawn.core.pattern import Conflict, Names, match, match_any, parse_pattern, render, render_first
+from sidespawn import presets
+from sidespawn.core.loading_files import every
+from sidespawn.core.pattern import (
+    TEXTS,
+    Conflict,
+    Literal,
+    Names,
+    Pattern,
+    Typed,
+    match,
+    match_any,
+    parse_pattern,
+    render,
+    render_first,
+)
+from sidespawn.core.policy import Policy
+from sidespawn.core.possible import filled
+from tests.unit.shipped import preset
 
 A = "0065347c-3513-59a1-aef3-65d693fe6e19"
 B = "444f7f02-b4f4-54cf-8bd1-8080e7d4f893"
@@ -325,3 +345,37 @@ def test_render_first_skips_what_is_not_bound() -> None:
     assert render_first(patterns, {"network": A}) == A
     assert render_first(patterns, {"network": A, "segment": "5"}) == f"{A}-5"
     assert render_first(patterns, {}) is None
+
+
+# ---------------------------------------------------------------- every pattern that ships
+
+PATTERNS = [
+    pytest.param(policy, pattern, id=f"{policy.service}-{each.name}-{pattern.source}"[:80])
+    for policy in map(preset, presets.names())
+    for configuration in policy.configuration.values()
+    for each in every(configuration.rules.directives)
+    for pattern in each.values
+    if pattern.names or any(isinstance(part, Typed) and part not in TEXTS for part in pattern.parts)
+]
+KEYWORDS = st.sampled_from([" namespace x", " ca-file", " ", " x", "", " { ", "; x", " # x", "\t", " @x"])
+
+
+@pytest.mark.parametrize(("policy", "pattern"), PATTERNS)
+@settings(max_examples=20, deadline=None)
+@given(data=st.data())
+def test_no_pattern_of_a_preset_matches_more_words_than_it_has(
+    policy: Policy, pattern: Pattern, data: DataObject
+) -> None:
+    """The value of a directive has the blanks of the pattern and no more, wherever words are put in."""
+    if any(part in TEXTS for part in pattern.parts):
+        return
+    value = next(text for text, _ in filled(pattern.parts, policy.names, {}))
+    for _ in range(data.draw(st.integers(0, 2))):
+        at = data.draw(st.integers(0, len(value)))
+        value = value[:at] + data.draw(KEYWORDS) + value[at:]
+    blanks = sum(part.text.count(" ") for part in pattern.parts if isinstance(part, Literal))
+    try:
+        found = match(pattern, value, policy.names, {}, blanks=False)
+    except Conflict:
+        return
+    assert found is None or value.count(" ") == blanks

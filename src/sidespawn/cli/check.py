@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from rich.text import Text
 
 from sidespawn import presets
 from sidespawn.cli import host_report
+from sidespawn.cli.example_calls import example_calls
 from sidespawn.cli.host_report.findings import Finding, State, worst
 from sidespawn.cli.host_report.services import Service, is_enabled
 from sidespawn.cli.output import console, enabled_services, json_option, print_json, print_table
@@ -41,8 +43,9 @@ class Checked:
 
 @click.command()
 @click.argument("subjects", metavar="[SERVICE|PRESET|FILE]...", nargs=-1)
+@click.option("--examples", "with_examples", is_flag=True, help="Show for each rule a call that it allows.")
 @json_option
-def check(subjects: tuple[str, ...], as_json: bool) -> int:
+def check(subjects: tuple[str, ...], as_json: bool, with_examples: bool) -> int:
     """Look the host over, validate policies, run their test cases, and show at a glance what they allow.
 
     Without arguments: the host, with what to do about each finding, then the policy of every service. With arguments:
@@ -54,12 +57,14 @@ def check(subjects: tuple[str, ...], as_json: bool) -> int:
     results = [checked(subject) for subject in subjects or enabled_services()]
     findings = () if subjects else host_report.report(services(results))
     if as_json:
-        judged = [summary(each, is_alone=bool(subjects)) for each in results]
+        judged = [summary(each, is_alone=bool(subjects), with_examples=with_examples) for each in results]
         print_json(judged if subjects else {"host": host(findings), "services": judged})
     else:
         show_host(findings)
         for each in results:
             show(each, is_alone=bool(subjects))
+            if with_examples and each.policy is not None:
+                show_examples(each.policy)
         if not results:
             click.echo("no service has a policy on this host; sidespawn enable --help")
     if worst(findings) is State.PROBLEM:
@@ -106,7 +111,7 @@ def host(findings: tuple[Finding, ...]) -> dict[str, object]:
     return {"state": worst(findings), "findings": [asdict(each) for each in findings]}
 
 
-def summary(each: Checked, *, is_alone: bool) -> dict[str, object]:
+def summary(each: Checked, *, is_alone: bool, with_examples: bool = False) -> dict[str, object]:
     if each.policy is None:
         message, hint = (each.error.message, each.error.hint) if each.error else ("", "")
         return {"subject": each.subject, "valid": False, "error": message, "hint": hint}
@@ -117,6 +122,7 @@ def summary(each: Checked, *, is_alone: bool) -> dict[str, object]:
         "description": each.policy.description,
         "allows": dict(allows(each.policy)),
         "options": options,
+        **({"examples": [asdict(call) for call in example_calls(each.policy)]} if with_examples else {}),
         "tests": [{**asdict(outcome), "passed": outcome.passed} for outcome in each.outcomes],
         "warnings": [text for _, text in notes(each.policy, is_alone=is_alone)],
     }
@@ -156,6 +162,14 @@ def show_host(findings: tuple[Finding, ...]) -> None:
     out = console()
     out.print(f"[bold]host {os.uname().nodename}[/bold]: {told or 'fit'}")
     out.print(table)
+
+
+def show_examples(policy: Policy) -> None:
+    """A line for each rule, ready for a shell."""
+    click.echo("  examples of calls that it allows, one for each rule:")
+    for call in example_calls(policy):
+        where = f"ip netns exec {call.netns} " if call.netns else ""
+        click.echo(f"    {call.rule}: {where}{shlex.join(call.argv) or 'none found: ' + call.problem}")
 
 
 def show(each: Checked, *, is_alone: bool) -> None:

@@ -30,7 +30,10 @@ EXAMPLE_ID = "0" * 32
 
 @click.command()
 @click.argument("service", required=False, shell_complete=complete_service)
-@click.option("--preset", help="Judge by a shipped policy instead; needs no enabled service, no root and no image.")
+@click.option(
+    "--preset",
+    help="Judge by a shipped policy instead; needs no enabled service, no root and no image. `help` lists them.",
+)
 @click.option("--netns", help="The network namespace that the wrapper is in.")
 @click.option("--env", "environment", multiple=True, metavar="NAME=VALUE", help="What the wrapper finds. Repeatable.")
 @click.option(
@@ -59,6 +62,9 @@ def explain(
     Each argument with the rule that allowed or refused it, and the engine's exact command. Exit code 0 when it is
     allowed, 77 when it is refused.
     """
+    if preset == "help":
+        click.echo("\n".join(presets.names()))
+        return 0
     if preset is not None and service is not None:
         argv, service = (service, *argv), None  # click gave it the first word behind --
     if (preset is None) == (service is None) or not argv:
