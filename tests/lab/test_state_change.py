@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import threading
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -131,9 +133,33 @@ def test_what_is_killed_leaves_nothing_and_starts_again(router: Watched) -> None
         assert router.pid != pid
 
 
+@contextmanager
+def addresses_that_change(router: Watched) -> Iterator[None]:
+    """On an interface that is none of the script's business."""
+    stop = threading.Event()
+
+    def change() -> None:
+        while not stop.is_set():
+            for verb in ("add", "del"):
+                command("ip", "-n", router.netns, "address", verb, "192.0.2.1/24", "dev", "far")
+
+    with ThreadPoolExecutor(1) as thread:
+        changing = thread.submit(change)
+        try:
+            yield
+        finally:
+            stop.set()
+    changing.result()
+
+
 def test_two_calls_at_once_start_one(router: Watched) -> None:
-    """They come from no namespace that would keep them in one lane."""
-    with ThreadPoolExecutor(4) as pool:
+    """They come from no namespace that would keep them in one lane.
+
+    Addresses come and go meanwhile, as those of the links themselves may. A script that cannot tell its agent of the
+    first of them ends at the second one (29.0.0), so there is an agent.
+    """
+    reports = Reports(router.service.state / "keepalived-state-change")
+    with reports.served(), ThreadPoolExecutor(4) as pool, addresses_that_change(router):
         calls = list(pool.map(lambda more: router.start(*more), [(), ("--debug",)] * 2))
     assert [code for code, _ in calls] == [0] * 4, calls
     (container,) = router.service.containers(every=False).values()
