@@ -12,7 +12,7 @@ import pytest
 from tests.attacks.catalogue import RESULTS, results
 from tests.attacks.stage import NEUTRON, Ours, Stage, Succeeded, Target, agent_of
 from tests.attacks.tripleo import TripleO
-from tests.lab.conftest import traces
+from tests.lab.conftest import assert_nothing_is_left, traces
 
 OURS, THEIRS = "ours", "theirs"
 WRITE = "SIDESPAWN_WRITE_RESULTS"  # set to anything: results.json is written anew, instead of being compared
@@ -26,7 +26,7 @@ def stage() -> Iterator[Stage]:
     made = Stage()
     yield made
     made.close()
-    assert traces() == before
+    assert_nothing_is_left(before)
 
 
 @pytest.fixture(scope="package")
