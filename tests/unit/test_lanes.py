@@ -6,6 +6,7 @@ import os
 import select
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 
 import pytest
@@ -19,8 +20,16 @@ PATIENCE = 10.0
 def lanes() -> Iterator[Lanes]:
     made = Lanes(4)
     yield made
-    made.finish()
+    finish(made)
     os.close(made.done)
+
+
+def finish(lanes: Lanes) -> None:
+    """Wait until all work is done."""
+    while lanes.busy:
+        assert select.select([lanes.done], [], [], PATIENCE)[0]
+        with suppress(BlockingIOError):
+            os.eventfd_read(lanes.done)
 
 
 def nothing() -> None:
@@ -38,7 +47,7 @@ def test_a_lane_keeps_its_order(lanes: Lanes) -> None:
     order: list[int] = []
     for number in range(200):
         lanes.add("a", partial(order.append, number), nothing)
-    lanes.finish()
+    finish(lanes)
     assert order == list(range(200))
 
 
@@ -47,7 +56,7 @@ def test_every_lane_keeps_its_order_among_others(lanes: Lanes) -> None:
     for number in range(50):
         for name, done in order.items():
             lanes.add(name, partial(done.append, number), nothing)
-    lanes.finish()
+    finish(lanes)
     assert all(done == list(range(50)) for done in order.values())
 
 
@@ -59,7 +68,7 @@ def test_lanes_run_side_by_side(lanes: Lanes) -> None:
 
     for name in "abcd":
         lanes.add(name, work, nothing)
-    lanes.finish()
+    finish(lanes)
     assert not meeting.broken
 
 
@@ -77,7 +86,7 @@ def test_no_more_at_once_than_there_are_workers(lanes: Lanes) -> None:
 
     for number in range(40):
         lanes.add(str(number), work, nothing)
-    lanes.finish()
+    finish(lanes)
     assert most == 4
 
 
@@ -92,7 +101,7 @@ def test_one_lane_never_runs_twice_at_once(lanes: Lanes) -> None:
 
     for _ in range(20):
         lanes.add("a", work, nothing)
-    lanes.finish()
+    finish(lanes)
     assert failed == [False] * 20
 
 
@@ -109,7 +118,7 @@ def test_finished_comes_after_its_work_and_before_the_next(lanes: Lanes) -> None
     order: list[str] = []
     for name in ("1", "2"):
         lanes.add("a", partial(order.append, f"work {name}"), partial(order.append, f"finished {name}"))
-    lanes.finish()
+    finish(lanes)
     assert order == ["work 1", "finished 1", "work 2", "finished 2"]
 
 
@@ -119,7 +128,7 @@ def test_busy_until_all_is_done(lanes: Lanes) -> None:
     lanes.add("a", waiting_for(go_on), nothing)
     seen.append(lanes.busy)
     go_on.set()
-    lanes.finish()
+    finish(lanes)
     seen.append(lanes.busy)
     assert seen == [False, True, False]
 
@@ -140,12 +149,26 @@ def test_it_is_not_busy_any_more_when_done_says_so(lanes: Lanes) -> None:
     assert not lanes.busy
 
 
-def test_finish_without_work_does_not_wait(lanes: Lanes) -> None:
-    lanes.finish()
+@pytest.mark.parametrize("lane", ["a", "another"])
+def test_urgent_work_waits_for_none_that_is_not(lanes: Lanes, lane: str) -> None:
+    go_on, seen = threading.Event(), threading.Event()
+    for number in range(60):
+        lanes.add("a" if number < 10 else str(number), waiting_for(go_on), nothing)
+    lanes.add(lane, seen.set, nothing, urgent=True)
+    assert seen.wait(PATIENCE)
+    go_on.set()
+
+
+def test_urgent_work_of_one_lane_keeps_its_order(lanes: Lanes) -> None:
+    order: list[int] = []
+    for number in range(50):
+        lanes.add("a", partial(order.append, number), nothing, urgent=True)
+    finish(lanes)
+    assert order == list(range(50))
 
 
 def test_work_can_be_added_by_work(lanes: Lanes) -> None:
     order: list[int] = []
     lanes.add("a", lambda: lanes.add("a", lambda: order.append(2), nothing), lambda: order.append(1))
-    lanes.finish()
+    finish(lanes)
     assert order == [1, 2]

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from sidespawn.engines import Found
 from sidespawn.errors import LaunchError, PolicyError, Reason
 from sidespawn.host import limits
-from sidespawn.host.limits import DEBT_SECONDS, STEADY_SECONDS, Bucket, Falls
+from sidespawn.host.limits import STEADY_SECONDS, Bucket, Falls, Listing
+from sidespawn.host.processes import Process
 from tests.unit.small import POLICY, load, parse
 
 Advance = Callable[[float], None]
@@ -68,10 +70,12 @@ def test_a_burst_passes_and_what_comes_after_it_waits(tmp_path: Path, advance: A
     assert bucket.left == 100, "it never holds more than the burst"
 
 
-def test_a_claim_of_any_size_is_paid_off_soon(tmp_path: Path, advance: Advance) -> None:
+def test_a_claim_of_any_size_is_paid_in_full(tmp_path: Path, advance: Advance) -> None:
     bucket = Bucket(tmp_path / "bucket", 100, 10)
-    bucket.take(500_000)
-    assert bucket.closed_for() == pytest.approx(DEBT_SECONDS + 0.1)
+    bucket.take(10_000)
+    advance(600)
+    assert bucket.closed_for() == pytest.approx((10_000 - 100) / 10 - 600 + 0.1)
+    assert Bucket(tmp_path / "bucket", 100, 10).closed_for() == pytest.approx(bucket.closed_for())
 
 
 def test_the_bucket_is_the_same_one_in_the_next_run(tmp_path: Path, advance: Advance) -> None:
@@ -141,3 +145,54 @@ def test_falls_are_forgotten_when_they_mean_nothing_any_more(tmp_path: Path, adv
     advance(60 + STEADY_SECONDS)
     falls.expire()
     assert list(tmp_path.iterdir()) == []
+
+
+class Asked:
+    """An engine that counts how often it is asked."""
+
+    def __init__(self) -> None:
+        self.times = 0
+
+    def list(self, service: str) -> tuple[Found, ...]:
+        self.times += 1
+        return ()
+
+
+def test_the_engine_is_asked_once_however_many_foreign_pids_are_guessed(
+    monkeypatch: pytest.MonkeyPatch, advance: Advance
+) -> None:
+    monkeypatch.setattr("time.sleep", advance)
+    engine, before = Asked(), []
+    listing = Listing("small", engine, lambda: before.append(1))  # type: ignore[arg-type]
+    for pid in range(1000):
+        listing.since(Process(pid, 5))
+    assert (engine.times, len(before)) == (1, 1)
+
+
+def test_a_process_that_began_after_the_engine_was_asked_is_asked_for_a_second_later(
+    monkeypatch: pytest.MonkeyPatch, advance: Advance
+) -> None:
+    """Else an agent could have it asked by starting processes of its own."""
+    monkeypatch.setattr("time.sleep", advance)
+    engine = Asked()
+    listing = Listing("small", engine, lambda: None)  # type: ignore[arg-type]
+    moment = limits.now()
+    for number in range(100):
+        listing.since(Process(number, int(limits.now() * limits.CLOCK_TICKS)))
+    assert engine.times == 100
+    assert limits.now() - moment == pytest.approx(99)
+
+
+def test_an_engine_that_did_not_answer_is_asked_again(monkeypatch: pytest.MonkeyPatch, advance: Advance) -> None:
+    monkeypatch.setattr("time.sleep", advance)
+    engine = Asked()
+
+    def fail() -> None:
+        raise LaunchError(Reason.ENGINE_FAILED, "no")
+
+    listing = Listing("small", engine, fail)  # type: ignore[arg-type]
+    with pytest.raises(LaunchError):
+        listing.since(Process(1, 5))
+    listing.before = lambda: None
+    listing.since(Process(1, 5))
+    assert engine.times == 1

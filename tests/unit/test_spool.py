@@ -15,7 +15,7 @@ from sidespawn import wrapper
 from sidespawn.core.wire import LINE_BYTES
 from sidespawn.host import spool
 from sidespawn.host.files import read_up_to
-from sidespawn.host.spool import CLAIM_BYTES, Claim, claim, clear, has_requests, stored
+from sidespawn.host.spool import CLAIM_BYTES, LINES, Claim, claim, clear, has_requests, stored
 
 ME = os.getuid()
 
@@ -131,6 +131,14 @@ def test_no_more_than_a_claim_is_read(box: Path, size: int) -> None:
     assert set(lines(take(box))) == {b"first"}
     assert time.monotonic() - began < 2
     assert sum(path.stat().st_size for path in (box / "claims").iterdir()) <= CLAIM_BYTES
+
+
+def test_no_more_lines_are_taken_than_wrappers_can_have_written(box: Path) -> None:
+    put(box, b"x\n" * (CLAIM_BYTES // 2))
+    assert len(lines(take(box))) == LINES
+    assert len(stored(box / "claims")[0].untrusted_lines) == LINES
+    asked = {"op": "signal", "signal": "0", "pid": 1, "v": 1, "id": "0" * 32, "deadline": 1}
+    assert len(wrapper.encode(asked)) + 1 >= CLAIM_BYTES // LINES, "the shortest request"
 
 
 def test_what_was_taken_is_gone_for_whoever_holds_the_file(box: Path) -> None:

@@ -7,8 +7,10 @@ import os
 import select
 import socket
 import stat
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +18,7 @@ from sidespawn import wrapper
 from sidespawn.core.policy import ServiceLimits
 from sidespawn.core.wire import Request
 from sidespawn.errors import PolicyError
-from sidespawn.host import sync
+from sidespawn.host import spool, sync
 from sidespawn.host.journal import Journal
 from sidespawn.host.places import Places
 from sidespawn.host.sync import Sync
@@ -177,11 +179,11 @@ def test_a_run_that_ends_early_starts_the_next(run: Watched, doorbell: int, monk
 def test_a_run_that_is_killed_starts_the_next(run: Watched, doorbell: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a signal that counts as a regular end: systemd would not start it again by itself."""
 
-    def killed() -> None:
+    def killed(watch: int) -> None:
         raise KeyboardInterrupt
 
     hand_over(run, FIRST)
-    monkeypatch.setattr(run.lanes, "finish", killed)
+    monkeypatch.setattr(run, "settle", killed)
     with pytest.raises(KeyboardInterrupt):
         run.run()
     assert is_rung(doorbell)
@@ -233,3 +235,50 @@ def test_an_operator_is_answered_where_no_agent_looks(run: Watched) -> None:
     run.run()
     assert names(run) == set()
     assert {path.name for path in run.places.answers.iterdir()} == {f"{FIRST}.json"}
+
+
+class Slow(Watched):
+    """Whatever an agent asks for takes until an operator was answered."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.was_answered = threading.Event()
+        self.waited: list[bool] = []  # whether each of the agent's saw that
+
+    def carry_out(self, request: Request, *, by_operator: bool) -> None:
+        if not by_operator:
+            self.waited.append(self.was_answered.wait(0.1 if False in self.waited else 5))
+        super().carry_out(request, by_operator=by_operator)
+        if by_operator:
+            self.was_answered.set()
+
+
+@pytest.mark.parametrize("is_ending", [False, True])
+def test_an_operator_waits_for_nothing_of_an_agents(
+    run: Watched, is_ending: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not either when the run takes nothing more of the agent's, and only waits for what it has taken."""
+    monkeypatch.setattr(sync, "LONGEST_RUN", 0.0 if is_ending else 300.0)
+    run = Slow(run.places, run.journal, run.keeper, {}, ())
+    hand_over(run, *(f"{number:032x}" for number in range(60)))
+    asked = threading.Timer(0.3, hand_over_as_operator, (run, FIRST))
+    asked.start()
+    run.run()
+    asked.join()
+    assert run.waited == [True] * 60, "the operator waits for the agent"
+    assert (run.places.answers / f"{FIRST}.json").exists()
+    assert len(names(run)) == 60
+
+
+def hand_over_as_operator(run: Watched, request_id: str) -> None:
+    request = {"v": 1, "id": request_id, "deadline": wrapper.boottime_ms() + 60_000, "op": "signal", "signal": "HUP"}
+    line = json.dumps({**request, "pid": 4711}).encode() + b"\n"
+    assert wrapper.try_to_hand_over(str(run.places.operator), str(run.places.doorbell), line, request_id)
+
+
+def test_no_more_is_taken_while_many_wait(run: Watched) -> None:
+    """A run needs memory for each line until it is answered."""
+    run.unanswered = {"1": spool.LINES - 1}
+    assert run.may_take()
+    run.unanswered = {"1": 1, "2": spool.LINES - 1}
+    assert not run.may_take()

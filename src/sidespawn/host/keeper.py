@@ -27,12 +27,14 @@ from sidespawn.host.children import find_children
 from sidespawn.host.files import directory, write_whole
 from sidespawn.host.journal import Event, Journal
 from sidespawn.host.ledger import Ledger, Record, recovered
-from sidespawn.host.limits import STEADY_SECONDS, Falls, Room
+from sidespawn.host.limits import STEADY_SECONDS, Falls, Listing, Room
 from sidespawn.host.namespaces import HOSTS_OWN, PinnedNamespace, namespace_of, pinned_namespace
 from sidespawn.host.places import Places
 from sidespawn.host.processes import end, identify, send
 from sidespawn.host.readiness import wait_until_ready
 from sidespawn.host.state import AgentState, pin_mounts
+
+ENDS = ("TERM", "KILL")
 
 
 class Keeper:
@@ -50,6 +52,9 @@ class Keeper:
         self.interrupted = False  # an earlier run was killed, and what it was in the middle of is not put in order yet
         self.state = AgentState(policy.agent.state_on_host)
         self.locks: dict[str, threading.Lock] = {}
+        self.listing = Listing(policy.service, engine, self.adopt)
+        for unfinished in (*places.ledger.glob(".*"), *places.snapshots.glob(".*")):  # by a run that was killed
+            unfinished.unlink()
 
     def only(self, instance: str) -> threading.Lock:
         """To be held while something is done to that instance; lanes keep most of it apart, not all.
@@ -71,8 +76,6 @@ class Keeper:
                 with suppress(OSError):
                     kernel.unmount(str(pin))
                 pin.rmdir() if pin.is_dir() else pin.unlink()
-            for unfinished in (*self.places.ledger.glob(".*"), *self.places.snapshots.glob(".*")):
-                unfinished.unlink()
             self.interrupted = False
 
     def adopt(self) -> None:
@@ -259,6 +262,10 @@ class Keeper:
         """
         found = self.find_pid(request.pid)  # first, since mark and record could be torn
         key = None if found else self.ledger.marked(request.id)
+        if found and found.pid == request.pid and request.signal in ENDS and self.only(found.instance).locked():
+            # What is being started does not have to become ready first.
+            self.ledger.mark(request.id, key := found.key)
+            send(found.process, request.signal)
         if key is not None:  # an earlier run was killed while it ended this one
             record = self.ledger.find(key)
             with self.only(record.instance if record else key):
@@ -276,7 +283,7 @@ class Keeper:
             raise self.no_such_process(request.pid)
         if request.signal == PROBE:
             return done(request, "it runs", record.name)
-        is_end = request.signal in ("TERM", "KILL")
+        is_end = request.signal in ENDS
         if is_end and request.pid == record.pid:
             self.ledger.mark(request.id, record.key)
             return self.finish(request, record)
@@ -308,9 +315,9 @@ class Keeper:
         """From the ledger; when it does not know, from the engine."""
         record = self.ledger.find_pid(pid)
         if record is None and (process := identify(pid)) is not None:
-            self.adopt()
+            listed = self.listing.since(process)
             record = self.ledger.find_pid(pid)
-            for each in () if record else self.engine.list(self.policy.service):
+            for each in () if record else listed:
                 if each.pid == pid:
                     record = recovered(each, process, self.policy.side_container.grace)
                     self.ledger.write(record)

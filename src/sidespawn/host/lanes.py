@@ -1,4 +1,7 @@
-"""A few worker threads for many pieces of work, where pieces of one lane must keep their order."""
+"""A few worker threads for many pieces of work, where pieces of one lane must keep their order.
+
+Urgent work has lanes and workers of its own, so that it never waits behind what is not.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,10 @@ from collections import deque
 from collections.abc import Callable
 
 Work = Callable[[], None]
+Lane = tuple[bool, str]  # whether it is urgent, and its name
+
+
+URGENT = 2  # workers
 
 
 class Lanes:
@@ -17,45 +24,40 @@ class Lanes:
     def __init__(self, workers: int) -> None:
         self.lock = threading.Lock()
         self.done = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._workers, self._threads = workers, 0
-        self._idle = threading.Condition(self.lock)
-        self._lanes: dict[str, deque[tuple[Work, Work]]] = {}  # a lane that is here has work waiting or under way
-        self._ready: SimpleQueue[str] = SimpleQueue()
+        self._workers = {False: workers, True: URGENT}
+        self._threads = {False: 0, True: 0}
+        self._lanes: dict[Lane, deque[tuple[Work, Work]]] = {}  # a lane that is here has work waiting or under way
+        self._ready: dict[bool, SimpleQueue[Lane]] = {False: SimpleQueue(), True: SimpleQueue()}
 
     @property
     def busy(self) -> bool:
         with self.lock:
             return bool(self._lanes)
 
-    def add(self, lane: str, work: Work, finished: Work) -> None:
+    def add(self, name: str, work: Work, finished: Work, *, urgent: bool = False) -> None:
         """Run `work`, then `finished`, when the lane's earlier work is done. Neither may raise."""
+        lane = (urgent, name)
         with self.lock:
             if lane in self._lanes:
                 self._lanes[lane].append((work, finished))
                 return
             self._lanes[lane] = deque([(work, finished)])
-            if self._threads < min(self._workers, len(self._lanes)):
-                self._threads += 1
-                threading.Thread(target=self._serve, daemon=True).start()
-        self._ready.put(lane)
+            if self._threads[urgent] < min(self._workers[urgent], len(self._lanes)):
+                self._threads[urgent] += 1
+                threading.Thread(target=self._serve, args=(self._ready[urgent],), daemon=True).start()
+        self._ready[urgent].put(lane)
 
-    def finish(self) -> None:
-        """Wait until all work is done."""
-        with self._idle:
-            self._idle.wait_for(lambda: not self._lanes)
-
-    def _serve(self) -> None:
+    def _serve(self, ready: SimpleQueue[Lane]) -> None:
         while True:
-            lane = self._ready.get()
+            lane = ready.get()
             with self.lock:
                 work, finished = self._lanes[lane][0]
             work()
             finished()
-            with self._idle:
+            with self.lock:
                 self._lanes[lane].popleft()
                 if self._lanes[lane]:
-                    self._ready.put(lane)
+                    ready.put(lane)
                 else:
                     del self._lanes[lane]
                 os.eventfd_write(self.done, 1)
-                self._idle.notify_all()

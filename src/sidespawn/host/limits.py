@@ -6,17 +6,20 @@ request is lost or refused for it.  Times are seconds of CLOCK_BOOTTIME, which n
 
 from __future__ import annotations
 
+import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from sidespawn.engines import Engine, Found
 from sidespawn.errors import Denied, LaunchError, Reason
 from sidespawn.host.ledger import Ledger
+from sidespawn.host.processes import Process
 
-DEBT_SECONDS = 10  # a claim may hold more requests than the bucket; no more than this is waited for that
 STEADY_SECONDS = 60.0  # a program that lived as long has not ended right after its start
+CLOCK_TICKS = os.sysconf("SC_CLK_TCK")  # a second, as of a process's start
 FREE_FALLS = 3  # starts that may go wrong before the first pause
 SUFFIX = ".falls"
 
@@ -49,8 +52,28 @@ class Bucket:
         return max(0.0, (1 - self.left) / self.rate)
 
     def take(self, requests: int) -> None:
-        self.left = max(self.left - requests, -float(DEBT_SECONDS * self.rate))
+        self.left -= requests  # a claim may hold more than there is; it is paid in full all the same
         self.path.write_text(f"{self.left:.3f} {self.at:.3f} \n", encoding="ascii")
+
+
+class Listing:
+    """The engine's word on what runs, asked for once a second at most, whatever pids an agent guesses."""
+
+    def __init__(self, service: str, engine: Engine, before: Callable[[], None]) -> None:
+        self.service, self.engine, self.before = service, engine, before
+        self.lock = threading.Lock()
+        self.asked = 0.0
+        self.listed: tuple[Found, ...] = ()
+
+    def since(self, process: Process) -> tuple[Found, ...]:
+        """What ran at a moment when the process was there; `before` is called first when the engine is asked."""
+        with self.lock:
+            if (process.started + 1) / CLOCK_TICKS >= self.asked:
+                time.sleep(max(0.0, self.asked + 1 - now()))
+                asked = now()
+                self.before()
+                self.listed, self.asked = self.engine.list(self.service), asked
+            return self.listed
 
 
 class Falls:

@@ -27,6 +27,7 @@ REQUESTS = "processes"
 TAKEN = "processes-taken"
 BY_OPERATOR = ".operator"
 CLAIM_BYTES = 1024 * 1024
+LINES = CLAIM_BYTES // 96  # no request is shorter
 LOCK_PATIENCE = 1.0  # seconds
 NAMES = 128  # that its file system has room for
 
@@ -116,8 +117,12 @@ def stored(claims: Path) -> list[Claim]:
 
 
 def split_lines(untrusted_content: bytes) -> tuple[bytes, ...]:
-    """By LF and nothing else. A line that is too long is cut, so that parsing refuses it."""
-    return tuple(line[: LINE_BYTES + 1] for line in untrusted_content.split(b"\n") if line)
+    """By LF and nothing else. A line that is too long is cut, so that parsing refuses it.
+
+    What is beyond LINES no wrapper wrote.
+    """
+    lines = untrusted_content.split(b"\n", LINES)[:LINES]
+    return tuple(line[: LINE_BYTES + 1] for line in lines if line)
 
 
 def clear(spool: Path) -> None:

@@ -140,13 +140,22 @@ class Sync:
                 if rested or time.monotonic() - began >= LONGEST_RUN:
                     break
                 wait(watch, self.lanes.done, min(1.0, rest_at - time.monotonic()))
-        self.lanes.finish()
-        if isinstance(self.keeper, Keeper) and not (served and time.monotonic() - began < LONGEST_RUN):
-            self.attempt(self.keeper.sweep)  # the timer's run, or one that let none of the timer's be
+            self.settle(watch)
+            if isinstance(self.keeper, Keeper) and not (served and time.monotonic() - began < LONGEST_RUN):
+                # The timer's run, or one that let none of the timer's be.
+                self.lanes.add("", partial(self.attempt, self.keeper.sweep), lambda: None)
+                self.settle(watch)
         self.expire_replies()
         self.journal.summarise()
         if rested:
             self.empty_doorbells()
+
+    def settle(self, watch: int) -> None:
+        """Until no work is left. Nothing more of the agent's is taken; operators do not wait for what there was."""
+        while self.lanes.busy:
+            if (claim := self.operators_claim()) is not None:
+                self.serve(claim)
+            wait(watch, self.lanes.done, 1.0)
 
     def empty_doorbells(self) -> None:
         """Ringing starts the next run from here on. Until here it did as well, so that a run that is killed has a next.
@@ -161,12 +170,15 @@ class Sync:
 
     def claim(self) -> list[spool.Claim]:
         """The requests of the operator, and those of the agent as far as its limits let them be taken."""
-        claims = [spool.claim(self.places.operator, self.places.claims, 0, by_operator=True)]
+        claims = [self.operators_claim()]
         if self.may_take():
             claims.append(spool.claim(self.places.spool, self.places.claims, self.spool_uid))
             if claims[-1] is not None:
                 self.bucket.take(len(claims[-1].untrusted_lines))
         return [claim for claim in claims if claim is not None]
+
+    def operators_claim(self) -> spool.Claim | None:
+        return spool.claim(self.places.operator, self.places.claims, 0, by_operator=True)
 
     def may_take(self) -> bool:
         """Whether an agent's requests are taken now. What is not taken waits in the spool, and with it its wrappers."""
@@ -176,7 +188,9 @@ class Sync:
             self.journal.write(Event.LIMITED, message)
             self.limited = True
         self.limited = self.limited and self.bucket.left < self.limits.burst / 2  # said once for each flood
-        return not closed_for and len(self.unanswered) < CLAIMS
+        with self.lanes.lock:
+            waiting = list(self.unanswered.values())
+        return not closed_for and len(waiting) < CLAIMS and sum(waiting) < spool.LINES
 
     def serve(self, claim: spool.Claim) -> None:
         self.unanswered[claim.path.name] = len(claim.untrusted_lines)
@@ -218,6 +232,7 @@ class Sync:
             self.lane_of(request),
             lambda: self.carry_out(request, by_operator=claim.by_operator),
             lambda: self.finished(claim),
+            urgent=claim.by_operator,
         )
 
     def lane_of(self, request: Request) -> str:

@@ -1,0 +1,104 @@
+"""Operators wait for no agent, whatever an agent's requests take: the command returns within moments."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.lab.conftest import new_service
+from tests.lab.networks import NEUTRON, SIDESPAWN, SLOWNESS, Network, Service, command, wait_until
+from tests.lab.test_load import request_line
+
+MOST = 20 * SLOWNESS  # seconds; 2 are the aim, and behind those starts it would be 150
+STARTS = 60
+PRESET = "neutron-dhcp-dnsmasq"
+
+
+@pytest.fixture
+def agents() -> Iterator[tuple[Service, Service]]:
+    """One that is hostile, and one that is not."""
+    made = new_service(), new_service()
+    for each in made:
+        each.enable(f"--preset={PRESET}", f"--set=state_on_host={each.state}")
+    yield made
+    for each in made:
+        each.clean()
+
+
+def never_ready(service: Service) -> Network:
+    """dnsmasq waits for ever for somebody who writes into its file of hosts."""
+    network = service.network()
+    (network.home / "host").unlink()
+    os.mkfifo(network.home / "host")
+    os.chown(network.home / "host", NEUTRON, NEUTRON)
+    return network
+
+
+def ask_for(networks: list[Network]) -> None:
+    """All at once, and nobody waits for the answers."""
+    service = networks[0].service
+    lines = []
+    for network in networks:
+        environment = {"PROCESS_TAG": f"dnsmasq-{network.id}"}
+        argv = ["dnsmasq", *network.options()]
+        lines.append(request_line({"op": "start", "argv": argv, "netns": network.netns, "env": environment}))
+    (service.places.spool / "new").write_bytes(b"".join(lines))
+    (service.places.spool / "new").rename(service.places.spool / "processes")
+    service.places.doorbell.write_bytes(b"\n")
+
+
+@contextmanager
+def took(times: dict[str, float], what: str) -> Iterator[None]:
+    began = time.monotonic()
+    yield
+    times[what] = time.monotonic() - began
+
+
+def sidespawn(*arguments: str) -> str:
+    return command(*SIDESPAWN, *arguments).stdout
+
+
+@pytest.mark.slow
+def test_an_operator_waits_for_none_of_60_starts_that_never_become_ready(
+    agents: tuple[Service, Service], capsys: pytest.CaptureFixture[str]
+) -> None:
+    hostile, quiet = agents
+    victims = [hostile.network() for _ in range(5)]
+    for network in victims:
+        assert network.start().returncode == 0
+    neighbour = quiet.network()
+    ask_for([never_ready(hostile) for _ in range(STARTS)])
+    ours = {network.container for network in victims}
+    wait_until(lambda: len(hostile.containers(every=False).keys() - ours) >= 4)
+    times: dict[str, float] = {}
+    with took(times, "ps"):
+        assert victims[0].container in sidespawn("ps", hostile.name)
+    with took(times, "signal"):
+        sidespawn("signal", hostile.name, victims[0].netns, "HUP")
+    for number, network in enumerate(victims[:3]):
+        with took(times, f"stop {number + 1}"):
+            sidespawn("stop", hostile.name, network.netns)
+        assert network.container not in hostile.containers()
+    # Also one that is being started at this moment.
+    starting = next(iter(hostile.containers(every=False).keys() - ours))
+    with took(times, "stop of one that is being started"):
+        sidespawn("stop", hostile.name, starting)
+    assert starting not in hostile.containers(every=False)
+    with took(times, "neighbour's start"):
+        assert neighbour.start().returncode == 0
+    with took(times, "neighbour's stop"):
+        assert neighbour.kill("TERM").returncode == 0
+    with took(times, "check"):
+        command(*SIDESPAWN, "check", hostile.name, check=False)
+    assert len(json.loads(sidespawn("ps", hostile.name, "--json"))) > 2, "there are starts under way all the time"
+    with took(times, "disable"):
+        hostile.disable()
+    with capsys.disabled():
+        print("\n" + ", ".join(f"{what} {seconds:.2f} s" for what, seconds in times.items()), end=" ")
+    del times["disable"]  # it ends each side container by itself, whoever asked for it
+    assert {what: seconds for what, seconds in times.items() if seconds > MOST} == {}
