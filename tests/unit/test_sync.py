@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from sidespawn import wrapper
+from sidespawn.cli.ps import bytes_waiting
 from sidespawn.core.policy import ServiceLimits
 from sidespawn.core.wire import Request
 from sidespawn.errors import PolicyError
@@ -273,7 +274,8 @@ def test_an_operator_waits_for_nothing_of_an_agents(
 def hand_over_as_operator(run: Watched, request_id: str) -> None:
     request = {"v": 1, "id": request_id, "deadline": wrapper.boottime_ms() + 60_000, "op": "signal", "signal": "HUP"}
     line = json.dumps({**request, "pid": 4711}).encode() + b"\n"
-    assert wrapper.try_to_hand_over(str(run.places.operator), str(run.places.doorbell), line, request_id)
+    while not wrapper.try_to_hand_over(str(run.places.operator), str(run.places.doorbell), line, request_id):
+        pass  # it was taken at once
 
 
 def test_no_more_is_taken_while_many_wait(run: Watched) -> None:
@@ -282,3 +284,27 @@ def test_no_more_is_taken_while_many_wait(run: Watched) -> None:
     assert run.may_take()
     run.unanswered = {"1": 1, "2": spool.LINES - 1}
     assert not run.may_take()
+
+
+def test_a_directory_full_of_names_is_read_with_a_bound(run: Watched) -> None:
+    """An agent that can remount its view may have made any number of them; what is left goes the next times."""
+    run.limits = ServiceLimits(replies=2)
+    for number in range(100):
+        (run.places.replies / f"{number:032x}.json").touch()
+    run.expire_replies()
+    assert len(names(run)) == 100 - (16 - 2)
+    for _ in range(10):
+        run.expire_replies()
+    assert len(names(run)) == 2
+
+
+@pytest.mark.parametrize("target", ["x" * 300, "processes", "/etc/passwd", "/proc/1/root/etc/passwd"])
+def test_what_waits_is_told_without_following_an_agents_link(tmp_path: Path, target: str) -> None:
+    (tmp_path / "processes").symlink_to(target)
+    assert bytes_waiting(tmp_path) == 0
+
+
+def test_the_size_of_what_waits_is_told(tmp_path: Path) -> None:
+    assert bytes_waiting(tmp_path) == 0
+    (tmp_path / "processes").write_bytes(b"one\n")
+    assert bytes_waiting(tmp_path) == 4

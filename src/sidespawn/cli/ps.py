@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import stat
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import click
 
@@ -87,7 +90,6 @@ def usage(places: Places) -> Usage:
     limits = load_policy(places).limits
     bucket = Bucket(places.bucket, limits.burst, limits.rate)
     bucket.closed_for()
-    waiting = places.spool / REQUESTS
     there = places.ledger.is_dir()
     return Usage(
         service=places.service,
@@ -96,9 +98,17 @@ def usage(places: Places) -> Usage:
         requests_left=int(bucket.left),
         burst=limits.burst,
         rate=limits.rate,
-        waiting=waiting.lstat().st_size if waiting.exists() else 0,
+        waiting=bytes_waiting(places.spool),
         backing_off=backing_off(places, limits.backoff) if there else {},
     )
+
+
+def bytes_waiting(spool: Path) -> int:
+    """Of requests. What else an agent has put in their place is not followed: it may lead to where nothing answers."""
+    with suppress(OSError):
+        status = os.lstat(spool / REQUESTS)
+        return status.st_size if stat.S_ISREG(status.st_mode) else 0
+    return 0
 
 
 def backing_off(places: Places, longest: int) -> dict[str, float]:

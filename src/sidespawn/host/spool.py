@@ -129,7 +129,7 @@ def clear(spool: Path) -> None:
     """Remove what does not belong in a spool."""
     budget = iter(range(NAMES))  # an agent that makes more meanwhile waits for the next time
     with directory(spool) as held, os.scandir(held) as entries:
-        for entry in tuple(entries):
+        for _, entry in tuple(zip(range(4 * NAMES), entries, strict=False)):
             if entry.name not in (REQUESTS, TAKEN) or not entry.is_file(follow_symlinks=False):
                 remove(held, entry.name, budget)
 
