@@ -14,10 +14,10 @@ KOLLA = '[parameters]\nstate = "/var/lib/neutron/kolla"\n'
 # What somebody had to decide: the verdict of the preset as it is, and what a service's own policy adds for another one.
 # docs/neutron.md has the reasons.
 DECIDED = {
-    "state-change: the Python program": ("refuse", ""),
-    "state-change debug=False conntrackd=True (2025.1)": ("refuse", ""),
-    "state-change debug=True conntrackd=False (2025.1)": ("refuse", ""),
-    "state-change debug=True conntrackd=True (2025.1)": ("refuse", ""),
+    "state-change: the Python program": ("allow", ""),
+    "state-change debug=False conntrackd=True (2025.1)": ("allow", ""),
+    "state-change debug=True conntrackd=False (2025.1)": ("allow", ""),
+    "state-change debug=True conntrackd=True (2025.1)": ("allow", ""),
     "keepalived: health check": ("refuse", ""),
     "keepalived healthcheck no route (2023.1)": ("refuse", ""),
     "dnsmasq: in no namespace": ("refuse", ""),

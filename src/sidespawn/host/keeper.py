@@ -8,7 +8,6 @@ labels tell which request started it with which plan.
 
 from __future__ import annotations
 
-import hashlib
 import threading
 import time
 from contextlib import ExitStack, suppress
@@ -26,7 +25,7 @@ from sidespawn.host import kernel
 from sidespawn.host.children import find_children
 from sidespawn.host.files import directory, write_whole
 from sidespawn.host.journal import Event, Journal
-from sidespawn.host.ledger import Ledger, Record, recovered
+from sidespawn.host.ledger import Ledger, Record, digest_of, is_same, recovered
 from sidespawn.host.limits import STEADY_SECONDS, Falls, Listing, Room
 from sidespawn.host.namespaces import HOSTS_OWN, PinnedNamespace, namespace_of, pinned_namespace
 from sidespawn.host.places import Places
@@ -414,13 +413,3 @@ def done(request: SignalRequest, message: str, container: str = "") -> Reply:
     return Reply(
         id=request.id, status=Status.DONE, reason=Reason.OK, message=message, pid=request.pid, container=container
     )
-
-
-def digest_of(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def is_same(record: Record, plan: Plan) -> bool:
-    """Whether what runs is what the plan wants, its configuration files included."""
-    texts = [digest_of(file.text or "") for file in plan.configuration]
-    return record.digest == plan.digest and texts == [file["digest"] for file in record.configuration]

@@ -7,6 +7,7 @@ engine.  Only root can write here, and no pid is ever taken from anywhere else.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import threading
@@ -14,6 +15,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from sidespawn.core.plan import Plan
 from sidespawn.core.records import asdict, dataclass
 from sidespawn.engines import Found
 from sidespawn.host.files import directory, write_whole
@@ -163,3 +165,13 @@ def recovered(found: Found, process: Process, grace: float) -> Record:
         grace=grace,
         children={},
     )
+
+
+def digest_of(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def is_same(record: Record, plan: Plan) -> bool:
+    """Whether what runs is what the plan wants, its configuration files included."""
+    texts = [digest_of(file.text or "") for file in plan.configuration]
+    return record.digest == plan.digest and texts == [file["digest"] for file in record.configuration]
