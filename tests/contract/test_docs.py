@@ -197,7 +197,9 @@ def test_completion_of_verbs() -> None:
     assert done.stdout.splitlines() == ["plain,enable"]
 
 
-@pytest.mark.parametrize("verb", [["ps"], ["logs"], ["stop"], ["disable"], ["explain"], ["learn"], ["agent-options"]])
+@pytest.mark.parametrize(
+    "verb", [["ps"], ["logs"], ["stop"], ["disable"], ["explain"], ["learn"], ["agent-options"], ["options"]]
+)
 def test_completion_of_services(verb: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("neutron-dhcp-dnsmasq", "other"):
         (tmp_path / f"{name}.toml").touch()

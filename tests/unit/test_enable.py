@@ -23,7 +23,8 @@ def targets(policy: Policy, monkeypatch: pytest.MonkeyPatch, *enabled: Policy) -
     known = {each.service: each for each in enabled}
     monkeypatch.setattr(agent_options, "services", lambda one: [Places(name) for name in known])
     monkeypatch.setattr(agent_options, "load_policy", lambda places: known[places.service])
-    return [str(each["target"]) for each in agent_options.agent_mounts(Places(policy.service), policy)]
+    options = agent_options.options_beside_others(Places(policy.service), policy)
+    return [each.target for each in options.mounts]
 
 
 @pytest.mark.parametrize("policy", [CONNTRACKD, KEEPALIVED], ids=lambda policy: policy.service)
@@ -44,14 +45,12 @@ def test_what_another_agents_service_brings_is_not_there(monkeypatch: pytest.Mon
     assert SCRIPT in targets(KEEPALIVED, monkeypatch, other, KEEPALIVED)
 
 
-def joint(monkeypatch: pytest.MonkeyPatch, *policies: Policy) -> list[str]:
-    known = {each.service: each for each in policies}
-    monkeypatch.setattr(agent_options, "load_policy", lambda places: known[places.service])
-    return agent_options.joint_options([Places(name) for name in sorted(known)], "the-image")
+def joint(*policies: Policy) -> list[str]:
+    return agent_options.podman_options(agent_options.options_of(policies, image="the-image"))
 
 
-def test_joint_options_have_each_mount_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = joint(monkeypatch, *(preset(name) for name in preset_names() if name.startswith("neutron-l3-")))
+def test_joint_options_have_each_mount_once() -> None:
+    found = joint(*(preset(name) for name in preset_names() if name.startswith("neutron-l3-")))
     destinations = [each.split(":")[1] if each.startswith("--volume") else each for each in found]
     assert len(destinations) == len(set(destinations))
     assert SCRIPT in destinations
@@ -59,21 +58,22 @@ def test_joint_options_have_each_mount_once(monkeypatch: pytest.MonkeyPatch) -> 
     assert found.count("--mount=type=image,src=the-image,dst=/run/sidespawn/image") == 1
 
 
-def test_services_that_want_different_files_at_one_place_are_not_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_services_that_want_different_files_at_one_place_are_not_joined() -> None:
     with pytest.raises(SidespawnError, match="both mount /usr/sbin/haproxy"):
-        joint(monkeypatch, preset("neutron-dhcp-haproxy"), preset("neutron-l3-haproxy"))
+        joint(preset("neutron-dhcp-haproxy"), preset("neutron-l3-haproxy"))
 
 
-def test_a_script_must_be_shared_by_both(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_script_must_be_shared_by_both() -> None:
     own = replace(CONNTRACKD, agent=replace(CONNTRACKD.agent, kill_scripts=(SCRIPT,), shared_kill_scripts=()))
     with pytest.raises(SidespawnError, match=f"both mount {SCRIPT}"):
-        joint(monkeypatch, own, KEEPALIVED)
+        joint(own, KEEPALIVED)
 
 
-@pytest.mark.parametrize(("image", "mounted"), [(None, 0), ("the-image", 1)])
+@pytest.mark.parametrize(("image", "mounted"), [("", 0), ("the-image", 1)])
 def test_the_agents_image_is_among_the_options_if_it_is_known(
-    monkeypatch: pytest.MonkeyPatch, image: str | None, mounted: int
+    monkeypatch: pytest.MonkeyPatch, image: str, mounted: int
 ) -> None:
     monkeypatch.setattr(agent_options, "services", lambda one: [])
-    found = agent_options.podman_options(Places(KEEPALIVED.service), KEEPALIVED, image)
+    options = agent_options.options_beside_others(Places(KEEPALIVED.service), KEEPALIVED, image=image)
+    found = agent_options.podman_options(options)
     assert found.count("--mount=type=image,src=the-image,dst=/run/sidespawn/image") == mounted

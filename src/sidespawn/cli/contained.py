@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from sidespawn.cli.agent_options import agent_mounts, security_options
+from sidespawn.cli.agent_options import mounts_of, options_of, security_options
 from sidespawn.cli.output import complete_service, json_option, print_json, require_enabled
 from sidespawn.core.policy import is_service_name
 from sidespawn.host.places import Places
@@ -58,7 +58,7 @@ def agent_options(services: tuple[Places, ...], engine: str, kind: str, user: tu
         gid=user[1],
         capabilities=containers.CAPABILITIES[kind],
         mounts=tuple(mount for each in services for mount in asking(each)),
-        more=tuple(each for each in security_options(Places("any")) if "seccomp=" not in each),
+        more=tuple(each for each in security_options(options_of(())) if "seccomp=" not in each),
     )
     made = containers.recipe(agent, engine)
     made["notes"] += [
@@ -75,9 +75,8 @@ def agent_options(services: tuple[Places, ...], engine: str, kind: str, user: tu
 
 def asking(places: Places) -> list[Mount]:
     """What a client or the process manager needs of a service: its spool and its replies, and no wrapper."""
-    wanted = {str(places.spool), str(places.replies)}
     return [
-        Mount(source=str(each["source"]), target=str(each["target"]), writable=bool(each["writable"]))
-        for each in agent_mounts(places, load_policy(places))
-        if each["target"] in wanted
+        Mount(source=each.source, target=each.target, writable=each.writable)
+        for each in mounts_of(places, load_policy(places))
+        if each.target in {str(places.spool), str(places.replies)}
     ]

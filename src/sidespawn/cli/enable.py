@@ -9,8 +9,14 @@ import click
 from rich.markup import escape
 
 from sidespawn import presets
-from sidespawn.cli import accounts, hardening, security_modules, systemd
-from sidespawn.cli.agent_options import agent_image_option, agent_mounts, image_option, podman_options, security_options
+from sidespawn.cli import accounts, hardening, security_modules, syntaxes, systemd
+from sidespawn.cli.agent_options import (
+    AgentOptions,
+    image_option,
+    options_beside_others,
+    podman_options,
+    security_options,
+)
 from sidespawn.cli.output import console, json_option, print_json, service_argument
 from sidespawn.cli.suitability import host_findings, policy_warnings
 from sidespawn.core.loading import ENGINES
@@ -31,8 +37,9 @@ MARK = "# Written by `sidespawn enable`; `sidespawn disable` removes it unless i
 @click.option("--image", help="Image of the side containers.")
 @click.option("--engine", type=click.Choice(ENGINES), help="What starts the side containers.")
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A parameter of the preset. Repeatable.")
-@agent_image_option
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+@syntaxes.print_option
+@syntaxes.image_option
 @json_option
 def enable(
     places: Places,
@@ -40,15 +47,18 @@ def enable(
     image: str | None,
     engine: str | None,
     settings: tuple[str, ...],
-    agent_image: str | None,
     dry_run: bool,
+    syntax: str | None,
+    agent_image: str,
     as_json: bool,
 ) -> None:
     """Let an agent container have the side containers of SERVICE.
 
     Writes /etc/sidespawn/SERVICE.toml unless it is there, makes the service's directories, starts its units, and prints
-    what to mount into the agent. A second run applies a changed policy.
+    what to mount into the agent. A second run applies a changed policy. `sidespawn options` prints what an agent with
+    several services is given.
     """
+    syntaxes.require_one_form(syntax, as_json=as_json)
     if preset == "help":
         click.echo("\n".join(presets.names()))
         return
@@ -59,13 +69,14 @@ def enable(
         systemd.require_systemd()
         failed = security_modules.install()  # before the agent's options are chosen
     notes = [*policy_warnings(policy), *failed]
+    options = options_beside_others(places, policy, image=agent_image)
     result = {
         "service": places.service,
         "policy": str(places.policy),
         "units": list(systemd.all_units(places.service)),
-        "agent_mounts": agent_mounts(places, policy),
-        "podman_options": podman_options(places, policy, agent_image),
-        "security_options": security_options(places),
+        "agent_mounts": [each.as_json() for each in options.mounts],
+        "podman_options": podman_options(options),
+        "security_options": security_options(options),
         "warnings": notes,
         "dry_run": dry_run,
     }
@@ -74,8 +85,10 @@ def enable(
     notes += [each.sentence for each in host_findings(policy)]  # of the units as they are now
     if as_json:
         print_json(result)
-        return
-    show(places, policy, agent_image, notes, dry_run)
+    elif syntax is not None:
+        syntaxes.show(options, syntax, notes)
+    else:
+        show(places, policy, options, notes, dry_run=dry_run)
 
 
 def policy_text(
@@ -151,25 +164,25 @@ def apply(places: Places, policy: Policy, text: str | None) -> None:
             systemd_roots.prepare(places.service, policy.side_container.image, anew=True)
 
 
-def show(places: Places, policy: Policy, agent_image: str | None, notes: list[str], dry_run: bool) -> None:
+def show(places: Places, policy: Policy, options: AgentOptions, notes: list[str], *, dry_run: bool) -> None:
     out = console()
     verb = "would be enabled" if dry_run else "is enabled"
     out.print(f"[bold]{places.service}[/bold] {verb}: {escape(policy.description)}")
     out.print(f"  policy   {places.policy}  (what it allows: sidespawn check {places.service})")
     out.print(f"  units    {' '.join(systemd.units(places.service))}")
     out.print("  options of the agent:")
-    for option in podman_options(places, policy, agent_image):
+    for option in podman_options(options):
         out.print(f"    {option}", markup=False)
-    if policy.agent.local and agent_image is None:
+    if options.answers_itself and not options.has_image_mount:
         out.print(f"  and the agent's own image at {IMAGE_IN_AGENT}, for what the agent answers itself:")
         out.print(f"    {image_option('AGENT-IMAGE')}", markup=False)
     out.print(
         "  and what its own job needs, such as --volume=/run/netns:/run/netns:rw,rshared and --pid=host for Neutron"
     )
-    if options := security_options(places):
+    if security := security_options(options):
         out.print("  and for an agent that makes namespaces:")
-        for option in options:
+        for option in security:
             out.print(f"    {option}", markup=False)
-    out.print("  an agent that runs already has to be started anew, to have these mounts")
+    out.print("  restart running agents to pick up these mounts")
     for note in notes:
         out.print(f"  [yellow]warning[/yellow] {escape(note)}")

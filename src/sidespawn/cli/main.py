@@ -8,7 +8,6 @@ import sys
 import click
 
 from sidespawn import __version__
-from sidespawn.cli.agent_options import options
 from sidespawn.cli.check import check
 from sidespawn.cli.contained import agent_options
 from sidespawn.cli.demo import demo
@@ -17,6 +16,7 @@ from sidespawn.cli.enable import enable
 from sidespawn.cli.explain import explain
 from sidespawn.cli.learn import learn
 from sidespawn.cli.logs import logs
+from sidespawn.cli.options import options
 from sidespawn.cli.ps import ps
 from sidespawn.cli.signal import signal, stop
 from sidespawn.cli.sync import sync

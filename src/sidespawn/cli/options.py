@@ -1,0 +1,55 @@
+"""`sidespawn options`: what an agent's container is given for its services."""
+
+from __future__ import annotations
+
+import click
+
+from sidespawn.cli import syntaxes
+from sidespawn.cli.agent_options import options_of, podman_options, security_options
+from sidespawn.cli.output import complete_service, enabled_services, json_option, print_json, to_places
+from sidespawn.errors import Reason, SidespawnError
+from sidespawn.host.places import Places
+from sidespawn.host.policies import load_policy
+
+
+def to_all_places(context: click.Context, parameter: click.Parameter, names: tuple[str, ...]) -> tuple[Places, ...]:
+    return tuple(places for name in names if (places := to_places(context, parameter, name)) is not None)
+
+
+@click.command()
+@click.argument(
+    "agents_services",
+    metavar="SERVICE...",
+    nargs=-1,
+    required=True,
+    callback=to_all_places,
+    shell_complete=complete_service,
+)
+@syntaxes.print_option
+@syntaxes.image_option
+@json_option
+def options(agents_services: tuple[Places, ...], syntax: str | None, agent_image: str, as_json: bool) -> None:
+    """Print the container options of an agent that has all of these services.
+
+    Changes nothing. What several services share is printed once; services of different agents are refused. Without
+    --print the syntax is podman's.
+    """
+    syntaxes.require_one_form(syntax, as_json=as_json)
+    for places in agents_services:
+        if not places.policy.exists():
+            known = ", ".join(enabled_services()) or "none"
+            message = f"service {places.service} has no policy on this host"
+            raise SidespawnError(Reason.NOT_ENABLED, message, f"services with one: {known}")
+    found = options_of(map(load_policy, agents_services), image=agent_image)
+    if not as_json:
+        syntaxes.show(found, syntax or "podman")
+        return
+    print_json(
+        {
+            "services": found.services,
+            "units": found.units,
+            "agent_mounts": [each.as_json() for each in found.mounts],
+            "podman_options": podman_options(found),
+            "security_options": security_options(found),
+        }
+    )
