@@ -18,6 +18,7 @@ from click.shell_completion import BashComplete
 
 from sidespawn.cli import output
 from sidespawn.cli.host_report.findings import State, Topic
+from sidespawn.cli.host_scan.findings import Deployment, Kind
 from sidespawn.cli.main import cli
 from sidespawn.core import loading, programs
 from sidespawn.core.loading import CAPABILITIES, ENGINES
@@ -158,6 +159,12 @@ def test_every_field_of_the_journal_is_described() -> None:
 def test_every_finding_about_the_host_is_described() -> None:
     text = (DOCS / "operating.md").read_text().partition("## Is the host fit?")[2].partition("\n## ")[0]
     assert in_tables(text) == {str(each) for each in (*Topic, *State)}
+
+
+def test_every_kind_of_scans_findings_is_described() -> None:
+    text = (DOCS / "scan.md").read_text()
+    assert in_tables(text.partition("## Kinds of findings")[2]) == {str(each) for each in Kind}
+    assert all(f"`{each}`" in text for each in Deployment)
 
 
 # ---------------------------------------------------------------- the command line

@@ -18,6 +18,7 @@ from sidespawn.cli.learn import learn
 from sidespawn.cli.logs import logs
 from sidespawn.cli.options import options
 from sidespawn.cli.ps import ps
+from sidespawn.cli.scan import scan
 from sidespawn.cli.signal import signal, stop
 from sidespawn.cli.sync import sync
 from sidespawn.errors import Denied, PolicyError, Reason, SidespawnError
@@ -34,12 +35,12 @@ def cli() -> None:
     it; the host checks the request against the service's policy and starts exactly the allowed program as a side
     container, which outlives the agent.
 
-    Exit codes: 0 done, 1 a policy's test case failed, 64 wrong use, 69 not enabled or host unsuitable, 70 failed,
-    75 no answer in time, 77 refused by policy, 78 the policy is invalid.
+    Exit codes: 0 done, 1 a policy's test case failed or `scan` found something, 2 `scan` could not look, 64 wrong use,
+    69 not enabled or host unsuitable, 70 failed, 75 no answer in time, 77 refused by policy, 78 the policy is invalid.
     """
 
 
-for verb in (enable, options, agent_options, disable, check, explain, learn, ps, logs, signal, stop, sync, demo):
+for verb in (enable, options, agent_options, disable, check, scan, explain, learn, ps, logs, signal, stop, sync, demo):
     cli.add_command(verb)
 
 

@@ -1,0 +1,145 @@
+"""A finding of `sidespawn scan`: something that gives a container more of the host than sidespawn's agents need.
+
+Programs read these as JSON, so a kind keeps its meaning once it is published; docs/scan.md lists them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Kind(StrEnum):
+    ENGINE_SOCKET = "engine-socket"
+    ENGINE_ADDRESS = "engine-address"
+    ENGINE_STORAGE = "engine-storage"
+    RUN_DIRECTORY = "run-directory"
+    PRIVILEGED = "privileged"
+    HOST_PIDS = "host-pids"
+    IMAGE_WRAPPERS = "image-wrappers"
+    OLD_SIDE_CONTAINER = "old-side-container"
+    WRAPPER_SCRIPT = "wrapper-script"
+    KILL_SCRIPT = "kill-script"
+    DEPLOYER_SETTING = "deployer-setting"
+    UNIT_FILE = "unit-file"
+
+
+class Deployment(StrEnum):
+    KOLLA = "kolla-ansible"
+    EDPM = "edpm"
+    TRIPLEO = "tripleo"
+    KUBERNETES = "kubernetes"
+    QUADLET = "quadlet"
+    COMPOSE = "compose"
+    NONE = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """`where` is a container as ENGINE:NAME, or FILE:LINE."""
+
+    kind: Kind
+    where: str
+    found: str
+    deployment: Deployment = Deployment.NONE
+
+    @property
+    def meaning(self) -> str:
+        return MEANINGS[self.kind]
+
+    @property
+    def hint(self) -> str:
+        return HINTS.get((self.kind, self.deployment)) or HINTS[self.kind, Deployment.NONE]
+
+
+MEANINGS = {
+    Kind.ENGINE_SOCKET: "whoever is in this container can start any container on the host: it is root of the host",
+    Kind.ENGINE_ADDRESS: "this container talks to an engine by its address; an engine that is root's makes it root",
+    Kind.ENGINE_STORAGE: "it reaches the files of every container on the host, and changes them if it may write",
+    Kind.RUN_DIRECTORY: "an engine's socket appears in it as soon as the engine starts, beside those of systemd",
+    Kind.PRIVILEGED: "nothing confines this agent: it is root of the host",
+    Kind.HOST_PIDS: "it sees every process of the host and, with what else it has, can enter or end them",
+    Kind.IMAGE_WRAPPERS: "the image's own wrappers start helpers by an engine's socket",
+    Kind.OLD_SIDE_CONTAINER: "a privileged helper that an old wrapper started; it runs until it is replaced",
+    Kind.WRAPPER_SCRIPT: "an old wrapper: it enters the host's namespaces, or calls an engine, to start a helper",
+    Kind.KILL_SCRIPT: "an old kill script: it enters the host's namespaces, or calls an engine, to end a helper",
+    Kind.DEPLOYER_SETTING: "the deployer puts sockets or old wrappers back with its next run",
+    Kind.UNIT_FILE: "the container has this again as soon as its unit starts it",
+}
+
+MOUNTS = "take the mount away and give the agent what `sidespawn options SERVICE...` prints"
+ARGUMENTS = "start it without this, as docs/agents.md says"
+KOLLA_VOLUMES = (
+    "in globals.yml: set the list AGENT_default_volumes, such as neutron_dhcp_agent_default_volumes, without it and "
+    "AGENT_extra_volumes to what `sidespawn options SERVICE... --print=kolla` prints"
+)
+EDPM_VOLUMES = (
+    "take it out of edpm_neutron_AGENT_common_volumes, and add what `sidespawn options SERVICE... --print=quadlet` "
+    "prints as a drop-in of its unit"
+)
+EDPM_PRIVILEGED = (
+    "a drop-in NAME.container.d/50-sidespawn.conf with an empty PodmanArgs= and then your own; the template sets it"
+)
+TRIPLEO_WRAPPERS = (
+    "set NeutronEnable{Dnsmasq,Haproxy,Radvd,Dibbler}DockerWrapper, NeutronEnableKeepalivedWrapper and "
+    "OVNEnableHaproxyDockerWrapper to false"
+)
+TRIPLEO_TEMPLATE = "map the agent's OS::TripleO::Services:: entry to a template without it; no parameter changes it"
+KUBERNETES_VOLUMES = "take the hostPath volume out of the pod's specification"
+QUADLET_OPTIONS = (
+    "take the line out of the unit; `sidespawn options SERVICE... --print=quadlet` prints what replaces it"
+)
+COMPOSE_OPTIONS = (
+    "take it out of the compose file; `sidespawn options SERVICE... --print=compose` prints what replaces it"
+)
+
+HINTS = {
+    (Kind.ENGINE_SOCKET, Deployment.NONE): MOUNTS,
+    (Kind.ENGINE_SOCKET, Deployment.KOLLA): KOLLA_VOLUMES,
+    (Kind.ENGINE_SOCKET, Deployment.EDPM): EDPM_VOLUMES,
+    (Kind.ENGINE_SOCKET, Deployment.TRIPLEO): "take it out of DockerAdditionalSockets and of the agent's template",
+    (Kind.ENGINE_SOCKET, Deployment.KUBERNETES): KUBERNETES_VOLUMES,
+    (Kind.ENGINE_SOCKET, Deployment.QUADLET): QUADLET_OPTIONS,
+    (Kind.ENGINE_SOCKET, Deployment.COMPOSE): COMPOSE_OPTIONS,
+    (Kind.ENGINE_ADDRESS, Deployment.NONE): "take the variable away; agents need no engine with sidespawn",
+    (Kind.ENGINE_STORAGE, Deployment.NONE): MOUNTS,
+    (Kind.ENGINE_STORAGE, Deployment.KOLLA): KOLLA_VOLUMES,
+    (Kind.ENGINE_STORAGE, Deployment.EDPM): EDPM_VOLUMES,
+    (Kind.ENGINE_STORAGE, Deployment.TRIPLEO): TRIPLEO_TEMPLATE,
+    (Kind.ENGINE_STORAGE, Deployment.KUBERNETES): KUBERNETES_VOLUMES,
+    (Kind.ENGINE_STORAGE, Deployment.QUADLET): QUADLET_OPTIONS,
+    (Kind.ENGINE_STORAGE, Deployment.COMPOSE): COMPOSE_OPTIONS,
+    (Kind.RUN_DIRECTORY, Deployment.NONE): "mount only what it needs of /run, such as /run/netns",
+    (Kind.RUN_DIRECTORY, Deployment.TRIPLEO): TRIPLEO_TEMPLATE,
+    (Kind.PRIVILEGED, Deployment.NONE): ARGUMENTS,
+    (Kind.PRIVILEGED, Deployment.KOLLA): "privileged in neutron_services; its handlers need cap_add as well",
+    (Kind.PRIVILEGED, Deployment.EDPM): EDPM_PRIVILEGED,
+    (Kind.PRIVILEGED, Deployment.TRIPLEO): TRIPLEO_TEMPLATE,
+    (Kind.PRIVILEGED, Deployment.QUADLET): QUADLET_OPTIONS,
+    (Kind.HOST_PIDS, Deployment.NONE): ARGUMENTS,
+    (Kind.HOST_PIDS, Deployment.EDPM): EDPM_PRIVILEGED,
+    (Kind.HOST_PIDS, Deployment.TRIPLEO): TRIPLEO_TEMPLATE,
+    (Kind.IMAGE_WRAPPERS, Deployment.NONE): MOUNTS,
+    (Kind.IMAGE_WRAPPERS, Deployment.KOLLA): (
+        "keep neutron_agents_wrappers and mount sidespawn's wrappers over them: "
+        "`sidespawn options SERVICE... --print=kolla`"
+    ),
+    (Kind.OLD_SIDE_CONTAINER, Deployment.NONE): (
+        "enable the service, and restart its agent: sidespawn adopts it, and the next start of the helper replaces it"
+    ),
+    (Kind.WRAPPER_SCRIPT, Deployment.NONE): "mount sidespawn's wrapper in its place, then delete the file",
+    (Kind.WRAPPER_SCRIPT, Deployment.TRIPLEO): TRIPLEO_WRAPPERS,
+    (Kind.WRAPPER_SCRIPT, Deployment.EDPM): (
+        "mount sidespawn's wrapper in its place by a drop-in of the agent's unit; the next deployment writes "
+        "the file again"
+    ),
+    (Kind.KILL_SCRIPT, Deployment.NONE): "mount sidespawn's kill script in its place, then delete the file",
+    (Kind.KILL_SCRIPT, Deployment.EDPM): (
+        "mount sidespawn's kill script in its place by a drop-in of the agent's unit; the next deployment writes "
+        "the file again"
+    ),
+    (Kind.DEPLOYER_SETTING, Deployment.NONE): "take it out of the hieradata and of what generates them",
+    (Kind.UNIT_FILE, Deployment.NONE): QUADLET_OPTIONS,
+    (Kind.UNIT_FILE, Deployment.EDPM): EDPM_VOLUMES,
+    (Kind.UNIT_FILE, Deployment.TRIPLEO): TRIPLEO_TEMPLATE,
+}

@@ -1,0 +1,114 @@
+"""What of the host reaches an engine: sockets and storage, and by which other paths the same files are there.
+
+A mount is judged by where its source leads: links are followed, a directory counts for what is in it, and a socket that
+is mounted somewhere else counts there too. Sockets of an engine that is a user's give that user's rights only and are
+left out.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+# Where engines listen if nothing else is configured: docker, podman, Kubernetes' CRI.
+SOCKETS = (
+    "/run/docker.sock",
+    "/run/podman/podman.sock",
+    "/run/containerd/containerd.sock",
+    "/run/crio/crio.sock",
+    "/run/cri-dockerd.sock",
+    "/run/dockershim.sock",
+    "/run/k3s/containerd/containerd.sock",
+    "/run/k0s/containerd.sock",
+    "/var/lib/openstack/docker.sock",  # TripleO's DockerAdditionalSockets
+)
+NAMES = frozenset(path.rpartition("/")[2] for path in SOCKETS)
+STORAGE = ("/var/lib/containers", "/var/lib/docker", "/var/lib/containerd")
+BELOW_STORAGE = ("", "/storage", "/storage/overlay", "/overlay2", "/containers")
+A_USERS = re.compile(r"/run/user/[1-9]\d*(/|$)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    """`sockets` has every path of each socket, whether it is there at the moment or not; `present` those that are."""
+
+    sockets: frozenset[str]
+    present: frozenset[str]
+    storage: frozenset[str]
+
+
+@dataclass(frozen=True)
+class HostMount:
+    point: str
+    device: str
+    root: str  # within the file system
+
+
+def look(proc: Path = Path("/proc")) -> Sources:
+    mounts = host_mounts(proc)
+    sockets = {os.path.realpath(path) for path in (*SOCKETS, *listening(proc))}
+    present = {path for path in sockets if is_socket(path)}
+    aliases = {alias for path in present for alias in other_paths(path, mounts)}
+    return Sources(
+        sockets=frozenset(sockets | aliases),
+        present=frozenset(present | aliases),
+        storage=frozenset({os.path.realpath(path) for path in STORAGE} | set(STORAGE)),
+    )
+
+
+def listening(proc: Path) -> Iterator[str]:
+    """Sockets under an engine's usual name in another place, such as docker's with `--host=unix://…`."""
+    with suppress(OSError):
+        for line in (proc / "net/unix").read_text(encoding="utf-8", errors="replace").splitlines():
+            path = line.split()[-1]
+            if path.rpartition("/")[2] in NAMES and path.startswith("/") and not A_USERS.match(path):
+                yield path
+
+
+def is_socket(path: str) -> bool:
+    with suppress(OSError):
+        return Path(path).is_socket()
+    return False
+
+
+def host_mounts(proc: Path) -> tuple[HostMount, ...]:
+    try:
+        lines = (proc / "self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ()
+    return tuple(HostMount(unescaped(row[4]), row[2], unescaped(row[3])) for row in map(str.split, lines))
+
+
+def unescaped(text: str) -> str:
+    """The kernel writes blanks and backslashes in octal; see proc_pid_mountinfo(5)."""
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), text)
+
+
+def other_paths(path: str, mounts: Iterable[HostMount]) -> Iterator[str]:
+    """Where a part of the same file system, with this file in it, is mounted as well."""
+    mounts = tuple(mounts)
+    around = [each for each in mounts if is_beneath(path, each.point)]
+    if not around:
+        return
+    home = max(around, key=lambda each: len(each.point))  # of two on one point the last is seen; either will do
+    inside = joined(home.root, relative(path, home.point))
+    for each in mounts:
+        if each.device == home.device and each != home and is_beneath(inside, each.root):
+            yield joined(each.point, relative(inside, each.root))
+
+
+def is_beneath(path: str, directory: str) -> bool:
+    """Whether it is the directory itself, or in it."""
+    return path == directory or path.startswith(directory.rstrip("/") + "/")
+
+
+def relative(path: str, directory: str) -> str:
+    return path[len(directory.rstrip("/")) :].lstrip("/")
+
+
+def joined(directory: str, path: str) -> str:
+    return f"{directory.rstrip('/')}/{path}" if path else directory

@@ -1,0 +1,43 @@
+"""`sidespawn scan`: which containers still have an engine's socket or more privileges than they need."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+from rich.markup import escape
+
+from sidespawn.cli import host_scan
+from sidespawn.cli.output import console, json_option, print_json
+
+CLEAN, FOUND, NOT_LOOKED_AT = 0, 1, 2
+
+
+@click.command()
+@json_option
+def scan(as_json: bool) -> int:
+    """Look for engine sockets, privileges and old wrappers that sidespawn makes unnecessary. Changes nothing.
+
+    Looks at the containers of podman and docker, running or not, at wrappers and kill scripts of Kolla-Ansible, EDPM
+    and TripleO, and at units. For each finding: what it means, and the setting that replaces it there.
+
+    Exit code 0 if there are none, 1 if there are findings, 2 if something could not be looked at and nothing was found.
+    """
+    report = host_scan.scan()
+    code = FOUND if report.findings else NOT_LOOKED_AT if report.not_looked_at else CLEAN
+    if as_json:
+        rows = [asdict(each) | {"meaning": each.meaning, "hint": each.hint} for each in report.findings]
+        print_json(asdict(report) | {"findings": rows})
+        return code
+    out = console()
+    for each in report.findings:
+        out.print(f"[bold]{escape(each.where)}[/bold] [red]{each.kind}[/red]: {escape(each.found)}")
+        out.print(f"  {each.meaning}", markup=False)
+        out.print(f"  -> {each.hint}", markup=False)
+    for note in report.notes:
+        out.print(f"note: {note}", markup=False)
+    for failure in report.not_looked_at:
+        out.print(f"[yellow]not looked at[/yellow] {escape(failure)}")
+    count = len(report.findings)
+    out.print(f"{report.containers} containers, {count or 'no'} finding{'s' if count != 1 else ''}")
+    return code

@@ -1,0 +1,134 @@
+"""What `sidespawn scan` finds in files, and how it reads what the kernel says of sockets and mounts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sidespawn.cli.host_scan import containers, files, sources
+from sidespawn.cli.host_scan.findings import HINTS, MEANINGS, Deployment, Kind
+from sidespawn.cli.host_scan.sources import HostMount, Sources
+
+SOURCES = Sources(
+    sockets=frozenset({"/run/docker.sock", "/run/podman/podman.sock"}),
+    present=frozenset(),
+    storage=frozenset({"/var/lib/containers"}),
+)
+# Each: file, text, and the findings as KIND:LINE.
+FILES = [
+    ("var/lib/neutron/dnsmasq_wrapper", "#!/bin/bash\n# a\nCLI='nsenter --all -t 1 podman'\n", ["wrapper-script:3"]),
+    ("var/lib/neutron/haproxy_wrapper", "#!/bin/sh\nnsenter --target 1 -m docker run x\n", ["wrapper-script:2"]),
+    ("var/lib/neutron/radvd_wrapper", "#!/bin/sh\nDOCKER=/usr/bin/docker\n$DOCKER run x\n", ["wrapper-script:2"]),
+    ("var/lib/neutron/x/keepalived_wrapper", "exec podman --log-level=error run --rm x\n", ["wrapper-script:1"]),
+    ("usr/local/lib/neutron-wrappers/dnsmasq", "nsenter -m/proc/1/ns/mnt -- docker run x\n", ["wrapper-script:1"]),
+    ("var/lib/neutron/kill_scripts/haproxy-kill", "\npodman exec x kill 1\n", ["kill-script:2"]),
+    ("etc/neutron/kill_scripts/dnsmasq-kill", "docker kill --signal HUP x\n", ["kill-script:1"]),
+    ("etc/containers/systemd/a.container", "[Container]\nVolume=/run/podman/podman.sock:/x\n", ["unit-file:2"]),
+    ("etc/containers/systemd/b.container", "PodmanArgs=-v /var/lib/containers:/c\n", ["unit-file:1"]),
+    ("etc/containers/systemd/c.container.d/1.conf", "Volume=/var/run/docker.sock:/x:ro\n", ["unit-file:1"]),
+    ("etc/containers/systemd/neutron_dhcp.container", "PodmanArgs=--privileged --pid=host\n", ["unit-file:1"]),
+    ("etc/systemd/system/d.service", "ExecStart=/usr/bin/docker run -v /run/docker.sock:/x y\n", ["unit-file:1"]),
+    ("etc/systemd/system/neutron-l3.service", "ExecStart=podman run --privileged y\n", ["unit-file:1"]),
+    ("etc/puppet/hieradata/e.json", '{\n"docker::Additional_Sockets": []}\n', ["deployer-setting:2"]),
+    ("etc/puppet/hieradata/f/g.yaml", "x::dhcp_agent_wrappers::enable: true\n", ["deployer-setting:1"]),
+    (
+        "var/lib/tripleo-config/container-startup-config/step_4/neutron_dhcp.json",
+        '{"image": "x",\n "privileged": true,\n "volumes": ["/a:/b",\n "/run/podman/podman.sock:/x"]}',
+        ["unit-file:4", "unit-file:2"],
+    ),
+    ("var/lib/edpm-config/ovn_metadata.json", '{"volumes": ["/run/docker.sock:/x"]}', ["unit-file:1"]),
+    # None of these alarms.
+    ("var/lib/neutron/dhcp_wrapper", "#!/bin/sh\n# was: nsenter -t 1 podman run\nexec dnsmasq\n", []),
+    ("var/lib/neutron/ns_wrapper", "nsenter --net=/run/netns/x ip link\n", []),
+    ("var/lib/neutron/kill_scripts/x-kill", '#!/usr/bin/python3\nSETTINGS = {"service": "x"}\n', []),
+    ("var/lib/neutron/other", "nsenter -t 1 podman run\n", []),
+    ("var/lib/neutron/binary_wrapper", "\0nsenter -t 1 podman run\n", []),
+    ("etc/containers/systemd/h.container", "# Volume=/run/docker.sock:/x\nVolume=/run/netns:/run/netns\n", []),
+    ("etc/containers/systemd/i.container", "Volume=/run/docker.sock.d:/x\nVolume=/srv/run/docker.sock:/x\n", []),
+    ("etc/containers/systemd/j.container", "Volume=a:/run/docker.sock\nPodmanArgs=--privileged=false\n", []),
+    ("etc/containers/systemd/nova.container", "PodmanArgs=--privileged\n", []),
+    ("etc/systemd/system/docker.service", "ExecStart=/usr/bin/dockerd -H unix:///run/docker.sock\n", []),
+    ("etc/systemd/system/k.service", "ExecStart=/usr/bin/podman run -v /srv:/srv x\n", []),
+    ("etc/puppet/hieradata/l.json", "# additional_sockets\n", []),
+    ("var/lib/edpm-config/broken.json", "{", []),
+    ("var/lib/edpm-config/list.json", "[]", []),
+]
+
+
+@pytest.mark.parametrize(("path", "text", "expected"), FILES, ids=[each[0] for each in FILES])
+def test_file(tmp_path: Path, path: str, text: str, expected: list[str]) -> None:
+    file = tmp_path / path
+    file.parent.mkdir(parents=True)
+    file.write_text(text)
+    found = list(files.look(SOURCES, tmp_path))
+    assert [f"{each.kind}:{each.where.rpartition(':')[2]}" for each in found] == expected
+    assert all(each.where.startswith(f"{file}:") for each in found)
+
+
+def test_a_file_that_is_linked_twice_or_is_huge_is_no_trouble(tmp_path: Path) -> None:
+    home = tmp_path / "var/lib/neutron"
+    home.mkdir(parents=True)
+    (home / "a_wrapper").symlink_to("a_wrapper")
+    (home / "b_wrapper").mkdir()
+    (home / "c_wrapper").write_text("nsenter -t 1 podman run\n" + "x" * files.LARGEST)
+    assert list(files.look(SOURCES, tmp_path)) == []
+
+
+def test_the_deployer_of_a_script_is_known_by_its_directory(tmp_path: Path) -> None:
+    file = tmp_path / "var/lib/neutron/dnsmasq_wrapper"
+    file.parent.mkdir(parents=True)
+    file.write_text("podman run x\n")
+    (tmp_path / "var/lib/tripleo-config").mkdir()
+    assert next(files.look(SOURCES, tmp_path)).deployment is Deployment.TRIPLEO
+    (tmp_path / "var/lib/edpm-config").mkdir()
+    assert next(files.look(SOURCES, tmp_path)).deployment is Deployment.EDPM
+
+
+@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize("deployment", Deployment)
+def test_each_finding_has_a_meaning_and_a_hint(kind: Kind, deployment: Deployment) -> None:
+    assert MEANINGS[kind]
+    assert HINTS.get((kind, deployment)) or HINTS[kind, Deployment.NONE]
+
+
+# ---------------------------------------------------------------- sockets and mounts
+
+
+def test_a_listening_socket_in_another_place_is_known(tmp_path: Path) -> None:
+    (tmp_path / "net").mkdir()
+    rows = ("/opt/x/docker.sock", "/run/user/0/podman/podman.sock", "/run/user/1000/podman/podman.sock", "@docker.sock")
+    lines = [f"0000: 00000002 00000000 00010000 0001 01 123 {each}" for each in rows]
+    (tmp_path / "net/unix").write_text("\n".join(["Num RefCount Path", *lines, ""]))
+    assert list(sources.listening(tmp_path)) == list(rows[:2])
+
+
+def test_the_other_paths_of_a_file() -> None:
+    mounts = (
+        HostMount("/", "8:1", "/"),
+        HostMount("/run", "0:20", "/"),
+        HostMount("/srv/a", "0:20", "/podman"),  # a part of /run
+        HostMount("/srv/b", "0:20", "/podman/podman.sock"),
+        HostMount("/srv/c", "0:20", "/podman2"),
+        HostMount("/srv/d", "8:1", "/podman"),
+    )
+    assert list(sources.other_paths("/run/podman/podman.sock", mounts)) == ["/srv/a/podman.sock", "/srv/b"]
+    assert list(sources.other_paths("/run/podman/podman.sock", ())) == []
+
+
+def test_blanks_in_mountinfo() -> None:
+    assert sources.unescaped(r"/a\040b\134c") == r"/a b\c"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["neutron_dhcp_agent", "neutron_dhcp", "neutron_l3_agent", "ovn_metadata_agent", "edpm_neutron_dhcp_agent",
+     "edpm_ovn_metadata_agent", "neutron-l3-agent", "neutron_openvswitch_agent", "neutron_ovn_metadata_agent"],
+)  # fmt: skip
+def test_an_agents_name(name: str) -> None:
+    assert containers.AGENT.fullmatch(name)
+
+
+@pytest.mark.parametrize("name", ["nova_libvirt", "ovn_controller", "ovn_northd", "neutron_server", "agent", ""])
+def test_no_agents_name(name: str) -> None:
+    assert not containers.AGENT.fullmatch(name)
