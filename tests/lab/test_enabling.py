@@ -76,6 +76,34 @@ def test_enabling_again_applies_a_changed_policy(service: Service) -> None:
     assert network.pid == pid  # nothing that runs was touched
 
 
+def test_a_dry_run_tells_exactly_what_the_run_changes_and_a_second_run_changes_nothing() -> None:
+    service = new_service()
+    options = ("--preset=neutron-dhcp-dnsmasq", f"--set=state_on_host={service.state}", "--json")
+    try:
+        dry, real, again = (
+            json.loads(sidespawn("enable", service.name, *options, *more).stdout) for more in (("--dry-run",), (), ())
+        )
+        assert dry["changed"] is real["changed"] is True
+        assert dry["diff"] == real["diff"]
+        changed = {each["what"]: each for each in real["diff"]}
+        assert changed[str(service.places.policy)]["after"] == service.places.policy.read_text()
+        assert changed[f"unit sidespawn@{service.name}.socket"]["before"] == "disabled"
+        assert str(service.wrapper) in changed
+        assert (again["changed"], again["diff"]) == (False, [])
+        as_it_stands = json.loads(sidespawn("enable", service.name, "--json").stdout)
+        assert as_it_stands["changed"] is False
+        service.wrapper.write_bytes(b"spoiled")
+        assert [each["what"] for each in json.loads(sidespawn("enable", service.name, "--json").stdout)["diff"]] == [
+            str(service.wrapper)
+        ]
+        off = [
+            json.loads(sidespawn("disable", service.name, "--json", *more).stdout) for more in (("--dry-run",), (), ())
+        ]
+        assert [each["changed"] for each in off] == [True, True, False]
+    finally:
+        service.clean()
+
+
 def test_an_invalid_policy_is_not_enabled(service: Service) -> None:
     policy = service.places.policy
     policy.write_text(policy.read_text() + "\n[side_container]\nprivileged = true\n")

@@ -37,6 +37,7 @@ def disable(places: Places, purge: bool, dry_run: bool, as_json: bool) -> None:
         "service": places.service,
         "side_containers": containers,
         "policy_kept": str(places.policy) if keeps_policy else None,
+        "changed": bool(containers) or is_there(places, keeps_policy=keeps_policy),
         "dry_run": dry_run,
     }
     if not dry_run:
@@ -125,6 +126,13 @@ def numbers(policy: Policy | None) -> set[int]:
     if policy is None or policy.side_container.engine != "systemd":
         return set()
     return {policy.side_container.uid, policy.side_container.gid} - {0}
+
+
+def is_there(places: Places, *, keeps_policy: bool) -> bool:
+    """Whether anything of the service is left to remove."""
+    removes_policy = places.policy.exists() and not keeps_policy
+    has_drop_in = hardening.drop_in(places.service).exists()
+    return removes_policy or has_drop_in or places.home.is_dir() or is_installed(places)
 
 
 def is_installed(places: Places) -> bool:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from contextlib import suppress
+from dataclasses import asdict
 
 import click
 from rich.markup import escape
 
 from sidespawn import presets
-from sidespawn.cli import accounts, hardening, security_modules, syntaxes, systemd
+from sidespawn.cli import accounts, changes, hardening, security_modules, syntaxes, systemd
 from sidespawn.cli.agent_options import (
     AgentOptions,
     image_option,
@@ -65,6 +66,7 @@ def enable(
     text, is_new = policy_text(places, preset, image, engine, settings)
     policy = policy_of(places, text)
     failed = []
+    pending = changes.pending(places, policy, text if is_new else None)
     if not dry_run:
         systemd.require_systemd()
         failed = security_modules.install()  # before the agent's options are chosen
@@ -78,6 +80,8 @@ def enable(
         "podman_options": podman_options(options),
         "security_options": security_options(options),
         "warnings": notes,
+        "changed": bool(pending),
+        "diff": [asdict(each) for each in pending],
         "dry_run": dry_run,
     }
     if not dry_run:
@@ -89,6 +93,8 @@ def enable(
         syntaxes.show(options, syntax, notes)
     else:
         show(places, policy, options, notes, dry_run=dry_run)
+        if dry_run:
+            click.echo(f"  would change: {', '.join(each.what for each in pending) or 'nothing'}")
 
 
 def policy_text(
