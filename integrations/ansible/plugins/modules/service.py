@@ -1,0 +1,148 @@
+#!/usr/bin/python
+# Copyright: the sidespawn authors
+# Apache License 2.0 (see LICENSE-2.0 at https://www.apache.org/licenses/)
+"""Enable or disable a service of sidespawn."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: service
+short_description: Enable or disable a service of sidespawn
+version_added: 0.1.0
+description:
+  - Runs C(sidespawn enable) or C(sidespawn disable) on the host.
+  - An enabled service lets one agent container have its helper program started on the host, by policy.
+author: The sidespawn authors
+options:
+  name:
+    description: The service's name, up to 40 lower-case letters, digits and hyphens.
+    type: str
+    required: true
+  state:
+    description: Whether the service is enabled. V(absent) ends its side containers.
+    type: str
+    choices: [present, absent]
+    default: present
+  preset:
+    description: The shipped policy to extend; the service's name if left out.
+    type: str
+  image:
+    description: The image of the side containers. It is not pulled.
+    type: str
+  engine:
+    description: What starts the side containers.
+    type: str
+    choices: [podman, docker, systemd]
+  parameters:
+    description: Parameters of the preset.
+    type: dict
+    default: {}
+  purge:
+    description: With O(state=absent), remove the policy even if it was changed by hand.
+    type: bool
+    default: false
+  command:
+    description: The command C(sidespawn), or its path.
+    type: path
+    default: sidespawn
+notes:
+  - Without O(preset), O(image), O(engine) and O(parameters), a policy that is there is used as it stands.
+attributes:
+  check_mode:
+    description: Tells exactly what the run would change.
+    support: full
+  diff_mode:
+    description: Shows the policy, units and drop-ins before and after.
+    support: full
+"""
+
+EXAMPLES = r"""
+- name: Enable dnsmasq for the DHCP agent
+  sidespawn.host.service:
+    name: neutron-dhcp-dnsmasq
+    image: registry.example.org/helpers:1
+    parameters:
+      state_on_host: /var/lib/neutron
+  register: dnsmasq
+"""
+
+RETURN = r"""
+agent_mounts:
+  description: What to mount into the agent. The filter P(sidespawn.host.volumes#filter) turns it into volumes.
+  returned: O(state=present)
+  type: list
+  elements: dict
+podman_options:
+  description: The same as options of C(podman run).
+  returned: O(state=present)
+  type: list
+  elements: str
+security_options:
+  description: More options, for an agent that makes namespaces.
+  returned: O(state=present)
+  type: list
+  elements: str
+units:
+  description: The service's units.
+  returned: O(state=present)
+  type: list
+  elements: str
+side_containers:
+  description: Those that were ended.
+  returned: O(state=absent)
+  type: list
+  elements: str
+"""
+
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.sidespawn.host.plugins.module_utils.command import SPECIFICATION, ask
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "name": {"type": "str", "required": True},
+            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "preset": {"type": "str"},
+            "image": {"type": "str"},
+            "engine": {"type": "str", "choices": ["podman", "docker", "systemd"]},
+            "parameters": {"type": "dict", "default": {}},
+            "purge": {"type": "bool", "default": False},
+            **SPECIFICATION,
+        },
+        supports_check_mode=True,
+    )
+    dry_run = ["--dry-run"] if module.check_mode else []
+    if module.params["state"] == "absent":
+        purge = ["--purge"] if module.params["purge"] else []
+        told = ask(module, "disable", module.params["name"], *purge, *dry_run)
+        there = f"{module.params['name']}\n"
+        module.exit_json(
+            changed=told["changed"],
+            side_containers=told["side_containers"],
+            diff={"before": there if told["changed"] else "", "after": ""},
+        )
+    told = ask(module, "enable", module.params["name"], *options(module.params), *dry_run)
+    for each in told["warnings"]:
+        module.warn(each)
+    shown = ("agent_mounts", "podman_options", "security_options", "units")
+    module.exit_json(
+        changed=told["changed"],
+        diff=[
+            {"before_header": each["what"], "after_header": each["what"]}
+            | {side: f"{each[side].rstrip()}\n" for side in ("before", "after")}
+            for each in told["diff"]
+        ],
+        **{key: told[key] for key in shown},
+    )
+
+
+def options(given: dict[str, Any]) -> list[str]:
+    named = [f"--{name}={given[name]}" for name in ("preset", "image", "engine") if given[name] is not None]
+    return named + [f"--set={name}={value}" for name, value in sorted(given["parameters"].items())]
+
+
+if __name__ == "__main__":
+    main()

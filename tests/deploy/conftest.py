@@ -1,0 +1,98 @@
+"""The collection as its users have it: built, and installed in an empty place. `./dev test deploy` provides Ansible."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.lab.conftest import engine, nothing_left_behind, service  # noqa: F401 - fixtures
+from tests.lab.networks import SIDESPAWN
+
+CHECKOUT = Path(__file__).parents[2]
+BIN = CHECKOUT / ".cache/ansible/bin"
+COLLECTION = CHECKOUT / "integrations/ansible"
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A playbook's run on one host: each task's result by its name, and all that was printed."""
+
+    code: int
+    results: dict[str, dict[str, Any]]
+    output: str
+
+    @property
+    def changed(self) -> dict[str, bool]:
+        return {name: bool(each.get("changed")) for name, each in self.results.items()}
+
+
+@dataclass(frozen=True)
+class Ansible:
+    home: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {
+            "PATH": f"{BIN}:{os.defpath}:/usr/sbin:/sbin",
+            "HOME": str(self.home),
+            "LC_ALL": "C.UTF-8",
+            "ANSIBLE_HOME": str(self.home / "home"),
+            "ANSIBLE_COLLECTIONS_PATH": str(self.home / "collections"),
+            "ANSIBLE_LOCALHOST_WARNING": "false",
+            "ANSIBLE_INVENTORY_UNPARSED_WARNING": "false",
+        }
+
+    def call(self, *argv: str, check: bool = True, **more: str) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            (str(BIN / argv[0]), *argv[1:]), env=self.environment | more, cwd=self.home, capture_output=True, text=True,
+            timeout=300, check=False,
+        )  # fmt: skip
+        assert not check or done.returncode == 0, done.stdout + done.stderr
+        return done
+
+    def play(
+        self,
+        tasks: list[dict[str, Any]],
+        *options: str,
+        check: bool = True,
+        variables: Mapping[str, object] | None = None,
+    ) -> Ran:
+        """Run the tasks on this machine; JSON is YAML."""
+        play = {"hosts": "localhost", "connection": "local", "gather_facts": False, "tasks": tasks}
+        book = self.home / "play.yml"
+        book.write_text(json.dumps([play]))
+        record = self.home / "record"
+        record.unlink(missing_ok=True)
+        given = json.dumps(
+            {"ansible_python_interpreter": "/usr/bin/python3", "sidespawn": SIDESPAWN[0], **(variables or {})}
+        )
+        argv = ("ansible-playbook", "--extra-vars", given, *options, str(book))
+        plugins = {"ANSIBLE_CALLBACK_PLUGINS": str(Path(__file__).parent / "callback")}
+        done = self.call(*argv, check=check, RECORD=str(record), ANSIBLE_CALLBACKS_ENABLED="record", **plugins)
+        rows = [json.loads(line) for line in record.read_text().splitlines()] if record.exists() else []
+        return Ran(done.returncode, {each["task"]: each["result"] for each in rows}, done.stdout + done.stderr)
+
+
+@pytest.fixture(scope="session")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if not BIN.exists():
+        pytest.skip("needs Ansible in .cache/ansible, which ./dev test deploy makes")
+    place = tmp_path_factory.mktemp("archive")
+    Ansible(place).call("ansible-galaxy", "collection", "build", str(COLLECTION), f"--output-path={place}")
+    (built,) = place.glob("*.tar.gz")
+    return built
+
+
+@pytest.fixture(scope="session")
+def ansible(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Ansible:
+    """With the collection, and nothing else."""
+    made = Ansible(tmp_path_factory.mktemp("ansible"))
+    made.call("ansible-galaxy", "collection", "install", "--offline", str(archive))
+    return made

@@ -1,0 +1,222 @@
+"""The collection: its text, and what its modules do on a host with a real systemd and podman."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from sidespawn.cli import syntaxes
+from sidespawn.cli.agent_options import AgentOptions, Mount
+from tests.deploy.conftest import CHECKOUT, COLLECTION, Ansible
+from tests.lab.conftest import new_service
+from tests.lab.networks import SIDESPAWN, Service, command
+
+MODULES = ("service", "scan", "side_container_info")
+
+
+# ---------------------------------------------------------------- as a collection
+
+
+def test_ansible_lint_has_nothing_to_say(ansible: Ansible, tmp_path: Path) -> None:
+    copy = tmp_path / "ansible_collections/sidespawn/host"
+    shutil.copytree(COLLECTION, copy)
+    command("git", "init", "--quiet", str(copy))
+    argv = ("ansible-lint", "--offline", "--profile=production", "--strict", "--project-dir", str(copy), str(copy))
+    done = ansible.call(*argv, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_archive_has_what_it_needs_and_no_more(ansible: Ansible) -> None:
+    installed = ansible.home / "collections/ansible_collections/sidespawn/host"
+    made = {"FILES.json", "MANIFEST.json"}
+    there = {str(path.relative_to(installed)) for path in installed.rglob("*") if path.is_file()}
+    tracked = command("git", "-C", str(CHECKOUT), "ls-files", "integrations/ansible").stdout.split()
+    sources = {each.removeprefix("integrations/ansible/") for each in tracked} - {"galaxy.yml"}
+    assert there - made == sources
+    assert json.loads((installed / "MANIFEST.json").read_text())["collection_info"]["dependencies"] == {}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_is_documented(ansible: Ansible, name: str) -> None:
+    told = json.loads(ansible.call("ansible-doc", "--json", f"sidespawn.host.{name}").stdout)[f"sidespawn.host.{name}"]
+    assert told["doc"]["short_description"]
+    assert told["examples"]
+    assert told["return"]
+
+
+def test_filter_and_roles_are_documented(ansible: Ansible) -> None:
+    assert "kolla" in ansible.call("ansible-doc", "--type=filter", "sidespawn.host.volumes").stdout
+    told = ansible.call("ansible-doc", "--type=role", "--json", "sidespawn.host.service").stdout
+    assert "service_list" in told
+
+
+# ---------------------------------------------------------------- on a host
+
+
+@pytest.fixture
+def unused() -> Iterator[Service]:
+    """A name for a service, that is not enabled yet."""
+    made = new_service()
+    yield made
+    made.clean()
+
+
+def enabling(service: Service, **more: Any) -> list[dict[str, Any]]:
+    options = {
+        "name": service.name,
+        "preset": "neutron-dhcp-dnsmasq",
+        "parameters": {"state_on_host": str(service.state)},
+        "command": SIDESPAWN[0],
+    }
+    return [{"name": "enable", "sidespawn.host.service": options | more}]
+
+
+def test_check_mode_tells_what_the_run_does_and_a_second_run_changes_nothing(ansible: Ansible, unused: Service) -> None:
+    tasks = enabling(unused)
+    dry = ansible.play(tasks, "--check", "--diff").results["enable"]
+    assert not unused.places.policy.exists()
+    real = ansible.play(tasks, "--diff").results["enable"]
+    assert dry["changed"] is real["changed"] is True
+    assert dry["diff"] == real["diff"]
+    assert any(each["after_header"] == str(unused.places.policy) for each in real["diff"])
+    assert unused.places.policy.read_text().rstrip() in {each["after"].rstrip() for each in real["diff"]}
+    again = ansible.play(tasks, "--diff")
+    assert again.changed == {"enable": False}
+    assert ansible.play(tasks, "--check").changed == {"enable": False}
+    assert (
+        real["podman_options"]
+        == command(*SIDESPAWN, "options", unused.name).stdout.splitlines()[: len(real["podman_options"])]
+    )
+
+
+def test_a_service_is_disabled_once(ansible: Ansible, service: Service) -> None:
+    network = service.network()
+    assert network.start().returncode == 0
+    running = {"name": "look", "sidespawn.host.side_container_info": {"service": service.name, "command": SIDESPAWN[0]}}
+    (row,) = ansible.play([running]).results["look"]["side_containers"]
+    assert (row["name"], row["state"]) == (network.container, "running")
+    tasks = enabling(service, state="absent")
+    assert ansible.play(tasks, "--check").changed == {"enable": True}
+    assert service.places.policy.exists()
+    done = ansible.play(tasks).results["enable"]
+    assert (done["changed"], done["side_containers"]) == (True, [network.container])
+    assert ansible.play(tasks).changed == {"enable": False}
+
+
+def test_what_sidespawn_refuses_fails_the_task_in_its_words(ansible: Ansible, unused: Service) -> None:
+    ran = ansible.play(enabling(unused, preset="no-such-preset"), check=False)
+    assert ran.code != 0
+    assert "no-such-preset" in ran.results["enable"]["msg"]
+    assert "Traceback" not in ran.output
+
+
+def test_the_role_enables_all_services_of_a_host(ansible: Ansible, unused: Service) -> None:
+    given = {"name": unused.name, "preset": "neutron-dhcp-dnsmasq", "parameters": {"state_on_host": str(unused.state)}}
+    variables = {"service_list": [given], "service_command": SIDESPAWN[0]}
+    tasks: list[dict[str, Any]] = [
+        {"name": "role", "ansible.builtin.include_role": {"name": "sidespawn.host.service"}},
+        {
+            "name": "kolla",
+            "ansible.builtin.debug": {"msg": "{{ service_results | sidespawn.host.volumes('kolla') | to_json }}"},
+        },
+    ]
+    ran = ansible.play(tasks, variables=variables)
+    printed = command(*SIDESPAWN, "options", unused.name, "--print=kolla").stdout.splitlines()
+    assert json.loads(ran.results["kolla"]["msg"]) == [json.loads(each.removeprefix("- ")) for each in printed]
+    again = ansible.play(tasks, variables=variables)
+    assert not any(again.changed.values())
+
+
+def test_the_role_refuses_what_is_no_option(ansible: Ansible) -> None:
+    role = {"name": "role", "ansible.builtin.include_role": {"name": "sidespawn.host.service"}}
+    ran = ansible.play([role], check=False, variables={"service_list": [{"name": "x", "privileged": True}]})
+    assert ran.code != 0
+    assert "privileged" in ran.output
+
+
+def test_scan_fails_on_request_only(ansible: Ansible) -> None:
+    def tasks(**more: bool) -> list[dict[str, Any]]:
+        return [{"name": "scan", "sidespawn.host.scan": {"command": SIDESPAWN[0]} | more}]
+
+    assert ansible.play(tasks(fail_on_findings=True)).changed == {"scan": False}
+    name = "scan-holder"
+    created = ("podman", "create", f"--name={name}", "-v/var/lib/containers:/c")
+    command(*created, "localhost/sidespawn-agent:latest", "true")
+    try:
+        found = ansible.play(tasks()).results["scan"]["findings"]
+        assert [(each["where"], each["kind"]) for each in found] == [(f"podman:{name}", "engine-storage")]
+        failed = ansible.play(tasks(fail_on_findings=True), check=False)
+        assert failed.code != 0
+        assert name in failed.results["scan"]["msg"]
+    finally:
+        command("podman", "rm", "--force", name, check=False)
+
+
+# ---------------------------------------------------------------- the filter, without Ansible
+
+
+@pytest.fixture(scope="module")
+def volumes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
+    source = (COLLECTION / "plugins/filter/volumes.py").read_text()
+    path = tmp_path_factory.mktemp("filter") / "volumes.py"
+    path.write_text(source.replace("from ansible.errors import AnsibleFilterError", "AnsibleFilterError = ValueError"))
+    specification = importlib.util.spec_from_file_location("volumes", path)
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    yield module
+
+
+MOUNTS = (
+    Mount(source="/run/sidespawn/a/spool", target="/run/sidespawn/a/spool", writable=True),
+    Mount(source="/run/sidespawn/a/agent/dnsmasq", target="/usr/sbin/dnsmasq", program="dnsmasq"),
+    Mount(source="/run/sidespawn/a/agent/kill", target="/etc/neutron/kill_scripts/kill"),
+)
+RESULT = {"agent_mounts": [each.as_json() for each in MOUNTS]}
+
+
+@pytest.mark.parametrize("syntax", ["podman", "quadlet", "kolla"])
+def test_the_filter_says_what_the_command_prints(volumes: ModuleType, syntax: str) -> None:
+    printed = syntaxes.written(AgentOptions(services=("a",), mounts=MOUNTS), syntax).splitlines()
+    expected = {
+        "podman": [each.removeprefix("--volume=") for each in printed],
+        "quadlet": [each for each in printed if each.startswith("Volume=")],
+        "kolla": [json.loads(each.removeprefix("- ")) for each in printed if each.startswith("- ")],
+    }
+    assert volumes.volumes(RESULT, syntax) == expected[syntax]
+
+
+def test_compose_gets_the_long_syntax(volumes: ModuleType) -> None:
+    written, *_ = volumes.volumes([RESULT], "compose")[1:]
+    assert written["read_only"] is True
+    assert written["bind"] == {"propagation": "rprivate", "create_host_path": False}
+    assert "read_only" not in volumes.volumes(RESULT, "compose")[0]
+
+
+def test_a_shared_kill_script_is_mounted_once_and_a_wrapper_never_replaced(volumes: ModuleType) -> None:
+    def result(service: str, target: str, program: str = "") -> dict[str, Any]:
+        mount = Mount(source=f"/run/sidespawn/{service}/agent/x", target=target, program=program)
+        return {"agent_mounts": [mount.as_json()]}
+
+    assert volumes.volumes([result("a", "/k"), result("b", "/k")]) == ["/run/sidespawn/a/agent/x:/k:ro,rprivate"]
+    with pytest.raises(ValueError, match="cannot be of one agent"):
+        volumes.volumes([result("a", "/p", "p"), result("b", "/p", "p")])
+
+
+@pytest.mark.parametrize("given", [[{}], ["x"], [None]])
+def test_what_is_no_result_is_refused(volumes: ModuleType, given: list[Any]) -> None:
+    with pytest.raises(ValueError, match="results of the module"):
+        volumes.volumes(given)
+
+
+def test_an_unknown_syntax_is_refused(volumes: ModuleType) -> None:
+    with pytest.raises(ValueError, match="'x' is none of podman, quadlet, compose, kolla"):
+        volumes.volumes(RESULT, "x")
