@@ -40,14 +40,16 @@ def agents() -> Iterator[list[Service]]:
         each.clean()
 
 
-@pytest.fixture
-def two_agents() -> Iterator[tuple[Service, Service]]:
-    made = new_service(), new_service()
-    for each in made:
-        each.enable(f"--preset={PRESET}", f"--set=state_on_host={each.state}")
-    yield made
-    for each in made:
-        each.clean()
+@contextmanager
+def hostile_agent() -> Iterator[Service]:
+    """One for each kind: what floods its spool waits for minutes until it is served again."""
+    made = new_service()
+    try:
+        made.enable(f"--preset={PRESET}", f"--set=state_on_host={made.state}")
+        yield made
+        assert command("systemctl", "is-active", f"sidespawn@{made.name}.socket").stdout == "active\n"
+    finally:
+        made.clean()
 
 
 def settings_of(service: Service) -> dict[str, object]:
@@ -203,18 +205,14 @@ def measure(network: Network) -> float:
 
 
 @pytest.mark.slow
-def test_a_quiet_agent_beside_hostile_ones(
-    two_agents: tuple[Service, Service], capsys: pytest.CaptureFixture[str]
-) -> None:
-    quiet, hostile = two_agents
-    network = quiet.network()
+def test_a_quiet_agent_beside_hostile_ones(service: Service, capsys: pytest.CaptureFixture[str]) -> None:
+    network = service.network()
     measure(network)  # everything is warm
     for what, how in HOSTILE.items():
         alone = measure(network)
-        with misbehaving(hostile, how):
+        with hostile_agent() as hostile, misbehaving(hostile, how):
             beside = measure(network)
         with capsys.disabled():
             print(f"\na start and a stop: {alone * 1000:.0f} ms alone,", end=" ")
             print(f"{beside * 1000:.0f} ms beside one that {what}: {beside / alone:.2f} times, lost 0", end=" ")
         assert beside < GENEROUS * alone, what
-    assert command("systemctl", "is-active", f"sidespawn@{hostile.name}.socket").stdout == "active\n"
