@@ -155,6 +155,11 @@ class Agent:
         return PRESETS[self.kind]
 
     @property
+    def uid(self) -> int:
+        """Of the agent's own processes and files."""
+        return NEUTRON if self.contained else 0
+
+    @property
     def state(self) -> Path:
         """On the host; below a directory that only root can write. It is the agent's, so root's unless `contained`."""
         return Path("/var/lib") / f"sidespawn-{self.name}"
@@ -273,9 +278,11 @@ def policy(preset: str, state: Path, *, as_root: bool = True) -> str:
         for names, example in re.findall(
             r"^  ```toml policy (.*?)\n(.*?)^  ```$", DOCS.read_text(), re.MULTILINE | re.DOTALL
         )
-        if preset.endswith(tuple(names.split())) and (as_root or "uid = 0" not in example)
+        if preset.endswith(tuple(names.split())) and (as_root or "capabilities" not in example)
     ]
     text = textwrap.dedent(told[0]) if told else 'extends = ""\n[parameters]\nstate_on_host = ""\n'
     text = re.sub("^extends = .*", f'extends = "{preset}"', text)
     text = re.sub("(?m)^state_on_host = .*", f'state_on_host = "{state}"', text)
-    return text if as_root else f"{text}\n[agent]\nspool_uid = {NEUTRON}\n"
+    if as_root:
+        return text
+    return re.sub("(?m)^[ug]id = 0\n", "", f"{text}\n[agent]\nspool_uid = {NEUTRON}\n")

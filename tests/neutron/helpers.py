@@ -109,7 +109,7 @@ class Haproxy(Helper):
         command("ip", "-n", self.netns, "link", "set", "lo", "up")
         if agent.kind == "ovn":
             command("ip", "-n", self.netns, "address", "add", "169.254.169.254/32", "dev", "lo")
-        self.around.enter_context(agents_socket(agent.state / "metadata/socket", owner=0))
+        self.around.enter_context(agents_socket(agent.state / "metadata/socket", owner=agent.uid))
 
     @property
     def of(self) -> dict[str, Any]:
@@ -212,7 +212,7 @@ class StateChange(Helper):
         command("ip", "-n", self.netns, "link", "add", self.interface, "type", "veth", "peer", "name", "far")
         for name in ("far", self.interface):
             command("ip", "-n", self.netns, "link", "set", name, "up")
-        self.reports = Reports(agent.state / "keepalived-state-change", owner=0)
+        self.reports = Reports(agent.state / "keepalived-state-change", owner=agent.uid)
         self.around.enter_context(self.reports.served())
 
     @property

@@ -51,7 +51,7 @@ def test_networks_and_ports_come_and_go_and_everything_is_killed_once(daemon: Ag
     first, second = (networks.network(networks.subnet("10.20.0.0/24")) for _ in range(2))
     port = networks.add_port(first, networks.MACS[0], 10)
     service = daemon.services["dnsmasq"]
-    with agents_socket(daemon.state / "metadata/socket", owner=0), lan(daemon, first["id"]) as made:
+    with agents_socket(daemon.state / "metadata/socket", owner=daemon.uid), lan(daemon, first["id"]) as made:
         try:
             live(daemon, made, first, second, port)
             wait_until(lambda: service.containers() == {}, PATIENCE)
