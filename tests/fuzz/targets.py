@@ -192,7 +192,8 @@ def oracle(program: str) -> getopt.Table:
 @cache
 def program_file(program: str) -> Path:
     """The program as it is in the image of the side containers."""
-    tars = sorted((CHECKOUT / ".cache/images").glob("sidespawn-helpers-*.tar"), key=lambda path: path.stat().st_mtime)
+    of_this_suite = f"sidespawn-helpers-{'[0-9a-f]' * 16}.tar"  # others name theirs before the digest
+    tars = sorted((CHECKOUT / ".cache/images").glob(of_this_suite), key=lambda path: path.stat().st_mtime)
     promised(bool(tars), "the images' tars are made by `./dev fuzz` and `./dev test`")
     target = PROGRAMS / tars[-1].stem / program
     if not target.exists():
