@@ -152,9 +152,10 @@ def test_a_last_line_that_is_torn(ours: Ours) -> None:
 
 @attack(7)
 def test_the_request_file_swapped_for_a_link_all_the_time(target: Target) -> None:
+    """A race, which on a busy machine takes theirs many rounds to lose."""
     swapper = target.attacker(inside.swap, target.requests, target.files.victim, b"rubbish\n")
     with child(target.attacker, swapper):
-        for _ in range(10):
+        for _ in range(10 if isinstance(target, Ours) else 150):
             target.wake()
             time.sleep(0.1)
             target.files.expect_untouched()
