@@ -96,8 +96,8 @@ GROUPS = {
         files and environment of a process of the host | its signals, limits, processors and priorities
         its memory and descriptors | a forged event of the kernel | interfaces of the kernel: bpf, keys, user namespaces
         mounts moved, the root changed | mount flags with the legacy magic | mounts with other flags
-        a descriptor below a mask | setuid files of root's for others on the host
-        files of root's and devices in the agent's own directory | the host's file systems frozen, its swap
+        a descriptor below a mask | setuid files owned by root for others on the host
+        files owned by root and devices in the agent's own directory | the host's file systems frozen, its swap
         command lines, maps and descriptors of the host's processes | signals by a descriptor
         the namespaces of a process of the host | its memory moved, its control group frozen
         the kernel's log and audit | the console | io_uring, userfaultfd, clone3 | sockets of other families""",
@@ -241,7 +241,7 @@ well, PID 1 answered, and another agent was served.
 arguments and a timestamp under one lock, a `.path` unit watches the timestamp, a script reads, empties and runs
 `podman run --privileged`, under another lock.
 
-Those from 150 on are an agent's ways out of its own container, which it would have without sidespawn as well. They are
+Those from 150 on are an agent's ways out of its own container, which it would have even without sidespawn. They are
 tried in the recipe of `sidespawn agent-options`; [agents.md](agents.md#what-was-tried) compares it with others.
 
 **Numbers of which an attack succeeded: ours 0 of {held}, theirs {succeeded} of {tried}.** The rest is not applicable,

@@ -112,7 +112,7 @@ NEVER = {
     "open a file by its handle": OF_CAPABILITIES,
     "enter its mount namespace": OF_CAPABILITIES,
     "read the kernel's log": OF_CAPABILITIES,
-    "leave a setuid file of root's in the state directory": "root without DAC_OVERRIDE cannot write there",
+    "leave a setuid file owned by root in the state directory": "root without DAC_OVERRIDE cannot write there",
     "make a device node there": "root without DAC_OVERRIDE cannot write there",
     "read root's keyring": "the lab's root has another session",
     "freeze its control group": "the control group's path is not the container's",
