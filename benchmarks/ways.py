@@ -19,7 +19,6 @@ from typing import Protocol
 from benchmarks import older
 from benchmarks.processes import Command, Ended, Usage, argv_of, one, parent_of, run, usage_of
 from sidespawn.core.decide import decide
-from sidespawn.core.loading import ENGINES as KNOWN
 from sidespawn.core.plan import Plan, container_name
 from sidespawn.core.policy import Policy
 from sidespawn.core.wire import StartRequest
@@ -28,6 +27,7 @@ from sidespawn.engines.podman import Podman
 from sidespawn.engines.systemd import unit_name
 from sidespawn.engines.systemd_roots import root_path
 from sidespawn.host.policies import load_policy
+from sidespawn.loading.parse import ENGINES as KNOWN
 from sidespawn.testing.commands import run as run_command
 from tests.lab import dockers
 from tests.lab.networks import Network, Service, unit_state

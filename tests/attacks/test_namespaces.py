@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from sidespawn.host.processes import identify
+from sidespawn.system.processes import identify
 from tests.attacks import inside
 from tests.attacks.catalogue import attack
 from tests.attacks.stage import STATE, Ours, Refused, Succeeded

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from sidespawn.host.processes import identify
+from sidespawn.system.processes import identify
 from tests.attacks import inside
 from tests.attacks.catalogue import attack
 from tests.attacks.stage import NEUTRON, STATE, Ours, Stage, Succeeded, agent_of

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from sidespawn import presets
+from sidespawn import host_report, presets
 from sidespawn.cli import check as command
-from sidespawn.cli import host_report
-from sidespawn.cli.host_report.findings import Finding, Topic, ok, problem, warning
 from sidespawn.cli.main import cli
+from sidespawn.host_report.findings import Finding, Topic, ok, problem, warning
 from tests.contract.command import printed_json, sidespawn_command
 
 PRESET = "neutron-dhcp-dnsmasq"

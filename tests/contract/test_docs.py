@@ -17,17 +17,17 @@ import pytest
 from click.shell_completion import BashComplete
 
 from sidespawn.cli import output
-from sidespawn.cli.host_report.findings import State, Topic
-from sidespawn.cli.host_scan.findings import Deployment, Kind
 from sidespawn.cli.main import cli
-from sidespawn.core import loading, programs
-from sidespawn.core.loading import CAPABILITIES, ENGINES
 from sidespawn.core.policy import Policy
-from sidespawn.core.programs import parse_program
 from sidespawn.core.values import TYPES
 from sidespawn.core.wire import SIGNALS, Status, parse_request
 from sidespawn.errors import Reason
 from sidespawn.host import journal
+from sidespawn.host_report.findings import State, Topic
+from sidespawn.host_scan.findings import Deployment, Kind
+from sidespawn.loading import parse, programs
+from sidespawn.loading.parse import CAPABILITIES, ENGINES
+from sidespawn.loading.programs import parse_program
 from tests.unit.shipped import policy_of
 from tests.unit.small import denial, start_request
 
@@ -79,8 +79,8 @@ def test_every_other_example_is_toml() -> None:
 
 
 def keys_read() -> set[str]:
-    """Every constant that core/loading.py and core/programs.py read as a key."""
-    trees = [ast.parse(Path(str(module.__file__)).read_text()) for module in (loading, programs)]
+    """Every constant that loading/parse.py and loading/programs.py read as a key."""
+    trees = [ast.parse(Path(str(module.__file__)).read_text()) for module in (parse, programs)]
     keys = set()
     for node in (node for tree in trees for node in ast.walk(tree)):
         if not isinstance(node, ast.Call):

@@ -9,12 +9,12 @@ from pathlib import Path
 import click
 import pytest
 
-from sidespawn import wrapper
+from sidespawn.agent import wrapper
 from sidespawn.cli import main as command
 from sidespawn.cli import signal
 from sidespawn.engines import Found
 from sidespawn.errors import Denied, LaunchError, PolicyError, Reason, RequestError, SidespawnError, quoted
-from sidespawn.host.places import Places
+from sidespawn.system.places import Places
 from tests.contract.command import printed_json, sidespawn_command
 
 CODES = [

@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from sidespawn.cli import host_scan
-from sidespawn.cli.host_scan import Report
-from sidespawn.cli.host_scan.findings import Deployment, Finding, Kind
+from sidespawn import host_scan
 from sidespawn.cli.scan import scan
+from sidespawn.host_scan import Report
+from sidespawn.host_scan.findings import Deployment, Finding, Kind
 from tests.contract.command import printed_json, sidespawn_command
 
 FINDING = Finding(kind=Kind.PRIVILEGED, where="podman:[red]x", found="it is privileged", deployment=Deployment.EDPM)

@@ -8,68 +8,16 @@ import subprocess
 import sys
 import time
 import tokenize
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-import sidespawn
-from sidespawn.core.loading import ENGINES
+from sidespawn.loading.parse import ENGINES
+from tests.contract.imports import PACKAGE, imports, path_of
 
-PACKAGE = Path(sidespawn.__file__).parent
 MOST_LINES = 3650  # about 1,700 is the aim; what may grow here has to make room for itself
 # What the unit's command reaches, by import, from its first line.
 START = "sidespawn.run"
-# Which of our modules each folder may import; longest name first.
-LAYERS = {
-    "sidespawn.errors": (),
-    "sidespawn.core": ("sidespawn.errors", "sidespawn.core"),
-    "sidespawn.engines": (
-        "sidespawn.errors",
-        "sidespawn.core.plan",
-        "sidespawn.core.records",
-        "sidespawn.engines",
-        "sidespawn.host.files",
-        "sidespawn.host.kernel",
-        "sidespawn.host.places",
-        "sidespawn.host.processes",
-    ),
-    "sidespawn.presets": ("sidespawn.errors",),
-    "sidespawn.host": (
-        "sidespawn.errors",
-        "sidespawn.core",
-        "sidespawn.host",
-        "sidespawn.engines",
-        "sidespawn.presets",
-    ),
-    "sidespawn.run": ("sidespawn.core", "sidespawn.host"),
-    "sidespawn": (),
-}
-
-
-def path_of(module: str) -> Path:
-    base = PACKAGE.parent.joinpath(*module.split("."))
-    return base / "__init__.py" if base.is_dir() else base.with_suffix(".py")
-
-
-def is_module(name: str) -> bool:
-    return path_of(name).exists()
-
-
-def imports(module: str) -> Iterator[str]:
-    """Every module that is imported anywhere in this one, also within functions."""
-    for node in ast.walk(ast.parse(path_of(module).read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{module} imports relatively"
-            base = str(node.module)
-            for alias in node.names:
-                yield (
-                    f"{base}.{alias.name}"
-                    if base.startswith("sidespawn") and is_module(f"{base}.{alias.name}")
-                    else base
-                )
 
 
 def reached(start: str, without: frozenset[str] = frozenset()) -> set[str]:
@@ -89,7 +37,10 @@ BASE = sorted(reached(START))
 # What makes a policy of TOML. A request finds the policy compiled, and does without; see the test that runs one so.
 LOADER = frozenset(
     f"sidespawn.{each}"
-    for each in ("core.loading", "core.loading_files", "core.possible", "core.programs", "core.document", "presets")
+    for each in (
+        *("loading", "loading.configuration", "loading.document", "loading.parse", "loading.possible"),
+        *("loading.programs", "presets"),
+    )
 )
 ON_A_REQUEST = sorted(reached("sidespawn.host.sync", LOADER) | {START})  # the others make and remove directories
 
@@ -122,15 +73,17 @@ def is_within(module: str, allowed: tuple[str, ...]) -> bool:
 
 def test_it_is_what_the_folders_say() -> None:
     folders = {module.split(".")[1] for module in BASE if "." in module}
-    assert folders == {"core", "engines", "errors", "host", "presets", "run"}
+    assert folders == {"core", "engines", "errors", "frozen", "host", "loading", "presets", "run", "system"}
     assert {"sidespawn.host.sync", "sidespawn.core.decide", "sidespawn.engines.podman"} <= set(BASE)
 
 
 def test_it_does_not_reach_what_is_only_convenient() -> None:
     assert not [
-        module for module in BASE if is_within(module, ("sidespawn.cli", "sidespawn.testing", "sidespawn.wrapper"))
+        module
+        for module in BASE
+        if is_within(module, ("sidespawn.cli", "sidespawn.testing", "sidespawn.agent.wrapper"))
     ]
-    assert "sidespawn.cli.suitability" not in BASE
+    assert "sidespawn.host_report.suitability" not in BASE
 
 
 @pytest.mark.parametrize("module", BASE)
@@ -139,14 +92,7 @@ def test_it_imports_only_the_standard_library_and_itself(module: str) -> None:
         assert each.partition(".")[0] in sys.stdlib_module_names | {"sidespawn"}
 
 
-@pytest.mark.parametrize("module", BASE)
-def test_every_layer_imports_only_what_lies_below(module: str) -> None:
-    layer = next(each for each in sorted(LAYERS, key=len, reverse=True) if is_within(module, (each,)))
-    ours = [each for each in imports(module) if each.startswith("sidespawn")]
-    assert [each for each in ours if each != "sidespawn" and not is_within(each, LAYERS[layer])] == []
-
-
-@pytest.mark.parametrize("module", [each for each in BASE if is_within(each, ("sidespawn.core",))])
+@pytest.mark.parametrize("module", [each for each in BASE if is_within(each, ("sidespawn.core", "sidespawn.loading"))])
 def test_core_touches_nothing(module: str) -> None:
     """It decides: no files, no clock, no environment, no processes. `_socket` is only asked to read addresses."""
     names = {each.partition(".")[0] for each in imports(module)}
@@ -251,7 +197,7 @@ def test_a_request_finds_the_policy_compiled_and_the_loader_is_not_imported(tmp_
     time.sleep(0.2)  # a file that was changed just now is not compiled yet
     code = (
         f"import sys; sys.path.append({str(PACKAGE.parent)!r}); from pathlib import Path\n"
-        f"import sidespawn.run, sidespawn.host.sync as sync; from sidespawn.host.places import Places\n"
+        f"import sidespawn.run, sidespawn.host.sync as sync; from sidespawn.system.places import Places\n"
         f"places = Places({service!r}, run=Path({str(run)!r}), policies=Path({str(policies)!r}))\n"
         f"assert sync.make_keeper(places, None, {{}}).policy.service == {service!r}; print(*sys.modules)"
     )
@@ -294,7 +240,7 @@ def test_no_shell(module: str) -> None:
             )
 
 
-@pytest.mark.parametrize("module", [each for each in BASE if each != "sidespawn.host.processes"])
+@pytest.mark.parametrize("module", [each for each in BASE if each != "sidespawn.system.processes"])
 def test_processes_start_in_one_module(module: str) -> None:
     assert not {"subprocess", "multiprocessing", "pty"} & {each.partition(".")[0] for each in imports(module)}
 
@@ -302,7 +248,7 @@ def test_processes_start_in_one_module(module: str) -> None:
 def test_every_process_has_a_time_limit() -> None:
     calls = [
         node
-        for node in ast.walk(tree("sidespawn.host.processes"))
+        for node in ast.walk(tree("sidespawn.system.processes"))
         if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("subprocess.")
     ]
     assert calls

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from sidespawn.cli import syntaxes
-from sidespawn.cli.agent_options import AgentOptions, Mount
+from sidespawn.setup import syntaxes
+from sidespawn.setup.agent_options import AgentOptions, Mount
 from tests.deploy.conftest import CHECKOUT, COLLECTION, Ansible
 from tests.lab.conftest import new_service
 from tests.lab.networks import SIDESPAWN, Service, command

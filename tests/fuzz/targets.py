@@ -21,14 +21,15 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from sidespawn import client, presets, wrapper
+from sidespawn import presets
+from sidespawn.agent import client, wrapper
 from sidespawn.core import configuration, wire
 from sidespawn.core.decide import decide
-from sidespawn.core.loading import CAPABILITIES, parse_policy
 from sidespawn.core.options import Option, ProgramTable, Takes, read_arguments
 from sidespawn.core.policy import Policy
-from sidespawn.core.programs import parse_program
 from sidespawn.errors import Denied, PolicyError, RequestError
+from sidespawn.loading.parse import CAPABILITIES, parse_policy
+from sidespawn.loading.programs import parse_program
 from tests.fuzz import getopt
 
 CHECKOUT = Path(__file__).parents[2]
@@ -306,8 +307,8 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
 # The modules whose coverage is reported.
 MODULES = {
     "requests": ("core/wire.py",),
-    "policies": ("core/loading.py", "core/document.py", "core/pattern.py"),
+    "policies": ("loading/parse.py", "loading/document.py", "core/pattern.py"),
     "configurations": ("core/configuration.py",),
     "arguments": ("core/options.py",),
-    "replies": ("wrapper.py", "client.py"),
+    "replies": ("agent/wrapper.py", "agent/client.py"),
 }

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sidespawn import wrapper
+from sidespawn.agent import wrapper
 from sidespawn.core import configuration, options, wire
 from sidespawn.errors import Denied
 from tests.fuzz import __main__ as runner

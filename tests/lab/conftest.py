@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from sidespawn.cli.systemd import INSTALLED
-from sidespawn.host.places import RUN
+from sidespawn.setup.systemd import INSTALLED
+from sidespawn.system.places import RUN
 from tests.lab.networks import ENGINE, NEUTRON, Service, command, command_lines, wait_until
 
 # Options for a unit of a service.

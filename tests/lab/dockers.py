@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sidespawn.cli.host_report.engines import DOCKER_RUNTIME
+from sidespawn.host_report.engines import DOCKER_RUNTIME
 from tests.lab.networks import command, unit_state
 
 HELPERS = "localhost/sidespawn-helpers:latest"

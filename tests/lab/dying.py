@@ -57,7 +57,8 @@ def wrap(module: Any, name: str, step: Callable[[str], None]) -> None:
 def main(arguments: list[str]) -> int:
     sys.path.append(str(PACKAGE))
     from sidespawn import run
-    from sidespawn.host import kernel, sync  # noqa: F401 - all is imported before counting begins
+    from sidespawn.host import sync  # noqa: F401 - all is imported before counting begins
+    from sidespawn.system import kernel
 
     service = arguments[-1]
     control = CONTROL / service

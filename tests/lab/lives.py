@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sidespawn.engines.control_groups import slice_path
-from sidespawn.host import kernel
+from sidespawn.system import kernel
 from tests.lab.conftest import new_service
 from tests.lab.networks import ENGINE, Network, Service, command, dnsmasqs, unit_state
 

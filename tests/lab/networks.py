@@ -17,7 +17,7 @@ from pathlib import Path
 from sidespawn.core.plan import container_name
 from sidespawn.engines import Found, get_engine
 from sidespawn.host.ledger import Ledger, Record
-from sidespawn.host.places import Places
+from sidespawn.system.places import Places
 
 NEUTRON = 42435
 ENGINE = os.environ.get("SIDESPAWN_ENGINE", "podman")  # of the tests that name none

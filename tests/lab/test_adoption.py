@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from sidespawn.host.processes import identify
+from sidespawn.system.processes import identify
 from tests.lab.conftest import new_service
 from tests.lab.networks import SIDESPAWN, Network, Service, command, wait_until
 

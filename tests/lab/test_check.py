@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from sidespawn.cli.host_report import mount_namespaces, service_manager, units
-from sidespawn.cli.systemd import INSTALLED
 from sidespawn.engines.control_groups import controllers
-from sidespawn.host.places import RUN
+from sidespawn.host_report import mount_namespaces, service_manager, units
+from sidespawn.setup.systemd import INSTALLED
+from sidespawn.system.places import RUN
 from tests.lab.conftest import DropIn
 from tests.lab.networks import SIDESPAWN, Service, command, wait_until
 

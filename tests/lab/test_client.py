@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from sidespawn import client
-from sidespawn.client import Client
+from sidespawn.agent import client
+from sidespawn.agent.client import Client
 from tests.lab.networks import Network, Service
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from sidespawn.core.plan import container_name
-from sidespawn.host.processes import Output, identify
+from sidespawn.system.processes import Output, identify
 from sidespawn.testing.agent import CAPABILITIES, AgentContainer
 from tests.lab.conftest import new_service
 from tests.lab.networks import SIDESPAWN, Service, command, wait_until

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sidespawn.host.processes import identify
+from sidespawn.system.processes import identify
 from tests.lab.conftest import new_service
 from tests.lab.networks import NEUTRON, Router, command, wait_until
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sidespawn.host.processes import identify
+from sidespawn.system.processes import identify
 from tests.lab import dockers
 from tests.lab.conftest import new_service
 from tests.lab.networks import SIDESPAWN, Service, command, wait_until, wait_until_gone

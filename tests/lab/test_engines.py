@@ -20,17 +20,18 @@ from pathlib import Path
 
 import pytest
 
-from sidespawn.cli import accounts
-from sidespawn.cli.start_command import start_command
+from sidespawn.authoring.start_command import start_command
 from sidespawn.core.plan import ConfigurationFile, Limits, Mount, Plan, Readiness, ReadyWhen, Script
 from sidespawn.engines import Engine, NameTaken, Pins, docker, get_engine
 from sidespawn.engines.systemd_roots import release_all
 from sidespawn.errors import LaunchError, Reason
-from sidespawn.host import directories, kernel, labels, syscalls
-from sidespawn.host.namespaces import pinned_namespace
-from sidespawn.host.places import Places
-from sidespawn.host.processes import Process, end, identify, send
+from sidespawn.host import directories, labels, seccomp
 from sidespawn.host.state import AgentState, pin_mounts
+from sidespawn.setup import accounts
+from sidespawn.system import kernel
+from sidespawn.system.namespaces import pinned_namespace
+from sidespawn.system.places import Places
+from sidespawn.system.processes import Process, end, identify, send
 from tests.lab import dockers
 from tests.lab.networks import command, wait_until, wait_until_gone
 
@@ -223,7 +224,7 @@ def new_ground(kind: Kind, suffix: str = "") -> Iterator[Ground]:
     directories.mount_tmpfs(places.home, kernel.MS_NOSUID | kernel.MS_NODEV, "size=64m,mode=0700", labels.HOST)
     for path in (places.pins, places.snapshots):
         path.mkdir(mode=0o700)
-    places.syscalls.write_text(syscalls.of_side_containers() or "")
+    places.syscalls.write_text(seccomp.of_side_containers() or "")
     command("ip", "netns", "add", ground.netns)
     try:
         yield ground

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sidespawn.host.processes import identify
+from sidespawn.system.processes import identify
 from tests.lab.answers import agents_socket
 from tests.lab.conftest import new_service
 from tests.lab.networks import Router, command

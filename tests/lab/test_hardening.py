@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from sidespawn.cli import hardening
-from sidespawn.core.loading import ENGINES
 from sidespawn.host.policies import load_policy, policy_of
+from sidespawn.loading.parse import ENGINES
+from sidespawn.setup import hardening
 from tests.lab.networks import SIDESPAWN, Service, command, unit_state, wait_until
 
 # From 0.0 (confined) to 10.0 (not at all); with no option it is 9.6. What keeps each up is in units/ENGINE.conf.

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from sidespawn.host.processes import identify
+from sidespawn.system.processes import identify
 from tests.data.corpus import HAPROXY
 from tests.lab.answers import Answer, serving
 from tests.lab.conftest import new_service

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sidespawn.core.plan import container_name
-from sidespawn.host.processes import identify
+from sidespawn.system.processes import identify
 from tests.lab.conftest import new_service
 from tests.lab.networks import SIDESPAWN, Router, command, kill_process, wait_until
 

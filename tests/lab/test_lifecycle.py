@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sidespawn.host.processes import identify
+from sidespawn.system.processes import identify
 from tests.attacks.catalogue import attack
 from tests.lab.networks import SIDESPAWN, Service, command, kill_process, unit_state, wait_until, wait_until_gone
 

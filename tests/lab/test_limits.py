@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from sidespawn import wrapper
+from sidespawn.agent import wrapper
 from sidespawn.host.spool import LINES
 from tests.attacks.catalogue import attack
 from tests.lab.conftest import new_service

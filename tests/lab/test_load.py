@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from sidespawn import wrapper
+from sidespawn.agent import wrapper
 from tests.lab.conftest import new_service
 from tests.lab.networks import Network, Service, command
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from sidespawn.cli import hardening
-from sidespawn.core.loading import ENGINES
 from sidespawn.host.policies import policy_of
+from sidespawn.loading.parse import ENGINES
+from sidespawn.setup import hardening
 from tests.lab.before import unpack
 from tests.lab.conftest import DropIn, new_service
 from tests.lab.networks import Service, command, wait_until

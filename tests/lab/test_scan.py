@@ -222,7 +222,7 @@ def test_an_agent_and_side_container_of_sidespawn_do_not_alarm(service: Service)
 
 def test_an_engine_that_fails_is_said_so() -> None:
     script = (
-        "import sys; from sidespawn.cli.host_scan import engines; engines.PODMAN = '/usr/bin/false';"
+        "import sys; from sidespawn.host_scan import engines; engines.PODMAN = '/usr/bin/false';"
         "from sidespawn.cli.main import main; sys.argv = ['sidespawn', 'scan', '--json']; main()"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)

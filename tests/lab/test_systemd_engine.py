@@ -14,8 +14,8 @@ from sidespawn.engines.systemd import unit_name
 from sidespawn.engines.systemd_roots import DEVICES, HOST, given_path, prepare, release_all, root_path
 from sidespawn.errors import LaunchError, Reason
 from sidespawn.host import directories, labels
-from sidespawn.host.files import directory
-from sidespawn.host.processes import identify
+from sidespawn.system.files import directory
+from sidespawn.system.processes import identify
 from tests.lab.conftest import new_service
 from tests.lab.networks import SIDESPAWN, Network, Service, command, unit_state, wait_until, wait_until_gone
 from tests.lab.test_engines import HOSTILE, IMAGE, STAY, SYSTEMD, Ground, new_ground, output

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sidespawn.client import Client
+from sidespawn.agent.client import Client
 from tests.lab.lives import RUNNING, STOPPED, Answers, Life, assert_in_order, restless_service, settle
 from tests.lab.networks import Network, Service, kill_process
 

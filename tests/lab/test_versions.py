@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from sidespawn.host.processes import Output
+from sidespawn.system.processes import Output
 from sidespawn.testing.agent import AgentContainer
 from tests.lab.before import Before, unpack
 from tests.lab.conftest import new_service

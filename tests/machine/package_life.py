@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from sidespawn.host.places import Places
+from sidespawn.system.places import Places
 from tests.lab import networks
 from tests.lab.conftest import new_service
 from tests.lab.networks import Network, Service, command, unit_state, wait_until

@@ -94,7 +94,7 @@ class Conversation:
             "--env=PYTHONWARNINGS=ignore",
         )
         # With the process manager as docs/client.md says; the script itself knows nothing of it.
-        through = ("-m", "sidespawn.neutron") if agent.way == MANAGER else ()
+        through = ("-m", "sidespawn.agent.neutron") if agent.way == MANAGER else ()
         interpreter = (f"{VENV}/bin/python3", "-B", "-W", "ignore", *through)
         with agent.errors.open("ab") as errors:
             self.process = subprocess.Popen(
@@ -194,7 +194,9 @@ class Agent:
         text = CONFIGURATION.format(
             state=STATE,
             venv=VENV,
-            privsep=f"{VENV}/bin/python3 -m sidespawn.privsep" if self.contained else f"{VENV}/bin/privsep-helper",
+            privsep=f"{VENV}/bin/python3 -m sidespawn.agent.privsep"
+            if self.contained
+            else f"{VENV}/bin/privsep-helper",
             isolated=self.kind == "dhcp",
             kill_scripts="/etc/neutron/kill_scripts",
             interval=self.interval,

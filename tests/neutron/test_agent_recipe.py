@@ -195,7 +195,7 @@ def test_no_part_of_the_recipe_can_be_left_out(
 
 
 def test_the_host_pids_are_for_looking_up_helpers_only(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An agent that asks by sidespawn.client or the process manager does without."""
+    """An agent that asks by sidespawn.agent.client or the process manager does without."""
     recipe, work = WORK["dhcp"]
     without = {what: script for what, script in work.items() if "finds" not in what}
     monkeypatch.setitem(WORK, "dhcp", (recipe, without))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sidespawn.host.processes import identify
+from sidespawn.system.processes import identify
 from sidespawn.testing.network import Lan, remove_namespace
 from tests.lab.answers import agents_socket
 from tests.lab.networks import command, kill_process, wait_until

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from sidespawn.host.processes import identify
+from sidespawn.system.processes import identify
 from sidespawn.testing.agent import effective_capabilities, process_status
 from tests.lab.networks import kill_process
 from tests.neutron import table
 from tests.neutron.agents import MANAGER, WRAPPERS, Agent
 from tests.neutron.helpers import Helper, all_of
 
-CLASSES = {WRAPPERS: "neutron.agent.linux.external_process", MANAGER: "sidespawn.neutron"}
+CLASSES = {WRAPPERS: "neutron.agent.linux.external_process", MANAGER: "sidespawn.agent.neutron"}
 
 
 @pytest.mark.parametrize(

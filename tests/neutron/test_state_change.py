@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sidespawn.host.processes import identify
+from sidespawn.system.processes import identify
 from tests.lab.conftest import new_service
 from tests.lab.networks import NEUTRON, command, wait_until
 from tests.lab.reports import Reports, is_watching

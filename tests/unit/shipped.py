@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from sidespawn import presets
-from sidespawn.core.loading import parse_policy
 from sidespawn.core.policy import Policy
 from sidespawn.core.wire import StartRequest
+from sidespawn.loading.parse import parse_policy
 from tests.data.corpus import Call
 from tests.unit.small import start_request
 

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import pytest
 
 from sidespawn.core import decide as core
-from sidespawn.core.loading import parse_policy
 from sidespawn.core.policy import Policy
 from sidespawn.core.wire import StartRequest
 from sidespawn.errors import Denied, PolicyError
+from sidespawn.loading.parse import parse_policy
 
 PROGRAM = """\
 program = "tool"

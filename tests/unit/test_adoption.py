@@ -16,7 +16,7 @@ from sidespawn.core.policy import Adopt, Policy
 from sidespawn.engines import Other
 from sidespawn.errors import Denied, PolicyError, Reason
 from sidespawn.host.adoption import processes_of, read_argv
-from sidespawn.host.processes import identify, send
+from sidespawn.system.processes import identify, send
 from tests.unit.shipped import preset
 from tests.unit.small import NET, OTHER, POLICY, load, parse
 

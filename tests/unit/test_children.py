@@ -13,7 +13,7 @@ import pytest
 
 from sidespawn.core.plan import ChildPidFile
 from sidespawn.host.children import find_child, find_children
-from sidespawn.host.processes import Process, end, identify
+from sidespawn.system.processes import Process, end, identify
 
 # PID 1 of a namespace, as a side container's program is. It tells the pids of its child, of a grandchild, and of a
 # process of a namespace within its own.

@@ -60,7 +60,7 @@ DAMAGED: tuple[dict[str, Any], ...] = (
     {"kinds": ["sidespawn.core.options.Takes"], "value": [1, "no such thing"]},
     {"kinds": [1], "value": 1},
     {"kinds": ["os.system"], "value": [1, "true"]},
-    {"kinds": ["sidespawn.host.files.read_trusted"], "value": [1, "/etc/passwd"]},
+    {"kinds": ["sidespawn.system.files.read_trusted"], "value": [1, "/etc/passwd"]},
     {"kinds": ["sidespawn.core.values.is_path"], "value": [1, "/"]},
 )
 

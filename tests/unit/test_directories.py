@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sidespawn.host import directories
-from sidespawn.host.places import Places
+from sidespawn.system.places import Places
 
 
 @pytest.fixture

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from sidespawn.cli import agent_options
 from sidespawn.core.policy import Policy
 from sidespawn.errors import SidespawnError
-from sidespawn.host.places import Places
 from sidespawn.presets import names as preset_names
+from sidespawn.setup import agent_options
+from sidespawn.system.places import Places
 from tests.unit.shipped import preset
 
 SCRIPT = "/etc/neutron/kill_scripts/default-service-kill"

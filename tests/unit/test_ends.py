@@ -13,8 +13,8 @@ from sidespawn.errors import LaunchError, Reason
 from sidespawn.host import keeper as module
 from sidespawn.host.journal import Event, Journal
 from sidespawn.host.keeper import Keeper
-from sidespawn.host.namespaces import PinnedNamespace
-from sidespawn.host.places import Places
+from sidespawn.system.namespaces import PinnedNamespace
+from sidespawn.system.places import Places
 from tests.unit import small
 
 INODE = 4711

@@ -26,7 +26,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from sidespawn import wrapper
+from sidespawn.agent import wrapper
 from sidespawn.core.plan import Plan
 from sidespawn.core.policy import Policy
 from sidespawn.engines import Found, NameTaken, Pins
@@ -36,10 +36,10 @@ from sidespawn.host import ledger as ledger_module
 from sidespawn.host import state as state_module
 from sidespawn.host.journal import Journal
 from sidespawn.host.keeper import Keeper
-from sidespawn.host.namespaces import PinnedNamespace
-from sidespawn.host.places import Places
-from sidespawn.host.processes import Process
 from sidespawn.host.sync import Sync
+from sidespawn.system.namespaces import PinnedNamespace
+from sidespawn.system.places import Places
+from sidespawn.system.processes import Process
 from tests.lab.dying import install
 from tests.unit.small import changed, parse
 

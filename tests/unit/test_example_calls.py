@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sidespawn import presets
-from sidespawn.cli.example_calls import example_calls
+from sidespawn.authoring.example_calls import example_calls
 from sidespawn.core.decide import decide
 from tests.unit.shipped import preset
 from tests.unit.small import load, start_request

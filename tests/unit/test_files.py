@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from sidespawn.errors import PolicyError
-from sidespawn.host import files
-from sidespawn.host.files import (
+from sidespawn.system import files
+from sidespawn.system.files import (
     closing,
     open_directory_beneath,
     open_regular_beneath,
@@ -180,7 +180,7 @@ def test_no_more_than_asked_for_is_read(state: int, tmp_path: Path, size: int) -
 def test_not_across_a_mount(apart: Callable[[str], str]) -> None:
     apart("""
 import errno, subprocess
-from sidespawn.host import files
+from sidespawn.system import files
 state, other = tmp_path / "state", tmp_path / "other"
 for path in (state / "over", state / "plain", other):
     path.mkdir(parents=True)
@@ -207,7 +207,7 @@ with files.directory(state) as held:
 def test_a_pin_is_the_very_directory_and_harmless(apart: Callable[[str], str]) -> None:
     apart("""
 import os
-from sidespawn.host import files
+from sidespawn.system import files
 (tmp_path / "state" / "a").mkdir(parents=True)
 (tmp_path / "state" / "a" / "file").write_text("x")
 target = tmp_path / "pin"
@@ -287,7 +287,7 @@ def test_a_full_file_system_leaves_the_old_content(apart: Callable[[str], str], 
     """write(2) may write a part and say so, instead of failing."""
     apart(f"""
 import subprocess
-from sidespawn.host import files
+from sidespawn.system import files
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size={room}k", "none", tmp_path], check=True)
 with files.directory(tmp_path) as held:
     files.write_whole(held, "file", b"old")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from sidespawn.cli import hardening
-from sidespawn.cli.systemd import SHIPPED
-from sidespawn.core.loading import ENGINES
+from sidespawn.loading.parse import ENGINES
+from sidespawn.setup import hardening
+from sidespawn.setup.systemd import SHIPPED
 from tests.unit import small
 
 

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from sidespawn.cli import host_report
-from sidespawn.cli.host_report import engines, journal, kernel, network_namespaces, service_manager, trusted_code
-from sidespawn.cli.host_report.findings import Finding, State, Topic, ok, problem, warning, worst
-from sidespawn.cli.host_report.services import Service, engines_in_use
+from sidespawn import host_report
 from sidespawn.engines import docker
 from sidespawn.errors import LaunchError, Reason
-from sidespawn.host import kernel as calls
-from sidespawn.host.processes import Output
+from sidespawn.host_report import engines, journal, kernel, network_namespaces, service_manager, trusted_code
+from sidespawn.host_report.findings import Finding, State, Topic, ok, problem, warning, worst
+from sidespawn.setup.services import Service, engines_in_use
+from sidespawn.system import kernel as calls
+from sidespawn.system.processes import Output
 from tests.unit import small
 from tests.unit.shipped import preset
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from sidespawn.cli.host_scan import containers, files, sources
-from sidespawn.cli.host_scan.findings import HINTS, MEANINGS, Deployment, Kind
-from sidespawn.cli.host_scan.sources import HostMount, Sources
+from sidespawn.host_scan import containers, files, sources
+from sidespawn.host_scan.findings import HINTS, MEANINGS, Deployment, Kind
+from sidespawn.host_scan.sources import HostMount, Sources
 
 SOURCES = Sources(
     sockets=frozenset({"/run/docker.sock", "/run/podman/podman.sock"}),

@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from sidespawn.cli import hardening, security_modules
-from sidespawn.cli import selinux as selinux_module
-from sidespawn.cli.host_report import agents, apparmor, leftovers, mount_namespaces, selinux, units
-from sidespawn.cli.host_report.findings import State
-from sidespawn.cli.host_report.services import Service
-from sidespawn.cli.host_report.units import Unit
-from sidespawn.cli.systemd import SHIPPED as SHIPPED_UNITS
 from sidespawn.errors import LaunchError, Reason
 from sidespawn.host.directories import given_to_containers
-from sidespawn.host.places import Places
-from sidespawn.host.processes import Output
+from sidespawn.host_report import agents, apparmor, leftovers, mount_namespaces, selinux, units
+from sidespawn.host_report.findings import State
+from sidespawn.host_report.units import Unit
+from sidespawn.setup import hardening, security_modules
+from sidespawn.setup import selinux as selinux_module
+from sidespawn.setup.services import Service
+from sidespawn.setup.systemd import SHIPPED as SHIPPED_UNITS
+from sidespawn.system.places import Places
+from sidespawn.system.processes import Output
 from tests.unit import small
 from tests.unit.shipped import preset
 from tests.unit.test_host_report import states, the

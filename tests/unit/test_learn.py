@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidespawn.cli.generalise import Value, generalise
+from sidespawn.authoring.generalise import Value, generalise
 from sidespawn.cli.learn import Lesson, Seen, learned, read, text
 from sidespawn.core.pattern import match_any, parse_pattern
 from sidespawn.core.policy import Policy

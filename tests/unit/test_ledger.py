@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from sidespawn.host.ledger import RECORD_VERSION, Ledger, Record
-from sidespawn.host.processes import Process, identify
+from sidespawn.system.processes import Process, identify
 from tests.attacks.catalogue import attack
 
 ME = identify(os.getpid())

@@ -11,7 +11,7 @@ from sidespawn.engines import Found
 from sidespawn.errors import LaunchError, PolicyError, Reason
 from sidespawn.host import limits
 from sidespawn.host.limits import STEADY_SECONDS, Bucket, Falls, Listing
-from sidespawn.host.processes import Process
+from sidespawn.system.processes import Process
 from tests.unit.small import POLICY, load, parse
 
 Advance = Callable[[float], None]

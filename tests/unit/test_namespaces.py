@@ -9,7 +9,7 @@ import pytest
 SETUP = """
 import fcntl, os, subprocess
 from sidespawn.errors import LaunchError, Reason
-from sidespawn.host.namespaces import namespace_of, pinned_namespace
+from sidespawn.system.namespaces import namespace_of, pinned_namespace
 def mount(*arguments):
     subprocess.run(["mount", *arguments], check=True)
 def bind(kind, name, other=True):

@@ -6,8 +6,8 @@ import pytest
 
 from sidespawn import presets
 from sidespawn.core.options import Option, ProgramTable, Takes, read_arguments
-from sidespawn.core.programs import parse_program
 from sidespawn.errors import Denied, Reason
+from sidespawn.loading.programs import parse_program
 
 DNSMASQ = parse_program("dnsmasq", presets.read_program("dnsmasq"))
 LETTERS = ProgramTable(  # as haproxy has them: `-f FILE`, `-V`

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DataObject
 
 from sidespawn import presets
-from sidespawn.core.loading_files import every
 from sidespawn.core.pattern import (
     TEXTS,
     Conflict,
@@ -25,7 +24,8 @@ from sidespawn.core.pattern import (
     render_first,
 )
 from sidespawn.core.policy import Policy
-from sidespawn.core.possible import filled
+from sidespawn.loading.configuration import every
+from sidespawn.loading.possible import filled
 from tests.unit.shipped import preset
 
 A = "0065347c-3513-59a1-aef3-65d693fe6e19"

@@ -14,7 +14,7 @@ from sidespawn.engines import Other, Pins, get_engine, podman
 from sidespawn.engines.control_groups import slice_name
 from sidespawn.engines.podman import PODMAN, Podman
 from sidespawn.errors import LaunchError
-from sidespawn.host.processes import Output
+from sidespawn.system.processes import Output
 from tests.unit.small import NET
 from tests.unit.test_plan import PLAN as PLAIN
 

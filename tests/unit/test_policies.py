@@ -12,9 +12,9 @@ import pytest
 from sidespawn import presets
 from sidespawn.errors import PolicyError
 from sidespawn.host import policies
-from sidespawn.host.files import read_trusted
-from sidespawn.host.places import Places
 from sidespawn.host.policies import load_compiled, load_policy
+from sidespawn.system.files import read_trusted
+from sidespawn.system.places import Places
 
 SERVICE = "neutron-dhcp-dnsmasq"
 NO_CHANGE_FOR = 0.15  # seconds; longer than policies.TICK_NS
@@ -109,8 +109,8 @@ def test_other_code_makes_it_anew(places: Places, monkeypatch: pytest.MonkeyPatc
     load_policy(places)
     content = json.loads(places.compiled.read_text())
     stamped = {Path(path).name for path in content["stamps"]}
-    assert {"loading.py", "document.py", "policy.py", "pattern.py", "policies.py"} <= stamped
-    loading = next(path for path in content["stamps"] if path.endswith("/loading.py"))
+    assert {"parse.py", "document.py", "policy.py", "pattern.py", "policies.py"} <= stamped
+    loading = next(path for path in content["stamps"] if path.endswith("/parse.py"))
     content["stamps"][loading][2] += 1
     places.compiled.write_text(json.dumps(content))
     assert load_compiled(places, {}) is None

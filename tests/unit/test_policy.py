@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from sidespawn import presets
-from sidespawn.core.loading import CAPABILITIES
 from sidespawn.core.options import Takes
 from sidespawn.core.plan import ReadyWhen
 from sidespawn.core.policy import Policy, is_service_name
-from sidespawn.core.programs import parse_program
 from sidespawn.errors import PolicyError, Reason
+from sidespawn.loading.parse import CAPABILITIES
+from sidespawn.loading.programs import parse_program
 from tests.unit.shipped import policy_of, preset
 from tests.unit.small import POLICY, PROGRAM, changed, line_of, load, parse
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from sidespawn.core.possible import EXAMPLES, example
 from sidespawn.core.values import TYPES, parse_type
 from sidespawn.errors import PolicyError
+from sidespawn.loading.possible import EXAMPLES, example
 from tests.unit.small import POLICY, changed, line_of, load, parse
 
 NAMES = 'home = "/state/{net}"'

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from sidespawn.agent.wrapper import is_answered_here
 from sidespawn.core.plan import Mount
 from sidespawn.core.wire import StartRequest
 from sidespawn.errors import Denied, Reason
-from sidespawn.wrapper import is_answered_here
 from tests.data.corpus import CONNTRACKD, QUESTIONS, Call
 from tests.unit.shipped import preset, request_of
 from tests.unit.small import decide, denial, start_request

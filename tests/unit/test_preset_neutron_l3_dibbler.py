@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from sidespawn.agent.wrapper import named_pid_file
 from sidespawn.core.plan import ConfigurationFile, Mount, PidFile
 from sidespawn.core.wire import StartRequest
 from sidespawn.errors import Denied, Reason
-from sidespawn.wrapper import named_pid_file
 from tests.unit.shipped import preset
 from tests.unit.small import decide, denial, start_request
 

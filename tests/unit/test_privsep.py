@@ -23,7 +23,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     package.__dict__.update(capabilities=capabilities, daemon=daemon)
     for module in (package, capabilities, daemon):
         monkeypatch.setitem(sys.modules, module.__name__, module)
-    launcher = importlib.import_module("sidespawn.privsep")
+    launcher = importlib.import_module("sidespawn.agent.privsep")
 
     class Libc:
         @staticmethod
@@ -33,11 +33,11 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
 
     monkeypatch.setattr(launcher, "libc", Libc)
     yield found
-    del sys.modules["sidespawn.privsep"]
+    del sys.modules["sidespawn.agent.privsep"]
 
 
 def test_what_the_daemon_keeps_its_children_have(asked: list[Any]) -> None:
-    from sidespawn import privsep
+    from sidespawn.agent import privsep
 
     privsep.keep([SYS_ADMIN, NET_ADMIN], [SYS_ADMIN, NET_ADMIN], [])
     both = (SYS_ADMIN, NET_ADMIN)
@@ -50,14 +50,14 @@ def test_what_the_daemon_keeps_its_children_have(asked: list[Any]) -> None:
 
 
 def test_a_context_without_capabilities_gives_none(asked: list[Any]) -> None:
-    from sidespawn import privsep
+    from sidespawn.agent import privsep
 
     privsep.keep([], [], [])
     assert asked == [((), (), ()), (47, 4, 0, 0, 0)]
 
 
 def test_a_failure_ends_the_daemon(asked: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    from sidespawn import privsep
+    from sidespawn.agent import privsep
 
     monkeypatch.setattr(privsep.libc, "prctl", lambda *_: -1)
     with pytest.raises(OSError, match="cannot change the ambient capabilities"):
@@ -65,7 +65,7 @@ def test_a_failure_ends_the_daemon(asked: list[Any], monkeypatch: pytest.MonkeyP
 
 
 def test_the_helper_of_oslo_privsep_runs_with_it(asked: list[Any]) -> None:
-    from sidespawn import privsep
+    from sidespawn.agent import privsep
 
     privsep.main()
     assert asked[0] == ((21,), (21,), (21,))

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from sidespawn.errors import LaunchError, Reason
-from sidespawn.host.processes import ENVIRONMENT, Process, end, identify, is_alive, last_line, run, send
+from sidespawn.system.processes import ENVIRONMENT, Process, end, identify, is_alive, last_line, run, send
 from tests.attacks.catalogue import attack
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from sidespawn import presets
 from sidespawn.core.options import Takes
-from sidespawn.core.programs import parse_program
+from sidespawn.loading.programs import parse_program
 
 PROGRAMS = sorted(path.stem for path in (presets.DIRECTORY / "programs").glob("*.toml"))
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from sidespawn.cli import security_modules, selinux
 from sidespawn.errors import PolicyError, Reason, SidespawnError
+from sidespawn.setup import security_modules, selinux
 from tests.unit import small
 
 PROFILES = security_modules.profiles()

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from sidespawn.cli import selinux
 from sidespawn.engines import podman
 from sidespawn.errors import SidespawnError
-from sidespawn.host import directories, kernel, labels
-from sidespawn.host.places import Places
+from sidespawn.host import directories, labels
+from sidespawn.setup import selinux
+from sidespawn.system import kernel
+from sidespawn.system.places import Places
 
 COMPILER = "/usr/bin/secilc"
 TEXT = selinux.MODULE.read_text(encoding="utf-8")

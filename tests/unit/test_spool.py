@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from sidespawn import wrapper
+from sidespawn.agent import wrapper
 from sidespawn.core.wire import LINE_BYTES
 from sidespawn.host import spool
-from sidespawn.host.files import read_up_to
 from sidespawn.host.spool import CLAIM_BYTES, LINES, Claim, claim, clear, has_requests, stored
+from sidespawn.system.files import read_up_to
 
 ME = os.getuid()
 
@@ -340,7 +340,7 @@ def test_a_stopped_writer_that_goes_on_after_the_second_loses_nothing(
 ) -> None:
     """It holds the lock, was stopped before its write, and goes on while the host takes the file without the lock.
 
-    A writer counts its line as handed over when the path is still its file after the write; see wrapper.py.
+    A writer counts its line as handed over when the path is still its file after the write; see agent/wrapper.py.
     """
     path = put(box, b"one\n")
     handed_over: list[bool] = []

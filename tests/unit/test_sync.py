@@ -14,15 +14,15 @@ from typing import Any
 
 import pytest
 
-from sidespawn import wrapper
+from sidespawn.agent import wrapper
 from sidespawn.cli.ps import bytes_waiting
 from sidespawn.core.policy import ServiceLimits
 from sidespawn.core.wire import Request
 from sidespawn.errors import PolicyError
 from sidespawn.host import spool, sync
 from sidespawn.host.journal import Journal
-from sidespawn.host.places import Places
 from sidespawn.host.sync import Sync
+from sidespawn.system.places import Places
 
 
 def print_rubbish() -> None:

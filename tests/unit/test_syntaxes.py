@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from sidespawn.cli import agent_options, syntaxes
-from sidespawn.cli.agent_options import AgentOptions, Mount
 from sidespawn.errors import Reason, SidespawnError
 from sidespawn.host.directories import IMAGE_IN_AGENT
+from sidespawn.setup import agent_options, syntaxes
+from sidespawn.setup.agent_options import AgentOptions, Mount
 from tests.unit.shipped import preset
 
 RUN = "/run/sidespawn/dhcp"

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from sidespawn.cli.start_command import start_command, written
-from sidespawn.core.loading import CAPABILITIES as POSSIBLE
+from sidespawn.authoring.start_command import start_command, written
 from sidespawn.core.plan import Mount, Plan, Script
 from sidespawn.engines import Pins, get_engine, systemd_bus, systemd_roots
 from sidespawn.engines.systemd import CAPABILITIES, Systemd, properties, unit_name
 from sidespawn.engines.systemd_bus import Bus, BusError, get, put, split
 from sidespawn.errors import LaunchError, Reason
+from sidespawn.loading.parse import CAPABILITIES as POSSIBLE
 from tests.unit.small import NET
 from tests.unit.test_podman import PINS, PLAN
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sidespawn.cli import security_modules, systemd
+from sidespawn.setup import security_modules, systemd
 
 NAMES = ["sidespawn-spool@.service", "sidespawn@.service", "sidespawn@.socket", "sidespawn@.timer"]
 PACKAGES_PYTHON = "/usr/bin/python3"

@@ -23,13 +23,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sidespawn import wrapper
+from sidespawn.agent import wrapper
 from sidespawn.core.policy import Policy
 from sidespawn.core.wire import SIGNALS, Reply, SignalRequest, StartRequest, Status, format_reply, parse_request
 from sidespawn.errors import Reason
 from sidespawn.host import spool
 from sidespawn.host.directories import write_wrappers
-from sidespawn.host.places import Places
+from sidespawn.system.places import Places
 
 ID = "0" * 32
 SOON = 300  # milliseconds: for what is to run out of time
@@ -187,7 +187,7 @@ def test_gone_after_the_write_it_is_written_again_under_the_same_id(box: Path, m
 def test_many_wrappers_and_a_host_lose_nothing(box: Path) -> None:
     """Processes, since flock(2) knows no threads."""
     code = (
-        "import sys; from sidespawn import wrapper\n"
+        "import sys; from sidespawn.agent import wrapper\n"
         "for number in range(40):\n"
         "    line = b'%s-%d\\n' % (sys.argv[2].encode(), number)\n"
         "    assert wrapper.hand_over(sys.argv[1], '/nobody', line, 'x', wrapper.boottime_ms() + 20000)\n"
@@ -215,7 +215,7 @@ def test_a_full_file_waits_for_the_host(box: Path) -> None:
 def test_a_full_file_system_changes_nothing_and_waits(apart: Callable[[str], str]) -> None:
     apart("""
 import os, subprocess
-from sidespawn import wrapper
+from sidespawn.agent import wrapper
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "none", tmp_path], check=True)
 (tmp_path / "processes").write_bytes(b"whole\\n")
 assert not wrapper.hand_over(str(tmp_path), "/nobody", b"x" * 60000 + b"\\n", "id", wrapper.boottime_ms() + 200)
@@ -664,7 +664,7 @@ def test_no_real_program_is_told_with_a_way_out(
 def test_the_namespace_is_found_by_inode_whatever_it_is_called(apart: Callable[[str], str]) -> None:
     apart("""
 import os, subprocess
-from sidespawn import wrapper
+from sidespawn.agent import wrapper
 names = tmp_path / "netns"
 names.mkdir()
 wrapper.NAMESPACES = str(names)
@@ -684,7 +684,7 @@ assert wrapper.identify_netns() == "qdhcp-1"
 def test_a_name_that_another_namespace_hides_is_not_its_name(apart: Callable[[str], str]) -> None:
     apart("""
 import subprocess
-from sidespawn import wrapper
+from sidespawn.agent import wrapper
 wrapper.NAMESPACES = str(tmp_path)
 (tmp_path / "ns").touch()
 subprocess.run(["mount", "--bind", "/proc/self/ns/net", tmp_path / "ns"], check=True)
@@ -698,7 +698,7 @@ def test_no_name_is_looked_at(apart: Callable[[str], str]) -> None:
     """One of them may be a file system of another agent's that never answers."""
     apart("""
 import os, subprocess
-from sidespawn import wrapper
+from sidespawn.agent import wrapper
 wrapper.NAMESPACES = str(tmp_path)
 (tmp_path / "ns").touch()
 subprocess.run(["mount", "--bind", "/proc/self/ns/net", tmp_path / "ns"], check=True)

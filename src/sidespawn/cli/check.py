@@ -13,19 +13,18 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from sidespawn import presets
-from sidespawn.cli import host_report
-from sidespawn.cli.example_calls import example_calls
-from sidespawn.cli.host_report.findings import Finding, State, worst
-from sidespawn.cli.host_report.services import Service, is_enabled
-from sidespawn.cli.output import console, enabled_services, json_option, print_json, print_table
-from sidespawn.cli.policy_tests import Outcome, run_tests
-from sidespawn.cli.suitability import host_findings, policy_warnings, unit_warnings
+from sidespawn import host_report, presets
+from sidespawn.authoring.example_calls import example_calls
+from sidespawn.authoring.policy_tests import Outcome, run_tests
+from sidespawn.cli.output import console, json_option, print_json, print_table
 from sidespawn.core.policy import Policy, is_service_name
 from sidespawn.errors import PolicyError
-from sidespawn.host.files import read_trusted
-from sidespawn.host.places import Places
 from sidespawn.host.policies import policy_of
+from sidespawn.host_report.findings import Finding, State, worst
+from sidespawn.host_report.suitability import host_findings, policy_warnings, unit_warnings
+from sidespawn.setup.services import Service, enabled_services, is_enabled
+from sidespawn.system.files import read_trusted
+from sidespawn.system.places import Places
 
 FAILED_TESTS, UNSUITABLE, INVALID = 1, 69, 78
 STYLES = {State.OK: "green", State.WARNING: "yellow", State.PROBLEM: "bold red"}

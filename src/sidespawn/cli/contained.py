@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import click
 
-from sidespawn.cli.agent_options import mounts_of, options_of, security_options
 from sidespawn.cli.output import complete_service, json_option, print_json, require_enabled
 from sidespawn.core.policy import is_service_name
-from sidespawn.host.places import Places
 from sidespawn.host.policies import load_policy
 from sidespawn.recipes import containers
 from sidespawn.recipes.containers import Agent, Mount
+from sidespawn.setup.agent_options import mounts_of, options_of, security_options
+from sidespawn.system.places import Places
 
 USER = "42435"  # neutron in Kolla's images
 

@@ -6,18 +6,19 @@ from typing import Any
 
 import click
 
-from sidespawn.cli import accounts, hardening, security_modules, systemd
 from sidespawn.cli.enable import is_ours
-from sidespawn.cli.host_report.engines import DOCKER_PID
-from sidespawn.cli.output import enabled_services, json_option, print_json, service_argument
-from sidespawn.core.loading import ENGINES
+from sidespawn.cli.output import json_option, print_json, service_argument
 from sidespawn.core.policy import Policy
 from sidespawn.engines import Engine, get_engine, systemd_roots
 from sidespawn.engines.control_groups import slice_name, slice_path
 from sidespawn.errors import LaunchError, PolicyError
 from sidespawn.host import directories
-from sidespawn.host.places import POLICIES, Places
 from sidespawn.host.policies import load_policy
+from sidespawn.host_report.engines import DOCKER_PID
+from sidespawn.loading.parse import ENGINES
+from sidespawn.setup import accounts, hardening, security_modules, systemd
+from sidespawn.setup.services import enabled_services
+from sidespawn.system.places import POLICIES, Places
 
 
 @click.command()

@@ -10,24 +10,24 @@ import click
 from rich.markup import escape
 
 from sidespawn import presets
-from sidespawn.cli import accounts, changes, hardening, security_modules, syntaxes, systemd
-from sidespawn.cli.agent_options import (
+from sidespawn.cli.output import console, json_option, print_json, service_argument
+from sidespawn.core.policy import Policy
+from sidespawn.engines import systemd_roots
+from sidespawn.errors import LaunchError, Reason, SidespawnError
+from sidespawn.host.directories import IMAGE_IN_AGENT
+from sidespawn.host.policies import policy_of
+from sidespawn.host_report.suitability import host_findings, policy_warnings
+from sidespawn.loading.parse import ENGINES
+from sidespawn.setup import accounts, changes, hardening, security_modules, syntaxes, systemd
+from sidespawn.setup.agent_options import (
     AgentOptions,
     image_option,
     options_beside_others,
     podman_options,
     security_options,
 )
-from sidespawn.cli.output import console, json_option, print_json, service_argument
-from sidespawn.cli.suitability import host_findings, policy_warnings
-from sidespawn.core.loading import ENGINES
-from sidespawn.core.policy import Policy
-from sidespawn.engines import systemd_roots
-from sidespawn.errors import LaunchError, Reason, SidespawnError
-from sidespawn.host.directories import IMAGE_IN_AGENT
-from sidespawn.host.files import read_trusted
-from sidespawn.host.places import POLICIES, Places
-from sidespawn.host.policies import policy_of
+from sidespawn.system.files import read_trusted
+from sidespawn.system.places import POLICIES, Places
 
 MARK = "# Written by `sidespawn enable`; `sidespawn disable` removes it unless it was changed. "
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import click
 
 from sidespawn import presets
+from sidespawn.agent.wrapper import is_answered_here
+from sidespawn.authoring.start_command import start_command
 from sidespawn.cli.output import complete_service, console, json_option, print_json, print_table
-from sidespawn.cli.start_command import start_command
 from sidespawn.core.configuration import CONFIGURATION_BYTES
 from sidespawn.core.decide import Allowed, Judge, Judged, ReadFile
 from sidespawn.core.plan import Plan
@@ -20,10 +21,9 @@ from sidespawn.core.policy import Policy, is_service_name
 from sidespawn.core.wire import StartRequest, parse_request
 from sidespawn.engines import Pins
 from sidespawn.errors import Denied, LaunchError, quoted
-from sidespawn.host.places import Places
 from sidespawn.host.policies import load_policy, policy_of
 from sidespawn.host.state import AgentState
-from sidespawn.wrapper import is_answered_here
+from sidespawn.system.places import Places
 
 EXAMPLE_ID = "0" * 32
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from sidespawn.cli.generalise import Value, generalise
+from sidespawn.authoring.generalise import Value, generalise
 from sidespawn.cli.logs import read_journal
 from sidespawn.cli.output import json_option, print_json, service_argument
 from sidespawn.core.options import Option
@@ -17,8 +17,8 @@ from sidespawn.core.pattern import Conflict, match_any
 from sidespawn.core.policy import OptionRule, Policy
 from sidespawn.core.values import ALPHANUMERIC, only
 from sidespawn.errors import Reason, quoted
-from sidespawn.host.places import Places
 from sidespawn.host.policies import load_policy
+from sidespawn.system.places import Places
 
 EXAMPLES = 3
 

@@ -17,11 +17,11 @@ from sidespawn.core.pattern import render_first
 from sidespawn.core.plan import container_name
 from sidespawn.engines.control_groups import slice_name
 from sidespawn.errors import PolicyError, Reason, SidespawnError
-from sidespawn.host.places import Places
 from sidespawn.host.policies import load_policy
-from sidespawn.host.processes import last_line, run
+from sidespawn.host_report.journal import JOURNALCTL
+from sidespawn.system.places import Places
+from sidespawn.system.processes import last_line, run
 
-JOURNALCTL = "/usr/bin/journalctl"
 JOURNAL_SECONDS = 120
 
 

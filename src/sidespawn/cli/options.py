@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import click
 
-from sidespawn.cli import syntaxes
-from sidespawn.cli.agent_options import options_of, podman_options, security_options
-from sidespawn.cli.output import complete_service, enabled_services, json_option, print_json, to_places
+from sidespawn.cli.output import complete_service, json_option, print_json, to_places
 from sidespawn.errors import Reason, SidespawnError
-from sidespawn.host.places import Places
 from sidespawn.host.policies import load_policy
+from sidespawn.setup import syntaxes
+from sidespawn.setup.agent_options import options_of, podman_options, security_options
+from sidespawn.setup.services import enabled_services
+from sidespawn.system.places import Places
 
 
 def to_all_places(context: click.Context, parameter: click.Parameter, names: tuple[str, ...]) -> tuple[Places, ...]:

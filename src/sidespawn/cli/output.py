@@ -13,7 +13,8 @@ from rich.text import Text
 
 from sidespawn.core.policy import is_service_name
 from sidespawn.errors import Reason, SidespawnError
-from sidespawn.host.places import POLICIES, RUN, Places
+from sidespawn.setup.services import enabled_services
+from sidespawn.system.places import Places
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 
@@ -31,11 +32,6 @@ def to_places(_context: click.Context, _parameter: click.Parameter, value: str |
 
 
 service_argument = click.argument("places", metavar="SERVICE", callback=to_places, shell_complete=complete_service)
-
-
-def enabled_services() -> list[str]:
-    """Every service that has a policy on this host."""
-    return sorted(path.stem for path in POLICIES.glob("*.toml")) if POLICIES.is_dir() else []
 
 
 def require_enabled(places: Places) -> None:
@@ -66,10 +62,3 @@ def console() -> Console:
     """For a terminal with colour, for a pipe without, and then never cut at 80 columns."""
     plain = Console(highlight=False)
     return plain if plain.is_terminal else Console(highlight=False, width=400)
-
-
-def services(places: Places | None) -> list[Places]:
-    """The one named, or all that are enabled."""
-    if places is not None:
-        return [places]
-    return [Places(name) for name in enabled_services() if (RUN / name).is_dir()]

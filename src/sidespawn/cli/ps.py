@@ -18,19 +18,19 @@ from sidespawn.cli.output import (
     print_json,
     print_table,
     require_enabled,
-    services,
     to_places,
 )
-from sidespawn.cli.suitability import MONITOR
 from sidespawn.core.policy import Policy
 from sidespawn.engines import get_engine
 from sidespawn.host.adoption import find_old
 from sidespawn.host.ledger import Ledger, Record
 from sidespawn.host.limits import SUFFIX, Bucket, Falls
-from sidespawn.host.namespaces import namespace_of
-from sidespawn.host.places import NAMESPACES, Places
 from sidespawn.host.policies import load_policy
 from sidespawn.host.spool import REQUESTS
+from sidespawn.host_report.suitability import MONITOR
+from sidespawn.setup.services import services
+from sidespawn.system.namespaces import namespace_of
+from sidespawn.system.places import NAMESPACES, Places
 
 
 @click.command()

@@ -7,7 +7,7 @@ from dataclasses import asdict
 import click
 from rich.markup import escape
 
-from sidespawn.cli import host_scan
+from sidespawn import host_scan
 from sidespawn.cli.output import console, json_option, print_json
 
 CLEAN, FOUND, NOT_LOOKED_AT = 0, 1, 2

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import click
 
-from sidespawn import wrapper
+from sidespawn.agent import wrapper
 from sidespawn.cli.output import json_option, print_json, require_enabled, service_argument
 from sidespawn.cli.ps import adopted
 from sidespawn.core.wire import SIGNALS
 from sidespawn.engines import Found, get_engine
 from sidespawn.errors import Denied, Reason, SidespawnError
 from sidespawn.host.ledger import Record
-from sidespawn.host.places import Places
 from sidespawn.host.policies import load_policy
+from sidespawn.system.places import Places
 
 TIMEOUT = 120  # seconds
 

@@ -6,7 +6,7 @@ import click
 
 from sidespawn.cli.output import require_enabled, service_argument
 from sidespawn.host import sync as host_sync
-from sidespawn.host.places import Places
+from sidespawn.system.places import Places
 
 
 @click.command()

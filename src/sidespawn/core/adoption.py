@@ -12,8 +12,8 @@ from sidespawn.core.decide import beneath, fit_for_a_name
 from sidespawn.core.options import Given, read_arguments
 from sidespawn.core.pattern import Conflict, match_any, render, render_first
 from sidespawn.core.policy import Adopt, Policy
-from sidespawn.core.records import dataclass
 from sidespawn.errors import Denied, Reason, quoted
+from sidespawn.frozen import dataclass
 
 # The wrappers append when they were called, in case the name is taken: -2026-01-31-235959-123456789, Kolla's with _.
 DATE = "0000-00-00-000000-000000000"

@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable, Mapping
 from enum import Enum
 
-from sidespawn.core.records import rebuild
+from sidespawn.frozen import rebuild
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -20,9 +20,9 @@ from collections.abc import Iterator, Mapping
 from enum import StrEnum
 
 from sidespawn.core.pattern import Bindings, Conflict, Names, Pattern, match_any, render
-from sidespawn.core.records import dataclass
 from sidespawn.core.values import ALPHANUMERIC, only
 from sidespawn.errors import Denied, Reason, quoted
+from sidespawn.frozen import dataclass
 
 CONFIGURATION_BYTES = 4 * 2**20  # the most that a policy can say
 LINE_CHARACTERS = 1000  # dnsmasq 2.90 reads 1024 at a time, and would take the rest of a longer line for another line

@@ -13,10 +13,10 @@ from sidespawn.core.options import Given, Option, read_arguments
 from sidespawn.core.pattern import Conflict, Pattern, match_any, render, render_first
 from sidespawn.core.plan import ChildPidFile, ConfigurationFile, Mount, PidFile, Plan
 from sidespawn.core.policy import Caller, OptionRule, Policy, Root
-from sidespawn.core.records import dataclass
 from sidespawn.core.values import PATH_CHARACTERS, is_path
 from sidespawn.core.wire import PROBE, SignalRequest, StartRequest
 from sidespawn.errors import Denied, Reason, quoted
+from sidespawn.frozen import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)

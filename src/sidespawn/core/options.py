@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import StrEnum
 
-from sidespawn.core.records import dataclass
 from sidespawn.errors import Denied, Reason, quoted
+from sidespawn.frozen import dataclass
 
 
 class Takes(StrEnum):

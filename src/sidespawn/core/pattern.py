@@ -18,8 +18,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from sidespawn.core.records import dataclass
 from sidespawn.core.values import parse_type
+from sidespawn.frozen import dataclass
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import hashlib
 import json
 from enum import StrEnum
 
-from sidespawn.core.records import asdict, dataclass, replace
+from sidespawn.frozen import asdict, dataclass, replace
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,6 @@
 """A service's policy, as it was loaded: what an agent may ask for, and what a side container is given.
 
-core/loading.py makes it of TOML; docs/policy.md is the reference for people.
+loading/parse.py makes it of TOML; docs/policy.md is the reference for people.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from sidespawn.core.configuration import ConfigurationRules
 from sidespawn.core.options import Option, ProgramTable
 from sidespawn.core.pattern import Names, Pattern
 from sidespawn.core.plan import Limits, Readiness, Script
-from sidespawn.core.records import dataclass
 from sidespawn.core.values import only
+from sidespawn.frozen import dataclass
 
 SERVICE_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
 

@@ -20,9 +20,9 @@ import json
 from collections.abc import Mapping
 from enum import StrEnum
 
-from sidespawn.core.records import dataclass
 from sidespawn.core.values import LOWER_HEX, only
 from sidespawn.errors import Reason, RequestError, quoted
+from sidespawn.frozen import dataclass
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # importing it costs every run milliseconds

@@ -8,8 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from sidespawn.core.plan import Plan
-from sidespawn.core.records import dataclass
 from sidespawn.errors import LaunchError, Reason
+from sidespawn.frozen import dataclass
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # importing it costs every run milliseconds

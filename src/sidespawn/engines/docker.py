@@ -16,11 +16,11 @@ import socket
 import time
 
 from sidespawn.core.plan import Plan
-from sidespawn.core.records import dataclass
 from sidespawn.engines import LABEL, Found, NameTaken, Other, Pins, found, image_missing, labels, state_of
 from sidespawn.engines.control_groups import controllers, process_limit, slice_name
 from sidespawn.errors import LaunchError, Reason, quoted
-from sidespawn.host.processes import SHOWN
+from sidespawn.frozen import dataclass
+from sidespawn.system.processes import SHOWN
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # importing it costs every run milliseconds

@@ -16,8 +16,8 @@ from sidespawn.core.plan import Plan
 from sidespawn.engines import LABEL, Found, NameTaken, Other, Pins, found, image_missing, labels, state_of
 from sidespawn.engines.control_groups import controllers, process_limit, slice_name, slice_path
 from sidespawn.errors import LaunchError, Reason
-from sidespawn.host.places import Places
-from sidespawn.host.processes import Output, last_line, run
+from sidespawn.system.places import Places
+from sidespawn.system.processes import Output, last_line, run
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # importing it costs every run milliseconds

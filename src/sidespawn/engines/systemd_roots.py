@@ -23,10 +23,10 @@ from pathlib import Path
 
 from sidespawn.engines import image_missing
 from sidespawn.errors import LaunchError, Reason
-from sidespawn.host import kernel
-from sidespawn.host.files import HARMLESS, closing
-from sidespawn.host.places import Places
-from sidespawn.host.processes import last_line, run
+from sidespawn.system import kernel
+from sidespawn.system.files import HARMLESS, closing
+from sidespawn.system.places import Places
+from sidespawn.system.processes import last_line, run
 
 HOST = "host"
 DEVICES = ("null", "zero", "full", "random", "urandom")

@@ -18,12 +18,12 @@ from sidespawn.core.policy import Adopt, Policy
 from sidespawn.engines import Engine, Other
 from sidespawn.errors import Denied, Reason, SidespawnError, quoted
 from sidespawn.host.children import descendants
-from sidespawn.host.files import closing
 from sidespawn.host.journal import Event, Journal
 from sidespawn.host.ledger import Ledger, Record
-from sidespawn.host.namespaces import namespace_of, open_namespace
-from sidespawn.host.places import NAMESPACES, Places
-from sidespawn.host.processes import Process, identify, is_alive
+from sidespawn.system.files import closing
+from sidespawn.system.namespaces import namespace_of, open_namespace
+from sidespawn.system.places import NAMESPACES, Places
+from sidespawn.system.processes import Process, identify, is_alive
 
 
 def adopt(policy: Policy, places: Places, engine: Engine, ledger: Ledger, journal: Journal) -> None:

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from sidespawn.core.plan import ChildPidFile
 from sidespawn.core.values import is_decimal
-from sidespawn.host import kernel
-from sidespawn.host.files import closing, read_up_to
-from sidespawn.host.processes import Process, identify, is_alive
+from sidespawn.system import kernel
+from sidespawn.system.files import closing, read_up_to
+from sidespawn.system.processes import Process, identify, is_alive
 
 IN_ROOT = kernel.RESOLVE_IN_ROOT | kernel.RESOLVE_NO_MAGICLINKS | kernel.RESOLVE_NO_SYMLINKS
 PID_FILE_BYTES = 32

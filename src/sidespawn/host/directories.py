@@ -23,11 +23,12 @@ from pathlib import Path
 
 from sidespawn.core.policy import Policy
 from sidespawn.errors import SidespawnError
-from sidespawn.host import kernel, labels, spool, syscalls
-from sidespawn.host.places import NAMESPACES, Places
+from sidespawn.host import labels, seccomp, spool
 from sidespawn.host.policies import load_policy
+from sidespawn.system import kernel
+from sidespawn.system.places import NAMESPACES, Places
 
-WRAPPER = Path(__file__).parent.parent / "wrapper.py"
+WRAPPER = Path(__file__).parent.parent / "agent/wrapper.py"
 SETTINGS_LINE = "SETTINGS = {}  # type: Dict[str, Any]  # filled in by `sidespawn enable`\n"
 DIVISION = "# In an agent the lines from here on are a text, beside the code for it; see host/directories.py.\n"
 IN_AGENT = """\
@@ -87,8 +88,8 @@ def make(places: Places, policy: Policy) -> None:
 
 def write_system_calls(places: Places) -> None:
     for path, text in (
-        (places.syscalls, syscalls.of_side_containers()),
-        (syscalls.place_of_agents(places.run), syscalls.of_agents()),
+        (places.syscalls, seccomp.of_side_containers()),
+        (seccomp.place_of_agents(places.run), seccomp.of_agents()),
     ):
         if text is not None:
             # Each service that starts writes the agents', and one of them may be starting at this moment.
@@ -128,13 +129,13 @@ def remove(places: Places) -> None:
     if places.home.exists():
         places.home.rmdir()
     if places.run.exists() and not any(path.is_dir() for path in places.run.iterdir()):
-        syscalls.place_of_agents(places.run).unlink(missing_ok=True)
+        seccomp.place_of_agents(places.run).unlink(missing_ok=True)
         with suppress(OSError):  # another service is just starting
             places.run.rmdir()
 
 
 def wrapper_settings(places: Places, policy: Policy) -> dict[str, object]:
-    """What a wrapper of this service needs to know; see wrapper.py."""
+    """What a wrapper of this service needs to know; see agent/wrapper.py."""
     return {
         "service": places.service,
         "program": policy.table.program,

@@ -17,21 +17,21 @@ from sidespawn.core.configuration import CONFIGURATION_BYTES, accept_configurati
 from sidespawn.core.decide import Allowed, child_pid_files
 from sidespawn.core.plan import Plan, container_name
 from sidespawn.core.policy import Policy
-from sidespawn.core.records import replace
 from sidespawn.core.wire import PROBE, Reply, SignalRequest, Status
 from sidespawn.engines import Engine, Found, NameTaken, Pins, get_engine, why_ended
 from sidespawn.errors import Denied, LaunchError, Reason, quoted
-from sidespawn.host import kernel
+from sidespawn.frozen import replace
 from sidespawn.host.children import find_children
-from sidespawn.host.files import directory, write_whole
 from sidespawn.host.journal import Event, Journal
 from sidespawn.host.ledger import Ledger, Record, digest_of, is_same, recovered
 from sidespawn.host.limits import STEADY_SECONDS, Falls, Listing, Room
-from sidespawn.host.namespaces import HOSTS_OWN, PinnedNamespace, namespace_of, pinned_namespace
-from sidespawn.host.places import Places
-from sidespawn.host.processes import end, identify, send
 from sidespawn.host.readiness import wait_until_ready
 from sidespawn.host.state import AgentState, pin_mounts
+from sidespawn.system import kernel
+from sidespawn.system.files import directory, write_whole
+from sidespawn.system.namespaces import HOSTS_OWN, PinnedNamespace, namespace_of, pinned_namespace
+from sidespawn.system.places import Places
+from sidespawn.system.processes import end, identify, send
 
 ENDS = ("TERM", "KILL")
 

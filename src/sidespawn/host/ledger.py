@@ -16,11 +16,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sidespawn.core.plan import Plan
-from sidespawn.core.records import asdict, dataclass
 from sidespawn.engines import Found
-from sidespawn.host.files import directory, write_whole
-from sidespawn.host.namespaces import namespace_of
-from sidespawn.host.processes import Process, is_alive
+from sidespawn.frozen import asdict, dataclass
+from sidespawn.system.files import directory, write_whole
+from sidespawn.system.namespaces import namespace_of
+from sidespawn.system.processes import Process, is_alive
 
 RECORD_VERSION = 1
 ADOPTED = ".old"  # no instance can end so

@@ -16,7 +16,7 @@ from pathlib import Path
 from sidespawn.engines import Engine, Found
 from sidespawn.errors import Denied, LaunchError, Reason
 from sidespawn.host.ledger import Ledger
-from sidespawn.host.processes import Process
+from sidespawn.system.processes import Process
 
 STEADY_SECONDS = 60.0  # a program that lived as long has not ended right after its start
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")  # a second, as of a process's start

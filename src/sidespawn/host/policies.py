@@ -21,12 +21,12 @@ from pathlib import Path
 from sidespawn.core import compiled
 from sidespawn.core.policy import Policy
 from sidespawn.errors import PolicyError
-from sidespawn.host.files import directory, read_trusted, write_whole
-from sidespawn.host.places import Places
+from sidespawn.system.files import directory, read_trusted, write_whole
+from sidespawn.system.places import Places
 
 TICK_NS = 100_000_000  # longer than the clock of any file system takes to show two changes as two
 
-CODE = ("sidespawn.core.", "sidespawn.host.policies", "sidespawn.presets")
+CODE = ("sidespawn.core.", "sidespawn.frozen", "sidespawn.loading.", "sidespawn.host.policies", "sidespawn.presets")
 
 Stamp = list[int] | None
 Stamps = dict[str, Stamp]  # by path
@@ -54,7 +54,7 @@ def policy_of(places: Places, text: str, source: str = "", stamps: Stamps | None
     """
     # Imported here, since a run whose policy is compiled does without them.
     from sidespawn import presets  # noqa: PLC0415
-    from sidespawn.core.loading import parse_policy  # noqa: PLC0415
+    from sidespawn.loading.parse import parse_policy  # noqa: PLC0415
 
     known = {} if stamps is None else stamps
 

@@ -8,7 +8,7 @@ import time
 from sidespawn.core.plan import Plan, Readiness, ReadyWhen
 from sidespawn.errors import LaunchError, Reason
 from sidespawn.host.children import find_children, open_inside
-from sidespawn.host.processes import Process, exited, held
+from sidespawn.system.processes import Process, exited, held
 
 POLL = 0.004  # seconds between two looks
 

@@ -5,7 +5,7 @@ host has made its own: it is stored before the spool is emptied, and removed whe
 crash at any point loses nothing; a line taken twice has the same id and is answered once.
 
 The lock is flock(2) on the inode of `processes`.  An agent that never gives it up wastes one second: the host then
-takes the file without it.  A wrapper that was about to write finds its file gone and writes again (wrapper.py).
+takes the file without it.  A wrapper that was about to write finds its file gone and writes again (agent/wrapper.py).
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from sidespawn.core.records import dataclass
 from sidespawn.core.wire import LINE_BYTES
-from sidespawn.host import kernel
-from sidespawn.host.files import BENEATH, closing, directory, open_regular_beneath, read_up_to, write_whole
+from sidespawn.frozen import dataclass
+from sidespawn.system import kernel
+from sidespawn.system.files import BENEATH, closing, directory, open_regular_beneath, read_up_to, write_whole
 
 REQUESTS = "processes"
 TAKEN = "processes-taken"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sidespawn.core.plan import Plan
 from sidespawn.errors import LaunchError, Reason
-from sidespawn.host.files import closing, directory, open_directory_beneath, pinned, read_regular_beneath, write_whole
+from sidespawn.system.files import closing, directory, open_directory_beneath, pinned, read_regular_beneath, write_whole
 
 
 class AgentState:

@@ -35,14 +35,15 @@ from sidespawn.core.wire import (
 )
 from sidespawn.engines import get_engine
 from sidespawn.errors import Denied, PolicyError, Reason, RequestError, SidespawnError, quoted
-from sidespawn.host import kernel, spool
-from sidespawn.host.files import closing, directory, write_whole
+from sidespawn.host import spool
 from sidespawn.host.journal import Event, Journal
 from sidespawn.host.keeper import Keeper
 from sidespawn.host.lanes import Lanes
 from sidespawn.host.limits import Bucket
-from sidespawn.host.places import Places
 from sidespawn.host.policies import Stamps, are_current, load_policy
+from sidespawn.system import kernel
+from sidespawn.system.files import closing, directory, write_whole
+from sidespawn.system.places import Places
 
 REPLY_SECONDS = HORIZON_MS / 1000 + 60  # an id is remembered longer than a request can live
 LONGEST_RUN = 300.0  # seconds; then it ends as soon as its work is done, and what piled up is swept

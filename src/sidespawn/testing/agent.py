@@ -24,9 +24,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from sidespawn.host.processes import Output
 from sidespawn.recipes import containers
 from sidespawn.recipes.containers import NAMESPACES
+from sidespawn.system.processes import Output
 from sidespawn.testing.commands import TIMEOUT, run
 
 # Each with what fails when it is dropped.
@@ -62,7 +62,7 @@ class AgentContainer:
     # `security_options` likewise. Without them podman's own seccomp profile, and no security module, confines it.
     security_options: tuple[str, ...] = ()
     capabilities: tuple[str, ...] = tuple(CAPABILITIES)
-    host_pids: bool = True  # False: an agent that asks by sidespawn.client and looks up nobody in /proc
+    host_pids: bool = True  # False: an agent that asks by sidespawn.agent.client and looks up nobody in /proc
     contained: bool = False  # by `sidespawn agent-options`: not root, and nothing of `security_options` and `host_pids`
     privileged: bool = False  # as agents are run without sidespawn: everything is allowed. For comparisons only
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sidespawn.cli.demo.stage import NETWORK
-from sidespawn.host.processes import Output
+from sidespawn.system.processes import Output
 from sidespawn.testing.agent import STATE, AgentContainer
 
 HOME = f"{STATE}/dhcp/{NETWORK}"

@@ -19,13 +19,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from sidespawn.cli import suitability
 from sidespawn.engines import get_engine
 from sidespawn.errors import Reason, SidespawnError
 from sidespawn.host import labels
-from sidespawn.host.places import Places
 from sidespawn.host.policies import load_policy
-from sidespawn.host.processes import Output
+from sidespawn.host_report import suitability
+from sidespawn.system.places import Places
+from sidespawn.system.processes import Output
 from sidespawn.testing.agent import NEUTRON, AgentContainer
 from sidespawn.testing.commands import ENVIRONMENT, Unexpected, run
 from sidespawn.testing.network import Lan, Renewals, has_namespace, remove_namespace, udhcpc

@@ -24,7 +24,7 @@ from sidespawn.cli.demo.stage import (
 from sidespawn.core.plan import container_name
 from sidespawn.engines import get_engine
 from sidespawn.host.policies import load_policy
-from sidespawn.host.processes import identify
+from sidespawn.system.processes import identify
 from sidespawn.testing.agent import AgentContainer, effective_capabilities, process_status
 from sidespawn.testing.commands import Unexpected, expect, wait_until
 from sidespawn.testing.network import Lease, Renewals

@@ -1,0 +1,123 @@
+"""For Python programs in an agent container: ask for helper programs without standing in their place.
+
+    client = Client("neutron-dhcp-dnsmasq")
+    helper = client.start(["dnsmasq", "--no-hosts", ...], netns="qdhcp-...", environment={"PROCESS_TAG": "..."})
+    client.signal(helper.pid, "HUP")
+    client.is_running(helper.pid)
+    client.stop(helper.pid)
+
+It speaks to the service's spool directly (docs/wire.md), so it needs no wrapper, no kill script and no `ip netns exec`;
+and since the host keeps the list of what runs, the agent needs no share of the host's pids: a pid is a handle here.
+
+Runs in the agent with no privilege but writing the spool. Every call waits for its answer, at most `timeout` seconds.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Dict, List, NamedTuple, Optional
+
+from sidespawn.agent import wrapper
+
+PROBE = "0"  # as in kill(2): is it there?
+
+
+class Helper(NamedTuple):
+    """A side container that runs: the program's pid on the host, and the container's name."""
+
+    pid: int
+    container: str
+
+
+class ClientError(Exception):
+    """`reason` is one of the stable codes of docs/reasons.md."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__("%s (%s)" % (message, reason))
+        self.reason = reason
+        self.message = message
+
+
+class Rejected(ClientError):
+    """The host's policy does not allow it; asking again is of no use."""
+
+
+class Failed(ClientError):
+    """It was allowed and could not be done."""
+
+
+class NoSuchProcess(Failed):
+    """The service has no side container with that pid."""
+
+
+class NoAnswer(ClientError):
+    """The host did not answer in time; nothing is started for this request any more."""
+
+
+class Unavailable(ClientError):
+    """The service's directories are not there, or cannot be written."""
+
+
+_ERRORS = {"rejected": Rejected, "failed": Failed, "expired": NoAnswer}
+
+
+class Client:
+    """Of one service. Safe for threads and processes: each request is a line of its own."""
+
+    def __init__(self, service: str, timeout: int = 120, run: str = "/run/sidespawn") -> None:
+        home = "%s/%s" % (run, service)
+        self._settings = {
+            "service": service,
+            "spool": home + "/spool",
+            "replies": home + "/replies",
+            "timeout": timeout,
+        }  # type: Dict[str, Any]
+
+    def start(
+        self, argv: List[str], netns: Optional[str] = None, environment: Optional[Dict[str, str]] = None
+    ) -> Helper:
+        """See that the program runs; returns when it is ready. One that runs so already is answered, not restarted.
+
+        `argv` begins with the program's name, `netns` is a name in /run/netns. Raises a ClientError.
+        """
+        reply = self._ask({"op": "start", "argv": argv, "netns": netns, "env": environment or {}})
+        if not isinstance(reply.get("pid"), int) or not isinstance(reply.get("container"), str):
+            raise Failed("internal", "the reply does not say which process runs")
+        return Helper(reply["pid"], reply["container"])
+
+    def signal(self, pid: int, name: str) -> None:
+        """Send a signal, such as HUP. After TERM and KILL the process, its container and its name are gone."""
+        self._ask({"op": "signal", "signal": name, "pid": pid})
+
+    def stop(self, pid: int) -> None:
+        """End it by TERM, after the policy's grace by KILL. One that is gone already is no error."""
+        try:
+            self.signal(pid, "TERM")
+        except NoSuchProcess:
+            pass
+
+    def find(self, pid: int) -> Optional[Helper]:
+        """The service's side container with that pid, if its program lives; or of which it is a child it told of."""
+        try:
+            reply = self._ask({"op": "signal", "signal": PROBE, "pid": pid})
+        except NoSuchProcess:
+            return None
+        return Helper(int(reply["pid"]), str(reply["container"]))
+
+    def is_running(self, pid: int) -> bool:
+        """Whether the service has a side container with that pid, and its program lives."""
+        return self.find(pid) is not None
+
+    def _ask(self, body: Dict[str, Any]) -> Dict[str, Any]:
+        try:
+            reply = wrapper.ask(self._settings, body)
+        except wrapper.Unavailable as error:
+            raise Unavailable("unavailable", str(error)) from None
+        return outcome(reply)
+
+
+def outcome(reply: Dict[str, Any]) -> Dict[str, Any]:
+    """The reply, if it says that the request was carried out. Raises the ClientError that it stands for."""
+    if reply["status"] in ("running", "done"):
+        return reply
+    kind = NoSuchProcess if reply["reason"] == "no-such-process" else _ERRORS.get(reply["status"], Failed)
+    raise kind(reply["reason"], reply["message"])

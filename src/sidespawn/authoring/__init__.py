@@ -1,0 +1,1 @@
+"""What helps to write policies: values to patterns, example calls, test cases."""

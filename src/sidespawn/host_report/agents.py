@@ -1,0 +1,125 @@
+"""The agents that run: do they have the service's directories as they are now, and an AppArmor profile that lets them
+make namespaces?
+
+An agent is found by its mounts: its processes see a service's spool, and not the service's own directory around it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from sidespawn.errors import SidespawnError
+from sidespawn.host.directories import IMAGE_IN_AGENT
+from sidespawn.host.policies import load_policy
+from sidespawn.host_report.findings import Finding, Topic, ok, problem, warning
+from sidespawn.setup import security_modules
+from sidespawn.system.places import Places
+
+SYS_ADMIN = 1 << 21
+OPTION = f"--security-opt=apparmor={security_modules.AGENT}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agent:
+    service: str
+    pid: int  # the lowest that its container has
+    is_current: bool = True  # its spool is that of the host
+    profile: str = ""  # AppArmor's name for it, with the mode; empty without AppArmor
+    may_mount: bool = False  # it has CAP_SYS_ADMIN
+    lacks: str = ""  # the program that its wrapper executes for calls that the agent answers itself
+
+
+def look(services: Iterable[str]) -> tuple[Agent, ...]:
+    names, found = tuple(services), dict[tuple[str, str], Agent]()
+    if not names:
+        return ()
+    hosts = devices(1)
+    seen = {os.readlink("/proc/1/ns/mnt")}
+    for pid in sorted(int(each.name) for each in Path("/proc").glob("[0-9]*")):
+        with suppress(OSError):  # it has ended
+            namespace = os.readlink(f"/proc/{pid}/ns/mnt")
+            if namespace in seen:
+                continue
+            seen.add(namespace)
+            theirs, container = devices(pid), Path(f"/proc/{pid}/cgroup").read_text()
+            for name in names:
+                places = Places(name)
+                spool = str(places.spool)
+                if spool in theirs and str(places.home) not in theirs:
+                    is_current = theirs[spool] == hosts.get(spool)
+                    # `ip netns exec` in an agent makes one more mount namespace in the same control group.
+                    found.setdefault((name, container), look_at(name, pid, is_current, theirs))
+    return tuple(found.values())
+
+
+def look_at(service: str, pid: int, is_current: bool, mounts: Iterable[str]) -> Agent:
+    status = Path(f"/proc/{pid}/status").read_text().splitlines()
+    effective = next((int(line.split()[1], 16) for line in status if line.startswith("CapEff:")), 0)
+    return Agent(
+        service=service,
+        pid=pid,
+        is_current=is_current,
+        profile=profile(pid),
+        may_mount=bool(effective & SYS_ADMIN),
+        lacks=lacking(service, mounts, Path(f"/proc/{pid}/root")),
+    )
+
+
+def lacking(service: str, mounts: Iterable[str], root: Path) -> str:
+    """The program that a wrapper hides in the agent, if it is in no other place where the wrapper looks for it."""
+    with suppress(SidespawnError):
+        agent = load_policy(Places(service)).agent
+        others = (f"{IMAGE_IN_AGENT}{agent.wrapper}", f"{agent.wrapper}.real")
+        if agent.local and agent.wrapper in mounts and not any(os.path.lexists(f"{root}{each}") for each in others):
+            return agent.wrapper
+    return ""
+
+
+def profile(pid: int) -> str:
+    # The second is of whichever security module comes first (Linux before 5.8 has no other).
+    for name in ("attr/apparmor/current", "attr/current"):
+        with suppress(OSError):
+            return Path(f"/proc/{pid}/{name}").read_text(encoding="utf-8", errors="replace").strip("\0\n")
+    return ""
+
+
+def devices(pid: int) -> dict[str, str]:
+    """The device of each mount point, as MAJOR:MINOR; of mounts over each other the last, which is seen."""
+    lines = Path(f"/proc/{pid}/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    return {row[4]: row[2] for row in (line.split() for line in lines)}
+
+
+def judge(agents: tuple[Agent, ...], has_apparmor: bool) -> Iterator[Finding]:
+    bad = [each for agent in agents for each in judge_agent(agent, has_apparmor)]
+    yield from bad
+    if not agents:
+        yield ok(Topic.AGENTS, "no agent with the directories of a service runs")
+    elif not bad:
+        yield ok(Topic.AGENTS, f"{len(agents)} running, with the directories as they are now")
+
+
+def judge_agent(agent: Agent, has_apparmor: bool) -> Iterator[Finding]:
+    who = f"the agent of {agent.service}, process {agent.pid},"
+    if not agent.is_current:
+        found = f"{who} has directories from before the service was enabled again"
+        yield problem(Topic.AGENT_MOUNTS, found, "its requests arrive nowhere", "restart the agent", agent.service)
+    if agent.lacks:
+        found = f"{who} has no {agent.lacks} beside the wrapper"
+        message = "its calls for the version or for a test fail, and Neutron then leaves features out"
+        way = f"start it with --mount=type=image,src=AGENT-IMAGE,dst={IMAGE_IN_AGENT}"
+        yield problem(Topic.AGENT_MOUNTS, found, message, way, agent.service)
+    if not has_apparmor or not agent.may_mount or not agent.profile:
+        return
+    name, _, mode = agent.profile.partition(" (")  # "unconfined" has no mode, and some profiles have it as their mode
+    if security_modules.AGENT in name.split("//&"):  # Debian 13 stacks crun's own on the container's
+        return
+    if name == "unconfined" or mode == "unconfined)":
+        found, message = f"{who} has CAP_SYS_ADMIN and no AppArmor profile", "root in it can become root of the host"
+    else:
+        found = f"{who} has CAP_SYS_ADMIN and AppArmor's profile {name}"
+        message = "if that is the engine's own, `ip netns add` is refused in it, and no log says so"
+    yield warning(Topic.AGENT_APPARMOR, found, message, f"start it with {OPTION}", agent.service)

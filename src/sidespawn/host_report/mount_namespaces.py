@@ -1,0 +1,184 @@
+"""Do the units of a service share PID 1's mount namespace?
+
+What they mount is for others: agents, PID 1, docker. Options that give a unit a mount namespace differ between versions
+of systemd (PrivateNetwork= does it since 254), and an operator's drop-in can set one. So the running processes and PID
+1's mounts are asked; the options only explain.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from sidespawn.host.directories import given_to_containers
+from sidespawn.host_report.findings import Finding, Topic, ok, problem, warning
+from sidespawn.host_report.units import Unit
+from sidespawn.setup.systemd import SHIPPED
+from sidespawn.system.places import Places
+
+# By name, the values that need none; see exec_needs_mount_namespace() of systemd 252 to 258. A test tries them.
+OFF = frozenset(("", "no", "false", "n", "f", "off", "0"))
+IMPLYING: Mapping[str, frozenset[str]] = dict.fromkeys(
+    (
+        "PrivateTmp", "PrivateDevices", "PrivateMounts", "PrivateIPC", "PrivatePIDs", "PrivateBPF", "ProtectSystem",
+        "ProtectHome", "ProtectKernelTunables", "ProtectKernelModules", "ProtectKernelLogs", "ProtectControlGroups",
+        "DynamicUser", "RootDirectory", "RootImage", "ReadWritePaths", "ReadOnlyPaths", "InaccessiblePaths",
+        "ExecPaths", "NoExecPaths", "TemporaryFileSystem", "BindPaths", "BindReadOnlyPaths", "BindLogSockets",
+        "MountImages", "ExtensionImages", "ExtensionDirectories", "LogNamespace", "IPCNamespacePath",
+    ),
+    OFF,
+) | {
+    "RootDirectory": OFF | {"/"},
+    "ProtectProc": OFF | {"default"},
+    "ProcSubset": OFF | {"all"},
+    "MountFlags": OFF | {"shared"},
+}  # fmt: skip
+# Those that did not always, with the first version of systemd that they do in. Each follows another option unless that
+# one is set: the first two PrivateMounts=, for a /sys of the network namespace, the third BindLogSockets=.
+SINCE = {
+    "PrivateNetwork": (254, "PrivateMounts"),
+    "NetworkNamespacePath": (254, "PrivateMounts"),
+    "MountAPIVFS": (257, "BindLogSockets"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    name: str
+    value: str
+    path: str  # the file that sets it
+
+    def __str__(self) -> str:
+        return f"{self.name}={self.value} in {self.path}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    services: Mapping[str, str]  # enabled: name and engine
+    units: tuple[Unit, ...]
+    mounts: frozenset[str]  # mount points of PID 1
+    namespaces: Mapping[int, str]  # mount namespaces, by pid; PID 1's among them
+    options: Mapping[str, tuple[Option, ...]]  # what gives a unit a mount namespace, by the unit's name
+
+    def unit(self, name: str) -> Unit:
+        return next((each for each in self.units if each.name == name), Unit(name=name))
+
+
+def look(services: Mapping[str, str], units: tuple[Unit, ...], version: int) -> Facts:
+    ours = [each for each in units if each.name.endswith(".service")]
+    return Facts(
+        services=services,
+        units=units,
+        mounts=mount_points(),
+        namespaces={pid: found for pid in (1, *(each.pid for each in ours)) if pid and (found := namespace(pid))},
+        options={each.name: implying(read_options(each.files), version) for each in ours},
+    )
+
+
+def mount_points(pid: int = 1) -> frozenset[str]:
+    lines = Path(f"/proc/{pid}/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    return frozenset(line.split()[4] for line in lines)
+
+
+def namespace(pid: int) -> str:
+    """Empty if the process has ended."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return os.readlink(f"/proc/{pid}/ns/mnt")
+    return ""
+
+
+def read_options(paths: Iterable[str]) -> dict[str, Option]:
+    """The options of the section [Service] that are in effect: an empty value takes back what came before."""
+    found: dict[str, Option] = {}
+    for path in paths:
+        with suppress(OSError):
+            for name, value in options_of(Path(path).read_text(encoding="utf-8", errors="replace")):
+                found.pop(name, None)
+                if value:
+                    found[name] = Option(name=name, value=value, path=path)
+    return found
+
+
+def options_of(text: str) -> Iterator[tuple[str, str]]:
+    section = ""
+    for line in map(str.strip, text.replace("\\\n", " ").splitlines()):
+        if line.startswith("["):
+            section = line
+        elif section == "[Service]" and "=" in line and not line.startswith(("#", ";")):
+            name, _, value = line.partition("=")
+            yield name.strip(), value.strip()
+
+
+def implying(options: Mapping[str, Option], version: int) -> tuple[Option, ...]:
+    found = [each for name, off in IMPLYING.items() if (each := options.get(name)) and each.value.lower() not in off]
+    for name, (since, unless) in SINCE.items():
+        if version >= since and unless not in options and name in options and options[name].value.lower() not in OFF:
+            found.append(options[name])
+    return tuple(found)
+
+
+def judge(facts: Facts) -> Iterator[Finding]:
+    spools = [each for service in facts.services for each in judge_spool(facts, service)]
+    runs = [each for service in facts.services for each in judge_service(facts, service)]
+    if facts.services:
+        yield from spools or [ok(Topic.SPOOL_MOUNTS, "the host sees what every sidespawn-spool@ mounted")]
+        yield from runs or [ok(Topic.MOUNT_NAMESPACE, "every sidespawn@ shares the host's mount namespace")]
+
+
+def judge_spool(facts: Facts, service: str) -> Iterator[Finding]:
+    """No process of it is left, so whether PID 1 sees the mounts decides; the options, what it will see next time."""
+    unit, places = facts.unit(f"sidespawn-spool@{service}.service"), Places(service)
+    wanted = (places.home, *given_to_containers(places))
+    unseen = [str(each) for each in wanted if str(each) not in facts.mounts]
+    reasons = facts.options.get(unit.name, ())
+    hint = f"systemctl restart {unit.name}; then restart the agents of {service}"
+    if reasons and (unit.active != "active" or not unseen):
+        found = f"{unit.name} will run in a private mount namespace when it is started again"
+        message = f"{because(reasons)}: nobody else will see what it mounts, and no request will arrive"
+        yield warning(Topic.SPOOL_MOUNTS, found, message, without(reasons, service), service)
+    if unit.active != "active" or not unseen:
+        return
+    more = f", nor at {len(unseen) - 1} directories in it" if str(places.home) in unseen else ""
+    found = f"{unit.name} is active, but the host has no mount at {unseen[0] if more else ', '.join(unseen)}{more}"
+    if reasons:
+        message = f"{because(reasons)}: nobody else sees what it mounts, and no request arrives"
+        yield problem(Topic.SPOOL_MOUNTS, found, message, f"{without(reasons, service)}; {hint}", service)
+    elif str(places.spool) in unseen:
+        yield problem(Topic.SPOOL_MOUNTS, found, "something has unmounted it, and no request arrives", hint, service)
+    else:
+        message = "an earlier version made the directories, with less separation from containers"
+        hint = f"sidespawn enable {service}; then restart its agents"
+        yield warning(Topic.SPOOL_MOUNTS, found, message, hint, service)
+
+
+def judge_service(facts: Facts, service: str) -> Iterator[Finding]:
+    """The running process decides; while none runs, what the options say of the next one."""
+    unit = facts.unit(f"sidespawn@{service}.service")
+    reasons, mine = facts.options.get(unit.name, ()), facts.namespaces.get(unit.pid, "")
+    if mine == facts.namespaces[1] or not (mine or reasons):
+        return
+    found = f"{unit.name} {'runs' if mine else 'will run'} in a private mount namespace"
+    hint = without(reasons, service) if reasons else f"look for what implies one: systemctl cat {unit.name}"
+    engine = facts.services[service]
+    if engine == "podman":
+        message = "each side container keeps a copy of all mounts of the host, which slows down every start"
+        yield warning(Topic.MOUNT_NAMESPACE, found, f"{because(reasons)}: {message}", hint, service)
+    else:
+        message = f"{engine} cannot see what it mounts for side containers, and every start fails"
+        yield problem(Topic.MOUNT_NAMESPACE, found, f"{because(reasons)}: {message}", hint, service)
+
+
+def because(reasons: tuple[Option, ...]) -> str:
+    return f"{', '.join(map(str, reasons)) or 'an unknown option'} gives it a private mount namespace"
+
+
+def without(reasons: tuple[Option, ...], service: str) -> str:
+    """What to do about the options: those of our own files are renewed, an operator's removed."""
+    shipped = {path.name for path in SHIPPED.iterdir()} | {"engine.conf"}
+    foreign = [each for each in reasons if each.path.rpartition("/")[2] not in shipped]
+    if not foreign:
+        return f"sidespawn enable {service}, which renews the units"
+    return f"remove {', '.join(f'{each.name}= from {each.path}' for each in foreign)}; systemctl daemon-reload"

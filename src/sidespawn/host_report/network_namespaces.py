@@ -1,0 +1,55 @@
+"""/run/netns: can every agent find names in it, and does what an agent adds reach the host?"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from sidespawn.host_report.findings import Finding, Topic, ok, warning
+from sidespawn.system.places import NAMESPACES
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    mode: int | None  # permissions, None if it does not exist
+    names: int = 0
+    is_shared: bool = True  # the mount that it is, or is on
+
+
+def look() -> Facts:
+    if not NAMESPACES.is_dir():
+        return Facts(mode=None)
+    text = Path("/proc/1/mountinfo").read_text(encoding="utf-8", errors="replace")
+    mode = stat.S_IMODE(NAMESPACES.stat().st_mode)
+    return Facts(mode=mode, names=sum(1 for _ in NAMESPACES.iterdir()), is_shared=is_shared(text, str(NAMESPACES)))
+
+
+def is_shared(mountinfo: str, path: str) -> bool:
+    """Whether the mount that has this path propagates: `shared:N` before the hyphen (proc(5)); the last one is seen."""
+    rows = [line.split() for line in mountinfo.splitlines()]
+    above = [row for row in rows if path == row[4] or path.startswith(row[4].rstrip("/") + "/")]
+    longest = max((len(row[4]) for row in above), default=0)
+    last = next((row for row in reversed(above) if len(row[4]) == longest), [])
+    return any(field.startswith("shared:") for field in last[6 : last.index("-") if "-" in last else 6])
+
+
+def judge(facts: Facts, services: tuple[str, ...]) -> Iterator[Finding]:
+    topic = Topic.NETWORK_NAMESPACES
+    if facts.mode is None:
+        if services:
+            hint = f"systemctl restart sidespawn-spool@{services[0]}.service, or mkdir --mode=755 {NAMESPACES}"
+            yield warning(topic, f"{NAMESPACES} does not exist", "no agent can mount it", hint)
+        else:
+            yield ok(topic, f"{NAMESPACES} does not exist yet; the first service makes it")
+        return
+    found = []
+    if facts.mode & 0o555 != 0o555:
+        message = "agents that are not root do not find their namespace: every request of theirs is refused"
+        found.append(warning(topic, f"{NAMESPACES} has mode {facts.mode:04o}", message, f"chmod 755 {NAMESPACES}"))
+    if not facts.is_shared:
+        message = "namespaces that an agent adds are not seen by the host"
+        hint = f"mount --bind {NAMESPACES} {NAMESPACES}; mount --make-shared {NAMESPACES}; restart the agents"
+        found.append(warning(topic, f"{NAMESPACES} is on a mount that is not shared", message, hint))
+    yield from found or [ok(topic, f"{NAMESPACES}: {facts.names}, shared")]

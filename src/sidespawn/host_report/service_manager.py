@@ -1,0 +1,72 @@
+"""systemd: is it PID 1, and what does its version lack?"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from sidespawn.errors import LaunchError
+from sidespawn.host_report.findings import Finding, Topic, ok, problem, warning
+from sidespawn.setup.systemd import SYSTEMCTL
+from sidespawn.system.processes import last_line, run
+
+NEEDED = 247
+# By the first version that has it (NEWS of systemd): what older ones lack, what follows, and for which engine.
+LACKS = (
+    (249, "RestrictAddressFamilies=none", warning, "sidespawn-spool@.service may open sockets", ""),
+    (248, "PrivateIPC=", problem, "the engine systemd cannot start a side container", "systemd"),
+)
+TIMEOUT = 30.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    pid_1: str  # its name
+    is_booted: bool = True
+    version: str = ""  # as the running manager says it, with the distribution's part
+    error: str = ""  # why there is no version
+
+    @property
+    def number(self) -> int:
+        found = re.match(r"\d+", self.version)
+        return int(found[0]) if found else 0
+
+
+def is_booted() -> bool:
+    """By systemd, as sd_booted(3) finds out."""
+    return Path("/run/systemd/system").is_dir()
+
+
+def look() -> Facts:
+    pid_1 = Path("/proc/1/comm").read_text().strip()
+    if not is_booted():
+        return Facts(pid_1=pid_1, is_booted=False)
+    try:
+        done = run((SYSTEMCTL, "show", "--property=Version", "--value"), TIMEOUT)
+    except LaunchError as error:
+        return Facts(pid_1=pid_1, error=error.message)
+    said = "" if done.code == 0 else last_line(done.stderr)
+    return Facts(pid_1=pid_1, version=done.stdout.strip(), error=said)
+
+
+def judge(facts: Facts, engines: frozenset[str]) -> Iterator[Finding]:
+    if not facts.is_booted:
+        hint = "use a host that systemd has booted; from a checkout, ./dev lab gives you one"
+        yield problem(Topic.SYSTEMD, f"PID 1 is {facts.pid_1}, not systemd", "no service can be enabled", hint)
+        return
+    if facts.error or not facts.number:
+        found = f"systemd does not answer: {facts.error or 'it tells no version'}"
+        yield problem(Topic.SYSTEMD, found, "units cannot be started", "look at: systemctl status; journalctl --boot")
+        return
+    if facts.number < NEEDED:
+        hint = f"upgrade to a release with systemd {NEEDED} or later"
+        yield problem(Topic.SYSTEMD, f"systemd {facts.version}", f"the units need systemd {NEEDED}", hint)
+        return
+    lacks = [each for each in LACKS if facts.number < each[0] and (not each[-1] or each[-1] in engines)]
+    if not lacks:
+        yield ok(Topic.SYSTEMD, f"systemd {facts.version}, PID 1")
+    for since, option, judged, message, _ in lacks:
+        hint = f"upgrade to a release with systemd {since} or later"
+        yield judged(Topic.SYSTEMD, f"systemd {facts.version} has no {option}", message, hint, option)

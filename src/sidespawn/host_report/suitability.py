@@ -1,0 +1,97 @@
+"""Whether this host can keep what a policy promises. Nothing here runs on a request."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sidespawn import host_report
+from sidespawn.core.policy import Policy
+from sidespawn.engines import docker, systemd_roots
+from sidespawn.engines.podman import PODMAN
+from sidespawn.errors import LaunchError
+from sidespawn.host_report.findings import Finding
+from sidespawn.host_report.trusted_code import is_writable_by_others
+from sidespawn.setup import accounts, hardening, security_modules
+from sidespawn.setup.services import Service, is_enabled
+from sidespawn.system.processes import run
+
+NEED_PROC = frozenset({"neutron-keepalived-state-change"})  # it calls ps, and writes to /dev/stdout
+MONITOR = "mode is monitor: arguments that no rule allows are logged and passed on; see sidespawn learn --help"
+
+
+def host_findings(policy: Policy) -> tuple[Finding, ...]:
+    """What of the host's report concerns the policy's service and is not fine."""
+    return host_report.concerning(Service(name=policy.service, policy=policy, is_enabled=is_enabled(policy.service)))
+
+
+def policy_warnings(policy: Policy) -> list[str]:
+    """What only this policy needs of the host: one sentence for each thing that an operator should know beforehand."""
+    found = [MONITOR] if policy.is_monitor else []
+    if not Path(policy.agent.state_on_host).is_dir():
+        found.append(f"{policy.agent.state_on_host}, the agent's state directory, is not there yet")
+    found += IMAGES[policy.side_container.engine](policy.side_container.image)
+    if policy.side_container.engine == "systemd":
+        found += account_warnings(policy)
+    return found + security_modules.warnings(policy.side_container.apparmor)
+
+
+def unit_warnings(policy: Policy) -> list[str]:
+    """Of a service that is enabled: whether its unit is allowed what its policy, as it stands now, takes."""
+    if not is_enabled(policy.service) or hardening.is_current(policy):
+        return []
+    return [f"the unit is confined as an earlier policy or version needed it: sidespawn enable {policy.service}"]
+
+
+def podman_image(image: str) -> list[str]:
+    try:
+        done = run((PODMAN, "image", "exists", image), 30)
+    except LaunchError:
+        return []  # the host's report says so
+    return [no_image(image)] if done.code == 1 else []
+
+
+def docker_image(image: str) -> list[str]:
+    try:
+        answer = docker.ask("GET", f"/images/{docker.in_url(image)}/json", "", 30)
+    except LaunchError:
+        return []  # the host's report says so
+    return [no_image(image)] if answer.status == 404 else []
+
+
+def systemd_image(image: str) -> list[str]:
+    if image == systemd_roots.HOST:
+        return []
+    if not image.startswith("/"):
+        if not Path(PODMAN).exists():
+            return [f"{PODMAN}, which keeps the image mounted, is not installed"]
+        return podman_image(image)
+    if not Path(image).is_dir():
+        return [f"there is no directory {image} on this host"]
+    suspects = (Path(image), *Path(image).parents)
+    return [f"{path} can be changed by others than root" for path in suspects if is_writable_by_others(path)]
+
+
+def account_warnings(policy: Policy) -> list[str]:
+    side_container = policy.side_container
+    found = []
+    if side_container.image == systemd_roots.HOST and not Path(side_container.command).exists():
+        found.append(f"this host has no {side_container.command}")
+    for line in accounts.missing(side_container.uid, side_container.gid):
+        found.append(f"systemd needs an account that this host lacks, and that `sidespawn enable` makes: {line}")
+    if policy.table.program in NEED_PROC:
+        found.append(
+            f"{policy.table.program} needs /proc, which a side container of systemd has not; use podman or docker"
+        )
+    if side_container.uid == 0:
+        found.append(
+            "systemd gives no pid namespace, and the program runs as root: one that is taken over could signal every"
+            " process of this host; podman and docker do not have that"
+        )
+    return found
+
+
+def no_image(image: str) -> str:
+    return f"there is no image {image} on this host, and none is pulled when a request comes"
+
+
+IMAGES = {"podman": podman_image, "docker": docker_image, "systemd": systemd_image}

@@ -1,0 +1,154 @@
+"""systemd's view of the services: the unit files on disk, and the units as they are now."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from sidespawn.errors import LaunchError, Reason
+from sidespawn.host_report.findings import Finding, Topic, ok, problem, warning
+from sidespawn.setup.systemd import SHIPPED, SYSTEMCTL, all_units
+from sidespawn.system.processes import last_line, run
+
+# systemd.unit(5), the first that has a file of a name wins.
+DIRECTORIES = tuple(Path(each, "systemd/system") for each in ("/etc", "/run", "/usr/local/lib", "/usr/lib", "/lib"))
+PROPERTIES = ("Id", "ActiveState", "MainPID", "FragmentPath", "DropInPaths", "NeedDaemonReload")
+COMMAND = re.compile(r"^ExecStart=(\S+) -I -S (\S+)/run\.py ", re.MULTILINE)
+TIMEOUT = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unit:
+    """As systemd has loaded it."""
+
+    name: str
+    active: str = "inactive"  # ActiveState
+    pid: int = 0  # of the main process, 0 while none runs
+    files: tuple[str, ...] = ()  # the unit file, then its drop-ins in the order in which they are read
+    needs_reload: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    files: Mapping[str, str]  # the installed unit files: content by path, by precedence
+    shipped: Mapping[str, str]  # as this version has them: content by name, @PYTHON@ and @PACKAGE@ not filled in
+    package: str  # where this version is
+    packages: frozenset[str] = frozenset()  # of those that the files name, those with a run.py
+    units: tuple[Unit, ...] = ()
+    services: tuple[str, ...] = ()  # enabled
+
+
+def unit_files() -> dict[str, str]:
+    """Every file of a unit of ours on this host. /lib may be the same directory as /usr/lib."""
+    found: dict[Path, str] = {}
+    for directory in dict.fromkeys(each.resolve() for each in DIRECTORIES):
+        for path in sorted(directory.glob("sidespawn*@.*")):
+            if path.is_file():
+                found[path] = path.read_text(encoding="utf-8", errors="replace")
+    return {str(path): content for path, content in found.items()}
+
+
+def shipped_files() -> dict[str, str]:
+    return {path.name: path.read_text(encoding="utf-8") for path in sorted(SHIPPED.glob("sidespawn*@.*"))}
+
+
+def command_of(content: str) -> tuple[str, str]:
+    """The interpreter and the package that a unit file names; empty where it runs neither."""
+    found = COMMAND.search(content)
+    return (found[1], found[2]) if found else ("", "")
+
+
+def loaded(services: Iterable[str]) -> tuple[Unit, ...]:
+    """Raises LaunchError when systemd does not answer."""
+    names = [name for service in services for name in all_units(service)]
+    if not names:
+        return ()
+    done = run((SYSTEMCTL, "show", f"--property={','.join(PROPERTIES)}", *names), TIMEOUT)
+    if done.code != 0:
+        raise LaunchError(Reason.ENGINE_FAILED, f"systemctl show: {last_line(done.stderr)}")
+    return tuple(parse(block) for block in done.stdout.strip().split("\n\n"))
+
+
+def parse(block: str) -> Unit:
+    said = dict(line.partition("=")[::2] for line in block.splitlines())
+    return Unit(
+        name=said.get("Id", ""),
+        active=said.get("ActiveState", ""),
+        pid=int(said.get("MainPID") or 0),
+        files=tuple(path for path in (said.get("FragmentPath", ""), *said.get("DropInPaths", "").split()) if path),
+        needs_reload=said.get("NeedDaemonReload") == "yes",
+    )
+
+
+def existing_packages(files: Mapping[str, str]) -> frozenset[str]:
+    named = {package for content in files.values() for _, package in [command_of(content)] if package}
+    return frozenset(each for each in named if Path(each, "run.py").exists())
+
+
+def judge(facts: Facts) -> Iterator[Finding]:
+    found = [*judge_files(facts), *judge_units(facts)]
+    yield from found or [
+        ok(Topic.UNITS, f"enabled services: {len(facts.services)}; their units are of this version and active")
+    ]
+
+
+def judge_files(facts: Facts) -> Iterator[Finding]:
+    renew = f"sidespawn enable {facts.services[0] if facts.services else 'SERVICE'}"
+    by_name: dict[str, list[str]] = {}
+    for path in facts.files:
+        by_name.setdefault(Path(path).name, []).append(path)
+    for name, paths in by_name.items():
+        yield from judge_file(facts, name, paths, renew)
+    missing = [name for name in facts.shipped if name not in by_name] if facts.services else []
+    if missing:
+        found = f"unit files are missing: {', '.join(missing)}"
+        yield problem(Topic.UNIT_FILES, found, "enabled services do not start", renew)
+
+
+def judge_file(facts: Facts, name: str, paths: list[str], renew: str) -> Iterator[Finding]:
+    """All files of one name; the first is in effect."""
+    path, topic = paths[0], Topic.UNIT_FILES
+    python, package = command_of(facts.files[path])
+    text = facts.shipped.get(name, "").replace("@PYTHON@", python).replace("@PACKAGE@", package)
+    remove = f"rm {path}; systemctl daemon-reload"
+    if name not in facts.shipped:
+        message = "an earlier version installed it, and systemd still offers it"
+        yield warning(topic, f"{path} is not of this version", message, remove, path)
+    elif package and package not in facts.packages:
+        yield problem(topic, f"{path} runs {package}/run.py, which does not exist", "every request fails", renew, path)
+    elif paths[1:]:
+        found = f"{path} hides {', '.join(paths[1:])}"
+        yield warning(topic, found, "upgrades of the package have no effect", f"unless it is meant: {remove}", path)
+    elif package not in ("", facts.package):
+        message = f"enabled services run that one, not {facts.package}"
+        yield warning(topic, f"{path} is of the sidespawn in {package}", message, renew, path)
+    elif facts.files[path] != text:
+        message = "it is another version's, or was changed by hand"
+        hint = f"{renew}, which renews it; changes of your own belong in a drop-in"
+        yield warning(topic, f"{path} is not as this version has it", message, hint, path)
+
+
+def judge_units(facts: Facts) -> Iterator[Finding]:
+    """Whether what has to be active is, and as it is on disk."""
+    stale = [each.name for each in facts.units if each.needs_reload]
+    if stale:
+        found = f"systemd has older versions of {', '.join(stale)} in memory than on disk"
+        yield warning(Topic.DAEMON_RELOAD, found, "what was changed is not in effect", "systemctl daemon-reload")
+    by_name = {each.name: each for each in facts.units}
+    for service in facts.services:
+        needed = (f"sidespawn-spool@{service}.service", f"sidespawn@{service}.socket", f"sidespawn@{service}.timer")
+        down = [name for name in needed if name in by_name and by_name[name].active != "active"]
+        main = by_name.get(f"sidespawn@{service}.service")
+        if down:
+            found = f"{service}: {', '.join(f'{name} is {by_name[name].active}' for name in down)}"
+            hint = f"systemctl start {' '.join(down)}; why: systemctl status {' '.join(down)}"
+            is_only_timer = down == [f"sidespawn@{service}.timer"]
+            judged = warning if is_only_timer else problem
+            message = "nothing is tidied up" if is_only_timer else "its agents' requests are not served"
+            yield judged(Topic.SERVICE_UNITS, found, message, hint, service)
+        elif main is not None and main.active == "failed":
+            found = f"{service}: {main.name} has failed"
+            hint = f"see journalctl --unit={main.name}; then: systemctl restart sidespawn@{service}.socket"
+            yield problem(Topic.SERVICE_UNITS, found, "its agents' requests are not served", hint, service)

@@ -1,0 +1,59 @@
+"""The host, looked over for `sidespawn scan`: what is left of sockets, privileges and old wrappers. Nothing is changed.
+
+What cannot be looked at is said so, and keeps nothing else from being looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from sidespawn import presets
+from sidespawn.core.policy import Policy
+from sidespawn.errors import LaunchError
+from sidespawn.host_scan import containers, engines, files, sources
+from sidespawn.host_scan.containers import Container
+from sidespawn.host_scan.findings import Finding
+from sidespawn.loading.parse import parse_policy
+
+ENGINES: dict[str, Callable[[], Iterable[Container]]] = {"podman": engines.of_podman, "docker": engines.of_docker}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    findings: tuple[Finding, ...]
+    notes: tuple[str, ...]  # what is no finding, for whoever wonders
+    not_looked_at: tuple[str, ...]
+    containers: int
+
+
+def scan(root: Path = Path("/")) -> Report:
+    found, notes, failed = list[Finding](), list[str](), list[str]()
+    reaching, known, count = sources.look(), shipped(), 0
+    for name, look in ENGINES.items():
+        try:
+            for container in look():
+                count += 1
+                here = list(containers.judge(container, reaching, known))
+                notes += containers.notes(container, here)
+                found += here
+        except LaunchError as error:
+            failed.append(error.message)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            failed.append(f"{name}: {type(error).__name__}: {error}")
+    try:
+        found += files.look(reaching, root)
+    except OSError as error:
+        failed.append(f"{error.filename}: {error.strerror}")
+    return Report(findings=tuple(found), notes=tuple(notes), not_looked_at=tuple(failed), containers=count)
+
+
+def shipped() -> tuple[Policy, ...]:
+    """Presets know the names that the old wrappers gave to containers."""
+    names = presets.names()
+    texts = ((name, presets.read_preset(name)) for name in names)
+    return tuple(
+        parse_policy(name, f"presets/{name}.toml", text, presets.read_preset, presets.read_program)
+        for name, text in texts
+    )

@@ -1,0 +1,189 @@
+"""Containers as their engine describes them, running or not, and what is to be found about each.
+
+Only an agent, a container that starts helpers, can do without privileges because of sidespawn. Other containers that
+are privileged or have the host's pids are named as notes; an engine's socket or storage is a finding in any container.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from os.path import realpath
+
+from sidespawn.core.adoption import names_of
+from sidespawn.core.policy import Policy
+from sidespawn.host_scan.findings import Deployment, Finding, Kind
+from sidespawn.host_scan.sources import BELOW_STORAGE, Sources, is_beneath, joined, relative
+from sidespawn.system.places import RUN
+
+# neutron_dhcp_agent (Kolla), neutron_dhcp and ovn_metadata_agent (TripleO), edpm_neutron_dhcp_agent and the like.
+AGENT = re.compile(r"(\w+[_-])?(neutron|ovn_metadata|ovn)[_-](\w+[_-])*(agent|dhcp|l3|ovn)|ovn[_-]metadata[_-]agent")
+# With one of these and the host's pids a process can enter other processes, or load code into the kernel.
+TRACING = {"ALL", "SYS_PTRACE", "SYS_MODULE"}
+EVERYTHING = {"SYS_ADMIN", "SYS_MODULE", "SYS_PTRACE", "SYS_RAWIO"}  # podman names all of them instead of ALL
+ENGINE_VARIABLES = ("DOCKER_HOST", "CONTAINER_HOST")
+KOLLA_WRAPPERS = "/usr/local/lib/neutron-wrappers"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContainerMount:
+    source: str
+    target: str
+    recursive: bool = True  # what is mounted below the source is there too
+    writable: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Container:
+    engine: str
+    name: str
+    running: bool = True
+    privileged: bool = False
+    host_pids: bool = False
+    capabilities: frozenset[str] = frozenset()  # added, without CAP_
+    mounts: tuple[ContainerMount, ...] = ()
+    covered: tuple[str, ...] = ()  # targets of mounts that are none of the host: volumes, tmpfs
+    environment: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def where(self) -> str:
+        return f"{self.engine}:{self.name}"
+
+    @property
+    def deployment(self) -> Deployment:
+        labels = self.labels
+        managed = labels.get("managed_by", "")
+        if "kolla_version" in labels and "KOLLA_NAME" in self.environment:
+            return Deployment.KOLLA
+        if "edpm" in managed:
+            return Deployment.EDPM
+        if "tripleo" in managed or labels.get("config_id", "").startswith("tripleo"):
+            return Deployment.TRIPLEO
+        if any(key.startswith("io.kubernetes.") for key in labels):
+            return Deployment.KUBERNETES
+        if "com.docker.compose.project" in labels:
+            return Deployment.COMPOSE
+        if self.name.startswith("edpm_"):
+            return Deployment.EDPM
+        return Deployment.QUADLET if "PODMAN_SYSTEMD_UNIT" in labels else Deployment.NONE
+
+    @property
+    def is_of_sidespawn(self) -> bool:
+        """An agent with a service's spool."""
+        return any(is_beneath(each.source, str(RUN)) and each.source.endswith("/spool") for each in self.mounts)
+
+    @property
+    def is_agent(self) -> bool:
+        return self.is_of_sidespawn or AGENT.fullmatch(self.name) is not None
+
+    @property
+    def is_side_container(self) -> bool:
+        return "io.sidespawn.service" in self.labels
+
+
+def judge(container: Container, sources: Sources, presets: Iterable[Policy]) -> Iterator[Finding]:
+    if container.is_side_container:
+        return
+    if is_old_side_container(container, presets):
+        state = "runs" if container.running else "is there, stopped"
+        yield of(container, Kind.OLD_SIDE_CONTAINER, f"{container.name} {state}")
+        return
+    reaching = [*judge_mounts(container, sources), *judge_environment(container)]
+    yield from reaching
+    if container.is_agent or reaching:
+        yield from judge_privileges(container)
+    if container.environment.get("KOLLA_NEUTRON_WRAPPERS") == "true" and not hides_kollas_wrappers(container):
+        yield of(container, Kind.IMAGE_WRAPPERS, f"nothing is mounted over {KOLLA_WRAPPERS}")
+
+
+def notes(container: Container, findings: Iterable[Finding]) -> Iterator[str]:
+    if not container.is_side_container and not any(each.where == container.where for each in findings):
+        more = [name for name, has in (("privileged", container.privileged), ("host pids", container.host_pids)) if has]
+        if more and not container.is_agent:
+            yield f"{container.where}: {', '.join(more)}; no agent is known by this name"
+
+
+def of(container: Container, kind: Kind, found: str) -> Finding:
+    return Finding(kind=kind, where=container.where, found=found, deployment=container.deployment)
+
+
+def is_old_side_container(container: Container, presets: Iterable[Policy]) -> bool:
+    return any(policy.adopt and names_of(policy, policy.adopt, container.name) is not None for policy in presets)
+
+
+def judge_mounts(container: Container, sources: Sources) -> Iterator[Finding]:
+    for mount in container.mounts:
+        source, shown = realpath(mount.source), f"{mount.source} is mounted at {mount.target}"
+        if source != mount.source:
+            shown += f" and leads to {source}"
+        if reached := sorted(reached_sockets(container, mount, source, sources)):
+            more = "" if reached == [source] else f", with {', '.join(reached)}"
+            yield of(container, Kind.ENGINE_SOCKET, shown + more)
+        elif is_run(source, mount) and not is_covered(container, mount, mount.target):
+            yield of(container, Kind.RUN_DIRECTORY, shown)
+        if is_storage(source, mount, sources):
+            yield of(container, Kind.ENGINE_STORAGE, f"{shown}, {'writable' if mount.writable else 'read-only'}")
+
+
+def reached_sockets(container: Container, mount: ContainerMount, source: str, sources: Sources) -> Iterator[str]:
+    for path in sources.sockets:
+        is_below = is_beneath(path, source) and path in sources.present and reaches(source, path, mount)
+        target = joined(mount.target, relative(path, source))
+        if path == source or (is_below and not is_covered(container, mount, target)):
+            yield path
+
+
+def reaches(source: str, path: str, mount: ContainerMount) -> bool:
+    """Without recursion only what is on the source's own file system is there."""
+    return mount.recursive or device(source) == device(path)
+
+
+def device(path: str) -> int:
+    try:
+        return os.stat(path).st_dev
+    except OSError:
+        return 0
+
+
+def is_run(source: str, mount: ContainerMount) -> bool:
+    return source == "/run" or (source == "/" and reaches("/", "/run", mount))
+
+
+def is_storage(source: str, mount: ContainerMount, sources: Sources) -> bool:
+    """The storage itself, or a directory around it; a volume in it is none."""
+    exact = any(source == store + below for store in sources.storage for below in BELOW_STORAGE)
+    around = (store for store in sources.storage if is_beneath(store, source) and os.path.isdir(store))
+    return exact or any(reaches(source, store, mount) for store in around)
+
+
+def is_covered(container: Container, mount: ContainerMount, target: str) -> bool:
+    """Whether another mount of the container is what one sees there."""
+    others = [*container.covered, *(each.target for each in container.mounts if each is not mount)]
+    return any(is_beneath(target, each) and len(each) > len(mount.target) for each in others)
+
+
+def judge_environment(container: Container) -> Iterator[Finding]:
+    for name in ENGINE_VARIABLES:
+        value = container.environment.get(name, "")
+        if value.startswith(("tcp://", "ssh://", "http://", "https://")):
+            yield of(container, Kind.ENGINE_ADDRESS, f"{name}={value}")
+
+
+def judge_privileges(container: Container) -> Iterator[Finding]:
+    if container.privileged:
+        yield of(container, Kind.PRIVILEGED, "it is privileged")
+    elif "ALL" in container.capabilities or container.capabilities >= EVERYTHING:
+        yield of(container, Kind.PRIVILEGED, "it has all capabilities")
+    tracing = sorted(container.capabilities & TRACING)
+    if container.host_pids and (container.privileged or tracing or not container.is_of_sidespawn):
+        more = f", and {', '.join(tracing)}" if tracing else ""
+        yield of(container, Kind.HOST_PIDS, f"it has the host's pids{more}")
+
+
+def hides_kollas_wrappers(container: Container) -> bool:
+    return any(
+        is_beneath(each.target, KOLLA_WRAPPERS) and is_beneath(each.source, str(RUN)) for each in container.mounts
+    )

@@ -1,0 +1,113 @@
+"""podman and docker, asked what containers they have. Nothing is started, also not an engine that is not running."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from sidespawn.engines import docker
+from sidespawn.engines.podman import PODMAN
+from sidespawn.errors import LaunchError, Reason
+from sidespawn.host_scan.containers import Container, ContainerMount
+from sidespawn.system.processes import last_line, run
+
+TIMEOUT = 120.0
+AT_ONCE = 50  # containers that podman is asked about by one command
+DOCKER_PID = Path("/run/docker.pid")
+DOCKER_CONTAINERS = Path("/var/lib/docker/containers")
+
+
+def of_podman() -> Iterator[Container]:
+    """Raises LaunchError if podman is there and does not answer."""
+    if not Path(PODMAN).exists():
+        return
+    if os.geteuid() != 0:
+        raise LaunchError(Reason.HOST_UNSUITABLE, "the containers of root's podman can be seen only by root")
+    ids = podman("ps", "--all", "--quiet", "--no-trunc").split()
+    for start in range(0, len(ids), AT_ONCE):
+        yield from map(container_of_podman, inspected(ids[start : start + AT_ONCE]))
+
+
+def inspected(ids: list[str]) -> list[dict[str, Any]]:
+    """A container that ends meanwhile makes the command fail, although it prints the others."""
+    try:
+        found: list[dict[str, Any]] = json.loads(podman("inspect", "--type=container", *ids))
+        return found
+    except LaunchError:
+        if len(ids) > 1:
+            return [found for each in ids for found in inspected([each])]
+        if podman("ps", "--all", "--quiet", "--no-trunc", f"--filter=id={ids[0]}").split():
+            raise
+        return []
+
+
+def podman(*arguments: str) -> str:
+    done = run((PODMAN, *arguments), TIMEOUT)
+    if done.code != 0:
+        raise LaunchError(Reason.ENGINE_FAILED, f"podman {arguments[0]}: {last_line(done.stderr)}")
+    return done.stdout
+
+
+def container_of_podman(told: Mapping[str, Any]) -> Container:
+    return container("podman", told, name=str(told["Name"]), added=told.get("EffectiveCaps") or ())
+
+
+def of_docker() -> Iterator[Container]:
+    """Raises LaunchError if docker does not answer, or has containers and is not running."""
+    if not DOCKER_PID.exists() and not is_connectable():
+        with suppress(FileNotFoundError):
+            if left := len(list(DOCKER_CONTAINERS.iterdir())):
+                raise LaunchError(Reason.ENGINE_FAILED, f"docker is not running, and has {left} containers")
+        return
+    for each in answered("/containers/json?all=1"):
+        with suppress(FileNotFoundError):  # it has ended meanwhile
+            told = answered(f"/containers/{each['Id']}/json")
+            yield container("docker", told, name=str(told["Name"]).lstrip("/"), added=())
+
+
+def is_connectable() -> bool:
+    """A service manager that listens for docker would start it; so only a socket without one counts."""
+    return Path(docker.SOCKET).exists() and not Path("/run/systemd/system").exists()
+
+
+def answered(path: str) -> Any:
+    answer = docker.ask("GET", path, "", TIMEOUT)
+    if answer.status == 404:
+        raise FileNotFoundError(path)
+    if answer.status != 200:
+        raise LaunchError(Reason.ENGINE_FAILED, f"docker: {answer.message}")
+    return answer.body
+
+
+def container(engine: str, told: Mapping[str, Any], *, name: str, added: Any) -> Container:
+    host, configuration = told["HostConfig"], told["Config"]
+    capabilities = {str(each).upper().removeprefix("CAP_") for each in (*(host.get("CapAdd") or ()), *added)}
+    mounts = told.get("Mounts") or ()
+    once = {
+        each.get("Target") for each in host.get("Mounts") or () if (each.get("BindOptions") or {}).get("NonRecursive")
+    }
+    return Container(
+        engine=engine,
+        name=name,
+        running=bool(told["State"].get("Running")),
+        privileged=bool(host.get("Privileged")),
+        host_pids=host.get("PidMode") == "host",
+        capabilities=frozenset(capabilities),
+        mounts=tuple(
+            ContainerMount(
+                source=str(each["Source"]),
+                target=str(each["Destination"]),
+                recursive="bind" not in (each.get("Options") or ()) and each["Destination"] not in once,
+                writable=bool(each.get("RW")),
+            )
+            for each in mounts
+            if each.get("Source", "").startswith("/")
+        ),
+        covered=tuple(host.get("Tmpfs") or ()),
+        environment=dict(each.partition("=")[::2] for each in configuration.get("Env") or ()),
+        labels=configuration.get("Labels") or {},
+    )

@@ -1,0 +1,131 @@
+"""Files of the three deployers, and units, that give or would give a container more than sidespawn's agents need.
+
+A script counts by what it does, not by its name alone: it enters the namespaces of PID 1, or has an engine start, end
+or enter a container. In units and in what deployers wrote down of containers, each mount's source is judged as a
+running container's is.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from os.path import realpath
+from pathlib import Path
+
+from sidespawn.host_scan.findings import Deployment, Finding, Kind
+from sidespawn.host_scan.sources import Sources
+
+LARGEST = 1 << 20  # bytes of a file that is read
+# Below `root`: where wrappers and kill scripts of TripleO and EDPM, and kill scripts of anybody, are.
+WRAPPERS = ("var/lib/neutron/*wrapper", "var/lib/neutron/*/*wrapper", "usr/local/lib/neutron-wrappers/*")
+KILL_SCRIPTS = ("var/lib/neutron/kill_scripts/*", "etc/neutron/kill_scripts/*")
+UNITS = (
+    "etc/containers/systemd/**/*.container",
+    "etc/containers/systemd/**/*.container.d/*.conf",
+    "usr/share/containers/systemd/**/*.container",
+    "run/containers/systemd/**/*.container",
+    "etc/systemd/system/*.service",
+    "etc/systemd/system/*.service.d/*.conf",
+)
+STARTUP = ("var/lib/tripleo-config/container-startup-config/**/*.json", "var/lib/edpm-config/**/*.json")
+HIERADATA = ("etc/puppet/hieradata/**/*",)
+
+ENTERS = re.compile(r"\bnsenter\b.*(-t\s*1\b|--target[=\s]1\b)|\bnsenter\b.*/proc/1/ns/")
+CALLS = re.compile(r"\b(podman|docker|nerdctl|crictl)\b(?:\s+-{1,2}\S+)*\s+(run|exec|rm|kill|stop|start|ps|create)\b")
+VARIABLE = re.compile(r"""\b\w+=["']?(?:\S*/)?(podman|docker|nerdctl)\b["']?\s*$""")
+SETTING = re.compile(r"additional_sockets|(dhcp|l3|ovn_metadata)_agent_wrappers", re.IGNORECASE)
+SOURCE = re.compile(r"""(?:^|[\s="',])(?:source=|src=)?(/[\w./@+-]*)(?=[:,\s"']|$)""")
+MOUNT_WORDS = re.compile(r"(^|\s)(-v|--volume|--mount|Volume=|Mount=|PodmanArgs=.*(-v|--volume|--mount))")
+PRIVILEGED = re.compile(r"(^|[\s=])--privileged(?!=false)(\s|=|$)")
+
+
+def look(sources: Sources, root: Path = Path("/")) -> Iterator[Finding]:
+    yield from scripts(root, WRAPPERS, Kind.WRAPPER_SCRIPT)
+    yield from scripts(root, KILL_SCRIPTS, Kind.KILL_SCRIPT)
+    yield from units(root, sources)
+    yield from startup_configurations(root, sources)
+    yield from hieradata(root)
+
+
+def scripts(root: Path, patterns: tuple[str, ...], kind: Kind) -> Iterator[Finding]:
+    for path, lines in files(root, patterns):
+        for number, line in lines:
+            if not line.lstrip().startswith("#") and (
+                found := ENTERS.search(line) or CALLS.search(line) or VARIABLE.search(line)
+            ):
+                yield at(path, number, kind, found[0].strip(), deployment_of(root))
+                break
+
+
+def units(root: Path, sources: Sources) -> Iterator[Finding]:
+    for path, lines in files(root, UNITS):
+        is_quadlet = ".container" in path.name or ".container.d" in str(path)
+        for number, line in lines:
+            if line.lstrip().startswith(("#", ";")):
+                continue
+            deployment = Deployment.EDPM if "edpm" in str(path) else Deployment.NONE
+            if MOUNT_WORDS.search(line) and (source := first_reaching(line, sources)):
+                yield at(path, number, Kind.UNIT_FILE, f"mounts {source}", deployment)
+            if PRIVILEGED.search(line) and (is_quadlet or CALLS.search(line)) and is_an_agents(path):
+                yield at(path, number, Kind.UNIT_FILE, "is privileged", deployment)
+
+
+def is_an_agents(path: Path) -> bool:
+    return re.search(r"neutron|ovn_metadata|ovn-metadata", str(path)) is not None
+
+
+def startup_configurations(root: Path, sources: Sources) -> Iterator[Finding]:
+    """What TripleO and EDPM start containers from: JSON with volumes and privileged."""
+    for path, lines in files(root, STARTUP):
+        rows = list(lines)
+        with suppress(ValueError, AttributeError):
+            content = json.loads("\n".join(line for _, line in rows))
+            deployment = Deployment.EDPM if "edpm" in str(path) else Deployment.TRIPLEO
+            for volume in content.get("volumes") or ():
+                source = str(volume).partition(":")[0]
+                if is_reaching(source, sources):
+                    yield at(path, line_of(rows, source), Kind.UNIT_FILE, f"mounts {source}", deployment)
+            if content.get("privileged") is True and is_an_agents(path):
+                yield at(path, line_of(rows, '"privileged"'), Kind.UNIT_FILE, "is privileged", deployment)
+
+
+def line_of(rows: list[tuple[int, str]], text: str) -> int:
+    return next((number for number, line in rows if text in line), 1)
+
+
+def hieradata(root: Path) -> Iterator[Finding]:
+    for path, lines in files(root, HIERADATA):
+        for number, line in lines:
+            if not line.lstrip().startswith("#") and (found := SETTING.search(line)):
+                yield at(path, number, Kind.DEPLOYER_SETTING, found[0], Deployment.TRIPLEO)
+
+
+def first_reaching(line: str, sources: Sources) -> str:
+    return next((source for source in SOURCE.findall(line) if is_reaching(source, sources)), "")
+
+
+def is_reaching(source: str, sources: Sources) -> bool:
+    resolved = realpath(source)
+    return resolved in sources.sockets | sources.storage | {"/run"}
+
+
+def files(root: Path, patterns: tuple[str, ...]) -> Iterator[tuple[Path, Iterator[tuple[int, str]]]]:
+    """Each file once, with its numbered lines. What is no text has none."""
+    for path in sorted({each for pattern in patterns for each in root.glob(pattern)}):
+        if path.is_file() and path.stat().st_size <= LARGEST:
+            text = path.read_bytes()
+            if b"\0" not in text:
+                yield path, enumerate(text.decode(errors="replace").splitlines(), start=1)
+
+
+def deployment_of(root: Path) -> Deployment:
+    """EDPM and TripleO have their scripts in the same places."""
+    if (root / "var/lib/edpm-config").is_dir():
+        return Deployment.EDPM
+    return Deployment.TRIPLEO if (root / "var/lib/tripleo-config").is_dir() else Deployment.NONE
+
+
+def at(path: Path, number: int, kind: Kind, found: str, deployment: Deployment) -> Finding:
+    return Finding(kind=kind, where=f"{path}:{number}", found=found, deployment=deployment)

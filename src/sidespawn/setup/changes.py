@@ -1,0 +1,100 @@
+"""What `sidespawn enable` would change on this host: the same before a dry run and before the real thing.
+
+Programs that manage hosts tell by it whether anything changed, and show it. What cannot be read counts as missing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from sidespawn.core.policy import Policy
+from sidespawn.host.directories import wrapper_texts
+from sidespawn.setup import accounts, hardening, security_modules, selinux, systemd
+from sidespawn.setup.services import is_enabled
+from sidespawn.system.places import Places
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """Of a file its text, or of a wrapper a digest of it; of anything else its state, in a word."""
+
+    what: str  # a path, or `unit NAME`, `account NAME`, `SELinux module sidespawn`
+    before: str
+    after: str
+
+
+def pending(places: Places, policy: Policy, text: str | None) -> tuple[Change, ...]:
+    """`text` is that of the policy's file; None if it is used as it stands."""
+    every = (
+        *([of_file(places.policy, text)] if text is not None else []),
+        *of_units(places, policy),
+        *of_security_modules(),
+        *of_accounts(policy),
+        *of_wrappers(places, policy),
+    )
+    return tuple(each for each in every if each.before != each.after)
+
+
+def of_units(places: Places, policy: Policy) -> Iterator[Change]:
+    yield of_file(hardening.drop_in(places.service), hardening.text_of(policy))
+    if systemd.is_packaged():
+        yield from (Change(what=str(path), before=read(path), after="") for path in systemd.left_over())
+    else:
+        for name, content in systemd.contents(os.path.realpath(sys.executable)).items():
+            yield of_file(systemd.INSTALLED / name, content)
+    state = "enabled" if is_enabled(places.service) else "disabled"
+    for unit in systemd.units(places.service):
+        yield Change(what=f"unit {unit}", before=state, after="enabled")
+    is_active = os.path.ismount(places.home)
+    yield Change(
+        what=f"unit sidespawn-spool@{places.service}.service",
+        before="active" if is_active else "inactive",
+        after="active",
+    )
+
+
+def of_security_modules() -> Iterator[Change]:
+    if hardening.has_apparmor():
+        for name in security_modules.profiles():
+            if not security_modules.is_packaged(name):
+                text = (security_modules.PROFILES / name).read_text(encoding="utf-8")
+                yield of_file(security_modules.APPARMOR_HOME / name, text)
+    if selinux.is_enabled():
+        before = "current" if selinux.is_current() else "stale" if selinux.is_installed() else "missing"
+        yield Change(what="SELinux module sidespawn", before=before, after="current")
+
+
+def of_accounts(policy: Policy) -> Iterator[Change]:
+    side = policy.side_container
+    if side.engine == "systemd":
+        for line in accounts.missing(side.uid, side.gid):
+            kind, name = line.split()[:2]
+            yield Change(what=f"{'group' if kind == 'g' else 'account'} {name}", before="missing", after="present")
+
+
+def of_wrappers(places: Places, policy: Policy) -> Iterator[Change]:
+    for path, content in wrapper_texts(places, policy):
+        before = ""
+        with suppress(OSError):
+            before = digest(path.read_bytes())
+        yield Change(what=str(path), before=before, after=digest(content))
+
+
+def of_file(path: Path, text: str) -> Change:
+    return Change(what=str(path), before=read(path), after=text)
+
+
+def read(path: Path) -> str:
+    with suppress(OSError):
+        return path.read_text(encoding="utf-8", errors="replace")
+    return ""
+
+
+def digest(content: bytes) -> str:
+    return f"sha256:{hashlib.sha256(content).hexdigest()}\n"

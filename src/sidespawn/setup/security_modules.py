@@ -1,0 +1,120 @@
+"""AppArmor and SELinux: what the package ships for them, put into place where the kernel has them.
+
+AppArmor: two profiles. `sidespawn-side-container` is used where a policy says `apparmor = "sidespawn-side-container"`,
+`sidespawn-agent` where somebody starts an agent with it; loaded, they bind nobody.
+
+SELinux: a module with labels for what agents share with the host, and domains for agents and side containers; see
+setup/selinux.py.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+from sidespawn.errors import LaunchError, Reason, SidespawnError
+from sidespawn.setup import selinux
+from sidespawn.setup.hardening import has_apparmor, has_selinux
+from sidespawn.setup.systemd import PACKAGE
+from sidespawn.system.processes import last_line, run
+
+PROFILES = PACKAGE / "apparmor"
+AGENT = "sidespawn-agent"  # the profile that an agent which makes namespaces is started with
+APPARMOR_HOME = Path("/etc/apparmor.d")
+PROCESSES = Path("/proc")
+LOADED = Path("/sys/kernel/security/apparmor/profiles")
+PARSER = "/usr/sbin/apparmor_parser"
+TIMEOUT = 120.0
+
+
+def install() -> list[str]:
+    """Where the kernel has one of the two. A sentence for each that could not be put into place; the rest works."""
+    failed = []
+    for name, is_there, put in (
+        ("AppArmor", has_apparmor(), install_profiles),
+        ("SELinux", has_selinux(), selinux.install),
+    ):
+        try:
+            if is_there:
+                put()
+        except (SidespawnError, OSError) as error:
+            hint = error.hint if isinstance(error, SidespawnError) else ""
+            failed.append("; ".join(filter(None, (f"nothing was put into place for {name}: {error}", hint))))
+    return failed
+
+
+def remove() -> list[str]:
+    """When no service is left; a sentence for each thing that stays.
+
+    A profile that confines a process stays loaded until the next boot: unloading it would set the process free.
+    """
+    for profile in profiles():
+        if (APPARMOR_HOME / profile).exists() and not is_packaged(profile):
+            if profile not in in_use():
+                tool(PARSER, "-R", str(APPARMOR_HOME / profile), fails=True)
+            (APPARMOR_HOME / profile).unlink()
+    try:
+        return selinux.remove()
+    except SidespawnError as error:
+        return [error.message]
+
+
+def warnings(apparmor: str) -> list[str]:
+    """What an operator should know; `apparmor` is the profile that the policy names."""
+    found = []
+    if apparmor and not has_apparmor():
+        found.append(
+            f"the policy wants AppArmor's profile {apparmor}, but the host has no AppArmor: nothing will start"
+        )
+    elif apparmor and LOADED.exists() and not is_loaded(apparmor):
+        found.append(f"AppArmor's profile {apparmor} is not loaded: nothing will start")
+    return found
+
+
+def profiles() -> list[str]:
+    return sorted(path.name for path in PROFILES.iterdir())
+
+
+def is_packaged(profile: str) -> bool:
+    """Return whether a distribution's package owns the file in /etc, in which case this package has only a link to it.
+
+    An operator may have changed it there.
+    """
+    return (PROFILES / profile).resolve() == APPARMOR_HOME / profile
+
+
+def is_loaded(profile: str) -> bool:
+    return LOADED.exists() and f"{profile} (" in LOADED.read_text(encoding="utf-8")
+
+
+def in_use() -> set[str]:
+    """The profiles that confine a process, alone or stacked with others."""
+    found: set[str] = set()
+    for process in PROCESSES.glob("[0-9]*"):
+        with suppress(OSError):  # it has ended, or the kernel has another module
+            found |= set((process / "attr/apparmor/current").read_text().partition(" ")[0].strip().split("//&"))
+    return found
+
+
+def install_profiles() -> None:
+    for profile in profiles():
+        path = APPARMOR_HOME / profile
+        if is_packaged(profile):
+            if not is_loaded(profile):
+                tool(PARSER, "-r", str(path))
+            continue
+        content = (PROFILES / profile).read_text(encoding="utf-8")
+        if not path.exists() or path.read_text(encoding="utf-8") != content:
+            path.write_text(content, encoding="utf-8")
+            tool(PARSER, "-r", str(path))
+
+
+def tool(*argv: str, fails: bool = False) -> None:
+    try:
+        done = run(argv, TIMEOUT)
+    except LaunchError as error:
+        if fails:
+            return
+        raise SidespawnError(Reason.HOST_UNSUITABLE, error.message, "install this security module's tools") from None
+    if done.code != 0 and not fails:
+        raise SidespawnError(Reason.HOST_UNSUITABLE, f"{' '.join(argv)}: {last_line(done.stderr)}")

@@ -1,0 +1,127 @@
+"""The module for SELinux: installed when the policy that the kernel has lacks it, removed with the last service.
+
+It is CIL, which semodule(8) takes as it is. To install a module semodule rebuilds the whole policy, which takes seconds
+to minutes, so it is called only when the kernel does not know a type whose name has a digest of the module's text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from sidespawn.errors import LaunchError, Reason, SidespawnError
+from sidespawn.host import labels
+from sidespawn.setup.systemd import PACKAGE
+from sidespawn.system.places import NAMESPACES
+from sidespawn.system.processes import last_line, run
+
+MODULE = PACKAGE / "selinux" / "sidespawn.cil"
+SEMODULE, RESTORECON = "/usr/sbin/semodule", "/usr/sbin/restorecon"
+TIMEOUT = 900.0  # seconds; on an emulated machine the policy is rebuilt in one to two minutes
+# What podman by hand leaves with labels that podman started by a service cannot read, under the reference policy. The
+# module gives names in these places the right label from the start; what was there before is relabelled.
+PODMAN = (Path("/run/containers"), Path("/run/crun"), Path("/run/libpod"), Path("/run/runc"))
+UNREADABLE = ":var_run_t:"
+FILES = {
+    Path("/dev/shm/libpod_lock"): "container_engine_tmpfs_t",  # noqa: S108
+    Path("/run/lock/netavark.lock"): "container_engine_lock_t",
+}
+# For `podman run` of an agent: no categories, as what it shares with its side containers has none.
+LEVEL = "--security-opt=label=level:s0"
+# For one that makes namespaces, which container_t may not.
+AGENT = "--security-opt=label=type:sidespawn_agent_t"
+DOMAINS = ("sidespawn_agent_t", "sidespawn_side_container_t")
+
+
+def is_enabled() -> bool:
+    return labels.VALID.exists()
+
+
+def is_installed() -> bool:
+    """Whether the kernel has some version of the module."""
+    return labels.is_known(labels.HOST)
+
+
+def is_current() -> bool:
+    return labels.is_known(f"sidespawn_{digest()}_t")
+
+
+def digest() -> str:
+    return hashlib.sha256(MODULE.read_bytes()).hexdigest()[:16]
+
+
+def install() -> None:
+    if not is_current():
+        install_module()
+    mend_labels()
+
+
+def install_module() -> None:
+    with tempfile.TemporaryDirectory(prefix="sidespawn-") as place:
+        path = Path(place) / MODULE.name
+        path.write_text(MODULE.read_text(encoding="utf-8").replace("@DIGEST@", digest()), encoding="utf-8")
+        semodule("-i", str(path))
+    if not is_current():
+        raise SidespawnError(Reason.HOST_UNSUITABLE, "semodule installed the module, and the kernel does not have it")
+
+
+def remove() -> list[str]:
+    """A sentence if it has to stay: a process whose domain is gone may do nothing any more."""
+    if not is_installed():
+        return []
+    if confined := sorted(processes()):
+        who = ", ".join(str(pid) for pid in confined[:5])
+        return [
+            f"SELinux's module sidespawn stays, since processes ({who}) run in its domains; then: semodule -r sidespawn"
+        ]
+    semodule("-r", "sidespawn")
+    return []
+
+
+def processes() -> Iterator[int]:
+    """Those that run in a domain of the module."""
+    for path in Path("/proc").glob("[0-9]*/attr/current"):
+        with suppress(OSError):
+            if path.read_text().split(":")[2:3] in ([each] for each in DOMAINS):
+                yield int(path.parts[2])
+
+
+def mend_labels() -> None:
+    """Of what was made before the module was there. What containers have in these places has labels of its own."""
+    wrong = [str(path) for top in (NAMESPACES, *PODMAN) for path in tree(top) if UNREADABLE in label_of(path)]
+    for start in range(0, len(wrong), 500):
+        run((RESTORECON, "-F", *wrong[start : start + 500]), TIMEOUT)
+    for path, kind in FILES.items():
+        if path.exists():
+            labels.label(path, kind)
+
+
+def tree(top: Path) -> Iterator[Path]:
+    """Without what is mounted in it: the file systems of containers."""
+    for directory, below, files in os.walk(top):
+        yield from (Path(directory, name) for name in ("", *files))
+        below[:] = [name for name in below if not os.path.ismount(os.path.join(directory, name))]
+
+
+def label_of(path: Path) -> str:
+    try:
+        return os.getxattr(path, "security.selinux", follow_symlinks=False).decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def semodule(*arguments: str) -> None:
+    """Raises SidespawnError with what it said; the last line is `Failed!`, and the cause stands before it."""
+    try:
+        done = run((SEMODULE, *arguments), TIMEOUT)
+    except LaunchError as error:
+        raise SidespawnError(Reason.HOST_UNSUITABLE, error.message, "install policycoreutils") from None
+    if done.code != 0:
+        said = [line.strip() for line in done.stderr.splitlines() if line.strip() and not line.endswith("Failed!")]
+        raise SidespawnError(
+            Reason.HOST_UNSUITABLE, f"semodule {' '.join(arguments)}: {last_line('; '.join(said)) or done.code}"
+        )

@@ -1,0 +1,48 @@
+"""The services of this host: which there are, and which are enabled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sidespawn.core.policy import Policy
+from sidespawn.setup.systemd import INSTALLED
+from sidespawn.system.places import POLICIES, RUN, Places
+
+
+@dataclass(frozen=True, kw_only=True)
+class Service:
+    """`policy` is None if it is invalid; `is_enabled` says whether systemd starts its units at boot."""
+
+    name: str
+    policy: Policy | None
+    is_enabled: bool
+
+
+def enabled_services() -> list[str]:
+    """Every service that has a policy on this host."""
+    return sorted(path.stem for path in POLICIES.glob("*.toml")) if POLICIES.is_dir() else []
+
+
+def services(places: Places | None) -> list[Places]:
+    """The one named, or all that are enabled."""
+    if places is not None:
+        return [places]
+    return [Places(name) for name in enabled_services() if (RUN / name).is_dir()]
+
+
+def is_enabled(service: str) -> bool:
+    return any(INSTALLED.glob(f"*.wants/sidespawn@{service}.socket"))
+
+
+def enabled(services: Iterable[Service]) -> tuple[str, ...]:
+    return tuple(each.name for each in services if each.is_enabled)
+
+
+def engines_in_use(services: Iterable[Service]) -> frozenset[str]:
+    """Those that an enabled service starts, or adopts, side containers with."""
+    found = set()
+    for policy in (each.policy for each in services if each.is_enabled):
+        if policy is not None:
+            found |= {policy.side_container.engine, *((policy.adopt.engine,) if policy.adopt else ())}
+    return frozenset(found)

@@ -1,0 +1,145 @@
+"""An agent's options in the syntax of what starts its container.
+
+Each syntax mounts read-only what is read-only in sidespawn, and fails where a source is missing if it can be told to:
+docker's `--volume` and short syntax of compose would make a directory in its place.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+import click
+
+from sidespawn.errors import Reason, SidespawnError
+from sidespawn.setup import agent_options
+from sidespawn.setup.agent_options import AgentOptions, Mount, podman_options, security_options
+
+# At its start Kolla's container copies what is here into /usr/local/bin, which sudo searches first.
+KOLLA_WRAPPERS = "/usr/local/lib/neutron-wrappers"
+
+
+def podman(options: AgentOptions) -> Iterator[str]:
+    yield from podman_options(options)
+    yield from security_options(options)
+
+
+def docker(options: AgentOptions) -> Iterator[str]:
+    for each in options.mounts:
+        read_only = "" if each.writable else ",readonly"
+        yield f"--mount=type=bind,source={each.source},target={each.target}{read_only},bind-propagation=rprivate"
+    if options.label_level:
+        yield f"--security-opt=label=level:{options.label_level}"
+    yield from security_options(options)
+
+
+def quadlet(options: AgentOptions) -> Iterator[str]:
+    """A drop-in: NAME.container.d/50-sidespawn.conf."""
+    units = " ".join(options.units)
+    yield from ("[Unit]", f"Wants={units}", f"After={units}", "", "[Container]")
+    for each in options.mounts:
+        yield f"Volume={each.source}:{each.target}:{'rw' if each.writable else 'ro'},rprivate"
+    keys = {
+        "SeccompProfile=": options.seccomp,
+        "SecurityLabelType=": options.label_type,
+        "SecurityLabelLevel=": options.label_level,
+        # Generators that are in use have no key for AppArmor.
+        "PodmanArgs=--security-opt=apparmor=": options.apparmor,
+    }
+    yield from (f"{key}{given}" for key, given in keys.items() if given)
+    if options.has_image_mount:
+        yield f"PodmanArgs={agent_options.image_option(options.image)}"
+
+
+def compose(options: AgentOptions) -> Iterator[str]:
+    """The keys of one service in a compose file. A JSON string is a YAML string, quoted."""
+    yield "volumes:"
+    for each in options.mounts:
+        yield "  - type: bind"
+        yield f"    source: {json.dumps(each.source)}"
+        yield f"    target: {json.dumps(each.target)}"
+        if not each.writable:
+            yield "    read_only: true"
+        yield "    bind:"
+        yield "      propagation: rprivate"
+        yield "      create_host_path: false"
+    given = [f"label=level:{options.label_level}"] if options.label_level else []
+    given += [each.removeprefix("--security-opt=") for each in security_options(options)]
+    if given:
+        yield "security_opt:"
+        yield from (f"  - {json.dumps(each)}" for each in given)
+
+
+def kolla(options: AgentOptions) -> Iterator[str]:
+    """Items of a list such as neutron_dhcp_agent_extra_volumes.
+
+    Kolla-Ansible's podman worker knows `ro` and `shared` as modes and takes everything else for writable and rprivate,
+    `ro,rprivate` too. Security options are no part of this list.
+    """
+    for each in options.mounts:
+        for target in targets_in_kolla(each):
+            yield f"- {json.dumps(f'{each.source}:{target}' if each.writable else f'{each.source}:{target}:ro')}"
+
+
+def targets_in_kolla(mount: Mount) -> tuple[str, ...]:
+    """A wrapper is found by sudo in one place, and by rootwrap in another."""
+    return (mount.target, f"{KOLLA_WRAPPERS}/{mount.program}") if mount.program else (mount.target,)
+
+
+SYNTAXES: Mapping[str, Callable[[AgentOptions], Iterator[str]]] = {
+    "podman": podman,
+    "docker": docker,
+    "quadlet": quadlet,
+    "compose": compose,
+    "kolla": kolla,
+}
+WITH_IMAGE_MOUNT = ("podman", "quadlet")
+
+print_option = click.option(
+    "--print",
+    "syntax",
+    type=click.Choice(tuple(SYNTAXES)),
+    help="Print only the agent's options, in the syntax of what starts its container.",
+)
+
+
+def to_image(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+    if any(each in value for each in ", \t\n") or not value.isprintable():
+        raise click.BadParameter(f"{value!r} is not the name of an image")
+    return value
+
+
+image_option = click.option(
+    "--agent-image",
+    default="",
+    callback=to_image,
+    metavar="IMAGE",
+    help="The agent's image, to mount for calls that the agent answers itself (podman, Quadlet).",
+)
+
+
+def require_one_form(syntax: str | None, *, as_json: bool) -> None:
+    if syntax is not None and as_json:
+        raise SidespawnError(Reason.USAGE, "--print and --json exclude each other", "JSON has the options in parts")
+
+
+def written(options: AgentOptions, syntax: str) -> str:
+    return "".join(f"{line}\n" for line in SYNTAXES[syntax](options))
+
+
+def show(options: AgentOptions, syntax: str, notes: Iterable[str] = ()) -> None:
+    """Only the options on standard output, for a file or a command line; everything else on standard error."""
+    click.echo(written(options, syntax), nl=False)
+    for note in (*notes, *missing(options, syntax)):
+        click.echo(f"sidespawn: warning: {note}", err=True)
+
+
+def missing(options: AgentOptions, syntax: str) -> Iterator[str]:
+    """What the agent needs as well and this text does not have."""
+    if options.answers_itself and not (options.image and syntax in WITH_IMAGE_MOUNT):
+        hidden = ", ".join(each.target for each in options.mounts if each.program)
+        ways = ["give --agent-image"] if syntax in WITH_IMAGE_MOUNT else []
+        ways.append(f"have the agent's image keep the program beside it, under the same name with .real: {hidden}")
+        yield f"calls that the agent answers itself fail, such as a program's --version: {', or '.join(ways)}"
+    if syntax == "kolla" and (security := security_options(options)):
+        yield f"Kolla-Ansible does not take these as a volume: {' '.join(security)}"

@@ -1,0 +1,139 @@
+"""The units of a service: installing, enabling, removing them.
+
+Their files are in one of two places. A distribution's package brings them in /usr/lib/systemd/system, where they are
+the package manager's alone. Any other installation, such as one by pip, has none there, and `sidespawn enable` writes
+them to /etc/systemd/system. systemd prefers those in /etc, so what an earlier installation by pip left there would
+replace the package's; `enable` removes it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+
+from sidespawn.errors import Reason, SidespawnError
+from sidespawn.system.processes import Output, last_line, run
+
+SYSTEMCTL = "/usr/bin/systemctl"
+SHIPPED = Path(__file__).parent.parent / "units"
+INSTALLED = Path("/etc/systemd/system")
+PACKAGED = Path("/usr/lib/systemd/system")
+PACKAGE = Path(__file__).resolve().parent.parent
+TIMEOUT = 120.0
+
+
+def contents(python: str) -> dict[str, str]:
+    """The content of each unit file by its name, for this installation and the given interpreter."""
+    for path in (python, str(PACKAGE)):
+        if any(character in path for character in " %\"'\\$"):
+            raise SidespawnError(Reason.HOST_UNSUITABLE, f"a unit cannot name {path!r}", "install elsewhere")
+    return {
+        unit.name: unit.read_text().replace("@PYTHON@", python).replace("@PACKAGE@", str(PACKAGE))
+        for unit in sorted(SHIPPED.glob("sidespawn*@.*"))
+    }
+
+
+def is_packaged() -> bool:
+    """Return whether a distribution's package has installed this code and its units.
+
+    The package chooses the interpreter, which need not be the one that runs this.
+    """
+    python, package = command_of(PACKAGED / "sidespawn@.service")
+    return package == str(PACKAGE) and all(
+        is_same(PACKAGED / name, content) for name, content in contents(python).items()
+    )
+
+
+def command_of(unit: Path) -> tuple[str, str]:
+    """The interpreter and the package that a unit's command names; empty strings if there is no such unit."""
+    text = unit.read_text() if unit.exists() else ""
+    found = re.search(r"^ExecStart=(\S+) -I -S (\S+)/run\.py ", text, re.MULTILINE)
+    return (found[1], found[2]) if found else ("", "")
+
+
+def is_same(path: Path, content: str) -> bool:
+    return path.exists() and path.read_text() == content
+
+
+def in_etc() -> list[Path]:
+    return [path for path in map(INSTALLED.joinpath, contents("")) if path.exists()]
+
+
+def left_over() -> list[Path]:
+    """Files in /etc that another installation wrote and systemd prefers to the package's: their commands name its code.
+
+    What an operator made with `systemctl edit --full` names this installation's.
+    """
+    commands = (command_of(INSTALLED / name) for name in ("sidespawn@.service", "sidespawn-spool@.service"))
+    is_of_another = any(package not in {"", str(PACKAGE)} for _, package in commands)
+    return in_etc() if is_of_another and is_packaged() else []
+
+
+def units(service: str) -> tuple[str, ...]:
+    """The units that are enabled for a service."""
+    return (f"sidespawn@{service}.socket", f"sidespawn@{service}.timer")
+
+
+def all_units(service: str) -> tuple[str, ...]:
+    return (*units(service), f"sidespawn@{service}.service", f"sidespawn-spool@{service}.service")
+
+
+def require_systemd() -> None:
+    if not Path("/run/systemd/system").is_dir():
+        raise SidespawnError(
+            Reason.HOST_UNSUITABLE, "this host does not run systemd", "from a checkout, ./dev lab gives you one"
+        )
+
+
+def install_templates() -> list[str]:
+    """Write the unit files that differ, or remove what hides the package's; their names.
+
+    With one, systemd needs a daemon-reload.
+    """
+    if is_packaged():
+        return remove(left_over())
+    changed = []
+    for name, content in contents(os.path.realpath(sys.executable)).items():
+        path = INSTALLED / name
+        if not is_same(path, content):
+            path.write_text(content)
+            path.chmod(0o644)
+            changed.append(name)
+    return changed
+
+
+def is_any_enabled() -> bool:
+    return any(INSTALLED.glob("*.wants/sidespawn@*"))
+
+
+def remove_templates() -> list[str]:
+    """Remove the unit files that `enable` wrote, and stop the slices; for when no service is enabled.
+
+    Returns the files' names. With one, systemd needs a daemon-reload.
+    """
+    removed = remove(left_over() if is_packaged() else in_etc())
+    systemctl("stop", "sidespawn.slice", "system-sidespawn.slice", "system-sidespawn\\x2dspool.slice")
+    return removed
+
+
+def remove(paths: list[Path]) -> list[str]:
+    for path in paths:
+        path.unlink()
+    return [path.name for path in paths]
+
+
+def systemctl(*arguments: str) -> Output:
+    """Raises SidespawnError with systemd's own words."""
+    done = run((SYSTEMCTL, *arguments), TIMEOUT)
+    if done.code != 0:
+        command = " ".join(("systemctl", *arguments))
+        hint = f"systemctl status {arguments[-1]}"
+        raise SidespawnError(Reason.HOST_UNSUITABLE, f"{command}: {last_line(done.stderr)}", hint)
+    return done
+
+
+def reset_failed(*units: str) -> None:
+    """Have systemd forget that they failed; it has forgotten the others already, and complains about them."""
+    run((SYSTEMCTL, "reset-failed", *units), TIMEOUT)

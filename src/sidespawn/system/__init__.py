@@ -1,0 +1,1 @@
+"""Kernel, files, processes and namespaces, in forms that are safe for root to use."""

@@ -1,0 +1,60 @@
+"""The package's folders, as floors of a house: each imports from the floors below, and nothing from its own."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.contract.imports import PACKAGE, imports
+
+# From the ground up. So there is no arrow up and no circle.
+FLOORS = (
+    ("agent", "errors"),
+    ("frozen", "presets"),
+    ("core", "recipes", "system"),
+    ("engines", "loading", "testing"),
+    ("host",),
+    ("run", "setup"),
+    ("host_report",),
+    ("authoring", "host_scan"),
+    ("cli",),
+)
+FLOOR = {folder: number for number, floor in enumerate(FLOORS) for folder in floor}
+MODULES = sorted(
+    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts) for path in PACKAGE.rglob("*.py")
+)  # fmt: skip
+
+
+def folder(module: str) -> str:
+    """Or file, of those that stand in the package itself."""
+    return module.split(".")[1]
+
+
+def ours(module: str) -> set[str]:
+    return {each for each in imports(module) if each.startswith("sidespawn.")}
+
+
+def test_every_folder_has_its_floor() -> None:
+    names = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or any(path.glob("*.py"))}
+    assert names - {"__init__"} == set(FLOOR)
+
+
+@pytest.mark.parametrize("module", [each for each in MODULES if each != "sidespawn.__init__"])
+def test_imports_go_down(module: str) -> None:
+    assert [
+        each for each in ours(module)
+        if folder(each) != folder(module) and FLOOR[folder(each)] >= FLOOR[folder(module)]
+    ] == []  # fmt: skip
+
+
+@pytest.mark.parametrize("module", [each for each in MODULES if folder(each) == "engines"])
+def test_engines_know_plans_and_nothing_of_who_judged(module: str) -> None:
+    assert {each for each in ours(module) if folder(each) == "core"} <= {"sidespawn.core.plan"}
+
+
+def test_the_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+    arrows = {(folder(module), folder(each)) for module in MODULES[1:] for each in ours(module)}
+    arrows = {(a, b) for a, b in arrows if a != b}
+    longest = max(PACKAGE.rglob("*.py"), key=lambda path: len(path.read_text(encoding="utf-8").splitlines()))
+    with capsys.disabled():
+        print(f"\n{len(FLOOR)} folders, {len(arrows)} arrows between them, none up, no circle", end="")
+        print(f"\nlongest file: {longest.relative_to(PACKAGE)}, {len(longest.read_text().splitlines())} lines")

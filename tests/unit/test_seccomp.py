@@ -1,0 +1,160 @@
+"""The lists of system calls are podman's own; side containers make no namespace, agents use no new mount API.
+
+tests/host tries them for real, and tests/neutron runs Neutron with that of agents.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sidespawn.host import seccomp
+
+BASE: dict[str, Any] = {
+    "defaultAction": "SCMP_ACT_ERRNO",
+    "archMap": [{"architecture": "SCMP_ARCH_X86_64", "subArchitectures": ["SCMP_ARCH_X86", "SCMP_ARCH_X32"]}],
+    "syscalls": [
+        {
+            "names": ["clone", "clone3", "fsopen", "mount", "prlimit64", "ptrace", "read", "socketcall", "unshare"],
+            "action": "SCMP_ACT_ALLOW",
+            "args": [],
+        },
+        {"names": ["bpf", "setns"], "action": "SCMP_ACT_ALLOW", "includes": {"caps": ["CAP_SYS_ADMIN"]}},
+        {"names": ["socket"], "action": "SCMP_ACT_ALLOW", "includes": {"caps": ["CAP_AUDIT_WRITE"]}},
+    ],
+}
+BOTH = pytest.mark.parametrize("make", [seccomp.of_side_containers, seccomp.of_agents])
+Make = Callable[[], str | None]
+
+
+@pytest.fixture(autouse=True)
+def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "seccomp.json"
+    path.write_text(json.dumps(BASE))
+    monkeypatch.setattr(seccomp, "BASES", (tmp_path / "nothing", path))
+    return path
+
+
+def profile(make: Make) -> dict[str, Any]:
+    text = make()
+    assert text is not None
+    made: dict[str, Any] = json.loads(text)
+    return made
+
+
+def rules(make: Make, name: str) -> list[dict[str, Any]]:
+    return [rule for rule in profile(make)["syscalls"] if name in rule["names"]]
+
+
+@BOTH
+def test_the_rest_of_podmans_list_stays(make: Make) -> None:
+    (rule,) = rules(make, "read")
+    assert rule["action"] == "SCMP_ACT_ALLOW"
+    assert rule["args"] == []
+    assert profile(make)["defaultAction"] == BASE["defaultAction"]
+
+
+@BOTH
+def test_where_podman_has_no_file_it_keeps_what_is_built_in(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(seccomp, "BASES", (tmp_path / "nothing",))
+    assert make() is None
+
+
+@BOTH
+def test_clone3_does_not_exist_since_no_filter_sees_its_flags(make: Make) -> None:
+    (rule,) = rules(make, "clone3")
+    assert (rule["action"], rule["errnoRet"]) == ("SCMP_ACT_ERRNO", seccomp.ENOSYS)
+
+
+# ---------------------------------------------------------------- side containers
+
+
+@pytest.mark.parametrize("name", ["clone3", "setns", "unshare"])
+def test_what_makes_namespaces_is_refused_whatever_the_capabilities(name: str) -> None:
+    (rule,) = rules(seccomp.of_side_containers, name)
+    assert rule["action"] == "SCMP_ACT_ERRNO"
+
+
+def test_clone_is_allowed_without_any_flag_for_a_namespace() -> None:
+    (rule,) = rules(seccomp.of_side_containers, "clone")
+    (argument,) = rule["args"]
+    assert (argument["op"], argument["valueTwo"]) == ("SCMP_CMP_MASKED_EQ", 0)
+    flags = (0x20000, 0x2000000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000)  # sched.h
+    assert argument["value"] == sum(flags)
+
+
+# ---------------------------------------------------------------- agents
+
+
+@pytest.mark.parametrize("name", ["mount", "setns"])
+def test_agents_keep_what_ip_netns_needs(name: str) -> None:
+    (rule,) = rules(seccomp.of_agents, name)
+    assert rule["action"] == "SCMP_ACT_ALLOW"
+
+
+@pytest.mark.parametrize("name", sorted(seccomp.NEW_MOUNT_API))
+def test_the_new_mount_api_does_not_exist_so_that_mount_8_uses_the_old_one(name: str) -> None:
+    (rule,) = rules(seccomp.of_agents, name)
+    assert (rule["action"], rule["errnoRet"]) == ("SCMP_ACT_ERRNO", seccomp.ENOSYS)
+
+
+@pytest.mark.parametrize("name", sorted(seccomp.REFUSED))
+def test_what_an_agent_does_not_need_is_refused_whatever_the_capabilities(name: str) -> None:
+    (rule,) = rules(seccomp.of_agents, name)
+    assert (rule["action"], rule["errnoRet"]) == ("SCMP_ACT_ERRNO", seccomp.EPERM)
+
+
+def allowed(name: str, *arguments: int) -> bool:
+    """As the kernel would judge it: by the first rule whose arguments fit."""
+    for rule in rules(seccomp.of_agents, name):
+        if all(arguments[each["index"]] & each["value"] == each["valueTwo"] for each in rule.get("args", ())):
+            return bool(rule["action"] == "SCMP_ACT_ALLOW")
+    return False
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "holds"),
+    [
+        ("unshare", (0x20000,), True),
+        ("unshare", (0x40000000,), True),
+        ("unshare", (0x10000000 | 0x40000000,), False),
+        ("clone", (0x11,), True),
+        ("clone", (0x10000000 | 0x11,), False),
+        ("prlimit64", (0, 7), True),
+        ("prlimit64", (1, 7), False),
+        ("prlimit64", (1 | 1 << 32, 7), False),
+        ("sched_setaffinity", (0,), True),
+        ("sched_setscheduler", (1,), False),
+        ("setpriority", (0, 0), True),
+        ("setpriority", (0, 1), False),
+        ("setpriority", (2, 0), False),  # PRIO_USER, of all processes of root's
+        ("ioprio_set", (1, 0), True),
+        ("ioprio_set", (1, 1), False),
+        ("ioprio_set", (3, 0), False),  # IOPRIO_WHO_USER
+        ("socket", (1, 1, 0), True),
+        ("socket", (2, 3, 255), True),
+        ("socket", (10, 2, 17), True),
+        ("socket", (17, 3, 0), True),
+        ("socket", (16, 3, 0), True),
+        ("socket", (16, 3, 16), True),
+        ("socket", (16, 3, 15), False),  # NETLINK_KOBJECT_UEVENT
+        ("socket", (16 | 1 << 32, 3, 15), False),  # the kernel looks at half of the register
+        ("socket", (16, 3, 15 | 1 << 32), False),
+        ("socket", (16, 3, 9), False),  # NETLINK_AUDIT
+        ("socket", (38, 5, 0), False),  # AF_ALG
+        ("socketcall", (1, 0), False),
+    ],
+)
+def test_what_is_allowed_to_an_agent_by_arguments(name: str, arguments: tuple[int, ...], holds: bool) -> None:
+    assert allowed(name, *arguments) is holds
+
+
+def test_agents_have_the_calls_of_one_architecture() -> None:
+    (each,) = profile(seccomp.of_agents)["archMap"]
+    assert each == {"architecture": "SCMP_ARCH_X86_64", "subArchitectures": []}
