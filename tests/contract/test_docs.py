@@ -16,7 +16,6 @@ from types import ModuleType
 import pytest
 from click.shell_completion import BashComplete
 
-from sidespawn.cli import output
 from sidespawn.cli.main import cli
 from sidespawn.core.policy import Policy
 from sidespawn.core.values import TYPES
@@ -28,6 +27,7 @@ from sidespawn.host_scan.findings import Deployment, Kind
 from sidespawn.loading import parse, programs
 from sidespawn.loading.parse import CAPABILITIES, ENGINES
 from sidespawn.loading.programs import parse_program
+from sidespawn.setup import services
 from tests.unit.shipped import policy_of
 from tests.unit.small import denial, start_request
 
@@ -210,7 +210,7 @@ def test_completion_of_verbs() -> None:
 def test_completion_of_services(verb: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("neutron-dhcp-dnsmasq", "other"):
         (tmp_path / f"{name}.toml").touch()
-    monkeypatch.setattr(output, "POLICIES", tmp_path)
+    monkeypatch.setattr(services, "POLICIES", tmp_path)
     completed = BashComplete(cli, {}, "sidespawn", "_SIDESPAWN_COMPLETE").get_completions(verb, "neu")
     assert [each.value for each in completed] == ["neutron-dhcp-dnsmasq"]
 

@@ -158,11 +158,11 @@ def test_a_hole_stands_for_so_much_only() -> None:
 
 
 def test_many_ways_to_divide_a_value_take_no_time() -> None:
-    started = time.monotonic()
+    started = time.process_time()
     assert matches(",".join(["<text>"] * 8), "a," * 8000 + "\n") is None
     with pytest.raises(Conflict):
         matches("-".join(["{some}"] * 6), ":-" * 3000)
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
 
 
 # ---------------------------------------------------------------- blanks

@@ -288,13 +288,13 @@ def test_no_more_is_taken_while_many_wait(run: Watched) -> None:
 
 def test_a_directory_full_of_names_is_read_with_a_bound(run: Watched) -> None:
     """An agent that can remount its view may have made any number of them; what is left goes the next times."""
-    run.limits = ServiceLimits(replies=2)
+    run.replies.most = 2
     for number in range(100):
         (run.places.replies / f"{number:032x}.json").touch()
-    run.expire_replies()
+    run.replies.expire()
     assert len(names(run)) == 100 - (16 - 2)
     for _ in range(10):
-        run.expire_replies()
+        run.replies.expire()
     assert len(names(run)) == 2
 
 

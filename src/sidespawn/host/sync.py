@@ -30,7 +30,6 @@ from sidespawn.core.wire import (
     SignalRequest,
     StartRequest,
     Status,
-    format_reply,
     parse_request,
 )
 from sidespawn.engines import get_engine
@@ -41,11 +40,11 @@ from sidespawn.host.keeper import Keeper
 from sidespawn.host.lanes import Lanes
 from sidespawn.host.limits import Bucket
 from sidespawn.host.policies import Stamps, are_current, load_policy
+from sidespawn.host.replies import Replies
 from sidespawn.system import kernel
-from sidespawn.system.files import closing, directory, write_whole
+from sidespawn.system.files import closing
 from sidespawn.system.places import Places
 
-REPLY_SECONDS = HORIZON_MS / 1000 + 60  # an id is remembered longer than a request can live
 LONGEST_RUN = 300.0  # seconds; then it ends as soon as its work is done, and what piled up is swept
 DOORBELL_BYTES = 65536  # all that a FIFO can hold (pipe(7))
 CLAIMS = 16  # at most 1 MiB each, that may wait for their answers; what is more waits in the spool
@@ -107,6 +106,7 @@ class Sync:
         self.limited = False
         self.accepted: dict[str, str] = {}  # id to claim, of those claims that are not finished
         self.unanswered: dict[str, int] = {}  # claim to the number of its lines that have no answer yet
+        self.replies = Replies(places, journal, self.limits.replies, lambda request_id: request_id in self.accepted)
 
     def run(self) -> None:
         served = rested = False
@@ -126,7 +126,7 @@ class Sync:
             rest_at = began + (SHORTEST_RUN if self.doorbells else 0.0)
             while are_current(self.stamps):  # else the next run serves by the changed policy
                 if time.monotonic() - tidied >= TIDY_SECONDS:
-                    self.expire_replies()
+                    self.replies.expire()
                     spool.clear(self.places.spool)
                     tidied = time.monotonic()
                 claims = self.claim()
@@ -146,7 +146,7 @@ class Sync:
                 # The timer's run, or one that let none of the timer's be.
                 self.lanes.add("", partial(self.attempt, self.keeper.sweep), lambda: None)
                 self.settle(watch)
-        self.expire_replies()
+        self.replies.expire()
         self.journal.summarise()
         if rested:
             self.empty_doorbells()
@@ -218,7 +218,7 @@ class Sync:
         except RequestError as error:
             self.journal.write(Event.UNREADABLE, error.message, reason=error.reason)
             named = error.request_id
-            if named is not None and named not in self.accepted and self.answer_to(named) is None:
+            if named is not None and named not in self.accepted and self.replies.find(named) is None:
                 self.refuse(named, error, by_operator=claim.by_operator)
             self.finished(claim)
             return
@@ -228,7 +228,7 @@ class Sync:
         with self.lanes.lock:
             self.accepted[request.id] = claim.path.name
         if len(self.accepted) <= self.limits.replies:  # more might leave no room for the replies
-            self.put_bell(request.id, self.told(by_operator=claim.by_operator))
+            self.replies.put_bell(request.id, by_operator=claim.by_operator)
         self.lanes.add(
             self.lane_of(request),
             lambda: self.carry_out(request, by_operator=claim.by_operator),
@@ -245,8 +245,8 @@ class Sync:
 
     def carry_out(self, request: Request, *, by_operator: bool) -> None:
         """Answer one request, whatever happens on the way to the answer."""
-        if (answer := self.answer_to(request.id)) is not None:
-            self.tell(request.id, answer, by_operator=by_operator)  # maybe a run was killed before it did
+        if (answer := self.replies.find(request.id)) is not None:
+            self.replies.tell(request.id, answer, by_operator=by_operator)  # maybe a run was killed before it did
             self.clean(request.id)
             return
         try:
@@ -256,12 +256,12 @@ class Sync:
             if isinstance(request, SignalRequest):
                 if not by_operator:
                     check_signal(self.keeper.policy, request)
-                self.reply(self.keeper.signal(request), by_operator=by_operator)
+                self.replies.give(self.keeper.signal(request), by_operator=by_operator)
                 self.keeper.ledger.unmark(request.id)
             else:
                 allowed = decide(self.keeper.policy, request, self.keeper.read_configuration)
                 note_excused(self.journal, allowed, request.id)
-                self.reply(self.keeper.start(allowed, request.id), by_operator=by_operator)
+                self.replies.give(self.keeper.start(allowed, request.id), by_operator=by_operator)
         except Exception as error:  # noqa: BLE001 - a request must be answered, and must not take others with it
             self.refuse(request.id, as_ours(error), by_operator=by_operator)
             self.clean(request.id)
@@ -287,76 +287,7 @@ class Sync:
         )  # fmt: skip
         message = f"{error.message}; {hint}" if hint else error.message
         reply = Reply(id=request_id, status=status, reason=error.reason, message=message)
-        self.reply(reply, by_operator=by_operator)
-
-    def reply(self, reply: Reply, *, by_operator: bool) -> None:
-        """Record the answer where only root can write, then tell who asked."""
-        answer = format_reply(reply)
-        self.write_reply(self.places.answers, reply.id, answer)
-        self.tell(reply.id, answer, by_operator=by_operator)
-
-    def tell(self, request_id: str, answer: bytes, *, by_operator: bool) -> None:
-        if not by_operator:
-            self.write_reply(self.places.replies, request_id, answer)
-        self.ring(request_id, self.told(by_operator=by_operator))
-
-    def told(self, *, by_operator: bool) -> Path:
-        """The directory in which who asked waits for the answer. Operators never look at what agents can reach."""
-        return self.places.answers if by_operator else self.places.replies
-
-    def write_reply(self, place: Path, request_id: str, answer: bytes) -> None:
-        for is_last in (False, True):
-            try:
-                with directory(place) as held:
-                    write_whole(held, f"{request_id}.json", answer, mode=0o444)
-                return
-            except OSError as error:
-                if is_last:  # the wrapper will find no answer in time, and its caller asks again
-                    message = f"a reply cannot be written: {error.strerror}"
-                    self.journal.write(Event.INTERNAL, message, request=request_id)
-                self.expire_replies()  # an agent that can make its view writable has filled it up
-
-    def put_bell(self, request_id: str, place: Path) -> None:
-        """A FIFO that its wrapper can wait at, instead of looking for the reply again and again."""
-        name, flags = f"{request_id}.fifo", os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
-        with suppress(OSError), directory(place) as held:
-            os.mkfifo(name, dir_fd=held)
-            with closing(os.open(name, flags, dir_fd=held)) as bell:
-                os.fchmod(bell, 0o444)
-
-    def ring(self, request_id: str, place: Path) -> None:
-        """Wake the wrapper that waits at its bell, by opening and closing the other end, and remove the bell."""
-        name, flags = f"{request_id}.fifo", os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
-        with suppress(OSError), directory(place) as held:
-            with suppress(OSError):  # nobody waits
-                os.close(os.open(name, flags, dir_fd=held))
-            os.unlink(name, dir_fd=held)
-
-    def answer_to(self, request_id: str) -> bytes | None:
-        """By root's own record: a reply that an agent sees may be the agent's own."""
-        try:
-            return (self.places.answers / f"{request_id}.json").read_bytes()
-        except FileNotFoundError:
-            return None
-
-    def expire_replies(self) -> None:
-        """Old ones, and the oldest of too many, but none that a run would need that continues this one.
-
-        An agent with CAP_SYS_ADMIN can make its view of this directory writable, so its names are no more trusted
-        than those of the spool.
-        """
-        limit = time.time() - REPLY_SECONDS
-        for place in (self.places.answers, self.places.replies):
-            with directory(place) as held:
-                aged = []
-                with os.scandir(held) as entries:
-                    for _, entry in zip(range(8 * self.limits.replies), entries, strict=False):  # the rest next time
-                        with suppress(OSError):
-                            aged.append((entry.stat(follow_symlinks=False).st_mtime, entry.name))
-                for number, (age, name) in enumerate(sorted(aged)):
-                    needed = name == self.places.doorbell.name or name.partition(".")[0] in self.accepted
-                    if not needed and (age < limit or number < len(aged) - self.limits.replies):
-                        spool.unlink(held, name)
+        self.replies.give(reply, by_operator=by_operator)
 
     def attempt(self, tidying: Callable[[], None]) -> None:
         """An engine that fails or prints rubbish now is the next request's trouble, not the end of this run."""
