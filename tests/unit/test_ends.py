@@ -10,7 +10,7 @@ import pytest
 from sidespawn.core.plan import Plan
 from sidespawn.engines import Found, Pins, state_of, why_ended
 from sidespawn.errors import LaunchError, Reason
-from sidespawn.host import keeper as module
+from sidespawn.host import launch as module
 from sidespawn.host.journal import Event, Journal
 from sidespawn.host.keeper import Keeper
 from sidespawn.system.namespaces import PinnedNamespace
@@ -78,7 +78,7 @@ def test_a_start_that_fails_says_so(
     keeper = Keeper(small.parse(small.POLICY), places, Engine(state), Journal("small", "/nowhere"))
     allowed = small.decide(keeper.policy, small.request())
     with pytest.raises(LaunchError) as caught:
-        keeper.launch(allowed, PinnedNamespace(Path("/nowhere"), INODE), places.pins / "x", "0" * 32)
+        keeper.launcher.launch(allowed, PinnedNamespace(Path("/nowhere"), INODE), places.pins / "x", "0" * 32)
     assert caught.value.reason is reason
 
 

@@ -32,6 +32,7 @@ from sidespawn.core.policy import Policy
 from sidespawn.engines import Found, NameTaken, Pins
 from sidespawn.errors import LaunchError, Reason
 from sidespawn.host import keeper as keeper_module
+from sidespawn.host import launch as launch_module
 from sidespawn.host import ledger as ledger_module
 from sidespawn.host import state as state_module
 from sidespawn.host.journal import Journal
@@ -211,8 +212,10 @@ class Host:
             "wait_until_ready": lambda plan, process, hint: {},
         }
         for name, instead in pretended.items():
-            assert hasattr(keeper_module, name)
-            setattr(keeper_module, name, instead)
+            uses = [module for module in (keeper_module, launch_module) if hasattr(module, name)]
+            assert uses
+            for module in uses:
+                setattr(module, name, instead)
         vars(state_module)["pinned"] = pretended_pin
         vars(ledger_module)["is_alive"] = is_alive
         keeper = Keeper(self.policy, self.places, engine, Journal("small", str(self.home / "nobody")))

@@ -10,26 +10,26 @@ from __future__ import annotations
 
 import threading
 import time
-from contextlib import ExitStack, suppress
-from pathlib import Path
+from contextlib import suppress
 
 from sidespawn.core.configuration import CONFIGURATION_BYTES, accept_configuration
-from sidespawn.core.decide import Allowed, child_pid_files
+from sidespawn.core.decide import Allowed
 from sidespawn.core.plan import Plan, container_name
 from sidespawn.core.policy import Policy
+from sidespawn.core.reconcile import Action, Standing, Step, reconcile
 from sidespawn.core.wire import PROBE, Reply, SignalRequest, Status
-from sidespawn.engines import Engine, Found, NameTaken, Pins, get_engine, why_ended
+from sidespawn.engines import Engine, Found, get_engine, why_ended
 from sidespawn.errors import Denied, LaunchError, Reason, quoted
 from sidespawn.frozen import replace
-from sidespawn.host.children import find_children
 from sidespawn.host.journal import Event, Journal
+from sidespawn.host.launch import Launcher
 from sidespawn.host.ledger import Ledger, Record, digest_of, is_same, recovered
-from sidespawn.host.limits import STEADY_SECONDS, Falls, Listing, Room
+from sidespawn.host.limits import Falls, Listing, Room
 from sidespawn.host.readiness import wait_until_ready
-from sidespawn.host.state import AgentState, pin_mounts
+from sidespawn.host.snapshots import Snapshots
+from sidespawn.host.state import AgentState
 from sidespawn.system import kernel
-from sidespawn.system.files import directory, write_whole
-from sidespawn.system.namespaces import HOSTS_OWN, PinnedNamespace, namespace_of, pinned_namespace
+from sidespawn.system.namespaces import HOSTS_OWN, PinnedNamespace, pinned_namespace
 from sidespawn.system.places import Places
 from sidespawn.system.processes import end, identify, send
 
@@ -52,7 +52,9 @@ class Keeper:
         self.state = AgentState(policy.agent.state_on_host)
         self.locks: dict[str, threading.Lock] = {}
         self.listing = Listing(policy.service, engine, self.adopt)
-        for unfinished in (*places.ledger.glob(".*"), *places.snapshots.glob(".*")):  # by a run that was killed
+        self.snapshots = Snapshots(places.snapshots)
+        self.launcher = Launcher(engine, self.ledger, self.snapshots, self.falls, self.state, self.see_log)
+        for unfinished in places.ledger.glob(".*"):  # by a run that was killed
             unfinished.unlink()
 
     def only(self, instance: str) -> threading.Lock:
@@ -98,32 +100,19 @@ class Keeper:
         pin = self.places.pins / request_id
         with pinned_namespace(None if plan.host_network else plan.netns, pin.with_suffix(".netns")) as netns:
             record = self.ledger.find(plan.instance)
-            if record is not None and record.is_running:
-                if is_same(record, plan) and record.netns_inode == netns.inode:
-                    if plan.child_pid_files:  # a child may have been replaced by one with another pid
-                        children = wait_until_ready(plan, record.process, self.see_log(plan.name))
-                        record = replace(record, children=children)
-                        self.ledger.write(record)
-                    self.write_pid_files(plan, record)
-                    return self.running(Event.ANSWERED, f"{plan.name} is running already", record, request_id)
-                self.ledger.mark(request_id, record.key)
-                self.stop(record, "TERM")
-                self.journal.write(Event.REPLACED, f"{plan.name} is replaced: its plan changed", request=request_id)
-            else:
-                if record is not None:
-                    ended_by_us = self.ledger.marked(request_id) is not None  # in a run that was killed
-                    if not ended_by_us and (found := self.engine.find(record.name)) is not None:
-                        self.note_end(found)
-                    if time.time() - record.since < STEADY_SECONDS and not ended_by_us:
-                        self.falls.note(plan.instance)
-                    self.forget(record)
+            step = reconcile(None if record is None else self.standing(record, plan, netns, request_id))
+            if step.action is Action.KEEP and record is not None:
+                return self.keep(plan, record, request_id)
+            if record is not None:
+                self.make_way(step, record, request_id)
+            if step.action is Action.START:
                 self.falls.check(plan.instance, plan.name, self.see_log(plan.name))
             for old in self.ledger.adopted(plan.instance):
                 self.stop(old, "TERM")
                 message = f"{old.name} is replaced by {plan.name}"
                 self.journal.write(Event.REPLACED, message, instance=plan.instance, request=request_id)
             with self.room.for_one_more(plan.instance):
-                record = self.launch(allowed, netns, pin, request_id)
+                record = self.launcher.launch(allowed, netns, pin, request_id)
                 self.ledger.write(record)
         try:
             self.write_pid_files(plan, record)
@@ -132,74 +121,35 @@ class Keeper:
             raise
         return self.running(Event.STARTED, f"{plan.name} is running", record, request_id)
 
-    def launch(self, allowed: Allowed, netns: PinnedNamespace, pin: Path, request_id: str) -> Record:
-        plan = allowed.plan
-        with ExitStack() as stack:
-            self.ledger.mark(request_id, plan.instance)
-            copies = self.snapshot(plan)
-            pid_file = pin.with_suffix(".pid")
-            stack.callback(pid_file.unlink, missing_ok=True)
-            pins = Pins(
-                netns=netns.path,
-                pid_file=pid_file,
-                mounts=pin_mounts(plan, self.state, pin, stack),
-                configuration=copies[: len(plan.configuration)],
-                scripts=copies[len(plan.configuration) :],
-            )
-            try:
-                container, pid = self.engine.start(plan, pins, request_id)
-            except NameTaken:
-                container, pid = self.take_over(plan, pins, netns, request_id)
-        process = identify(pid)
-        if process is None:
-            self.falls.note(plan.instance)
-            raise LaunchError(Reason.EXITED, f"{plan.name} ended at once", self.see_log(plan.name))
-        try:
-            inode = namespace_of(pid)
-            if inode is not None and inode != netns.inode:
-                raise LaunchError(Reason.NAMESPACE_MISMATCH, f"{plan.name} came up in another network namespace")
-            children = wait_until_ready(plan, process, self.see_log(plan.name))
-        except LaunchError as error:
-            end(process, "KILL", plan.grace)
-            if error.reason in (Reason.EXITED, Reason.NOT_READY):
-                self.falls.note(plan.instance)
-            if error.reason is Reason.EXITED:
-                error.reason = why_ended(self.engine.find(plan.name))  # maybe for its memory, before it was ready
-            raise
-        return Record(
-            instance=plan.instance,
-            container=container,
-            name=plan.name,
-            pid=process.pid,
-            started=process.started,
-            since=time.time(),
-            netns=plan.netns,
-            netns_inode=netns.inode,
-            digest=plan.digest,
-            request=request_id,
-            pid_file=None if plan.pid_file is None else plan.pid_file.beneath,
-            configuration=[
-                {"path": file.path, "beneath": file.beneath, "rules": file.rules, "digest": digest_of(file.text or "")}
-                for file in plan.configuration
-            ],
-            bindings=dict(allowed.bindings),
-            grace=plan.grace,
-            children=children,
+    def standing(self, record: Record, plan: Plan, netns: PinnedNamespace, request_id: str) -> Standing:
+        return Standing(
+            is_running=record.is_running,
+            is_same=is_same(record, plan),
+            is_there=record.netns_inode == netns.inode,
+            was_asked_to_end=self.ledger.marked(request_id) is not None,
+            age=time.time() - record.since,
         )
 
-    def take_over(self, plan: Plan, pins: Pins, netns: PinnedNamespace, request_id: str) -> tuple[str, int]:
-        """The name is taken, but not in the ledger: an earlier run was killed between its start and its record."""
-        found = self.engine.find(plan.name)
-        if found is not None and found.pid is not None:
-            # With a configuration file nobody knows any more which text it was given.
-            same = found.digest == plan.digest and not plan.configuration
-            if same and namespace_of(found.pid) == netns.inode:
-                return found.id, found.pid
-            process = identify(found.pid)
-            if process is not None:
-                end(process, "TERM", plan.grace)
-        self.engine.remove(plan.name)
-        return self.engine.start(plan, pins, request_id)
+    def keep(self, plan: Plan, record: Record, request_id: str) -> Reply:
+        if plan.child_pid_files:  # a child may have been replaced by one with another pid
+            children = wait_until_ready(plan, record.process, self.see_log(plan.name))
+            record = replace(record, children=children)
+            self.ledger.write(record)
+        self.write_pid_files(plan, record)
+        return self.running(Event.ANSWERED, f"{plan.name} is running already", record, request_id)
+
+    def make_way(self, step: Step, record: Record, request_id: str) -> None:
+        """For a start: what has that name goes, or its remains do."""
+        if step.action is Action.REPLACE:
+            self.ledger.mark(request_id, record.key)
+            self.stop(record, "TERM")
+            self.journal.write(Event.REPLACED, f"{record.name} is replaced: its plan changed", request=request_id)
+        if step.tells and (found := self.engine.find(record.name)) is not None:
+            self.note_end(found)
+        if step.counts_as_fall:
+            self.falls.note(record.instance)
+        if step.clears:
+            self.forget(record)
 
     def clean(self, request_id: str) -> None:
         """Remove what a start left that failed, now or in a run that was killed.
@@ -213,29 +163,16 @@ class Keeper:
         with self.only(instance):
             if self.ledger.find(instance) is None:
                 self.engine.remove(container_name(self.policy.service, instance))
-                self.remove_snapshots(instance)
+                self.snapshots.remove(instance)
         self.ledger.unmark(request_id)
 
     def read_configuration(self, beneath: str) -> bytes:
         return self.state.read(beneath, CONFIGURATION_BYTES)
 
-    def snapshot(self, plan: Plan) -> tuple[Path, ...]:
-        """The accepted texts as files, as this program will see them whatever the agent does next; then the scripts."""
-        texts = [(file.text or "", 0o444) for file in plan.configuration]
-        texts += [(script.text, 0o555) for script in plan.scripts]
-        with directory(self.places.snapshots) as held:
-            for number, (text, mode) in enumerate(texts):
-                write_whole(held, f"{plan.instance}.{number}", text.encode(), mode=mode)
-        return tuple(self.places.snapshots / f"{plan.instance}.{number}" for number in range(len(texts)))
-
-    def remove_snapshots(self, instance: str) -> None:
-        for path in self.places.snapshots.glob(f"{instance}.[0-9]*"):
-            path.unlink(missing_ok=True)
-
     def renew_snapshots(self, record: Record) -> None:
         """Check the configuration files again before the program reads them again. Raises Denied; nothing changed then.
 
-        The copies are written in place: they are mounted by inode. What is adopted has none, and reads the agent's own.
+        What is adopted has no copies, and reads the agent's own.
         """
         texts = []
         for file in record.configuration:
@@ -248,9 +185,9 @@ class Keeper:
             texts.append(text)
         if record.adopted:
             return
-        for number, text in enumerate(texts):
-            (self.places.snapshots / f"{record.instance}.{number}").write_text(text)
-            record.configuration[number]["digest"] = digest_of(text)
+        self.snapshots.renew(record.instance, texts)
+        for file, text in zip(record.configuration, texts, strict=True):
+            file["digest"] = digest_of(text)
         if texts:
             self.ledger.write(record)
 
@@ -333,53 +270,10 @@ class Keeper:
         else:
             self.engine.remove(record.name)
         if not record.adopted or self.ledger.find(record.instance) is None:  # else they are those of what replaced it
-            self.remove_snapshots(record.instance)
+            self.snapshots.remove(record.instance)
             for beneath in filter(None, (record.pid_file, *record.children)):
                 self.state.remove(beneath)
         self.ledger.remove(record.key)
-
-    def sweep(self) -> None:
-        """Remove side containers whose program has ended by itself, and records of containers that are gone."""
-        self.interrupted = True
-        self.recover()
-        self.falls.expire()
-        for request_id in self.ledger.marks():
-            self.clean(request_id)
-        listed = self.engine.list(self.policy.service)
-        instances = {each.instance for each in listed}
-        for record in self.ledger.records():
-            if not record.is_running and (record.adopted or record.instance not in instances):
-                self.forget(record)
-                if record.adopted:
-                    self.journal.write(Event.EXITED, f"{record.name} had ended by itself", instance=record.instance)
-            elif record.children:
-                self.renew_children(record.key)
-        self.adopt()
-        for each in listed:
-            if each.pid is None:
-                known = self.ledger.find(each.instance)
-                if known is None or known.name != each.name:  # earlier versions gave other names
-                    self.engine.remove(each.name)
-                elif not known.is_running:
-                    self.forget(known)
-                self.note_end(each)
-        alive = {each.instance for each in listed if each.pid is not None}
-        for key in self.ledger.keys() - alive:
-            if self.ledger.find(key) is None:  # torn, and of nothing that runs
-                self.ledger.remove(key)
-                self.remove_snapshots(key)
-
-    def renew_children(self, key: str) -> None:
-        """Tell the agent the pids of children that the program has replaced by itself."""
-        with self.only(key):
-            record = self.ledger.find(key)
-            if record is None or record.adopted or record.pids == tuple(filter(record.process_of, record.pids)):
-                return
-            children = find_children(record.process, child_pid_files(self.policy, record.bindings))
-            if children:
-                self.ledger.write(replace(record, children=children))
-                for beneath, (pid, _) in children.items():
-                    self.write_pid_file(beneath, pid)
 
     def note_end(self, found: Found) -> None:
         """Tell the journal of an end that nobody had asked for, before the container is removed."""

@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from sidespawn.core.reconcile import STEADY_SECONDS
 from sidespawn.engines import Engine, Found
 from sidespawn.errors import Denied, LaunchError, Reason
 from sidespawn.host.ledger import Ledger
 from sidespawn.system.processes import Process
 
-STEADY_SECONDS = 60.0  # a program that lived as long has not ended right after its start
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")  # a second, as of a process's start
 FREE_FALLS = 3  # starts that may go wrong before the first pause
 SUFFIX = ".falls"

@@ -144,7 +144,9 @@ class Sync:
             self.settle(watch)
             if isinstance(self.keeper, Keeper) and not (served and time.monotonic() - began < LONGEST_RUN):
                 # The timer's run, or one that let none of the timer's be.
-                self.lanes.add("", partial(self.attempt, self.keeper.sweep), lambda: None)
+                from sidespawn.host.sweep import sweep  # noqa: PLC0415 - runs that serve requests do without
+
+                self.lanes.add("", partial(self.attempt, partial(sweep, self.keeper)), lambda: None)
                 self.settle(watch)
         self.replies.expire()
         self.journal.summarise()

@@ -1,0 +1,110 @@
+"""One launch: from a plan that was allowed to a side container that runs and is ready, as a record.
+
+    mark -> copies and mounts -> start -> verify -> wait until ready
+
+What it leaves when it fails is removed by the keeper, once the failure is told; see Keeper.clean.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+from sidespawn.core.decide import Allowed
+from sidespawn.core.plan import Plan
+from sidespawn.engines import Engine, NameTaken, Pins, why_ended
+from sidespawn.errors import LaunchError, Reason
+from sidespawn.host.ledger import Ledger, Record, digest_of
+from sidespawn.host.limits import Falls
+from sidespawn.host.readiness import wait_until_ready
+from sidespawn.host.snapshots import Snapshots
+from sidespawn.host.state import AgentState, pin_mounts
+from sidespawn.system.namespaces import PinnedNamespace, namespace_of
+from sidespawn.system.processes import end, identify
+
+
+class Launcher:
+    """Of one service. `see_log` says of a side container where its output is."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        ledger: Ledger,
+        snapshots: Snapshots,
+        falls: Falls,
+        state: AgentState,
+        see_log: Callable[[str], str],
+    ) -> None:
+        self.engine, self.ledger, self.snapshots, self.falls, self.state = engine, ledger, snapshots, falls, state
+        self.see_log = see_log
+
+    def launch(self, allowed: Allowed, netns: PinnedNamespace, pin: Path, request_id: str) -> Record:
+        plan = allowed.plan
+        with ExitStack() as stack:
+            self.ledger.mark(request_id, plan.instance)
+            copies = self.snapshots.write(plan)
+            pid_file = pin.with_suffix(".pid")
+            stack.callback(pid_file.unlink, missing_ok=True)
+            pins = Pins(
+                netns=netns.path,
+                pid_file=pid_file,
+                mounts=pin_mounts(plan, self.state, pin, stack),
+                configuration=copies[: len(plan.configuration)],
+                scripts=copies[len(plan.configuration) :],
+            )
+            try:
+                container, pid = self.engine.start(plan, pins, request_id)
+            except NameTaken:
+                container, pid = self.take_over(plan, pins, netns, request_id)
+        process = identify(pid)
+        if process is None:
+            self.falls.note(plan.instance)
+            raise LaunchError(Reason.EXITED, f"{plan.name} ended at once", self.see_log(plan.name))
+        try:
+            inode = namespace_of(pid)
+            if inode is not None and inode != netns.inode:
+                raise LaunchError(Reason.NAMESPACE_MISMATCH, f"{plan.name} came up in another network namespace")
+            children = wait_until_ready(plan, process, self.see_log(plan.name))
+        except LaunchError as error:
+            end(process, "KILL", plan.grace)
+            if error.reason in (Reason.EXITED, Reason.NOT_READY):
+                self.falls.note(plan.instance)
+            if error.reason is Reason.EXITED:
+                error.reason = why_ended(self.engine.find(plan.name))  # maybe for its memory, before it was ready
+            raise
+        return Record(
+            instance=plan.instance,
+            container=container,
+            name=plan.name,
+            pid=process.pid,
+            started=process.started,
+            since=time.time(),
+            netns=plan.netns,
+            netns_inode=netns.inode,
+            digest=plan.digest,
+            request=request_id,
+            pid_file=None if plan.pid_file is None else plan.pid_file.beneath,
+            configuration=[
+                {"path": file.path, "beneath": file.beneath, "rules": file.rules, "digest": digest_of(file.text or "")}
+                for file in plan.configuration
+            ],
+            bindings=dict(allowed.bindings),
+            grace=plan.grace,
+            children=children,
+        )
+
+    def take_over(self, plan: Plan, pins: Pins, netns: PinnedNamespace, request_id: str) -> tuple[str, int]:
+        """The name is taken, but not in the ledger: an earlier run was killed between its start and its record."""
+        found = self.engine.find(plan.name)
+        if found is not None and found.pid is not None:
+            # With a configuration file nobody knows any more which text it was given.
+            same = found.digest == plan.digest and not plan.configuration
+            if same and namespace_of(found.pid) == netns.inode:
+                return found.id, found.pid
+            process = identify(found.pid)
+            if process is not None:
+                end(process, "TERM", plan.grace)
+        self.engine.remove(plan.name)
+        return self.engine.start(plan, pins, request_id)
