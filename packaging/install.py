@@ -19,6 +19,7 @@ from pathlib import Path
 HOME = Path("/usr/share/sidespawn")
 PACKAGE = HOME / "sidespawn"
 BUNDLED = HOME / "bundled"  # what the command line needs and the distribution does not have
+COMMAND = "/usr/bin/sidespawn"
 UNITS = "usr/lib/systemd/system"
 PROFILES = "etc/apparmor.d"
 LAUNCHER = """\
@@ -49,8 +50,9 @@ def install(family: str, package: Path, destination: Path, python: str, bundled:
         shutil.copytree(bundled, destination / BUNDLED.relative_to("/"))
     path = [str(HOME), *([str(BUNDLED)] if bundled is not None else [])]
     write(destination / "usr/bin/sidespawn", LAUNCHER.format(python=python, path=path), mode=0o755)
-    for unit in (code / "units").glob("sidespawn*@.*"):
+    for unit in (code / "units").glob("sidespawn*.*"):
         content = unit.read_text().replace("@PYTHON@", python).replace("@PACKAGE@", str(PACKAGE))
+        content = content.replace("@COMMAND@", COMMAND)
         write(destination / UNITS / unit.name, content)
     for shell, place in COMPLETIONS.items():
         write(destination / place.format(zsh=ZSH[family]), completion(shell, package, bundled))

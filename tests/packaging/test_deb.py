@@ -46,7 +46,13 @@ def test_it_is_for_every_machine_and_the_python_and_systemd_that_it_needs(built:
     assert control(built, "Architecture") == "all"
     assert control(built, "Version") == built.source.distributions_version
     needed = control(built, "Depends").split(", ")
-    for each in ("python3 (>= 3.11)", "python3-click (>= 8.1.3)", "python3-rich (>= 13.3.1)", "systemd (>= 247)"):
+    for each in (
+        "python3 (>= 3.11)",
+        "python3-click (>= 8.1.3)",
+        "python3-rich (>= 13.3.1)",
+        "python3-prometheus-client (>= 0.16.0)",
+        "systemd (>= 247)",
+    ):
         assert each in needed
     assert control(built, "Recommends").split(", ")[1] == "podman (>= 4.0) | docker.io (>= 20.10)"
 
@@ -66,8 +72,13 @@ def test_nothing_lies_where_python_looks_for_modules(unpacked: Path) -> None:
 
 def test_the_units_are_in_the_distributions_place_and_name_its_python(unpacked: Path) -> None:
     units = {path.name: path.read_text() for path in (unpacked / UNITS.strip("/")).iterdir()}
-    assert sorted(units) == ["sidespawn-spool@.service", "sidespawn@.service", "sidespawn@.socket", "sidespawn@.timer"]
+    metrics = ["sidespawn-metrics.service", "sidespawn-metrics.timer"]
+    templates = ["sidespawn-spool@.service", "sidespawn@.service", "sidespawn@.socket", "sidespawn@.timer"]
+    assert sorted(units) == [*metrics, *templates]
     commands = re.findall(r"^Exec\w+=(.*)$", "\n".join(units.values()), re.MULTILINE)
+    (of_metrics,) = (each for each in commands if "metrics" in each)
+    commands.remove(of_metrics)
+    assert of_metrics.startswith("/usr/bin/sidespawn metrics ")
     assert len(commands) == 4
     assert all(each.startswith(f"/usr/bin/python3 -I -S {CODE}/run.py ") for each in commands)
 

@@ -231,7 +231,7 @@ def test_the_bill_of_materials_is_valid_and_complete(built: Built) -> None:
         assert components[name]["version"] == version
         assert components[name]["licenses"]
     needs = {each["ref"]: each.get("dependsOn", []) for each in bill["dependencies"]}
-    assert needs["sidespawn"] == ["click", "rich"]
+    assert needs["sidespawn"] == ["click", "prometheus-client", "rich"]
     assert needs["rich"] == ["markdown-it-py", "pygments"]
     assert needs["markdown-it-py"] == ["mdurl"]
     assert sbom.bill(built.source, published, built.bundle, sbom.read_wheel(built.wheel)) == text

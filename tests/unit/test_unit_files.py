@@ -8,7 +8,8 @@ import pytest
 
 from sidespawn.setup import security_modules, systemd
 
-NAMES = ["sidespawn-spool@.service", "sidespawn@.service", "sidespawn@.socket", "sidespawn@.timer"]
+METRICS = ["sidespawn-metrics.service", "sidespawn-metrics.timer"]
+NAMES = [*METRICS, "sidespawn-spool@.service", "sidespawn@.service", "sidespawn@.socket", "sidespawn@.timer"]
 PACKAGES_PYTHON = "/usr/bin/python3"
 
 

@@ -16,6 +16,7 @@ from sidespawn.cli.enable import enable
 from sidespawn.cli.explain import explain
 from sidespawn.cli.learn import learn
 from sidespawn.cli.logs import logs
+from sidespawn.cli.metrics import metrics
 from sidespawn.cli.options import options
 from sidespawn.cli.ps import ps
 from sidespawn.cli.scan import scan
@@ -40,7 +41,10 @@ def cli() -> None:
     """
 
 
-for verb in (enable, options, agent_options, disable, check, scan, explain, learn, ps, logs, signal, stop, sync, demo):
+VERBS = (
+    enable, options, agent_options, disable, check, scan, explain, learn, ps, logs, metrics, signal, stop, sync, demo,
+)  # fmt: skip
+for verb in VERBS:
     cli.add_command(verb)
 
 

@@ -15,6 +15,7 @@ from contextlib import closing, suppress
 from enum import Enum
 
 from sidespawn.core.policy import ServiceLimits
+from sidespawn.host.tally import Tally
 
 JOURNAL = "/run/systemd/journal/socket"
 FIELD_BYTES = 2048
@@ -61,6 +62,7 @@ class Journal:
     def __init__(self, service: str, path: str = JOURNAL) -> None:
         self.service = service
         self.path = path
+        self.tally: Tally | None = None  # counts all of them, those that are left out as well
         self.records = ServiceLimits.records
         self.lock = threading.Lock()
         self.counts: Counter[Event] = Counter()
@@ -70,6 +72,10 @@ class Journal:
         """`fields` become SIDESPAWN_<NAME>."""
         if time.monotonic() >= self.window_ends:
             self.summarise()
+        if self.tally:
+            self.tally.add(f"events {event.name.lower()} {fields.get('reason', '')}".rstrip())
+            if event is Event.STARTED:
+                self.tally.started(str(fields["request"]))
         with self.lock:
             self.counts[event] += event in SUMMARISED
             too_many = self.counts[event] > self.records

@@ -15,6 +15,7 @@ from pathlib import Path
 from sidespawn.core.wire import HORIZON_MS, Reply, format_reply
 from sidespawn.host import spool
 from sidespawn.host.journal import Event, Journal
+from sidespawn.host.tally import Tally
 from sidespawn.system.files import closing, directory, write_whole
 from sidespawn.system.places import Places
 
@@ -24,8 +25,10 @@ KEPT_SECONDS = HORIZON_MS / 1000 + 60  # an id is remembered longer than a reque
 class Replies:
     """Of one service, `most` at a time and those of requests that are `needed`: not answered yet."""
 
-    def __init__(self, places: Places, journal: Journal, most: int, needed: Callable[[str], bool]) -> None:
-        self.places, self.journal, self.most, self.needed = places, journal, most, needed
+    def __init__(
+        self, places: Places, journal: Journal, tally: Tally, most: int, needed: Callable[[str], bool]
+    ) -> None:
+        self.places, self.journal, self.tally, self.most, self.needed = places, journal, tally, most, needed
 
     def find(self, request_id: str) -> bytes | None:
         """What was answered, by root's own record: a reply that an agent sees may be the agent's own."""
@@ -37,6 +40,7 @@ class Replies:
     def give(self, reply: Reply, *, by_operator: bool) -> None:
         answer = format_reply(reply)
         self._write(self.places.answers, reply.id, answer)
+        self.tally.answered(reply.id, reply.status, reply.reason)
         self.tell(reply.id, answer, by_operator=by_operator)
 
     def tell(self, request_id: str, answer: bytes, *, by_operator: bool) -> None:

@@ -41,6 +41,7 @@ from sidespawn.host.lanes import Lanes
 from sidespawn.host.limits import Bucket
 from sidespawn.host.policies import Stamps, are_current, load_policy
 from sidespawn.host.replies import Replies
+from sidespawn.host.tally import Tally
 from sidespawn.system import kernel
 from sidespawn.system.files import closing
 from sidespawn.system.places import Places
@@ -94,6 +95,7 @@ class Sync:
     ) -> None:
         self.places, self.journal, self.keeper, self.stamps = places, journal, keeper, stamps
         self.doorbells = doorbells
+        self.tally = journal.tally = Tally(places.tally)
         if isinstance(keeper, PolicyError):  # to whom the spool was given by the last valid policy
             pace, self.limits, self.spool_uid = Pace(linger=0, parallel=1), ServiceLimits(), places.spool.stat().st_uid
         else:
@@ -106,14 +108,16 @@ class Sync:
         self.limited = False
         self.accepted: dict[str, str] = {}  # id to claim, of those claims that are not finished
         self.unanswered: dict[str, int] = {}  # claim to the number of its lines that have no answer yet
-        self.replies = Replies(places, journal, self.limits.replies, lambda request_id: request_id in self.accepted)
+        self.replies = Replies(places, journal, self.tally, self.limits.replies, lambda each: each in self.accepted)
 
     def run(self) -> None:
         served = rested = False
+        self.tally.add("runs")
         spool.remove_unfinished(self.places.claims)
         spool.clear(self.places.spool)  # what lies there might leave no room for requests
         with closing(kernel.watch_directories(str(self.places.spool), str(self.places.operator))) as watch:
             unfinished = spool.stored(self.places.claims)
+            self.tally.add("runs continued", bool(unfinished))  # of one that was killed
             if unfinished and isinstance(self.keeper, Keeper):
                 self.keeper.interrupted = True  # an earlier run was killed over these
                 self.attempt(self.keeper.recover)
@@ -150,6 +154,7 @@ class Sync:
                 self.settle(watch)
         self.replies.expire()
         self.journal.summarise()
+        self.tally.store()
         if rested:
             self.empty_doorbells()
 
@@ -229,6 +234,7 @@ class Sync:
             return
         with self.lanes.lock:
             self.accepted[request.id] = claim.path.name
+        self.tally.accepted[request.id] = time.monotonic()
         if len(self.accepted) <= self.limits.replies:  # more might leave no room for the replies
             self.replies.put_bell(request.id, by_operator=claim.by_operator)
         self.lanes.add(

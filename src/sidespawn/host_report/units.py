@@ -9,13 +9,14 @@ from pathlib import Path
 
 from sidespawn.errors import LaunchError, Reason
 from sidespawn.host_report.findings import Finding, Topic, ok, problem, warning
-from sidespawn.setup.systemd import SHIPPED, SYSTEMCTL, all_units
+from sidespawn.setup.systemd import METRICS, SHIPPED, SYSTEMCTL, all_units, filled_in
 from sidespawn.system.processes import last_line, run
 
 # systemd.unit(5), the first that has a file of a name wins.
 DIRECTORIES = tuple(Path(each, "systemd/system") for each in ("/etc", "/run", "/usr/local/lib", "/usr/lib", "/lib"))
 PROPERTIES = ("Id", "ActiveState", "MainPID", "FragmentPath", "DropInPaths", "NeedDaemonReload")
 COMMAND = re.compile(r"^ExecStart=(\S+) -I -S (\S+)/run\.py ", re.MULTILINE)
+METRICS_COMMAND = re.compile(r"^ExecStart=(.+) metrics --textfile ", re.MULTILINE)
 TIMEOUT = 60.0
 
 
@@ -33,7 +34,7 @@ class Unit:
 @dataclass(frozen=True, kw_only=True)
 class Facts:
     files: Mapping[str, str]  # the installed unit files: content by path, by precedence
-    shipped: Mapping[str, str]  # as this version has them: content by name, @PYTHON@ and @PACKAGE@ not filled in
+    shipped: Mapping[str, str]  # as this version has them: content by name, @PYTHON@ and its like not filled in
     package: str  # where this version is
     packages: frozenset[str] = frozenset()  # of those that the files name, those with a run.py
     units: tuple[Unit, ...] = ()
@@ -44,14 +45,14 @@ def unit_files() -> dict[str, str]:
     """Every file of a unit of ours on this host. /lib may be the same directory as /usr/lib."""
     found: dict[Path, str] = {}
     for directory in dict.fromkeys(each.resolve() for each in DIRECTORIES):
-        for path in sorted(directory.glob("sidespawn*@.*")):
+        for path in sorted((*directory.glob("sidespawn*@.*"), *map(directory.joinpath, METRICS))):
             if path.is_file():
                 found[path] = path.read_text(encoding="utf-8", errors="replace")
     return {str(path): content for path, content in found.items()}
 
 
 def shipped_files() -> dict[str, str]:
-    return {path.name: path.read_text(encoding="utf-8") for path in sorted(SHIPPED.glob("sidespawn*@.*"))}
+    return {path.name: path.read_text(encoding="utf-8") for path in sorted(SHIPPED.glob("sidespawn*.*"))}
 
 
 def command_of(content: str) -> tuple[str, str]:
@@ -111,7 +112,8 @@ def judge_file(facts: Facts, name: str, paths: list[str], renew: str) -> Iterato
     """All files of one name; the first is in effect."""
     path, topic = paths[0], Topic.UNIT_FILES
     python, package = command_of(facts.files[path])
-    text = facts.shipped.get(name, "").replace("@PYTHON@", python).replace("@PACKAGE@", package)
+    metrics = METRICS_COMMAND.search(facts.files[path])
+    text = filled_in(facts.shipped.get(name, ""), python, package, metrics[1] if metrics else "")
     remove = f"rm {path}; systemctl daemon-reload"
     if name not in facts.shipped:
         message = "an earlier version installed it, and systemd still offers it"

@@ -46,7 +46,7 @@ def of_units(places: Places, policy: Policy) -> Iterator[Change]:
     if systemd.is_packaged():
         yield from (Change(what=str(path), before=read(path), after="") for path in systemd.left_over())
     else:
-        for name, content in systemd.contents(os.path.realpath(sys.executable)).items():
+        for name, content in systemd.contents(os.path.realpath(sys.executable), systemd.own_command()).items():
             yield of_file(systemd.INSTALLED / name, content)
     state = "enabled" if is_enabled(places.service) else "disabled"
     for unit in systemd.units(places.service):

@@ -22,17 +22,29 @@ INSTALLED = Path("/etc/systemd/system")
 PACKAGED = Path("/usr/lib/systemd/system")
 PACKAGE = Path(__file__).resolve().parent.parent
 TIMEOUT = 120.0
+PACKAGED_COMMAND = "/usr/bin/sidespawn"
+MODULE = " -I -m sidespawn.cli.main"
+METRICS = ("sidespawn-metrics.service", "sidespawn-metrics.timer")
 
 
-def contents(python: str) -> dict[str, str]:
-    """The content of each unit file by its name, for this installation and the given interpreter."""
-    for path in (python, str(PACKAGE)):
+def own_command() -> str:
+    """What runs this command line: not a realpath, since that would leave the virtual environment."""
+    return f"{sys.executable}{MODULE}"
+
+
+def contents(python: str, command: str = PACKAGED_COMMAND) -> dict[str, str]:
+    """The content of each unit file by its name, for this installation and the given interpreter and command."""
+    for path in (python, command.removesuffix(MODULE), str(PACKAGE)):
         if any(character in path for character in " %\"'\\$"):
             raise SidespawnError(Reason.HOST_UNSUITABLE, f"a unit cannot name {path!r}", "install elsewhere")
     return {
-        unit.name: unit.read_text().replace("@PYTHON@", python).replace("@PACKAGE@", str(PACKAGE))
-        for unit in sorted(SHIPPED.glob("sidespawn*@.*"))
+        unit.name: filled_in(unit.read_text(), python, str(PACKAGE), command)
+        for unit in sorted(SHIPPED.glob("sidespawn*.*"))
     }
+
+
+def filled_in(text: str, python: str, package: str, command: str) -> str:
+    return text.replace("@PYTHON@", python).replace("@PACKAGE@", package).replace("@COMMAND@", command)
 
 
 def is_packaged() -> bool:
@@ -95,7 +107,7 @@ def install_templates() -> list[str]:
     if is_packaged():
         return remove(left_over())
     changed = []
-    for name, content in contents(os.path.realpath(sys.executable)).items():
+    for name, content in contents(os.path.realpath(sys.executable), own_command()).items():
         path = INSTALLED / name
         if not is_same(path, content):
             path.write_text(content)
@@ -113,6 +125,8 @@ def remove_templates() -> list[str]:
 
     Returns the files' names. With one, systemd needs a daemon-reload.
     """
+    if not is_packaged() and (INSTALLED / METRICS[1]).exists():
+        systemctl("disable", "--now", METRICS[1])
     removed = remove(left_over() if is_packaged() else in_etc())
     systemctl("stop", "sidespawn.slice", "system-sidespawn.slice", "system-sidespawn\\x2dspool.slice")
     return removed

@@ -10,6 +10,7 @@
     /run/sidespawn/SERVICE/operator   a second spool, for root on the host: `sidespawn stop` and `signal`
     /run/sidespawn/SERVICE/claims     requests taken from a spool and not yet answered
     /run/sidespawn/SERVICE/ledger     one record for each side container
+    /run/sidespawn/SERVICE/tally      what happened, counted; see tally.py
     /run/sidespawn/SERVICE/pins       what is being mounted into a side container at this moment
     /run/sidespawn/SERVICE/snapshots  checked copies of configuration files, for side containers; likewise
     /run/sidespawn/SERVICE/roots      of side containers that systemd starts; see engines/systemd_roots.py
@@ -50,4 +51,5 @@ class Places:
         # Which containers with names of the old wrappers were looked at and not adopted; there once one has looked.
         self.adoption = self.home / "adoption"
         self.bucket = self.home / "bucket"
+        self.tally = self.home / "tally"
         self.lock = self.home / "lock"

@@ -1,0 +1,133 @@
+"""What is counted and measured of one service, without asking its engine: an engine that hangs must not end this."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from sidespawn.cli.output import enabled_services
+from sidespawn.cli.ps import is_orphan, usage
+from sidespawn.core import compiled
+from sidespawn.core.policy import Policy
+from sidespawn.errors import PolicyError
+from sidespawn.host.ledger import Ledger, Record
+from sidespawn.host.policies import load_policy
+from sidespawn.host.tally import read_counts
+from sidespawn.host_report.units import Unit
+from sidespawn.setup.services import is_enabled
+from sidespawn.setup.systemd import units
+from sidespawn.system.places import RUN, Places
+
+# A side container is in exactly one of them.
+STATES = ("running", "adopted", "orphan", "exited")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyFacts:
+    digest: str  # of all that counts: the file, its preset and the program's table
+    engine: str
+    mode: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """In use and allowed, by the name that the policy has for it."""
+
+    used: dict[str, int]
+    allowed: dict[str, int]
+    waiting: int  # bytes of requests in the spool
+    backing_off: int  # instances
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """`policy` and `limits` are None if the policy is invalid."""
+
+    service: str
+    is_active: bool  # requests would be served
+    policy: PolicyFacts | None = None
+    limits: Limits | None = None
+    side_containers: dict[str, int] = field(default_factory=dict)  # by state
+    unanswered: int = 0  # claims
+    oldest: float = 0.0  # seconds that the oldest of them has waited
+    counts: dict[str, float] = field(default_factory=dict)  # see host/tally.py
+
+
+def watched_services() -> list[str]:
+    """Enabled, or with directories all the same."""
+    return [name for name in enabled_services() if is_enabled(name) or (RUN / name).is_dir()]
+
+
+def look(service: str, loaded: Iterable[Unit]) -> Figures:
+    """`loaded` are the service's units as systemd has them."""
+    places = Places(service)
+    policy = limits = None
+    with suppress(PolicyError):
+        policy = facts_of(load_policy(places))
+        limits = limits_of(places)
+    waits = ages(places)
+    return Figures(
+        service=service,
+        is_active=is_active(service, loaded),
+        policy=policy,
+        limits=limits,
+        side_containers=by_state(Ledger(places.ledger).records() if places.ledger.is_dir() else ()),
+        unanswered=len(waits),
+        oldest=max(waits, default=0.0),
+        counts=read_counts(places.tally),
+    )
+
+
+def is_active(service: str, loaded: Iterable[Unit]) -> bool:
+    socket, _ = units(service)
+    needed = {socket, f"sidespawn-spool@{service}.service"}
+    return needed <= {each.name for each in loaded if each.active == "active"}
+
+
+def facts_of(policy: Policy) -> PolicyFacts:
+    text = json.dumps(compiled.dump(policy), sort_keys=True)
+    return PolicyFacts(
+        digest=hashlib.sha256(text.encode()).hexdigest()[:16],
+        engine=policy.side_container.engine,
+        mode="monitor" if policy.is_monitor else "enforce",
+    )
+
+
+def limits_of(places: Places) -> Limits:
+    found = usage(places)
+    return Limits(
+        used={"instances": found.instances, "burst": found.burst - found.requests_left},
+        allowed={"instances": found.most_instances, "burst": found.burst},
+        waiting=found.waiting,
+        backing_off=len(found.backing_off),
+    )
+
+
+def by_state(records: Iterable[Record]) -> dict[str, int]:
+    found = dict.fromkeys(STATES, 0)
+    for each in records:
+        found[state_of(each)] += 1
+    return found
+
+
+def state_of(record: Record) -> str:
+    if not record.is_running:
+        return "exited"
+    if is_orphan(record.pid, record.netns):
+        return "orphan"
+    return "adopted" if record.adopted else "running"
+
+
+def ages(places: Places) -> list[float]:
+    """In seconds, of the claims that are not answered yet."""
+    found = []
+    with suppress(OSError), os.scandir(places.claims) as entries:
+        for entry in entries:
+            with suppress(OSError):  # it was answered meanwhile
+                found.append(max(0.0, time.time() - entry.stat(follow_symlinks=False).st_mtime))
+    return found

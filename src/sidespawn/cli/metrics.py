@@ -1,0 +1,205 @@
+"""`sidespawn metrics`: what a monitoring system needs to know of this host, in Prometheus' text format.
+
+Every label's value is a word of this code, or was chosen by the operator: services, engines, reasons, states. Nothing
+that an agent writes becomes one, such as a network's id, so no agent can make the number of time series grow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from sidespawn import __version__
+from sidespawn.cli import figures
+from sidespawn.cli.figures import STATES, Figures
+from sidespawn.core.wire import Status
+from sidespawn.errors import LaunchError, Reason, SidespawnError
+from sidespawn.host.journal import Event
+from sidespawn.host.tally import BOUNDS
+from sidespawn.host_report import units
+from sidespawn.system.files import directory, write_whole
+from sidespawn.system.places import RUN
+
+if TYPE_CHECKING:
+    from prometheus_client import Metric
+
+FILE = "sidespawn.prom"
+# What is not told by the verdicts already, and is worth a line on a dashboard. Ends have a metric of their own.
+EVENTS = (
+    Event.ADOPTED, Event.NOT_ADOPTED, Event.REPLACED, Event.MONITORED, Event.UNREADABLE, Event.LIMITED, Event.INTERNAL,
+)  # fmt: skip
+ENDS = (Reason.EXITED, Reason.OUT_OF_MEMORY)
+
+
+@click.command()
+@click.option(
+    "--textfile",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIRECTORY",
+    help=f"Replace {FILE} in this directory, which node_exporter reads, instead of printing.",
+)
+def metrics(textfile: Path | None) -> None:
+    """Print counters and gauges of every enabled service for Prometheus.
+
+    sidespawn-metrics.timer runs it each minute for node_exporter's textfile collector.
+    """
+    if RUN.is_dir():
+        next(RUN.iterdir(), None)  # who may not look is told so, rather than that there is nothing
+    content = exposition(gather())
+    if textfile is None:
+        click.echo(content, nl=False)
+        return
+    try:
+        with directory(textfile) as held:
+            write_whole(held, FILE, content.encode(), mode=0o644)
+    except OSError as error:
+        hint = "node_exporter's --collector.textfile.directory; for the timer, DIRECTORY= in a drop-in of its service"
+        raise SidespawnError(Reason.HOST_UNSUITABLE, f"{textfile}: {error.strerror}", hint) from None
+
+
+def gather() -> list[Figures]:
+    names = figures.watched_services()
+    try:
+        loaded = units.loaded(names)
+    except LaunchError:
+        loaded = ()  # then no service is active
+    return [figures.look(name, loaded) for name in names]
+
+
+def exposition(found: Iterable[Figures]) -> str:
+    try:
+        from prometheus_client import CollectorRegistry, generate_latest
+        from prometheus_client.registry import Collector
+    except ImportError as error:
+        hint = "install python3-prometheus-client, or: pip install prometheus-client"
+        raise SidespawnError(Reason.HOST_UNSUITABLE, f"this installation cannot write metrics: {error}", hint) from None
+    known = list(found)
+
+    class Everything(Collector):
+        def collect(self) -> Iterator[Metric]:
+            yield from (*of_host(), *of_policies(known), *of_requests(known), *of_containers(known), *of_limits(known))
+
+    registry = CollectorRegistry()
+    registry.register(Everything())
+    return generate_latest(registry).decode()
+
+
+def gauge(name: str, text: str, labels: tuple[str, ...], rows: Iterable[tuple[tuple[str, ...], float]]) -> Metric:
+    from prometheus_client.core import GaugeMetricFamily
+
+    made = GaugeMetricFamily(f"sidespawn_{name}", text, labels=labels)
+    for values, number in rows:
+        made.add_metric(values, number)
+    return made
+
+
+def counter(name: str, text: str, labels: tuple[str, ...], rows: Iterable[tuple[tuple[str, ...], float]]) -> Metric:
+    from prometheus_client.core import CounterMetricFamily
+
+    made = CounterMetricFamily(f"sidespawn_{name}", text, labels=labels)
+    for values, number in rows:
+        made.add_metric(values, number)
+    return made
+
+
+def of_host() -> Iterator[Metric]:
+    yield gauge("build_info", "The version of sidespawn; always 1.", ("version",), [((__version__,), 1)])
+
+
+def of_policies(known: list[Figures]) -> Iterator[Metric]:
+    service = ("service",)
+    text = "Whether requests of agents are taken: socket and directories are active."
+    yield gauge("service_active", text, service, (((each.service,), float(each.is_active)) for each in known))
+    text = "Whether the policy is valid; if not, every request is refused."
+    yield gauge("policy_valid", text, service, (((each.service,), each.policy is not None) for each in known))
+    text = "The policy in effect, its preset included; always 1."
+    rows = [((each.service, p.digest, p.engine, p.mode), 1.0) for each in known if (p := each.policy) is not None]
+    yield gauge("policy_info", text, ("service", "digest", "engine", "mode"), rows)
+
+
+def of_requests(known: list[Figures]) -> Iterator[Metric]:
+    answers = [(each, answers_of(each)) for each in known]
+    text = "Requests that were answered, by verdict."
+    rows = (
+        ((each.service, str(status)), sum((count for (verdict, _), count in found.items() if verdict == status), 0.0))
+        for each, found in answers
+        for status in Status
+    )
+    yield counter("requests", text, ("service", "verdict"), rows)
+    text = "Requests that were answered, by verdict and reason; a series begins with the first of its kind."
+    reasons = (((each.service, *key), count) for each, found in answers for key, count in sorted(found.items()))
+    yield counter("requests_by_reason", text, ("service", "verdict", "reason"), reasons)
+    yield of_starts(known)
+    text = "Records in the journal, by kind, those that were only counted there included."
+    events = (
+        ((each.service, event.name.lower()), events_of(each, event.name.lower())) for each in known for event in EVENTS
+    )
+    yield counter("events", text, ("service", "event"), events)
+    text = "Runs of the service that serves requests."
+    yield counter("runs", text, ("service",), (((each.service,), each.counts.get("runs", 0)) for each in known))
+    text = "Runs that found requests which an earlier run had taken and not answered, because it was killed."
+    continued = (((each.service,), each.counts.get("runs continued", 0)) for each in known)
+    yield counter("runs_continued", text, ("service",), continued)
+    text = "Claims, each of one request or more, that are not answered at this moment."
+    yield gauge("unanswered_claims", text, ("service",), (((each.service,), each.unanswered) for each in known))
+    text = "How long the oldest of them has waited."
+    yield gauge("oldest_claim_seconds", text, ("service",), (((each.service,), each.oldest) for each in known))
+
+
+def of_starts(known: list[Figures]) -> Metric:
+    from prometheus_client.core import HistogramMetricFamily
+
+    text = "From reading a request to its program being ready, of those that started a side container."
+    made = HistogramMetricFamily("sidespawn_start_seconds", text, labels=("service",))
+    for each in known:
+        total, buckets = 0.0, []
+        for bound in (*BOUNDS, "more"):
+            total += each.counts.get(f"starts {bound}", 0)
+            buckets.append(("+Inf" if bound == "more" else str(bound), total))
+        made.add_metric((each.service,), buckets, each.counts.get("seconds", 0))
+    return made
+
+
+def of_containers(known: list[Figures]) -> Iterator[Metric]:
+    text = (
+        "Side containers, each in one state: adopted ones are of earlier wrappers; an orphan's namespace has no name."
+    )
+    rows = (((each.service, state), each.side_containers.get(state, 0)) for each in known for state in STATES)
+    yield gauge("side_containers", text, ("service", "state"), rows)
+    text = "Side containers that ended without being asked to, by reason."
+    ends = (((each.service, str(end)), each.counts.get(f"events exited {end}", 0)) for each in known for end in ENDS)
+    yield counter("side_container_ends", text, ("service", "reason"), ends)
+    text = "Side containers that keep ending and wait until they may be started again."
+    yield gauge("backing_off", text, ("service",), (((s,), limits.backing_off) for s, limits in with_limits(known)))
+
+
+def of_limits(known: list[Figures]) -> Iterator[Metric]:
+    labels = ("service", "limit")
+    used = (((s, name), count) for s, limits in with_limits(known) for name, count in limits.used.items())
+    yield gauge("limit_used", "How much of a limit of the policy is used.", labels, used)
+    rows = (((s, name), count) for s, limits in with_limits(known) for name, count in limits.allowed.items())
+    yield gauge("limit_allowed", "How much the policy allows.", labels, rows)
+    text = "Bytes of requests in the spool that were not taken yet."
+    yield gauge("waiting_bytes", text, ("service",), (((s,), limits.waiting) for s, limits in with_limits(known)))
+
+
+def with_limits(known: list[Figures]) -> list[tuple[str, figures.Limits]]:
+    return [(each.service, each.limits) for each in known if each.limits is not None]
+
+
+def answers_of(each: Figures) -> dict[tuple[str, str], float]:
+    """By verdict and reason, only such as this version knows: the number of series has a bound."""
+    words = ((key.split(" "), count) for key, count in each.counts.items() if key.startswith("answers "))
+    known_words = ((tuple(word[1:]), count) for word, count in words if len(word) == 3)
+    return {
+        (verdict, reason): count
+        for (verdict, reason), count in known_words
+        if verdict in set(Status) and reason in set(Reason)
+    }
+
+
+def events_of(each: Figures, name: str) -> float:
+    return sum((count for key, count in each.counts.items() if key.split(" ")[:2] == ["events", name]), 0.0)
