@@ -21,6 +21,7 @@ PACKAGE = HOME / "sidespawn"
 BUNDLED = HOME / "bundled"  # what the command line needs and the distribution does not have
 COMMAND = "/usr/bin/sidespawn"
 UNITS = "usr/lib/systemd/system"
+CATALOGS = "usr/lib/systemd/catalog"
 PROFILES = "etc/apparmor.d"
 LAUNCHER = """\
 #!{python} -I
@@ -54,6 +55,7 @@ def install(family: str, package: Path, destination: Path, python: str, bundled:
         content = unit.read_text().replace("@PYTHON@", python).replace("@PACKAGE@", str(PACKAGE))
         content = content.replace("@COMMAND@", COMMAND)
         write(destination / UNITS / unit.name, content)
+    write(destination / CATALOGS / "sidespawn.catalog", (code / "catalog/sidespawn.catalog").read_text())
     for shell, place in COMPLETIONS.items():
         write(destination / place.format(zsh=ZSH[family]), completion(shell, package, bundled))
     if family == "deb":  # where rpms are at home, there is SELinux, and no place for AppArmor's profiles

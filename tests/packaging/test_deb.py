@@ -92,6 +92,12 @@ def test_the_profiles_are_configuration_and_the_code_has_links_to_them(built: Bu
         assert (unpacked / path.strip("/")).read_text().count(f"profile {Path(path).name} ") == 1
 
 
+def test_the_journals_catalogue_is_where_systemd_looks(unpacked: Path) -> None:
+    """Its trigger compiles it."""
+    shipped = CHECKOUT / "src/sidespawn/catalog/sidespawn.catalog"
+    assert (unpacked / "usr/lib/systemd/catalog/sidespawn.catalog").read_text() == shipped.read_text()
+
+
 def test_every_verb_has_its_manual_page(built: Built, unpacked: Path) -> None:
     pages = {path.name for path in (unpacked / "usr/share/man/man1").iterdir()}
     assert pages == {"sidespawn.1.gz", *(f"sidespawn-{verb}.1.gz" for verb in VERBS)}

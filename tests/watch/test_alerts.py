@@ -34,9 +34,7 @@ def test_the_case_of_an_alert_can_fail(alert: str, programs: Path, tmp_path: Pat
     head, name, rest = RULES.read_text().partition(f"- alert: {alert}\n")
     following, _, more = rest.partition("\n\n")
     for expression in ("vector(1)", "vector(1) > 1"):
-        changed = re.sub(
-            r"expr: (\|\n(?: {10,}.*\n)+|.*\n)", lambda _, new=expression: f"expr: {new}\n", following, count=1
-        )
+        changed = re.sub(r"expr: (\|\n(?: {10,}.*\n)+|.*\n)", f"expr: {expression}\n", following, count=1)
         (tmp_path / RULES.name).write_text(f"{head}{name}{changed}\n\n{more}")
         assert promtool(programs, "check", "rules", tmp_path / RULES.name).returncode == 0
         assert promtool(programs, "test", "rules", tmp_path / CASES.name).returncode == 1
