@@ -72,9 +72,10 @@ def test_its_files(built: Built, number: int) -> None:
         "/usr/share/fish/vendor_completions.d/sidespawn.fish",
         "/usr/share/sidespawn/bundled/click/__init__.py",
         f"{CODE}/selinux/sidespawn.cil",
+        "/usr/lib/systemd/catalog/sidespawn.catalog",
     ):
         assert path in files
-    outside = ("/usr/bin/", "/usr/lib/systemd/system/", "/usr/share/")
+    outside = ("/usr/bin/", "/usr/lib/systemd/", "/usr/share/")
     assert [path for path in files if not path.startswith(outside)] == []
     assert not [path for path in files if "site-packages" in path or "__pycache__" in path]
 
@@ -156,7 +157,7 @@ def test_erased_it_stops_the_runs_and_leaves_what_enable_made(built: Built) -> N
         "ls /etc/sidespawn; ls /etc/systemd/system/multi-user.target.wants",
     )
     assert said.splitlines() == [
-        STOP,
+        f"{STOP} sidespawn-metrics.timer",
         "daemon-reload",
         "ls: cannot access '/usr/share/sidespawn': No such file or directory",
         "a.toml",
