@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from sidespawn.cli.main import cli
-from sidespawn.cli.systemd import PACKAGE
 from sidespawn.host.journal import Event
+from sidespawn.setup.systemd import PACKAGE
 
 CATALOG = PACKAGE / "catalog/sidespawn.catalog"
 TEXT = CATALOG.read_text(encoding="utf-8")

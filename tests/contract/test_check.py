@@ -178,6 +178,7 @@ def test_json_of_the_host(on_host: list[Finding], policy: Path, capsys: pytest.C
         "message": "logs are lost",
         "hint": "mkdir /x",
         "subject": "a",
+        "command": "",
     }
     assert [each["subject"] for each in found["services"]] == [str(policy)]
 

@@ -16,6 +16,7 @@ from types import ModuleType
 import pytest
 from click.shell_completion import BashComplete
 
+from sidespawn.cli.diagnosis.ailments import Sign
 from sidespawn.cli.main import cli
 from sidespawn.core.policy import Policy
 from sidespawn.core.values import TYPES
@@ -159,6 +160,11 @@ def test_every_field_of_the_journal_is_described() -> None:
 def test_every_finding_about_the_host_is_described() -> None:
     text = (DOCS / "operating.md").read_text().partition("## Is the host fit?")[2].partition("\n## ")[0]
     assert in_tables(text) == {str(each) for each in (*Topic, *State)}
+
+
+def test_every_ailment_is_described() -> None:
+    text = (DOCS / "operating.md").read_text().partition("## What is wrong?")[2].partition("\n## ")[0]
+    assert in_tables(text) == {str(each) for each in Sign}
 
 
 def test_every_kind_of_scans_findings_is_described() -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from sidespawn import wrapper
+from sidespawn.agent import wrapper
 from tests.lab.networks import SIDESPAWN, Service, command, unit_state, wait_until
 from tests.watch.conftest import CHECKOUT
 from tests.watch.test_alerts import RULES

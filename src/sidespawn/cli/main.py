@@ -12,6 +12,7 @@ from sidespawn.cli.check import check
 from sidespawn.cli.contained import agent_options
 from sidespawn.cli.demo import demo
 from sidespawn.cli.disable import disable
+from sidespawn.cli.doctor import doctor
 from sidespawn.cli.enable import enable
 from sidespawn.cli.explain import explain
 from sidespawn.cli.learn import learn
@@ -36,13 +37,15 @@ def cli() -> None:
     it; the host checks the request against the service's policy and starts exactly the allowed program as a side
     container, which outlives the agent.
 
-    Exit codes: 0 done, 1 a policy's test case failed or `scan` found something, 2 `scan` could not look, 64 wrong use,
-    69 not enabled or host unsuitable, 70 failed, 75 no answer in time, 77 refused by policy, 78 the policy is invalid.
+    Exit codes: 0 done, 1 a policy's test case failed or `scan` or `doctor` found something, 2 they could not look,
+    64 wrong use, 69 not enabled or host unsuitable, 70 failed, 75 no answer in time, 77 refused by policy, 78 the
+    policy is invalid.
     """
 
 
 VERBS = (
-    enable, options, agent_options, disable, check, scan, explain, learn, ps, logs, metrics, signal, stop, sync, demo,
+    enable, options, agent_options, disable, check, doctor, scan, explain, learn, ps, logs, metrics, signal, stop, sync,
+    demo,
 )  # fmt: skip
 for verb in VERBS:
     cli.add_command(verb)

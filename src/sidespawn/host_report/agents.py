@@ -7,9 +7,10 @@ An agent is found by its mounts: its processes see a service's spool, and not th
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sidespawn.errors import SidespawnError
@@ -31,6 +32,7 @@ class Agent:
     profile: str = ""  # AppArmor's name for it, with the mode; empty without AppArmor
     may_mount: bool = False  # it has CAP_SYS_ADMIN
     lacks: str = ""  # the program that its wrapper executes for calls that the agent answers itself
+    restart: str = ""  # the command of the engine that it runs in
 
 
 def look(services: Iterable[str]) -> tuple[Agent, ...]:
@@ -52,8 +54,14 @@ def look(services: Iterable[str]) -> tuple[Agent, ...]:
                 if spool in theirs and str(places.home) not in theirs:
                     is_current = theirs[spool] == hosts.get(spool)
                     # `ip netns exec` in an agent makes one more mount namespace in the same control group.
-                    found.setdefault((name, container), look_at(name, pid, is_current, theirs))
+                    agent = replace(look_at(name, pid, is_current, theirs), restart=restarting(container))
+                    found.setdefault((name, container), agent)
     return tuple(found.values())
+
+
+def restarting(control_group: str) -> str:
+    found = re.search(r"\b(libpod|docker)-([0-9a-f]{12})[0-9a-f]{52}\b", control_group)
+    return f"{'podman' if found[1] == 'libpod' else 'docker'} restart {found[2]}" if found else ""
 
 
 def look_at(service: str, pid: int, is_current: bool, mounts: Iterable[str]) -> Agent:
@@ -106,7 +114,9 @@ def judge_agent(agent: Agent, has_apparmor: bool) -> Iterator[Finding]:
     who = f"the agent of {agent.service}, process {agent.pid},"
     if not agent.is_current:
         found = f"{who} has directories from before the service was enabled again"
-        yield problem(Topic.AGENT_MOUNTS, found, "its requests arrive nowhere", "restart the agent", agent.service)
+        yield problem(
+            Topic.AGENT_MOUNTS, found, "its requests arrive nowhere", "restart the agent", agent.service, agent.restart
+        )
     if agent.lacks:
         found = f"{who} has no {agent.lacks} beside the wrapper"
         message = "its calls for the version or for a test fail, and Neutron then leaves features out"

@@ -63,15 +63,21 @@ def judge_profile(facts: Facts, name: str, service: str) -> Finding:
     path, topic = security_modules.APPARMOR_HOME / name, Topic.APPARMOR_PROFILE
     load = f"{security_modules.PARSER} -r {path}"
     if name not in facts.installed:
-        return warning(
-            topic, f"{path} is missing", "the profile is gone after a reboot", f"sidespawn enable {service}", name
-        )
+        renew = f"sidespawn enable {service}"
+        return warning(topic, f"{path} is missing", "the profile is gone after a reboot", renew, name, renew)
     if name not in facts.loaded:
-        return warning(topic, f"profile {name} is not loaded", "what names it does not start", load, name)
+        return warning(topic, f"profile {name} is not loaded", "what names it does not start", load, name, load)
     if facts.loaded[name] != "enforce":
         found = f"profile {name} is in mode {facts.loaded[name]}"
-        return warning(topic, found, "it forbids nothing", f"aa-enforce {path}, or {load}", name)
+        return warning(topic, found, "it forbids nothing", f"aa-enforce {path}, or {load}", name, load)
     if not facts.installed[name]:
         hint = f"sidespawn enable {service}, which puts the shipped one into its place"
-        return warning(topic, f"{path} is not as it ships", "another version's, or changed by hand", hint, name)
+        return warning(
+            topic,
+            f"{path} is not as it ships",
+            "another version's, or changed by hand",
+            hint,
+            name,
+            f"sidespawn enable {service}",
+        )
     return ok(topic, f"profile {name} is loaded and enforced", name)

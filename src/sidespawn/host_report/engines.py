@@ -205,7 +205,8 @@ def judge_docker(facts: Docker) -> Iterator[Finding]:
         yield problem(Topic.DOCKER, f"docker is not installed: there is no {docker.SOCKET}", cannot, hint)
         return
     if not facts.is_running:
-        yield problem(Topic.DOCKER, "docker does not run", cannot, "systemctl start docker")
+        way = "systemctl start docker"
+        yield problem(Topic.DOCKER, "docker does not run", cannot, way, command=way)
         return
     if facts.refusal:
         hint = 'docker before 20.10: upgrade it; docker 29 and later: {"min-api-version": "1.41"} in'

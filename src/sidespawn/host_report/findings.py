@@ -59,7 +59,10 @@ class Topic(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """`message` (what follows from it) and `hint` (what to do) are empty if and only if the state is ok."""
+    """`message` (what follows from it) and `hint` (what to do) are empty if and only if the state is ok.
+
+    `command` is what mends it, for root's shell; empty where no command can, or where an operator has to choose.
+    """
 
     id: Topic
     state: State
@@ -67,6 +70,7 @@ class Finding:
     message: str = ""
     hint: str = ""
     subject: str = ""  # the service, engine, file or profile, where the id alone does not say which
+    command: str = ""
 
     @property
     def sentence(self) -> str:
@@ -77,12 +81,14 @@ def ok(topic: Topic, found: str, subject: str = "") -> Finding:
     return Finding(id=topic, state=State.OK, found=found, subject=subject)
 
 
-def warning(topic: Topic, found: str, message: str, hint: str, subject: str = "") -> Finding:
-    return Finding(id=topic, state=State.WARNING, found=found, message=message, hint=hint, subject=subject)
+def warning(topic: Topic, found: str, message: str, hint: str, subject: str = "", command: str = "") -> Finding:
+    about = {"message": message, "hint": hint, "subject": subject, "command": command}
+    return Finding(id=topic, state=State.WARNING, found=found, **about)
 
 
-def problem(topic: Topic, found: str, message: str, hint: str, subject: str = "") -> Finding:
-    return Finding(id=topic, state=State.PROBLEM, found=found, message=message, hint=hint, subject=subject)
+def problem(topic: Topic, found: str, message: str, hint: str, subject: str = "", command: str = "") -> Finding:
+    about = {"message": message, "hint": hint, "subject": subject, "command": command}
+    return Finding(id=topic, state=State.PROBLEM, found=found, **about)
 
 
 def worst(findings: Iterable[Finding]) -> State:

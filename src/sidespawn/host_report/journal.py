@@ -35,7 +35,7 @@ def judge(facts: Facts) -> Iterator[Finding]:
     lost = "verdicts and the output of side containers are lost"
     if not facts.listens:
         hint = "systemctl start systemd-journald.socket systemd-journald.service"
-        yield warning(Topic.JOURNAL, f"nothing listens at {SOCKET}", lost, hint)
+        yield warning(Topic.JOURNAL, f"nothing listens at {SOCKET}", lost, hint, command=hint)
     elif not facts.has_journalctl:
         hint = "install the package that has it"
         yield warning(Topic.JOURNAL, f"there is no {JOURNALCTL}", "sidespawn logs and learn do not work", hint)

@@ -58,16 +58,16 @@ def judge_links(facts: Facts) -> Iterator[Finding]:
     for service, paths in without_policy(facts.links, facts.policies):
         found = f"{', '.join(paths)}: {service} has no policy {POLICIES}/{service}.toml"
         message = "its units fail at each boot"
-        yield warning(Topic.LEFTOVER_LINKS, found, message, f"sidespawn disable {service}", service)
+        way = f"sidespawn disable {service}"
+        yield warning(Topic.LEFTOVER_LINKS, found, message, way, service, way)
 
 
 def judge_drop_ins(facts: Facts) -> Iterator[Finding]:
     for service, paths in without_policy(facts.drop_ins, facts.policies):
         found = f"{', '.join(paths)}: {service} has no policy"
         message = f"these options hold again as soon as a service is named {service}"
-        yield warning(
-            Topic.LEFTOVER_DROP_INS, found, message, f"rm -r {' '.join(paths)}; systemctl daemon-reload", service
-        )
+        way = f"rm -r {' '.join(paths)}; systemctl daemon-reload"
+        yield warning(Topic.LEFTOVER_DROP_INS, found, message, way, service, way)
 
 
 def judge_homes(facts: Facts) -> Iterator[Finding]:
@@ -86,7 +86,8 @@ def judge_accounts(facts: Facts) -> Iterator[Finding]:
     for name in facts.accounts:
         if name not in facts.needed_accounts:
             found = f"account {name} is of no service on this host"
-            yield warning(Topic.LEFTOVER_ACCOUNTS, found, "nothing uses it", f"userdel {name}", name)
+            way = f"userdel {name}"
+            yield warning(Topic.LEFTOVER_ACCOUNTS, found, "nothing uses it", way, name, way)
 
 
 def without_policy(paths: Iterable[str], policies: frozenset[str]) -> Iterator[tuple[str, list[str]]]:

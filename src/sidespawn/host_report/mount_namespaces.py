@@ -134,7 +134,8 @@ def judge_spool(facts: Facts, service: str) -> Iterator[Finding]:
     wanted = (places.home, *given_to_containers(places))
     unseen = [str(each) for each in wanted if str(each) not in facts.mounts]
     reasons = facts.options.get(unit.name, ())
-    hint = f"systemctl restart {unit.name}; then restart the agents of {service}"
+    restart = f"systemctl restart {unit.name}"
+    hint = f"{restart}; then restart the agents of {service}"
     if reasons and (unit.active != "active" or not unseen):
         found = f"{unit.name} will run in a private mount namespace when it is started again"
         message = f"{because(reasons)}: nobody else will see what it mounts, and no request will arrive"
@@ -147,11 +148,13 @@ def judge_spool(facts: Facts, service: str) -> Iterator[Finding]:
         message = f"{because(reasons)}: nobody else sees what it mounts, and no request arrives"
         yield problem(Topic.SPOOL_MOUNTS, found, message, f"{without(reasons, service)}; {hint}", service)
     elif str(places.spool) in unseen:
-        yield problem(Topic.SPOOL_MOUNTS, found, "something has unmounted it, and no request arrives", hint, service)
+        yield problem(
+            Topic.SPOOL_MOUNTS, found, "something has unmounted it, and no request arrives", hint, service, restart
+        )
     else:
         message = "an earlier version made the directories, with less separation from containers"
-        hint = f"sidespawn enable {service}; then restart its agents"
-        yield warning(Topic.SPOOL_MOUNTS, found, message, hint, service)
+        renew = f"sidespawn enable {service}"
+        yield warning(Topic.SPOOL_MOUNTS, found, message, f"{renew}; then restart its agents", service, renew)
 
 
 def judge_service(facts: Facts, service: str) -> Iterator[Finding]:

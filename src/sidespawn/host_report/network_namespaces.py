@@ -40,16 +40,19 @@ def judge(facts: Facts, services: tuple[str, ...]) -> Iterator[Finding]:
     if facts.mode is None:
         if services:
             hint = f"systemctl restart sidespawn-spool@{services[0]}.service, or mkdir --mode=755 {NAMESPACES}"
-            yield warning(topic, f"{NAMESPACES} does not exist", "no agent can mount it", hint)
+            make = f"mkdir --mode=755 {NAMESPACES}"
+            yield warning(topic, f"{NAMESPACES} does not exist", "no agent can mount it", hint, command=make)
         else:
             yield ok(topic, f"{NAMESPACES} does not exist yet; the first service makes it")
         return
     found = []
     if facts.mode & 0o555 != 0o555:
         message = "agents that are not root do not find their namespace: every request of theirs is refused"
-        found.append(warning(topic, f"{NAMESPACES} has mode {facts.mode:04o}", message, f"chmod 755 {NAMESPACES}"))
+        way = f"chmod 755 {NAMESPACES}"
+        found.append(warning(topic, f"{NAMESPACES} has mode {facts.mode:04o}", message, way, command=way))
     if not facts.is_shared:
         message = "namespaces that an agent adds are not seen by the host"
-        hint = f"mount --bind {NAMESPACES} {NAMESPACES}; mount --make-shared {NAMESPACES}; restart the agents"
-        found.append(warning(topic, f"{NAMESPACES} is on a mount that is not shared", message, hint))
+        way = f"mount --bind {NAMESPACES} {NAMESPACES}; mount --make-shared {NAMESPACES}"
+        text = f"{NAMESPACES} is on a mount that is not shared"
+        found.append(warning(topic, text, message, f"{way}; restart the agents", command=way))
     yield from found or [ok(topic, f"{NAMESPACES}: {facts.names}, shared")]

@@ -89,7 +89,8 @@ def judge_module(facts: Facts, service: str) -> Finding:
     unlabelled = "agents confined by SELinux cannot use their spool"
     if not facts.has_module:
         found = "the policy does not contain this version's module"
-        return warning(Topic.SELINUX_MODULE, found, unlabelled, f"sidespawn enable {service}")
+        way = f"sidespawn enable {service}"
+        return warning(Topic.SELINUX_MODULE, found, unlabelled, way, command=way)
     return ok(Topic.SELINUX_MODULE, "our module is installed")
 
 

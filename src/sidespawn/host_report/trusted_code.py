@@ -103,7 +103,9 @@ def judge_writable(paths: list[Path]) -> Finding:
         return ok(Topic.CODE, f"only root can change {PACKAGE}")
     found = f"{', '.join(map(str, paths))} can be changed by others than root"
     hint = "install sidespawn where only root can write, or: chown root PATH; chmod go-w PATH"
-    return warning(Topic.CODE, found, "root executes it", hint)
+    named = " ".join(map(str, paths))
+    way = f"chown root {named}; chmod go-w {named}"
+    return warning(Topic.CODE, found, "root executes it", hint, command=way)
 
 
 def writable_code() -> list[Path]:

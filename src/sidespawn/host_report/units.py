@@ -105,7 +105,7 @@ def judge_files(facts: Facts) -> Iterator[Finding]:
     missing = [name for name in facts.shipped if name not in by_name] if facts.services else []
     if missing:
         found = f"unit files are missing: {', '.join(missing)}"
-        yield problem(Topic.UNIT_FILES, found, "enabled services do not start", renew)
+        yield problem(Topic.UNIT_FILES, found, "enabled services do not start", renew, command=renew)
 
 
 def judge_file(facts: Facts, name: str, paths: list[str], renew: str) -> Iterator[Finding]:
@@ -114,22 +114,25 @@ def judge_file(facts: Facts, name: str, paths: list[str], renew: str) -> Iterato
     python, package = command_of(facts.files[path])
     metrics = METRICS_COMMAND.search(facts.files[path])
     text = filled_in(facts.shipped.get(name, ""), python, package, metrics[1] if metrics else "")
-    remove = f"rm {path}; systemctl daemon-reload"
+    remove, renewed = f"rm {path}; systemctl daemon-reload", renew if facts.services else ""
     if name not in facts.shipped:
         message = "an earlier version installed it, and systemd still offers it"
-        yield warning(topic, f"{path} is not of this version", message, remove, path)
+        yield warning(topic, f"{path} is not of this version", message, remove, path, remove)
     elif package and package not in facts.packages:
-        yield problem(topic, f"{path} runs {package}/run.py, which does not exist", "every request fails", renew, path)
+        found = f"{path} runs {package}/run.py, which does not exist"
+        yield problem(topic, found, "every request fails", renew, path, renewed)
     elif paths[1:]:
         found = f"{path} hides {', '.join(paths[1:])}"
-        yield warning(topic, found, "upgrades of the package have no effect", f"unless it is meant: {remove}", path)
+        yield warning(
+            topic, found, "upgrades of the package have no effect", f"unless it is meant: {remove}", path, remove
+        )
     elif package not in ("", facts.package):
         message = f"enabled services run that one, not {facts.package}"
-        yield warning(topic, f"{path} is of the sidespawn in {package}", message, renew, path)
+        yield warning(topic, f"{path} is of the sidespawn in {package}", message, renew, path, renewed)
     elif facts.files[path] != text:
         message = "it is another version's, or was changed by hand"
         hint = f"{renew}, which renews it; changes of your own belong in a drop-in"
-        yield warning(topic, f"{path} is not as this version has it", message, hint, path)
+        yield warning(topic, f"{path} is not as this version has it", message, hint, path, renewed)
 
 
 def judge_units(facts: Facts) -> Iterator[Finding]:
@@ -137,7 +140,8 @@ def judge_units(facts: Facts) -> Iterator[Finding]:
     stale = [each.name for each in facts.units if each.needs_reload]
     if stale:
         found = f"systemd has older versions of {', '.join(stale)} in memory than on disk"
-        yield warning(Topic.DAEMON_RELOAD, found, "what was changed is not in effect", "systemctl daemon-reload")
+        reload = "systemctl daemon-reload"
+        yield warning(Topic.DAEMON_RELOAD, found, "what was changed is not in effect", reload, command=reload)
     by_name = {each.name: each for each in facts.units}
     for service in facts.services:
         needed = (f"sidespawn-spool@{service}.service", f"sidespawn@{service}.socket", f"sidespawn@{service}.timer")
@@ -145,12 +149,14 @@ def judge_units(facts: Facts) -> Iterator[Finding]:
         main = by_name.get(f"sidespawn@{service}.service")
         if down:
             found = f"{service}: {', '.join(f'{name} is {by_name[name].active}' for name in down)}"
-            hint = f"systemctl start {' '.join(down)}; why: systemctl status {' '.join(down)}"
+            start = f"systemctl start {' '.join(down)}"
+            hint = f"{start}; why: systemctl status {' '.join(down)}"
             is_only_timer = down == [f"sidespawn@{service}.timer"]
             judged = warning if is_only_timer else problem
             message = "nothing is tidied up" if is_only_timer else "its agents' requests are not served"
-            yield judged(Topic.SERVICE_UNITS, found, message, hint, service)
+            yield judged(Topic.SERVICE_UNITS, found, message, hint, service, start)
         elif main is not None and main.active == "failed":
             found = f"{service}: {main.name} has failed"
-            hint = f"see journalctl --unit={main.name}; then: systemctl restart sidespawn@{service}.socket"
-            yield problem(Topic.SERVICE_UNITS, found, "its agents' requests are not served", hint, service)
+            restart = f"systemctl reset-failed {main.name}; systemctl restart sidespawn@{service}.socket"
+            hint = f"see journalctl --unit={main.name}; then: {restart}"
+            yield problem(Topic.SERVICE_UNITS, found, "its agents' requests are not served", hint, service, restart)

@@ -29,7 +29,7 @@ METRICS = ("sidespawn-metrics.service", "sidespawn-metrics.timer")
 
 def own_command() -> str:
     """What runs this command line: not a realpath, since that would leave the virtual environment."""
-    return f"{sys.executable}{MODULE}"
+    return f"{sys.prefix}/bin/python3{MODULE}"
 
 
 def contents(python: str, command: str = PACKAGED_COMMAND) -> dict[str, str]:

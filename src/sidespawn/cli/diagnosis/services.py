@@ -1,0 +1,151 @@
+"""What is wrong with one service beyond what `sidespawn check` looks for: its policy, and what its requests met."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+from sidespawn.cli import figures, ps
+from sidespawn.cli.diagnosis.ailments import Ailment, Sign
+from sidespawn.cli.logs import read_journal
+from sidespawn.core.policy import Policy
+from sidespawn.engines.systemd_roots import HOST
+from sidespawn.errors import PolicyError, Reason
+from sidespawn.host.ledger import Ledger
+from sidespawn.host.limits import FREE_FALLS, SUFFIX, Falls
+from sidespawn.host.policies import policy_of
+from sidespawn.host_report.findings import State
+from sidespawn.host_report.suitability import IMAGES
+from sidespawn.setup import changes
+from sidespawn.setup.services import is_enabled
+from sidespawn.system.files import read_trusted
+from sidespawn.system.places import Places
+
+STUCK_SECONDS = 120.0
+RECENTLY = "1 hour ago"
+EXPECTED = (Reason.NO_SUCH_PROCESS, Reason.BACKING_OFF)  # of an agent that behaves; and what is told on its own
+
+
+def problem(places: Places, sign: Sign, found: str, message: str, command: str = "", advice: str = "") -> Ailment:
+    return Ailment(
+        id=sign, state=State.PROBLEM, found=found, message=message, command=command, advice=advice,
+        service=places.service,
+    )  # fmt: skip
+
+
+def examine(service: str) -> Iterator[Ailment]:
+    """Of a service with a policy; the rest is only asked of one that is enabled."""
+    places = Places(service)
+    try:
+        # From its text: one that was compiled before may still be in use, though nothing would read this one any more.
+        policy = policy_of(places, read_trusted(places.policy))
+    except PolicyError as error:
+        yield invalid(places, error)
+    else:
+        if is_enabled(service):
+            yield from of_policy(places, policy)
+            yield from of_side_containers(places, policy)
+    if is_enabled(service):
+        yield from of_requests(places)
+
+
+def invalid(places: Places, error: PolicyError) -> Ailment:
+    refused = f"every request for {places.service} is refused, or will be when it is read again"
+    unsafe = re.search(r" is not used: (/\S+) can be changed by others than root$", error.message)
+    if unsafe:
+        path = shlex.quote(unsafe[1])
+        command = f"chown root {path}; chmod go-w {path}"
+        return problem(places, Sign.POLICY_UNSAFE, error.message, refused, command, "see first that its text is yours")
+    advice = f"{error.hint}; " if error.hint else ""
+    advice += f"edit it until `sidespawn check {places.service}` is content"
+    return problem(places, Sign.POLICY_INVALID, error.message, refused, advice=advice)
+
+
+def of_policy(places: Places, policy: Policy) -> Iterator[Ailment]:
+    told, side = partial(problem, places), policy.side_container
+    state = policy.agent.state_on_host
+    if not Path(state).is_dir():
+        found = f"{state}, where {places.service} expects the agent's state, is not there"
+        command = f"install --directory --mode=755 --owner={side.uid} --group={side.gid} {shlex.quote(state)}"
+        advice = "if the agent's state is elsewhere, set state_on_host in the policy instead"
+        yield told(Sign.STATE_MISSING, found, "every start fails", command, advice)
+    for found in IMAGES[side.engine](side.image):
+        pull = f"{side.engine} pull {shlex.quote(side.image)}"
+        can_be_pulled = side.engine in ("podman", "docker") and not side.image.startswith(("localhost/", "/"))
+        advice = "load it, or name another one: image in the policy's [parameters]"
+        missing = "every start fails"
+        if side.image != HOST:
+            yield told(Sign.IMAGE_MISSING, found, missing, pull if can_be_pulled else "", advice)
+    pending = changes.pending(places, policy, None)
+    if pending:
+        which = ", ".join(each.what for each in pending)
+        found = f"{places.service} is not as its policy and this version have it: {which}"
+        message = "it serves as it was enabled earlier"
+        yield told(Sign.POLICY_NOT_APPLIED, found, message, f"sidespawn enable {places.service}")
+
+
+def of_side_containers(places: Places, policy: Policy) -> Iterator[Ailment]:
+    told = partial(problem, places)
+    used = ps.usage(places)
+    for instance, count in falling(places, policy.limits.backoff).items():
+        found = f"{instance} of {places.service} ended right after each of its last {count} starts, and does not run"
+        advice = f"its own output says why: sidespawn logs {places.service} {instance}"
+        yield told(Sign.KEEPS_ENDING, found, "its agent gets failures", advice=advice)
+    if used.instances >= used.most_instances:
+        found = f"{places.service} has {used.instances} side containers, and no more are allowed"
+        advice = "raise `instances` in the policy's [limits], if they are wanted; then sidespawn enable"
+        yield told(Sign.INSTANCE_LIMIT, found, "starts of others are refused", advice=advice)
+    orphans = [str(row["name"]) for row in ps.side_containers(places) if row["orphan"]]
+    if orphans:
+        found = f"{', '.join(orphans)}: the network namespace has lost its name"
+        command = f"sidespawn stop {places.service} {' '.join(orphans)}"
+        yield told(Sign.ORPHAN, found, "nothing can reach it, and no agent asks for it again", command)
+
+
+def falling(places: Places, longest: int) -> dict[str, int]:
+    """What is started only after a pause from now on, whether or not that is over."""
+    falls, ledger = Falls(places.ledger, longest), Ledger(places.ledger)
+    counts = {path.stem: falls.pause(path.stem)[0] for path in places.ledger.glob(f"*{SUFFIX}")}
+    return {
+        instance: count
+        for instance, count in sorted(counts.items())
+        if count >= FREE_FALLS and not ((record := ledger.find(instance)) and record.is_running)
+    }
+
+
+def of_requests(places: Places) -> Iterator[Ailment]:
+    waits = figures.ages(places)
+    if max(waits, default=0.0) > STUCK_SECONDS:
+        found = f"{places.service} has {len(waits)} unanswered claims, the oldest {max(waits):.0f} s old"
+        command = f"systemctl restart sidespawn@{places.service}.service"
+        advice = f"what it does: systemctl status sidespawn@{places.service}.service"
+        yield problem(places, Sign.REQUESTS_STUCK, found, "agents time out", command, advice)
+    reasons = recent_failures(places)
+    if reasons:
+        counted = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+        found = f"requests for {places.service} failed since the last that did not: {counted}"
+        advice = f"sidespawn logs {places.service} --refused --since '{RECENTLY}'; docs/reasons.md has each reason"
+        yield problem(places, Sign.REQUESTS_FAIL, found, "agents lack what they asked for", advice=advice)
+
+
+def recent_failures(places: Places) -> Counter[str]:
+    """By reason, in the last hour, after the last start that came off and the last change of the policy."""
+    since = time.time() - 3600
+    with suppress(OSError):
+        since = max(since, os.stat(places.policy).st_ctime)
+    for record in read_journal(places, "started", RECENTLY):
+        since = max(since, int(record["__REALTIME_TIMESTAMP"]) / 1e6)
+    found: Counter[str] = Counter()
+    for event in ("failed", "internal"):
+        for record in read_journal(places, event, RECENTLY):
+            reason = str(record.get("SIDESPAWN_REASON", "internal"))
+            if int(record["__REALTIME_TIMESTAMP"]) / 1e6 > since and reason not in EXPECTED:
+                found[reason] += 1
+    return found

@@ -1,0 +1,264 @@
+"""Broken hosts: `sidespawn doctor` names the cause, and the very command that it prints mends it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sidespawn.setup.systemd import INSTALLED
+from sidespawn.system.places import NAMESPACES, POLICIES
+from tests.contract.command import sidespawn_command
+from tests.lab.networks import SIDESPAWN, Service, command, kill_process, unit_state
+
+AGENT = "localhost/sidespawn-agent:latest"
+Cause = dict[str, Any]
+
+
+def doctor() -> tuple[int, list[Cause]]:
+    done = command(*SIDESPAWN, "doctor", "--json", check=False)
+    assert "Traceback" not in done.stderr
+    found = json.loads(done.stdout)
+    assert found["not_looked_at"] == []
+    return done.returncode, found["causes"]
+
+
+def new_causes(before: list[Cause]) -> list[Cause]:
+    code, found = doctor()
+    assert code == bool(found)
+    known = {(each["id"], each["found"]) for each in before}
+    return [each for each in found if (each["id"], each["found"]) not in known]
+
+
+@pytest.fixture(scope="module")
+def own() -> list[Cause]:
+    """What this machine has anyway: the lab's control groups lack controllers."""
+    return doctor()[1]
+
+
+@pytest.fixture(autouse=True)
+def no_drop_ins(service: Service) -> Iterator[None]:
+    yield
+    for path in INSTALLED.glob(f"sidespawn@{service.name}*.d"):
+        (path / "own.conf").unlink(missing_ok=True)
+    command("systemctl", "daemon-reload")
+
+
+def socket(service: Service) -> str:
+    return f"sidespawn@{service.name}.socket"
+
+
+@dataclass(frozen=True)
+class Broken:
+    """`consequences` are what stands below the cause."""
+
+    how: Callable[[Service], object]
+    cause: str
+    consequences: tuple[str, ...] = ()
+    serves: bool = True  # and after it was mended a request is served
+
+
+def stop_socket(service: Service) -> None:
+    command("systemctl", "stop", socket(service))
+
+
+def unmount_spool(service: Service) -> None:
+    service.wait_until_idle()
+    command("umount", "--lazy", str(service.places.spool))
+
+
+def change_unit(service: Service) -> None:
+    path = INSTALLED / "sidespawn@.service"
+    path.write_text(path.read_text().replace("UMask=0077", "UMask=0022"))
+
+
+def remove_unit(service: Service) -> None:
+    (INSTALLED / "sidespawn@.timer").unlink()
+
+
+def change_drop_in_without_reload(service: Service) -> None:
+    path = INSTALLED / f"{service.unit}.d" / "own.conf"
+    path.write_text("[Service]\nNice=1\n")
+
+
+def let_others_write_the_policy(service: Service) -> None:
+    service.places.policy.chmod(0o666)
+    stop_socket(service)  # and so more is down than the cause
+
+
+def give_the_policies_away(service: Service) -> None:
+    POLICIES.chmod(0o777)
+
+
+def close_namespaces(service: Service) -> None:
+    NAMESPACES.chmod(0o700)
+
+
+def remove_state(service: Service) -> None:
+    shutil.rmtree(service.state)
+
+
+def change_policy(service: Service) -> None:
+    """To one that needs more of its unit."""
+    text = service.places.policy.read_text()
+    service.places.policy.write_text(f"{text}\n[pace]\nparallel = 7\n")
+
+
+def damage_wrapper(service: Service) -> None:
+    service.wrapper.write_text("#!/bin/sh\n")
+
+
+def lose_a_namespace(service: Service) -> None:
+    network = service.network()
+    assert network.start().returncode == 0
+    command("ip", "netns", "del", network.netns)
+
+
+def fail_the_service(service: Service) -> None:
+    service.wait_until_idle()
+    path = INSTALLED / f"{service.unit}.d" / "own.conf"
+    path.write_text("[Service]\nExecStart=\nExecStart=/bin/false\nRestart=no\n")
+    command("systemctl", "daemon-reload")
+    command("systemctl", "start", service.unit, check=False)
+    path.unlink()
+    command("systemctl", "daemon-reload")
+
+
+def stop_timer(service: Service) -> None:
+    command("systemctl", "stop", f"sidespawn@{service.name}.timer")
+
+
+def leave_links(service: Service) -> None:
+    """Of a service whose policy somebody removed."""
+    for kind, target in (("socket", "multi-user"), ("timer", "timers")):
+        path = INSTALLED / f"{target}.target.wants" / f"sidespawn@{service.name}-gone.{kind}"
+        path.symlink_to(INSTALLED / f"sidespawn@.{kind}")
+
+
+def leave_drop_ins(service: Service) -> None:
+    path = INSTALLED / f"sidespawn@{service.name}-gone.service.d"
+    path.mkdir()
+    (path / "own.conf").write_text("[Service]\nNice=1\n")
+
+
+HOSTS = {
+    "the socket unit is stopped": Broken(stop_socket, "service-units"),
+    "the spool was unmounted": Broken(unmount_spool, "spool-mounts"),
+    "a unit file was changed by hand": Broken(change_unit, "unit-files", ("daemon-reload", "policy-not-applied")),
+    "a unit file was removed": Broken(remove_unit, "unit-files", ("policy-not-applied",)),
+    "a drop-in was not loaded": Broken(change_drop_in_without_reload, "daemon-reload"),
+    "others may write a policy": Broken(let_others_write_the_policy, "policy-unsafe", ("service-units",), serves=False),
+    "others may write all policies": Broken(give_the_policies_away, "policy-unsafe"),
+    "the namespaces are closed": Broken(close_namespaces, "network-namespaces"),
+    "the agent's state is gone": Broken(remove_state, "state-missing"),
+    "a policy was changed and not applied": Broken(change_policy, "policy-not-applied"),
+    "a wrapper is damaged": Broken(damage_wrapper, "policy-not-applied"),
+    "a side container is an orphan": Broken(lose_a_namespace, "orphan"),
+    "the service has failed": Broken(fail_the_service, "service-units"),
+    "the timer is stopped": Broken(stop_timer, "service-units"),
+    "links of a service are left": Broken(leave_links, "leftover-links"),
+    "drop-ins of a service are left": Broken(leave_drop_ins, "leftover-drop-ins"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTS)
+def test_the_command_that_it_prints_mends_the_host(name: str, service: Service, own: list[Cause]) -> None:
+    host = HOSTS[name]
+    assert new_causes(own) == []
+    host.how(service)
+    (cause,) = new_causes(own)
+    assert cause["id"] == host.cause
+    below = [each["id"] for each in cause["consequences"]]
+    assert [each for each in below if each in host.consequences] == list(host.consequences), below
+    mend(cause)
+    left = new_causes(own)
+    if host.serves:
+        assert left == []
+        assert service.network().start().returncode == 0
+        assert new_causes(own) == []
+    else:  # the consequence has become a cause, with a command of its own
+        (cause,) = left
+        assert cause["id"] in host.consequences
+        mend(cause)
+        assert new_causes(own) == []
+
+
+def mend(cause: Cause) -> None:
+    assert cause["command"], cause
+    environment = {"PATH": f"{Path(SIDESPAWN[0]).parent}:{os.defpath}:/usr/sbin:/sbin"}
+    done = subprocess.run(
+        ["/bin/sh", "-ec", cause["command"]], env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, f"{cause['command']}: {done.stderr}"
+
+
+@contextmanager
+def agent(service: Service) -> Iterator[None]:
+    name = f"agent-{service.name}"
+    mount = f"--volume={service.places.spool}:{service.places.spool}:rw,rprivate"
+    command("podman", "run", "--detach", "--network=none", f"--name={name}", mount, AGENT, "sleep", "600")
+    try:
+        yield
+    finally:
+        command("podman", "rm", "--force", "--time=0", name)
+
+
+def test_an_agent_with_old_directories_is_restarted(service: Service, own: list[Cause]) -> None:
+    with agent(service):
+        service.disable()
+        service.enable("--preset=neutron-dhcp-dnsmasq", f"--set=state_on_host={service.state}")
+        (cause,) = new_causes(own)
+        assert (cause["id"], cause["command"].split()[:2]) == ("agent-mounts", ["podman", "restart"])
+        mend(cause)
+        assert new_causes(own) == []
+
+
+def test_an_invalid_policy_is_for_people(service: Service, own: list[Cause]) -> None:
+    with service.places.policy.open("a") as policy:
+        policy.write("nonsense = 1\n")
+    (cause,) = new_causes(own)
+    assert (cause["id"], cause["command"]) == ("policy-invalid", "")
+    assert f"sidespawn check {service.name}" in cause["advice"]
+
+
+def test_what_keeps_ending_and_what_fails_is_told_until_it_works(service: Service, own: list[Cause]) -> None:
+    """An image that is not there: the failures are a consequence of it."""
+    text = service.places.policy.read_text()
+    service.places.policy.write_text(text.replace("[parameters]", '[parameters]\nimage = "localhost/no-such:1"'))
+    network = service.network()
+    assert network.start().returncode == 70
+    (cause,) = new_causes(own)
+    assert (cause["id"], cause["command"]) == ("image-missing", "")  # nothing could be pulled from localhost
+    assert [each["id"] for each in cause["consequences"]] == ["requests-fail"]
+    assert "1 image-missing" in cause["consequences"][0]["found"]
+    service.places.policy.write_text(text)
+    assert network.start().returncode == 0
+    assert new_causes(own) == []
+    while network.start().returncode == 0:
+        kill_process(network.pid)
+    (cause,) = new_causes(own)
+    assert cause["id"] == "keeps-ending"
+    assert f"sidespawn logs {service.name} {network.netns}" in cause["advice"]
+
+
+def test_for_people_it_prints_the_order_and_the_commands(service: Service) -> None:
+    stop_socket(service)
+    done = command(*SIDESPAWN, "doctor", check=False)
+    assert done.returncode == 1
+    assert f"-> systemctl start {socket(service)}\n" in done.stdout
+    command("systemctl", "start", socket(service))
+    assert unit_state(socket(service)) == "active"
+
+
+def test_who_may_not_look_is_told(service: Service) -> None:
+    done = sidespawn_command("doctor", as_nobody=True)
+    assert done.returncode in (1, 2)
+    assert "not looked at: this was not run as root" in done.stdout

@@ -1,0 +1,116 @@
+"""Causes stand apart from their consequences, and come in the order in which to mend them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sidespawn.cli.diagnosis.ailments import CAUSES, ORDER, Ailment, Id, Sign, ailment_of, in_order
+from sidespawn.cli.diagnosis.services import invalid
+from sidespawn.errors import PolicyError
+from sidespawn.host_report.agents import restarting
+from sidespawn.host_report.findings import State, Topic, problem, warning
+from sidespawn.system.places import Places
+
+
+def ailment(each: Id, service: str = "", state: State = State.PROBLEM) -> Ailment:
+    return Ailment(id=each, state=state, found="f", message="m", service=service)
+
+
+def shape(*found: Ailment) -> list[tuple[str, list[str]]]:
+    return [(str(each.id), [str(below.id) for below in each.consequences]) for each in in_order(found)]
+
+
+def test_every_id_has_its_place_in_the_order() -> None:
+    assert sorted(ORDER) == sorted((*Topic, *Sign))
+
+
+def test_a_cause_always_comes_first() -> None:
+    """Otherwise there could be a circle."""
+    for each, causes in CAUSES.items():
+        assert all(ORDER.index(cause) < ORDER.index(each) for cause in causes), each
+
+
+def test_an_invalid_policy_explains_what_is_down_and_fails() -> None:
+    found = (
+        ailment(Sign.REQUESTS_FAIL, "a"),
+        ailment(Topic.SERVICE_UNITS, "a"),
+        ailment(Topic.LEFTOVER_ACCOUNTS, state=State.WARNING),
+        ailment(Sign.POLICY_INVALID, "a"),
+    )
+    assert shape(*found) == [("policy-invalid", ["service-units", "requests-fail"]), ("leftover-accounts", [])]
+
+
+def test_another_services_trouble_explains_nothing_and_the_hosts_explains_all() -> None:
+    found = (ailment(Sign.POLICY_INVALID, "b"), ailment(Topic.SERVICE_UNITS, "a"))
+    assert shape(*found) == [("policy-invalid", []), ("service-units", [])]
+    everywhere = (ailment(Topic.PYTHON), ailment(Topic.SERVICE_UNITS, "a"), ailment(Topic.SERVICE_UNITS, "b"))
+    assert shape(*everywhere) == [("python", ["service-units", "service-units"])]
+
+
+def test_a_consequence_of_a_consequence_is_one_of_the_first_cause() -> None:
+    found = (ailment(Topic.AGENT_MOUNTS, "a"), ailment(Topic.SPOOL_MOUNTS, "a"), ailment(Topic.UNIT_FILES))
+    assert shape(*found) == [("unit-files", ["spool-mounts", "agent-mounts"])]
+
+
+def test_problems_come_before_warnings_of_one_kind() -> None:
+    found = (ailment(Topic.SERVICE_UNITS, "a", State.WARNING), ailment(Topic.SERVICE_UNITS, "b"))
+    assert [each.service for each in in_order(found)] == ["b", "a"]
+
+
+def test_a_warning_comes_before_what_follows_from_it_and_after_other_problems() -> None:
+    found = (
+        ailment(Topic.MEMORY_CONTROLLER, state=State.WARNING),
+        ailment(Topic.UNIT_FILES, state=State.WARNING),
+        ailment(Topic.PODMAN),
+        ailment(Topic.SERVICE_UNITS, "a"),
+    )
+    assert shape(*found) == [("unit-files", ["service-units"]), ("podman", []), ("memory-controller", [])]
+
+
+def test_nothing_is_lost() -> None:
+    found = [ailment(each, service) for each in ORDER for service in ("", "a", "b")]
+    causes = in_order(found)
+    assert sum(1 + len(each.consequences) for each in causes) == len(found)
+    assert not [below for each in causes for below in each.consequences if below.consequences]
+
+
+def test_a_finding_keeps_its_command_and_names_a_service_only_if_it_is_one() -> None:
+    of_service = ailment_of(problem(Topic.SERVICE_UNITS, "f", "m", "h", "a", "systemctl start x"), ["a"])
+    assert (of_service.service, of_service.command, of_service.advice) == ("a", "systemctl start x", "h")
+    assert ailment_of(warning(Topic.UNIT_FILES, "f", "m", "h", "/etc/a"), ["a"]).service == ""
+
+
+@pytest.mark.parametrize(
+    ("message", "command"),
+    [
+        (
+            "/etc/sidespawn/a.toml is not used: /etc/sidespawn can be changed by others than root",
+            "chown root /etc/sidespawn; chmod go-w /etc/sidespawn",
+        ),
+        ("/etc/sidespawn/a.toml is not used: /etc/sidespawn is a link", ""),
+        ("/etc/sidespawn/a.toml:3: unknown key", ""),
+        (
+            "/etc/x y/a.toml is not used: /etc/x$(reboot) can be changed by others than root",
+            "chown root '/etc/x$(reboot)'; chmod go-w '/etc/x$(reboot)'",
+        ),
+    ],
+)
+def test_what_mends_a_policy(message: str, command: str) -> None:
+    found = invalid(Places("a", policies=Path("/etc/sidespawn")), PolicyError(message, "do this"))
+    assert (found.command, found.service, bool(found.advice)) == (command, "a", True)
+
+
+@pytest.mark.parametrize(
+    ("control_group", "command"),
+    [
+        (f"0::/machine.slice/libpod-{'ab' * 32}.scope/container\n", "podman restart abababababab"),
+        (f"0::/system.slice/docker-{'0' * 64}.scope\n", "docker restart 000000000000"),
+        ("0::/system.slice/neutron-dhcp-agent.service\n", ""),
+        (f"0::/machine.slice/libpod-conmon-{'ab' * 32}.scope\n", ""),
+        ("", ""),
+    ],
+)
+def test_how_an_agent_is_restarted(control_group: str, command: str) -> None:
+    assert restarting(control_group) == command
