@@ -1,10 +1,11 @@
-"""The calls of neutron_releases.jsonl; README.md says what they are."""
+"""The calls of neutron_releases.jsonl and neutron_matrix.jsonl; README.md says what they are."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,12 +23,24 @@ class ReleaseCall:
         return self.variant
 
 
-def read() -> tuple[ReleaseCall, ...]:
-    lines = (Path(__file__).parent / "neutron_releases.jsonl").read_text(encoding="utf-8").splitlines()
-    return tuple(
-        ReleaseCall(**(fields | {"argv": tuple(fields["argv"]), "releases": tuple(fields["releases"])}))
+@dataclass(frozen=True, kw_only=True)
+class MatrixCall:
+    helper: str  # the preset
+    option: str  # what was set, or is special about the network
+    releases: tuple[str, ...]
+    argv: tuple[str, ...]
+    netns: str | None
+    env: dict[str, str]
+    files: dict[str, str]
+
+
+def read(name: str) -> list[dict[str, Any]]:
+    lines = (Path(__file__).parent / name).read_text(encoding="utf-8").splitlines()
+    return [
+        fields | {"argv": tuple(fields["argv"]), "releases": tuple(fields["releases"])}
         for fields in map(json.loads, lines)
-    )
+    ]
 
 
-RELEASE_CALLS = read()
+RELEASE_CALLS = tuple(ReleaseCall(**fields) for fields in read("neutron_releases.jsonl"))
+MATRIX_CALLS = tuple(MatrixCall(**fields) for fields in read("neutron_matrix.jsonl"))

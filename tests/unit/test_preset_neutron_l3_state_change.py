@@ -159,6 +159,14 @@ def test_it_is_called_in_no_namespace_and_with_no_other_variables() -> None:
     assert refusal(BASH_ENV="/tmp/x").reason is Reason.ENVIRONMENT_NOT_ALLOWED
 
 
+def test_it_may_watch_the_snat_namespace_of_a_distributed_router_and_no_third_one() -> None:
+    plan = decide(POLICY, asked(*changed("namespace", f"snat-{ROUTER}"))).plan
+    assert (plan.netns, plan.instance) == (f"snat-{ROUTER}", f"qrouter-{ROUTER}")
+    assert refusal(*changed("namespace", f"snat-{OTHER}")).reason is Reason.VALUE_CONFLICT
+    for other in (f"qdhcp-{ROUTER}", f"fip-{ROUTER}", f"snat-{ROUTER}-x", f"snat-qrouter-{ROUTER}", ROUTER):
+        assert refusal(*changed("namespace", other)).reason is Reason.VALUE_NOT_ALLOWED
+
+
 def test_an_option_is_given_once() -> None:
     assert refusal(*CALL.argv, "--namespace", f"qrouter-{ROUTER}").reason is Reason.OPTION_REPEATED
     assert refusal(*CALL.argv, f"--namespace=qrouter-{ROUTER}").reason is Reason.OPTION_REPEATED
