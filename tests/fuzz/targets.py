@@ -65,7 +65,7 @@ def requests(untrusted_line: bytes) -> None:
         fields |= {"op": "start", "argv": argv, "netns": request.untrusted_netns, "env": environment}
         texts = (*argv, *environment, *environment.values(), request.untrusted_netns or "")
         promised(all(each.isprintable() for each in texts), "no control character is accepted")
-        promised(1 <= len(argv) <= wire.ARGUMENTS, "argv is not empty and not endless")
+        promised(1 <= len(argv) <= wire.LINE_BYTES // wire.ARGUMENT_BYTES, "argv is not empty and not endless")
         judge(small(), request)
     promised(plain == fields, "a request is what any reader of JSON reads")
     again = wire.parse_request(json.dumps(fields).encode())

@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -65,6 +66,28 @@ def test_an_operator_does_not_wait_for_an_agents_flood(limited_service: Service)
     for each in probes:
         each.terminate()
         each.communicate()
+
+
+def ranges(network: Network, number: int) -> list[str]:
+    """Of a network with so many subnets more."""
+    value = f"set:subnet-{network.id},10.{{}}.{{}}.0,static,255.255.255.0,86400s"
+    return [f"--dhcp-range={value.format(50 + each // 256, each % 256)}" for each in range(number)]
+
+
+def test_a_network_of_many_subnets_needs_a_policy_that_allows_long_requests(service: Service) -> None:
+    network = service.network()
+    many = (*network.options(), *ranges(network, 1500))
+    done = network.start(*many)
+    assert done.returncode == 64
+    assert "longer than a request can be (65536 bytes)" in done.stderr
+    service.enable_with('[limits]\nline = "256K"\n')
+    assert network.start(*many).returncode == 0
+    passed_on = Path(f"/proc/{network.pid}/cmdline").read_bytes().decode()
+    assert all(each in passed_on for each in ranges(network, 1500))
+    done = network.start(*network.options(), *ranges(network, 2047), *(f"--server=/{'a' * 250}/10.0.0.1",) * 200)
+    assert "longer than a request can be (262144 bytes)" in done.stderr
+    service.enable_with('[limits]\nline = "64K"\n')
+    assert network.start(*many).returncode == 64
 
 
 @attack(109, answer="instance-limit")

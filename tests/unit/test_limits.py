@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from sidespawn.core.wire import LINE_BYTES, LONGEST_LINE
 from sidespawn.engines import Found
 from sidespawn.errors import LaunchError, PolicyError, Reason
 from sidespawn.host import limits
@@ -33,13 +34,14 @@ def test_a_policy_without_limits_has_the_defaults() -> None:
     limits = load().limits
     assert (limits.burst, limits.rate, limits.instances, limits.backoff) == (2000, 20, 1000, 60)
     assert (limits.records, limits.replies, limits.spool) == (600, 4096, 4 * 2**20)
+    assert limits.line == LINE_BYTES
 
 
 def test_each_limit_is_the_policys() -> None:
-    text = 'burst = 5\nrate = 1\ninstances = 2\nbackoff = 0\nrecords = 9\nreplies = 64\nspool = "2M"\n'
+    text = 'burst = 5\nrate = 1\ninstances = 2\nbackoff = 0\nrecords = 9\nreplies = 64\nspool = "2M"\nline = "512K"\n'
     limits = parse(f"{POLICY}\n[limits]\n{text}").limits
     assert (limits.burst, limits.rate, limits.instances, limits.backoff) == (5, 1, 2, 0)
-    assert (limits.records, limits.replies, limits.spool) == (9, 64, 2 * 2**20)
+    assert (limits.records, limits.replies, limits.spool, limits.line) == (9, 64, 2 * 2**20, LONGEST_LINE)
 
 
 @pytest.mark.parametrize(
@@ -48,6 +50,7 @@ def test_each_limit_is_the_policys() -> None:
         *("burst = 0", "burst = 100001", "burst = -1", "burst = 1.5", 'burst = "5"', "burst = true"),
         *("rate = 0", "rate = 10001", "instances = 0", "instances = 10001", "backoff = -1", "backoff = 3601"),
         *("records = 0", "replies = 63", "replies = 65537", 'spool = "1M"', "spool = 4194304", 'spool = ""'),
+        *('line = "63K"', 'line = "513K"', 'line = "1M"', "line = 65536", 'line = "0K"', 'line = ""', 'line = "-1K"'),
         *("bursts = 5", '"rate " = 5'),
     ],
 )

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from sidespawn.agent import wrapper
-from sidespawn.core.wire import LINE_BYTES
+from sidespawn.core.wire import LONGEST_LINE
 from sidespawn.host import spool
 from sidespawn.host.spool import CLAIM_BYTES, LINES, Claim, claim, clear, has_requests, stored
 from sidespawn.system.files import read_up_to
@@ -118,9 +118,11 @@ def test_bytes_of_any_kind_pass_as_they_are(box: Path) -> None:
     assert len(lines(take(box))) == 2
 
 
-def test_a_line_that_is_too_long_is_cut_to_be_refused(box: Path) -> None:
-    put(box, b"x" * (LINE_BYTES * 3) + b"\ngood\n")
-    assert [len(each) for each in lines(take(box))] == [LINE_BYTES + 1, 4]
+def test_a_long_line_stays_whole_and_is_no_more_than_a_claim(box: Path) -> None:
+    put(box, b"x" * (LONGEST_LINE + 3) + b"\ngood\n")
+    assert [len(each) for each in lines(take(box))] == [LONGEST_LINE + 3, 4]
+    put(box, b"x" * (CLAIM_BYTES - 6) + b"\ngood\nmore")
+    assert [len(each) for each in lines(take(box))] == [CLAIM_BYTES - 6, 4]
 
 
 @pytest.mark.parametrize("size", [CLAIM_BYTES * 2, 2**40], ids=["twice", "sparse"])

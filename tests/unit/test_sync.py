@@ -17,7 +17,7 @@ import pytest
 from sidespawn.agent import wrapper
 from sidespawn.cli.ps import bytes_waiting
 from sidespawn.core.policy import ServiceLimits
-from sidespawn.core.wire import Request
+from sidespawn.core.wire import LINE_BYTES, LONGEST_LINE, Request
 from sidespawn.errors import PolicyError
 from sidespawn.host import spool, sync
 from sidespawn.host.journal import Journal
@@ -284,6 +284,27 @@ def test_no_more_is_taken_while_many_wait(run: Watched) -> None:
     assert run.may_take()
     run.unanswered = {"1": 1, "2": spool.LINES - 1}
     assert not run.may_take()
+
+
+@pytest.mark.parametrize("size", [LINE_BYTES - 1, LINE_BYTES, LONGEST_LINE, LONGEST_LINE + 1])
+def test_a_long_line_is_answered_and_counts_for_as_many_short_ones(run: Watched, size: int) -> None:
+    """An agent with a wrapper of another policy, or with none, may write what this policy refuses."""
+    request = {"v": 1, "id": FIRST, "deadline": wrapper.boottime_ms() + 60_000, "op": "start", "netns": None, "env": {}}
+    request["argv"] = ["tool", "x" * (size - len(wrapper.encode({**request, "argv": ["tool", ""]})))]
+    line = wrapper.encode(request).encode()
+    assert len(line) == size
+    assert wrapper.try_to_hand_over(str(run.places.spool), str(run.places.doorbell), line + b"\n", FIRST)
+    before = run.bucket.left
+    (claim,) = run.claim()
+    assert round(before - run.bucket.left) == 1 + size // LINE_BYTES
+    run.serve(claim)
+    while run.lanes.busy:
+        pass
+    answer = run.answer_to(FIRST)
+    assert (answer is None) is (size > LONGEST_LINE), "its id cannot be known"
+    reason = b"bad-request" if size > LINE_BYTES else b"policy-invalid"
+    assert answer is None or reason in answer
+    assert not list(run.places.claims.iterdir())
 
 
 def test_a_directory_full_of_names_is_read_with_a_bound(run: Watched) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from sidespawn.core.wire import (
     HORIZON_MS,
     LINE_BYTES,
+    LONGEST_LINE,
     PID_MAX,
     SIGNALS,
     Reply,
@@ -152,6 +153,32 @@ def test_a_line_of_64_kib_is_the_longest() -> None:
     longest = RAW + b" " * (LINE_BYTES - len(RAW))
     assert isinstance(parse_request(longest), StartRequest)
     assert "longer than 65536 bytes" in refusal(longest + b" ").message
+
+
+@pytest.mark.parametrize("most", [LINE_BYTES, 100_000, LONGEST_LINE])
+def test_a_policy_says_how_long_a_line_may_be(most: int) -> None:
+    longest = RAW + b" " * (most - len(RAW))
+    assert isinstance(parse_request(longest, most), StartRequest)
+    with pytest.raises(RequestError, match=f"longer than {most} bytes"):
+        parse_request(longest + b" ", most)
+
+
+def test_a_line_that_only_this_policy_refuses_for_its_length_has_an_answer() -> None:
+    """Its writer, with a wrapper of an earlier policy, would wait for it until the deadline."""
+    error = refusal(RAW + b" " * (LINE_BYTES + 1))
+    assert error.request_id == ID
+    assert "limits.line" in error.message
+    assert refusal(RAW + b" " * (LONGEST_LINE + 1)).request_id is None
+
+
+@pytest.mark.parametrize(("most", "arguments"), [(LINE_BYTES, 1024), (2 * LINE_BYTES, 2048), (LONGEST_LINE, 8192)])
+def test_a_longer_line_may_have_more_arguments(most: int, arguments: int) -> None:
+    def line(number: int) -> bytes:
+        return json.dumps(json.loads(RAW) | {"argv": ["x"] * number}).encode()
+
+    assert isinstance(parse_request(line(arguments), most), StartRequest)
+    with pytest.raises(RequestError, match=f"argv is not a list of 1 to {arguments} strings"):
+        parse_request(line(arguments + 1), most)
 
 
 # ---------------------------------------------------------------- strings

@@ -323,6 +323,37 @@ def test_too_long_for_the_format(box: Path, settings: dict[str, Any]) -> None:
     assert not (box / "spool" / "processes").exists()
 
 
+@pytest.mark.parametrize("most", [None, 100_000, 500_000])
+def test_a_line_as_long_as_the_policy_allows_is_written_whole(
+    box: Path, settings: dict[str, Any], most: int | None
+) -> None:
+    settings |= {"timeout": 0.05} | ({} if most is None else {"line": most})
+    path, limit = box / "spool" / "processes", most or wrapper.LINE_BYTES
+    wrapper.start(settings, ["tool"], None, {})
+    value = "x" * (limit - len(path.read_bytes()) - 2)  # with its quotes, comma and no LF
+    path.unlink()
+    for _ in range(2):  # beside another one, too
+        wrapper.start(settings, ["tool", value], None, {})
+    written = path.read_bytes().splitlines(keepends=True)
+    assert [abs(len(each) - limit - 1) <= 1 for each in written] == [True, True]  # a deadline may get another digit
+    for each in written:
+        request = parse_request(each.rstrip(b"\n"), limit)
+        assert isinstance(request, StartRequest)
+        assert request.untrusted_argv == ("tool", value)
+    with pytest.raises(ValueError, match="longer than a request can be"):
+        wrapper.start(settings, ["tool", value + "xx"], None, {})
+    assert len(path.read_bytes().splitlines()) == 2
+
+
+def test_long_lines_wait_for_the_host_when_the_file_is_full(box: Path, settings: dict[str, Any]) -> None:
+    path = box / "spool" / "processes"
+    settings |= {"timeout": 0.05, "line": 512 * 1024}
+    for _ in range(3):
+        wrapper.start(settings, ["tool", "x" * (500 * 1024)], None, {})
+    lines = path.read_bytes().splitlines(keepends=True)
+    assert [each.endswith(b"}\n") for each in lines] == [True, True], "the third waits, and writes nothing"
+
+
 def test_what_the_wrapper_knows_by_itself_is_what_the_host_says() -> None:
     from sidespawn.core import wire
 

@@ -19,6 +19,7 @@ from typing import Any, Dict, List, NamedTuple, Optional
 from sidespawn.agent import wrapper
 
 PROBE = "0"  # as in kill(2): is it there?
+LONGEST_LINE = 512 * 1024  # of a request; the host refuses one that is longer than the policy allows
 
 
 class Helper(NamedTuple):
@@ -70,6 +71,7 @@ class Client:
             "spool": home + "/spool",
             "replies": home + "/replies",
             "timeout": timeout,
+            "line": LONGEST_LINE,
         }  # type: Dict[str, Any]
 
     def start(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 from collections.abc import Iterable
@@ -11,7 +10,7 @@ from pathlib import Path
 import click
 
 from sidespawn import presets
-from sidespawn.agent.wrapper import is_answered_here
+from sidespawn.agent.wrapper import encode, is_answered_here
 from sidespawn.authoring.start_command import start_command
 from sidespawn.cli.output import complete_service, console, json_option, print_json, print_table
 from sidespawn.core.configuration import CONFIGURATION_BYTES
@@ -26,6 +25,7 @@ from sidespawn.host.state import AgentState
 from sidespawn.system.places import Places
 
 EXAMPLE_ID = "0" * 32
+LATEST = 10**12  # a deadline with as many digits as any will have
 
 
 @click.command()
@@ -75,7 +75,7 @@ def explain(
         return 0
     judge = Judge(policy, reader(policy, root))
     try:
-        allowed = judge.decide(as_request(argv, netns, environment))
+        allowed = judge.decide(as_request(policy, argv, netns, environment))
     except LaunchError as error:  # what a start would say of a file: too large, a link, no regular file
         report_denied(argv, judge, Denied(error.reason, error.message, error.hint), as_json)
         return 77
@@ -96,11 +96,12 @@ def service_policy(name: str) -> Policy:
     return load_policy(Places(name))
 
 
-def as_request(argv: tuple[str, ...], netns: str | None, environment: tuple[str, ...]) -> StartRequest:
+def as_request(policy: Policy, argv: tuple[str, ...], netns: str | None, environment: tuple[str, ...]) -> StartRequest:
     """The very line that a wrapper would write, read as the host would read it."""
     pairs = dict(each.partition("=")[::2] for each in environment)
-    fields = {"v": 1, "id": EXAMPLE_ID, "op": "start", "deadline": 0, "argv": argv, "netns": netns, "env": pairs}
-    request = parse_request(json.dumps(fields).encode())
+    fields = {"op": "start", "argv": argv, "netns": netns, "env": pairs, "v": 1, "id": EXAMPLE_ID}
+    line = encode({**fields, "deadline": LATEST}).encode()
+    request = parse_request(line, policy.limits.line)
     assert isinstance(request, StartRequest)  # noqa: S101 - op is start
     return request
 

@@ -13,6 +13,7 @@ from sidespawn.core.options import Option, ProgramTable
 from sidespawn.core.pattern import Names, Pattern
 from sidespawn.core.plan import Limits, Readiness, Script
 from sidespawn.core.values import only
+from sidespawn.core.wire import LINE_BYTES
 from sidespawn.frozen import dataclass
 
 SERVICE_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
@@ -92,6 +93,7 @@ class ServiceLimits:
     records: int = 600  # of one kind in the journal within a minute; what is more is counted
     replies: int = 4096  # kept at a time
     spool: int = 4 * 2**20  # bytes
+    line: int = LINE_BYTES  # of a request
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,6 @@
 """The format between a wrapper and the host, version 1.  docs/wire.md shows it to people.
 
-A request is one line of JSON (RFC 8259) in strict UTF-8, at most 64 KiB, ended by LF:
+A request is one line of JSON (RFC 8259) in strict UTF-8, at most 64 KiB unless the policy allows more, ended by LF:
 
     {"v":1,"id":"<32 hex>","op":"start","deadline":MS,"argv":["dnsmasq",…],"netns":"qdhcp-…","env":{"NAME":"value"}}
     {"v":1,"id":"<32 hex>","op":"signal","deadline":MS,"signal":"HUP","pid":4711}
@@ -29,8 +29,9 @@ if TYPE_CHECKING:  # importing it costs every run milliseconds
     from typing import Any, NoReturn
 
 VERSION = 1
-LINE_BYTES = 64 * 1024
-ARGUMENTS = 1024
+LINE_BYTES = 64 * 1024  # without its LF; a policy may allow more, up to
+LONGEST_LINE = 512 * 1024  # half of what the host takes at once
+ARGUMENT_BYTES = 64  # of a line for each argument: 1024 arguments in the shortest limit
 ENVIRONMENT_NAMES = 32
 NETNS_CHARACTERS = 64
 HORIZON_MS = 15 * 60 * 1000  # a deadline further ahead is refused, so that an id is remembered longer than it can live
@@ -85,16 +86,21 @@ def is_request_id(text: str) -> bool:
     return len(text) == 32 and only(text, LOWER_HEX)
 
 
-def parse_request(untrusted_line: bytes) -> Request:
-    """The request in one line (without its LF). Raises RequestError, naming the id when the line has a valid one."""
-    if len(untrusted_line) > LINE_BYTES:
-        raise RequestError(f"the line is longer than {LINE_BYTES} bytes")
+def parse_request(untrusted_line: bytes, most: int = LINE_BYTES) -> Request:
+    """The request in one line (without its LF) of at most so many bytes.
+
+    Raises RequestError, naming the id when the line has a valid one.
+    """
+    if len(untrusted_line) > LONGEST_LINE:
+        raise RequestError(f"the line is longer than {most} bytes")
     untrusted_object = parse_object(untrusted_line)
     request_id = untrusted_object.get("id")
     if not isinstance(request_id, str) or not is_request_id(request_id):
         raise RequestError("id is not 32 hexadecimal digits")
     try:
-        return build_request(request_id, untrusted_object)
+        if len(untrusted_line) > most:
+            raise RequestError(f"the line is longer than {most} bytes, which limits.line of the policy can raise")
+        return build_request(request_id, untrusted_object, most // ARGUMENT_BYTES)
     except RequestError as error:
         raise RequestError(error.message, request_id) from None
 
@@ -133,7 +139,7 @@ def refuse_number(_text: str) -> NoReturn:
     raise ValueError("not an integer")
 
 
-def build_request(request_id: str, untrusted_object: Mapping[str, Any]) -> Request:
+def build_request(request_id: str, untrusted_object: Mapping[str, Any], arguments: int) -> Request:
     operations = {"start": {"argv", "netns", "env"}, "signal": {"signal", "pid"}}
     operation = untrusted_object.get("op")
     if not isinstance(operation, str) or operation not in operations:
@@ -153,8 +159,8 @@ def build_request(request_id: str, untrusted_object: Mapping[str, Any]) -> Reque
         pid = integer(untrusted_object, "pid", 2, PID_MAX)
         return SignalRequest(id=request_id, deadline=deadline, signal=signal, pid=pid)
     untrusted_argv = untrusted_object["argv"]
-    if not isinstance(untrusted_argv, list) or not 1 <= len(untrusted_argv) <= ARGUMENTS:
-        raise RequestError(f"argv is not a list of 1 to {ARGUMENTS} strings")
+    if not isinstance(untrusted_argv, list) or not 1 <= len(untrusted_argv) <= arguments:
+        raise RequestError(f"argv is not a list of 1 to {arguments} strings")
     untrusted_netns = untrusted_object["netns"]
     if untrusted_netns is not None:
         untrusted_netns = plain_text(untrusted_netns, "netns")

@@ -142,6 +142,7 @@ def wrapper_settings(places: Places, policy: Policy) -> dict[str, object]:
         "spool": str(places.spool),
         "replies": str(places.replies),
         "timeout": policy.agent.timeout,
+        "line": policy.limits.line,
         "environment": sorted(policy.environment),
         "local": [list(argv) for argv in policy.agent.local],
         "stop": [list(argv) for argv in policy.agent.stop],

@@ -18,7 +18,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from sidespawn.core.wire import LINE_BYTES
 from sidespawn.frozen import dataclass
 from sidespawn.system import kernel
 from sidespawn.system.files import BENEATH, closing, directory, open_regular_beneath, read_up_to, write_whole
@@ -117,12 +116,8 @@ def stored(claims: Path) -> list[Claim]:
 
 
 def split_lines(untrusted_content: bytes) -> tuple[bytes, ...]:
-    """By LF and nothing else. A line that is too long is cut, so that parsing refuses it.
-
-    What is beyond LINES no wrapper wrote.
-    """
-    lines = untrusted_content.split(b"\n", LINES)[:LINES]
-    return tuple(line[: LINE_BYTES + 1] for line in lines if line)
+    """By LF and nothing else. What is beyond LINES no wrapper wrote."""
+    return tuple(line for line in untrusted_content.split(b"\n", LINES)[:LINES] if line)
 
 
 def clear(spool: Path) -> None:

@@ -25,6 +25,7 @@ from sidespawn.core.decide import Allowed, check_signal, decide
 from sidespawn.core.policy import Pace, ServiceLimits
 from sidespawn.core.wire import (
     HORIZON_MS,
+    LINE_BYTES,
     Reply,
     Request,
     SignalRequest,
@@ -182,7 +183,7 @@ class Sync:
         if self.may_take():
             claims.append(spool.claim(self.places.spool, self.places.claims, self.spool_uid))
             if claims[-1] is not None:
-                self.bucket.take(len(claims[-1].untrusted_lines))
+                self.bucket.take(sum(1 + len(line) // LINE_BYTES for line in claims[-1].untrusted_lines))
         return [claim for claim in claims if claim is not None]
 
     def operators_claim(self) -> spool.Claim | None:
@@ -221,7 +222,7 @@ class Sync:
     def accept(self, untrusted_line: bytes, claim: spool.Claim) -> None:
         """Parse at once; what is a request waits for its turn in its lane."""
         try:
-            request = parse_request(untrusted_line)
+            request = parse_request(untrusted_line, self.limits.line)
         except RequestError as error:
             self.journal.write(Event.UNREADABLE, error.message, reason=error.reason)
             named = error.request_id

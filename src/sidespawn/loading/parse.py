@@ -28,7 +28,7 @@ from sidespawn.core.policy import (
     is_service_name,
 )
 from sidespawn.core.values import ALPHANUMERIC, DIGITS, PATH_CHARACTERS, is_decimal, is_path, only
-from sidespawn.core.wire import SIGNALS
+from sidespawn.core.wire import LINE_BYTES, LONGEST_LINE, SIGNALS
 from sidespawn.errors import PolicyError
 from sidespawn.loading.configuration import build_configuration
 from sidespawn.loading.document import Table, merge, parse_toml, size, substitute
@@ -227,7 +227,10 @@ def build_limits(table: Table) -> ServiceLimits:
         records=table.number("records", 1, 100_000, default=default.records),
         replies=table.number("replies", 64, 65_536, default=default.replies),
         spool=size(table, "spool") if "spool" in table.keys() else default.spool,
+        line=size(table, "line") if "line" in table.keys() else default.line,
     )
+    if not LINE_BYTES <= limits.line <= LONGEST_LINE:
+        raise table.error("line", "must be from 64K to 512K")
     if limits.spool < SMALLEST_SPOOL:
         raise table.error("spool", "must be at least 2M, or a full request file would fill it")
     table.done()
