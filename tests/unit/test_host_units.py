@@ -342,13 +342,12 @@ def test_an_agent_without_the_program_behind_its_wrapper_is_reported() -> None:
     ],
 )
 def test_where_the_program_behind_a_wrapper_can_be(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mounts: tuple[str, ...], there: str, lacks: str
+    tmp_path: Path, mounts: tuple[str, ...], there: str, lacks: str
 ) -> None:
-    monkeypatch.setattr(agents, "load_policy", lambda places: preset("neutron-l3-keepalived"))
     if there:
         (tmp_path / there).parent.mkdir(parents=True)
         (tmp_path / there).touch()
-    assert agents.lacking("a", mounts, tmp_path) == lacks
+    assert agents.lacking(preset("neutron-l3-keepalived"), mounts, tmp_path) == lacks
 
 
 @pytest.mark.parametrize(

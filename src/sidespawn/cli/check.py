@@ -16,12 +16,13 @@ from rich.text import Text
 from sidespawn import host_report, presets
 from sidespawn.authoring.example_calls import example_calls
 from sidespawn.authoring.policy_tests import Outcome, run_tests
-from sidespawn.cli.output import console, json_option, print_json, print_table
+from sidespawn.cli.output import console, enabled_services, json_option, print_json, print_table
 from sidespawn.core.policy import Policy, is_service_name
 from sidespawn.errors import PolicyError
 from sidespawn.host.policies import policy_of
 from sidespawn.host_report.findings import Finding, State, worst
 from sidespawn.host_report.suitability import host_findings, policy_warnings, unit_warnings
+from sidespawn.setup import coverage
 from sidespawn.setup.services import Service, enabled_services, is_enabled
 from sidespawn.system.files import read_trusted
 from sidespawn.system.places import Places
@@ -38,6 +39,11 @@ class Checked:
     policy: Policy | None = None
     error: PolicyError | None = None
     outcomes: tuple[Outcome, ...] = ()
+    gaps: tuple[str, ...] = ()  # why calls of the agent's release may fail
+
+    @property
+    def is_dangerous(self) -> bool:
+        return bool(self.gaps) and self.policy is not None and self.policy.table.program in coverage.VITAL
 
 
 @click.command()
@@ -50,8 +56,9 @@ def check(subjects: tuple[str, ...], as_json: bool, with_examples: bool) -> int:
     Without arguments: the host, with what to do about each finding, then the policy of every service. With arguments:
     these policies, each with what this host lacks for it.
 
-    Exit code 69 when the host has a problem, so that requests fail; 78 when a policy is invalid; 1 when a test case of
-    one does not come out as it says. The first that applies counts. Warnings end with 0.
+    Exit code 69 when the host has a problem, so that requests fail, or Neutron would give up working routers; 78 when
+    a policy is invalid; 1 when a test case of one does not come out as it says. The first that applies counts.
+    Warnings end with 0.
     """
     results = [checked(subject) for subject in subjects or enabled_services()]
     findings = () if subjects else host_report.report(services(results))
@@ -66,7 +73,7 @@ def check(subjects: tuple[str, ...], as_json: bool, with_examples: bool) -> int:
                 show_examples(each.policy)
         if not results:
             click.echo("no service has a policy on this host; sidespawn enable --help")
-    if worst(findings) is State.PROBLEM:
+    if worst(findings) is State.PROBLEM or any(each.is_dangerous for each in results):
         return UNSUITABLE
     if any(each.error for each in results):
         return INVALID
@@ -77,7 +84,8 @@ def checked(subject: str) -> Checked:
     try:
         places, source, text = find(subject)
         policy = policy_of(places, text, source)
-        return Checked(subject, policy, outcomes=tuple(run_tests(policy, source, text)))
+        gaps = tuple(coverage.problems(policy))
+        return Checked(subject, policy, outcomes=tuple(run_tests(policy, source, text)), gaps=gaps)
     except (OSError, UnicodeDecodeError) as error:
         return Checked(subject, error=PolicyError(f"{subject}: no such service, preset or policy file ({error})"))
     except PolicyError as error:
@@ -100,10 +108,14 @@ def services(results: Iterable[Checked]) -> list[Service]:
     return [Service(name=each.subject, policy=each.policy, is_enabled=is_enabled(each.subject)) for each in results]
 
 
-def notes(policy: Policy, *, is_alone: bool) -> list[tuple[State, str]]:
+def notes(each: Checked, policy: Policy, *, is_alone: bool) -> list[tuple[State, str]]:
     """Behind the host's report nothing of the host is said once more."""
-    own = [(State.WARNING, each) for each in (*policy_warnings(policy), *unit_warnings(policy))]
-    return own + [(each.state, each.sentence) for each in (host_findings(policy) if is_alone else ())]
+    own = [(State.WARNING, text) for text in (*policy_warnings(policy), *unit_warnings(policy))]
+    if each.is_dangerous:
+        own += [(State.PROBLEM, f"{text}; {coverage.CONSEQUENCE}") for text in each.gaps]
+    else:
+        own += [(State.WARNING, text) for text in each.gaps]
+    return own + [(found.state, found.sentence) for found in (host_findings(policy) if is_alone else ())]
 
 
 def host(findings: tuple[Finding, ...]) -> dict[str, object]:
@@ -123,7 +135,7 @@ def summary(each: Checked, *, is_alone: bool, with_examples: bool = False) -> di
         "options": options,
         **({"examples": [asdict(call) for call in example_calls(each.policy)]} if with_examples else {}),
         "tests": [{**asdict(outcome), "passed": outcome.passed} for outcome in each.outcomes],
-        "warnings": [text for _, text in notes(each.policy, is_alone=is_alone)],
+        "warnings": [text for _, text in notes(each, each.policy, is_alone=is_alone)],
     }
 
 
@@ -187,5 +199,5 @@ def show(each: Checked, *, is_alone: bool) -> None:
     for outcome in failed:
         out.print(f"  [red]test {outcome.number}[/red] expected {outcome.expected}, found {outcome.found}:", end=" ")
         out.print(outcome.message or " ".join(outcome.argv), markup=False)
-    for state, note in notes(each.policy, is_alone=is_alone):
+    for state, note in notes(each, each.policy, is_alone=is_alone):
         out.print(f"  [{STYLES[state]}]{state}[/{STYLES[state]}] {escape(note)}")

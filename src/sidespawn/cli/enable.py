@@ -18,7 +18,7 @@ from sidespawn.host.directories import IMAGE_IN_AGENT
 from sidespawn.host.policies import policy_of
 from sidespawn.host_report.suitability import host_findings, policy_warnings
 from sidespawn.loading.parse import ENGINES
-from sidespawn.setup import accounts, changes, hardening, security_modules, syntaxes, systemd
+from sidespawn.setup import accounts, changes, coverage, hardening, security_modules, syntaxes, systemd
 from sidespawn.setup.agent_options import (
     AgentOptions,
     image_option,
@@ -38,6 +38,10 @@ MARK = "# Written by `sidespawn enable`; `sidespawn disable` removes it unless i
 @click.option("--image", help="Image of the side containers.")
 @click.option("--engine", type=click.Choice(ENGINES), help="What starts the side containers.")
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A parameter of the preset. Repeatable.")
+@click.option(
+    "--agent-release", default="", metavar="RELEASE", help="Neutron's in the agent, such as 26.0.6 or 2025.1."
+)
+@click.option("--uncovered", is_flag=True, help="Enable it although calls of this release may be refused.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @syntaxes.print_option
 @syntaxes.image_option
@@ -48,6 +52,8 @@ def enable(
     image: str | None,
     engine: str | None,
     settings: tuple[str, ...],
+    agent_release: str,
+    uncovered: bool,
     dry_run: bool,
     syntax: str | None,
     agent_image: str,
@@ -65,12 +71,15 @@ def enable(
         return
     text, is_new = policy_text(places, preset, image, engine, settings)
     policy = policy_of(places, text)
+    gaps = coverage.problems(policy, agent_release, agent_image)
+    if not uncovered:
+        coverage.require(policy, gaps)
     failed = []
     pending = changes.pending(places, policy, text if is_new else None)
     if not dry_run:
         systemd.require_systemd()
         failed = security_modules.install()  # before the agent's options are chosen
-    notes = [*policy_warnings(policy), *failed]
+    notes = [*policy_warnings(policy), *gaps, *failed]
     options = options_beside_others(places, policy, image=agent_image)
     result = {
         "service": places.service,

@@ -13,11 +13,12 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from sidespawn.core.policy import Policy
 from sidespawn.errors import SidespawnError
 from sidespawn.host.directories import IMAGE_IN_AGENT
 from sidespawn.host.policies import load_policy
 from sidespawn.host_report.findings import Finding, Topic, ok, problem, warning
-from sidespawn.setup import security_modules
+from sidespawn.setup import coverage, security_modules
 from sidespawn.system.places import Places
 
 SYS_ADMIN = 1 << 21
@@ -33,6 +34,8 @@ class Agent:
     may_mount: bool = False  # it has CAP_SYS_ADMIN
     lacks: str = ""  # the program that its wrapper executes for calls that the agent answers itself
     restart: str = ""  # the command of the engine that it runs in
+    release: str = ""  # of Neutron, where the presets do not know its calls
+    is_vital: bool = False  # without the service's program Neutron gives up what works
 
 
 def look(services: Iterable[str]) -> tuple[Agent, ...]:
@@ -65,6 +68,7 @@ def restarting(control_group: str) -> str:
 
 
 def look_at(service: str, pid: int, is_current: bool, mounts: Iterable[str]) -> Agent:
+    policy, root = policy_of(service), Path(f"/proc/{pid}/root")
     status = Path(f"/proc/{pid}/status").read_text().splitlines()
     effective = next((int(line.split()[1], 16) for line in status if line.startswith("CapEff:")), 0)
     return Agent(
@@ -73,18 +77,29 @@ def look_at(service: str, pid: int, is_current: bool, mounts: Iterable[str]) -> 
         is_current=is_current,
         profile=profile(pid),
         may_mount=bool(effective & SYS_ADMIN),
-        lacks=lacking(service, mounts, Path(f"/proc/{pid}/root")),
+        lacks=lacking(policy, mounts, root),
+        release=unknown_release(policy, root),
+        is_vital=policy is not None and policy.table.program in coverage.VITAL,
     )
 
 
-def lacking(service: str, mounts: Iterable[str], root: Path) -> str:
-    """The program that a wrapper hides in the agent, if it is in no other place where the wrapper looks for it."""
+def unknown_release(policy: Policy | None, root: Path) -> str:
+    release = coverage.release_in(root) if policy is not None and coverage.is_neutrons(policy) else ""
+    return "" if coverage.is_covered(release) else release
+
+
+def policy_of(service: str) -> Policy | None:
     with suppress(SidespawnError):
-        agent = load_policy(Places(service)).agent
-        others = (f"{IMAGE_IN_AGENT}{agent.wrapper}", f"{agent.wrapper}.real")
-        if agent.local and agent.wrapper in mounts and not any(os.path.lexists(f"{root}{each}") for each in others):
-            return agent.wrapper
-    return ""
+        return load_policy(Places(service))
+    return None
+
+
+def lacking(policy: Policy | None, mounts: Iterable[str], root: Path) -> str:
+    """The program that a wrapper hides in the agent, if it is in no other place where the wrapper looks for it."""
+    if policy is None or not policy.agent.local or policy.agent.wrapper not in mounts:
+        return ""
+    others = (f"{IMAGE_IN_AGENT}{policy.agent.wrapper}", f"{policy.agent.wrapper}.real")
+    return "" if any(os.path.lexists(f"{root}{each}") for each in others) else policy.agent.wrapper
 
 
 def profile(pid: int) -> str:
@@ -122,6 +137,11 @@ def judge_agent(agent: Agent, has_apparmor: bool) -> Iterator[Finding]:
         message = "its calls for the version or for a test fail, and Neutron then leaves features out"
         way = f"start it with --mount=type=image,src=AGENT-IMAGE,dst={IMAGE_IN_AGENT}"
         yield problem(Topic.AGENT_MOUNTS, found, message, way, agent.service)
+    if agent.release:
+        found = f"{who} has Neutron {agent.release}, which the presets do not know"
+        message = coverage.CONSEQUENCE if agent.is_vital else "calls that it makes in another way are refused"
+        way = f"use a release from {' to '.join(coverage.ENDS)}, or `sidespawn disable {agent.service}`"
+        yield (problem if agent.is_vital else warning)(Topic.AGENT_RELEASE, found, message, way, agent.service)
     if not has_apparmor or not agent.may_mount or not agent.profile:
         return
     name, _, mode = agent.profile.partition(" (")  # "unconfined" has no mode, and some profiles have it as their mode

@@ -42,6 +42,7 @@ class Topic(StrEnum):
     AGENTS = "agents"
     AGENT_MOUNTS = "agent-mounts"
     AGENT_APPARMOR = "agent-apparmor"
+    AGENT_RELEASE = "agent-release"
     NETWORK_NAMESPACES = "network-namespaces"
     APPARMOR = "apparmor"
     APPARMOR_PROFILE = "apparmor-profile"

@@ -1,0 +1,117 @@
+"""Whether the presets know what the agent's release of Neutron calls. Nothing here runs on a request.
+
+Neutron before 29 that cannot start its state-change monitor gives up the router, with its namespace: an agent that is
+restarted with a wrapper whose calls fail takes working routers down.  So that monitor is held to more than a warning.
+
+Images and agents are looked at as they are: a link in one of them may lead anywhere, so nothing is read, only names.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from sidespawn.core.policy import Policy
+from sidespawn.engines.podman import PODMAN
+from sidespawn.errors import LaunchError, Reason, SidespawnError
+from sidespawn.system.processes import run
+
+# By the first number of its version. tests/data/README.md says how their calls were recorded.
+RELEASES = {
+    22: "2023.1",
+    23: "2023.2",
+    24: "2024.1",
+    25: "2024.2",
+    26: "2025.1",
+    27: "2025.2",
+    28: "2026.1",
+    29: "2026.2",
+}
+ENDS = min(RELEASES.values()), max(RELEASES.values())
+VITAL = frozenset({"neutron-keepalived-state-change"})
+PLACES = (
+    "usr/lib/python3*/*-packages",
+    "usr/local/lib/python3*/*-packages",
+    "usr/lib64/python3*/*-packages",
+    "var/lib/kolla/venv/lib/python3*/*-packages",
+    "var/lib/openstack/lib/python3*/*-packages",
+    "opt/*/lib/python3*/*-packages",
+)
+INSTALLED = re.compile(r"neutron-([0-9]{1,4}(\.[0-9]{1,4}){0,3})[.-].*info")
+CONSEQUENCE = "without its state-change monitor Neutron gives up highly available routers, working ones too"
+
+
+def is_neutrons(policy: Policy) -> bool:
+    """Whether it extends one of the presets for Neutron's agents, or is a copy of one, by its name."""
+    rules = (policy.options_rule, *(each.rule for each in policy.options.values()))
+    return any(rule.rpartition("/")[2].startswith("neutron-") for rule in rules)
+
+
+def is_covered(release: str) -> bool:
+    """By version, such as 26.0.6, or by name, such as 2025.1. Empty: nobody knows it."""
+    return not release or release in RELEASES.values() or release.partition(".")[0] in map(str, RELEASES)
+
+
+def release_in(root: Path) -> str:
+    """The version of Neutron whose packages lie there; empty for none that is found."""
+    for pattern in PLACES:
+        with suppress(OSError):
+            for path in root.glob(f"{pattern}/neutron-*info"):
+                if found := INSTALLED.fullmatch(path.name):
+                    return found[1]
+    return ""
+
+
+@contextmanager
+def mounted(image: str) -> Iterator[Path | None]:
+    """The image's files, read-only; None where podman cannot show them."""
+    try:
+        done = run((PODMAN, "image", "mount", image), 60)
+    except LaunchError:
+        yield None
+        return
+    path = Path(done.stdout.strip())
+    try:
+        yield path if done.code == 0 and path.is_absolute() and path.is_dir() else None
+    finally:
+        if done.code == 0:
+            with suppress(LaunchError):
+                run((PODMAN, "image", "unmount", image), 60)
+
+
+def uncovered(release: str) -> str:
+    return f"Neutron {release} is not among the releases whose calls the presets know, {' to '.join(ENDS)}"
+
+
+def problems(policy: Policy, release: str = "", agent_image: str = "") -> list[str]:
+    """Why the service's calls may fail with this release of Neutron, declared or found in the image of the agent."""
+    if not is_neutrons(policy):
+        return []
+    side_container, found = policy.side_container, []
+    if not release and agent_image:
+        with mounted(agent_image) as root:
+            release = release_in(root) if root else ""
+    if policy.table.program in VITAL and side_container.engine == "podman":
+        program = policy.agent.wrapper if side_container.scripts else side_container.command
+        with mounted(side_container.image) as root:
+            if root is not None and not is_file_in(root, program):
+                found.append(f"the image {side_container.image} has no {program}")
+            release = release or (release_in(root) if root else "")
+    if release and not is_covered(release):
+        found.append(uncovered(release))
+    return found
+
+
+def is_file_in(root: Path, path: str) -> bool:
+    """A link counts: it would be followed in the image, not here."""
+    place = root / path.lstrip("/")
+    return place.is_symlink() or place.is_file()
+
+
+def require(policy: Policy, found: list[str]) -> None:
+    """Raises SidespawnError when these would cost working routers."""
+    if found and policy.table.program in VITAL:
+        hint = "use the image of the agent itself, of a known release; --uncovered enables it all the same"
+        raise SidespawnError(Reason.HOST_UNSUITABLE, f"{'; '.join(found)}; {CONSEQUENCE}", hint)
