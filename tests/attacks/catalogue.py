@@ -101,9 +101,22 @@ GROUPS = {
         command lines, maps and descriptors of the host's processes | signals by a descriptor
         the namespaces of a process of the host | its memory moved, its control group frozen
         the kernel's log and audit | the console | io_uring, userfaultfd, clone3 | sockets of other families""",
+    "What policies have come to say": """
+        dnsmasq: a file read by way of an interface's name | a directive behind or within quotes
+        a comment that only one of two readers takes for one | blanks around a name, an equals sign or a comma
+        lists: too long, with empty members or with signs | a log in a line that is left out
+        DNS servers: an address or interface to send from | a path next to, above or around a root
+        a log in a root that is only read, or of another tenant | a link, or a mount, in a root
+        a checked file at the place of a mount | a mount over the program, or over a script of the policy
+        a password that is more than one word | a rule for a password that lets other words through
+        the second namespace of a router, of another tenant | the state-change monitor: words and options put in
+        the user of the metadata proxy | the metadata socket elsewhere
+        the metadata proxy's address with more behind it
+        a line longer than the policy allows | a long line of what takes long to judge
+        a child replaced by a process of another's | an agent's files that never answer who looks for its release""",
 }
 # Groups whose numbers do not go on from those of the group before.
-FIRST = {"Out of the agent's container": 150}
+FIRST = {"Out of the agent's container": 150, "What policies have come to say": 176}
 
 
 def numbered() -> dict[int, str]:
@@ -241,7 +254,7 @@ well, PID 1 answered, and another agent was served.
 arguments and a timestamp under one lock, a `.path` unit watches the timestamp, a script reads, empties and runs
 `podman run --privileged`, under another lock.
 
-Those from 150 on are an agent's ways out of its own container, which it would have even without sidespawn. They are
+Those from 150 to 175 are an agent's ways out of its own container, which it would have even without sidespawn. They are
 tried in the recipe of `sidespawn agent-options`; [agents.md](agents.md#what-was-tried) compares it with others.
 
 **Numbers of which an attack succeeded: ours 0 of {held}, theirs {succeeded} of {tried}.** The rest is not applicable,

@@ -121,6 +121,10 @@ def duplicated(key: bytes) -> Callable[[bytes], bytes]:
     return lambda line: line[:-1] + b", " + key + b"}"
 
 
+def longer_by(number: int) -> Callable[[bytes], bytes]:
+    return lambda line: line[:-1] + b" " * number + b"}"
+
+
 def with_deadline(number: bytes) -> Callable[[bytes], bytes]:
     return lambda line: re.sub(rb'"deadline": \d+', b'"deadline": ' + number, line)
 
@@ -141,7 +145,8 @@ PARSING: tuple[Case, ...] = (
     raw(32, "a vertical tab", put_in_first_argument(rb"\u000b"), "bad-request"),
     raw(32, "a request behind U+2028", lambda line: b"x" + "\u2028".encode() + line),
     raw(32, "a request behind a form feed", lambda line: b"x\x0c" + line),
-    raw(33, "70,000 bytes", put_in_first_argument(b"x" * 70_000)),
+    raw(33, "70,000 bytes", put_in_first_argument(b"x" * 70_000), "bad-request"),
+    raw(33, "600,000 bytes", put_in_first_argument(b"x" * 600_000)),
     raw(34, "30,000 lists", lambda line: b"[" * 30_000),
     raw(34, "10,000 objects", lambda line: b'{"a":' * 10_000),
     raw(34, "lists in an argument", lambda line: line.replace(b'"--no-hosts"', b"[" * 9000 + b"]" * 9000)),
@@ -232,7 +237,7 @@ INJECTION: tuple[Case, ...] = (
     option(59, "value-not-allowed", "--server", "-6"),
     *each_of(60, "positional-not-allowed", option, "--", "-", "file", "\u2010\u2010x"),
     option(60, "positional-not-allowed", "--", "--dhcp-script=/x"),
-    changed(61, NO_ANSWER, what="100,000 arguments", argv=["dnsmasq", *["x"] * 100_000]),
+    changed(61, what="100,000 arguments", argv=["dnsmasq", *["x"] * 100_000]),
     changed(61, what="1,025 arguments", argv=["dnsmasq"] * 1025),
     option(62, "option-repeated", "--pid-file=/x", theirs=True),
     option(62, "option-repeated", f"--dhcp-leasefile=/var/lib/neutron/dhcp/{ELSEWHERE}/leases"),
@@ -390,4 +395,84 @@ OTHERS: tuple[Case, ...] = (
     instead(124, "value-conflict", "dhcp-hostsfile", f"/var/lib/neutron/dhcp/{ELSEWHERE}/host"),
 )  # fmt: skip
 
-CASES = (*PARSING, *INJECTION, *DNSMASQ, *HAPROXY, *KEEPALIVED, *RADVD, *DIBBLER, *OTHERS)
+GROWN: tuple[Case, ...] = (
+    *(directive(176, "dnsmasq", f"ra-param={each}\n") for each in (
+        "eth0,mtu:../../../../../var/lib/neutron/x,60", "eth0,mtu:/etc,60", "*,mtu:eth0/..,60", "*,high,../x",
+        "../../x,60", "eth0,mtu:a:b,60",
+    )),
+    *(directive(177, "dnsmasq", f"{each}\n") for each in (
+        'dhcp-option=6,"a" dhcp-script=/x', 'dhcp-option=6,"a\\"b"', 'dhcp-option=6,"a', 'dhcp-option=6,"a"b"',
+        'dhcp-option=6,"a\\nconf-file=/etc/shadow"', 'dhcp-boot=\'a\',"b"', 'txt-record=x,"a"\tb', 'domain="x"',
+    )),
+    *(directive(178, "dnsmasq", f"{each}\n") for each in (
+        "dhcp-option=6,a#\tb", "dhcp-option=6,#a", 'dhcp-option=6,"a # \nconf-file=/etc/shadow', "log-async=20#",
+        'log-dhcp "#" \nconf-file=/etc/shadow', "server=/x/10.0.0.1#dhcp-script", "# a\rdhcp-script=/x", "#\x01",
+    )),
+    *(directive(179, "dnsmasq", f"{each}\n") for each in (
+        "conf-file = /etc/shadow", "dhcp-script\t=\t/bin/sh", "dhcp-option = 6 , a b", "= conf-file=/etc/shadow",
+        "conf-file", "-- conf-file=/etc/shadow", "--conf-file=/etc/shadow",
+        "no-hosts conf-file=/etc/shadow", "server = 10.0.0.1 @eth0",
+    )),
+    *(directive(180, "dnsmasq", f"dhcp-option={each}\n") for each in (
+        "6," + ",".join(["a"] * 66), "6,,a", "6,a,", "6,-a", "6,=a", "6,a,#b", "6,~", "6,(", "6,a;b", "6,a|b", "6,$a",
+        "6,`a`",
+    )),
+    *(directive(181, "dnsmasq", f"log-facility={each}\n") for each in (
+        "/var/log/../../etc/cron.d/x", "/etc/cron.d/x", "/var/log/a/b/c/d", "/var/log/", "/var/logs/x", "/var/log/.x",
+        "local0 /etc/x", "-x",
+    )),
+    *(option(182, "value-not-allowed", f"--server={each}") for each in (
+        "10.0.0.1@eth0", "10.0.0.1#53@10.0.0.2", "/x/10.0.0.1@lo", "//", "/x/#", "fe80::1%../x", "fe80::1%",
+        "10.0.0.1#0", "10.0.0.1#99999", "/x/y/", "/-x/10.0.0.1", "#",
+    )),
+    *(directive(182, "dnsmasq", f"{each}\n") for each in (
+        "server=10.0.0.1@eth0", "server=10.0.0.1#53@10.0.0.2", "local=/x/10.0.0.1@lo",
+        "rev-server=10.0.0.0/8,10.0.0.1@lo",
+        "address=/x/10.0.0.1,10.0.0.2", "server=fe80::1%eth0",
+    )),
+    *(instead(183, "value-not-allowed", "conf-file", f"/etc/{each}") for each in (
+        "neutron/../shadow", "neutron-evil/dnsmasq.conf", "neutron/neutron.conf", "neutron/dnsmasq.d/../neutron.conf",
+        "neutron/dnsmasq.d/.x", "neutron", "neutron/", "neutron/dnsmasq-a/b", "neutron/dnsmasq.",
+        "neutron//dnsmasq.conf",
+        "dnsmasq.conf", "neutron/dnsmasq.d/a,b", "neutron/dnsmasq-a:b",
+    )),
+    *(instead(184, "value-not-allowed", "log-facility", each) for each in (
+        f"/etc/neutron/{NETWORK}/dhcp_dns_log", f"/var/log/kolla/{NETWORK}/dhcp_dns_log",
+        f"/var/log/{NETWORK}/dhcp_dns_log",
+        f"/var/log/neutron/../{NETWORK}/dhcp_dns_log", f"/var/log/neutron/{NETWORK}/other",
+        "/var/log/neutron/dhcp_dns_log",
+        f"/var/log/kolla/neutron/a/b/{NETWORK}/dhcp_dns_log", f"/run/neutron/{NETWORK}/dhcp_dns_log",
+    )),
+    instead(184, "value-conflict", "log-facility", f"/var/log/neutron/{ELSEWHERE}/dhcp_dns_log"),
+    *(directive(188, "keepalived", f"vrrp_instance VR_8 {{\n authentication {{\n auth_pass {each}\n }}\n}}\n")
+      for each in (
+        "a b", "a}\n}\nnotify /x\n{{", '"a', "a$_PWD", "$_HOSTNAME", "a\\", "a\x01", "a\u00e9", "a " + "b" * 300,
+        "b" * 256,
+        "x } notify /x",
+    )),
+    *(changed(190, answer, netns=netns) for answer, netns in (
+        ("namespace-not-allowed", f"snat-{NETWORK}"), ("namespace-not-allowed", f"qrouter-{NETWORK}"),
+    )),
+    *(directive(192, "haproxy", f"global\n    {each}\n") for each in (
+        "user root daemon", "user $(id)", "user root$$", "user $", "user a$b", 'user "root"', "user root\\x",
+        "group x$",
+        "group domain users", "uid 0", "gid 0", "user {x", "user @root",
+    )),
+    *(directive(193, "haproxy", f"listen listener\n    server metadata {each}\n") for each in (
+        "/run/neutron/../dbus/x", "/run/neutron/a/b/c", "abns@x", "unix@/run/neutron/x", "/run/neutron/x,y", "fd@3",
+        "/run/neutron-evil/x", "/run/neutron/.x", "/run/neutron", "/run/agent/x", "/run/neutron/x check",
+        "/run/neutron/x@y",
+        "/run/neutron/x send-proxy", "/run/neutron/a\\ b",
+    )),
+    *(directive(194, "haproxy", f"listen listener\n    bind {each}\n") for each in (
+        "fe80::1:80 interface eth0 ssl crt /etc/shadow", "fe80::1:80,:::81", "10.0.0.1:80-90",
+        "[fe80::1]:80 interface a b",
+        "fe80::1:80 interface ../x", "fe80::1%lo:80", "fe80::1:0", "[fe80::1:80", "fe80::1]:80", "unix@/etc/x:80",
+        "fd@0:80",
+        "*:80", "fe80::1:80 namespace x", "::1:80 accept-proxy",
+    )),
+    *(raw(195, f"{each:,} more bytes", longer_by(each), "bad-request") for each in (65_536, 200_000, 500_000)),
+    changed(195, what="1,025 arguments in a long line", argv=["dnsmasq", *["--log-dhcp" + "x" * 90] * 1024]),
+)  # fmt: skip
+
+CASES = (*PARSING, *INJECTION, *DNSMASQ, *HAPROXY, *KEEPALIVED, *RADVD, *DIBBLER, *OTHERS, *GROWN)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import pytest
 from sidespawn.core.plan import ChildPidFile
 from sidespawn.host.children import find_child, find_children
 from sidespawn.system.processes import Process, end, identify
+from tests.attacks.catalogue import attack
 
 # PID 1 of a namespace, as a side container's program is. It tells the pids of its child, of a grandchild, and of a
 # process of a namespace within its own.
@@ -142,3 +144,27 @@ def test_all_that_are_wanted_must_be_there(program: Program) -> None:
     assert found["child.pid"] == [child.pid, child.started]
     assert found["second"] != found["child.pid"]
     assert find_children(program.process, ()) == {}
+
+
+@attack(197)
+def test_a_program_that_names_a_process_of_another_side_container_gets_none(program: Program, tmp_path: Path) -> None:
+    """Pids of namespaces are alike: that of a child in this one is that of a stranger in another."""
+    other = ("/usr/bin/unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
+    with subprocess.Popen([*other, sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, text=True) as unshare:
+        assert unshare.stdout is not None
+        child, *_ = unshare.stdout.readline().split()
+        stranger = int(Path(f"/proc/{unshare.pid}/task/{unshare.pid}/children").read_text())
+        assert child == program.child
+        found = program.find(child)
+        assert found is not None
+        assert parent_of(found) == program.process.pid
+        os.kill(found.pid, signal.SIGKILL)  # replaced by nobody: the stranger with that pid is not taken instead
+        wait_for_end(found)
+        assert program.find(child) is None
+        for pid in (stranger, unshare.pid, os.getpid(), os.getppid()):
+            assert program.find(str(pid)) is None
+        os.kill(stranger, signal.SIGKILL)
+
+
+def wait_for_end(process: Process) -> None:
+    end(process, "KILL", 10)

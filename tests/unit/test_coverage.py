@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,6 +16,7 @@ from sidespawn.errors import Reason, SidespawnError
 from sidespawn.host_report import agents
 from sidespawn.presets import names
 from sidespawn.setup import coverage
+from tests.attacks.catalogue import attack
 from tests.data.releases import MATRIX_CALLS
 from tests.unit import small
 from tests.unit.shipped import preset
@@ -116,15 +119,30 @@ def test_a_policy_for_another_agent_has_no_release() -> None:
 
 
 @pytest.mark.parametrize(("policy", "state"), [(MONITOR, "problem"), (DNSMASQ, "warning")])
-def test_a_running_agent_of_another_release_is_told_of(tmp_path: Path, policy: Policy, state: str) -> None:
-    release = agents.unknown_release(policy, put(tmp_path, "usr/lib/python3/dist-packages/neutron-21.0.0.dist-info/x"))
+def test_a_running_agent_of_another_release_is_told_of(
+    monkeypatch: pytest.MonkeyPatch, policy: Policy, state: str
+) -> None:
+    monkeypatch.setattr(coverage, "release_of_agent", lambda pid: "21.0.0" if pid == 7 else "22.1")
+    release = agents.unknown_release(policy, 7)
     agent = agents.Agent(service="a", pid=7, release=release, is_vital=policy is MONITOR)
     found = list(agents.judge((agent,), has_apparmor=False))
     assert states(found) == {"agent-release": state}
     assert "Neutron 21.0.0" in found[0].found
     assert "2023.1 to 2026.2" in found[0].hint
-    assert (
-        agents.unknown_release(policy, put(tmp_path / "b", "opt/a/lib/python3.9/site-packages/neutron-22.1.dist-info"))
-        == ""
-    )
-    assert agents.unknown_release(None, tmp_path) == ""
+    assert agents.unknown_release(policy, 8) == ""
+    assert agents.unknown_release(None, 7) == ""
+
+
+def test_an_agents_files_are_looked_at_by_another_process() -> None:
+    assert coverage.release_of_agent(os.getpid()) == coverage.release_in(Path("/"))
+    assert coverage.release_of_agent(2**22) == ""
+
+
+@attack(198)
+def test_an_agent_whose_files_do_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one can have it by a file system of its own."""
+    monkeypatch.setattr(coverage, "LOOK", "import time; time.sleep(60)")
+    monkeypatch.setattr(coverage, "PATIENCE", 0.5)
+    began = time.monotonic()
+    assert coverage.release_of_agent(os.getpid()) == ""
+    assert time.monotonic() - began < 10

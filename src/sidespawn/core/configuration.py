@@ -51,7 +51,7 @@ class Directive:
     bare: bool  # it may stand without its block, or, where it has none, without its value
     passed_on: bool
     instead: Pattern | None  # what the program gets in place of the values
-    secret: bool  # a value is a secret, which may hold characters that other words may not
+    secret: bool  # its values are secrets, which may hold characters that other words may not
     rule: str  # FILE:LINE in the policy
 
 

@@ -247,10 +247,10 @@ def make_plan(policy: Policy, judge: Judge, environment: tuple[tuple[str, str], 
     for path in (*(mount.path for mount in mounts), *(file.path for file in judge.configuration)):
         if not is_path(path):  # no character may stand in it that an engine reads as its own, such as a comma
             raise Denied(Reason.VALUE_NOT_ALLOWED, f"{quoted(path)} cannot be a path in the side container")
-    for file in judge.configuration:
-        for mount in mounts:
-            if file.path.startswith(f"{mount.path}/"):  # the agent could put another file in its place
-                raise Denied(Reason.POLICY_INVALID, f"the checked file {quoted(file.path)} would lie in a mount")
+    scripts, checked = side_container.scripts, judge.configuration
+    for path in (side_container.command, *(each.path for each in scripts), *(each.path for each in checked)):
+        if any(f"{path}/".startswith(f"{mount.path}/") for mount in mounts):
+            raise Denied(Reason.POLICY_INVALID, f"{quoted(path)} would lie in a mount, for the agent to replace")
     pid_file = None if side_container.pid_file is None else render(side_container.pid_file, bindings)
     return Plan(
         service=policy.service,

@@ -78,13 +78,13 @@ def look_at(service: str, pid: int, is_current: bool, mounts: Iterable[str]) -> 
         profile=profile(pid),
         may_mount=bool(effective & SYS_ADMIN),
         lacks=lacking(policy, mounts, root),
-        release=unknown_release(policy, root),
+        release=unknown_release(policy, pid),
         is_vital=policy is not None and policy.table.program in coverage.VITAL,
     )
 
 
-def unknown_release(policy: Policy | None, root: Path) -> str:
-    release = coverage.release_in(root) if policy is not None and coverage.is_neutrons(policy) else ""
+def unknown_release(policy: Policy | None, pid: int) -> str:
+    release = coverage.release_of_agent(pid) if policy is not None and coverage.is_neutrons(policy) else ""
     return "" if coverage.is_covered(release) else release
 
 

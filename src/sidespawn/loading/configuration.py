@@ -6,9 +6,11 @@ from collections.abc import Iterator
 
 from sidespawn.core.configuration import CONFIGURATION_BYTES, DEPTH, ConfigurationRules, Directive, Format
 from sidespawn.core.options import ProgramTable
-from sidespawn.core.pattern import Pattern, Typed
+from sidespawn.core.pattern import Literal, Part, Pattern, Typed
 from sidespawn.core.policy import Configuration
 from sidespawn.loading.document import Table, size
+
+SECRET = Typed("secret")
 
 
 def build_configuration(table: Table, name: str, program: ProgramTable) -> Configuration:
@@ -27,7 +29,7 @@ def build_configuration(table: Table, name: str, program: ProgramTable) -> Confi
         most=most,
         rule=directives.where(),
     )
-    if format_ is not Format.BLOCKS and any(each.secret for each in every(rules.directives)):
+    if format_ is not Format.BLOCKS and any(SECRET in holes(each.values) for each in every(rules.directives)):
         raise directives.error("", 'holds a <secret>, which only format "blocks" can have')
     configuration = Configuration(
         path=table.pattern("path"),
@@ -58,7 +60,7 @@ def build_directives(table: Table, depth: int) -> tuple[Directive, ...]:
             found.append(
                 Directive(
                     name=name, values=values, block=None, bare=False, passed_on=True, instead=None,
-                    secret=is_secret(values), rule=table.where(name),
+                    secret=holes(values) == {SECRET}, rule=table.where(name),
                 )
             )  # fmt: skip
             continue
@@ -74,7 +76,7 @@ def build_directives(table: Table, depth: int) -> tuple[Directive, ...]:
                 bare=long.take("bare", bool, default=False),
                 passed_on=long.take("pass", bool, default=True),
                 instead=long.pattern("instead") if "instead" in long.keys() else None,
-                secret=is_secret(values),
+                secret=holes(values) == {SECRET},
                 rule=table.where(name),
             )
         )
@@ -82,5 +84,5 @@ def build_directives(table: Table, depth: int) -> tuple[Directive, ...]:
     return tuple(found)
 
 
-def is_secret(values: tuple[Pattern, ...]) -> bool:
-    return Typed("secret") in (part for pattern in values for part in pattern.parts)
+def holes(values: tuple[Pattern, ...]) -> set[Part]:
+    return {part for pattern in values for part in pattern.parts if not isinstance(part, Literal)}

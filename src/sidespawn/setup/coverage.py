@@ -3,12 +3,14 @@
 Neutron before 29 that cannot start its state-change monitor gives up the router, with its namespace: an agent that is
 restarted with a wrapper whose calls fail takes working routers down.  So that monitor is held to more than a warning.
 
-Images and agents are looked at as they are: a link in one of them may lead anywhere, so nothing is read, only names.
+Of images and agents only names are read: a link in one of them may lead anywhere. What an agent has mounted may never
+answer, so its files are looked at by another process, which is given up after a while.
 """
 
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -39,6 +41,8 @@ PLACES = (
     "var/lib/openstack/lib/python3*/*-packages",
     "opt/*/lib/python3*/*-packages",
 )
+PATIENCE = 5  # seconds
+LOOK = "import sys, pathlib, sidespawn.setup.coverage as it; print(it.release_in(pathlib.Path(sys.argv[1])))"
 INSTALLED = re.compile(r"neutron-([0-9]{1,4}(\.[0-9]{1,4}){0,3})[.-].*info")
 CONSEQUENCE = "without its state-change monitor Neutron gives up highly available routers, working ones too"
 
@@ -62,6 +66,15 @@ def release_in(root: Path) -> str:
                 if found := INSTALLED.fullmatch(path.name):
                     return found[1]
     return ""
+
+
+def release_of_agent(pid: int) -> str:
+    """The same in the files that a process of an agent sees; empty, too, when they do not answer in time."""
+    try:
+        done = run((sys.executable, "-I", "-c", LOOK, f"/proc/{pid}/root"), PATIENCE)
+    except LaunchError:
+        return ""
+    return done.stdout.strip() if done.code == 0 else ""
 
 
 @contextmanager
