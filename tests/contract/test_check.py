@@ -223,3 +223,8 @@ def test_this_host_whatever_it_is(as_nobody: bool) -> None:
         assert each["found"]
         assert bool(each["message"]) == bool(each["hint"]) == (each["state"] != "ok"), each
     assert ("root" in {each["id"] for each in findings}) is as_nobody
+
+
+def test_namespaces_of_several_kinds_are_written_out() -> None:
+    (found,) = printed_json(sidespawn_command("check", "neutron-l3-keepalived", "--json"))
+    assert found["allows"]["namespace"] == "qrouter-{router} or snat-{router}"

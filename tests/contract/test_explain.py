@@ -233,3 +233,26 @@ def test_a_wrapper_lies_where_the_program_is_looked_for_first(name: str) -> None
     wrapper = Path(preset_policy(name).agent.wrapper)
     assert str(wrapper.parent) in ("/usr/sbin", "/usr/bin")
     assert wrapper.name == preset_policy(name).table.program
+
+
+def test_a_variable_that_a_wrapper_leaves_out_is_left_out_and_told_of() -> None:
+    arguments = ["explain", "--preset", "neutron-dhcp-dnsmasq", *options(PLAIN), "--env", "LANG=C", "--env", "X"]
+    done = sidespawn_command(*arguments, "--", *PLAIN.argv)
+    assert done.returncode == 0, done.stdout
+    assert "'LANG' is left out, as the wrapper does" in done.stderr
+    assert "'X' is left out" in done.stderr
+    assert "PROCESS_TAG" not in done.stderr
+    wrong = sidespawn_command(*arguments, "--env", "PROCESS_TAG=x", "--", *PLAIN.argv)
+    assert wrong.returncode == 77
+    assert "environment variable 'PROCESS_TAG'" in wrong.stdout
+
+
+@pytest.mark.parametrize(("number", "code"), [(500, 0), (900, 64)])
+def test_what_is_too_long_for_a_request_is_not_called_allowed(number: int, code: int) -> None:
+    """The wrapper refuses it, unless the policy allows longer requests."""
+    tag = "subnet-0065347c-3513-59a1-aef3-65d693fe6e19"
+    ranges = [f"--dhcp-range=set:{tag},10.20.{each % 250}.0,static,255.255.255.0,86400s" for each in range(number)]
+    arguments = ["explain", "--preset", "neutron-dhcp-dnsmasq", *options(PLAIN), "--", *PLAIN.argv, *ranges]
+    done = sidespawn_command(*arguments)
+    assert (done.returncode == 0) is (code == 0), done.stdout[-300:] + done.stderr
+    assert ("longer than 65536 bytes" in done.stdout + done.stderr) is (code != 0)

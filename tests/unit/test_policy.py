@@ -706,3 +706,43 @@ def test_the_hosts_network_is_for_callers_outside() -> None:
     with pytest.raises(PolicyError) as caught:
         parse(text)
     assert 'request.caller must be "outside"' in caught.value.message
+
+
+# ---------------------------------------------------------------- the nearest known word
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("[agent]", "[agnet]"), "agnet is not a key that can stand here; agent is meant?"),
+        (("netns =", "netsn ="), "request.netns is missing; is it netsn, misspelled?"),
+        (("memory =", "memroy ="), "side_container.memory is missing; is it memroy, misspelled?"),
+        (("tasks =", "ioweight ="), "side_container.tasks is missing$"),
+        (("most = 2", "mots = 2"), "options.name.mots is not a key that can stand here; most is meant?"),
+        (("quiet = true", "qiet = true"), "options.qiet is not an option of tool 1.0; quiet is meant?"),
+        (('engine = "podman"', 'engine = "podmn"'), "engine must be one of podman, docker, systemd; podman is meant?"),
+        (('format = "lines"', 'format = "lins"'), "format must be one of lines, .*; lines is meant?"),
+        (('"{home}/data"', '"{hom}/data"'), r"uses \{hom\}, which \[names\] does not declare; home is meant?"),
+        (('program = "tool"', 'program = "my_tool"'), "program must be the name .*: lower-case letters, digits"),
+        (("alive = 100", "alive = 100\nwithn = 5"), "ready.withn is not a key that can stand here; within is meant?"),
+        (("scratch =", "scrach ="), "side_container.scrach is not a key that can stand here; scratch is meant?"),
+    ],
+    ids=lambda each: each[1] if isinstance(each, tuple) else "",
+)  # fmt: skip
+def test_a_word_that_is_not_known_is_told_with_the_nearest_that_is(change: tuple[str, str], said: str) -> None:
+    with pytest.raises(PolicyError, match=said.replace("?", r"\?")):
+        load(change)
+
+
+def test_a_parameter_that_is_not_known_is_told_with_the_nearest_that_is() -> None:
+    with pytest.raises(PolicyError, match=r"parameters.imge is no parameter of preset .*; image is meant\?"):
+        policy_of('extends = "neutron-dhcp-dnsmasq"\n[parameters]\nimge = "x"\n')
+
+
+def test_the_keys_that_can_stand_somewhere_are_all_told() -> None:
+    with pytest.raises(PolicyError) as caught:
+        parse(f"{POLICY}\n[limits]\nx = 1\n")
+    assert caught.value.hint == "keys that can: backoff, burst, instances, line, rate, records, replies, spool"
+    with pytest.raises(PolicyError) as caught:
+        load(("log-queries = true", "log-queries = { x = 1 }"))
+    assert caught.value.hint == "keys that can: bare, block, instead, pass, value"

@@ -22,6 +22,7 @@ from sidespawn.core.policy import Policy
 from sidespawn.core.wire import StartRequest
 from sidespawn.errors import Denied, PolicyError, Reason
 from sidespawn.frozen import replace
+from sidespawn.loading.document import meant
 
 ALLOWED, LOCAL = "allowed", "local"
 KEYS: dict[str, type] = {"argv": list, "netns": str, "env": dict, "files": dict, "verdict": str}
@@ -86,12 +87,14 @@ def check_case(source: str, number: int, case: dict[str, object]) -> None:
     hint = f"its keys: {', '.join(KEYS)}"
     for key, value in case.items():
         if key not in KEYS or not isinstance(value, KEYS[key]):
-            raise PolicyError(f"{where}: {key} is not a key of a test, or has the wrong type", hint)
+            near = "" if key in KEYS else meant(key, KEYS)
+            raise PolicyError(f"{where}: {key} is not a key of a test, or has the wrong type{near}", hint)
         texts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
         if not all(isinstance(each, str) for each in texts):
             raise PolicyError(f"{where}: {key} must hold strings", hint)
     if not case.get("argv") or "verdict" not in case:
         raise PolicyError(f"{where}: argv and verdict are required", hint)
     if case["verdict"] not in {ALLOWED, LOCAL, *Reason}:
-        message = f"{where}: there is no verdict {case['verdict']!r}"
+        near = meant(str(case["verdict"]), (ALLOWED, LOCAL, *Reason))
+        message = f"{where}: there is no verdict {case['verdict']!r}{near}"
         raise PolicyError(message, f"it is {ALLOWED}, {LOCAL} or a reason code")

@@ -17,6 +17,7 @@ from sidespawn import host_report, presets
 from sidespawn.authoring.example_calls import example_calls
 from sidespawn.authoring.policy_tests import Outcome, run_tests
 from sidespawn.cli.output import console, enabled_services, json_option, print_json, print_table
+from sidespawn.core.pattern import Name, Pattern
 from sidespawn.core.policy import Policy, is_service_name
 from sidespawn.errors import PolicyError
 from sidespawn.host.policies import policy_of
@@ -145,7 +146,7 @@ def allows(policy: Policy) -> list[tuple[str, str]]:
     user = f"{side_container.uid}:{side_container.gid}"
     return [
         ("program", f"{side_container.command} of {side_container.image}, by {side_container.engine}"),
-        ("namespace", "none: the host's own network" if policy.netns is None else policy.netns.source),
+        ("namespace", "none: the host's own network" if policy.netns is None else written_out(policy, policy.netns)),
         ("user", user + (" (root)" if side_container.uid == 0 else "")),
         ("capabilities", " ".join(side_container.capabilities) or "none"),
         ("writable", " ".join(pattern.source for pattern in writable) or "nothing"),
@@ -156,6 +157,14 @@ def allows(policy: Policy) -> list[tuple[str, str]]:
         ("environment", " ".join(policy.environment) or "none"),
         ("options", f"{len(policy.options)} of the {len(policy.table.options)} that {policy.table.program} has"),
     ]
+
+
+def written_out(policy: Policy, pattern: Pattern) -> str:
+    """A pattern that is no more than a name says nothing by itself."""
+    match pattern.parts:
+        case (Name(name=name),):
+            return " or ".join(each.source for each in policy.names[name])
+    return pattern.source
 
 
 def show_host(findings: tuple[Finding, ...]) -> None:

@@ -97,8 +97,14 @@ def service_policy(name: str) -> Policy:
 
 
 def as_request(policy: Policy, argv: tuple[str, ...], netns: str | None, environment: tuple[str, ...]) -> StartRequest:
-    """The very line that a wrapper would write, read as the host would read it."""
+    """The very line that a wrapper would write, read as the host would read it.
+
+    Of the environment, as a wrapper does, only what the policy names.
+    """
     pairs = dict(each.partition("=")[::2] for each in environment)
+    for name in [each for each in pairs if each not in policy.environment]:
+        click.echo(f"sidespawn: {quoted(name)} is left out, as the wrapper does: the policy does not name it", err=True)
+        del pairs[name]
     fields = {"op": "start", "argv": argv, "netns": netns, "env": pairs, "v": 1, "id": EXAMPLE_ID}
     line = encode({**fields, "deadline": LATEST}).encode()
     request = parse_request(line, policy.limits.line)

@@ -16,7 +16,7 @@ SECRET = Typed("secret")
 def build_configuration(table: Table, name: str, program: ProgramTable) -> Configuration:
     format_ = Format(table.choice("format", tuple(Format)))
     directives = table.table("directives")
-    most = size(table, "most") if "most" in table.keys() else 256 * 2**10
+    most = size(table, "most") if table.has("most") else 256 * 2**10
     if most > CONFIGURATION_BYTES:
         raise table.error("most", f"must be at most {CONFIGURATION_BYTES // 2**20}M")
     # dnsmasq's file has its options for directives.
@@ -34,7 +34,7 @@ def build_configuration(table: Table, name: str, program: ProgramTable) -> Confi
     configuration = Configuration(
         path=table.pattern("path"),
         file=table.take("file", str, default=""),
-        at=table.path("at") if "at" in table.keys() else "",
+        at=table.path("at") if table.has("at") else "",
         rules=rules,
     )
     table.done()
@@ -66,7 +66,7 @@ def build_directives(table: Table, depth: int) -> tuple[Directive, ...]:
             continue
         if depth == DEPTH:
             raise table.error(name, f"is nested deeper than {DEPTH} blocks")
-        block = build_directives(long.table("block"), depth + 1) if "block" in long.keys() else None
+        block = build_directives(long.table("block"), depth + 1) if long.has("block") else None
         values = long.patterns("value", optional=True)
         found.append(
             Directive(
@@ -75,7 +75,7 @@ def build_directives(table: Table, depth: int) -> tuple[Directive, ...]:
                 block=block,
                 bare=long.take("bare", bool, default=False),
                 passed_on=long.take("pass", bool, default=True),
-                instead=long.pattern("instead") if "instead" in long.keys() else None,
+                instead=long.pattern("instead") if long.has("instead") else None,
                 secret=holes(values) == {SECRET},
                 rule=table.where(name),
             )

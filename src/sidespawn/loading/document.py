@@ -18,6 +18,12 @@ from sidespawn.errors import PolicyError
 SIZES = {"K": 2**10, "M": 2**20, "G": 2**30}
 
 
+def meant(word: str, known: Iterable[str]) -> str:
+    """The end of a message about a word that is not known: the nearest one that is, if one is near."""
+    nearest = get_close_matches(word, known, 1)
+    return f"; {nearest[0]} is meant?" if nearest else ""
+
+
 def parse_toml(source: str, text: str) -> tuple[dict[str, Any], dict[tuple[str, ...], str]]:
     """The document, and FILE:LINE for each of its keys, which tomllib does not tell."""
     try:
@@ -101,6 +107,11 @@ class Table:
     def keys(self) -> tuple[str, ...]:
         return tuple(self._content)
 
+    def has(self, key: str) -> bool:
+        """Whether this key, which may stand here, does."""
+        self._taken.add(key)
+        return key in self._content
+
     def where(self, key: str = "") -> str:
         """FILE:LINE of a key, or of the nearest table around it."""
         path = (*self._path, key) if key else self._path
@@ -118,7 +129,9 @@ class Table:
         self._taken.add(key)
         value = self._content.get(key, default)
         if value is None:
-            raise self.error(key, "is missing")
+            others = [each for each in self._content if each not in self._taken]
+            near = "".join(f"; is it {each}, misspelled?" for each in get_close_matches(key, others, 1, 0.75))
+            raise self.error(key, f"is missing{near}")
         if type(value) not in kinds:
             raise self.error(key, f"must be {' or '.join(kind.__name__ for kind in kinds)}")
         return value
@@ -126,7 +139,7 @@ class Table:
     def choice(self, key: str, known: tuple[str, ...], default: str | None = None) -> str:
         value: str = self.take(key, str, default=default)
         if value not in known:
-            raise self.error(key, f"must be one of {', '.join(known)}")
+            raise self.error(key, f"must be one of {', '.join(known)}{meant(value, known)}")
         return value
 
     def strings(self, key: str, *, optional: bool = False) -> tuple[str, ...]:
@@ -147,7 +160,7 @@ class Table:
         except ValueError as error:
             raise self.error(key, f"is no pattern: {error}") from None
         for name in (name for pattern in patterns for name in pattern.names if name not in self._names):
-            raise self.error(key, f"uses {{{name}}}, which [names] does not declare")
+            raise self.error(key, f"uses {{{name}}}, which [names] does not declare{meant(name, self._names)}")
         return patterns
 
     def pattern(self, key: str) -> Pattern:
@@ -182,9 +195,9 @@ class Table:
         for key in self._content:
             if key not in allowed:
                 known = ", ".join(sorted(allowed))
-                nearest = get_close_matches(key, allowed, 1)
-                meant = f"; {nearest[0]} is meant?" if nearest else ""
-                raise self.error(key, f"is not a key that can stand here{meant}", f"keys that can: {known}")
+                raise self.error(
+                    key, f"is not a key that can stand here{meant(key, allowed)}", f"keys that can: {known}"
+                )
 
 
 def size(table: Table, key: str) -> int:

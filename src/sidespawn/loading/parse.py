@@ -31,7 +31,7 @@ from sidespawn.core.values import ALPHANUMERIC, DIGITS, PATH_CHARACTERS, is_deci
 from sidespawn.core.wire import LINE_BYTES, LONGEST_LINE, SIGNALS
 from sidespawn.errors import PolicyError
 from sidespawn.loading.configuration import build_configuration
-from sidespawn.loading.document import Table, merge, parse_toml, size, substitute
+from sidespawn.loading.document import Table, meant, merge, parse_toml, size, substitute
 from sidespawn.loading.possible import check_possible
 from sidespawn.loading.programs import parse_program
 
@@ -92,7 +92,8 @@ def extended(source: str, text: str, read_preset: Read, most: int) -> tuple[dict
     for name in own.keys():
         if name not in base.get("parameters", {}):
             known = ", ".join(base.get("parameters", {}))
-            raise own.error(name, f"is no parameter of preset {preset}", f"its parameters: {known}")
+            problem = f"is no parameter of preset {preset}{meant(name, base.get('parameters', {}))}"
+            raise own.error(name, problem, f"its parameters: {known}")
     return merge(base, document), base_lines | lines
 
 
@@ -117,7 +118,7 @@ def build_policy(service: str, top: Table, read_program: Read) -> Policy:
     side_container = build_side_container(top.table("side_container"))
     program: str = top.take("program", str)
     if not is_service_name(program):
-        raise top.error("program", "must be the name of a program's table")
+        raise top.error("program", "must be the name of a program's table: lower-case letters, digits and hyphens")
     table = parse_program(program, read_program(program))
     request = top.table("request")
     options = top.table("options", optional=True)
@@ -151,7 +152,7 @@ def build_policy(service: str, top: Table, read_program: Read) -> Policy:
         always=arguments.strings("always", optional=True),
         unless_given=arguments.strings("unless_given", optional=True),
         side_container=side_container,
-        adopt=build_adopt(top.table("adopt"), side_container.engine) if "adopt" in top.keys() else None,
+        adopt=build_adopt(top.table("adopt"), side_container.engine) if top.has("adopt") else None,
     )
     top.take("test", list, default=[])  # cases for `sidespawn check`, which mean nothing here
     for each in (request, arguments, top):
@@ -226,8 +227,8 @@ def build_limits(table: Table) -> ServiceLimits:
         backoff=table.number("backoff", 0, 3600, default=default.backoff),
         records=table.number("records", 1, 100_000, default=default.records),
         replies=table.number("replies", 64, 65_536, default=default.replies),
-        spool=size(table, "spool") if "spool" in table.keys() else default.spool,
-        line=size(table, "line") if "line" in table.keys() else default.line,
+        spool=size(table, "spool") if table.has("spool") else default.spool,
+        line=size(table, "line") if table.has("line") else default.line,
     )
     if not LINE_BYTES <= limits.line <= LONGEST_LINE:
         raise table.error("line", "must be from 64K to 512K")
@@ -241,7 +242,8 @@ def build_options(table: Table, program: ProgramTable) -> Iterable[OptionRule]:
     for name in table.keys():
         option = program.options.get(name)
         if option is None:
-            raise table.error(name, f"is not an option of {program.program} {program.version}")
+            problem = f"is not an option of {program.program} {program.version}{meant(name, program.options)}"
+            raise table.error(name, problem)
         if table.take(name, bool, str, list, dict) is False:
             continue  # a service's own policy takes back what its preset allows
         yield build_option_rule(table, name, option)
@@ -261,7 +263,7 @@ def build_option_rule(table: Table, name: str, option: Option) -> OptionRule:
             required=long.take("required", bool, default=False),
             most=long.number("most", 1, 4096, default=1),
             passed_on=long.take("pass", bool, default=True),
-            instead=long.pattern("instead") if "instead" in long.keys() else None,
+            instead=long.pattern("instead") if long.has("instead") else None,
             configuration=configuration,
             rule=table.where(name),
         )
@@ -312,7 +314,7 @@ def build_side_container(table: Table) -> SideContainer:
         scratch=scratch,
         apparmor=apparmor,
         scripts=tuple(Script(path=path, text="\n".join(scripts.strings(path)) + "\n") for path in scripts.path_keys()),
-        pid_file=table.pattern("pid_file") if "pid_file" in table.keys() else None,
+        pid_file=table.pattern("pid_file") if table.has("pid_file") else None,
         child_pid_files=tuple((children.parsed(key, (key,))[0], children.path(key)) for key in children.keys()),
         limits=Limits(
             memory=size(table, "memory"),
@@ -356,7 +358,7 @@ def is_image(text: str) -> bool:
 
 
 def build_readiness(table: Table) -> Readiness:
-    said = [when for when in ReadyWhen if when.value in table.keys()]
+    said = [when for when in ReadyWhen if table.has(when.value)]
     if len(said) != 1:
         raise table.error("", "must have exactly one of file, listens, alive")
     when = said[0]
