@@ -15,6 +15,7 @@ from sidespawn.host import policies
 from sidespawn.host.policies import load_compiled, load_policy
 from sidespawn.system.files import read_trusted
 from sidespawn.system.places import Places
+from tests.unit import small
 
 SERVICE = "neutron-dhcp-dnsmasq"
 NO_CHANGE_FOR = 0.15  # seconds; longer than policies.TICK_NS
@@ -75,6 +76,16 @@ def test_an_own_preset_or_program_holds_as_soon_as_it_is_there_and_no_longer(
     own.unlink()
     assert load_compiled(places, {}) is None
     assert load_policy(places).table.program == "dnsmasq"
+
+
+def test_a_program_that_the_package_does_not_know_has_a_table_of_the_operators(places: Places) -> None:
+    text = small.POLICY.replace('"tool"', '"own-tool"').replace("/usr/sbin/tool", "/usr/sbin/own-tool")
+    write(places.policy, text)
+    with pytest.raises(PolicyError, match="there is no program named own-tool") as caught:
+        load_policy(places)
+    assert "others go into /etc/sidespawn/programs" in caught.value.hint
+    write(places.policies / "programs" / "own-tool.toml", small.PROGRAM.replace('"tool"', '"own-tool"'))
+    assert load_policy(places).table.program == "own-tool"
 
 
 @pytest.mark.parametrize("is_compiled", [False, True])

@@ -28,4 +28,5 @@ def read(path: Path, kind: str, name: str) -> str:
         return path.read_text(encoding="utf-8")
     except OSError:
         known = ", ".join(sorted(each.stem for each in path.parent.glob("*.toml")))
-        raise PolicyError(f"there is no {kind} named {name}", f"there are: {known}") from None
+        hint = f"there are: {known}; others go into /etc/sidespawn/{kind}s"
+        raise PolicyError(f"there is no {kind} named {name}", hint) from None
