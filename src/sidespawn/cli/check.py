@@ -16,7 +16,7 @@ from rich.text import Text
 from sidespawn import host_report, presets
 from sidespawn.authoring.example_calls import example_calls
 from sidespawn.authoring.policy_tests import Outcome, run_tests
-from sidespawn.cli.output import console, enabled_services, json_option, print_json, print_table
+from sidespawn.cli.output import console, json_option, print_json, print_table
 from sidespawn.core.pattern import Name, Pattern
 from sidespawn.core.policy import Policy, is_service_name
 from sidespawn.errors import PolicyError

@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from sidespawn.cli.output import enabled_services
 from sidespawn.cli.ps import is_orphan, usage
 from sidespawn.core import compiled
 from sidespawn.core.policy import Policy
@@ -19,7 +18,7 @@ from sidespawn.host.ledger import Ledger, Record
 from sidespawn.host.policies import load_policy
 from sidespawn.host.tally import read_counts
 from sidespawn.host_report.units import Unit
-from sidespawn.setup.services import is_enabled
+from sidespawn.setup.services import enabled_services, is_enabled
 from sidespawn.setup.systemd import units
 from sidespawn.system.places import RUN, Places
 

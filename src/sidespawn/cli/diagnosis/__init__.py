@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from sidespawn import host_report
 from sidespawn.cli.diagnosis.ailments import Ailment, ailment_of, in_order
 from sidespawn.cli.diagnosis.services import examine
-from sidespawn.cli.output import enabled_services
 from sidespawn.core.policy import Policy
 from sidespawn.errors import PolicyError
 from sidespawn.host.policies import load_policy
 from sidespawn.host_report.findings import State, Topic
-from sidespawn.setup.services import Service, is_enabled
+from sidespawn.setup.services import Service, enabled_services, is_enabled
 from sidespawn.system.places import Places
 
 BLIND = (Topic.ROOT, Topic.NOT_LOOKED_AT)
