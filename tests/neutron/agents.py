@@ -1,7 +1,7 @@
 """Agent containers in which real Neutron runs, and the tests' way to talk to it.
 
-Neutron is in a virtual environment of its own, which `./dev` makes and the containers see read-only; what the tests
-run in it is in the folder `inside`. The containers have the privileges of the demo's agent and no more.
+Each release of Neutron is in a virtual environment of its own, which `./dev` makes and the containers see read-only;
+what the tests run in it is in the folder `inside`. The containers have the privileges of the demo's agent and no more.
 """
 
 from __future__ import annotations
@@ -19,12 +19,11 @@ from typing import Any
 from sidespawn.recipes import containers
 from sidespawn.testing.agent import CAPABILITIES, NEUTRON, AgentContainer
 from tests.lab.networks import SIDESPAWN, Service, command
+from tests.neutron.releases import AGENT_IMAGE, NEWEST, VENVS
 
 CHECKOUT = Path(__file__).parents[2]
 DOCS = CHECKOUT / "docs/neutron.md"
 INSIDE = Path(__file__).parent / "inside"
-VENV = (CHECKOUT / ".cache/neutron").resolve()
-IMAGE = "localhost/sidespawn-neutron-agent:latest"
 STATE = "/var/lib/neutron"
 
 # The helpers of each agent: the program's name and the preset.
@@ -54,6 +53,7 @@ metadata_proxy_socket = {state}/metadata/socket
 transport_url = fake://
 resync_interval = 1
 resync_throttle = 0
+{settings}
 
 [agent]
 root_helper = {root_helper}
@@ -90,12 +90,12 @@ class Conversation:
         self.agent = agent
         environment = (
             f"--env=PYTHONPATH={INSIDE}:{CHECKOUT / 'src'}",
-            f"--env=PATH={VENV}/bin:/usr/sbin:/usr/bin",
+            f"--env=PATH={agent.venv}/bin:/usr/sbin:/usr/bin",
             "--env=PYTHONWARNINGS=ignore",
         )
         # With the process manager as docs/client.md says; the script itself knows nothing of it.
         through = ("-m", "sidespawn.agent.neutron") if agent.way == MANAGER else ()
-        interpreter = (f"{VENV}/bin/python3", "-B", "-W", "ignore", *through)
+        interpreter = (f"{agent.venv}/bin/python3", "-B", "-W", "ignore", *through)
         with agent.errors.open("ab") as errors:
             self.process = subprocess.Popen(
                 (
@@ -149,6 +149,13 @@ class Agent:
     security_options: tuple[str, ...] = ()
     talk: Conversation | None = None
     contained: bool = False  # not root, and in the recipe of `sidespawn agent-options`
+    settings: str = ""  # more lines of its [DEFAULT]
+    release: str = NEWEST
+    release_image: str = ""  # with the release's own helper in it; the newest's is in the usual image
+
+    @property
+    def venv(self) -> Path:
+        return VENVS[self.release]
 
     @property
     def presets(self) -> dict[str, str]:
@@ -177,7 +184,10 @@ class Agent:
             service = Service(f"{self.name}-{short}", self.state, program)
             self.services[program] = service
             service.places.policy.parent.mkdir(exist_ok=True)
-            service.places.policy.write_text(policy(preset, self.state, as_root=not self.contained))
+            text = policy(preset, self.state, as_root=not self.contained)
+            if self.release_image and program == "neutron-keepalived-state-change":
+                text = text.replace("[parameters]\n", f'[parameters]\nimage = "{self.release_image}"\n')
+            service.places.policy.write_text(text)
             told = json.loads(command(*SIDESPAWN, "enable", service.name, "--json").stdout)
             self.security_options = tuple(told["security_options"])  # the same for all services
             directories = (f":{service.places.spool}:", f":{service.places.replies}:")
@@ -189,17 +199,15 @@ class Agent:
         self.configure()
 
     def configure(self) -> None:
-        rootwrap = f"{VENV}/bin/neutron-rootwrap"
+        rootwrap = f"{self.venv}/bin/neutron-rootwrap"
         with_wrappers = self.way == WRAPPERS
         text = CONFIGURATION.format(
             state=STATE,
-            venv=VENV,
-            privsep=f"{VENV}/bin/python3 -m sidespawn.agent.privsep"
-            if self.contained
-            else f"{VENV}/bin/privsep-helper",
+            privsep=f"{self.venv}/bin/{'python3 -m sidespawn.agent.privsep' if self.contained else 'privsep-helper'}",
             isolated=self.kind == "dhcp",
             kill_scripts="/etc/neutron/kill_scripts",
             interval=self.interval,
+            settings=self.settings,
             # The DHCP agent starts many: by the daemon, which has the same filters.
             root_helper=f"{rootwrap} /etc/neutron/rootwrap.conf",
             root_helper_daemon=f"{rootwrap}-daemon /etc/neutron/rootwrap.conf" if self.kind == "dhcp" else "",
@@ -213,11 +221,11 @@ class Agent:
 
     @property
     def container(self) -> AgentContainer:
-        own = (VENV, INSIDE, CHECKOUT / "src")
-        etc = (VENV / "etc/neutron/rootwrap.conf", VENV / "etc/neutron/rootwrap.d")
+        own = (self.venv, INSIDE, CHECKOUT / "src")
+        etc = (self.venv / "etc/neutron/rootwrap.conf", self.venv / "etc/neutron/rootwrap.d")
         return AgentContainer(
             name=f"{self.name}-agent",
-            image=IMAGE,
+            image=AGENT_IMAGE,
             state=self.state,
             host_pids=self.way == WRAPPERS,
             contained=self.contained,

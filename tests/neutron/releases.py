@@ -16,10 +16,14 @@ VENVS = {NEWEST: (CACHE / "neutron").resolve(), OLD: (CACHE / "neutron-old").res
 
 @contextmanager
 def image_of(release: str) -> Iterator[str]:
-    """The agent's image with the release in it, as a deployment has it; at the path that its scripts name."""
+    """The agent's image with the release in it, as a deployment has it; at the path that its scripts name.
+
+    And the one program of the release that is a helper where packages have it.
+    """
     name, venv = f"localhost/sidespawn-test-{release}:latest", VENVS[release]
     file = Path(f"/run/sidespawn-test-{release}.containerfile")
-    file.write_text(f"FROM {AGENT_IMAGE}\nCOPY . {venv}/\n")
+    helper = "COPY bin/neutron-keepalived-state-change /usr/bin/"
+    file.write_text(f"FROM {AGENT_IMAGE}\nCOPY . {venv}/\n{helper}\n")
     command("podman", "build", "--quiet", "--isolation=chroot", f"--tag={name}", f"--file={file}", str(venv))
     file.unlink()
     try:

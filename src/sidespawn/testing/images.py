@@ -1,4 +1,4 @@
-"""Two small container images for the tests and the demo, made from the machine's Debian sources.
+"""Small container images for the tests and the demo, made from the machine's Debian sources.
 
 `localhost/sidespawn-helpers` holds the programs that side containers run.
 `localhost/sidespawn-agent` looks like the container of a Neutron agent: Python, iproute2, the user
@@ -131,8 +131,15 @@ NEUTRON_AGENT = Recipe(
     directories=(*AGENT.directories, ("etc/neutron/rootwrap.d", 0)),
     busybox=True,
 )
+# What OVN's metadata agent talks to: OVN's databases, and a switch that needs no kernel module.
+OVN = Recipe(
+    name="localhost/sidespawn-ovn",
+    packages=("busybox-static", "openvswitch-switch", "ovn-central"),
+    users=_SERVICE_USERS,
+    busybox=True,
+)
 USUAL = (HELPERS, AGENT)
-WITH_NEUTRON = (*USUAL, NEUTRON_AGENT)
+WITH_NEUTRON = (*USUAL, NEUTRON_AGENT, OVN)
 
 
 def build_tars(cache: Path, recipes: tuple[Recipe, ...] = USUAL, suite: str = "") -> tuple[Path, ...]:
@@ -343,7 +350,9 @@ def main() -> int:
     parser.add_argument("--cache", type=Path, required=True, help="where the tars are kept")
     parser.add_argument("--suite", default="", help="the Debian suite of the packages (default: the machine's)")
     parser.add_argument("--tars-only", action="store_true", help="make the tars; do not import them into podman")
-    parser.add_argument("--neutron", action="store_true", help="also the image of an agent that runs Neutron")
+    parser.add_argument(
+        "--neutron", action="store_true", help="also the images of an agent that runs Neutron, and of OVN"
+    )
     arguments = parser.parse_args()
     recipes = WITH_NEUTRON if arguments.neutron else USUAL
     try:

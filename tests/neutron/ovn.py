@@ -1,0 +1,128 @@
+"""A chassis of OVN: its databases, ovn-northd and Open vSwitch with a datapath of its own instead of the kernel's.
+
+ovn-controller is left out, so the test says which port is bound, and connects what Open vSwitch would.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sidespawn.testing.network import has_namespace, remove_namespace
+from tests.lab.networks import command, wait_until
+
+IMAGE = "localhost/sidespawn-ovn:latest"
+DATABASE = "unix:/ovn/db.sock"
+START = f"""
+set -e
+cd /ovn
+mkdir -p /run/openvswitch /run/ovn
+ovsdb-tool create nb.db /usr/share/ovn/ovn-nb.ovsschema
+ovsdb-tool create sb.db /usr/share/ovn/ovn-sb.ovsschema
+ovsdb-tool create vswitch.db /usr/share/openvswitch/vswitch.ovsschema
+ovsdb-server --detach --no-chdir --remote=punix:/ovn/db.sock nb.db sb.db vswitch.db
+ovs-vsctl --db={DATABASE} --no-wait init
+ovn-northd --detach --no-chdir --ovnnb-db={DATABASE} --ovnsb-db={DATABASE}
+exec /usr/lib/openvswitch-switch/ovs-vswitchd --enable-dummy=override --disable-system {DATABASE}
+"""
+
+
+@dataclass(frozen=True)
+class Chassis:
+    """`directory` has the socket of all three databases."""
+
+    name: str
+    directory: Path
+    id: str = field(default_factory=lambda: str(uuid.uuid4()))
+
+    def start(self) -> None:
+        self.directory.mkdir()
+        options = (f"--name={self.name}", "--network=none", f"--volume={self.directory}:/ovn:rw,rprivate")
+        command("podman", "run", "--detach", *options, IMAGE, "sh", "-c", START)
+        wait_until(lambda: "br-int" in self.run("ovs-vsctl", "--may-exist", "add-br", "br-int", "--", "list-br"), 60)
+        self.run("ovs-vsctl", "set", "Open_vSwitch", ".", f"external_ids:system-id={self.id}")
+        self.run("ovn-sbctl", "chassis-add", self.id, "geneve", "127.0.0.1")
+        (chassis,) = self.run("ovn-sbctl", "--bare", "--columns=_uuid", "list", "Chassis").split()
+        self.run("ovn-sbctl", "create", "Chassis_Private", f"name={self.id}", f"chassis={chassis}")
+
+    def run(self, *argv: str) -> str:
+        """Nothing while the databases are not there yet."""
+        program, *arguments = argv
+        asked = ("podman", "exec", self.name, program, f"--db={DATABASE}", "--timeout=20", *arguments)
+        return command(*asked, check=False).stdout
+
+    def remove(self) -> None:
+        command("podman", "rm", "--force", "--time=0", "--ignore", self.name)
+
+
+@dataclass(frozen=True)
+class Network:
+    """As Neutron's server writes it into the northbound database, with the port for metadata and one machine's."""
+
+    chassis: Chassis
+    id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    port: str = field(default_factory=lambda: str(uuid.uuid4()))
+    instance: str = field(default_factory=lambda: str(uuid.uuid4()))
+
+    @property
+    def netns(self) -> str:
+        return f"ovnmeta-{self.id}"
+
+    @property
+    def machine(self) -> str:
+        return f"lan-{self.id[:8]}"
+
+    @property
+    def tap(self) -> str:
+        """Of the pair of interfaces that the agent makes, the one for Open vSwitch."""
+        return f"tap{self.id[:10]}0"
+
+    def make(self) -> None:
+        switch, metadata = f"neutron-{self.id}", str(uuid.uuid4())
+        nb = ("ovn-nbctl", "--wait=sb")
+        self.chassis.run(*nb, "ls-add", switch)
+        ports = {
+            metadata: ("localport", "fa:16:3e:00:00:02 10.20.0.2", netids(self.netns, "10.20.0.2/24")),
+            self.port: ("", "fa:16:3e:00:00:10 10.20.0.10", netids(self.instance, "10.20.0.10/24")),
+        }
+        for name, (kind, address, external) in ports.items():
+            add = ("lsp-add", switch, name, "--", "lsp-set-type", name, kind, "--", "lsp-set-addresses", name, address)
+            self.chassis.run(*nb, *add, "--", "set", "Logical_Switch_Port", name, *external)
+
+    def bind(self) -> None:
+        self.chassis.run("ovn-sbctl", "lsp-bind", self.port, self.chassis.id)
+
+    def unbind(self) -> None:
+        self.chassis.run("ovn-sbctl", "lsp-unbind", self.port)
+
+    @contextlib.contextmanager
+    def connected(self) -> Iterator[None]:
+        """The machine behind the port, in a namespace of its own, and a bridge between the two in place of OVN's."""
+        bridge, port = f"br-{self.id[:8]}", f"far{self.id[:8]}"
+        command("ip", "link", "add", bridge, "type", "bridge")
+        command("ip", "netns", "add", self.machine)
+        try:
+            command("ip", "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", self.machine)
+            for end in (port, self.tap):
+                command("ip", "link", "set", end, "master", bridge, "up")
+            command("ip", "link", "set", bridge, "up")
+            inside = ("ip", "-n", self.machine)
+            command(*inside, "address", "add", "10.20.0.10/24", "dev", "eth0")
+            command(*inside, "link", "set", "eth0", "up")
+            command(*inside, "route", "add", "169.254.169.254", "via", "10.20.0.2")
+            yield
+        finally:
+            remove_namespace(self.machine)
+            command("ip", "link", "delete", bridge)
+
+    def is_gone(self) -> bool:
+        return not has_namespace(self.netns)
+
+
+def netids(device: str, cidr: str) -> tuple[str, ...]:
+    """What Neutron notes beside a port."""
+    noted = {"device_id": device, "cidrs": cidr, "project_id": str(uuid.uuid4()), "mtu": "1450"}
+    return tuple(f'external_ids:"neutron\\:{name}"="{value}"' for name, value in noted.items())
