@@ -288,6 +288,11 @@ BROKEN = {
         "instead",
         "which [names] does not declare",
     ),
+    "refusals that fail sometimes": (
+        ('wrapper = "/usr/sbin/tool"', 'wrapper = "/usr/sbin/tool"\nrefusals_fail = "no"'),
+        "refusals_fail",
+        "must be bool",
+    ),
     "shared kill script at a relative path": (
         ('wrapper = "/usr/sbin/tool"', 'wrapper = "/usr/sbin/tool"\nshared_kill_scripts = ["kill"]'),
         "[agent]",

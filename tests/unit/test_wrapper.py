@@ -53,6 +53,7 @@ def settings(box: Path) -> dict[str, Any]:
         "environment": ["TAG"],
         "local": [["--version"]],
         "stop": [["stop", "-w", "<text>/tool.pid"]],
+        "refusals_fail": True,
         "real": [],
         "kill": False,
     }
@@ -395,6 +396,32 @@ def test_exit_code(
     out, err = capfd.readouterr()
     assert out == ""
     assert err == ("" if code == 0 else f"sidespawn: {status} ({reason}): the message\n")
+
+
+@pytest.mark.parametrize("reason", [Reason.OPTION_NOT_ALLOWED, Reason.POLICY_INVALID])
+@pytest.mark.parametrize(
+    ("status", "signal", "code"),
+    [
+        *((Status.REJECTED, "", 0), (Status.FAILED, "", 70), (Status.EXPIRED, "", 75)),
+        *((Status.REJECTED, "HUP", 0), (Status.REJECTED, "1", 0), (Status.FAILED, "HUP", 70)),
+        # One that is to end must not be taken for ended.
+        *((Status.REJECTED, "15", 77), (Status.REJECTED, "9", 77)),
+    ],
+)
+def test_a_refusal_fails_only_where_the_policy_has_it_so(
+    box: Path,
+    settings: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    status: Status,
+    reason: Reason,
+    signal: str,
+    code: int,
+) -> None:
+    arguments = (signal, "4711") if signal else ("--quiet",)
+    with Host(box, answering(status, reason, "the message")):
+        assert run_main(monkeypatch, settings | {"refusals_fail": False, "kill": bool(signal)}, *arguments) == code
+    assert capfd.readouterr().err == f"sidespawn: {status} ({reason}): the message\n"  # it says so anyway
 
 
 def test_no_spool_is_unavailable(box: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:

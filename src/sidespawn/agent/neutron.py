@@ -45,6 +45,8 @@ OPTIONS = [
 UUID = re.compile("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 SIGNALS = {"1": "HUP", "9": "KILL", "10": "USR1", "15": "TERM"}
 EXIT_CODES = {Rejected: wrapper.REJECTED, NoAnswer: wrapper.NO_ANSWER, Unavailable: wrapper.UNAVAILABLE}
+# When a start or a HUP of these fails, Neutron removes the router's namespace, and all that works in it.
+OF_ROUTERS = ("keepalived", "neutron-keepalived-state-change", "radvd")
 # Neutron's name for the process, where it is not the program's.
 PROGRAMS = {"neutron-keepalived-state-change-monitor": "neutron-keepalived-state-change"}
 
@@ -110,9 +112,18 @@ class ProcessManager(external_process.ProcessManager):
         try:
             helper = client.start([self.program, *command[1:]], self.namespace, environment)
         except ClientError as error:
-            raise failure(command, error) from error
+            if not self.goes_on_after(error):
+                raise failure(command, error) from error
+            return
         if self.pid != helper.pid:  # a policy without `pid_file`
             file.replace_file(self.get_pid_file_name(), str(helper.pid))
+
+    def goes_on_after(self, error: ClientError) -> bool:
+        """Whether Neutron is not told. Its ProcessMonitor says what does not run, and asks for it again."""
+        if not isinstance(error, Rejected) or self.program not in OF_ROUTERS:
+            return False
+        LOG.error("%s for %s was refused; what runs is left as it is: %s", self.program, self.uuid, error)
+        return True
 
     def disable(self, sig: str = "9", get_stop_command: Any = None, delete_pid_file: bool = True) -> None:
         client = self.client
@@ -125,7 +136,8 @@ class ProcessManager(external_process.ProcessManager):
             except NoSuchProcess:
                 LOG.debug("%s for %s ended before it was sent %s", self.service, self.uuid, name)
             except ClientError as error:
-                raise failure(["kill", f"-{name}", str(self.pid)], error) from error
+                if name != "HUP" or not self.goes_on_after(error):
+                    raise failure(["kill", f"-{name}", str(self.pid)], error) from error
             if delete_pid_file or name == "KILL":  # the host has done it, unless it had lost its record
                 with suppress(OSError):
                     os.unlink(self.get_pid_file_name())

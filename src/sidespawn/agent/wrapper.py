@@ -14,7 +14,7 @@ again under the same id, which the host answers once.
 
 Exit codes: 0 it runs (kill script: the signal was delivered; for TERM and KILL, the process is gone), 1 no such
 process, 64 wrong use, 69 the host's directories or the real program are not there, 70 the start failed, 75 no
-answer in time, 77 rejected by the host's policy.
+answer in time, 77 rejected by the host's policy; 0 instead of 77 where its `refusals_fail` is false.
 """
 
 import posix  # os has this from it, and takes a millisecond to import
@@ -405,7 +405,7 @@ def program_main(settings, arguments):
             return GONE
     environment = {name: os.environ[name] for name in settings["environment"] if name in os.environ}
     argv = [settings["program"]] + arguments
-    return report(start(settings, argv, identify_netns(), environment, brief=True))
+    return report(start(settings, argv, identify_netns(), environment, brief=True), settings["refusals_fail"])
 
 
 def kill_main(settings, arguments):
@@ -427,7 +427,8 @@ def kill_main(settings, arguments):
     if reply["reason"] == "no-such-process":
         say("kill: (%s) - No such process" % words[1])  # Neutron looks for just this text
         return GONE
-    return report(reply)
+    # After a HUP that is refused the program goes on as it was; that one has ended is never said without a need.
+    return report(reply, settings["refusals_fail"] or name != "HUP")
 
 
 def service_of(settings, pid):
@@ -445,12 +446,12 @@ def service_of(settings, pid):
     return None
 
 
-def report(reply):
-    # type: (Dict[str, Any]) -> int
+def report(reply, refusals_fail=True):
+    # type: (Dict[str, Any], bool) -> int
     code = EXIT_CODES.get(reply["status"], FAILED)
     if code != OK:
         say("sidespawn: %s (%s): %s" % (reply["status"], reply["reason"], reply["message"]))
-    return code
+    return OK if code == REJECTED and not refusals_fail else code
 
 
 def main(settings=None):

@@ -65,6 +65,7 @@ class Agent:
     timeout: int  # seconds
     local: tuple[tuple[str, ...], ...]
     stop: tuple[tuple[str, ...], ...]
+    refusals_fail: bool  # whether the wrapper tells the agent so of a start or a HUP that is refused
 
 
 class Caller(StrEnum):

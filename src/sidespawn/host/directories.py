@@ -146,6 +146,7 @@ def wrapper_settings(places: Places, policy: Policy) -> dict[str, object]:
         "environment": sorted(policy.environment),
         "local": [list(argv) for argv in policy.agent.local],
         "stop": [list(argv) for argv in policy.agent.stop],
+        "refusals_fail": policy.agent.refusals_fail,
         "real": [IMAGE_IN_AGENT + policy.agent.wrapper, policy.agent.wrapper + ".real"],
         "kill": False,
         "shared": False,

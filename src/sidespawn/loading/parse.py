@@ -178,6 +178,7 @@ def build_agent(table: Table) -> Agent:
         timeout=table.number("timeout", 1, 600, default=120),
         local=tuple(tuple(argv) for argv in local),
         stop=tuple(tuple(argv) for argv in stop),
+        refusals_fail=table.take("refusals_fail", bool, default=True),
     )
     scripts = (*agent.kill_scripts, *agent.shared_kill_scripts)
     if not all(is_path(path) for path in scripts):
