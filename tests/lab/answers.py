@@ -25,6 +25,7 @@ class Answer(BaseHTTPRequestHandler):
         body = text.encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
+        self.send_header("Content-Type", "text/plain; charset=utf-8")  # Neutron passes it on, and insists on it
         self.end_headers()
         self.wfile.write(body)
 

@@ -42,17 +42,19 @@ class Chassis:
         self.directory.mkdir()
         options = (f"--name={self.name}", "--network=none", f"--volume={self.directory}:/ovn:rw,rprivate")
         command("podman", "run", "--detach", *options, IMAGE, "sh", "-c", START)
-        wait_until(lambda: "br-int" in self.run("ovs-vsctl", "--may-exist", "add-br", "br-int", "--", "list-br"), 60)
+        wait_until(
+            lambda: command(*self.call("ovs-vsctl", "--may-exist", "add-br", "br-int"), check=False).returncode == 0, 60
+        )
         self.run("ovs-vsctl", "set", "Open_vSwitch", ".", f"external_ids:system-id={self.id}")
         self.run("ovn-sbctl", "chassis-add", self.id, "geneve", "127.0.0.1")
         (chassis,) = self.run("ovn-sbctl", "--bare", "--columns=_uuid", "list", "Chassis").split()
         self.run("ovn-sbctl", "create", "Chassis_Private", f"name={self.id}", f"chassis={chassis}")
 
-    def run(self, *argv: str) -> str:
-        """Nothing while the databases are not there yet."""
-        program, *arguments = argv
-        asked = ("podman", "exec", self.name, program, f"--db={DATABASE}", "--timeout=20", *arguments)
-        return command(*asked, check=False).stdout
+    def call(self, program: str, *arguments: str) -> tuple[str, ...]:
+        return ("podman", "exec", self.name, program, f"--db={DATABASE}", "--timeout=20", *arguments)
+
+    def run(self, program: str, *arguments: str) -> str:
+        return command(*self.call(program, *arguments)).stdout
 
     def remove(self) -> None:
         command("podman", "rm", "--force", "--time=0", "--ignore", self.name)
@@ -85,8 +87,12 @@ class Network:
         nb = ("ovn-nbctl", "--wait=sb")
         self.chassis.run(*nb, "ls-add", switch)
         ports = {
-            metadata: ("localport", "fa:16:3e:00:00:02 10.20.0.2", netids(self.netns, "10.20.0.2/24")),
-            self.port: ("", "fa:16:3e:00:00:10 10.20.0.10", netids(self.instance, "10.20.0.10/24")),
+            metadata: (
+                "localport",
+                "fa:16:3e:00:00:02 10.20.0.2",
+                noted(self.netns, "10.20.0.2/24", "network:distributed"),
+            ),
+            self.port: ("", "fa:16:3e:00:00:10 10.20.0.10", noted(self.instance, "10.20.0.10/24", "compute:nova")),
         }
         for name, (kind, address, external) in ports.items():
             add = ("lsp-add", switch, name, "--", "lsp-set-type", name, kind, "--", "lsp-set-addresses", name, address)
@@ -122,7 +128,7 @@ class Network:
         return not has_namespace(self.netns)
 
 
-def netids(device: str, cidr: str) -> tuple[str, ...]:
+def noted(device: str, cidr: str, owner: str) -> tuple[str, ...]:
     """What Neutron notes beside a port."""
-    noted = {"device_id": device, "cidrs": cidr, "project_id": str(uuid.uuid4()), "mtu": "1450"}
-    return tuple(f'external_ids:"neutron\\:{name}"="{value}"' for name, value in noted.items())
+    values = {"device_id": device, "device_owner": owner, "cidrs": cidr, "project_id": str(uuid.uuid4()), "mtu": "1450"}
+    return tuple(f'external_ids:"neutron:{name}"="{value}"' for name, value in values.items())

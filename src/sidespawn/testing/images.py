@@ -350,9 +350,7 @@ def main() -> int:
     parser.add_argument("--cache", type=Path, required=True, help="where the tars are kept")
     parser.add_argument("--suite", default="", help="the Debian suite of the packages (default: the machine's)")
     parser.add_argument("--tars-only", action="store_true", help="make the tars; do not import them into podman")
-    parser.add_argument(
-        "--neutron", action="store_true", help="also the images of an agent that runs Neutron, and of OVN"
-    )
+    parser.add_argument("--neutron", action="store_true", help="also the images for Neutron and of OVN")
     arguments = parser.parse_args()
     recipes = WITH_NEUTRON if arguments.neutron else USUAL
     try:
