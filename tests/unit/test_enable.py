@@ -6,8 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from sidespawn.cli.enable import is_ours, policy_text
 from sidespawn.core.policy import Policy
 from sidespawn.errors import SidespawnError
+from sidespawn.host.policies import policy_of
 from sidespawn.presets import names as preset_names
 from sidespawn.setup import agent_options
 from sidespawn.system.places import Places
@@ -77,3 +79,17 @@ def test_the_agents_image_is_among_the_options_if_it_is_known(
     options = agent_options.options_beside_others(Places(KEEPALIVED.service), KEEPALIVED, image=image)
     found = agent_options.podman_options(options)
     assert found.count("--mount=type=image,src=the-image,dst=/run/sidespawn/image") == mounted
+
+
+@pytest.mark.parametrize("mode", ["enforce", "monitor"])
+def test_a_mode_is_written_into_the_policy_and_holds(mode: str) -> None:
+    places = Places("neutron-dhcp-dnsmasq")
+    text, is_new = policy_text(places, None, None, None, mode, ("state_on_host=/srv",))
+    assert is_new
+    assert is_ours(text)
+    assert policy_of(places, text).is_monitor is (mode == "monitor")
+
+
+def test_without_a_mode_the_preset_s_holds() -> None:
+    text, _ = policy_text(Places("neutron-dhcp-dnsmasq"), None, None, None, None, ("state_on_host=/srv",))
+    assert "mode" not in text

@@ -17,7 +17,7 @@ from sidespawn.errors import LaunchError, Reason, SidespawnError
 from sidespawn.host.directories import IMAGE_IN_AGENT
 from sidespawn.host.policies import policy_of
 from sidespawn.host_report.suitability import host_findings, policy_warnings
-from sidespawn.loading.parse import ENGINES
+from sidespawn.loading.parse import ENGINES, MODES
 from sidespawn.setup import accounts, changes, coverage, hardening, security_modules, syntaxes, systemd
 from sidespawn.setup.agent_options import (
     AgentOptions,
@@ -37,6 +37,7 @@ MARK = "# Written by `sidespawn enable`; `sidespawn disable` removes it unless i
 @click.option("--preset", help="The shipped policy to extend; `--preset help` lists them. Default: the service's name.")
 @click.option("--image", help="Image of the side containers.")
 @click.option("--engine", type=click.Choice(ENGINES), help="What starts the side containers.")
+@click.option("--mode", type=click.Choice(MODES), help="Whether the policy refuses, or only says what it would refuse.")
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A parameter of the preset. Repeatable.")
 @click.option(
     "--agent-release", default="", metavar="RELEASE", help="Neutron's in the agent, such as 26.0.6 or 2025.1."
@@ -51,6 +52,7 @@ def enable(
     preset: str | None,
     image: str | None,
     engine: str | None,
+    mode: str | None,
     settings: tuple[str, ...],
     agent_release: str,
     uncovered: bool,
@@ -69,7 +71,7 @@ def enable(
     if preset == "help":
         click.echo("\n".join(presets.names()))
         return
-    text, is_new = policy_text(places, preset, image, engine, settings)
+    text, is_new = policy_text(places, preset, image, engine, mode, settings)
     policy = policy_of(places, text)
     gaps = coverage.problems(policy, agent_release, agent_image)
     if not uncovered:
@@ -107,10 +109,15 @@ def enable(
 
 
 def policy_text(
-    places: Places, preset: str | None, image: str | None, engine: str | None, settings: tuple[str, ...]
+    places: Places,
+    preset: str | None,
+    image: str | None,
+    engine: str | None,
+    mode: str | None,
+    settings: tuple[str, ...],
 ) -> tuple[str, bool]:
     """The policy to use, and whether it has to be written."""
-    asked = preset or image or engine or settings
+    asked = preset or image or engine or mode or settings
     if places.policy.exists():
         present = read_trusted(places.policy)
         if asked and not is_ours(present):
@@ -124,7 +131,7 @@ def policy_text(
     parameters = dict(setting(each) for each in settings)
     if image is not None:
         parameters["image"] = image
-    lines = [f'extends = "{preset or places.service}"', "", "[parameters]"]
+    lines = [f'extends = "{preset or places.service}"', *([f'mode = "{mode}"'] if mode else []), "", "[parameters]"]
     lines += [f"{name} = {toml(value)}" for name, value in parameters.items()]
     if engine is not None:
         lines += ["", "[side_container]", f'engine = "{engine}"']

@@ -33,6 +33,10 @@ options:
     description: What starts the side containers.
     type: str
     choices: [podman, docker, systemd]
+  mode:
+    description: With V(monitor) the policy lets pass and logs arguments that it would refuse with V(enforce).
+    type: str
+    choices: [enforce, monitor]
   parameters:
     description: Parameters of the preset.
     type: dict
@@ -46,7 +50,7 @@ options:
     type: path
     default: sidespawn
 notes:
-  - Without O(preset), O(image), O(engine) and O(parameters), a policy that is there is used as it stands.
+  - Without O(preset), O(image), O(engine), O(mode) and O(parameters), a policy that is there is used as it stands.
 attributes:
   check_mode:
     description: Tells exactly what the run would change.
@@ -108,6 +112,7 @@ def main() -> None:
             "preset": {"type": "str"},
             "image": {"type": "str"},
             "engine": {"type": "str", "choices": ["podman", "docker", "systemd"]},
+            "mode": {"type": "str", "choices": ["enforce", "monitor"]},
             "parameters": {"type": "dict", "default": {}},
             "purge": {"type": "bool", "default": False},
             **SPECIFICATION,
@@ -140,7 +145,7 @@ def main() -> None:
 
 
 def options(given: dict[str, Any]) -> list[str]:
-    named = [f"--{name}={given[name]}" for name in ("preset", "image", "engine") if given[name] is not None]
+    named = [f"--{name}={given[name]}" for name in ("preset", "image", "engine", "mode") if given[name] is not None]
     return named + [f"--set={name}={value}" for name, value in sorted(given["parameters"].items())]
 
 
