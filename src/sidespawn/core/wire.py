@@ -140,6 +140,9 @@ def refuse_number(_text: str) -> NoReturn:
 
 
 def build_request(request_id: str, untrusted_object: Mapping[str, Any], arguments: int) -> Request:
+    # First: everything else may be different in another version.
+    if "v" in untrusted_object and (version := integer(untrusted_object, "v", 0, 1000)) != VERSION:
+        raise RequestError(f"version {version} is not spoken here, only {VERSION}: renew the wrapper and the agent")
     operations = {"start": {"argv", "netns", "env"}, "signal": {"signal", "pid"}}
     operation = untrusted_object.get("op")
     if not isinstance(operation, str) or operation not in operations:
@@ -148,9 +151,6 @@ def build_request(request_id: str, untrusted_object: Mapping[str, Any], argument
     if untrusted_object.keys() != expected:
         odd = min(expected ^ untrusted_object.keys())
         raise RequestError(f"key {quoted(odd)} is {'missing' if odd in expected else 'unknown'} in a {operation}")
-    version = integer(untrusted_object, "v", 0, 1000)
-    if version != VERSION:
-        raise RequestError(f"version {version} is not spoken here, only {VERSION}: renew the wrapper and the agent")
     deadline = integer(untrusted_object, "deadline", 0, 2**62)
     if operation == "signal":
         signal = untrusted_object["signal"]
