@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
-from collections.abc import Mapping
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,21 +67,52 @@ class Ansible:
         *options: str,
         check: bool = True,
         variables: Mapping[str, object] | None = None,
+        **environment: str,
     ) -> Ran:
-        """Run the tasks on this machine; JSON is YAML."""
+        """Run the tasks on this machine."""
+        record = self.home / "record"
+        record.unlink(missing_ok=True)
+        done = self.call(
+            *self.playbook(tasks, variables, *options), check=check, **self.recording(record) | environment
+        )
+        rows = [json.loads(line) for line in record.read_text().splitlines()] if record.exists() else []
+        return Ran(done.returncode, {each["task"]: each["result"] for each in rows}, done.stdout + done.stderr)
+
+    def interrupt(self, tasks: list[dict[str, Any]], variables: Mapping[str, object], when: Callable[[], bool]) -> None:
+        """Run the tasks, and kill everything that runs for them once something is so."""
+        argv = self.playbook(tasks, variables)
+        mark = f"INTERRUPTED={uuid.uuid4()}"  # Ansible's workers have sessions of their own
+        process = subprocess.Popen(
+            (str(BIN / argv[0]), *argv[1:]), env=self.environment | dict([mark.split("=")]), cwd=self.home,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            while not when():
+                assert process.poll() is None, "it has ended"
+                time.sleep(0.005)
+        finally:
+            for path in Path("/proc").glob("[0-9]*"):
+                with suppress(OSError):
+                    # conmon is the container's.
+                    if mark.encode() in (path / "environ").read_bytes() and (path / "comm").read_text() != "conmon\n":
+                        os.kill(int(path.name), signal.SIGKILL)
+            process.wait()
+
+    def playbook(
+        self, tasks: list[dict[str, Any]], variables: Mapping[str, object] | None, *options: str
+    ) -> tuple[str, ...]:
+        """JSON is YAML."""
         play = {"hosts": "localhost", "connection": "local", "gather_facts": False, "tasks": tasks}
         book = self.home / "play.yml"
         book.write_text(json.dumps([play]))
-        record = self.home / "record"
-        record.unlink(missing_ok=True)
         given = json.dumps(
             {"ansible_python_interpreter": "/usr/bin/python3", "sidespawn": SIDESPAWN[0], **(variables or {})}
         )
-        argv = ("ansible-playbook", "--extra-vars", given, *options, str(book))
-        plugins = {"ANSIBLE_CALLBACK_PLUGINS": str(Path(__file__).parent / "callback")}
-        done = self.call(*argv, check=check, RECORD=str(record), ANSIBLE_CALLBACKS_ENABLED="record", **plugins)
-        rows = [json.loads(line) for line in record.read_text().splitlines()] if record.exists() else []
-        return Ran(done.returncode, {each["task"]: each["result"] for each in rows}, done.stdout + done.stderr)
+        return ("ansible-playbook", "--extra-vars", given, *options, str(book))
+
+    def recording(self, record: Path) -> dict[str, str]:
+        plugins = str(Path(__file__).parent / "callback")
+        return {"RECORD": str(record), "ANSIBLE_CALLBACKS_ENABLED": "record", "ANSIBLE_CALLBACK_PLUGINS": plugins}
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -14,11 +15,15 @@ import pytest
 
 from sidespawn.setup import syntaxes
 from sidespawn.setup.agent_options import AgentOptions, Mount
-from tests.deploy.conftest import CHECKOUT, COLLECTION, Ansible
+from tests.deploy.conftest import CHECKOUT, COLLECTION, Ansible, Ran
 from tests.lab.conftest import new_service
 from tests.lab.networks import SIDESPAWN, Service, command
 
-MODULES = ("service", "scan", "side_container_info")
+MODULES = (
+    *("service", "scan", "side_container_info"),
+    *("kolla_globals", "kolla_tree"),
+)
+ROLES = ("service", "install", "kolla")
 
 
 # ---------------------------------------------------------------- as a collection
@@ -36,7 +41,9 @@ def test_ansible_lint_has_nothing_to_say(ansible: Ansible, tmp_path: Path) -> No
 def test_the_archive_has_what_it_needs_and_no_more(ansible: Ansible) -> None:
     installed = ansible.home / "collections/ansible_collections/sidespawn/host"
     made = {"FILES.json", "MANIFEST.json"}
-    there = {str(path.relative_to(installed)) for path in installed.rglob("*") if path.is_file()}
+    there = {
+        str(path.relative_to(installed)) for path in installed.rglob("*") if path.is_file() and path.suffix != ".pyc"
+    }
     tracked = command("git", "-C", str(CHECKOUT), "ls-files", "integrations/ansible").stdout.split()
     sources = {each.removeprefix("integrations/ansible/") for each in tracked} - {"galaxy.yml"}
     assert there - made == sources
@@ -53,8 +60,9 @@ def test_a_module_is_documented(ansible: Ansible, name: str) -> None:
 
 def test_filter_and_roles_are_documented(ansible: Ansible) -> None:
     assert "kolla" in ansible.call("ansible-doc", "--type=filter", "sidespawn.host.volumes").stdout
-    told = ansible.call("ansible-doc", "--type=role", "--json", "sidespawn.host.service").stdout
-    assert "service_list" in told
+    for name in ROLES:
+        told = ansible.call("ansible-doc", "--type=role", "--json", f"sidespawn.host.{name}").stdout
+        assert f"{name}_" in told
 
 
 # ---------------------------------------------------------------- on a host
@@ -115,6 +123,16 @@ def test_what_sidespawn_refuses_fails_the_task_in_its_words(ansible: Ansible, un
     assert ran.code != 0
     assert "no-such-preset" in ran.results["enable"]["msg"]
     assert "Traceback" not in ran.output
+
+
+@pytest.mark.parametrize("state", ["present", "absent"])
+def test_a_host_whose_version_is_too_old_is_refused(ansible: Ansible, tmp_path: Path, state: str) -> None:
+    (tmp_path / "old").write_text('#!/bin/sh\necho \'{"service": "x"}\'\n')
+    (tmp_path / "old").chmod(0o755)
+    options = {"name": "x", "state": state, "command": str(tmp_path / "old")}
+    ran = ansible.play([{"name": "enable", "sidespawn.host.service": options}], check=False)
+    assert ran.code != 0
+    assert "too old for this collection" in ran.results["enable"]["msg"]
 
 
 def test_the_role_enables_all_services_of_a_host(ansible: Ansible, unused: Service) -> None:
@@ -220,3 +238,85 @@ def test_what_is_no_result_is_refused(volumes: ModuleType, given: list[Any]) -> 
 def test_an_unknown_syntax_is_refused(volumes: ModuleType) -> None:
     with pytest.raises(ValueError, match="'x' is none of podman, quadlet, compose, kolla"):
         volumes.volumes(RESULT, "x")
+
+
+# ---------------------------------------------------------------- installation
+
+
+def installing(**more: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    tasks = [{"name": "role", "ansible.builtin.include_role": {"name": "sidespawn.host.install"}}]
+    return tasks, {"install_check": False} | more
+
+
+def changes(ran: Ran) -> set[str]:
+    return {name.rpartition(" : ")[2] for name, is_changed in ran.changed.items() if is_changed}
+
+
+def make_wheel(directory: Path) -> Path:
+    """One with the command alone."""
+    files = {
+        "sidespawn.py": "def main():\n    print('it')\n",
+        "sidespawn-0.dist-info/METADATA": "Metadata-Version: 2.1\nName: sidespawn\nVersion: 0\n",
+        "sidespawn-0.dist-info/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        "sidespawn-0.dist-info/entry_points.txt": "[console_scripts]\nsidespawn = sidespawn:main\n",
+    }
+    path = directory / "sidespawn-0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+        archive.writestr("sidespawn-0.dist-info/RECORD", "".join(f"{name},,\n" for name in files))
+    return path
+
+
+def test_a_wheel_is_installed_once_into_a_virtual_environment(ansible: Ansible, tmp_path: Path) -> None:
+    wheel = make_wheel(tmp_path)
+    tasks, variables = installing(
+        install_method="venv",
+        install_file=str(wheel),
+        install_directory=str(tmp_path / "packages"),
+        install_venv=str(tmp_path / "venv"),
+        install_link=str(tmp_path / "sidespawn"),
+        install_pip_arguments="--no-index --no-deps",
+    )
+    assert "Copy the package to the host" in changes(ansible.play(tasks, "--check", variables=variables))
+    assert not (tmp_path / "venv").exists()
+    assert {"Install into the virtual environment", "Link the command"} <= changes(
+        ansible.play(tasks, variables=variables)
+    )
+    assert command(str(tmp_path / "sidespawn")).stdout == "it\n"
+    assert changes(ansible.play(tasks, variables=variables)) == set()
+    assert changes(ansible.play(tasks, "--check", variables=variables)) == set()
+
+
+def test_a_debian_package_is_installed_once(ansible: Ansible, tmp_path: Path) -> None:
+    """A package of no content, since this host's own sidespawn is the checkout's."""
+    name = "sidespawn-of-the-test"
+    (tmp_path / "root/DEBIAN").mkdir(parents=True)
+    fields = (
+        f"Package: {name}",
+        "Version: 1",
+        "Architecture: all",
+        "Maintainer: test <t@example.org>",
+        "Description: x",
+    )
+    (tmp_path / "root/DEBIAN/control").write_text("\n".join(fields) + "\n")
+    command("dpkg-deb", "--build", "--root-owner-group", str(tmp_path / "root"), str(tmp_path / "test.deb"))
+    given = {"install_file": str(tmp_path / "test.deb"), "install_directory": str(tmp_path / "packages")}
+    tasks, variables = installing(**given)
+    try:
+        assert "Install the package file" in changes(ansible.play(tasks, variables=variables))
+        assert command("dpkg-query", "-W", "-f${Status}", name).stdout == "install ok installed"
+        assert changes(ansible.play(tasks, variables=variables)) == set()
+        assert changes(ansible.play(tasks, "--check", variables=variables)) == set()
+    finally:
+        command("dpkg", "--purge", name, check=False)
+
+
+def test_a_host_that_is_not_fit_fails_the_installation(ansible: Ansible, tmp_path: Path) -> None:
+    finding = {"state": "problem", "message": "requests cannot be served"}
+    (tmp_path / "sidespawn").write_text(f"#!/bin/sh\necho '{json.dumps({'host': {'findings': [finding]}})}'\nexit 69\n")
+    (tmp_path / "sidespawn").chmod(0o755)
+    tasks, variables = installing(install_method="none", install_check=True)
+    ran = ansible.play(tasks, check=False, variables=variables, PATH=f"{tmp_path}:{ansible.environment['PATH']}")
+    assert ran.code != 0
+    assert "requests cannot be served" in ran.output

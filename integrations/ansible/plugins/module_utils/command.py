@@ -12,7 +12,8 @@ from ansible.module_utils.basic import AnsibleModule
 SPECIFICATION = {"command": {"type": "path", "default": "sidespawn"}}
 
 
-def ask(module: AnsibleModule, *arguments: str, codes: tuple[int, ...] = (0,)) -> Any:
+def ask(module: AnsibleModule, *arguments: str, codes: tuple[int, ...] = (0,), has: tuple[str, ...] = ()) -> Any:
+    """What it prints, which must have these keys: versions before this collection's lack some."""
     program = module.get_bin_path(module.params["command"], required=True)
     code, out, err = module.run_command([program, *arguments, "--json"])
     told = parsed(out)
@@ -22,6 +23,11 @@ def ask(module: AnsibleModule, *arguments: str, codes: tuple[int, ...] = (0,)) -
         error = told.get("error", {}) if isinstance(told, dict) else {}
         message = ": ".join(filter(None, (error.get("message"), error.get("hint")))) or err.strip()
         module.fail_json(msg=message, reason=error.get("reason", ""), rc=code)
+    if lacking := [key for key in has if key not in told]:
+        module.fail_json(
+            msg=f"sidespawn on this host is too old for this collection, upgrade it first: "
+            f"`sidespawn {arguments[0]} --json` does not say {', '.join(lacking)}"
+        )
     return told
 
 

@@ -122,17 +122,18 @@ def main() -> None:
     dry_run = ["--dry-run"] if module.check_mode else []
     if module.params["state"] == "absent":
         purge = ["--purge"] if module.params["purge"] else []
-        told = ask(module, "disable", module.params["name"], *purge, *dry_run)
+        told = ask(module, "disable", module.params["name"], *purge, *dry_run, has=("changed", "side_containers"))
         there = f"{module.params['name']}\n"
         module.exit_json(
             changed=told["changed"],
             side_containers=told["side_containers"],
             diff={"before": there if told["changed"] else "", "after": ""},
         )
-    told = ask(module, "enable", module.params["name"], *options(module.params), *dry_run)
+    shown = ("agent_mounts", "podman_options", "security_options", "units")
+    has = ("changed", "diff", "warnings", *shown)
+    told = ask(module, "enable", module.params["name"], *options(module.params), *dry_run, has=has)
     for each in told["warnings"]:
         module.warn(each)
-    shown = ("agent_mounts", "podman_options", "security_options", "units")
     module.exit_json(
         changed=told["changed"],
         diff=[

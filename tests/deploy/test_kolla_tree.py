@@ -1,0 +1,121 @@
+"""The changes in an operator's own tree of Kolla-Ansible: on each release's real files, and taken back to the byte."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from tests.deploy import kolla
+from tests.deploy.conftest import COLLECTION, Ansible
+from tests.deploy.kolla import RELEASES, Operator
+
+AGENTS = ("dhcp", "l3", "ovn_metadata")
+
+
+@pytest.fixture(scope="module")
+def texts() -> ModuleType:
+    specification = importlib.util.spec_from_file_location("kolla_texts", COLLECTION / "plugins/module_utils/kolla.py")
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(params=RELEASES)
+def operator(request: pytest.FixtureRequest, tmp_path: Path) -> Operator:
+    if not kolla.venv(request.param).exists():
+        pytest.skip("needs Kolla-Ansible in .cache, which ./dev test deploy installs")
+    made = Operator(request.param, tmp_path)
+    made.prepare()
+    return made
+
+
+def task(operator: Operator, module: str, **more: Any) -> list[dict[str, Any]]:
+    return [{"name": "it", f"sidespawn.host.{module}": {"path": str(operator.tree)} | more}]
+
+
+@pytest.mark.parametrize("agents", [AGENTS, ("dhcp",), ("l3",)])
+def test_only_marked_lines_come_and_they_go_again(
+    texts: ModuleType, operator: Operator, agents: tuple[str, ...]
+) -> None:
+    for name in (texts.DEFAULTS, texts.HANDLERS):
+        before = (operator.tree / name).read_text()
+        after = texts.edited(name, before, agents)
+        lines = [line for line in difflib.ndiff(before.splitlines(), after.splitlines()) if line[0] in "+-"]
+        removed = [line[2:] for line in lines if line[0] == "-"]
+        # One line of theirs for each agent becomes a comment; handlers only get more.
+        assert len(removed) == (len(agents) if name == texts.DEFAULTS else 0)
+        assert all(line.startswith("    privileged: ") for line in removed)
+        assert all("sidespawn.host" in line for line in lines if line[0] == "+")
+        assert texts.edited(name, after, agents) == after
+        assert texts.edited(name, after, ()) == before
+        assert texts.edited(name, after, ("ovn_metadata",)) == texts.edited(name, before, ("ovn_metadata",))
+
+
+def test_a_tree_that_is_not_known_stays_as_it_is(texts: ModuleType, ansible: Ansible, operator: Operator) -> None:
+    handlers = operator.tree / texts.HANDLERS
+    handlers.write_text(handlers.read_text().replace("neutron-l3-agent", "neutron-router-agent"))
+    before = {name: (operator.tree / name).read_text() for name in (texts.DEFAULTS, texts.HANDLERS)}
+    ran = ansible.play(task(operator, "kolla_tree"), check=False)
+    assert ran.code != 0
+    assert "no task that starts neutron-l3-agent" in ran.results["it"]["msg"]
+    assert {name: (operator.tree / name).read_text() for name in before} == before
+
+
+@pytest.mark.parametrize("operator", RELEASES[-1:], indirect=True)
+def test_the_diff_is_shown_first_and_the_change_undone_by_the_same_module(
+    texts: ModuleType, ansible: Ansible, operator: Operator
+) -> None:
+    before = {name: (operator.tree / name).read_text() for name in (texts.DEFAULTS, texts.HANDLERS)}
+    dry = ansible.play(task(operator, "kolla_tree"), "--check", "--diff").results["it"]
+    assert {name: (operator.tree / name).read_text() for name in before} == before
+    real = ansible.play(task(operator, "kolla_tree"), "--diff").results["it"]
+    assert dry["changed"] is real["changed"] is True
+    assert dry["diff"] == real["diff"]
+    assert {each["after_header"]: each["after"] for each in real["diff"]} == {
+        name: (operator.tree / name).read_text() for name in before
+    }
+    assert ansible.play(task(operator, "kolla_tree")).changed == {"it": False}
+    assert ansible.play(task(operator, "kolla_tree", state="absent")).changed == {"it": True}
+    assert {name: (operator.tree / name).read_text() for name in before} == before
+    nothing = ansible.play(task(operator, "kolla_tree", path="/nonexistent"), check=False)
+    assert "no tree of Kolla-Ansible" in nothing.results["it"]["msg"]
+
+
+@pytest.mark.parametrize("operator", RELEASES[-1:], indirect=True)
+def test_variables_are_refused_that_another_file_sets_too(ansible: Ansible, operator: Operator) -> None:
+    given = {"dest": str(operator.globals), "agents": {"dhcp": ["/a:/b:ro"]}}
+    own = operator.globals.with_name("own.yml")
+    own.write_text("neutron_dhcp_agent_default_volumes: []\n")
+    ran = ansible.play(task(operator, "kolla_globals", **given), check=False)
+    assert ran.code != 0
+    assert str(own) in ran.results["it"]["msg"]
+    assert not operator.globals.exists()
+    own.unlink()
+    unknown = task(operator, "kolla_globals", **given | {"agents": {"x": []}})
+    assert "no agent of Kolla-Ansible's: x" in ansible.play(unknown, check=False).results["it"]["msg"]
+    assert ansible.play(task(operator, "kolla_globals", **given)).changed == {"it": True}
+    assert '"/a:/b:ro"' in operator.globals.read_text()
+    assert ".sock" not in operator.globals.read_text()
+    gone = task(operator, "kolla_globals", **given, state="absent")
+    assert ansible.play(gone).changed == {"it": True}
+    assert not operator.globals.exists()
+
+
+def test_a_list_without_an_engine_is_not_taken_for_one_with(texts: ModuleType) -> None:
+    for volumes, said in ((["/a:/a"], "nothing to replace"), (None, "has no list"), ([1], "has no list")):
+        with pytest.raises(texts.TreeError, match=said):
+            texts.without_engine("dhcp", volumes)
+    theirs = [
+        "/run/netns:/run/netns:shared",
+        "{{ '/run/podman/podman.sock:/x' if a else '' }}",
+        "{{ '/var/lib/containers:/c' }}",
+    ]
+    mine = "/var/lib/containers-of-mine:/c"
+    assert texts.without_engine("dhcp", [*theirs, mine]) == [theirs[0], mine]
