@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -29,6 +30,7 @@ from sidespawn.loading import parse, programs
 from sidespawn.loading.parse import CAPABILITIES, ENGINES
 from sidespawn.loading.programs import parse_program
 from sidespawn.setup import services
+from tests.contract.command import sidespawn_command
 from tests.unit.shipped import policy_of
 from tests.unit.small import denial, start_request
 
@@ -176,18 +178,19 @@ def test_every_kind_of_scans_findings_is_described() -> None:
 # ---------------------------------------------------------------- the command line
 
 
-def make_manual() -> ModuleType:
-    specification = importlib.util.spec_from_file_location("make_manual", DOCS / "man" / "make.py")
+def maker(folder: str) -> ModuleType:
+    """The script that makes what is kept in a folder of docs/."""
+    specification = importlib.util.spec_from_file_location(f"make_{folder}", DOCS / folder / "make.py")
     assert specification is not None
     assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
+    module = sys.modules[specification.name] = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
     return module
 
 
 def test_the_manual_pages_are_those_of_the_commands() -> None:
     there = {path.name: path.read_text() for path in (DOCS / "man").glob("*.1")}
-    assert there == make_manual().pages(), "run: .venv/bin/python docs/man/make.py"
+    assert there == maker("man").pages(), "run: .venv/bin/python docs/man/make.py"
 
 
 def test_every_verb_is_in_the_documentation() -> None:
@@ -219,6 +222,26 @@ def test_completion_of_services(verb: list[str], tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(services, "POLICIES", tmp_path)
     completed = BashComplete(cli, {}, "sidespawn", "_SIDESPAWN_COMPLETE").get_completions(verb, "neu")
     assert [each.value for each in completed] == ["neutron-dhcp-dnsmasq"]
+
+
+def test_the_plots_are_those_of_the_tables() -> None:
+    there = {path.name: path.read_text() for path in (DOCS / "plots").glob("*.svg")}
+    assert there == maker("plots").plots((DOCS / "benchmarks.md").read_text()), (
+        "run: .venv/bin/python docs/plots/make.py"
+    )
+
+
+def test_the_refusal_on_the_first_page_is_what_the_command_prints() -> None:
+    page = (DOCS / "index.md").read_text()
+    [command], [shown] = fenced(page, "console"), fenced(page, "text")
+    words = shlex.split(command.removeprefix("$ sidespawn").replace("\\\n", ""))
+    printed = sidespawn_command(*words)
+    assert printed.returncode == 77
+
+    def plain(text: str) -> list[str]:
+        return [re.sub(r"toml:\d+", "toml:LINE", line).rstrip() for line in text.splitlines()]
+
+    assert plain(shown) == plain(printed.stdout + printed.stderr)
 
 
 # ---------------------------------------------------------------- the text itself

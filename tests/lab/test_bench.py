@@ -40,7 +40,7 @@ def test_one_short_round(plots: Path) -> None:
     assert all(each is not None and 0 < each < 100 for each in figures.values()), done.stderr
     assert "podman run" in done.stderr
     assert "systemd-run" not in done.stderr  # no ratio is of it
-    assert {path.name for path in plots.iterdir()} == {"single.svg", "bursts.svg"}
+    assert {path.name for path in plots.iterdir()} == {"warm.svg", "cold.svg", "burst.svg"}
 
 
 @pytest.mark.slow

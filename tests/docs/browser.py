@@ -1,0 +1,124 @@
+"""A headless Chromium, driven by the DevTools protocol over a pair of pipes: JSON, each message ended by NUL.
+
+https://chromedevtools.github.io/devtools-protocol/ has the commands. No driver and no package is needed for this.
+"""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import json
+import os
+import select
+import time
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+# Chromium reads commands from descriptor 3 and writes answers to 4.
+COMMANDS, ANSWERS = 3, 4
+PATIENCE = 60
+
+
+class Browser:
+    """One page. What runs in it is evaluated with the page's own rights."""
+
+    def __init__(self, profile: Path) -> None:
+        theirs_in, self._out = os.pipe()
+        self._in, theirs_out = os.pipe()
+        # Out of the way of 3 and 4, which the child fills.
+        high = [fcntl.fcntl(each, fcntl.F_DUPFD_CLOEXEC, 20) for each in (theirs_in, theirs_out)]
+        options = (
+            "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
+            "--disable-background-networking", "--disable-component-update", "--remote-debugging-pipe",
+        )  # fmt: skip
+        self._pid = os.posix_spawnp(
+            "chromium",
+            ["chromium", *options, f"--user-data-dir={profile}"],
+            {"PATH": os.defpath, "HOME": str(profile)},
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0),
+                (os.POSIX_SPAWN_DUP2, high[0], COMMANDS),
+                (os.POSIX_SPAWN_DUP2, high[1], ANSWERS),
+            ],
+        )
+        for each in (theirs_in, theirs_out, *high):
+            os.close(each)
+        self._number = 0
+        self._rest = b""
+        self._events: list[str] = []
+        self._session = ""
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self.call("Page.enable")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._out)  # at which it ends
+        os.close(self._in)
+        os.waitpid(self._pid, 0)
+
+    def call(self, method: str, **parameters: Any) -> Any:
+        self._number += 1
+        message = {"id": self._number, "method": method, "params": parameters}
+        if self._session:
+            message["sessionId"] = self._session
+        os.write(self._out, json.dumps(message).encode() + b"\0")
+        while (answer := self._read()).get("id") != self._number:
+            self._events.append(answer.get("method", ""))
+        if "error" in answer:
+            raise RuntimeError(f"{method}: {answer['error']}")
+        return answer["result"]
+
+    def look(self, url: str, *, width: int, dark: bool) -> None:
+        """Load a page as it is on a screen of that width, in that colour scheme."""
+        # The theme remembers the scheme that it showed last; so nothing of it runs while that is forgotten.
+        self._load("about:blank")
+        origin = "{0.scheme}://{0.netloc}".format(urlsplit(url))
+        self.call("Storage.clearDataForOrigin", origin=origin, storageTypes="local_storage")
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.call("Emulation.setEmulatedMedia", features=[scheme])
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
+        self._load(url)
+
+    def _load(self, url: str) -> None:
+        self._events.clear()
+        self.call("Page.navigate", url=url)
+        while "Page.loadEventFired" not in self._events:
+            self._events.append(self._read().get("method", ""))
+
+    def evaluate(self, expression: str) -> Any:
+        done = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        if "exceptionDetails" in done:
+            raise RuntimeError(str(done["exceptionDetails"].get("exception", done["exceptionDetails"])))
+        return done["result"].get("value")
+
+    def wait_for(self, expression: str) -> Any:
+        end = time.monotonic() + PATIENCE
+        while not (value := self.evaluate(expression)):
+            if time.monotonic() > end:
+                raise TimeoutError(expression)
+            time.sleep(0.1)
+        return value
+
+    def screenshot(self, path: Path, height: int) -> None:
+        """The page from its top, at most `height` pixels of it."""
+        width, whole = self.evaluate("[innerWidth, document.documentElement.scrollHeight]")
+        clip = {"x": 0, "y": 0, "width": width, "height": min(height, whole), "scale": 1}
+        taken = self.call("Page.captureScreenshot", format="png", clip=clip, captureBeyondViewport=True)
+        path.write_bytes(base64.b64decode(taken["data"]))
+
+    def _read(self) -> dict[str, Any]:
+        while b"\0" not in self._rest:
+            if not select.select([self._in], [], [], PATIENCE)[0]:
+                raise TimeoutError("chromium does not answer")
+            if not (more := os.read(self._in, 1 << 20)):
+                raise RuntimeError("chromium has ended")
+            self._rest += more
+        message, _, self._rest = self._rest.partition(b"\0")
+        found: dict[str, Any] = json.loads(message)
+        return found
