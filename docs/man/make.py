@@ -1,4 +1,4 @@
-"""Writes the manual pages from the commands: python docs/man/make.py [DIRECTORY]
+"""Writes the manual pages, and docs/commands.md, from the commands: python docs/man/make.py [DIRECTORY]
 
 The pages are kept in the repository, so that packagers need not run this; a test compares them. They hold neither
 date nor version.
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from sidespawn.cli.main import cli
+from sidespawn.cli.main import SECTIONS, cli
 
 HERE = Path(__file__).parent
 
@@ -21,15 +21,73 @@ def pages() -> dict[str, str]:
     top = click.Context(cli, info_name="sidespawn", **cli.context_settings)
     made = {"sidespawn.1": page(top, commands())}
     for name, command in cli.commands.items():
-        made[f"sidespawn-{name}.1"] = page(click.Context(command, info_name=name, parent=top), [])
+        context = click.Context(command, info_name=name, parent=top)
+        made[f"sidespawn-{name}.1"] = page(context, subcommands(context))
     return made
 
 
 def commands() -> list[str]:
     lines = [".SH COMMANDS"]
-    for name, command in sorted(cli.commands.items()):
-        lines += [".TP", rf"\fBsidespawn\-{name}\fR(1)", text(summary(command))]
+    for heading, section in SECTIONS.items():
+        lines.append(f".SS {text(heading)}")
+        for command in section:
+            lines += [".TP", rf"\fBsidespawn\-{command.name}\fR(1)", text(summary(command))]
     return lines
+
+
+def subcommands(context: click.Context) -> list[str]:
+    """What a verb that is a group has, with its arguments and options."""
+    if not isinstance(context.command, click.Group):
+        return []
+    lines = [".SH COMMANDS"]
+    for name, command in context.command.commands.items():
+        pieces = command.collect_usage_pieces(click.Context(command, info_name=name, parent=context))
+        lines += [".TP", rf"\fB{text(name)}\fR {text(' '.join(pieces))}", text(summary(command))]
+    return lines
+
+
+def reference() -> str:
+    """docs/commands.md: every verb with its help and options."""
+    lines = ["# Commands", "", "Made by docs/man/make.py from the commands' own help, as are the manual pages.", ""]
+    top = click.Context(cli, info_name="sidespawn", **cli.context_settings)
+    lines += [f"{marked(each)}\n" for each in (cli.help or "").split("\n\n")]
+    for heading, section in SECTIONS.items():
+        lines += [f"## {heading}", ""]
+        for command in section:
+            lines += of_verb(click.Context(command, info_name=command.name, parent=top), "###")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def of_verb(context: click.Context, mark: str) -> list[str]:
+    command = context.command
+    pieces = " ".join(command.collect_usage_pieces(context))
+    lines = [f"{mark} {context.command_path}", "", f"    {context.command_path} {pieces}", ""]
+    for paragraph in (command.help or "").split("\n\n"):
+        if paragraph.startswith("\b"):
+            lines += [*(f"    {line.strip()}" for line in paragraph.splitlines()[1:]), ""]
+        else:
+            lines += [marked(paragraph), ""]
+    options = [
+        each for each in command.get_params(context) if isinstance(each, click.Option) and "--help" not in each.opts
+    ]
+    if options:
+        lines += ["| option | |", "| --- | --- |"]
+    for option in options:
+        choices = option.type.choices if isinstance(option.type, click.Choice) else ()
+        value = str(option.name).upper() if choices else value_of(option)
+        spelled = ", ".join(f"`{each}{f' {value}' if value else ''}`" for each in option.opts)
+        named = f" One of {', '.join(f'`{each}`' for each in choices)}." if choices else ""
+        lines.append(f"| {spelled} | {marked(help_of(option) + named)} |")
+    lines += [""] if options else []
+    if isinstance(command, click.Group):
+        for name, each in command.commands.items():
+            lines += of_verb(click.Context(each, info_name=name, parent=context), f"{mark}#")
+    return lines
+
+
+def marked(paragraph: str) -> str:
+    """One line, in which no word in capitals or angles is taken for HTML."""
+    return " ".join(paragraph.split()).replace("<", "&lt;")
 
 
 def page(context: click.Context, more: list[str]) -> str:
@@ -101,6 +159,8 @@ def main() -> None:
     directory = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE
     for name, content in pages().items():
         (directory / name).write_text(content, encoding="utf-8")
+    if len(sys.argv) == 1:
+        (HERE.parent / "commands.md").write_text(reference(), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -191,6 +191,7 @@ def maker(folder: str) -> ModuleType:
 def test_the_manual_pages_are_those_of_the_commands() -> None:
     there = {path.name: path.read_text() for path in (DOCS / "man").glob("*.1")}
     assert there == maker("man").pages(), "run: .venv/bin/python docs/man/make.py"
+    assert (DOCS / "commands.md").read_text() == maker("man").reference(), "run: .venv/bin/python docs/man/make.py"
 
 
 def test_every_verb_is_in_the_documentation() -> None:

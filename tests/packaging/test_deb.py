@@ -132,7 +132,7 @@ def test_bash_completes_with_what_is_installed(built: Built) -> None:
 
 def test_the_command_runs(built: Built) -> None:
     assert built.source.version in installed(built, "sidespawn --version")
-    assert "neutron-dhcp-dnsmasq" in installed(built, "sidespawn enable --preset help x")
+    assert "neutron-dhcp-dnsmasq" in installed(built, "sidespawn presets")
 
 
 def test_check_trusts_the_code_that_the_package_manager_owns(built: Built) -> None:

@@ -17,6 +17,8 @@ from sidespawn import host_report, presets
 from sidespawn.authoring.example_calls import example_calls
 from sidespawn.authoring.policy_tests import Outcome, run_tests
 from sidespawn.cli.output import console, json_option, print_json, print_table
+from sidespawn.cli.presets import names
+from sidespawn.cli.verbs import did_you_mean
 from sidespawn.core.pattern import Name, Pattern
 from sidespawn.core.policy import Policy, is_service_name
 from sidespawn.errors import PolicyError
@@ -88,9 +90,18 @@ def checked(subject: str) -> Checked:
         gaps = tuple(coverage.problems(policy))
         return Checked(subject, policy, outcomes=tuple(run_tests(policy, source, text)), gaps=gaps)
     except (OSError, UnicodeDecodeError) as error:
-        return Checked(subject, error=PolicyError(f"{subject}: no such service, preset or policy file ({error})"))
+        return Checked(subject, error=unreadable(subject, error))
     except PolicyError as error:
         return Checked(subject, error=error)
+
+
+def unreadable(subject: str, error: OSError | UnicodeDecodeError) -> PolicyError:
+    if isinstance(error, FileNotFoundError):
+        known = sorted({*enabled_services(), *names()})
+        hint = did_you_mean(subject, known, otherwise="sidespawn presets lists what ships")
+        return PolicyError("no such service, preset or policy file", hint)
+    why = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error.strerror).lower()
+    return PolicyError(f"cannot be read: {why}")
 
 
 def find(subject: str) -> tuple[Places, str, str]:

@@ -9,8 +9,8 @@ from dataclasses import asdict
 import click
 from rich.markup import escape
 
-from sidespawn import presets
 from sidespawn.cli.output import console, json_option, print_json, service_argument
+from sidespawn.cli.presets import complete_preset, require_preset
 from sidespawn.core.policy import Policy
 from sidespawn.engines import systemd_roots
 from sidespawn.errors import LaunchError, Reason, SidespawnError
@@ -34,7 +34,11 @@ MARK = "# Written by `sidespawn enable`; `sidespawn disable` removes it unless i
 
 @click.command()
 @service_argument
-@click.option("--preset", help="The shipped policy to extend; `--preset help` lists them. Default: the service's name.")
+@click.option(
+    "--preset",
+    help="The preset to extend; see `sidespawn presets`. Default: the service's name.",
+    shell_complete=complete_preset,
+)
 @click.option("--image", help="Image of the side containers.")
 @click.option("--engine", type=click.Choice(ENGINES), help="What starts the side containers.")
 @click.option("--mode", type=click.Choice(MODES), help="Whether the policy refuses, or only says what it would refuse.")
@@ -68,9 +72,6 @@ def enable(
     several services is given.
     """
     syntaxes.require_one_form(syntax, as_json=as_json)
-    if preset == "help":
-        click.echo("\n".join(presets.names()))
-        return
     text, is_new = policy_text(places, preset, image, engine, mode, settings)
     policy = policy_of(places, text)
     gaps = coverage.problems(policy, agent_release, agent_image)
@@ -131,6 +132,7 @@ def policy_text(
     parameters = dict(setting(each) for each in settings)
     if image is not None:
         parameters["image"] = image
+    require_preset(preset or places.service)
     lines = [f'extends = "{preset or places.service}"', *([f'mode = "{mode}"'] if mode else []), "", "[parameters]"]
     lines += [f"{name} = {toml(value)}" for name, value in parameters.items()]
     if engine is not None:

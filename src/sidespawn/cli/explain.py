@@ -13,6 +13,7 @@ from sidespawn import presets
 from sidespawn.agent.wrapper import encode, is_answered_here
 from sidespawn.authoring.start_command import start_command
 from sidespawn.cli.output import complete_service, console, json_option, print_json, print_table
+from sidespawn.cli.presets import complete_preset, require_preset
 from sidespawn.core.configuration import CONFIGURATION_BYTES
 from sidespawn.core.decide import Allowed, Judge, Judged, ReadFile
 from sidespawn.core.plan import Plan
@@ -32,7 +33,8 @@ LATEST = 10**12  # a deadline with as many digits as any will have
 @click.argument("service", required=False, shell_complete=complete_service)
 @click.option(
     "--preset",
-    help="Judge by a shipped policy instead; needs no enabled service, no root and no image. `help` lists them.",
+    help="Judge by a shipped policy instead; needs no enabled service, no root and no image. See `sidespawn presets`.",
+    shell_complete=complete_preset,
 )
 @click.option("--netns", help="The network namespace that the wrapper is in.")
 @click.option("--env", "environment", multiple=True, metavar="NAME=VALUE", help="What the wrapper finds. Repeatable.")
@@ -62,9 +64,6 @@ def explain(
     Each argument with the rule that allowed or refused it, and the engine's exact command. Exit code 0 when it is
     allowed, 77 when it is refused.
     """
-    if preset == "help":
-        click.echo("\n".join(presets.names()))
-        return 0
     if preset is not None and service is not None:
         argv, service = (service, *argv), None  # click gave it the first word behind --
     if (preset is None) == (service is None) or not argv:
@@ -87,6 +86,7 @@ def explain(
 
 
 def preset_policy(name: str) -> Policy:
+    require_preset(name)
     return policy_of(Places(name), presets.read_preset(name), source=f"presets/{name}.toml")
 
 

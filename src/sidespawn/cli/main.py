@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 
 import click
@@ -19,16 +20,29 @@ from sidespawn.cli.learn import learn
 from sidespawn.cli.logs import logs
 from sidespawn.cli.metrics import metrics
 from sidespawn.cli.options import options
+from sidespawn.cli.presets import presets
 from sidespawn.cli.ps import ps
 from sidespawn.cli.scan import scan
 from sidespawn.cli.signal import signal, stop
 from sidespawn.cli.sync import sync
+from sidespawn.cli.verbs import USAGE, Verbs, did_you_mean
 from sidespawn.errors import Denied, PolicyError, Reason, SidespawnError
 
-USAGE, UNAVAILABLE, FAILED, NO_ANSWER, REFUSED, INVALID = 64, 69, 70, 75, 77, 78  # sysexits.h(3head)
+UNAVAILABLE, FAILED, NO_ANSWER, REFUSED, INVALID = 69, 70, 75, 77, 78  # sysexits.h(3head)
+INTERRUPTED, BROKEN_PIPE = 130, 141  # as a shell says of SIGINT and SIGPIPE
+
+SECTIONS = {
+    "Set up": (enable, options, agent_options, disable),
+    "Look": (ps, logs, check, doctor, scan, metrics),
+    "Act": (stop, signal, sync),
+    "Write policies": (presets, explain, learn),
+    "Try": (demo,),
+}
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=Verbs, sections=SECTIONS, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(__version__, prog_name="sidespawn")
 def cli() -> None:
     """Privileged helper processes for containers, started on the host by policy.
@@ -41,14 +55,6 @@ def cli() -> None:
     64 wrong use, 69 not enabled or host unsuitable, 70 failed, 75 no answer in time, 77 refused by policy, 78 the
     policy is invalid.
     """
-
-
-VERBS = (
-    enable, options, agent_options, disable, check, doctor, scan, explain, learn, ps, logs, metrics, signal, stop, sync,
-    demo,
-)  # fmt: skip
-for verb in VERBS:
-    cli.add_command(verb)
 
 
 def exit_code(error: SidespawnError) -> int:
@@ -65,25 +71,56 @@ def exit_code(error: SidespawnError) -> int:
     return codes.get(error.reason, FAILED)
 
 
+def report(error: SidespawnError, *, as_json: bool) -> int:
+    """Print an error as one line and a hint, and return its exit code."""
+    if as_json:
+        print(json.dumps({"error": {"reason": error.reason, "message": error.message, "hint": error.hint}}))
+    click.echo(f"sidespawn: {error.message} ({error.reason})", err=True)
+    if error.hint:
+        click.echo(f"  {error.hint}", err=True)
+    return exit_code(error)
+
+
+def of_usage(error: click.ClickException) -> SidespawnError:
+    """Return what was wrong with the words of the command, without click's own form of it."""
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    see = f"see: {context.command_path if context else 'sidespawn'} --help"
+    if isinstance(error, click.NoSuchOption) and context is not None:
+        known = [name for each in context.command.get_params(context) for name in (*each.opts, *each.secondary_opts)]
+        hint = did_you_mean(error.option_name, known, otherwise=see)
+        return SidespawnError(Reason.USAGE, f"{context.command_path} has no option {error.option_name}", hint)
+    message = error.format_message().rstrip(".")
+    return SidespawnError(Reason.USAGE, message[:1].lower() + message[1:], see)
+
+
+def of_system(error: OSError) -> SidespawnError:
+    """Return what the system refused, with the file instead of a number."""
+    said = (error.strerror or str(error)).lower()
+    what = f"{error.filename}: {said}" if error.filename else said
+    if isinstance(error, PermissionError):
+        return SidespawnError(Reason.HOST_UNSUITABLE, what, "run it as root")
+    return SidespawnError(Reason.INTERNAL, what, "sidespawn check says what is wrong with this host")
+
+
 def main() -> None:
     as_json = "--json" in sys.argv[1 : sys.argv.index("--") if "--" in sys.argv else None]
     try:
-        sys.exit(cli.main(prog_name="sidespawn", standalone_mode=False) or 0)
+        code = cli.main(prog_name="sidespawn", standalone_mode=False) or 0
+        sys.stdout.flush()
+        sys.exit(code)
     except SidespawnError as error:
-        if as_json:
-            print(json.dumps({"error": {"reason": error.reason, "message": error.message, "hint": error.hint}}))
-        click.echo(f"sidespawn: {error.message} ({error.reason})", err=True)
-        if error.hint:
-            click.echo(f"  {error.hint}", err=True)
-        sys.exit(exit_code(error))
+        sys.exit(report(error, as_json=as_json))
     except click.ClickException as error:
-        error.show()
-        sys.exit(USAGE)
+        sys.exit(report(of_usage(error), as_json=as_json))
     except (click.Abort, KeyboardInterrupt):
-        sys.exit(130)
-    except PermissionError as error:
-        click.echo(f"sidespawn: {error.filename}: permission denied; this needs root", err=True)
-        sys.exit(UNAVAILABLE)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        # Whoever reads has seen enough, as in `sidespawn logs … | head`. Python would complain at its end. What verbs
+        # print themselves, click looks after.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(BROKEN_PIPE)
+    except OSError as error:
+        sys.exit(report(of_system(error), as_json=as_json))
 
 
 if __name__ == "__main__":

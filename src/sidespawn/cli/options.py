@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import click
 
-from sidespawn.cli.output import complete_service, json_option, print_json, to_places
+from sidespawn.cli.output import complete_service, hint_at_services, json_option, print_json, to_places
 from sidespawn.errors import Reason, SidespawnError
 from sidespawn.host.policies import load_policy
 from sidespawn.setup import syntaxes
 from sidespawn.setup.agent_options import options_of, podman_options, security_options
-from sidespawn.setup.services import enabled_services
 from sidespawn.system.places import Places
 
 
@@ -38,9 +37,8 @@ def options(agents_services: tuple[Places, ...], syntax: str | None, agent_image
     syntaxes.require_one_form(syntax, as_json=as_json)
     for places in agents_services:
         if not places.policy.exists():
-            known = ", ".join(enabled_services()) or "none"
             message = f"service {places.service} has no policy on this host"
-            raise SidespawnError(Reason.NOT_ENABLED, message, f"services with one: {known}")
+            raise SidespawnError(Reason.NOT_ENABLED, message, hint_at_services(places.service))
     found = options_of(map(load_policy, agents_services), image=agent_image)
     if not as_json:
         syntaxes.show(found, syntax or "podman")

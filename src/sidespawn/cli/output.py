@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sidespawn.cli.verbs import did_you_mean
 from sidespawn.core.policy import is_service_name
 from sidespawn.errors import Reason, SidespawnError
 from sidespawn.setup.services import enabled_services
@@ -36,10 +37,14 @@ service_argument = click.argument("places", metavar="SERVICE", callback=to_place
 
 def require_enabled(places: Places) -> None:
     if not places.home.is_dir():
-        known = ", ".join(enabled_services()) or "none"
-        raise SidespawnError(
-            Reason.NOT_ENABLED, f"service {places.service} is not enabled on this host", f"enabled services: {known}"
-        )
+        message = f"service {places.service} is not enabled on this host"
+        raise SidespawnError(Reason.NOT_ENABLED, message, hint_at_services(places.service))
+
+
+def hint_at_services(service: str) -> str:
+    """Return which service was probably meant, or else all of them."""
+    known = enabled_services()
+    return did_you_mean(service, known, otherwise=f"enabled services: {', '.join(known) or 'none'}")
 
 
 def print_json(value: Any) -> None:

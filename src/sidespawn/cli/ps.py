@@ -32,6 +32,8 @@ from sidespawn.setup.services import services
 from sidespawn.system.namespaces import namespace_of
 from sidespawn.system.places import NAMESPACES, Places
 
+NONE_ENABLED = "no service is enabled on this host; see: sidespawn enable --help"
+
 
 @click.command()
 @click.argument("places", metavar="[SERVICE]", required=False, callback=to_places, shell_complete=complete_service)
@@ -54,7 +56,7 @@ def ps(places: Places | None, limits: bool, as_json: bool) -> None:
         return
     columns = ("name", "state", "pid", "since", "netns", "request")
     cells = ([str(row[column] or "") for column in columns] for row in (shown(each) for each in rows))
-    print_table(columns, cells, "no side containers")
+    print_table(columns, cells, "no side containers" if used else NONE_ENABLED)
     for each in used:
         for message in each.held_back:
             click.echo(f"{each.service}: {message}")
@@ -133,7 +135,7 @@ def show_limits(used: list[Usage], as_json: bool) -> None:
         )
         for each in used
     )
-    print_table(columns, rows, "no service is enabled")
+    print_table(columns, rows, NONE_ENABLED)
 
 
 Row = dict[str, str | int | None]

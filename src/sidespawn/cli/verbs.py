@@ -1,0 +1,62 @@
+"""The group of all verbs: its help has sections, and a misspelt verb is answered with the one that was meant."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import click
+
+from sidespawn.errors import Reason, SidespawnError
+
+USAGE = 64  # sysexits.h(3head)
+
+
+def closest(word: str, known: Iterable[str]) -> str | None:
+    """Return the known word that was probably meant, or None."""
+    return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)), None)
+
+
+def did_you_mean(word: str, known: Sequence[str], *, otherwise: str = "") -> str:
+    """Return a hint: the word that was probably meant, or else `otherwise`."""
+    meant = closest(word, known)
+    return f"did you mean {meant}?" if meant else otherwise
+
+
+class Suggesting(click.Group):
+    """A group that says which of its commands was probably meant."""
+
+    def resolve_command(
+        self, context: click.Context, arguments: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        word = arguments[0]
+        if self.get_command(context, word) is None and not word.startswith("-"):
+            known = self.list_commands(context)
+            hint = did_you_mean(word, known, otherwise=f"there are: {', '.join(known)}")
+            raise SidespawnError(Reason.USAGE, f"{context.command_path} has no command {word}", hint)
+        return super().resolve_command(context, arguments)
+
+
+class Verbs(Suggesting):
+    """Verbs in the order of their sections. `sections` maps a heading to its verbs."""
+
+    def __init__(self, *, sections: Mapping[str, Sequence[click.Command]], **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.sections = sections
+        for command in (each for section in sections.values() for each in section):
+            self.add_command(command)
+
+    def parse_args(self, context: click.Context, arguments: list[str]) -> list[str]:
+        if not arguments and not context.resilient_parsing:
+            click.echo(context.get_help(), err=True)
+            context.exit(USAGE)
+        return super().parse_args(context, arguments)
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """Print whole first sentences, wrapped rather than cut."""
+        widest = max(len(name) for name in self.commands)
+        for heading, section in self.sections.items():
+            rows = [(str(each.name).ljust(widest), each.get_short_help_str(limit=500)) for each in section]
+            with formatter.section(heading):
+                formatter.write_dl(rows)

@@ -1,0 +1,147 @@
+"""What each verb prints, to the letter: plain, as JSON, and its errors, as far as no host is needed for it.
+
+A file in golden/ holds the command, what it printed, and its exit code. SIDESPAWN_WRITE_GOLDEN=1 writes them anew; read
+the difference before you commit it. What a host adds is left out: its warnings, and the numbers of lines of presets.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from sidespawn.cli.main import cli
+from tests.contract.command import SOURCE, sidespawn_command
+
+GOLDEN = Path(__file__).parent / "golden"
+UUID = "4f3c1f4e-8a5b-4f2e-9a36-2f1d7b0c5e11"
+EXPLAIN = f"explain --preset neutron-l3-radvd --netns qrouter-{UUID}"
+RADVD = f"radvd --pidfile=/var/lib/neutron/external/pids/{UUID}.pid.radvd"
+
+# File, and what it is of. Services have names that no host has.
+CASES = {
+    "help": "--help",
+    "no-verb": "",
+    "unknown-verb": "chek",
+    "unknown-verb-json": "chek --json",
+    "unknown-verb-far": "frobnicate",
+    "unknown-option": "ps --jsn",
+    "agent-options-error": "agent-options no-such-service --engine kubernetes",
+    "check": "check neutron-l3-radvd",
+    "check-json": "check neutron-l3-radvd --json",
+    "check-error": "check neutron-l3-radvdd",
+    "check-error-json": "check neutron-l3-radvdd --json",
+    "check-unreadable": "check /etc",
+    "demo-error": "demo --engine",
+    "disable-error": "disable No_Service",
+    "enable-error": "enable no-such-service --dry-run",
+    "enable-error-json": "enable neutron-l3-radv --dry-run --json",
+    "explain-allowed-error": f"{EXPLAIN} -- {RADVD}",
+    "explain-refused": f"{EXPLAIN} -- {RADVD} --chrootdir=/",
+    "explain-refused-json": f"{EXPLAIN} --json -- {RADVD} --chrootdir=/",
+    "explain-error": "explain --preset neutron-l3-radv -- radvd",
+    "explain-local": "explain --preset neutron-l3-radvd -- radvd --version",
+    "learn-error": "learn no-such-service",
+    "logs-error": "logs No_Service",
+    "logs-error-json": "logs No_Service --json",
+    "options-error": "options no-such-service",
+    "options-error-json": "options no-such-service --json",
+    "presets": "presets",
+    "presets-json": "presets --json",
+    "presets-list": "presets list",
+    "presets-show": "presets show neutron-ovn-metadata-haproxy",
+    "presets-show-json": "presets show neutron-ovn-metadata-haproxy --json",
+    "presets-error": "presets show neutron-ovn-haproxy",
+    "presets-unknown-verb": "presets lst",
+    "ps-error": "ps no-such-service",
+    "ps-error-json": "ps no-such-service --json",
+    "scan-error": "scan --jsno",
+    "signal-error": "signal no-such-service one HUP",
+    "signal-error-json": "signal no-such-service one HUP --json",
+    "stop-error": "stop no-such-service --all",
+    "stop-error-json": "stop no-such-service --all --json",
+    "sync-error": "sync no-such-service",
+}
+
+
+def outcome(arguments: str) -> str:
+    done = sidespawn_command(*shlex.split(arguments))
+    text = f"$ sidespawn {arguments}\n{done.stdout}"
+    if done.stderr:
+        text += f"--- standard error\n{done.stderr}"
+    text += f"--- exit code {done.returncode}\n"
+    # JSON has them as a list, plain output one a line.
+    text = re.sub(r'"warnings": \[[^\]]*\]', '"warnings": []', text)
+    text = re.sub(r"^  (?:warning|problem) .*\n", "", text, flags=re.MULTILINE)
+    text = re.sub(r"(\.toml):\d+", r"\1:LINE", text.replace(str(SOURCE), "SOURCE"))
+    text = re.sub(r"enabled services: .*?(?=[\"\n])", "enabled services: …", text)
+    return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_output_is_what_was_agreed_on(name: str) -> None:
+    path, found = GOLDEN / f"{name}.txt", outcome(CASES[name])
+    if os.environ.get("SIDESPAWN_WRITE_GOLDEN"):
+        path.write_text(found)
+    assert path.read_text() == found
+    assert "Traceback" not in found
+    assert not re.search(r"\[?Errno \d|\berrno\b", found)
+
+
+def test_each_verb_has_a_case_and_each_file_is_of_one() -> None:
+    assert {verb for verb in cli.commands if not any(each.split()[:1] == [verb] for each in CASES.values())} == set()
+    assert {path.stem for path in GOLDEN.glob("*.txt")} == CASES.keys()
+
+
+# ---------------------------------------------------------------- colour
+
+
+def test_a_pipe_gets_no_colour() -> None:
+    assert "\x1b" not in sidespawn_command("check", "neutron-l3-radvd").stdout
+
+
+@pytest.mark.parametrize(("variable", "coloured"), [("TERM", True), ("NO_COLOR", False)])
+def test_a_terminal_has_colour_unless_told_otherwise(variable: str, coloured: bool) -> None:
+    assert ("\x1b[32m" in on_a_terminal("check", "neutron-l3-radvd", **{variable: "xterm"})) == coloured
+
+
+def on_a_terminal(*arguments: str, **environment: str) -> str:
+    """What the command writes to a terminal."""
+    import pty
+    import sys
+
+    child, terminal = pty.fork()
+    if child == 0:
+        launcher = "from sidespawn.cli.main import main; main()"
+        os.execve(
+            sys.executable,
+            [sys.executable, "-c", launcher, *arguments],
+            {"PATH": os.defpath, "LC_ALL": "C.UTF-8", "TERM": "xterm", **environment},
+        )
+    found = b""
+    try:
+        while more := os.read(terminal, 65536):
+            found += more
+    except OSError:  # EIO: nobody has the other end open any more
+        pass
+    os.close(terminal)
+    os.waitpid(child, 0)
+    return found.decode()
+
+
+def test_a_reader_that_leaves_early_gets_no_complaint() -> None:
+    import subprocess
+    import sys
+
+    launcher = "from sidespawn.cli.main import main; main()"
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-c", launcher, "presets", "show", "neutron-dhcp-dnsmasq"],
+        stdout=write, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    os.close(write)
+    assert (done.returncode != 0, done.stderr) == (True, "")
