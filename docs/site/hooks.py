@@ -19,6 +19,7 @@ CHECKOUT = Path(__file__).parents[2]
 # Of the repository, to the page it becomes.
 OUTSIDE = {
     "CHANGELOG.md": "project/changelog.md",
+    "CONTRIBUTING.md": "project/contributing.md",
     "HACKING.md": "project/hacking.md",
     "SECURITY.md": "project/security.md",
     "README.md": "index.md",

@@ -10,11 +10,14 @@ import pytest
 
 CHECKOUT = Path(__file__).parent.parent.parent
 FOLDERS = ("src", "lab", "packaging", "release", "vm", "tests", "benchmarks", "integrations")
+PAGES = [path.name for path in CHECKOUT.glob("*.md")]
 TYPED = [name for name in FOLDERS if any((CHECKOUT / name).rglob("*.py"))]
 
 
 @pytest.mark.parametrize(
-    "arguments", [["ruff", "check"], ["ruff", "format", "--check"], ["mypy", *TYPED]], ids=["ruff", "format", "mypy"]
+    "arguments",
+    [["ruff", "check"], ["ruff", "format", "--check"], ["mypy", *TYPED], ["codespell_lib", *FOLDERS, "docs", *PAGES]],
+    ids=["ruff", "format", "mypy", "spelling"],
 )
 def test_lint(arguments: list[str]) -> None:
     done = subprocess.run(
