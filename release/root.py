@@ -23,7 +23,7 @@ CACHE = Cache(top=CHECKOUT / ".cache/release")
 # Beside what debian/control asks for: what calls the build, what checks its results, and rpm.
 _TOOLS = ("dpkg-dev", "lintian", "man-db", "rpm")
 _LEFT_OUT = ("doc", "info", "locale")
-_RECIPE_VERSION = 2  # raise it when the same packages shall make another root
+_RECIPE_VERSION = 2  # raise it to make a new root of the same packages
 _MAKING_SECONDS, _SECONDS = 900, 300
 # $1 is the root, $2 the directory of the build; the rest is the command. The mounts are gone with the namespace.
 _ENTER = """

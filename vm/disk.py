@@ -14,7 +14,7 @@ from vm.keys import Keys
 from vm.packages import Packages
 from vm.recipes import Module, Recipe
 
-_VERSION = 1  # raise it when the same parts shall make another disk
+_VERSION = 1  # raise it to make a new disk of the same parts
 _FILL_SECONDS = 900
 _SIZE = "10G"  # sparse
 _HOST_NAME = "vm"

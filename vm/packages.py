@@ -11,7 +11,7 @@ from vm import programs
 from vm.cache import Cache, digest, say
 from vm.recipes import Recipe
 
-_VERSION = 1  # raise it when the same packages shall be installed in another way
+_VERSION = 1  # raise it to install the same packages in another way
 _INSTALL_SECONDS = 1800
 _UNPACK_SECONDS = 600
 

@@ -151,7 +151,7 @@ def test_rubbish_in_place_of_what_runs_is_the_engines_failure(faulty: Faulty) ->
     life.note("TERM", network.kill("TERM"))
     faulty.will("ps rubbish")
     settle(service)
-    assert any("tidying up has to wait" in each["MESSAGE"] for each in service.journal(reason="engine-failed"))
+    assert any("cleanup deferred" in each["MESSAGE"] for each in service.journal(reason="engine-failed"))
     life.note("start", network.start())
     life.state = RUNNING
     settle(service)
@@ -237,7 +237,7 @@ def test_an_engine_that_hangs_whatever_it_is_asked(faulty: Faulty, neighbour: Se
     assert reason(running.network.kill("TERM")) == "engine-timeout"
     assert not Path(f"/proc/{pid}").exists()
     settle(service, 30 + 3 * PATIENCE)  # what each run tidies up hangs, too
-    assert any("tidying up has to wait" in each["MESSAGE"] for each in service.journal(reason="engine-timeout"))
+    assert any("cleanup deferred" in each["MESSAGE"] for each in service.journal(reason="engine-timeout"))
     assert not any(Path(f"/proc/{pid}").exists() for pid in faulty.hung())
     assert_does_not_run(starting.network)
     faulty.works()

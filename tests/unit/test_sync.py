@@ -39,7 +39,7 @@ def test_tidying_up_that_fails_is_told_and_does_not_end_a_run(tmp_path: Path) ->
         run = Sync(places, Journal("small", path), PolicyError("no policy"), {}, ())
         run.attempt(print_rubbish)
         record = journal.recv(65536)
-    assert b"tidying up has to wait" in record
+    assert b"cleanup deferred" in record
     assert b"SIDESPAWN_REASON\n\x08\0\0\0\0\0\0\0internal\n" in record
 
 

@@ -98,7 +98,7 @@ class Client:
             pass
 
     def find(self, pid: int) -> Optional[Helper]:
-        """The service's side container with that pid, if its program lives; or of which it is a child it told of."""
+        """The service's side container with that pid, if its program lives, or whose reported child process has it."""
         try:
             reply = self._ask({"op": "signal", "signal": PROBE, "pid": pid})
         except NoSuchProcess:

@@ -12,7 +12,7 @@ or, in a program of one's own, before Neutron makes its first process manager: `
 The class is derived from Neutron's, so that what is not about processes (names of pid files, defaults, arguments that
 a later Neutron adds) stays Neutron's own. What it does differently: it starts and signals by the service's spool, and
 asks the host whether a helper is active. The host writes the pid file into the agent's state directory; so an agent
-that was started anew finds the pid there and asks the host about it. The pid is a handle here and means nothing in the
+that was restarted finds the pid there and asks the host about it. The pid is a handle here and means nothing in the
 agent's /proc.
 
 Runs in the agent, with Neutron 29 or later, and no privilege but writing the spool. It trusts the pid file as little
@@ -100,7 +100,7 @@ class ProcessManager(external_process.ProcessManager):
             self.call(post_cmd_callback or self.default_post_cmd_callback)
         elif reload_cfg:
             self.reload_cfg()
-        # Nothing to wait for if it shall be active: a start returns when the program is ready.
+        # Nothing to wait for if the program must be active: a start returns when the program is ready.
 
     def call(self, callback: Any) -> None:
         if callback:

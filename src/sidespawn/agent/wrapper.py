@@ -72,7 +72,7 @@ RING_AGAIN = 0.1  # when a pause is longer, so after 4 s
 SHORTEST_PAUSE, LONGEST_PAUSE, OF_THE_TIME_WAITED = 0.002, 1.0, 1 / 40.0
 PLAIN = frozenset(map(chr, range(32, 127))) - frozenset('"\\')
 PROBE = "0"  # asks whether a process is there
-PROBE_TIMEOUT = 10  # seconds; a spool that nobody serves any more shall not cost more
+PROBE_TIMEOUT = 10  # seconds; the most that a spool without a service may cost
 SIGNAL_NAMES = {
     "1": "HUP",
     "2": "INT",

@@ -205,7 +205,7 @@ def moment(since: float) -> str:
 
 
 def adopted(policy: Policy) -> list[Record]:
-    """What the wrappers of before started and still runs, whether or not a run of the service has seen it yet."""
+    """Side containers of legacy wrappers that still run, whether or not a run of the service has seen it yet."""
     if policy.adopt is None:
         return []
     found = find_old(policy, get_engine(policy.adopt.engine))

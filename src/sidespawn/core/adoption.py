@@ -1,4 +1,4 @@
-"""Side containers that were started by the wrappers of before: is a container one of them, and for what instance?
+"""Side containers that legacy wrappers started: is a container one of them, and for what instance?
 
 TripleO's, EDPM's and Kolla-Ansible's wrappers start privileged containers that are named for program and namespace.
 Whoever has the engine's socket can make a container of any name, image and arguments, so these say only which instance

@@ -122,7 +122,7 @@ class SideContainer:
 
 @dataclass(frozen=True, kw_only=True)
 class Adopt:
-    """How side containers look that the wrappers of before started; see core/adoption.py."""
+    """How side containers of legacy wrappers look; see core/adoption.py."""
 
     names: tuple[Pattern, ...]  # of the container, without the date that may end it
     images: tuple[Pattern, ...]

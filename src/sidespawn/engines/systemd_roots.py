@@ -6,7 +6,7 @@
     /run/sidespawn/SERVICE/roots/KEY/image  the name of an image that podman keeps mounted for it
 
 KEY is made from the policy's image: the name of one that podman has, a directory of the host, or `host` for the host's
-own programs.  An overlay in memory lies upon an image or a directory, so that mount points can be made where it has
+own programs.  An overlay in memory covers an image or a directory, so that mount points can be made where it has
 none; nothing else is ever written there.  The root of `host` is empty but for what the program may see of the host,
 mounted read-only.
 

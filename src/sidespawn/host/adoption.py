@@ -1,4 +1,4 @@
-"""Finding the side containers that the wrappers of before started, and making sure of each.
+"""Finding the side containers that legacy wrappers started, and making sure of each.
 
 The engine's word is only where to look: a container counts as a policy's when its name and image are such as the policy
 says, its program runs in that container, with arguments for that instance, and in the very network namespace that its

@@ -80,7 +80,7 @@ class Keeper:
             self.interrupted = False
 
     def adopt(self) -> None:
-        """Write down what the wrappers of before started and still runs."""
+        """Record what legacy wrappers started and still runs."""
         if self.policy.adopt is not None:
             from sidespawn.host.adoption import adopt  # noqa: PLC0415 - few runs need it
 

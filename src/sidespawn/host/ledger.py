@@ -43,7 +43,7 @@ class Record:
     bindings: dict[str, str]
     grace: float
     children: dict[str, list[int]]  # pid and start of each child that the agent was told of, by its pid file there
-    adopted: bool = False  # a container of the wrappers of before; see host/adoption.py
+    adopted: bool = False  # a container of legacy wrappers; see host/adoption.py
 
     @property
     def key(self) -> str:

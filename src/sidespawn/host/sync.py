@@ -220,7 +220,7 @@ class Sync:
             self.accepted = {each: name for each, name in self.accepted.items() if name != claim.path.name}
 
     def accept(self, untrusted_line: bytes, claim: spool.Claim) -> None:
-        """Parse at once; what is a request waits for its turn in its lane."""
+        """Parse immediately; queue valid requests on their lane."""
         try:
             request = parse_request(untrusted_line, self.limits.line)
         except RequestError as error:
@@ -304,7 +304,7 @@ class Sync:
             tidying()
         except Exception as error:  # noqa: BLE001 - what raises here would end a worker, and its lane would wait for ever
             failure = as_ours(error)
-            self.journal.write(Event.FAILED, f"tidying up has to wait: {failure.message}", reason=failure.reason)
+            self.journal.write(Event.FAILED, f"cleanup deferred: {failure.message}", reason=failure.reason)
 
 
 def note_excused(journal: Journal, allowed: Allowed, request_id: str) -> None:

@@ -27,7 +27,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-_RECIPE_VERSION = 4  # raise it when the same packages shall make a different tar
+_RECIPE_VERSION = 4  # raise it to make a new tar of the same packages
 _NEUTRON = 42435  # uid and gid that Kolla gives to neutron
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "HOME": "/root"}
 _BUILD_SECONDS = 600

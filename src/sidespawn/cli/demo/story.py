@@ -345,7 +345,7 @@ STEPS = (
     Step("start", "The agent starts dnsmasq; it runs beside the agent, not in it", start_helper),
     Step("lease", "A client gets its lease", first_lease),
     Step("reload", "A second port, and HUP through the kill script", reload),
-    Step("restart", "The agent is killed and started anew; the clients notice nothing", restart_agent),
+    Step("restart", "The agent is killed and recreated; the clients notice nothing", restart_agent),
     Step("refuse", "A request that the policy does not allow", refuse),
     Step("stop", "The agent stops dnsmasq through the kill script", stop),
 )

@@ -1,0 +1,106 @@
+"""Words that the project does not write, each with what to write instead.
+
+Held over pages, messages, docstrings, comments, presets and units. A word is added when the tree is free of it.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import re
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).parents[2]
+
+INSTEAD = {
+    # Constructions that have to be read twice.
+    r"of before": "legacy, earlier",
+    r"of which (?:it|they)": "whose",
+    r"the same goes for": "also, too; or say it of both at once",
+    r"that runs already": "running",
+    r"shall": "must, will; or the present tense",
+    r"upon": "on",
+    r"in vain": "without success",
+    r"as good as": "almost",
+    r"what is a request": "a valid request",
+    r"started anew": "restarted",
+    r"tidying up": "cleanup",
+    r"of (?:late|old)": "recent, earlier",
+    r"(?:here|there|where)(?:by|in|of|upon)": "a sentence of its own",
+    # Longer than the common word.
+    r"in order to": "to",
+    r"to this end": "so",
+    r"due to the fact that": "because",
+    r"utili[sz]e[sd]?": "use",
+    r"leverag(?:e|es|ed|ing)": "use",
+    r"prior to": "before",
+    r"in the event (?:that|of)": "if",
+    r"at this point in time": "now",
+    # Empty, or about the reader.
+    r"simply|obviously|basically|of course": "nothing",
+    r"easy|easily": "say what it takes",
+    # Abbreviations that are read aloud in two ways.
+    r"e\.g\.": "such as, for example",
+    r"i\.e\.": "that is",
+    # Terms.
+    r"whitelist(?:s|ed)?": "allow-list",
+    r"blacklist(?:s|ed)?": "deny-list",
+    r"sanity[- ]check": "check",
+}
+PATTERNS = {re.compile(rf"(?<![\w-])(?:{word})(?![\w-])", re.IGNORECASE): instead for word, instead in INSTEAD.items()}
+
+FOLDERS = ("src", "lab", "release", "vm", "benchmarks", "packaging", "integrations")
+PAGES = [*CHECKOUT.glob("*.md"), *(CHECKOUT / "docs").rglob("*.md"), *(CHECKOUT / "integrations").rglob("*.md")]
+PYTHON = [path for folder in FOLDERS for path in (CHECKOUT / folder).rglob("*.py")]
+TEXTS = [
+    *(path for suffix in ("presets/**/*.toml", "units/*") for path in (CHECKOUT / "src/sidespawn").glob(suffix)),
+    CHECKOUT / "dev",
+]
+
+
+def written(path: Path) -> str:
+    """What people read in a file. Of a page: without code."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".md":
+        return re.sub(r"^```.*?^```$|`[^`\n]+`", "", text, flags=re.MULTILINE | re.DOTALL)
+    return "\n".join(of_python(text)) if path.suffix == ".py" else text
+
+
+def of_python(text: str) -> Iterator[str]:
+    """Comments, docstrings and messages."""
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.COMMENT:
+            yield token.string
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+
+
+def found(text: str) -> list[str]:
+    # Across the ends of lines, but not of paragraphs.
+    flat = re.sub(r"(?<!\n)\n(?:[ #]*)(?!\n)", " ", text)
+    return [
+        f"{match[0]!r}: write {instead}" for pattern, instead in PATTERNS.items() for match in pattern.finditer(flat)
+    ]
+
+
+@pytest.mark.parametrize("path", [*PAGES, *PYTHON, *TEXTS], ids=lambda path: str(path.relative_to(CHECKOUT)))
+def test_only_words_that_we_write(path: Path) -> None:
+    assert found(written(path)) == []
+
+
+def test_what_we_do_not_write_is_found() -> None:
+    assert found("the wrappers of\nbefore") == ["'of\\nbefore': write legacy, earlier".replace("\\n", " ")]
+    assert found(written_of('x = f"This shall {end}"  # in order\n')) == [
+        "'shall': write must, will; or the present tense"
+    ]
+    assert found("a shallow, uppon-hold, shall-not") == []
+    assert found("lists of\n\nbefore") == []
+
+
+def written_of(python: str) -> str:
+    return "\n".join(of_python(python))
