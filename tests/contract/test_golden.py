@@ -39,7 +39,7 @@ CASES = {
     "disable-error": "disable No_Service",
     "enable-error": "enable no-such-service --dry-run",
     "enable-error-json": "enable neutron-l3-radv --dry-run --json",
-    "explain-allowed-error": f"{EXPLAIN} -- {RADVD}",
+    "explain-incomplete": f"{EXPLAIN} -- {RADVD}",
     "explain-refused": f"{EXPLAIN} -- {RADVD} --chrootdir=/",
     "explain-refused-json": f"{EXPLAIN} --json -- {RADVD} --chrootdir=/",
     "explain-error": "explain --preset neutron-l3-radv -- radvd",
