@@ -7,15 +7,23 @@ the difference before you commit it. What a host adds is left out: its warnings,
 from __future__ import annotations
 
 import os
+import pty
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from sidespawn.cli import main as command
+from sidespawn.cli import output
 from sidespawn.cli.main import cli
+from sidespawn.errors import SidespawnError
 from tests.contract.command import SOURCE, sidespawn_command
 
+LOOK = "  sidespawn check says what is wrong with this host\n"
 GOLDEN = Path(__file__).parent / "golden"
 UUID = "4f3c1f4e-8a5b-4f2e-9a36-2f1d7b0c5e11"
 EXPLAIN = f"explain --preset neutron-l3-radvd --netns qrouter-{UUID}"
@@ -96,6 +104,69 @@ def test_each_verb_has_a_case_and_each_file_is_of_one() -> None:
     assert {path.stem for path in GOLDEN.glob("*.txt")} == CASES.keys()
 
 
+# ---------------------------------------------------------------- with no service, and with one
+
+
+@pytest.mark.parametrize(
+    ("arguments", "printed"),
+    [
+        (["ps"], "no service is enabled on this host; see: sidespawn enable --help\n"),
+        (["ps", "--limits"], "no service is enabled on this host; see: sidespawn enable --help\n"),
+        (["ps", "--json"], "[]\n"),
+    ],
+    ids=" ".join,
+)
+def test_a_host_without_services(
+    arguments: list[str], printed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output, "POLICIES", tmp_path)
+    assert CliRunner().invoke(cli, arguments).output == printed
+
+
+@pytest.mark.parametrize(
+    ("service", "hint"),
+    [
+        ("neutron-dhcp-dnsmsq", "did you mean neutron-dhcp-dnsmasq?"),
+        ("quite-another", "enabled services: neutron-dhcp-dnsmasq, other"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["ps", "stop", "options"])
+def test_a_misspelt_service(
+    verb: str, service: str, hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("neutron-dhcp-dnsmasq", "other"):
+        (tmp_path / f"{name}.toml").touch()
+    monkeypatch.setattr(output, "POLICIES", tmp_path)
+    failed = CliRunner().invoke(cli, [verb, service, *(["--all"] if verb == "stop" else [])])
+    assert isinstance(failed.exception, SidespawnError)
+    assert failed.exception.hint == hint
+
+
+@pytest.mark.parametrize(
+    ("error", "printed"),
+    [
+        (PermissionError(13, "Permission denied", "/etc/sidespawn/x.toml"),
+         "sidespawn: /etc/sidespawn/x.toml: permission denied (host-unsuitable)\n  run it as root\n"),
+        (FileNotFoundError(2, "No such file or directory", "/usr/bin/journalctl"),
+         f"sidespawn: /usr/bin/journalctl: no such file or directory (internal)\n{LOOK}"),
+        (OSError(28, "No space left on device"),
+         f"sidespawn: no space left on device (internal)\n{LOOK}"),
+    ],
+    ids=["permission", "missing", "full"],
+)  # fmt: skip
+def test_an_error_of_the_system_has_no_number(
+    error: OSError, printed: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(**_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(command.cli, "main", fail)
+    monkeypatch.setattr(sys, "argv", ["sidespawn", "ps"])
+    with pytest.raises(SystemExit):
+        command.main()
+    assert capsys.readouterr().err == printed
+
+
 # ---------------------------------------------------------------- colour
 
 
@@ -110,9 +181,6 @@ def test_a_terminal_has_colour_unless_told_otherwise(variable: str, coloured: bo
 
 def on_a_terminal(*arguments: str, **environment: str) -> str:
     """What the command writes to a terminal."""
-    import pty
-    import sys
-
     child, terminal = pty.fork()
     if child == 0:
         launcher = "from sidespawn.cli.main import main; main()"
@@ -133,9 +201,6 @@ def on_a_terminal(*arguments: str, **environment: str) -> str:
 
 
 def test_a_reader_that_leaves_early_gets_no_complaint() -> None:
-    import subprocess
-    import sys
-
     launcher = "from sidespawn.cli.main import main; main()"
     read, write = os.pipe()
     os.close(read)
