@@ -25,12 +25,13 @@ TEXT = selinux.MODULE.read_text(encoding="utf-8")
 EVERYWHERE = """
 (handleunknown allow) (mls true)
 (sid kernel) (sidorder (kernel)) (sidcontext kernel (system_u object_r kernel_t ((s0) (s0))))
-(class process (transition getattr signull)) (class dir (getattr open read search lock ioctl mounton write add_name
-    remove_name)) (class file (getattr open read create unlink mounton ioctl write)) (class lnk_file (getattr read))
-(class fifo_file (getattr open read write append)) (class filesystem (mount unmount remount))
+(class process (transition getattr signull getcap setrlimit)) (class fd (use)) (class dir (getattr open read search
+    lock ioctl mounton write add_name remove_name)) (class file (getattr open read create unlink mounton ioctl write))
+(class lnk_file (getattr read)) (class chr_file (getattr open read write append ioctl))
+(class fifo_file (getattr open read write append ioctl)) (class filesystem (mount unmount remount))
 (class capability (audit_write chown dac_override dac_read_search fowner fsetid ipc_lock kill net_admin
     net_bind_service net_broadcast net_raw setgid setpcap setuid sys_admin sys_chroot sys_nice))
-(classorder (process dir file lnk_file fifo_file filesystem capability))
+(classorder (process fd dir file lnk_file chr_file fifo_file filesystem capability))
 (sensitivity s0) (sensitivityorder (s0)) (category c0) (categoryorder (c0)) (sensitivitycategory s0 (c0))
 (user system_u) (userrole system_u object_r) (userrole system_u system_r) (userlevel system_u (s0))
 (userrange system_u ((s0) (s0))) (role object_r) (role system_r)
@@ -45,6 +46,8 @@ EVERYWHERE = """
 REFERENCE_POLICY = """
 (typeattribute container_system_domain) (type ifconfig_runtime_t) (type podman_t) (type podman_conmon_t)
 (type container_runtime_t) (type container_engine_tmpfs_t) (type container_engine_lock_t)
+(type proc_net_t) (type sysctl_fs_t) (type sysctl_vm_t) (type sysctl_vm_overcommit_t) (type random_device_t)
+(type urandom_device_t) (type devpts_t) (type user_devpts_t)
 """
 CONTAINER_SELINUX = "(type ifconfig_var_run_t) (type container_runtime_t) (type container_var_run_t)"
 
@@ -168,6 +171,12 @@ def semodule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     tool.write_text(f'#!/bin/sh\necho "$@" >>{tmp_path}/called\n. {tmp_path}/act\n')
     tool.chmod(0o755)
     monkeypatch.setattr(selinux, "SEMODULE", str(tool))
+    runcon = tmp_path / "runcon"
+    runcon.write_text('#!/bin/sh\n[ "$1" = u:r:t:s0 ] || exit 125\nshift\nexec "$@"\n')
+    runcon.chmod(0o755)
+    monkeypatch.setattr(selinux, "RUNCON", str(runcon))
+    (tmp_path / "context").write_text("u:r:t:s0\0")
+    monkeypatch.setattr(selinux, "OWN_CONTEXT", tmp_path / "context")
 
     def is_known(kind: str) -> bool:
         module = tmp_path / "module"
@@ -192,6 +201,13 @@ def test_it_is_installed_once_and_again_when_it_changed(semodule: Path, monkeypa
     monkeypatch.setattr(selinux, "MODULE", changed)
     selinux.install()
     assert calls(semodule) == ["-i", "-i"]
+
+
+@pytest.mark.parametrize("code", [125, 126, 127])
+def test_a_policy_that_does_not_let_semodule_stay_in_the_callers_domain(semodule: Path, code: int) -> None:
+    (semodule / "runcon").write_text(f"#!/bin/sh\nexit {code}\n")
+    selinux.install()
+    assert calls(semodule) == ["-i"]
 
 
 def test_it_is_removed_if_it_is_there(semodule: Path) -> None:

@@ -53,14 +53,18 @@ def policy_name(text: str) -> str:
 def wrong_labels(services: Iterable[str]) -> tuple[dict[str, tuple[str, str]], str]:
     """What restorecon would change, and what it said when it could not tell."""
     paths = [str(Places(each).home) for each in services]
-    existing = [each for each in (*paths, str(NAMESPACES), *PODMAN_LEAVES) if os.path.exists(each)]
-    if not existing:
-        return {}, ""
-    try:
-        done = run((selinux.RESTORECON, "-n", "-v", "-R", "-F", *existing), TIMEOUT)
-    except LaunchError as error:
-        return {}, error.message
-    return parse(done.stdout), ""
+    found = {}
+    # Not what is in /run/netns: restorecon may not look at namespaces, whose labels nobody sets.
+    for options, tops in ((("-R",), (*paths, *PODMAN_LEAVES)), ((), (str(NAMESPACES),))):
+        existing = [each for each in tops if os.path.exists(each)]
+        if not existing:
+            continue
+        try:
+            done = run((selinux.RESTORECON, "-n", "-v", "-F", *options, *existing), TIMEOUT)
+        except LaunchError as error:
+            return {}, error.message
+        found |= parse(done.stdout)
+    return found, ""
 
 
 def parse(text: str) -> dict[str, tuple[str, str]]:

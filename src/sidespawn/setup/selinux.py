@@ -20,7 +20,9 @@ from sidespawn.system.places import NAMESPACES
 from sidespawn.system.processes import last_line, run
 
 MODULE = PACKAGE / "selinux" / "sidespawn.cil"
-SEMODULE, RESTORECON = "/usr/sbin/semodule", "/usr/sbin/restorecon"
+SEMODULE, RESTORECON, RUNCON = "/usr/sbin/semodule", "/usr/sbin/restorecon", "/usr/bin/runcon"
+OWN_CONTEXT = Path("/proc/self/attr/current")
+RUNCON_REFUSED = (125, 126, 127)  # it could not become what was asked, or not execute the program
 TIMEOUT = 900.0  # seconds; on an emulated machine the policy is rebuilt in one to two minutes
 # What podman by hand leaves with labels that podman started by a service cannot read, under the reference policy. The
 # module gives names in these places the right label from the start; what was there before is relabelled.
@@ -90,6 +92,10 @@ def processes() -> Iterator[int]:
                 yield int(path.parts[2])
 
 
+def own_context() -> str:
+    return OWN_CONTEXT.read_text(encoding="ascii").rstrip("\0\n")
+
+
 def mend_labels() -> None:
     """Of what was made before the module was there. What containers have in these places has labels of its own."""
     wrong = [str(path) for top in (NAMESPACES, *PODMAN) for path in tree(top) if UNREADABLE in label_of(path)]
@@ -115,9 +121,15 @@ def label_of(path: Path) -> str:
 
 
 def semodule(*arguments: str) -> None:
-    """Raises SidespawnError with what it said; the last line is `Failed!`, and the cause stands before it."""
+    """Raises SidespawnError with what it said; the last line is `Failed!`, and the cause stands before it.
+
+    It stays in this process's domain if the policy lets it. Debian's policy gives it a domain that may not set the
+    labels of the store that it copies, which is more than a thousand denials for each call.
+    """
     try:
-        done = run((SEMODULE, *arguments), TIMEOUT)
+        done = run((RUNCON, own_context(), SEMODULE, *arguments), TIMEOUT)
+        if done.code in RUNCON_REFUSED:
+            done = run((SEMODULE, *arguments), TIMEOUT)
     except LaunchError as error:
         raise SidespawnError(Reason.HOST_UNSUITABLE, error.message, "install policycoreutils") from None
     if done.code != 0:
