@@ -5,17 +5,22 @@ Whether a kernel forbids with it what it should is tried on a machine that enfor
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from sidespawn.cli import contained
+from sidespawn.cli.enable import enable
 from sidespawn.engines import podman
 from sidespawn.errors import SidespawnError
 from sidespawn.host import directories, labels
 from sidespawn.setup import selinux
+from sidespawn.setup.agent_options import options_of
 from sidespawn.system import kernel
 from sidespawn.system.places import Places
 
@@ -257,3 +262,27 @@ def test_what_podman_left_before_is_relabelled_and_nothing_else(
     monkeypatch.setattr(selinux, "run", lambda argv, _: called.append(argv))
     selinux.mend_labels()
     assert called == [(selinux.RESTORECON, "-F", str(tmp_path / "below"), str(tmp_path / "below/hosts"))]
+
+
+# ---------------------------------------------------------------- what an agent is told
+
+
+@pytest.mark.parametrize(("installable", "told"), [(True, True), (False, False)])
+def test_a_dry_run_names_the_options_that_enable_will_name(
+    monkeypatch: pytest.MonkeyPatch, installable: bool, told: bool
+) -> None:
+    monkeypatch.setattr(selinux, "is_installed", lambda: False)
+    monkeypatch.setattr(selinux, "is_installable", lambda: installable)
+    done = CliRunner().invoke(enable, ["neutron-dhcp-dnsmasq", "--dry-run", "--json"])
+    assert done.exit_code == 0, done.output
+    said = json.loads(done.stdout)
+    assert (selinux.LEVEL in said["podman_options"]) is told
+    assert (selinux.AGENT in said["security_options"]) is told
+
+
+@pytest.mark.parametrize("has_module", [True, False])
+def test_a_contained_agent_is_given_the_level_and_the_domain(monkeypatch: pytest.MonkeyPatch, has_module: bool) -> None:
+    monkeypatch.setattr(selinux, "is_installed", lambda: has_module)
+    given = contained.security_modules_of(options_of(()))
+    assert [each for each in given if "label" in each] == ([selinux.LEVEL, selinux.AGENT] if has_module else [])
+    assert not [each for each in given if "seccomp" in each]

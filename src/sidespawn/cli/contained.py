@@ -9,7 +9,7 @@ from sidespawn.core.policy import is_service_name
 from sidespawn.host.policies import load_policy
 from sidespawn.recipes import containers
 from sidespawn.recipes.containers import Agent, Mount
-from sidespawn.setup.agent_options import mounts_of, options_of, security_options
+from sidespawn.setup.agent_options import AgentOptions, mounts_of, options_of, podman_options, security_options
 from sidespawn.system.places import Places
 
 USER = "42435"  # neutron in Kolla's images
@@ -58,7 +58,7 @@ def agent_options(services: tuple[Places, ...], engine: str, kind: str, user: tu
         gid=user[1],
         capabilities=containers.CAPABILITIES[kind],
         mounts=tuple(mount for each in services for mount in asking(each)),
-        more=tuple(each for each in security_options(options_of(())) if "seccomp=" not in each),
+        more=tuple(security_modules_of(options_of(()))),
     )
     made = containers.recipe(agent, engine)
     made["notes"] += [
@@ -71,6 +71,11 @@ def agent_options(services: tuple[Places, ...], engine: str, kind: str, user: tu
         print_json(made)
     else:
         click.echo(containers.shown(made))
+
+
+def security_modules_of(options: AgentOptions) -> list[str]:
+    """Without the list of system calls, in whose place the recipe has another one."""
+    return [each for each in (*podman_options(options), *security_options(options)) if "seccomp=" not in each]
 
 
 def asking(places: Places) -> list[Mount]:

@@ -18,7 +18,7 @@ from sidespawn.host.directories import IMAGE_IN_AGENT
 from sidespawn.host.policies import policy_of
 from sidespawn.host_report.suitability import host_findings, policy_warnings
 from sidespawn.loading.parse import ENGINES, MODES
-from sidespawn.setup import accounts, changes, coverage, hardening, security_modules, syntaxes, systemd
+from sidespawn.setup import accounts, changes, coverage, hardening, security_modules, selinux, syntaxes, systemd
 from sidespawn.setup.agent_options import (
     AgentOptions,
     image_option,
@@ -83,7 +83,8 @@ def enable(
         systemd.require_systemd()
         failed = security_modules.install()  # before the agent's options are chosen
     notes = [*policy_warnings(policy), *gaps, *failed]
-    options = options_beside_others(places, policy, image=agent_image)
+    has_module = selinux.is_installed() or (dry_run and selinux.is_installable())
+    options = options_beside_others(places, policy, image=agent_image, has_module=has_module)
     result = {
         "service": places.service,
         "policy": str(places.policy),

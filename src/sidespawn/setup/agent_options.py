@@ -73,20 +73,36 @@ def options_of(policies: Iterable[Policy], *, image: str = "") -> AgentOptions:
     )
 
 
-def options_beside_others(places: Places, policy: Policy, *, image: str = "") -> AgentOptions:
-    """As options_of one service, without the kill scripts that another enabled service of the same agent brings."""
+def options_beside_others(
+    places: Places, policy: Policy, *, image: str = "", has_module: bool | None = None
+) -> AgentOptions:
+    """As options_of one service, without the kill scripts that another enabled service of the same agent brings.
+
+    `has_module`: whether SELinux has it by the time that the agent starts; by default whether it has it now.
+    """
     brought = brought_by_another(places, policy)
     mounts = tuple(each for each in mounts_of(places, policy) if each.target not in brought)
-    return complete(services=(places.service,), mounts=mounts, answers_itself=bool(policy.agent.local), image=image)
+    answers_itself = bool(policy.agent.local)
+    return complete(
+        services=(places.service,), mounts=mounts, answers_itself=answers_itself, image=image, has_module=has_module
+    )
 
 
-def complete(*, services: tuple[str, ...], mounts: tuple[Mount, ...], answers_itself: bool, image: str) -> AgentOptions:
+def complete(
+    *,
+    services: tuple[str, ...],
+    mounts: tuple[Mount, ...],
+    answers_itself: bool,
+    image: str,
+    has_module: bool | None = None,
+) -> AgentOptions:
     """With the security options that this host has.
 
     What podman chooses by itself, AppArmor's profile or SELinux's domain, refuses `ip netns add`. podman's list of
     system calls allows ways around any such profile; see host/seccomp.py.
     """
-    has_module = selinux.is_installed()
+    if has_module is None:
+        has_module = selinux.is_installed()
     return AgentOptions(
         services=services,
         mounts=mounts,

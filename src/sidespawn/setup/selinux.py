@@ -43,6 +43,11 @@ def is_enabled() -> bool:
     return labels.VALID.exists()
 
 
+def is_installable() -> bool:
+    """Whether `enable` would try to install the module."""
+    return is_enabled() and os.access(SEMODULE, os.X_OK)
+
+
 def is_installed() -> bool:
     """Whether the kernel has some version of the module."""
     return labels.is_known(labels.HOST)

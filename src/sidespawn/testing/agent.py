@@ -108,7 +108,7 @@ class AgentContainer:
         Raises Unexpected, as all methods do.
         """
         run(
-            ("podman", "run", "--detach", f"--name={self.name}", *self.options(), self.image, "sleep", "infinity"),
+            (*podman(), "run", "--detach", f"--name={self.name}", *self.options(), self.image, "sleep", "infinity"),
             code=0,
         )
         return self.pid()
@@ -123,7 +123,7 @@ class AgentContainer:
         self, argv: tuple[str, ...], *, user: int = 0, timeout: float = TIMEOUT, code: int | None = None
     ) -> Output:
         """Run a command in it, as root or another user. `code`: what it must end with."""
-        return run(("podman", "exec", f"--user={user}:{user}", self.name, *argv), timeout, code=code)
+        return run((*podman(), "exec", f"--user={user}:{user}", self.name, *argv), timeout, code=code)
 
     def write(self, path: str, text: str, user: int = NEUTRON) -> None:
         """Make or replace a file, as Neutron does it: a new one, renamed into place. Missing parents are made."""
@@ -144,6 +144,15 @@ class AgentContainer:
     def remove(self) -> None:
         """End and remove whatever has its name; no error when there is nothing."""
         run(("podman", "rm", "--force", "--time=0", "--ignore", self.name), code=0)
+
+
+def podman() -> tuple[str, ...]:
+    """The command; where there is SELinux without the categories of root's login.
+
+    conmon's pipes have those, and a container in a domain that heeds categories could write nothing to them. By way of
+    env(1), since Debian's policy does not let root's domain be entered through podman itself.
+    """
+    return ("runcon", "--range=s0", "env", "podman") if SELINUX.exists() else ("podman",)
 
 
 @contextmanager
