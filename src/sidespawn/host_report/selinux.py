@@ -53,7 +53,7 @@ def policy_name(text: str) -> str:
 def wrong_labels(services: Iterable[str]) -> tuple[dict[str, tuple[str, str]], str]:
     """What restorecon would change, and what it said when it could not tell."""
     paths = [str(Places(each).home) for each in services]
-    found = {}
+    found: dict[str, tuple[str, str]] = {}
     # Not what is in /run/netns: restorecon may not look at namespaces, whose labels nobody sets.
     for options, tops in ((("-R",), (*paths, *PODMAN_LEAVES)), ((), (str(NAMESPACES),))):
         existing = [each for each in tops if os.path.exists(each)]
