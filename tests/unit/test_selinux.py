@@ -23,6 +23,7 @@ from sidespawn.setup import selinux
 from sidespawn.setup.agent_options import options_of
 from sidespawn.system import kernel
 from sidespawn.system.places import Places
+from sidespawn.testing import agent
 
 COMPILER = "/usr/bin/secilc"
 TEXT = selinux.MODULE.read_text(encoding="utf-8")
@@ -286,3 +287,11 @@ def test_a_contained_agent_is_given_the_level_and_the_domain(monkeypatch: pytest
     given = contained.security_modules_of(options_of(()))
     assert [each for each in given if "label" in each] == ([selinux.LEVEL, selinux.AGENT] if has_module else [])
     assert not [each for each in given if "seccomp" in each]
+
+
+@pytest.mark.parametrize("enforces", [True, False])
+def test_agents_are_started_by_hand_without_the_categories_of_a_login(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, enforces: bool
+) -> None:
+    monkeypatch.setattr(agent, "SELINUX", tmp_path if enforces else tmp_path / "none")
+    assert agent.podman() == (("runcon", "--range=s0", "env", "podman") if enforces else ("podman",))
