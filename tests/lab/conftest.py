@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from sidespawn.host import labels
 from sidespawn.setup.systemd import INSTALLED
 from sidespawn.system.places import RUN
 from tests.lab.networks import ENGINE, NEUTRON, Service, command, command_lines, wait_until
@@ -105,4 +106,5 @@ def new_service(program: str = "dnsmasq", engine: str = ENGINE) -> Service:
     state = Path("/var/lib") / f"sidespawn-{name}"
     state.mkdir()
     command("chown", f"{NEUTRON}:{NEUTRON}", str(state))
+    labels.label(state, labels.WRITABLE)  # where there is SELinux, as docs/selinux.md says
     return Service(name=name, state=state, program=program, engine=engine)

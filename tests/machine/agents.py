@@ -54,6 +54,8 @@ class Agent:
         homes = " ".join(f"{self.state}/dhcp/{network}" for network in self.networks)
         files = " ".join(f"{self.state}/dhcp/{{{','.join(self.networks)}}}/{name}" for name in DNSMASQ_FILES)
         self.machine.run(f"mkdir -p {homes} && touch {files} && chown -R {NEUTRON}:{NEUTRON} {self.state}")
+        if self.machine.run("[[ -e /sys/fs/selinux/enforce ]]", check=False).returncode == 0:
+            self.machine.run(f"chcon --recursive --type=container_file_t {self.state}")
         done = self.machine.run(
             f"sidespawn enable {self.service} --preset={SERVICE} --engine={self.engine} --json"
             f" --image=localhost/sidespawn-helpers:latest --set=state_on_host={self.state}"
@@ -67,7 +69,10 @@ class Agent:
         text = fenced(PAGE, "ini quadlet")
         if not any("apparmor" in option for option in enabled["security_options"]):
             text = "".join(line for line in text.splitlines(keepends=True) if "apparmor" not in line.lower())
-        mounts = [option.replace("--volume=", "Volume=") for option in enabled["podman_options"]]
+        mounts = [
+            option.replace("--volume=", "Volume=") if option.startswith("--volume=") else f"PodmanArgs={option}"
+            for option in enabled["podman_options"]
+        ]
         mounts.append(f"PodmanArgs=--mount=type=image,src={IMAGE},dst=/run/sidespawn/image")
         mounts += [
             f"PodmanArgs={option}" for option in enabled["security_options"] if option.split("=")[-1] not in text

@@ -32,6 +32,9 @@ MODE = {
     Module.NONE: "! aa-enabled --quiet && [[ ! -e /sys/fs/selinux/enforce ]] && echo off",
 }
 
+KEEPER, KEEPER_STATE = "keeper", "/var/lib/keeper"
+KEEP = f"sidespawn enable {KEEPER} --preset=neutron-dhcp-dnsmasq"
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("machine")
@@ -67,6 +70,18 @@ def machine(recipe: Recipe, request: pytest.FixtureRequest) -> Iterator[Machine]
     with machines.temporary(recipe, "test") as booted:
         request.config.stash[FACTS_KEY] = facts(booted, recipe)
         yield booted
+
+
+@pytest.fixture(scope="module")
+def with_selinux_module(recipe: Recipe, request: pytest.FixtureRequest) -> Iterator[None]:
+    """Where the machine has SELinux, a service keeps the module installed: installing it takes a minute each time."""
+    if recipe.module is not Module.SELINUX:
+        yield
+        return
+    machine = request.getfixturevalue("machine")
+    machine.run(f"mkdir -p {KEEPER_STATE} && {KEEP} --set=state_on_host={KEEPER_STATE}", timeout=180)
+    yield
+    machine.run(f"sidespawn disable --purge {KEEPER} && rm -r {KEEPER_STATE}", timeout=180)
 
 
 @pytest.fixture

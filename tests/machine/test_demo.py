@@ -7,6 +7,8 @@ import pytest
 from tests.machine.inner import run_inside
 from vm.machine import Machine
 
+pytestmark = pytest.mark.usefixtures("with_selinux_module")
+
 STORY = "tests/lab/test_demo.py::test_the_demo_shows_the_main_job_and_leaves_nothing"
 
 

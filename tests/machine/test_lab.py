@@ -9,6 +9,8 @@ from tests.machine.inner import run_inside
 from vm.checkout import HOME
 from vm.machine import Machine
 
+pytestmark = pytest.mark.usefixtures("with_selinux_module")
+
 QUICK = ("test_enabling", "test_hardening", "test_lifecycle", "test_systemd_engine")
 
 

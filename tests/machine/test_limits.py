@@ -7,6 +7,8 @@ import pytest
 from tests.machine.inner import run_inside
 from vm.machine import Machine
 
+pytestmark = pytest.mark.usefixtures("with_selinux_module")
+
 
 @pytest.mark.short
 @pytest.mark.part("limits")
