@@ -87,7 +87,10 @@ GROUPS = {
     "Waking the service": """
         a doorbell rung without end, filled up, or emptied | something else in the doorbell's place""",
     "File systems of which an agent holds a mount": """
-        fanotify on the whole file system of one mounted file | the operator's request answered by the agent""",
+        fanotify on the whole file system of one mounted file | the operator's request answered by the agent
+        `..` from a directory that the host opened and fanotify handed out
+        what the agent is given remounted with other sizes and flags, and filled
+        the wrapper rewritten, emptied, grown, made setuid | a reply forged before or after the answer""",
     "Out of the agent's container": """
         a fresh file system mounted | the same and more by the new mount API
         what masks or protects /proc and /sys bound, unmounted or remounted

@@ -14,6 +14,7 @@ import json
 import os
 import signal
 import socket
+import stat
 import struct
 import subprocess
 import sys
@@ -109,6 +110,10 @@ def sparse(path: str, size: int) -> None:
     remove(path)
     with open(path, "wb") as file:
         file.truncate(size)
+
+
+def truncate(path: str, size: int) -> None:
+    os.truncate(path, size)
 
 
 def remove(path: str) -> None:
@@ -643,6 +648,42 @@ def opened_by_others(paths: list[str], seconds: float) -> list[list[int]]:
                 os.close(descriptor)
     os.close(group)
     return [list(each) for each in sorted(found)]
+
+
+def up_from_directories(paths: list[str], target: str, seconds: float) -> list[str]:
+    """By directories that others open on the file systems of `paths`: `..` leads on through the mounts of who opened.
+
+    From where `target` could be read so; it is given from the root.
+    """
+    fan_mark_add, fan_mark_filesystem, fan_access, fan_open, fan_ondir, at_fdcwd = 1, 0x100, 1, 0x20, 0x40000000, -100
+    group = libc.fanotify_init(2, os.O_RDONLY)  # FAN_NONBLOCK
+    checked(group)
+    mask = ctypes.c_uint64(fan_open | fan_access | fan_ondir)
+    for path in paths:
+        checked(libc.fanotify_mark(group, fan_mark_add | fan_mark_filesystem, mask, at_fdcwd, path.encode()))
+    found = {"events": 0}
+    give_up = time.monotonic() + seconds
+    while time.monotonic() < give_up:
+        try:
+            events = os.read(group, 4096)
+        except BlockingIOError:
+            time.sleep(0.005)
+            continue
+        while events:
+            length, _, _, _, _, descriptor, pid = struct.unpack("IBBHQii", events[:24])
+            events = events[length:]
+            if descriptor < 0:
+                continue
+            if pid != os.getpid() and stat.S_ISDIR(os.fstat(descriptor).st_mode):
+                found["events"] += 1
+                with suppress(OSError):
+                    os.close(os.open("../" * 20 + target.lstrip("/"), os.O_RDONLY, dir_fd=descriptor))
+                    with open(f"/proc/{pid}/cmdline", errors="replace") as file:
+                        by = file.read().replace("\0", " ")
+                    found[os.readlink(f"/proc/self/fd/{descriptor}") + f" by {by}"] = 1
+            os.close(descriptor)
+    os.close(group)
+    return sorted(found)
 
 
 def answer_everything(replies: str, seconds: float) -> list[str]:

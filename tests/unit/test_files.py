@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from sidespawn.errors import PolicyError
-from sidespawn.system import files
+from sidespawn.system import files, kernel
 from sidespawn.system.files import (
     closing,
     open_directory_beneath,
@@ -180,7 +180,7 @@ def test_no_more_than_asked_for_is_read(state: int, tmp_path: Path, size: int) -
 def test_not_across_a_mount(apart: Callable[[str], str]) -> None:
     apart("""
 import errno, subprocess
-from sidespawn.system import files
+from sidespawn.system import files, kernel
 state, other = tmp_path / "state", tmp_path / "other"
 for path in (state / "over", state / "plain", other):
     path.mkdir(parents=True)
@@ -207,7 +207,7 @@ with files.directory(state) as held:
 def test_a_pin_is_the_very_directory_and_harmless(apart: Callable[[str], str]) -> None:
     apart("""
 import os
-from sidespawn.system import files
+from sidespawn.system import files, kernel
 (tmp_path / "state" / "a").mkdir(parents=True)
 (tmp_path / "state" / "a" / "file").write_text("x")
 target = tmp_path / "pin"
@@ -287,7 +287,7 @@ def test_a_full_file_system_leaves_the_old_content(apart: Callable[[str], str], 
     """write(2) may write a part and say so, instead of failing."""
     apart(f"""
 import subprocess
-from sidespawn.system import files
+from sidespawn.system import files, kernel
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size={room}k", "none", tmp_path], check=True)
 with files.directory(tmp_path) as held:
     files.write_whole(held, "file", b"old")
@@ -387,3 +387,47 @@ def test_not_utf_8(trusted: Path) -> None:
 def test_a_file_too_large_is_refused_and_not_cut(trusted: Path) -> None:
     trusted.write_bytes(b"#" * (files.POLICY_BYTES - 1) + b"\n" + b"version = 1\n")
     assert "cannot be read" in refusal(trusted).message
+
+
+def test_a_directory_is_held_as_a_place_and_not_open_for_reading(tmp_path: Path) -> None:
+    """An open for reading would be handed out by fanotify(7)."""
+    (tmp_path / "x").write_text("x")
+    with files.directory(tmp_path) as held:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.listdir(held)
+        assert files.read_regular_beneath(held, "x", 1) == b"x"
+
+
+def test_entries_are_listed_with_a_bound_by_a_mount_that_leads_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(10):
+        (tmp_path / f"{number}").touch()
+    above: list[bool] = []
+    real = kernel.open_detached
+
+    def looking_up(held: int) -> int:
+        descriptor = real(held)
+        above.append(os.path.samestat(os.stat("..", dir_fd=descriptor), os.stat(tmp_path)))
+        return descriptor
+
+    monkeypatch.setattr(kernel, "open_detached", looking_up)
+    with files.directory(tmp_path) as held:
+        with files.entries_of(held, 3) as entries:
+            assert len(entries) == 3
+        with files.entries_of(held, 30) as entries:
+            assert {entry.name for entry in entries} == {f"{number}" for number in range(10)}
+            assert all(entry.stat(follow_symlinks=False).st_size == 0 for entry in entries)
+    assert above == [True, True], "`..` stays where it is"
+
+
+def test_nothing_is_listed_where_the_filter_of_an_earlier_version_forbids_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(held: int) -> int:
+        raise PermissionError
+
+    (tmp_path / "x").touch()
+    monkeypatch.setattr(kernel, "open_detached", forbidden)
+    with files.directory(tmp_path) as held, files.entries_of(held, 3) as entries:
+        assert entries == []

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from sidespawn.core.policy import Policy
 from sidespawn.errors import SidespawnError
-from sidespawn.host import labels, seccomp, spool
+from sidespawn.host import file_systems, labels, seccomp
 from sidespawn.host.policies import load_policy
 from sidespawn.system import kernel
 from sidespawn.system.places import NAMESPACES, Places
@@ -43,7 +43,6 @@ is_for_this_python = getattr(sys.modules.get("_frozen_importlib_external"), "MAG
 exec(marshal.loads(binascii.a2b_base64(CODE)) if CODE and is_for_this_python else compile(TEXT, __file__, "exec"))
 """
 IMAGE_IN_AGENT = "/run/sidespawn/image"
-FLAGS = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
 
 
 def main(verb: str, service: str) -> int:
@@ -64,23 +63,26 @@ def make(places: Places, policy: Policy) -> None:
     make_namespaces_directory()
     places.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     labels.label(places.run, labels.HOST)
-    owner, replies = f"mode=0700,uid={policy.agent.spool_uid}", policy.limits.replies
-    # Four times the answers that are kept: those that a crash must not forget are kept beyond that; each takes 4 KiB.
-    of_answers = (replies * 16, replies * 4)
-    of_home = f"size={(64 << 10) + of_answers[0]}k,nr_inodes={32768 + of_answers[1]},mode=0700"
-    mount_tmpfs(places.home, FLAGS, of_home, labels.HOST)
+    given = file_systems.given_to_containers(places, policy)
+    spool, replies, agent, snapshots = given  # root's own record of the answers is as large as the replies
+    of_home = f"size={(64 << 20) + replies.size},nr_inodes={32768 + replies.names},mode=0700"
+    mount_tmpfs(places.home, file_systems.FLAGS, of_home, labels.HOST)
     for path in (places.answers, places.operator, places.claims, places.ledger, places.pins):
         path.mkdir(mode=0o700, exist_ok=True)
     labels.label(places.pins, labels.PINS)
     for path in given_to_containers(places):
         path.mkdir(exist_ok=True)
-    of_spool = f"size={policy.limits.spool},nr_inodes={spool.NAMES},{owner}"
-    mount_tmpfs(places.spool, FLAGS, of_spool, labels.WRITABLE)
-    mount_tmpfs(places.replies, FLAGS, "size={}k,nr_inodes={},mode=0755".format(*of_answers), labels.READABLE)
+    mount_tmpfs(spool.path, spool.flags, spool.options, labels.WRITABLE)
+    mount_tmpfs(replies.path, replies.flags, replies.options, labels.READABLE)
     # The first version had copies right here. What runs with one has mounted it, and is reloaded by writing into it.
     has_copies_of_the_first = not os.path.ismount(places.snapshots) and any(places.snapshots.iterdir())
-    for path in (places.agent,) if has_copies_of_the_first else (places.agent, places.snapshots):
-        mount_tmpfs(path, FLAGS & ~kernel.MS_NOEXEC, "size=16m,nr_inodes=8192,mode=0700", labels.READABLE)
+    for each in (agent,) if has_copies_of_the_first else (agent, snapshots):
+        mount_tmpfs(each.path, each.flags, each.options, labels.READABLE)
+    for each in given:
+        try:
+            file_systems.put_right(each)
+        except OSError as error:  # the service tries again
+            sys.stderr.write(f"{each.path} cannot be made as the policy says: {error}\n")
     write_wrappers(places, policy)
     write_system_calls(places)
     places.adoption.unlink(missing_ok=True)  # look again: the agent may have had its old wrappers until now
@@ -161,9 +163,10 @@ def wrapper_files(places: Places, policy: Policy) -> dict[Path, str]:
 
 def write_wrappers(places: Places, policy: Policy) -> None:
     for path, content in wrapper_texts(places, policy):
-        if not path.exists() or path.read_bytes() != content:
+        if not path.exists() or path.stat().st_size != len(content) or path.read_bytes() != content:
             write_in_place(path, content)
-            path.chmod(0o755)
+        os.chown(path, 0, 0)
+        path.chmod(0o755)
 
 
 def wrapper_texts(places: Places, policy: Policy) -> list[tuple[Path, bytes]]:

@@ -40,6 +40,8 @@ class Event(Enum):
     EXPIRED = ("edb25f6d99864b6099af9bf85c1079cc", WARNING)
     UNREADABLE = ("c342d0150c6846aa8a6b6bc480a616ce", WARNING)
     LIMITED = ("d9c6aace09cc4dce8d1fad16342e3875", WARNING)
+    FORGED = ("8a401318cd7746ceb2dc08b958d7b02a", WARNING)
+    RESTORED = ("de883469bfe442059d41f7ecc425d371", WARNING)
     INTERNAL = ("a74b406375e04c8b81c2c2eaa9e8d1cb", ERROR)
 
     def __init__(self, message_id: str, priority: int) -> None:
@@ -49,7 +51,10 @@ class Event(Enum):
 
 # What an agent can cause as fast as it writes lines. What starts or ends a side container is always told.
 SUMMARISED = frozenset(
-    {Event.ANSWERED, Event.SIGNALLED, Event.REJECTED, Event.MONITORED, Event.FAILED, Event.EXPIRED, Event.UNREADABLE}
+    {
+        *(Event.ANSWERED, Event.SIGNALLED, Event.REJECTED, Event.MONITORED, Event.FAILED, Event.EXPIRED),
+        *(Event.UNREADABLE, Event.FORGED, Event.RESTORED),
+    }
 )
 
 

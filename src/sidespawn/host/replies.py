@@ -7,13 +7,14 @@ are told in the record itself, where no agent gets to. Who waits is woken at a b
 from __future__ import annotations
 
 import os
-import time
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from sidespawn.core.wire import HORIZON_MS, Reply, format_reply
-from sidespawn.host import spool
+from sidespawn.errors import quoted
+from sidespawn.host import copies
 from sidespawn.host.journal import Event, Journal
 from sidespawn.host.tally import Tally
 from sidespawn.system.files import closing, directory, write_whole
@@ -29,6 +30,7 @@ class Replies:
         self, places: Places, journal: Journal, tally: Tally, most: int, needed: Callable[[str], bool]
     ) -> None:
         self.places, self.journal, self.tally, self.most, self.needed = places, journal, tally, most, needed
+        self.expiring = threading.Lock()  # one at a time: what it removes must not look as if nobody had written it
 
     def find(self, request_id: str) -> bytes | None:
         """What was answered, by root's own record: a reply that an agent sees may be the agent's own."""
@@ -59,18 +61,11 @@ class Replies:
 
     def expire(self) -> None:
         """Remove old ones, and the oldest of too many, but none that a run would need that continues this one."""
-        limit = time.time() - KEPT_SECONDS
-        for place in (self.places.answers, self.places.replies):
-            with directory(place) as held:
-                aged = []
-                with os.scandir(held) as entries:
-                    for _, entry in zip(range(8 * self.most), entries, strict=False):  # the rest next time
-                        with suppress(OSError):
-                            aged.append((entry.stat(follow_symlinks=False).st_mtime, entry.name))
-                for number, (age, name) in enumerate(sorted(aged)):
-                    stays = name == self.places.doorbell.name or self.needed(name.partition(".")[0])
-                    if not stays and (age < limit or number < len(aged) - self.most):
-                        spool.unlink(held, name)
+        with self.expiring:
+            forged = copies.expire(self.places, self.most, KEPT_SECONDS, self.needed)
+        if forged:
+            message = f"{len(forged)} replies that the agent sees were not written here, such as {quoted(forged[0])}"
+            self.journal.write(Event.FORGED, f"{message}; they are removed")
 
     def _seen(self, *, by_operator: bool) -> Path:
         """The directory that who asked looks into."""

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from sidespawn.frozen import dataclass
 from sidespawn.system import kernel
-from sidespawn.system.files import BENEATH, closing, directory, open_regular_beneath, read_up_to, write_whole
+from sidespawn.system.files import closing, directory, entries_of, open_regular_beneath, read_up_to, write_whole
 
 REQUESTS = "processes"
 TAKEN = "processes-taken"
@@ -97,7 +97,7 @@ def lock(descriptor: int) -> bool:
 def store(claims: Path, content: bytes, by_operator: bool) -> Claim:
     age = f"{time.clock_gettime_ns(time.CLOCK_BOOTTIME):020}"  # so that names sort by it
     name = age + BY_OPERATOR if by_operator else age
-    with directory(claims) as held:
+    with directory(claims, os.O_RDONLY) as held:
         write_whole(held, name, content)
         os.fsync(held)
     return Claim(claims / name, split_lines(content))
@@ -123,22 +123,34 @@ def split_lines(untrusted_content: bytes) -> tuple[bytes, ...]:
 def clear(spool: Path) -> None:
     """Remove what does not belong in a spool."""
     budget = iter(range(NAMES))  # an agent that makes more meanwhile waits for the next time
-    with directory(spool) as held, os.scandir(held) as entries:
-        for _, entry in tuple(zip(range(4 * NAMES), entries, strict=False)):
+    with directory(spool) as held, entries_of(held, 4 * NAMES) as entries:
+        for entry in entries:
             if entry.name not in (REQUESTS, TAKEN) or not entry.is_file(follow_symlinks=False):
                 remove(held, entry.name, budget)
 
 
 def remove(held: int, name: str, budget: Iterator[int]) -> None:
-    """With all that is beneath it, as far as the budget goes. No link is followed, and no mount is entered."""
-    if next(budget, None) is None:
-        return
-    unlink(held, name)
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
-    with suppress(OSError), closing(kernel.openat2(held, name, flags, BENEATH)) as inner:  # unless it is gone
-        for each in os.listdir(inner):
-            remove(inner, each, budget)
-        os.rmdir(name, dir_fd=held)
+    """With all that is beneath it, as far as the budget goes. No link is followed, and no mount is entered.
+
+    What is in a directory is moved beside it first, so that no depth costs a stack or descriptors.
+    """
+    waiting, flags = [name], os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW  # not openat2: sidespawn-spool@ may not call it
+    device = kernel.device_and_mode(held)[0]
+    while waiting and next(budget, None) is not None:
+        name = waiting.pop()
+        unlink(held, name)
+        with suppress(OSError), closing(os.open(name, flags, dir_fd=held)) as inner:  # unless it is gone
+            if kernel.device_and_mode(inner)[0] != device:
+                continue
+            with entries_of(inner, 4 * NAMES) as entries:
+                names = [entry.name for entry in entries]
+            for each in names:
+                waiting.append(os.urandom(16).hex())
+                os.rename(each, waiting[-1], src_dir_fd=inner, dst_dir_fd=held)
+            if len(names) < 4 * NAMES:
+                os.rmdir(name, dir_fd=held)
+            else:
+                waiting.insert(0, name)
 
 
 def unlink(held: int, name: str) -> None:

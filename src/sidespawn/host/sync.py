@@ -35,7 +35,7 @@ from sidespawn.core.wire import (
 )
 from sidespawn.engines import get_engine
 from sidespawn.errors import Denied, PolicyError, Reason, RequestError, SidespawnError, quoted
-from sidespawn.host import spool
+from sidespawn.host import file_systems, spool
 from sidespawn.host.journal import Event, Journal
 from sidespawn.host.keeper import Keeper
 from sidespawn.host.lanes import Lanes
@@ -115,6 +115,7 @@ class Sync:
         served = rested = False
         self.tally.add("runs")
         spool.remove_unfinished(self.places.claims)
+        self.put_file_systems_right()
         spool.clear(self.places.spool)  # what lies there might leave no room for requests
         with closing(kernel.watch_directories(str(self.places.spool), str(self.places.operator))) as watch:
             unfinished = spool.stored(self.places.claims)
@@ -131,6 +132,7 @@ class Sync:
             rest_at = began + (SHORTEST_RUN if self.doorbells else 0.0)
             while are_current(self.stamps):  # else the next run serves by the changed policy
                 if time.monotonic() - tidied >= TIDY_SECONDS:
+                    self.put_file_systems_right()
                     self.replies.expire()
                     spool.clear(self.places.spool)
                     tidied = time.monotonic()
@@ -297,6 +299,18 @@ class Sync:
         message = f"{error.message}; {hint}" if hint else error.message
         reply = Reply(id=request_id, status=status, reason=error.reason, message=message)
         self.replies.give(reply, by_operator=by_operator)
+
+    def put_file_systems_right(self) -> None:
+        """An agent with CAP_SYS_ADMIN can have changed them since they were made, or since the last time."""
+        if isinstance(self.keeper, Keeper):
+            for each in file_systems.given_to_containers(self.places, self.keeper.policy):
+                try:
+                    if was := file_systems.put_right(each):
+                        message = f"the file system {each.path.name} was not as the policy says ({was}), and is again"
+                        self.journal.write(Event.RESTORED, message)
+                except OSError as error:
+                    message = f"the file system {each.path.name} cannot be made as the policy says: {error.strerror}"
+                    self.journal.write(Event.RESTORED, message)
 
     def attempt(self, tidying: Callable[[], None]) -> None:
         """An engine that fails or prints rubbish now is the next request's trouble, not the end of this run."""

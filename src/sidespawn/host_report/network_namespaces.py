@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from sidespawn.host_report.findings import Finding, Topic, ok, warning
+from sidespawn.system import kernel
+from sidespawn.system.files import directory, entries_of
 from sidespawn.system.places import NAMESPACES
+
+MOST = 1_000_000  # names that are counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,14 +21,22 @@ class Facts:
     mode: int | None  # permissions, None if it does not exist
     names: int = 0
     is_shared: bool = True  # the mount that it is, or is on
+    is_hidden: bool = False  # another file system is mounted over it
 
 
 def look() -> Facts:
-    if not NAMESPACES.is_dir():
+    """Agents can mount here: nothing is asked of a file system that may never answer, or whose `..` they could use."""
+    try:
+        with directory(NAMESPACES) as held:
+            device, mode = kernel.device_and_mode(held)
+            if device != os.stat(NAMESPACES.parent).st_dev:
+                return Facts(mode=stat.S_IMODE(mode), is_hidden=True)
+            with entries_of(held, MOST) as entries:
+                names = len(entries)
+    except (FileNotFoundError, NotADirectoryError):
         return Facts(mode=None)
     text = Path("/proc/1/mountinfo").read_text(encoding="utf-8", errors="replace")
-    mode = stat.S_IMODE(NAMESPACES.stat().st_mode)
-    return Facts(mode=mode, names=sum(1 for _ in NAMESPACES.iterdir()), is_shared=is_shared(text, str(NAMESPACES)))
+    return Facts(mode=stat.S_IMODE(mode), names=names, is_shared=is_shared(text, str(NAMESPACES)))
 
 
 def is_shared(mountinfo: str, path: str) -> bool:
@@ -46,6 +59,10 @@ def judge(facts: Facts, services: tuple[str, ...]) -> Iterator[Finding]:
             yield ok(topic, f"{NAMESPACES} does not exist yet; the first service makes it")
         return
     found = []
+    if facts.is_hidden:
+        message = "no request for a network namespace can be served"
+        hint = f"find out which agent did it: findmnt {NAMESPACES}; umount {NAMESPACES}"
+        found.append(warning(topic, f"another file system is mounted over {NAMESPACES}", message, hint))
     if facts.mode & 0o555 != 0o555:
         message = "agents that are not root do not find their namespace: every request of theirs is refused"
         way = f"chmod 755 {NAMESPACES}"

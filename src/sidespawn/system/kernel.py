@@ -1,4 +1,4 @@
-"""The few system calls that Python does not offer: openat2, mount, umount2, statx, inotify.
+"""The few system calls that Python does not offer: openat2, open_tree, mount, umount2, statx, inotify.
 
 Called through the C library by ctypes; every failure is an OSError with its errno. Linux 5.6 or later (openat2).
 """
@@ -12,7 +12,8 @@ import struct
 AT_EMPTY_PATH = 0x1000
 AT_STATX_DONT_SYNC = 0x4000
 STATX_BASIC_STATS = 0x7FF
-SYS_OPENAT2 = 437  # the same on every architecture
+SYS_OPENAT2, SYS_OPEN_TREE = 437, 428  # the same on every architecture
+OPEN_TREE_CLONE = 1
 
 RESOLVE_NO_XDEV = 0x01
 RESOLVE_NO_MAGICLINKS = 0x02
@@ -44,6 +45,17 @@ def openat2(directory: int, path: str, flags: int, resolve: int) -> int:
     how = OpenHow(flags | os.O_CLOEXEC, 0, resolve)
     arguments = (ctypes.c_int(directory), os.fsencode(path), ctypes.byref(how), ctypes.c_size_t(ctypes.sizeof(how)))
     return checked(libc.syscall(ctypes.c_long(SYS_OPENAT2), *arguments), path)
+
+
+def open_detached(directory: int) -> int:
+    """The directory, open for reading by a mount that is nobody's, so that `..` leads nowhere from there."""
+    flags = OPEN_TREE_CLONE | AT_EMPTY_PATH | os.O_CLOEXEC
+    arguments = (ctypes.c_int(directory), b"", ctypes.c_uint(flags))
+    tree = checked(libc.syscall(ctypes.c_long(SYS_OPEN_TREE), *arguments), "open_tree")
+    try:
+        return os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=tree)
+    finally:
+        os.close(tree)
 
 
 def mount(source: str, target: str, kind: str | None, flags: int, data: str | None = None) -> None:

@@ -1,0 +1,111 @@
+"""The small file systems in memory of which containers hold mounts: their sizes and flags, and putting them right.
+
+Whoever has CAP_SYS_ADMIN and one mount of a file system can remount all of it with another size, another number of
+files, or read-only, and can fill it with as much as fits by then.  Each run compares what is there with what the policy
+says.  Content that a smaller size has no room for is the agent's, and is removed.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import suppress
+from pathlib import Path
+
+from sidespawn.core.policy import Policy
+from sidespawn.frozen import dataclass
+from sidespawn.host import spool
+from sidespawn.system import kernel
+from sidespawn.system.files import closing, directory, entries_of
+from sidespawn.system.places import Places
+
+FLAGS = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
+RUNNABLE = FLAGS & ~kernel.MS_NOEXEC
+# As statvfs(3) says them, with the numbers of mount(2): also read-only, synchronous and mandatory locks.
+SEEN = FLAGS | kernel.MS_RDONLY | 0x10 | 0x40
+REMOVED = 20_000  # names at a time; what is more is left to the next run
+ALL = ("*",)
+KEPT_BYTES = spool.CLAIM_BYTES  # of a file that stays; no wrapper is as large
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileSystem:
+    path: Path
+    flags: int = FLAGS
+    size: int  # bytes
+    names: int
+    mode: int
+    owner: int = 0
+    keeps: tuple[str, ...] = ()  # names that stay when the file system is emptied, or ALL
+
+    @property
+    def limits(self) -> str:
+        return f"size={self.size},nr_inodes={self.names}"
+
+    @property
+    def options(self) -> str:
+        return f"{self.limits},mode={self.mode:o},uid={self.owner}"
+
+
+def given_to_containers(places: Places, policy: Policy) -> tuple[FileSystem, ...]:
+    """Four times the replies that are kept: those that a crash must not forget come on top. Each takes 4 KiB."""
+    replies = policy.limits.replies * 4
+    return (
+        FileSystem(
+            path=places.spool,
+            size=policy.limits.spool,
+            names=spool.NAMES,
+            mode=0o700,
+            owner=policy.agent.spool_uid,
+            keeps=(spool.REQUESTS, spool.TAKEN),
+        ),
+        FileSystem(path=places.replies, size=replies << 12, names=replies, mode=0o755, keeps=(places.doorbell.name,)),
+        *(
+            FileSystem(path=path, flags=RUNNABLE, size=16 << 20, names=8192, mode=0o700, keeps=ALL)
+            for path in (places.agent, places.snapshots)
+        ),
+    )
+
+
+def put_right(each: FileSystem) -> str:
+    """What somebody had changed, empty for nothing. Raises OSError when it cannot be put right.
+
+    That is so when there is more to remove than this does at a time, or when it was made to have no limit at all.
+    """
+    if not os.path.ismount(each.path):  # copies of the first version lie in no file system of their own
+        return ""
+    with directory(each.path) as held:
+        status, found = os.fstat(held), os.fstatvfs(held)
+        is_size = found.f_blocks * found.f_frsize - each.size in range(found.f_frsize)  # it is rounded up to pages
+        is_rest = (found.f_files, found.f_flag & SEEN) == (each.names, each.flags)
+        is_root = (status.st_uid, stat.S_IMODE(status.st_mode)) == (each.owner, each.mode)
+        if is_size and is_rest and is_root:
+            return ""
+        kernel.mount("sidespawn", str(each.path), None, kernel.MS_REMOUNT | each.flags)  # it may have been read-only
+        os.chown(each.path, each.owner, 0)
+        os.chmod(each.path, each.mode)
+        try:
+            kernel.mount("sidespawn", str(each.path), None, kernel.MS_REMOUNT | each.flags, each.limits)
+        except OSError:
+            if not found.f_blocks or not found.f_files:  # tmpfs(5): what has no limit can get none
+                raise
+            empty(held, each.keeps)  # there is more in it than that
+            kernel.mount("sidespawn", str(each.path), None, kernel.MS_REMOUNT | each.flags, each.limits)
+    was = f"{found.f_blocks * found.f_frsize} bytes, {found.f_files} names, flags {found.f_flag & SEEN:#x}"
+    return f"{was}, mode {stat.S_IMODE(status.st_mode):o} of uid {status.st_uid}"
+
+
+def empty(held: int, keeps: tuple[str, ...]) -> None:
+    budget = iter(range(REMOVED))
+    with entries_of(held, REMOVED) as entries:
+        for entry in entries:
+            if keeps == ALL or entry.name in keeps:
+                cut(held, entry.name)
+            else:
+                spool.remove(held, entry.name, budget)
+
+
+def cut(held: int, name: str) -> None:
+    with suppress(OSError), closing(os.open(name, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=held)) as file:
+        if os.fstat(file).st_size > KEPT_BYTES:
+            os.ftruncate(file, KEPT_BYTES)
