@@ -91,6 +91,10 @@ GROUPS = {
         `..` from a directory that the host opened and fanotify handed out
         what the agent is given remounted with other sizes and flags, and filled
         the wrapper rewritten, emptied, grown, made setuid | a reply forged before or after the answer""",
+    "As others on the host, and through what its verbs read": """
+        garbage of many kinds wherever a verb of the command reads | records that another user wrote into the journal
+        the command run by another user | processes whose names are no text, or read like lines of their status
+        links to what waits for ever among the scripts of an agent""",
     "Out of the agent's container": """
         a fresh file system mounted | the same and more by the new mount API
         what masks or protects /proc and /sys bound, unmounted or remounted

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from pathlib import Path
 
 import pytest
 
+from sidespawn.cli.output import printable
 from sidespawn.host_scan import containers, files, sources
 from sidespawn.host_scan.findings import HINTS, MEANINGS, Deployment, Kind
 from sidespawn.host_scan.sources import HostMount, Sources
+from tests.attacks.catalogue import attack
 
 SOURCES = Sources(
     sockets=frozenset({"/run/docker.sock", "/run/podman/podman.sock"}),
@@ -132,3 +136,37 @@ def test_an_agents_name(name: str) -> None:
 @pytest.mark.parametrize("name", ["nova_libvirt", "ovn_controller", "ovn_northd", "neutron_server", "agent", ""])
 def test_no_agents_name(name: str) -> None:
     assert not containers.AGENT.fullmatch(name)
+
+
+@attack(141)
+@pytest.mark.parametrize("path", ["var/lib/neutron/x_wrapper", "var/lib/neutron/kill_scripts/x-kill"])
+@pytest.mark.parametrize("what", ["fifo", "device", "waits", "huge", "socket", "loop", "directory", "gone"])
+def test_what_an_agent_puts_in_the_place_of_a_script_is_not_opened(tmp_path: Path, path: str, what: str) -> None:
+    """Its directory is the agent's. The kernel's log is a regular file from which a reader waits for ever."""
+    place = tmp_path / path
+    place.parent.mkdir(parents=True)
+    targets = {"device": "/dev/zero", "waits": "/proc/kmsg", "loop": place.name, "gone": "/nowhere"}
+    if what in targets:
+        place.symlink_to(targets[what])
+    elif what == "fifo":
+        os.mkfifo(place)
+    elif what == "huge":
+        place.touch()
+        os.truncate(place, 1 << 40)
+    elif what == "socket":
+        with socket.socket(socket.AF_UNIX) as made:
+            made.bind(str(place))
+    else:
+        place.mkdir()
+    assert list(files.look(SOURCES, tmp_path)) == []
+
+
+def test_a_scripts_name_reaches_no_terminal_as_it_is(tmp_path: Path) -> None:
+    directory = tmp_path / "var/lib/neutron"
+    directory.mkdir(parents=True)
+    name = os.fsencode(directory) + b"/\x1b]0;x\x07\xff\n[red]_wrapper"
+    Path(os.fsdecode(name)).write_text("podman run x\n")
+    (finding,) = files.look(SOURCES, tmp_path)
+    shown = printable(finding.where)
+    assert shown.endswith("/\\x1b]0;x\\x07\\udcff\\n[red]_wrapper:1")
+    assert shown.isprintable()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from sidespawn.errors import LaunchError, Reason
+from sidespawn.system import processes
 from sidespawn.system.processes import ENVIRONMENT, Process, end, identify, is_alive, last_line, run, send
 from tests.attacks.catalogue import attack
 
@@ -129,3 +131,23 @@ def test_what_does_not_heed_term_is_killed() -> None:
         end(known(deaf), "TERM", 0.2)
         assert 0.2 <= time.monotonic() - began < 5
         assert deaf.wait(10) == -signal.SIGKILL
+
+
+@attack(140)
+@pytest.mark.parametrize(
+    "name", [b"\xff\xfe", b"\x1cCapEff:\tzz", b"\x0bCapEff:\t0", b"a\nCapEff: 0", b"\xc2\x85CapEff:0"]
+)
+def test_no_name_of_a_process_is_taken_for_another_line_of_its_status(name: bytes) -> None:
+    """It may be no text, or hold what str.splitlines takes for the end of a line (prctl(2), PR_SET_NAME)."""
+    own = processes.status_of(os.getpid(), b"CapEff:")
+    assert len(own) == 1
+    script = "import ctypes, sys, time; ctypes.CDLL(None).prctl(15, bytes.fromhex(sys.argv[1]))"
+    argv = (sys.executable, "-I", "-S", "-c", f"{script}; print(flush=True); time.sleep(60)", name.hex())
+    with subprocess.Popen(argv, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        try:
+            assert processes.status_of(process.pid, b"CapEff:") == own
+            assert processes.status_of(process.pid, b"No such:") == []
+        finally:
+            process.kill()

@@ -82,7 +82,7 @@ def read(record: dict[str, Any]) -> Seen | None:
             value=None if value is None else json.loads(value),
             names=json.loads(record["SIDESPAWN_NAMES"]),
         )
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, TypeError, RecursionError):
         return None
 
 

@@ -23,6 +23,8 @@ from sidespawn.system.places import Places
 from sidespawn.system.processes import last_line, run
 
 JOURNAL_SECONDS = 120
+# Everybody on the host may write records with any fields, but for those with an underscore, which are journald's own.
+BY_ROOT = "_UID=0"
 
 
 @click.command()
@@ -70,7 +72,7 @@ def read_journal(places: Places, event: str, since: str | None = None) -> Iterat
     require_journalctl()
     command = [JOURNALCTL, "--no-pager", "--quiet", "--all", "--output=json"]
     command += [f"--since={since}"] if since is not None else []
-    command += [f"SIDESPAWN_SERVICE={places.service}", f"SIDESPAWN_EVENT={event}"]
+    command += [BY_ROOT, f"SIDESPAWN_SERVICE={places.service}", f"SIDESPAWN_EVENT={event}"]
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, encoding="utf-8") as process:
         assert process.stdout is not None  # noqa: S101 - it is a pipe
         yield from map(json.loads, process.stdout)
@@ -97,12 +99,13 @@ def matches(places: Places, name: str | None, refused: bool) -> list[str]:
     """journalctl(1): different fields must all match, equal ones are alternatives, + separates alternatives."""
     if refused:
         events = ("rejected", "failed", "expired", "unreadable", "limited", "internal")
-        return [f"SIDESPAWN_SERVICE={places.service}", *(f"SIDESPAWN_EVENT={event}" for event in events)]
+        return [BY_ROOT, f"SIDESPAWN_SERVICE={places.service}", *(f"SIDESPAWN_EVENT={event}" for event in events)]
     if name is not None:
         own = f"SIDESPAWN_SERVICE={places.service}"
         instance = instance_of(places, name)
         containers = dict.fromkeys((container_name(places.service, instance), name))
-        outputs = (match for container in containers for match in ("+", f"CONTAINER_NAME={container}"))
-        return [own, f"SIDESPAWN_INSTANCE={instance}", *outputs]
+        outputs = (match for container in containers for match in ("+", BY_ROOT, f"CONTAINER_NAME={container}"))
+        return [BY_ROOT, own, f"SIDESPAWN_INSTANCE={instance}", *outputs]
     by_slice, by_label = f"_SYSTEMD_SLICE={slice_name(places.service)}", f"IO_SIDESPAWN_SERVICE={places.service}"
-    return [f"SIDESPAWN_SERVICE={places.service}", "+", by_slice, "+", by_label]  # docker writes for its containers
+    # docker writes for its containers.
+    return [BY_ROOT, f"SIDESPAWN_SERVICE={places.service}", "+", by_slice, "+", BY_ROOT, by_label]

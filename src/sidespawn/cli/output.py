@@ -63,6 +63,11 @@ def print_table(columns: Iterable[str], rows: Iterable[Iterable[str]], empty: st
         click.echo(empty)
 
 
+def printable(untrusted_text: str) -> str:
+    """The text with what a terminal might obey, or cannot show, as an escape."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in untrusted_text)
+
+
 def console() -> Console:
     """For a terminal with colour, for a pipe without, and then never cut at 80 columns."""
     plain = Console(highlight=False)

@@ -29,6 +29,8 @@ from sidespawn.host.policies import load_policy
 from sidespawn.host.spool import REQUESTS
 from sidespawn.host_report.suitability import MONITOR
 from sidespawn.setup.services import services
+from sidespawn.system import kernel
+from sidespawn.system.files import closing, directory
 from sidespawn.system.namespaces import namespace_of
 from sidespawn.system.places import NAMESPACES, Places
 
@@ -152,7 +154,12 @@ def is_orphan(pid: int, netns: str) -> bool:
     if not netns or inode is None:
         return False
     try:
-        return os.lstat(NAMESPACES / netns).st_ino != inode
+        with directory(NAMESPACES) as held:
+            if kernel.device_and_mode(held)[0] != os.stat(NAMESPACES.parent).st_dev:
+                return True  # an agent has mounted something over it, which may never answer
+            with closing(os.open(netns, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=held)) as name:
+                of_namespaces = os.stat("/proc/self/ns/net").st_dev
+                return kernel.device_and_mode(name)[0] != of_namespaces or os.fstat(name).st_ino != inode
     except OSError:
         return True
 

@@ -8,7 +8,7 @@ import click
 from rich.markup import escape
 
 from sidespawn import host_scan
-from sidespawn.cli.output import console, json_option, print_json
+from sidespawn.cli.output import console, json_option, print_json, printable
 
 CLEAN, FOUND, NOT_LOOKED_AT = 0, 1, 2
 
@@ -31,13 +31,14 @@ def scan(as_json: bool) -> int:
         return code
     out = console()
     for each in report.findings:
-        out.print(f"[bold]{escape(each.where)}[/bold] [red]{each.kind}[/red]: {escape(each.found)}")
-        out.print(f"  {each.meaning}", markup=False)
-        out.print(f"  -> {each.hint}", markup=False)
+        where, found = escape(printable(each.where)), escape(printable(each.found))
+        out.print(f"[bold]{where}[/bold] [red]{each.kind}[/red]: {found}")
+        out.print(f"  {printable(each.meaning)}", markup=False)
+        out.print(f"  -> {printable(each.hint)}", markup=False)
     for note in report.notes:
-        out.print(f"note: {note}", markup=False)
+        out.print(f"note: {printable(note)}", markup=False)
     for failure in report.not_looked_at:
-        out.print(f"[yellow]not looked at[/yellow] {escape(failure)}")
+        out.print(f"[yellow]not looked at[/yellow] {escape(printable(failure))}")
     count = len(report.findings)
     out.print(f"{report.containers} containers, {count or 'no'} finding{'s' if count != 1 else ''}")
     return code

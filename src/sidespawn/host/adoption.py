@@ -100,7 +100,8 @@ def processes_of(other: Other, program: str) -> Iterator[Process]:
         with suppress(OSError):
             runs = process and read_argv(process.pid)[0].rpartition("/")[2] == program
             # Its control group has the container's id in its name, with podman as with docker.
-            if process and runs and other.id in Path(f"/proc/{process.pid}/cgroup").read_text() and is_alive(process):
+            group = Path(f"/proc/{process.pid}/cgroup").read_bytes() if process and runs else b""
+            if process and other.id.encode() in group and is_alive(process):
                 yield process
 
 

@@ -17,7 +17,7 @@ from sidespawn.core.plan import ChildPidFile
 from sidespawn.core.values import is_decimal
 from sidespawn.system import kernel
 from sidespawn.system.files import closing, read_up_to
-from sidespawn.system.processes import Process, identify, is_alive
+from sidespawn.system.processes import Process, identify, is_alive, status_of
 
 IN_ROOT = kernel.RESOLVE_IN_ROOT | kernel.RESOLVE_NO_MAGICLINKS | kernel.RESOLVE_NO_SYMLINKS
 PID_FILE_BYTES = 32
@@ -77,7 +77,5 @@ def pid_inside(pid: int, program: int) -> int | None:
     """Its pid as the program's pid namespace counts; None when it is gone, or in another one."""
     with suppress(OSError):
         if os.stat(f"/proc/{pid}/ns/pid").st_ino == os.stat(f"/proc/{program}/ns/pid").st_ino:
-            for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-                if line.startswith("NSpid:"):
-                    return int(line.split()[-1])
+            return int(status_of(pid, b"NSpid:")[-1])
     return None

@@ -23,7 +23,7 @@ REMOVED = 1024  # names at a time that lie in foreign directories
 
 
 def expire(places: Places, most: int, seconds: float, needed: Callable[[str], bool]) -> list[str]:
-    """Remove old answers, the oldest of more than `most`, and all that nobody wrote; none of requests that are `needed`.
+    """Remove old answers, the oldest of more than `most`, and all that nobody wrote; none that is `needed`.
 
     The names of copies that are not the service's.
     """

@@ -14,14 +14,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sidespawn.core.policy import Policy
-from sidespawn.errors import SidespawnError
+from sidespawn.errors import LaunchError, SidespawnError
 from sidespawn.host.directories import IMAGE_IN_AGENT
 from sidespawn.host.policies import load_policy
 from sidespawn.host_report.findings import Finding, Topic, ok, problem, warning
 from sidespawn.setup import coverage, security_modules
 from sidespawn.system.places import Places
+from sidespawn.system.processes import run, status_of
 
 SYS_ADMIN = 1 << 21
+TEST, PATIENCE = "/usr/bin/test", 3.0  # seconds
 OPTION = f"--security-opt=apparmor={security_modules.AGENT}"
 
 
@@ -39,7 +41,7 @@ class Agent:
 
 
 def look(services: Iterable[str]) -> tuple[Agent, ...]:
-    names, found = tuple(services), dict[tuple[str, str], Agent]()
+    names, found = tuple(services), dict[tuple[str, bytes], Agent]()
     if not names:
         return ()
     hosts = devices(1)
@@ -50,7 +52,7 @@ def look(services: Iterable[str]) -> tuple[Agent, ...]:
             if namespace in seen:
                 continue
             seen.add(namespace)
-            theirs, container = devices(pid), Path(f"/proc/{pid}/cgroup").read_text()
+            theirs, container = devices(pid), Path(f"/proc/{pid}/cgroup").read_bytes()
             for name in names:
                 places = Places(name)
                 spool = str(places.spool)
@@ -69,8 +71,7 @@ def restarting(control_group: str) -> str:
 
 def look_at(service: str, pid: int, is_current: bool, mounts: Iterable[str]) -> Agent:
     policy, root = policy_of(service), Path(f"/proc/{pid}/root")
-    status = Path(f"/proc/{pid}/status").read_text().splitlines()
-    effective = next((int(line.split()[1], 16) for line in status if line.startswith("CapEff:")), 0)
+    effective = int(status_of(pid, b"CapEff:")[0], 16)
     return Agent(
         service=service,
         pid=pid,
@@ -99,7 +100,15 @@ def lacking(policy: Policy | None, mounts: Iterable[str], root: Path) -> str:
     if policy is None or not policy.agent.local or policy.agent.wrapper not in mounts:
         return ""
     others = (f"{IMAGE_IN_AGENT}{policy.agent.wrapper}", f"{policy.agent.wrapper}.real")
-    return "" if any(os.path.lexists(f"{root}{each}") for each in others) else policy.agent.wrapper
+    return "" if any(may_be_there(f"{root}{each}") for each in others) else policy.agent.wrapper
+
+
+def may_be_there(path: str) -> bool:
+    """Asked by a command that can be ended: in the agent's root may be a file system that never answers."""
+    try:
+        return any(run((TEST, operator, path), PATIENCE).code == 0 for operator in ("-e", "-L"))
+    except LaunchError:
+        return True
 
 
 def profile(pid: int) -> str:

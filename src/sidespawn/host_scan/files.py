@@ -8,7 +8,9 @@ running container's is.
 from __future__ import annotations
 
 import json
+import os
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from os.path import realpath
@@ -16,6 +18,7 @@ from pathlib import Path
 
 from sidespawn.host_scan.findings import Deployment, Finding, Kind
 from sidespawn.host_scan.sources import Sources
+from sidespawn.system.files import closing, read_up_to
 
 LARGEST = 1 << 20  # bytes of a file that is read
 # Below `root`: where wrappers and kill scripts of TripleO and EDPM, and kill scripts of anybody, are.
@@ -80,7 +83,7 @@ def startup_configurations(root: Path, sources: Sources) -> Iterator[Finding]:
     """What TripleO and EDPM start containers from: JSON with volumes and privileged."""
     for path, lines in files(root, STARTUP):
         rows = list(lines)
-        with suppress(ValueError, AttributeError):
+        with suppress(ValueError, AttributeError, TypeError, RecursionError):
             content = json.loads("\n".join(line for _, line in rows))
             deployment = Deployment.EDPM if "edpm" in str(path) else Deployment.TRIPLEO
             for volume in content.get("volumes") or ():
@@ -114,10 +117,23 @@ def is_reaching(source: str, sources: Sources) -> bool:
 def files(root: Path, patterns: tuple[str, ...]) -> Iterator[tuple[Path, Iterator[tuple[int, str]]]]:
     """Each file once, with its numbered lines. What is no text has none."""
     for path in sorted({each for pattern in patterns for each in root.glob(pattern)}):
-        if path.is_file() and path.stat().st_size <= LARGEST:
-            text = path.read_bytes()
-            if b"\0" not in text:
-                yield path, enumerate(text.decode(errors="replace").splitlines(), start=1)
+        text = read(path)
+        if b"\0" not in text:
+            yield path, enumerate(text.decode(errors="replace").splitlines(), start=1)
+
+
+def read(path: Path) -> bytes:
+    """A regular file's content; nothing of what is larger, or something else.
+
+    Some of the directories belong to agents, whose links may lead anywhere: nothing is opened before it is known to be
+    a regular file, and a file of the kernel's from which reading would wait is not waited for.
+    """
+    with suppress(OSError), closing(os.open(path, os.O_PATH | os.O_CLOEXEC)) as found:
+        if stat.S_ISREG(os.fstat(found).st_mode):
+            with closing(os.open(f"/proc/self/fd/{found}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)) as descriptor:
+                text = read_up_to(descriptor, LARGEST + 1)
+                return text if len(text) <= LARGEST else b""
+    return b""
 
 
 def deployment_of(root: Path) -> Deployment:

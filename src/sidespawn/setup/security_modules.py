@@ -92,7 +92,8 @@ def in_use() -> set[str]:
     found: set[str] = set()
     for process in PROCESSES.glob("[0-9]*"):
         with suppress(OSError):  # it has ended, or the kernel has another module
-            found |= set((process / "attr/apparmor/current").read_text().partition(" ")[0].strip().split("//&"))
+            profile = (process / "attr/apparmor/current").read_text(errors="replace").partition(" ")[0]
+            found |= set(profile.strip().split("//&"))
     return found
 
 

@@ -93,7 +93,7 @@ def processes() -> Iterator[int]:
     """Those that run in a domain of the module."""
     for path in Path("/proc").glob("[0-9]*/attr/current"):
         with suppress(OSError):
-            if path.read_text().split(":")[2:3] in ([each] for each in DOMAINS):
+            if path.read_text(errors="replace").split(":")[2:3] in ([each] for each in DOMAINS):
                 yield int(path.parts[2])
 
 

@@ -68,6 +68,14 @@ def identify(pid: int) -> Process | None:
     return None if fields[0] in (b"Z", b"X") else Process(pid, int(fields[19]))
 
 
+def status_of(pid: int, field: bytes) -> list[bytes]:
+    """The words of that line in /proc/PID/status. As bytes: a process may give itself any name, no text, or one with
+    what some take for the end of a line. Raises OSError when the process is gone.
+    """
+    with open(f"/proc/{pid}/status", "rb") as file:
+        return next((line.split()[1:] for line in file if line.startswith(field)), [])
+
+
 @contextmanager
 def held(process: Process) -> Iterator[int | None]:
     """A pidfd of just this process, or None when it is gone."""
