@@ -19,9 +19,11 @@ from typing import Any
 
 from tests.deploy.conftest import CHECKOUT
 from tests.lab.networks import command, command_lines, kill_process
-from tests.neutron.agents import CONFIGURATION, IMAGE, INSIDE, VENV, WRITABLE_SYSCTLS, policy
+from tests.neutron.agents import CONFIGURATION, INSIDE, WRITABLE_SYSCTLS, policy
+from tests.neutron.releases import AGENT_IMAGE, NEWEST, VENVS
 
 RELEASES = ("20.6.0", "21.3.0", "22.2.0")
+VENV = VENVS[NEWEST]
 KOLLA_IMAGE = "localhost/kolla/neutron-dhcp-agent:test"
 STATE = "/var/lib/neutron/kolla"
 VOLUMES = Path("/var/lib/containers/storage/volumes")
@@ -193,7 +195,7 @@ def make_image() -> None:
     files = {"/usr/local/bin/kolla_start": START, "/usr/local/bin/kolla_set_configs": "#!/bin/sh\n"}
     files |= {f"{WRAPPERS}/{name}": "#!/bin/sh\nexit 99\n" for name in ("dnsmasq", "haproxy")}
     files |= {f"{WRAPPERS}/copy-wrappers": THEIR_COPY}
-    command("podman", "create", f"--name={made}", IMAGE, "true")
+    command("podman", "create", f"--name={made}", AGENT_IMAGE, "true")
     for path, text in files.items():
         source = scratch / path.lstrip("/")
         source.parent.mkdir(parents=True, exist_ok=True)

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from sidespawn.core.reconcile import STEADY_SECONDS
 from sidespawn.core.wire import LINE_BYTES, LONGEST_LINE
 from sidespawn.engines import Found
 from sidespawn.errors import LaunchError, PolicyError, Reason
 from sidespawn.host import limits
-from sidespawn.host.limits import STEADY_SECONDS, Bucket, Falls, Listing
+from sidespawn.host.limits import Bucket, Falls, Listing
 from sidespawn.system.processes import Process
 from tests.unit.small import POLICY, load, parse
 

@@ -59,7 +59,7 @@ def look(services: Iterable[str]) -> tuple[Agent, ...]:
                 if spool in theirs and str(places.home) not in theirs:
                     is_current = theirs[spool] == hosts.get(spool)
                     # `ip netns exec` in an agent makes one more mount namespace in the same control group.
-                    agent = replace(look_at(name, pid, is_current, theirs), restart=restarting(container))
+                    agent = replace(look_at(name, pid, is_current, theirs), restart=restarting(os.fsdecode(container)))
                     found.setdefault((name, container), agent)
     return tuple(found.values())
 

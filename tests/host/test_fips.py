@@ -1,0 +1,61 @@
+"""A host in FIPS mode: OpenSSL has its FIPS provider and no other, for Python, for services and for their programs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.lab.networks import SIDESPAWN, command
+
+SETTINGS = Path("/etc/ssl/sidespawn-tests.cnf")  # not below /tmp, of which services have one of their own
+SELF_TEST = SETTINGS.with_suffix(".self-test")
+ONLY_FIPS = f"""
+config_diagnostics = 1
+openssl_conf = init
+.include {SELF_TEST}
+[init]
+providers = providers
+alg_section = algorithms
+[providers]
+fips = fips_sect
+base = base
+[base]
+activate = 1
+[algorithms]
+default_properties = fips=yes
+"""
+USES_MD5 = "import _hashlib; print(_hashlib.get_fips_mode()); _hashlib.openssl_md5(b'')"
+
+
+@pytest.fixture(autouse=True)
+def in_fips_mode(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """For what this process starts, and for services that start from now on."""
+    provider = next(Path("/usr/lib").glob("*/ossl-modules/fips.so"))
+    command("openssl", "fipsinstall", "-out", str(SELF_TEST), "-module", str(provider))
+    SETTINGS.write_text(ONLY_FIPS)
+    monkeypatch.setenv("OPENSSL_CONF", str(SETTINGS))
+    command("systemctl", "set-environment", f"OPENSSL_CONF={SETTINGS}")
+    yield
+    command("systemctl", "unset-environment", "OPENSSL_CONF")
+    SETTINGS.unlink()
+    SELF_TEST.unlink()
+
+
+def test_services_can_use_no_other_hash() -> None:
+    """As sure as OpenSSL refuses MD5, it is the provider that hashes."""
+    service = ("systemd-run", "--wait", "--pipe", "--collect", "--quiet")
+    done = command(*service, "/usr/bin/python3", "-I", "-c", USES_MD5, check=False)
+    assert (done.returncode, done.stdout) == (1, "1\n")
+    assert "unsupported" in done.stderr
+
+
+def test_check_says_so() -> None:
+    assert "OpenSSL in FIPS mode" in command(*SIDESPAWN, "check", check=False).stdout
+
+
+@pytest.mark.parametrize("engine", ["podman", "systemd"])
+def test_the_demo_passes(engine: str) -> None:
+    done = command(*SIDESPAWN, "demo", f"--engine={engine}", "--json", check=False)
+    assert done.returncode == 0, done.stderr
