@@ -171,7 +171,9 @@ def test_prometheus_has_the_numbers_of_what_happened(monitoring: Monitoring, ser
     # The same requests, as alerts and as the dashboard.
     alerts = {each["labels"]["alertname"]: each for each in monitoring.get("/api/v1/alerts")["alerts"]}
     firing = {name for name, each in alerts.items() if each["state"] == "firing"}
-    assert {"SidespawnRequestsRejected", "SidespawnRequestsExpire"} == firing
+    assert {"SidespawnRequestsRejected", "SidespawnRequestsExpire"} <= firing
+    # Whatever else a busy machine is worth a warning for.
+    assert not [name for name in firing if alerts[name]["labels"]["severity"] == "critical"]
     assert alerts["SidespawnRequestsRejected"]["annotations"]["command"] == f"sidespawn logs {service.name} --refused"
     for expression in expressions():
         values = [float(each["value"][1]) for each in monitoring.query(expression)]
