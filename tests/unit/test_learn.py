@@ -140,8 +140,9 @@ def service_policy(preset: str, mode: str, options: str) -> Policy:
 
 
 def removable(preset: str) -> list[str]:
-    """All options but those whose files have rules: these are never let pass."""
-    return [name for name, rule in service_policy(preset, "enforce", "").options.items() if not rule.configuration]
+    """All options but those whose files have rules, which are never let pass, and what alone names the namespace."""
+    options = service_policy(preset, "enforce", "").options
+    return [name for name, rule in options.items() if not rule.configuration and name != "namespace"]
 
 
 def calls(preset: str) -> list[tuple[StartRequest, dict[str, bytes]]]:
@@ -310,7 +311,7 @@ def test_every_value_is_allowed_by_a_pattern_or_said_to_be_hopeless(values: list
 
 def test_monitor_mode_makes_no_name_up() -> None:
     preset = NAMED_BY_ARGUMENTS
-    policy = service_policy(preset, "monitor", "router_id = false\nnamespace = false\n")
+    policy = service_policy(preset, "monitor", "router_id = false\n")
     (each, files), *_ = calls(preset)
     argv = [word for word in each.untrusted_argv if "qrouter-" not in word and word != "--namespace"]
     at = argv.index("--router_id")
