@@ -20,10 +20,10 @@ from tests.lab.conftest import new_service
 from tests.lab.networks import SIDESPAWN, Service, command
 
 MODULES = (
-    *("service", "scan", "side_container_info"),
+    *("service", "scan", "side_container_info", "helper_info", "agent", "gate"),
     *("kolla_globals", "kolla_tree"),
 )
-ROLES = ("service", "install", "kolla")
+ROLES = ("service", "install", "kolla", "migrate", "rollback")
 
 
 # ---------------------------------------------------------------- as a collection

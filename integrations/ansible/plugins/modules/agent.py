@@ -1,0 +1,207 @@
+#!/usr/bin/python
+# Copyright: the sidespawn authors
+# Apache License 2.0 (see LICENSE-2.0 at https://www.apache.org/licenses/)
+"""Replace an agent's container by one with sidespawn's mounts, and bring the former one back."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: agent
+short_description: Replace an agent's container by one with sidespawn's mounts, and bring the former one back
+version_added: 0.1.0
+description:
+  - For agents that podman's command line started. The former container is stopped and kept under another name, so that
+    V(restored) starts the very same one.
+  - Side containers are not touched, whoever started them.
+  - Each step can be interrupted; the next run goes on from there.
+author: The sidespawn authors
+options:
+  name:
+    description: The agent's container.
+    type: str
+    required: true
+  state:
+    description:
+      - V(replaced) starts an agent with O(options) and without an engine's socket.
+      - V(restored) removes that and starts the former one.
+      - V(settled) removes the former one for good.
+    type: str
+    choices: [replaced, restored, settled]
+    default: replaced
+  options:
+    description: Options of C(podman create), such as C(podman_options) of M(sidespawn.host.service).
+    type: list
+    elements: str
+    default: []
+  create:
+    description:
+      - The arguments of C(podman) that create the new container, from C(create) on.
+      - By default those that created the former one, without sockets and storage of engines and without mounts of old
+        wrappers, with O(options) added. Everything else, privileges too, stays.
+    type: list
+    elements: str
+    default: []
+  unit:
+    description: The unit that starts the container by its name, if there is one.
+    type: str
+  stop_timeout:
+    description: Seconds until an agent that does not end is killed.
+    type: int
+    default: 30
+attributes:
+  check_mode:
+    description: Tells exactly what the run would change.
+    support: full
+  diff_mode:
+    description: Shows the command before and after.
+    support: full
+"""
+
+EXAMPLES = r"""
+- name: Give the DHCP agent its helpers instead of the socket
+  sidespawn.host.agent:
+    name: neutron_dhcp_agent
+    options: "{{ dnsmasq.podman_options }}"
+"""
+
+RETURN = r"""
+former:
+  description: The id of the former container.
+  returned: if there is one
+  type: str
+steps:
+  description: What was done, or would be.
+  returned: always
+  type: list
+  elements: str
+"""
+
+import json
+from typing import Any, NoReturn
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.sidespawn.host.plugins.module_utils.agents import AgentError, creating
+
+SUFFIX = "-before-sidespawn"
+
+
+class Agent:
+    def __init__(self, module: AnsibleModule) -> None:
+        self.module = module
+        self.program = module.get_bin_path("podman", required=True)
+        self.name: str = module.params["name"]
+        self.former = self.name + SUFFIX
+        self.steps: list[str] = []
+        self.diff: dict[str, str] = {}
+
+    def inspect(self, name: str) -> dict[str, Any] | None:
+        code, out, _ = self.module.run_command([self.program, "container", "inspect", name])
+        return json.loads(out)[0] if code == 0 else None
+
+    def do(self, what: str, *arguments: str, program: str = "") -> None:
+        self.steps.append(what)
+        if not self.module.check_mode:
+            code, _, err = self.module.run_command([program or self.program, *arguments])
+            if code != 0:
+                self.fail(f"{what}: {err.strip()}")
+
+    def fail(self, message: str) -> NoReturn:
+        self.module.fail_json(msg=message, steps=self.steps, changed=bool(self.steps))
+        raise SystemExit(1)
+
+    def stop(self, name: str) -> None:
+        found = self.inspect(name)
+        if found is None or not found["State"]["Running"]:
+            return
+        if unit := self.module.params["unit"]:
+            self.do(f"stop {unit}", "stop", unit, program=self.systemctl())
+        self.do(f"stop {name}", "stop", f"--time={self.module.params['stop_timeout']}", name)
+
+    def start(self) -> None:
+        if unit := self.module.params["unit"]:
+            self.do(f"start {unit}", "start", unit, program=self.systemctl())
+        else:
+            self.do(f"start {self.name}", "start", self.name)
+
+    def systemctl(self) -> str:
+        return str(self.module.get_bin_path("systemctl", required=True))
+
+    def replace(self) -> None:
+        own, former = self.inspect(self.name), self.inspect(self.former)
+        model = former or own
+        if model is None:
+            self.fail(f"there is no container {self.name}")
+        command = self.creating(model)
+        if former is None:
+            before = model["Config"].get("CreateCommand") or []
+            self.diff = {"before": shown(before), "after": shown(["podman", *command])}
+            self.stop(self.name)
+            self.do(f"keep {self.name} as {self.former}", "rename", self.name, self.former)
+            own = None
+        else:
+            self.stop(self.former)  # a run was interrupted
+        if own is None:
+            self.do(f"create {self.name}", *command)
+            self.start()
+        elif not own["State"]["Running"]:
+            self.start()
+
+    def creating(self, found: dict[str, Any]) -> list[str]:
+        if self.module.params["create"]:
+            return list(self.module.params["create"])
+        config = found["Config"]
+        try:
+            made: list[str] = creating(
+                config.get("CreateCommand") or [], config["Image"], self.module.params["options"]
+            )
+            return made
+        except AgentError as error:
+            self.fail(f"{self.name}: {error}")
+
+    def restore(self) -> None:
+        if self.inspect(self.former) is not None:
+            if self.inspect(self.name) is not None:
+                self.stop(self.name)
+                self.do(f"remove {self.name}", "rm", "--force", "--ignore", self.name)
+            self.do(f"bring {self.name} back", "rename", self.former, self.name)
+            self.start()
+            return
+        own = self.inspect(self.name)
+        if own is None:
+            self.fail(f"there is no container {self.name}")
+        elif not own["State"]["Running"]:
+            self.start()
+
+    def settle(self) -> None:
+        if self.inspect(self.former) is not None:
+            own = self.inspect(self.name)
+            if own is None or not own["State"]["Running"]:
+                self.fail(f"{self.name} does not run: {self.former} stays")
+            self.do(f"remove {self.former}", "rm", "--force", self.former)
+
+
+def shown(command: list[str]) -> str:
+    return "".join(f"{word}\n" for word in command)
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "name": {"type": "str", "required": True},
+            "state": {"type": "str", "choices": ["replaced", "restored", "settled"], "default": "replaced"},
+            "options": {"type": "list", "elements": "str", "default": []},
+            "create": {"type": "list", "elements": "str", "default": []},
+            "unit": {"type": "str"},
+            "stop_timeout": {"type": "int", "default": 30},
+        },
+        supports_check_mode=True,
+    )
+    agent = Agent(module)
+    {"replaced": agent.replace, "restored": agent.restore, "settled": agent.settle}[module.params["state"]]()
+    former = agent.inspect(agent.former)
+    result = {"former": former["Id"]} if former is not None else {}
+    module.exit_json(changed=bool(agent.steps), steps=agent.steps, diff=agent.diff, **result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+#!/usr/bin/python
+# Copyright: the sidespawn authors
+# Apache License 2.0 (see LICENSE-2.0 at https://www.apache.org/licenses/)
+"""Wait until every namespace that had a helper has one again."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: gate
+short_description: Wait until every namespace that had a helper has one again
+version_added: 0.1.0
+description:
+  - Passes once each network namespace that had a helper has one of the same program, started by O(by).
+  - Fails at once if a service has rejected or failed a request since O(since).
+  - A namespace that is gone has lost its network or router meanwhile and is left out.
+author: The sidespawn authors
+options:
+  helpers:
+    description: What ran before, as M(sidespawn.host.helper_info) returned it.
+    type: list
+    elements: dict
+    required: true
+  services:
+    description: The services whose verdicts count.
+    type: list
+    elements: str
+    default: []
+  by:
+    description:
+      - Who must have started the helpers, for it to pass. Adopted ones count for both V(sidespawn) and V(others).
+    type: str
+    choices: [anyone, sidespawn, others]
+    default: anyone
+  monitored:
+    description: Fail as well if monitor mode has let something pass.
+    type: bool
+    default: false
+  since:
+    description: A time in seconds since 1970. Earlier verdicts are not looked at.
+    type: int
+    default: 0
+  timeout:
+    description: Seconds to wait.
+    type: int
+    default: 120
+  command:
+    description: The command C(sidespawn), or its path.
+    type: path
+    default: sidespawn
+attributes:
+  check_mode:
+    description: Looks once and does not wait; nothing is changed in any mode.
+    support: full
+  diff_mode:
+    description: Nothing is changed.
+    support: none
+"""
+
+EXAMPLES = r"""
+- name: Wait for the helpers that ran before
+  sidespawn.host.gate:
+    helpers: "{{ before.helpers }}"
+    services: [neutron-dhcp-dnsmasq]
+"""
+
+RETURN = r"""
+missing:
+  description: Namespaces without a helper, each with program and netns. Empty if it passed.
+  returned: always
+  type: list
+  elements: dict
+refused:
+  description: What was rejected or failed, as the journal says it.
+  returned: always
+  type: list
+  elements: str
+"""
+
+import json
+import time
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.sidespawn.host.plugins.module_utils.command import SPECIFICATION, ask
+from ansible_collections.sidespawn.host.plugins.module_utils.helpers import namespaces, places, running
+
+EVENTS = ("rejected", "failed", "expired", "unreadable", "internal")
+PAUSE = 0.5
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "helpers": {"type": "list", "elements": "dict", "required": True},
+            "services": {"type": "list", "elements": "str", "default": []},
+            "by": {"type": "str", "choices": ["anyone", "sidespawn", "others"], "default": "anyone"},
+            "monitored": {"type": "bool", "default": False},
+            "since": {"type": "int", "default": 0},
+            "timeout": {"type": "int", "default": 120},
+            **SPECIFICATION,
+        },
+        supports_check_mode=True,
+    )
+    if any(not {"program", "netns"} <= set(each) for each in module.params["helpers"]):
+        module.fail_json(msg="helpers: takes results of the module sidespawn.host.helper_info")
+    give_up = time.monotonic() + (0 if module.check_mode else module.params["timeout"])
+    while True:
+        lacking, said = missing(module), refused(module)
+        result = {"missing": lacking, "refused": said}
+        if said:
+            module.fail_json(msg=f"{len(said)} requests were refused: {said[-1]}", **result)
+        if not lacking:
+            module.exit_json(changed=False, **result)
+        if time.monotonic() >= give_up:
+            where = ", ".join(f"{each['program']} in {each['netns']}" for each in lacking)
+            module.fail_json(msg=f"no helper: {where}", **result)
+        time.sleep(PAUSE)
+
+
+def missing(module: AnsibleModule) -> list[dict[str, str]]:
+    wanted = places(module.params["helpers"])
+    there = set(namespaces().values())
+    by = module.params["by"]
+    now = running(sorted({program for program, _ in wanted}))
+    if by != "anyone":
+        rows = [each for each in ask(module, "ps") if each["state"] == "running"]
+        # What old wrappers have started is adopted as soon as it runs.
+        ours = {each["pid"] for each in rows if by == "sidespawn" or not each["adopted"]}
+        now = [each for each in now if (each["pid"] in ours) is (by == "sidespawn")]
+    found = places(now)
+    return [
+        {"program": program, "netns": netns}
+        for program, netns in sorted(wanted)
+        if netns in there and (program, netns) not in found
+    ]
+
+
+def refused(module: AnsibleModule) -> list[str]:
+    if not module.params["services"]:
+        return []
+    matches = [f"SIDESPAWN_SERVICE={each}" for each in module.params["services"]]
+    matches += [f"SIDESPAWN_EVENT={each}" for each in (*EVENTS, *(["monitored"] if module.params["monitored"] else []))]
+    program = module.get_bin_path("journalctl", required=True)
+    since = f"--since=@{module.params['since']}"
+    code, out, err = module.run_command([program, "--quiet", "--output=json", since, *matches])
+    if code != 0:
+        module.fail_json(msg=f"journalctl: {err.strip()}")
+    return [str(json.loads(line).get("MESSAGE")) for line in out.splitlines()]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,235 @@
+"""A host's agent moves from podman's socket to sidespawn and back, while a client renews its lease."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sidespawn.testing.network import Lan, Renewals
+from tests.deploy.conftest import Ansible, Ran
+from tests.lab.conftest import new_service
+from tests.lab.networks import SIDESPAWN, Network, Service, command, wait_until
+
+IMAGE = "localhost/sidespawn-test/neutron-dhcp-agent:1"
+STAND_IN = Path(__file__).parent / "inside/agent.py"
+MAC = "fa:16:3e:00:00:01"
+PATIENCE = 60
+
+
+@dataclass
+class Host:
+    """With an agent of the old kind, which has a socket and everything else."""
+
+    service: Service
+    lan: Lan
+    record: Path
+    networks: list[Network] = field(default_factory=list)
+
+    @property
+    def agent(self) -> str:
+        return f"{self.service.name}-agent"
+
+    def add_network(self) -> Network:
+        made = self.service.network()
+        (made.home / "options").write_text(json.dumps(made.options()))
+        (made.home / "host").write_text(f"{MAC},host-10.openstacklocal,10.20.0.10\n")
+        self.networks.append(made)
+        return made
+
+    def plug(self, network: Network) -> None:
+        """Between the network's namespace, which its dnsmasq serves, and the client's LAN."""
+        peer = ("peer", "name", "tap", "netns", network.netns)
+        command("ip", "-n", self.lan.name, "link", "add", "server", "type", "veth", *peer)
+        command("ip", "-n", network.netns, "address", "add", "10.20.0.2/24", "dev", "tap")
+        command("ip", "-n", network.netns, "link", "set", "tap", "up")
+        self.lan.connect("server")
+
+    def start(self) -> None:
+        settings = {"image": IMAGE, "state": str(self.service.state)}
+        (self.service.state / "settings.json").write_text(json.dumps(settings))
+        shutil.copy(STAND_IN, self.service.state / "agent.py")
+        volumes = ("/run/podman/podman.sock:/run/podman/podman.sock", "/run/netns:/run/netns:rshared")
+        command(
+            "podman", "run", "--detach", f"--name={self.agent}", "--privileged", "--network=host", "--pid", "host",
+            *(f"--volume={each}" for each in volumes), "-v", f"{self.service.state}:/var/lib/neutron", IMAGE,
+            "python3", "/var/lib/neutron/agent.py",
+        )  # fmt: skip
+        wait_until(lambda: len(self.old_helpers()) == len(self.networks), PATIENCE)
+
+    def old_helpers(self) -> set[str]:
+        names = command("podman", "ps", "--format={{.Names}}").stdout.split()
+        return {each.netns for each in self.networks if f"neutron-dnsmasq-{each.netns}" in names}
+
+    def own_helpers(self) -> set[str]:
+        """What sidespawn itself has started."""
+        return {each.netns for each in self.networks if each.container in self.service.containers(every=False)}
+
+    def inspect(self, name: str = "") -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(command("podman", "container", "inspect", name or self.agent).stdout)[0]
+        return found
+
+    def settings(self) -> dict[str, Any]:
+        """What makes the container what it is, without what changes while it runs."""
+        changing = ("State", "Pid", "ConmonPidFile", "PidFile", "NetworkSettings", "LockNumber", "ExecIDs")
+        return {key: value for key, value in self.inspect().items() if key not in changing}
+
+    def role(self, name: str, **more: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        service = {
+            "name": self.service.name,
+            "preset": "neutron-dhcp-dnsmasq",
+            "parameters": {"state_on_host": str(self.service.state)},
+        }
+        given = {
+            "agents": [{"container": self.agent, "services": [service]}],
+            "record": str(self.record),
+            "command": SIDESPAWN[0],
+            "timeout": PATIENCE,
+        }
+        variables = {f"{name}_{key}": value for key, value in (given | more).items()}
+        return [{"name": "role", "ansible.builtin.include_role": {"name": f"sidespawn.host.{name}"}}], variables
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[Host]:
+    command("systemctl", "start", "podman.socket")
+    command("podman", "tag", "localhost/sidespawn-neutron-agent", IMAGE)
+    service = new_service()
+    made = Host(service, Lan(f"lan-{service.name}", (MAC,), tmp_path), tmp_path / "record")
+    try:
+        made.lan.make()
+        for _ in range(3):
+            made.add_network()
+        made.plug(made.networks[0])
+        made.start()
+        yield made
+    finally:
+        for name in (made.agent, f"{made.agent}-before-sidespawn"):
+            command("podman", "rm", "--force", "--time=0", "--ignore", name)
+        old = [f"neutron-dnsmasq-{each.netns}" for each in made.networks]
+        command("podman", "rm", "--force", "--time=0", "--ignore", *old)
+        made.lan.remove()
+        service.clean()
+        command("podman", "untag", "localhost/sidespawn-neutron-agent", IMAGE)
+        command("systemctl", "stop", "podman.socket", "podman.service")
+
+
+def test_a_host_migrates_and_comes_back_with_the_very_same_agent(ansible: Ansible, host: Host) -> None:
+    before, wanted = host.settings(), {each.netns for each in host.networks}
+    lease = host.lan.clients[0].ask()
+    assert lease is not None
+    command("ip", "-n", host.lan.clients[0].netns, "address", "replace", "10.20.0.10/24", "dev", "eth0")
+    renewals = Renewals(host.lan.clients[0], lease)
+    try:
+        tasks, variables = host.role("migrate")
+        dry = changed(ansible, tasks, variables, "--check")
+        assert host.settings() == before
+        assert not host.record.exists()
+        assert changed(ansible, tasks, variables) == dry >= {"Enable the services", "Replace the agent"}
+        wait_until(lambda: host.own_helpers() == wanted, PATIENCE)
+        assert host.old_helpers() == set()
+        assert not [each for each in host.inspect()["Mounts"] if "podman.sock" in each["Source"]]
+        assert 'mode = "monitor"' in host.service.places.policy.read_text()
+        assert changed(ansible, tasks, variables) == set()
+        renewals.wait_for(5)
+        assert renewals.done[-1].address == "10.20.0.10"
+
+        enforce = variables | {"migrate_enforce": True}
+        assert "Set the policies to enforce" in changed(ansible, tasks, enforce)
+        assert 'mode = "enforce"' in host.service.places.policy.read_text()
+        assert changed(ansible, tasks, enforce) == set()
+        assert changed(ansible, tasks, variables) == set()
+
+        tasks, variables = host.role("rollback")
+        ran = ansible.play(tasks, variables=variables)
+        # The former agent had started its own helpers before the services' were ended.
+        assert result(ran, "Give the agents time to start helpers of their own")["missing"] == []
+        assert host.settings() == before
+        wait_until(lambda: host.old_helpers() == wanted, PATIENCE)
+        assert not host.service.places.home.exists()
+        assert not host.record.exists()
+        assert changed(ansible, tasks, variables) == set()
+        renewals.wait_for(5)
+        assert renewals.done[-1].address == "10.20.0.10"
+    finally:
+        renewals.close()
+
+
+def test_a_migration_that_is_killed_at_any_step_ends_the_same_when_it_runs_again(ansible: Ansible, host: Host) -> None:
+    wanted, former = {each.netns for each in host.networks}, host.inspect()["Id"]
+    tasks, variables = host.role("migrate")
+
+    def exists(name: str) -> bool:
+        return command("podman", "container", "exists", name, check=False).returncode == 0
+
+    def runs(name: str) -> bool:
+        return command("podman", "inspect", "--format={{.State.Running}}", name, check=False).stdout == "true\n"
+
+    kept = f"{host.agent}-before-sidespawn"
+    steps: tuple[Callable[[], bool], ...] = (
+        (host.record / "before.json").exists,
+        host.service.places.policy.exists,
+        lambda: not runs(host.agent),  # stopped
+        lambda: exists(kept),  # renamed
+        lambda: exists(kept) and exists(host.agent),  # and the new one made
+    )
+    for step in steps:
+        ansible.interrupt(tasks, variables, step)
+    ansible.play(tasks, variables=variables)
+    wait_until(lambda: host.own_helpers() == wanted, PATIENCE)
+    assert host.inspect(kept)["Id"] == former
+    assert not [each for each in host.inspect()["Mounts"] if "podman.sock" in each["Source"]]
+    # What ran before is what ran before the first run.
+    recorded = json.loads((host.record / "before.json").read_text())
+    assert {each["netns"] for each in recorded["helpers"]} >= wanted
+    assert changed(ansible, tasks, variables) == set()
+
+
+def test_it_stops_at_a_refusal_and_the_former_agent_comes_back(ansible: Ansible, host: Host) -> None:
+    before, wanted = host.settings(), {each.netns for each in host.networks}
+    refused = host.networks[1]
+    (refused.home / "options").write_text(json.dumps([*refused.options(), "--no-ping"]))
+    tasks, variables = host.role("migrate", mode="enforce")
+    ran = ansible.play(tasks, check=False, variables=variables)
+    assert ran.code != 0
+    assert "no-ping" in result(ran, "Wait until each namespace has its helpers")["msg"]
+    tasks, variables = host.role("rollback")
+    ansible.play(tasks, variables=variables)
+    assert host.settings() == before
+    wait_until(lambda: host.old_helpers() == wanted, PATIENCE)
+
+
+def test_policies_are_not_enforced_that_would_refuse_what_was_let_pass(ansible: Ansible, host: Host) -> None:
+    monitored = host.networks[1]
+    (monitored.home / "options").write_text(json.dumps([*monitored.options(), "--no-ping"]))
+    tasks, variables = host.role("migrate")
+    ansible.play(tasks, variables=variables)
+    ran = ansible.play(tasks, check=False, variables=variables | {"migrate_enforce": True})
+    assert ran.code != 0
+    assert "no-ping" in result(ran, "Make sure that nothing would have been refused")["msg"]
+    assert 'mode = "monitor"' in host.service.places.policy.read_text()
+    # The operator looks, and writes a policy that holds as it stands.
+    policy = host.service.places.policy
+    policy.write_text(policy.read_text().replace('"monitor"', '"enforce"') + "\n[options]\nno-ping = true\n")
+    reviewed = policy.read_text()
+    agents = [{"container": host.agent, "services": [{"name": host.service.name}]}]
+    tasks, variables = host.role("migrate", agents=agents, enforce=True, reviewed=True)
+    ansible.play(tasks, variables=variables)
+    assert policy.read_text() == reviewed
+    assert changed(ansible, tasks, variables) == set()
+
+
+def changed(ansible: Ansible, tasks: list[dict[str, Any]], variables: dict[str, Any], *options: str) -> set[str]:
+    """The tasks that changed something, without their role."""
+    ran = ansible.play(tasks, *options, variables=variables)
+    return {name.rpartition(" : ")[2] for name, is_changed in ran.changed.items() if is_changed}
+
+
+def result(ran: Ran, task: str) -> dict[str, Any]:
+    (found,) = (each for name, each in ran.results.items() if name.endswith(f" : {task}"))
+    return found
