@@ -6,10 +6,13 @@ from __future__ import annotations
 
 import re
 
-ENGINE = re.compile(r"\.sock\b.*|^/run/?$|^/var/run/?$|^/run/podman/?$|^/var/lib/(containers|docker|containerd)(/.*)?$")
+ENGINE = re.compile(r".*\.sock|(/var)?/run/podman/?|/var/lib/(containers|docker|containerd)(/.*)?")
 # What TripleO and EDPM mount of their own wrappers.
-WRAPPERS = re.compile(r"^/var/lib/neutron/([\w-]+_wrapper|kill_scripts)/?$")
-VOLUME = re.compile(r"(?:-v|--volume)=?(.*)", re.DOTALL)
+WRAPPERS = re.compile(r"/var/lib/neutron/([\w-]+_wrapper|kill_scripts)/?")
+# With an engine's socket in it, and with what the agent needs.
+RUN = re.compile(r"(/var)?/run/?")
+MOUNTING = ("-v", "--volume", "--mount")
+JOINED = re.compile(r"(?:(-v)=?|(--volume|--mount)=)(.+)", re.DOTALL)
 # Said of the container as a whole; `create` has none of them.
 RUN_ONLY = ("-d", "--detach", "--detach=true", "--rm", "--rm=true", "--replace", "--replace=true")
 
@@ -27,25 +30,39 @@ def creating(command: list[str], image: str, options: list[str]) -> list[str]:
     if verb is None or image not in command[verb:]:
         raise AgentError("what started it is not known: give the command")
     end = command.index(image, verb)
-    targets = {target(volume) for volume in volumes_of(options)}
+    targets = {target for word in options for _, target in mounted([word])}
     kept = []
     words = iter(command[verb + 1 : end])
     for word in words:
         if word in RUN_ONLY:
             continue
-        given = [word, next(words, "")] if word in ("-v", "--volume") else [word]
-        matched = VOLUME.fullmatch(given[-1] if len(given) == 2 else word)
-        volume = given[1] if len(given) == 2 else matched[1] if matched else ""
-        source = volume.partition(":")[0]
-        if volume and (ENGINE.search(source) or WRAPPERS.search(source) or target(volume) in targets):
-            continue
-        kept += given
+        given = [word, next(words, "")] if word in MOUNTING else [word]
+        found = mounted(given)
+        if any(RUN.fullmatch(source) for source, _ in found):
+            raise AgentError("all of /run is mounted, which has engines' sockets: give the command")
+        if not any(unwanted(source) or target in targets for source, target in found):
+            kept += given
     return ["create", *kept, *options, *command[end:]]
 
 
-def volumes_of(options: list[str]) -> list[str]:
-    return [matched[1] for each in options if (matched := VOLUME.fullmatch(each))]
+def unwanted(source: str) -> bool:
+    return bool(ENGINE.fullmatch(source) or WRAPPERS.fullmatch(source))
 
 
-def target(volume: str) -> str:
-    return volume.split(":")[1].rstrip("/") if ":" in volume else volume
+def mounted(words: list[str]) -> list[tuple[str, str]]:
+    """Source and target, if this option mounts something."""
+    joined = JOINED.fullmatch(words[0])
+    if len(words) == 2:
+        option, value = words
+    elif joined:
+        option, value = joined[1] or joined[2], joined[3]
+    else:
+        return []
+    if option == "--mount":
+        keys = dict(each.partition("=")[::2] for each in value.split(","))
+        source = keys.get("source", keys.get("src", ""))
+        target = keys.get("target", keys.get("destination", keys.get("dst", "")))
+    else:
+        source, _, rest = value.partition(":")
+        target = rest.partition(":")[0]
+    return [(source, target.rstrip("/"))]

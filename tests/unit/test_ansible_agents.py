@@ -1,0 +1,90 @@
+"""How the collection makes the command for an agent's container out of that of the former one."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+SOURCE = Path(__file__).parents[2] / "integrations/ansible/plugins/module_utils/agents.py"
+IMAGE = "registry.example.org/neutron-dhcp-agent:1"
+OURS = [
+    "--volume=/run/sidespawn/s/spool:/run/sidespawn/s/spool:rw,rprivate",
+    "--volume=/w:/usr/sbin/dnsmasq:ro,rprivate",
+]
+
+
+@pytest.fixture(scope="module")
+def agents() -> ModuleType:
+    specification = importlib.util.spec_from_file_location("ansible_agents", SOURCE)
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+def creating(agents: ModuleType, *options: str, verb: str = "run") -> list[str]:
+    """What is left of the options."""
+    command = ["podman", verb, "--name=x", *options, IMAGE, "agent", "-v", "/run/podman/podman.sock:/of/its/own"]
+    made: list[str] = agents.creating(command, IMAGE, OURS)
+    assert made[:2] == ["create", "--name=x"]
+    assert made[-4 - len(OURS) :] == [*OURS, IMAGE, "agent", "-v", "/run/podman/podman.sock:/of/its/own"]
+    return made[2 : -4 - len(OURS)]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("-v", "/run/podman/podman.sock:/run/podman/podman.sock"),
+        ("-v/var/run/docker.sock:/var/run/docker.sock:ro",),
+        ("--volume", "/run/podman:/run/podman"),
+        ("--volume=/var/lib/containers:/var/lib/containers",),
+        ("--volume=/var/lib/docker/volumes:/x",),
+        ("--mount=type=bind,src=/run/docker.sock,target=/run/docker.sock",),
+        ("--mount", "type=bind,source=/run/crio/crio.sock,dst=/x"),
+        ("--volume=/var/lib/neutron/dnsmasq_wrapper:/usr/local/bin/dnsmasq:ro",),
+        ("--volume=/var/lib/neutron/kill_scripts:/etc/neutron/kill_scripts:shared,z",),
+        ("-v", "/elsewhere:/usr/sbin/dnsmasq/:ro"),  # sidespawn's takes that place
+        ("--mount=type=bind,source=/elsewhere,target=/usr/sbin/dnsmasq",),
+        ("-d",),
+        ("--detach", "--rm"),
+    ],
+)
+def test_left_out(agents: ModuleType, options: tuple[str, ...]) -> None:
+    assert creating(agents, "--pid", "host", *options, "--privileged") == ["--pid", "host", "--privileged"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("-v", "/run/netns:/run/netns:shared"),
+        ("--volume=/var/lib/containers-of-mine:/x",),
+        ("--volume=/var/lib/neutron:/var/lib/neutron:shared",),
+        ("--volume=neutron:/var/lib/neutron",),
+        ("--volume=/run/openvswitch:/run/openvswitch",),
+        ("--volumes-from=other",),
+        ("--mount=type=image,src=image,dst=/run/sidespawn/image",),
+        ("--env=NAME=--privileged",),
+    ],
+)
+@pytest.mark.parametrize("verb", ["run", "create"])
+def test_kept(agents: ModuleType, options: tuple[str, ...], verb: str) -> None:
+    assert creating(agents, *options, verb=verb) == list(options)
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ([], "not known"),
+        (["podman", "run", "--name=x", "another-image"], "not known"),
+        (["podman", "start", IMAGE], "not known"),
+        (["podman", "run", "-v", "/run:/run", IMAGE], "all of /run"),
+        (["podman", "run", "--volume=/var/run/:/host/run:ro", IMAGE], "all of /run"),
+    ],
+)
+def test_a_command_that_cannot_be_told_is_refused(agents: ModuleType, command: list[str], said: str) -> None:
+    with pytest.raises(agents.AgentError, match=said):
+        agents.creating(command, IMAGE, OURS)
