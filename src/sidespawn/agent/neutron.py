@@ -57,6 +57,7 @@ class ProcessManager(external_process.ProcessManager):
     """One helper, as Neutron's class of this name. Errors are Neutron's ProcessExecutionError where Neutron has them.
 
     When the host gives no answer, `active` raises a ClientError: a helper that may well run must not be taken for dead.
+    When it refuses to answer, one that a router needs is taken to run.
     """
 
     @property
@@ -78,7 +79,12 @@ class ProcessManager(external_process.ProcessManager):
         client, pid = self.client, self.pid
         if client is None:
             return bool(super().active)
-        helper = client.find(pid) if pid else None
+        try:
+            helper = client.find(pid) if pid else None
+        except ClientError as error:
+            if not self.goes_on_after(error):
+                raise
+            return True
         # A file from before a reboot may hold the pid of another helper by now.
         return helper is not None and all(uuid in helper.container for uuid in UUID.findall(self.uuid))
 
