@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from sidespawn.host.processes import identify
+from sidespawn.system.processes import identify
 from sidespawn.testing.network import has_namespace
 from tests.lab.networks import kill_process, wait_until
 from tests.neutron import routers
