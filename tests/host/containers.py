@@ -21,9 +21,20 @@ sys.modules[name].main()
 """
 
 
-def run_inside(container: str, *modules: ModuleType, arguments: tuple[str, ...], user: int = 0) -> Any:
-    """Run the last one's `main` in the container; the others can be imported by it. What it prints, read as JSON."""
+def run_inside(
+    container: str,
+    *modules: ModuleType,
+    arguments: tuple[str, ...],
+    user: int = 0,
+    output: tuple[str, Path] | None = None,
+) -> Any:
+    """Run the last one's `main` in the container; the others can be imported by it. What it prints, read as JSON.
+
+    `output`: a file's path in the container and on the host, for one that may not write to podman's pipes.
+    """
     sources = [(module.__name__, Path(str(module.__file__)).read_text()) for module in modules]
     program = ("/usr/bin/python3", "-I", "-S", "-c", IMPORT.format(sources=sources), *arguments)
+    if output is not None:
+        program = ("/bin/sh", "-c", 'exec "$@" >"$0"', output[0], *program)
     done = command("podman", "exec", f"--user={user}", container, *program, timeout=600)
-    return json.loads(done.stdout)
+    return json.loads(done.stdout if output is None else output[1].read_text())

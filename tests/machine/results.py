@@ -52,6 +52,7 @@ PARTS = {
     "lab-all": "all of `tests/lab`",
     "module": "the security module refuses things",
     "apparmor": "what AppArmor and the list of system calls deny an agent and a side container, each tried",
+    "selinux": "SELinux's module comes and goes; what it denies agents and side containers, each tried",
     "machine": "what tests on machines rely on",
 }
 SIGNS = {True: "yes", False: "**no**", None: "—"}

@@ -50,3 +50,21 @@ def with_apparmor(recipe: Recipe) -> None:
 @pytest.mark.usefixtures("with_apparmor")
 def test_what_apparmor_and_the_list_of_system_calls_deny(machine: Machine) -> None:
     run_inside(machine, "tests/host", "-k", "apparmor and not docker", timeout=180)
+
+
+@pytest.fixture
+def with_selinux(recipe: Recipe) -> None:
+    if recipe.module is not Module.SELINUX:
+        pytest.skip("the machine has another security module")
+
+
+@pytest.mark.part("selinux")
+@pytest.mark.usefixtures("with_selinux")
+def test_selinux_gets_its_module_and_loses_it(machine: Machine) -> None:
+    run_inside(machine, "tests/host/test_selinux_module.py", timeout=300)
+
+
+@pytest.mark.part("selinux")
+@pytest.mark.usefixtures("with_selinux")
+def test_what_selinux_denies(machine: Machine) -> None:
+    run_inside(machine, "tests/host/test_selinux.py", timeout=300)
