@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from sidespawn.cli import selinux
+from sidespawn.setup import selinux
 from tests.host import avc
 from tests.lab.networks import SIDESPAWN, command
 

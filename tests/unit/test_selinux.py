@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from sidespawn.cli import contained
-from sidespawn.cli.enable import enable
+from sidespawn.cli.main import cli
 from sidespawn.engines import podman
 from sidespawn.errors import SidespawnError
 from sidespawn.host import directories, labels
@@ -274,7 +274,7 @@ def test_a_dry_run_names_the_options_that_enable_will_name(
 ) -> None:
     monkeypatch.setattr(selinux, "is_installed", lambda: False)
     monkeypatch.setattr(selinux, "is_installable", lambda: installable)
-    done = CliRunner().invoke(enable, ["neutron-dhcp-dnsmasq", "--dry-run", "--json"])
+    done = CliRunner().invoke(cli, ["enable", "neutron-dhcp-dnsmasq", "--dry-run", "--json"])
     assert done.exit_code == 0, done.output
     said = json.loads(done.stdout)
     assert (selinux.LEVEL in said["podman_options"]) is told
