@@ -94,7 +94,13 @@ GROUPS = {
     "As others on the host, and through what its verbs read": """
         garbage of many kinds wherever a verb of the command reads | records that another user wrote into the journal
         the command run by another user | processes whose names are no text, or read like lines of their status
-        links to what waits for ever among the scripts of an agent""",
+        links to what waits for ever among the scripts of an agent
+        a second agent: signals for the first's programs
+        a second agent: the directory of names hidden by what never answers
+        a file system that never answers where a verb looks into the agent
+        a side container: pid files that lie, are links, or name others
+        another user reaches into a service's directories | requests of nothing but empty lines
+        another user stops, starts or masks a service's units | all that a run may hold, full of arguments""",
     "Out of the agent's container": """
         a fresh file system mounted | the same and more by the new mount API
         what masks or protects /proc and /sys bound, unmounted or remounted

@@ -84,6 +84,7 @@ def test_a_childs_child_is_found(program: Program) -> None:
     assert parent_of(found) != program.process.pid
 
 
+@attack(145)
 def test_a_process_of_another_namespace_is_never_accepted(program: Program) -> None:
     assert program.find(program.nested) is None  # its pid as the program's namespace counts
     assert program.find("1") is None  # as its own counts, and the program's own pid, which is no child's
@@ -104,6 +105,7 @@ def test_what_names_no_child_is_nobody(program: Program, content: str | bytes) -
     assert program.find(content) is None
 
 
+@attack(145)
 def test_only_a_regular_file_is_read(program: Program) -> None:
     assert program.look() is None
     other = program.file.with_name("other")

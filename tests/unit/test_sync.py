@@ -23,6 +23,7 @@ from sidespawn.host import spool, sync
 from sidespawn.host.journal import Journal
 from sidespawn.host.sync import Sync
 from sidespawn.system.places import Places
+from tests.attacks.catalogue import attack
 
 
 def print_rubbish() -> None:
@@ -278,11 +279,23 @@ def hand_over_as_operator(run: Watched, request_id: str) -> None:
         pass  # it was taken at once
 
 
+@attack(147)
+def test_claims_of_empty_lines_count_for_nothing(run: Watched) -> None:
+    for _ in range(2 * sync.CLAIMS):
+        (run.places.spool / "processes").write_bytes(b"\n\n\n")
+        assert run.may_take()
+        for claim in run.claim():
+            run.serve(claim)
+    assert os.listdir(run.places.claims) == []
+
+
 def test_no_more_is_taken_while_many_wait(run: Watched) -> None:
     """A run needs memory for each line until it is answered."""
     run.unanswered = {"1": spool.LINES - 1}
     assert run.may_take()
     run.unanswered = {"1": 1, "2": spool.LINES - 1}
+    assert not run.may_take()
+    run.unanswered, run.sizes = {"1": 1}, {"1": sync.HELD_BYTES}
     assert not run.may_take()
 
 

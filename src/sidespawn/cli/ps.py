@@ -30,8 +30,8 @@ from sidespawn.host.spool import REQUESTS
 from sidespawn.host_report.suitability import MONITOR
 from sidespawn.setup.services import services
 from sidespawn.system import kernel
-from sidespawn.system.files import closing, directory
-from sidespawn.system.namespaces import namespace_of
+from sidespawn.system.files import closing
+from sidespawn.system.namespaces import namespace_of, opened_names
 from sidespawn.system.places import NAMESPACES, Places
 
 NONE_ENABLED = "no service is enabled on this host; see: sidespawn enable --help"
@@ -154,12 +154,9 @@ def is_orphan(pid: int, netns: str) -> bool:
     if not netns or inode is None:
         return False
     try:
-        with directory(NAMESPACES) as held:
-            if kernel.device_and_mode(held)[0] != os.stat(NAMESPACES.parent).st_dev:
-                return True  # an agent has mounted something over it, which may never answer
-            with closing(os.open(netns, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=held)) as name:
-                of_namespaces = os.stat("/proc/self/ns/net").st_dev
-                return kernel.device_and_mode(name)[0] != of_namespaces or os.fstat(name).st_ino != inode
+        flags, of_namespaces = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, os.stat("/proc/self/ns/net").st_dev
+        with opened_names(NAMESPACES) as held, closing(os.open(netns, flags, dir_fd=held)) as name:
+            return kernel.device_and_mode(name)[0] != of_namespaces or os.fstat(name).st_ino != inode
     except OSError:
         return True
 

@@ -50,6 +50,7 @@ from sidespawn.system.places import Places
 LONGEST_RUN = 300.0  # seconds; then it ends as soon as its work is done, and what piled up is swept
 DOORBELL_BYTES = 65536  # all that a FIFO can hold (pipe(7))
 CLAIMS = 16  # at most 1 MiB each, that may wait for their answers; what is more waits in the spool
+HELD_BYTES = 6 * spool.CLAIM_BYTES  # of lines that wait; each byte may cost 13, as one of 1,024 arguments of a line
 TIDY_SECONDS = 30.0
 SHORTEST_RUN = 1.0  # seconds; whoever rings without a request, again and again, starts no more than this
 
@@ -109,6 +110,7 @@ class Sync:
         self.limited = False
         self.accepted: dict[str, str] = {}  # id to claim, of those claims that are not finished
         self.unanswered: dict[str, int] = {}  # claim to the number of its lines that have no answer yet
+        self.sizes: dict[str, int] = {}  # the same claims, in bytes
         self.replies = Replies(places, journal, self.tally, self.limits.replies, lambda each: each in self.accepted)
 
     def run(self) -> None:
@@ -200,15 +202,18 @@ class Sync:
             self.limited = True
         self.limited = self.limited and self.bucket.left < self.limits.burst / 2  # said once for each flood
         with self.lanes.lock:
-            waiting = list(self.unanswered.values())
-        return not closed_for and len(waiting) < CLAIMS and sum(waiting) < spool.LINES
+            waiting, size = list(self.unanswered.values()), sum(self.sizes.values())
+        return not closed_for and len(waiting) < CLAIMS and sum(waiting) < spool.LINES and size < HELD_BYTES
 
     def serve(self, claim: spool.Claim) -> None:
-        self.unanswered[claim.path.name] = len(claim.untrusted_lines)
-        for untrusted_line in claim.untrusted_lines:
-            self.accept(untrusted_line, claim)
         if not claim.untrusted_lines:
             claim.path.unlink(missing_ok=True)
+            return
+        with self.lanes.lock:
+            self.unanswered[claim.path.name] = len(claim.untrusted_lines)
+            self.sizes[claim.path.name] = sum(map(len, claim.untrusted_lines))
+        for untrusted_line in claim.untrusted_lines:
+            self.accept(untrusted_line, claim)
 
     def finished(self, claim: spool.Claim) -> None:
         """One more line of the claim is answered; with the last one the claim has done its duty."""
@@ -218,7 +223,7 @@ class Sync:
                 return
         claim.path.unlink(missing_ok=True)
         with self.lanes.lock:
-            del self.unanswered[claim.path.name]
+            del self.unanswered[claim.path.name], self.sizes[claim.path.name]
             self.accepted = {each: name for each, name in self.accepted.items() if name != claim.path.name}
 
     def accept(self, untrusted_line: bytes, claim: spool.Claim) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +9,8 @@ from pathlib import Path
 
 from sidespawn.host_report.findings import Finding, Topic, ok, warning
 from sidespawn.system import kernel
-from sidespawn.system.files import directory, entries_of
+from sidespawn.system.files import entries_of
+from sidespawn.system.namespaces import Hidden, opened_names
 from sidespawn.system.places import NAMESPACES
 
 MOST = 1_000_000  # names that are counted
@@ -27,12 +27,12 @@ class Facts:
 def look() -> Facts:
     """Agents can mount here: nothing is asked of a file system that may never answer, or whose `..` they could use."""
     try:
-        with directory(NAMESPACES) as held:
-            device, mode = kernel.device_and_mode(held)
-            if device != os.stat(NAMESPACES.parent).st_dev:
-                return Facts(mode=stat.S_IMODE(mode), is_hidden=True)
+        with opened_names(NAMESPACES) as held:
+            mode = kernel.device_and_mode(held)[1]
             with entries_of(held, MOST) as entries:
                 names = len(entries)
+    except Hidden:
+        return Facts(mode=0o755, is_hidden=True)
     except (FileNotFoundError, NotADirectoryError):
         return Facts(mode=None)
     text = Path("/proc/1/mountinfo").read_text(encoding="utf-8", errors="replace")

@@ -16,7 +16,7 @@ from pathlib import Path
 from sidespawn.errors import LaunchError, Reason, quoted
 from sidespawn.frozen import dataclass
 from sidespawn.system import kernel
-from sidespawn.system.files import closing, directory, pinned
+from sidespawn.system.files import closing, pinned
 from sidespawn.system.places import NAMESPACES
 
 HOSTS_OWN = "/proc/1/ns/net"
@@ -49,16 +49,27 @@ def pinned_namespace(name: str | None, target: Path, names: Path = NAMESPACES) -
         yield PinnedNamespace(path, os.fstat(descriptor).st_ino)
 
 
+@contextmanager
+def opened_names(names: Path) -> Iterator[int]:
+    """The directory as a place. Without O_DIRECTORY, which would wait for an autofs mount that an agent put there."""
+    with closing(os.open(names, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)) as held:
+        if kernel.device_and_mode(held)[0] != os.stat(names.parent).st_dev:
+            raise Hidden(f"something is mounted over {names}")
+        yield held
+
+
+class Hidden(OSError):
+    """Another file system is mounted over the directory of names."""
+
+
 def open_namespace(name: str, names: Path) -> int:
     """A descriptor of that namespace. Raises OSError when it is anything but a network namespace, or is the host's."""
     namespace_device = os.stat("/proc/self/ns/net").st_dev
-    with directory(names) as held:
-        if kernel.device_and_mode(held)[0] != os.stat(names.parent).st_dev:
-            raise OSError(f"something is mounted over {names}")
-        with closing(kernel.openat2(held, name, os.O_PATH | os.O_NOFOLLOW, WITHOUT_LINKS)) as found:
-            if kernel.device_and_mode(found)[0] != namespace_device:
-                raise OSError("it is not a namespace")
-            descriptor = os.open(f"/proc/self/fd/{found}", os.O_RDONLY | os.O_CLOEXEC)
+    flags = os.O_PATH | os.O_NOFOLLOW
+    with opened_names(names) as held, closing(kernel.openat2(held, name, flags, WITHOUT_LINKS)) as found:
+        if kernel.device_and_mode(found)[0] != namespace_device:
+            raise OSError("it is not a namespace")
+        descriptor = os.open(f"/proc/self/fd/{found}", os.O_RDONLY | os.O_CLOEXEC)
     try:
         if fcntl.ioctl(descriptor, NS_GET_NSTYPE) != CLONE_NEWNET:
             raise OSError("it is a namespace of another type")
