@@ -104,8 +104,10 @@ def matches(places: Places, name: str | None, refused: bool) -> list[str]:
         own = f"SIDESPAWN_SERVICE={places.service}"
         instance = instance_of(places, name)
         containers = dict.fromkeys((container_name(places.service, instance), name))
-        outputs = (match for container in containers for match in ("+", BY_ROOT, f"CONTAINER_NAME={container}"))
-        return [BY_ROOT, own, f"SIDESPAWN_INSTANCE={instance}", *outputs]
+        # podman and docker write it, or a unit of systemd's, whose program has another user.
+        writers = (BY_ROOT, f"_SYSTEMD_SLICE={slice_name(places.service)}")
+        outputs = [("+", writer, f"CONTAINER_NAME={each}") for writer in writers for each in containers]
+        return [BY_ROOT, own, f"SIDESPAWN_INSTANCE={instance}", *(match for output in outputs for match in output)]
     by_slice, by_label = f"_SYSTEMD_SLICE={slice_name(places.service)}", f"IO_SIDESPAWN_SERVICE={places.service}"
     # docker writes for its containers.
     return [BY_ROOT, f"SIDESPAWN_SERVICE={places.service}", "+", by_slice, "+", BY_ROOT, by_label]
