@@ -38,9 +38,9 @@ _TESTS = (
 _SELINUX = ("auditd", "policycoreutils", "selinux-basics", "selinux-policy-default")
 _OF_RELEASE = {
     Release.BOOKWORM: ("isc-dhcp-client",),
-    Release.TRIXIE: ("docker-cli", "isc-dhcp-client"),
+    Release.TRIXIE: ("docker-cli", "isc-dhcp-client", "openssl-provider-fips"),
     # What no package there brings along any more.
-    Release.SID: ("docker-cli", "e2fsprogs", "fdisk", "login", "mount", "passwd"),
+    Release.SID: ("docker-cli", "e2fsprogs", "fdisk", "login", "mount", "openssl-provider-fips", "passwd"),
 }
 
 # The kernel's own default is AppArmor.

@@ -53,6 +53,7 @@ PARTS = {
     "module": "the security module refuses things",
     "apparmor": "what AppArmor and the list of system calls deny an agent and a side container, each tried",
     "selinux": "SELinux's module comes and goes; what it denies agents and side containers, each tried",
+    "fips": "the demo where OpenSSL has only its FIPS provider",
     "machine": "what tests on machines rely on",
 }
 SIGNS = {True: "yes", False: "**no**", None: "—"}

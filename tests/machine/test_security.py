@@ -6,7 +6,7 @@ import pytest
 
 from tests.machine.inner import run_inside
 from vm.machine import Machine
-from vm.recipes import Module, Recipe
+from vm.recipes import Module, Recipe, Release
 
 _APPARMOR = """
 set -e
@@ -68,3 +68,15 @@ def test_selinux_gets_its_module_and_loses_it(machine: Machine) -> None:
 @pytest.mark.usefixtures("with_selinux")
 def test_what_selinux_denies(machine: Machine) -> None:
     run_inside(machine, "tests/host/test_selinux.py", timeout=300)
+
+
+@pytest.fixture
+def with_provider(recipe: Recipe) -> None:
+    if recipe.release is Release.BOOKWORM:
+        pytest.skip("Debian 12 has no FIPS provider")
+
+
+@pytest.mark.part("fips")
+@pytest.mark.usefixtures("with_provider")
+def test_openssl_in_fips_mode(machine: Machine) -> None:
+    run_inside(machine, "tests/host/test_fips.py", timeout=300)
