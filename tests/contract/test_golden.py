@@ -18,9 +18,9 @@ import pytest
 from click.testing import CliRunner
 
 from sidespawn.cli import main as command
-from sidespawn.cli import output
 from sidespawn.cli.main import cli
 from sidespawn.errors import SidespawnError
+from sidespawn.setup import services
 from tests.contract.command import SOURCE, sidespawn_command
 
 LOOK = "  sidespawn check says what is wrong with this host\n"
@@ -47,6 +47,7 @@ CASES = {
     "disable-error": "disable No_Service",
     "enable-error": "enable no-such-service --dry-run",
     "enable-error-json": "enable neutron-l3-radv --dry-run --json",
+    "doctor-error": "doctor --jsno",
     "explain-incomplete": f"{EXPLAIN} -- {RADVD}",
     "explain-refused": f"{EXPLAIN} -- {RADVD} --chrootdir=/",
     "explain-refused-json": f"{EXPLAIN} --json -- {RADVD} --chrootdir=/",
@@ -55,6 +56,7 @@ CASES = {
     "learn-error": "learn no-such-service",
     "logs-error": "logs No_Service",
     "logs-error-json": "logs No_Service --json",
+    "metrics-error": "metrics --jsno",
     "options-error": "options no-such-service",
     "options-error-json": "options no-such-service --json",
     "presets": "presets",
@@ -119,7 +121,7 @@ def test_each_verb_has_a_case_and_each_file_is_of_one() -> None:
 def test_a_host_without_services(
     arguments: list[str], printed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(output, "POLICIES", tmp_path)
+    monkeypatch.setattr(services, "POLICIES", tmp_path)
     assert CliRunner().invoke(cli, arguments).output == printed
 
 
@@ -136,7 +138,7 @@ def test_a_misspelt_service(
 ) -> None:
     for name in ("neutron-dhcp-dnsmasq", "other"):
         (tmp_path / f"{name}.toml").touch()
-    monkeypatch.setattr(output, "POLICIES", tmp_path)
+    monkeypatch.setattr(services, "POLICIES", tmp_path)
     failed = CliRunner().invoke(cli, [verb, service, *(["--all"] if verb == "stop" else [])])
     assert isinstance(failed.exception, SidespawnError)
     assert failed.exception.hint == hint

@@ -43,7 +43,7 @@ def directory(path: str | Path, flags: int = os.O_PATH) -> Iterator[int]:
 
 @contextmanager
 def entries_of(held: int, most: int) -> Iterator[list[os.DirEntry[str]]]:
-    """At most that many; an agent can make any number. For why it is not simply opened see `directory`.
+    """At most that many; an agent can make any number. For why it is not opened see `directory`.
 
     None where the unit's filter of system calls is an earlier version's, until the service is enabled again.
     """

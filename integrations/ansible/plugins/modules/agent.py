@@ -36,8 +36,8 @@ options:
   create:
     description:
       - The arguments of C(podman) that create the new container, from C(create) on.
-      - By default those that created the former one, without sockets and storage of engines and without mounts of old
-        wrappers, with O(options) added. Everything else, privileges too, stays.
+      - By default those that created the former one, without sockets and storage of engines and without mounts of
+        earlier wrappers, with O(options) added. Everything else, privileges too, stays.
     type: list
     elements: str
     default: []
