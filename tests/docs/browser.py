@@ -13,7 +13,6 @@ import select
 import time
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import urlsplit
 
 # Chromium reads commands from descriptor 3 and writes answers to 4.
 COMMANDS, ANSWERS = 3, 4
@@ -53,6 +52,8 @@ class Browser:
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         self.call("Page.enable")
+        # The theme remembers the scheme that it showed last.
+        self.call("Page.addScriptToEvaluateOnNewDocument", source="localStorage.clear()")
 
     def __enter__(self) -> Self:
         return self
@@ -76,10 +77,6 @@ class Browser:
 
     def look(self, url: str, *, width: int, dark: bool) -> None:
         """Load a page as it is on a screen of that width, in that colour scheme."""
-        # The theme remembers the scheme that it showed last; so nothing of it runs while that is forgotten.
-        self._load("about:blank")
-        origin = "{0.scheme}://{0.netloc}".format(urlsplit(url))
-        self.call("Storage.clearDataForOrigin", origin=origin, storageTypes="local_storage")
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
