@@ -54,8 +54,11 @@ def test_a_router_that_works_goes_on_working(l3: Agent) -> None:
         # The agent is told of a change, and it is started anew: this is when Neutron removes a router's namespace.
         router.described["_ha_state"] = "active"
         router.described["_interfaces"].append(routers.interface("10.30.0.1/24"))
+        finished, updates = f"Finished a router update for {router.id}", l3.log().count("Starting router update for")
         l3.ask("put_router", router=router.described)
         wait_until(lambda: refusals(l3, "keepalived") > 0, PATIENCE)
+        # Else its end may find the new interface half plugged.
+        wait_until(lambda: finished in l3.log().split("Starting router update for", updates + 1)[-1], PATIENCE)
         expect_that_works(router, left)
         l3.kill()
         before = {program: refusals(l3, program) for program in ("keepalived", MONITOR)}
