@@ -1,7 +1,7 @@
 """Whether the presets know what the agent's release of Neutron calls. Nothing here runs on a request.
 
-Neutron before 29 that cannot start its state-change monitor gives up the router, with its namespace: an agent that is
-restarted with a wrapper whose calls fail takes working routers down.  So that monitor is held to more than a warning.
+Neutron before 29 that cannot start its state-change monitor, because the image lacks it, gives up the router with its
+namespace, and a monitor whose calls are refused reports no failover.  So that monitor is held to more than a warning.
 
 Of images and agents only names are read: a link in one of them may lead anywhere. What an agent has mounted may never
 answer, so its files are looked at by another process, which is given up after a while.
@@ -44,7 +44,7 @@ PLACES = (
 PATIENCE = 5  # seconds
 LOOK = "import sys, pathlib, sidespawn.setup.coverage as it; print(it.release_in(pathlib.Path(sys.argv[1])))"
 INSTALLED = re.compile(r"neutron-([0-9]{1,4}(\.[0-9]{1,4}){0,3})[.-].*info")
-CONSEQUENCE = "without its state-change monitor Neutron gives up highly available routers, working ones too"
+CONSEQUENCE = "without their state-change monitor routers report no failover, and Neutron may give up working ones"
 
 
 def is_neutrons(policy: Policy) -> bool:
