@@ -11,7 +11,7 @@ import click
 
 from sidespawn.authoring.generalise import Value, generalise
 from sidespawn.cli.logs import read_journal
-from sidespawn.cli.output import json_option, print_json, service_argument
+from sidespawn.cli.output import json_option, print_json, require_enabled, service_argument
 from sidespawn.core.options import Option
 from sidespawn.core.pattern import Conflict, match_any
 from sidespawn.core.policy import OptionRule, Policy
@@ -58,6 +58,8 @@ def learn(places: Places, since: str | None, as_json: bool) -> None:
     options that can do more than the program's job, of values that belong to another instance, and those that would
     allow any text. What the policy allows by now is left out, so nothing is printed once all is there.
     """
+    if not places.policy.exists():
+        require_enabled(places)
     policy = load_policy(places)
     records = list(read_journal(places, "monitored", since))
     seen = [each for each in map(read, records) if each is not None]
