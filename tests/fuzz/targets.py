@@ -1,7 +1,7 @@
 """What is fuzzed: one function for each reader of untrusted text. It takes bytes and raises if a promise is broken.
 
 `requests`        core/wire        a line of the spool
-`policies`        core/loading     a policy's text, with the shipped presets and tables to build on
+`policies`        loading/parse    a policy's text, with the shipped presets and tables to build on
 `configurations`  core/configuration  a file of the agent, by the rules of each shipped preset
 `arguments`       core/options, core/decide  an argument list; understood by the program as it was by the policy
 `replies`         wrapper, client  what an agent finds in its replies; and how a wrapper writes a request
