@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from sidespawn.cli import figures, metrics
 from sidespawn.cli.figures import Figures, Limits, PolicyFacts
+from sidespawn.cli.main import cli
 from sidespawn.core.wire import Status
 from sidespawn.errors import Reason
 from sidespawn.host_report.units import Unit
@@ -147,7 +148,7 @@ def nothing_enabled(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_file_is_replaced_as_a_whole_and_everybody_may_read_it(tmp_path: Path) -> None:
     (tmp_path / "sidespawn.prom").write_text("old")
     with (tmp_path / "sidespawn.prom").open() as before:
-        done = CliRunner().invoke(metrics.metrics, ["--textfile", str(tmp_path)])
+        done = CliRunner().invoke(cli, ["metrics", "--textfile", str(tmp_path)])
         assert before.read() == "old"  # who reads now sees one or the other
     assert (done.exit_code, done.output) == (0, "")
     (path,) = tmp_path.iterdir()
@@ -159,7 +160,7 @@ def test_the_file_is_replaced_as_a_whole_and_everybody_may_read_it(tmp_path: Pat
 @pytest.mark.parametrize("name", ["missing", "file"])
 def test_a_directory_that_is_none_is_said(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").touch()
-    done = CliRunner().invoke(metrics.metrics, ["--textfile", str(tmp_path / name)])
+    done = CliRunner().invoke(cli, ["metrics", "--textfile", str(tmp_path / name)])
     assert done.exit_code != 0
     assert "Traceback" not in done.output
 
@@ -173,6 +174,6 @@ def test_a_link_in_the_directory_is_replaced_not_followed(tmp_path: Path) -> Non
     place.mkdir()
     (place / "sidespawn.prom").symlink_to(victim)
     (place / ".sidespawn.prom.new").symlink_to(victim)
-    assert CliRunner().invoke(metrics.metrics, ["--textfile", str(place)]).exit_code == 0
+    assert CliRunner().invoke(cli, ["metrics", "--textfile", str(place)]).exit_code == 0
     assert victim.read_text() == "kept"
     assert (place / "sidespawn.prom").read_text() != "kept"
