@@ -62,7 +62,7 @@ def test_no_mount_that_enable_prints_is_of_a_file_system_with_anything_that_the_
     assert {each[0] for each in printed} >= {str(places.spool), str(places.replies), str(ours.service.wrapper)}
     trusted_paths = [
         *(places.policy, places.home, places.answers, places.operator, places.operators_doorbell, places.claims),
-        *(places.ledger, places.pins, places.compiled, places.syscalls, places.lock, places.bucket, places.adoption),
+        *(places.ledger, places.pins, places.compiled, places.syscalls, places.lock, places.bucket),
         *(path for path in places.home.iterdir() if path not in given_to_containers(places)),
         *sorted(Path(sidespawn.__file__).parent.rglob("*.py")),
     ]
