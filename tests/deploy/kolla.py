@@ -249,6 +249,7 @@ def host() -> Iterator[Daemon]:
             isolated=False,
             kill_scripts="/etc/neutron/kill_scripts",
             interval=1,
+            settings="",
             root_helper=f"{rootwrap} /etc/neutron/rootwrap.conf",
             root_helper_daemon=f"{rootwrap}-daemon /etc/neutron/rootwrap.conf",
         )
