@@ -1,4 +1,4 @@
-"""Answers: written down where only root can write, then told to whoever asked.
+"""Answers: written down where only root can write, then told to the one that asked.
 
 Agents get copies, which are never read back: an agent with CAP_SYS_ADMIN can make its view of them writable. Operators
 are told in the record itself, where no agent gets to. Who waits is woken at a bell, a FIFO with the request's id.
