@@ -168,6 +168,7 @@ class Host:
         text = text.replace("gid = 1000", f"gid = {os.getgid()}") + "\n[pace]\nlinger = 0\nparallel = 2\n"
         self.policy: Policy = parse(f"{text}\n[limits]\nbackoff = 0\nburst = 100000\n")
         self.steps: list[str] = []
+        self.answers_before: dict[str, int] = {}
 
     def engine(self) -> PretendedEngine:
         return PretendedEngine(self.home)
@@ -176,6 +177,7 @@ class Host:
         """One run, killed before that step; whether it came to its end. Its steps are in `steps`."""
         log_path = self.home / "steps"
         log_path.unlink(missing_ok=True)
+        self.answers_before = self.answers()
         child = os.fork()
         if child == 0:
             code = 1
@@ -223,9 +225,18 @@ class Host:
         Sync(self.places, keeper.journal, keeper, {}, ()).run()
 
     def replies_made(self) -> list[str]:
-        """Ids of the answers that the last run recorded. The agent's copy may be made again after a kill."""
+        """Ids of the answers that the last run recorded. The agent's copy may be made again after a kill.
+
+        A thread tells of its step before it takes it, and another one may die meanwhile: then the file is as it was.
+        """
         paths = [Path(step.split()[-1]) for step in self.steps if " os.rename " in step]
-        return [path.name[1:33] for path in paths if path.parent == self.places.answers]
+        ids = [path.name[1:33] for path in paths if path.parent == self.places.answers]
+        after = self.answers()
+        return [each for each in ids if ids.count(each) > 1 or after.get(each) != self.answers_before.get(each)]
+
+    def answers(self) -> dict[str, int]:
+        """The file of each answer; one that is written again is another file."""
+        return {path.stem: path.stat().st_ino for path in self.places.answers.glob("[!.]*.json")}
 
     def reply(self, request_id: str) -> dict[str, object] | None:
         path = self.places.replies / f"{request_id}.json"
