@@ -1,4 +1,4 @@
-"""What the units execute: `python3 -I -S run.py sync|directories|remove-directories SERVICE`.
+"""What the units execute: `python3 -I -S run.py sync|load|directories|remove-directories SERVICE`.
 
 Without the site module, so that nothing but the standard library and this package can be imported as root on a
 request, and the interpreter starts in half the time.
@@ -15,7 +15,7 @@ def main(arguments: list[str]) -> int:
     from sidespawn.core.policy import is_service_name
 
     if len(arguments) != 2 or not is_service_name(arguments[1]):
-        sys.stderr.write("usage: run.py sync|directories|remove-directories SERVICE\n")
+        sys.stderr.write("usage: run.py sync|load|directories|remove-directories SERVICE\n")
         return 64
     verb, service = arguments
     if verb == "sync":
@@ -25,6 +25,11 @@ def main(arguments: list[str]) -> int:
         gc.freeze()
         gc.enable()
         return sync.main(service)
+    if verb == "load":
+        from sidespawn.host import policies
+        from sidespawn.system.places import Places
+
+        return policies.main(Places(service))
     from sidespawn.host import directories
 
     return directories.main(verb, service)

@@ -37,6 +37,7 @@ from sidespawn.host import ledger as ledger_module
 from sidespawn.host import state as state_module
 from sidespawn.host.journal import Journal
 from sidespawn.host.keeper import Keeper
+from sidespawn.host.service import Serving
 from sidespawn.host.sync import Sync
 from sidespawn.system.namespaces import PinnedNamespace
 from sidespawn.system.places import Places
@@ -222,7 +223,7 @@ class Host:
         vars(ledger_module)["is_alive"] = is_alive
         keeper = Keeper(self.policy, self.places, engine, Journal("small", str(self.home / "nobody")))
         install(fatal, log)
-        Sync(self.places, keeper.journal, keeper, {}, ()).run()
+        Sync(self.places, keeper.journal, Serving(keeper), {}, ()).run()
 
     def replies_made(self) -> list[str]:
         """Ids of the answers that the last run recorded. The agent's copy may be made again after a kill.

@@ -18,7 +18,7 @@ from sidespawn.core.policy import Policy
 from sidespawn.core.wire import StartRequest
 from sidespawn.errors import Reason
 from sidespawn.host.journal import Event, Journal
-from sidespawn.host.sync import note_excused
+from sidespawn.host.service import note_excused
 from tests.data import corpus
 from tests.unit.shipped import policy_of, request_of
 from tests.unit.small import ID, NET, OTHER, POLICY, changed, decide, denial, parse, request

@@ -18,6 +18,7 @@ from sidespawn.errors import PolicyError
 from sidespawn.host import spool
 from sidespawn.host.journal import Journal
 from sidespawn.host.limits import Bucket
+from sidespawn.host.service import Refusing
 from sidespawn.system.places import Places
 from sidespawn.host.sync import Sync
 
@@ -40,7 +41,7 @@ def line():
     }[kind]
     return json.dumps({**fields, **more}, separators=(",", ":"), ensure_ascii=False).encode() + b"\\n"
 
-run = Held(places, Journal("small", str(home / "none")), PolicyError("x"), {}, ())
+run = Held(places, Journal("small", str(home / "none")), Refusing(PolicyError("x"), places), {}, ())
 run.bucket = Bucket(places.bucket, 10**9, 10**9)
 claims = lines = 0
 while run.may_take() and claims < 20:

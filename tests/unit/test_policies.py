@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
+import sidespawn
 from sidespawn import presets
 from sidespawn.errors import PolicyError
-from sidespawn.host import policies
-from sidespawn.host.policies import load_compiled, load_policy
+from sidespawn.host import current_policy, policies
+from sidespawn.host.current_policy import Stamps, are_current, load_compiled
+from sidespawn.host.policies import load_policy
 from sidespawn.system.files import read_trusted
 from sidespawn.system.places import Places
 from tests.unit import small
@@ -93,17 +96,17 @@ def test_a_program_that_the_package_does_not_know_has_a_table_of_the_operators(p
 def test_a_run_sees_every_file_of_its_policy_change(places: Places, folder: str, name: str, is_compiled: bool) -> None:
     if is_compiled:
         load_policy(places)
-    stamps: policies.Stamps = {}
+    stamps: Stamps = {}
     load_policy(places, stamps)
-    assert policies.are_current(stamps)
+    assert are_current(stamps)
     write(places.policies / folder / f"{name}.toml", "version = 2\n")
-    assert not policies.are_current(stamps)
+    assert not are_current(stamps)
     stamps = {}
     with pytest.raises(PolicyError, match=f"{name}.toml"):
         load_policy(places, stamps)
-    assert policies.are_current(stamps)
+    assert are_current(stamps)
     (places.policies / folder / f"{name}.toml").unlink()
-    assert not policies.are_current(stamps)
+    assert not are_current(stamps)
 
 
 def test_a_policy_that_became_invalid_or_went_is_not_served_from_what_was_compiled(places: Places) -> None:
@@ -177,3 +180,65 @@ def test_stamps_are_taken_before_the_file_is_read(places: Places, monkeypatch: p
     assert load_policy(places).pace.linger == 3
     monkeypatch.undo()
     assert load_policy(places).pace.linger == 9
+
+
+# ---------------------------------------------------------------- as a run has it loaded
+
+
+@pytest.fixture
+def loader(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process that a run starts, for a policy that is not in /etc."""
+    code = (
+        f"import sys; sys.path.append({str(Path(sidespawn.__file__).parents[1])!r}); from pathlib import Path\n"
+        "from sidespawn.host import policies; from sidespawn.system.places import Places\n"
+        f"sys.exit(policies.main(Places(sys.argv[1], Path({str(places.run)!r}), Path({str(places.policies)!r}))))"
+    )
+    monkeypatch.setattr(current_policy, "LOADER", (sys.executable, "-I", "-S", "-c", code))
+
+
+@pytest.mark.usefixtures("loader")
+def test_a_run_is_given_what_a_verb_would_load(places: Places) -> None:
+    stamps: Stamps = {}
+    found = current_policy.current_policy(places, stamps)
+    assert found == load_policy(places)
+    assert {str(places.policy), str(places.policies / "programs" / "dnsmasq.toml")} <= stamps.keys()
+    assert are_current(stamps)
+    write(places.policy, f'extends = "{SERVICE}"\n[pace]\nlinger = 7\n')
+    assert not are_current(stamps)
+    assert current_policy.current_policy(places, {}).pace.linger == 7
+
+
+@pytest.mark.usefixtures("loader")
+def test_a_run_is_told_what_is_wrong_with_a_policy(places: Places) -> None:
+    write(places.policy, 'extends = "nothing-like-it"\n')
+    with pytest.raises(PolicyError) as expected:
+        load_policy(places)
+    stamps: Stamps = {}
+    with pytest.raises(PolicyError) as caught:
+        current_policy.current_policy(places, stamps)
+    assert (caught.value.message, caught.value.hint) == (expected.value.message, expected.value.hint)
+    assert are_current(stamps)
+    write(places.policy, f'extends = "{SERVICE}"\n')
+    assert not are_current(stamps)
+
+
+@pytest.mark.parametrize(
+    "argv, what",
+    [
+        (("sh", "-c", "echo Killed >&2; exit 137"), "exit code 137, 'Killed'"),
+        (("sh", "-c", "echo '{\"stamps\": {'"), "exit code 0, ''"),
+        (("sh", "-c", "echo '[]'"), "exit code 0, ''"),
+        (("/nonexistent/python3",), "/nonexistent/python3 cannot be run"),
+        (("sh", "-c", "sleep 60"), "took more than 0 s"),
+    ],
+)
+def test_a_loader_that_fails_is_a_policy_that_cannot_be_loaded(
+    places: Places, monkeypatch: pytest.MonkeyPatch, argv: tuple[str, ...], what: str
+) -> None:
+    monkeypatch.setattr(current_policy, "LOADER", argv)
+    monkeypatch.setattr(current_policy, "LOADING_SECONDS", 0.3 if "sleep 60" in argv else 30)
+    stamps: Stamps = {}
+    with pytest.raises(PolicyError, match="cannot be loaded") as caught:
+        current_policy.current_policy(places, stamps)
+    assert what in caught.value.message
+    assert str(places.policy) in stamps

@@ -21,6 +21,7 @@ from sidespawn.core.wire import LINE_BYTES, LONGEST_LINE, Request
 from sidespawn.errors import PolicyError
 from sidespawn.host import spool, sync
 from sidespawn.host.journal import Journal
+from sidespawn.host.service import Refusing
 from sidespawn.host.sync import Sync
 from sidespawn.system.places import Places
 from tests.attacks.catalogue import attack
@@ -37,7 +38,7 @@ def test_tidying_up_that_fails_is_told_and_does_not_end_a_run(tmp_path: Path) ->
         journal.bind(path)
         places = Places("small", run=tmp_path, policies=tmp_path)
         places.spool.mkdir(parents=True)
-        run = Sync(places, Journal("small", path), PolicyError("no policy"), {}, ())
+        run = Sync(places, Journal("small", path), Refusing(PolicyError("no policy"), places), {}, ())
         run.attempt(print_rubbish)
         record = journal.recv(65536)
     assert b"cleanup deferred" in record
@@ -61,8 +62,8 @@ def run(tmp_path: Path) -> Watched:
     for path in (places.spool, places.operator, places.claims, places.answers, places.replies):
         path.mkdir(parents=True)
     (places.spool).chmod(0o700)
-    error = PolicyError("no policy")
-    return Watched(places, Journal("small", str(tmp_path / "nobody")), error, {}, ())
+    refusing = Refusing(PolicyError("no policy"), places)
+    return Watched(places, Journal("small", str(tmp_path / "nobody")), refusing, {}, ())
 
 
 def hand_over(run: Watched, *ids: str) -> None:
@@ -125,7 +126,8 @@ def test_what_an_agent_put_in_the_place_of_a_bell_is_not_touched(
 def test_without_a_valid_policy_agents_that_are_not_root_get_an_answer_too(run: Watched) -> None:
     """Whose lines are taken is what the spool was made for, by the last valid policy."""
     os.chown(run.places.spool, 42435, 42435)
-    run = Watched(run.places, run.journal, run.keeper, {}, ())
+    refusing = Refusing(PolicyError("no policy"), run.places)
+    run = Watched(run.places, run.journal, refusing, {}, ())
     hand_over(run, FIRST)
     os.chown(run.places.spool / "processes", 42435, 42435)
     run.run()
@@ -261,7 +263,7 @@ def test_an_operator_waits_for_nothing_of_an_agents(
 ) -> None:
     """Not either when the run takes nothing more of the agent's, and only waits for what it has taken."""
     monkeypatch.setattr(sync, "LONGEST_RUN", 0.0 if is_ending else 300.0)
-    run = Slow(run.places, run.journal, run.keeper, {}, ())
+    run = Slow(run.places, run.journal, run.service, {}, ())
     hand_over(run, *(f"{number:032x}" for number in range(60)))
     asked = threading.Timer(0.3, hand_over_as_operator, (run, FIRST))
     asked.start()

@@ -10,6 +10,7 @@ import pytest
 from sidespawn.core.wire import Status
 from sidespawn.errors import PolicyError, Reason
 from sidespawn.host.journal import Event, Journal
+from sidespawn.host.service import Refusing
 from sidespawn.host.sync import Sync
 from sidespawn.host.tally import Tally, read_counts
 from sidespawn.system.places import Places
@@ -69,11 +70,11 @@ def test_a_run_writes_down_what_it_did(tmp_path: Path) -> None:
     places = Places("small", run=tmp_path, policies=tmp_path)
     for path in (places.spool, places.operator, places.claims, places.answers, places.replies):
         path.mkdir(parents=True)
-    error = PolicyError("no policy")
-    Sync(places, Journal("small", str(tmp_path / "nobody")), error, {}, ()).run()
+    service = Refusing(PolicyError("no policy"), places)
+    Sync(places, Journal("small", str(tmp_path / "nobody")), service, {}, ()).run()
     assert read_counts(places.tally) == {"runs": 1, "runs continued": 0}
     (places.claims / f"{'0' * 20}.agent").write_text(json.dumps({"v": 1, "id": ID}) + "\n")
-    Sync(places, Journal("small", str(tmp_path / "nobody")), error, {}, ()).run()
+    Sync(places, Journal("small", str(tmp_path / "nobody")), service, {}, ()).run()
     counts = read_counts(places.tally)
     assert (counts["runs"], counts["runs continued"]) == (2, 1)
     assert counts["answers rejected bad-request"] == counts["events unreadable bad-request"] == 1

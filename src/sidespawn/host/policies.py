@@ -1,26 +1,25 @@
-"""A service's policy as it stands in /etc/sidespawn, with the presets and program tables that it builds on.
+"""A service's policy loaded from /etc/sidespawn, with the presets and program tables that it builds on.
 
 `/etc/sidespawn/presets` and `/etc/sidespawn/programs` may hold more of both, or an operator's own version of one.
 
-Whoever loads a policy leaves it compiled (core/compiled.py) in the service's own directory, which only root can reach,
-together with a stamp of every file that had a part in it: those that were read, those that would have been read had
-they been there, and the code that made a policy of them.  It is used as long as none of them has changed, so that a
-request costs neither the reading of TOML nor the import of what reads it, and a changed policy still holds from the
-next request on.
+The command's verbs load a policy this way, and so does the process that a run starts when a file has changed
+(current_policy.py).  Each leaves it compiled for the next.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from contextlib import suppress
 from pathlib import Path
 
+from sidespawn import presets
 from sidespawn.core import compiled
 from sidespawn.core.policy import Policy
 from sidespawn.errors import PolicyError
+from sidespawn.host.current_policy import Stamps, load_compiled, stamp
+from sidespawn.loading.parse import parse_policy
 from sidespawn.system.files import directory, read_trusted, write_whole
 from sidespawn.system.places import Places
 
@@ -28,8 +27,16 @@ TICK_NS = 100_000_000  # longer than the clock of any file system takes to show 
 
 CODE = ("sidespawn.core.", "sidespawn.frozen", "sidespawn.loading.", "sidespawn.host.policies", "sidespawn.presets")
 
-Stamp = list[int] | None
-Stamps = dict[str, Stamp]  # by path
+
+def main(places: Places) -> int:
+    """For a run: print the policy, or what is wrong with it, and the stamps of its files."""
+    stamps: Stamps = {}
+    try:
+        found = compiled.dump(load_policy(places, stamps))
+    except PolicyError as error:
+        found = {"error": [error.message, error.hint]}
+    sys.stdout.write(json.dumps({**found, "stamps": stamps}))
+    return 0
 
 
 def load_policy(places: Places, stamps: Stamps | None = None) -> Policy:
@@ -52,10 +59,6 @@ def policy_of(places: Places, text: str, source: str = "", stamps: Stamps | None
 
     `stamps` is given one for each file.
     """
-    # Imported here, since a run whose policy is compiled does without them.
-    from sidespawn import presets  # noqa: PLC0415
-    from sidespawn.loading.parse import parse_policy  # noqa: PLC0415
-
     known = {} if stamps is None else stamps
 
     def read_preset(name: str) -> str:
@@ -76,24 +79,6 @@ def policy_of(places: Places, text: str, source: str = "", stamps: Stamps | None
     return parse_policy(places.service, source or str(places.policy), text, read_preset, read_program)
 
 
-def load_compiled(places: Places, stamps: Stamps) -> Policy | None:
-    """None when there is none, or not of the files as they are now."""
-    try:
-        content = json.loads(read_trusted(places.compiled))
-        policy = compiled.load(content) if are_current(content["stamps"]) else None
-    except (PolicyError, ValueError, LookupError, TypeError, AttributeError):
-        return None
-    if not isinstance(policy, Policy):
-        return None
-    stamps |= content["stamps"]
-    return policy
-
-
-def are_current(stamps: Stamps) -> bool:
-    """Whether every file is as it was then."""
-    return all(status_of(path) == status for path, status in stamps.items())
-
-
 def compile_policy(places: Places, policy: Policy, stamps: Stamps) -> None:
     for name, module in tuple(sys.modules.items()):
         if name.startswith(CODE):
@@ -104,17 +89,3 @@ def compile_policy(places: Places, policy: Policy, stamps: Stamps) -> None:
     content = json.dumps({**compiled.dump(policy), "stamps": stamps}).encode()
     with directory(places.home) as held:
         write_whole(held, places.compiled.name, content)
-
-
-def stamp(path: Path, stamps: Stamps) -> None:
-    """Before the file is read, so that a change meanwhile is seen."""
-    stamps.setdefault(str(path), status_of(path))
-
-
-def status_of(path: str | Path) -> Stamp:
-    """Changes whenever the file is written, replaced, made or removed."""
-    try:
-        status = os.lstat(path)
-    except OSError:
-        return None
-    return [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]

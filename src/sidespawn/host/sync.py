@@ -1,6 +1,6 @@
 """The service behind a spool: what systemd starts when a wrapper rings the doorbell.
 
-    claim -> parse -> decide -> launch -> record -> reply
+    claim -> parse -> answer (service.py) -> record -> reply
 
 One run takes what is there, serves it, looks again, stays a few seconds for what comes next, and ends.  Requests for
 different instances are launched side by side, those for one instance in their order.  A request is answered exactly
@@ -12,7 +12,6 @@ of the answers, which are never read back.
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import select
 import time
@@ -21,27 +20,25 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
-from sidespawn.core.decide import Allowed, check_signal, decide
-from sidespawn.core.policy import Pace, ServiceLimits
 from sidespawn.core.wire import (
     HORIZON_MS,
     LINE_BYTES,
     Reply,
     Request,
-    SignalRequest,
     StartRequest,
     Status,
     parse_request,
 )
 from sidespawn.engines import get_engine
 from sidespawn.errors import Denied, PolicyError, Reason, RequestError, SidespawnError, quoted
-from sidespawn.host import file_systems, spool
+from sidespawn.host import spool
+from sidespawn.host.current_policy import Stamps, are_current, current_policy
 from sidespawn.host.journal import Event, Journal
 from sidespawn.host.keeper import Keeper
 from sidespawn.host.lanes import Lanes
 from sidespawn.host.limits import Bucket
-from sidespawn.host.policies import Stamps, are_current, load_policy
 from sidespawn.host.replies import Replies
+from sidespawn.host.service import Refusing, Service, Serving
 from sidespawn.host.tally import Tally
 from sidespawn.system import kernel
 from sidespawn.system.files import closing
@@ -61,7 +58,7 @@ def main(service: str) -> int:
     with only_one(places.lock):
         places.answers.mkdir(mode=0o700, exist_ok=True)  # the directories may have been made by an earlier version
         stamps: Stamps = {}
-        Sync(places, journal, make_keeper(places, journal, stamps), stamps, handed_doorbells()).run()
+        Sync(places, journal, make_service(places, journal, stamps), stamps, handed_doorbells()).run()
     return 0
 
 
@@ -71,14 +68,14 @@ def handed_doorbells() -> tuple[int, ...]:
     return tuple(range(3, 3 + int(os.environ["LISTEN_FDS"]))) if is_ours else ()
 
 
-def make_keeper(places: Places, journal: Journal, stamps: Stamps) -> Keeper | PolicyError:
-    """A broken policy is no reason to leave requests unanswered: each is refused with what is wrong with it."""
+def make_service(places: Places, journal: Journal, stamps: Stamps) -> Service:
+    """A broken policy is no reason to leave requests unanswered."""
     try:
-        policy = load_policy(places, stamps)
+        policy = current_policy(places, stamps)
     except PolicyError as error:
         journal.write(Event.INTERNAL, error.message, reason=error.reason)
-        return error
-    return Keeper(policy, places, get_engine(policy.side_container.engine), journal)
+        return Refusing(error, places)
+    return Serving(Keeper(policy, places, get_engine(policy.side_container.engine), journal))
 
 
 @contextmanager
@@ -90,22 +87,17 @@ def only_one(path: Path) -> Iterator[None]:
 
 
 class Sync:
-    """One run. `keeper` is the error when the service has no valid policy; `stamps` are of the policy's files."""
+    """One run. `stamps` are of the policy's files."""
 
     def __init__(
-        self, places: Places, journal: Journal, keeper: Keeper | PolicyError, stamps: Stamps, doorbells: tuple[int, ...]
+        self, places: Places, journal: Journal, service: Service, stamps: Stamps, doorbells: tuple[int, ...]
     ) -> None:
-        self.places, self.journal, self.keeper, self.stamps = places, journal, keeper, stamps
+        self.places, self.journal, self.service, self.stamps = places, journal, service, stamps
         self.doorbells = doorbells
         self.tally = journal.tally = Tally(places.tally)
-        if isinstance(keeper, PolicyError):  # to whom the spool was given by the last valid policy
-            pace, self.limits, self.spool_uid = Pace(linger=0, parallel=1), ServiceLimits(), places.spool.stat().st_uid
-        else:
-            policy = keeper.policy
-            pace, self.limits, self.spool_uid = policy.pace, policy.limits, policy.agent.spool_uid
+        self.limits = service.limits
         journal.records = self.limits.records
-        self.linger = pace.linger
-        self.lanes = Lanes(pace.parallel)
+        self.lanes = Lanes(service.pace.parallel)
         self.bucket = Bucket(places.bucket, self.limits.burst, self.limits.rate)
         self.limited = False
         self.accepted: dict[str, str] = {}  # id to claim, of those claims that are not finished
@@ -117,16 +109,14 @@ class Sync:
         served = rested = False
         self.tally.add("runs")
         spool.remove_unfinished(self.places.claims)
-        self.put_file_systems_right()
+        self.service.put_file_systems_right()
         spool.clear(self.places.spool)  # what lies there might leave no room for requests
         with closing(kernel.watch_directories(str(self.places.spool), str(self.places.operator))) as watch:
             unfinished = spool.stored(self.places.claims)
             self.tally.add("runs continued", bool(unfinished))  # of one that was killed
-            if unfinished and isinstance(self.keeper, Keeper):
-                self.keeper.interrupted = True  # an earlier run was killed over these
-                self.attempt(self.keeper.recover)
-            if isinstance(self.keeper, Keeper) and not self.places.adoption.exists():  # the first run since enabling
-                self.attempt(self.keeper.adopt)
+            if unfinished:
+                self.attempt(self.service.recover)
+            self.attempt(self.service.adopt)
             for claim in unfinished:
                 self.serve(claim)
                 served = True
@@ -134,7 +124,7 @@ class Sync:
             rest_at = began + (SHORTEST_RUN if self.doorbells else 0.0)
             while are_current(self.stamps):  # else the next run serves by the changed policy
                 if time.monotonic() - tidied >= TIDY_SECONDS:
-                    self.put_file_systems_right()
+                    self.service.put_file_systems_right()
                     self.replies.expire()
                     spool.clear(self.places.spool)
                     tidied = time.monotonic()
@@ -143,7 +133,7 @@ class Sync:
                     self.serve(claim)
                 if claims or self.lanes.busy:
                     served = True
-                    rest_at = max(rest_at, time.monotonic() + self.linger)
+                    rest_at = max(rest_at, time.monotonic() + self.service.pace.linger)
                 if self.limited:
                     rest_at = max(rest_at, time.monotonic() + self.bucket.closed_for())
                 rested = time.monotonic() >= rest_at
@@ -151,11 +141,8 @@ class Sync:
                     break
                 wait(watch, self.lanes.done, min(1.0, rest_at - time.monotonic()))
             self.settle(watch)
-            if isinstance(self.keeper, Keeper) and not (served and time.monotonic() - began < LONGEST_RUN):
-                # The timer's run, or one that let none of the timer's be.
-                from sidespawn.host.sweep import sweep  # noqa: PLC0415 - runs that serve requests do without
-
-                self.lanes.add("", partial(self.attempt, partial(sweep, self.keeper)), lambda: None)
+            if not served or time.monotonic() - began >= LONGEST_RUN:  # the timer's, or one that let none of those be
+                self.lanes.add("", partial(self.attempt, self.service.sweep), lambda: None)
                 self.settle(watch)
         self.replies.expire()
         self.journal.summarise()
@@ -185,7 +172,7 @@ class Sync:
         """The requests of the operator, and those of the agent as far as its limits let them be taken."""
         claims = [self.operators_claim()]
         if self.may_take():
-            claims.append(spool.claim(self.places.spool, self.places.claims, self.spool_uid))
+            claims.append(spool.claim(self.places.spool, self.places.claims, self.service.spool_uid))
             if claims[-1] is not None:
                 self.bucket.take(sum(1 + len(line) // LINE_BYTES for line in claims[-1].untrusted_lines))
         return [claim for claim in claims if claim is not None]
@@ -256,35 +243,21 @@ class Sync:
         """Requests of one lane are served in their order. Signals go by what they are for, as starts do."""
         if isinstance(request, StartRequest):
             return request.untrusted_netns or " ".join(request.untrusted_argv)
-        record = self.keeper.ledger.find_pid(request.pid) if isinstance(self.keeper, Keeper) else None
-        return record.netns if record else str(request.pid)
+        return self.service.netns_of(request.pid) or str(request.pid)
 
     def carry_out(self, request: Request, *, by_operator: bool) -> None:
         """Answer one request, whatever happens on the way to the answer."""
         if (answer := self.replies.find(request.id)) is not None:
             self.replies.tell(request.id, answer, by_operator=by_operator)  # maybe a run was killed before it did
-            self.clean(request.id)
+            self.attempt(partial(self.service.clean, request.id))
             return
         try:
             check_deadline(request)
-            if isinstance(self.keeper, PolicyError):
-                raise self.keeper
-            if isinstance(request, SignalRequest):
-                if not by_operator:
-                    check_signal(self.keeper.policy, request)
-                self.replies.give(self.keeper.signal(request), by_operator=by_operator)
-                self.keeper.ledger.unmark(request.id)
-            else:
-                allowed = decide(self.keeper.policy, request, self.keeper.read_configuration)
-                note_excused(self.journal, allowed, request.id)
-                self.replies.give(self.keeper.start(allowed, request.id), by_operator=by_operator)
+            self.replies.give(self.service.answer(request, by_operator=by_operator), by_operator=by_operator)
+            self.service.was_told(request.id)
         except Exception as error:  # noqa: BLE001 - a request must be answered, and must not take others with it
             self.refuse(request.id, as_ours(error), by_operator=by_operator)
-            self.clean(request.id)
-
-    def clean(self, request_id: str) -> None:
-        if isinstance(self.keeper, Keeper):
-            self.attempt(partial(self.keeper.clean, request_id))
+            self.attempt(partial(self.service.clean, request.id))
 
     def refuse(self, request_id: str, error: SidespawnError, *, by_operator: bool) -> None:
         status, event, hint = Status.FAILED, Event.FAILED, error.hint
@@ -305,18 +278,6 @@ class Sync:
         reply = Reply(id=request_id, status=status, reason=error.reason, message=message)
         self.replies.give(reply, by_operator=by_operator)
 
-    def put_file_systems_right(self) -> None:
-        """An agent with CAP_SYS_ADMIN can have changed them since they were made, or since the last time."""
-        if isinstance(self.keeper, Keeper):
-            for each in file_systems.given_to_containers(self.places, self.keeper.policy):
-                try:
-                    if was := file_systems.put_right(each):
-                        message = f"the file system {each.path.name} was not as the policy says ({was}), and is again"
-                        self.journal.write(Event.RESTORED, message)
-                except OSError as error:
-                    message = f"the file system {each.path.name} cannot be made as the policy says: {error.strerror}"
-                    self.journal.write(Event.RESTORED, message)
-
     def attempt(self, tidying: Callable[[], None]) -> None:
         """An engine that fails or prints rubbish now is the next request's trouble, not the end of this run."""
         try:
@@ -324,17 +285,6 @@ class Sync:
         except Exception as error:  # noqa: BLE001 - what raises here would end a worker, and its lane would wait for ever
             failure = as_ours(error)
             self.journal.write(Event.FAILED, f"cleanup deferred: {failure.message}", reason=failure.reason)
-
-
-def note_excused(journal: Journal, allowed: Allowed, request_id: str) -> None:
-    """What monitor mode let pass, as `sidespawn learn` reads it: values as JSON, so escaped."""
-    names = json.dumps(dict(allowed.bindings))
-    where = {"names": names, "instance": allowed.plan.instance, "request": request_id}
-    for each in allowed.excused:
-        value = "" if each.untrusted_value is None else json.dumps(each.untrusted_value)
-        message = f"let pass in monitor mode ({each.reason}): {each.message}"
-        what = {"reason": each.reason, "rule": each.rule, "option": each.option, "value": value}
-        journal.write(Event.MONITORED, message, count=each.count, **what, **where)
 
 
 def check_deadline(request: Request) -> None:

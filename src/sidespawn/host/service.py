@@ -1,0 +1,103 @@
+"""What becomes of a service's requests: with a valid policy they are judged and carried out, without one refused.
+
+decide -> start
+check -> signal
+"""
+
+from __future__ import annotations
+
+import json
+
+from sidespawn.core.decide import Allowed, check_signal, decide
+from sidespawn.core.policy import Pace, ServiceLimits
+from sidespawn.core.wire import Reply, Request, SignalRequest
+from sidespawn.errors import PolicyError
+from sidespawn.host import file_systems
+from sidespawn.host.journal import Event, Journal
+from sidespawn.host.keeper import Keeper
+from sidespawn.system.places import Places
+
+
+class Serving:
+    """By the keeper's policy."""
+
+    def __init__(self, keeper: Keeper) -> None:
+        self.keeper, self.policy, self.journal = keeper, keeper.policy, keeper.journal
+        self.pace, self.limits, self.spool_uid = self.policy.pace, self.policy.limits, self.policy.agent.spool_uid
+        self.clean = keeper.clean
+        self.was_told = keeper.ledger.unmark  # the answer is recorded: there is nothing to be cleaned up after
+
+    def recover(self) -> None:
+        """After a run that was killed over what it was serving."""
+        self.keeper.interrupted = True
+        self.keeper.recover()
+
+    def adopt(self) -> None:
+        """In the first run since enabling."""
+        if not self.keeper.places.adoption.exists():
+            self.keeper.adopt()
+
+    def answer(self, request: Request, *, by_operator: bool) -> Reply:
+        """Judge the request and carry it out. Raises SidespawnError."""
+        if isinstance(request, SignalRequest):
+            if not by_operator:
+                check_signal(self.policy, request)
+            return self.keeper.signal(request)
+        allowed = decide(self.policy, request, self.keeper.read_configuration)
+        note_excused(self.journal, allowed, request.id)
+        return self.keeper.start(allowed, request.id)
+
+    def netns_of(self, pid: int) -> str:
+        """Of the side container that the pid belongs to; empty if that is not known."""
+        record = self.keeper.ledger.find_pid(pid)
+        return record.netns if record else ""
+
+    def put_file_systems_right(self) -> None:
+        """An agent with CAP_SYS_ADMIN can have changed them since they were made, or since the last time."""
+        for each in file_systems.given_to_containers(self.keeper.places, self.policy):
+            try:
+                if was := file_systems.put_right(each):
+                    message = f"the file system {each.path.name} was not as the policy says ({was}), and is again"
+                    self.journal.write(Event.RESTORED, message)
+            except OSError as error:
+                message = f"the file system {each.path.name} cannot be made as the policy says: {error.strerror}"
+                self.journal.write(Event.RESTORED, message)
+
+    def sweep(self) -> None:
+        from sidespawn.host.sweep import sweep  # noqa: PLC0415 - runs that serve requests do without
+
+        sweep(self.keeper)
+
+
+class Refusing:
+    """Without a valid policy: each request is refused with what is wrong with it, and what runs is left alone."""
+
+    def __init__(self, error: PolicyError, places: Places) -> None:
+        self.error = error
+        self.pace, self.limits = Pace(linger=0, parallel=1), ServiceLimits()
+        self.spool_uid = places.spool.stat().st_uid  # to whom the last valid policy gave it
+
+    def answer(self, *_: object, **__: object) -> Reply:
+        raise self.error
+
+    def netns_of(self, *_: object) -> str:
+        return ""
+
+    def nothing(self, *_: object) -> None:
+        pass
+
+    recover = adopt = was_told = clean = put_file_systems_right = sweep = nothing
+
+
+Service = Serving | Refusing
+
+
+def note_excused(journal: Journal, allowed: Allowed, request_id: str) -> None:
+    """What monitor mode let pass, as `sidespawn learn` reads it: values as JSON, so escaped."""
+    names = json.dumps(dict(allowed.bindings))
+    where = {"names": names, "instance": allowed.plan.instance, "request": request_id}
+    for each in allowed.excused:
+        value = "" if each.untrusted_value is None else json.dumps(each.untrusted_value)
+        message = f"let pass in monitor mode ({each.reason}): {each.message}"
+        what = {"reason": each.reason, "rule": each.rule, "option": each.option, "value": value}
+        journal.write(Event.MONITORED, message, count=each.count, **what, **where)
