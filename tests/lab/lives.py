@@ -28,10 +28,12 @@ RUNNING, STOPPED = True, False
 
 
 @contextmanager
-def restless_service(*lines: str, engine: str = ENGINE) -> Iterator[Service]:
+def restless_service(*lines: str, engine: str = ENGINE, wake: str = "doorbell") -> Iterator[Service]:
     """One that comes back at once when it is killed; with these settings for its unit, in this lab only."""
     made = new_service(engine=engine)
-    made.enable_with(LIMITS)
+    made.enable_with(f'[agent]\nwake = "{wake}"\n{LIMITS}')
+    if wake == "path":
+        made.places.doorbell.unlink()  # so that nothing else can
     drop_in(made, *lines)
     try:
         yield made

@@ -23,20 +23,34 @@ from tests.lab.networks import Network, Service, command, command_lines, unit_st
 AT_ONCE = 200
 SPACED = 300
 LONGEST_PAUSE = 0.3  # seconds
+WAYS = ("doorbell", "path")  # that wake the service
 
 
-@pytest.fixture
-def impatient_service() -> Iterator[Service]:
-    """One whose runs do not wait for more requests, so that it ends and starts as often as possible."""
+def woken_service(wake: str, more: str = "") -> Iterator[Service]:
+    """Started by its doorbell, or by a path unit alone, since there is no doorbell to ring."""
     made = new_service()
-    made.enable_with("[pace]\nlinger = 0\n")
+    made.enable_with(f'[agent]\nwake = "{wake}"\n{more}')
+    if wake == "path":
+        made.places.doorbell.unlink()
     yield made
     made.clean()
 
 
+@pytest.fixture(params=WAYS)
+def impatient_service(request: pytest.FixtureRequest) -> Iterator[Service]:
+    """One whose runs do not wait for more requests, so that it ends and starts as often as possible."""
+    yield from woken_service(request.param, "[pace]\nlinger = 0\n")
+
+
+@pytest.fixture(params=WAYS)
+def woken(request: pytest.FixtureRequest) -> Iterator[Service]:
+    yield from woken_service(request.param)
+
+
 @attack(26)
 @pytest.mark.slow
-def test_200_wrappers_at_once_in_200_namespaces(service: Service) -> None:
+def test_200_wrappers_at_once_in_200_namespaces(woken: Service) -> None:
+    service = woken
     networks = [service.network() for _ in range(AT_ONCE)]
     began = time.monotonic()
     wrappers = [subprocess.Popen(network.call(), stderr=subprocess.PIPE, text=True) for network in networks]
@@ -72,7 +86,7 @@ def test_300_requests_at_random_moments_while_the_service_comes_and_goes(impatie
     assert crashes == "0"
     runs = runs_of(service)
     print(f"{SPACED} requests, served by {runs} runs of the service")
-    assert runs > SPACED / 10, "the service was meant to end and start in between"
+    assert runs > SPACED / 20, "the service was meant to end and start in between"
     assert unit_state(f"sidespawn@{service.name}.socket") == "active"
 
 

@@ -50,21 +50,23 @@ def docker_for_helpers() -> AbstractContextManager[None]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("engine", "kills", "ready"),
+    ("engine", "wake", "kills", "ready"),
     [
-        ("podman", KILLS, nullcontext),
-        ("docker", max(1, KILLS // 3), docker_for_helpers),
-        ("systemd", max(1, KILLS // 3), nullcontext),
+        ("podman", "doorbell", KILLS, nullcontext),
+        ("podman", "path", max(1, KILLS // 3), nullcontext),
+        ("docker", "doorbell", max(1, KILLS // 3), docker_for_helpers),
+        ("systemd", "doorbell", max(1, KILLS // 3), nullcontext),
     ],
-    ids=["podman", "docker", "systemd"],
+    ids=["podman", "podman, woken by a path unit", "docker", "systemd"],
 )
 def test_killed_at_random_moments_under_load(
     engine: str,
+    wake: str,
     kills: int,
     ready: Callable[[], AbstractContextManager[None]],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with ready(), restless_service(engine=engine) as service:
+    with ready(), restless_service(engine=engine, wake=wake) as service:
         lives = [Life(service.network(), seed) for seed in range(NETWORKS)]
         answers = Answers(service)
         done = live_and_kill(service, lives, kills)

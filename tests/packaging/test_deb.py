@@ -73,8 +73,8 @@ def test_nothing_lies_where_python_looks_for_modules(unpacked: Path) -> None:
 def test_the_units_are_in_the_distributions_place_and_name_its_python(unpacked: Path) -> None:
     units = {path.name: path.read_text() for path in (unpacked / UNITS.strip("/")).iterdir()}
     metrics = ["sidespawn-metrics.service", "sidespawn-metrics.timer"]
-    templates = ["sidespawn-spool@.service", "sidespawn@.service", "sidespawn@.socket", "sidespawn@.timer"]
-    assert sorted(units) == [*metrics, *templates]
+    templates = [f"sidespawn@.{kind}" for kind in ("path", "service", "socket", "timer")]
+    assert sorted(units) == [*metrics, "sidespawn-spool@.service", *templates]
     commands = re.findall(r"^Exec\w+=(.*)$", "\n".join(units.values()), re.MULTILINE)
     (of_metrics,) = (each for each in commands if "metrics" in each)
     commands.remove(of_metrics)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from sidespawn.frozen import replace
 from sidespawn.host import directories, labels
 from sidespawn.host.file_systems import ALL, FLAGS, KEPT_BYTES, FileSystem, given_to_containers, put_right
 from sidespawn.system import kernel
@@ -40,6 +41,18 @@ def is_right(each: FileSystem) -> bool:
 def test_it_is_made_as_the_policy_says(made: FileSystem) -> None:
     assert is_right(made)
     assert put_right(made) == ""
+
+
+def test_a_spool_that_a_path_unit_watches_is_made_one_without_links(made: FileSystem) -> None:
+    """Also where it was mounted before the policy said so, and back."""
+    without = replace(made, flags=made.flags | kernel.MS_NOSYMFOLLOW)
+    (made.path / "link").symlink_to("/etc/passwd")
+    assert (made.path / "link").exists()
+    assert "flags" in put_right(without)
+    assert not (made.path / "link").exists()
+    assert put_right(without) == ""
+    assert "flags" in put_right(made)
+    assert (made.path / "link").exists()
 
 
 def enlarge_and_fill(path: Path) -> None:

@@ -101,6 +101,14 @@ def test_units_that_are_not_as_they_should_be(changed: Unit, topic: str, state: 
     assert said in found.found
 
 
+def test_a_path_unit_is_needed_where_it_is_enabled() -> None:
+    path = Unit(name="sidespawn@a.path", active="active")
+    assert states(units.judge(replace(UNITS, units=(*ACTIVE, path)))) == {"units": "ok"}
+    (found,) = units.judge(replace(UNITS, units=(*ACTIVE, replace(path, active="failed"))))
+    assert (found.state, found.found) == (State.PROBLEM, "a: sidespawn@a.path is failed")
+    assert found.command == "sidespawn enable a"
+
+
 SHOWN = """\
 Id=sidespawn@a.service
 ActiveState=active

@@ -293,6 +293,11 @@ BROKEN = {
         "refusals_fail",
         "must be bool",
     ),
+    "woken by something else": (
+        ('wrapper = "/usr/sbin/tool"', 'wrapper = "/usr/sbin/tool"\nwake = "paths"'),
+        "wake",
+        "must be one of doorbell, path; path is meant?",
+    ),
     "shared kill script at a relative path": (
         ('wrapper = "/usr/sbin/tool"', 'wrapper = "/usr/sbin/tool"\nshared_kill_scripts = ["kill"]'),
         "[agent]",

@@ -9,7 +9,11 @@ import pytest
 from sidespawn.setup import security_modules, systemd
 
 METRICS = ["sidespawn-metrics.service", "sidespawn-metrics.timer"]
-NAMES = [*METRICS, "sidespawn-spool@.service", "sidespawn@.service", "sidespawn@.socket", "sidespawn@.timer"]
+NAMES = [
+    *METRICS,
+    "sidespawn-spool@.service",
+    *("sidespawn@.path", "sidespawn@.service", "sidespawn@.socket", "sidespawn@.timer"),
+]
 PACKAGES_PYTHON = "/usr/bin/python3"
 
 

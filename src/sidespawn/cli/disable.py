@@ -44,8 +44,9 @@ def disable(places: Places, purge: bool, dry_run: bool, as_json: bool) -> None:
     if not dry_run:
         systemd.require_systemd()
         if places.home.is_dir() or is_installed(places):
-            # The socket before the service, so that nothing starts it again.
-            systemd.systemctl("disable", "--now", *systemd.units(places.service))
+            # What starts the service before the service itself.
+            path = (systemd.path_unit(places.service),) if systemd.wakes_by_path(places.service) else ()
+            systemd.systemctl("disable", "--now", *path, *systemd.units(places.service))
             systemd.systemctl("stop", f"sidespawn@{places.service}.service")
             systemd_roots.release_all(places.service)
             systemd.systemctl("stop", *systemd.all_units(places.service))

@@ -88,7 +88,7 @@ def enable(
     result = {
         "service": places.service,
         "policy": str(places.policy),
-        "units": list(systemd.all_units(places.service)),
+        "units": [*enabled_units(policy), *systemd.started_units(places.service)],
         "agent_mounts": [each.as_json() for each in options.mounts],
         "podman_options": podman_options(options),
         "security_options": security_options(options),
@@ -178,10 +178,13 @@ def apply(places: Places, policy: Policy, text: str | None) -> None:
         systemd.systemctl("daemon-reload")
     spool_unit = f"sidespawn-spool@{places.service}.service"
     # Forced, since the links may lead to files of another installation; see systemd.py.
-    systemd.systemctl("enable", "--force", *systemd.units(places.service))
+    wanted = enabled_units(policy)
+    systemd.systemctl("enable", "--force", *wanted)
+    if systemd.wakes_by_path(places.service) and not policy.agent.wakes_by_path:
+        systemd.systemctl("disable", "--now", systemd.path_unit(places.service))
     if places.home.is_dir():
         systemd.systemctl("reload", spool_unit)  # a second run: the wrappers may have changed
-    systemd.systemctl("start", spool_unit, *systemd.units(places.service))
+    systemd.systemctl("start", spool_unit, *wanted)
     if not places.operators_doorbell.exists():  # the socket unit runs as an earlier version had it
         systemd.systemctl("restart", f"sidespawn@{places.service}.socket")
     if policy.side_container.engine == "systemd":
@@ -189,12 +192,17 @@ def apply(places: Places, policy: Policy, text: str | None) -> None:
             systemd_roots.prepare(places.service, policy.side_container.image, anew=True)
 
 
+def enabled_units(policy: Policy) -> tuple[str, ...]:
+    path = (systemd.path_unit(policy.service),) if policy.agent.wakes_by_path else ()
+    return (*systemd.units(policy.service), *path)
+
+
 def show(places: Places, policy: Policy, options: AgentOptions, notes: list[str], *, dry_run: bool) -> None:
     out = console()
     verb = "would be enabled" if dry_run else "is enabled"
     out.print(f"[bold]{places.service}[/bold] {verb}: {escape(policy.description)}")
     out.print(f"  policy   {places.policy}  (what it allows: sidespawn check {places.service})")
-    out.print(f"  units    {' '.join(systemd.units(places.service))}")
+    out.print(f"  units    {' '.join(enabled_units(policy))}")
     out.print("  options of the agent:")
     for option in podman_options(options):
         out.print(f"    {option}", markup=False)

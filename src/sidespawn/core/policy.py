@@ -65,6 +65,7 @@ class Agent:
     timeout: int  # seconds
     local: tuple[tuple[str, ...], ...]
     stop: tuple[tuple[str, ...], ...]
+    wakes_by_path: bool  # whether a file in the spool wakes the service, as the doorbell does
     refusals_fail: bool  # whether the wrapper tells the agent so of a start or a HUP that is refused
 
 

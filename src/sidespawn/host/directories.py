@@ -22,8 +22,8 @@ from importlib.util import MAGIC_NUMBER
 from pathlib import Path
 
 from sidespawn.core.policy import Policy
-from sidespawn.errors import SidespawnError
-from sidespawn.host import file_systems, labels, seccomp
+from sidespawn.errors import Reason, SidespawnError
+from sidespawn.host import file_systems, labels, seccomp, spool
 from sidespawn.host.policies import load_policy
 from sidespawn.system import kernel
 from sidespawn.system.places import NAMESPACES, Places
@@ -64,7 +64,7 @@ def make(places: Places, policy: Policy) -> None:
     places.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     labels.label(places.run, labels.HOST)
     given = file_systems.given_to_containers(places, policy)
-    spool, replies, agent, snapshots = given  # root's own record of the answers is as large as the replies
+    of_spool, replies, agent, snapshots = given  # root's own record of the answers is as large as the replies
     of_home = f"size={(64 << 20) + replies.size},nr_inodes={32768 + replies.names},mode=0700"
     mount_tmpfs(places.home, file_systems.FLAGS, of_home, labels.HOST)
     for path in (places.answers, places.operator, places.claims, places.ledger, places.pins):
@@ -72,7 +72,7 @@ def make(places: Places, policy: Policy) -> None:
     labels.label(places.pins, labels.PINS)
     for path in given_to_containers(places):
         path.mkdir(exist_ok=True)
-    mount_tmpfs(spool.path, spool.flags, spool.options, labels.WRITABLE)
+    mount_tmpfs(of_spool.path, of_spool.flags, of_spool.options, labels.WRITABLE)
     mount_tmpfs(replies.path, replies.flags, replies.options, labels.READABLE)
     # The first version had copies right here. What runs with one has mounted it, and is reloaded by writing into it.
     has_copies_of_the_first = not os.path.ismount(places.snapshots) and any(places.snapshots.iterdir())
@@ -83,6 +83,10 @@ def make(places: Places, policy: Policy) -> None:
             file_systems.put_right(each)
         except OSError as error:  # the service tries again
             sys.stderr.write(f"{each.path} cannot be made as the policy says: {error}\n")
+    if policy.agent.wakes_by_path and not os.statvfs(places.spool).f_flag & file_systems.NO_LINKS:
+        message = 'wake = "path" needs Linux 5.10, which keeps PID 1 from following links that an agent makes'
+        raise SidespawnError(Reason.HOST_UNSUITABLE, message, 'take wake = "doorbell", or boot a later Linux')
+    spool.clear(places.spool)  # a link in there would have kept the path unit from starting
     write_wrappers(places, policy)
     write_system_calls(places)
     places.adoption.unlink(missing_ok=True)  # look again: the agent may have had its old wrappers until now

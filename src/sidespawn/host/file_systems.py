@@ -21,8 +21,9 @@ from sidespawn.system.places import Places
 
 FLAGS = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
 RUNNABLE = FLAGS & ~kernel.MS_NOEXEC
-# As statvfs(3) says them, with the numbers of mount(2): also read-only, synchronous and mandatory locks.
-SEEN = FLAGS | kernel.MS_RDONLY | 0x10 | 0x40
+# As statvfs(3) says them, most with the numbers of mount(2): also read-only, synchronous and mandatory locks.
+NO_LINKS = 0x2000
+SEEN = FLAGS | kernel.MS_RDONLY | 0x10 | 0x40 | NO_LINKS
 REMOVED = 20_000  # names at a time; what is more is left to the next run
 ALL = ("*",)
 KEPT_BYTES = spool.CLAIM_BYTES  # of a file that stays; no wrapper is as large
@@ -39,6 +40,10 @@ class FileSystem:
     keeps: tuple[str, ...] = ()  # names that stay when the file system is emptied, or ALL
 
     @property
+    def seen(self) -> int:
+        return self.flags | NO_LINKS if self.flags & kernel.MS_NOSYMFOLLOW else self.flags
+
+    @property
     def limits(self) -> str:
         return f"size={self.size},nr_inodes={self.names}"
 
@@ -53,6 +58,8 @@ def given_to_containers(places: Places, policy: Policy) -> tuple[FileSystem, ...
     return (
         FileSystem(
             path=places.spool,
+            # PID 1 looks for a name in there, and must not be led elsewhere.
+            flags=FLAGS | (kernel.MS_NOSYMFOLLOW if policy.agent.wakes_by_path else 0),
             size=policy.limits.spool,
             names=spool.NAMES,
             mode=0o700,
@@ -77,7 +84,7 @@ def put_right(each: FileSystem) -> str:
     with directory(each.path) as held:
         status, found = os.fstat(held), os.fstatvfs(held)
         is_size = found.f_blocks * found.f_frsize - each.size in range(found.f_frsize)  # it is rounded up to pages
-        is_rest = (found.f_files, found.f_flag & SEEN) == (each.names, each.flags)
+        is_rest = (found.f_files, found.f_flag & SEEN) == (each.names, each.seen & SEEN)
         is_root = (status.st_uid, stat.S_IMODE(status.st_mode)) == (each.owner, each.mode)
         if is_size and is_rest and is_root:
             return ""

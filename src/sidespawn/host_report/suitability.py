@@ -11,7 +11,7 @@ from sidespawn.engines.podman import PODMAN
 from sidespawn.errors import LaunchError
 from sidespawn.host_report.findings import Finding
 from sidespawn.host_report.trusted_code import is_writable_by_others
-from sidespawn.setup import accounts, hardening, security_modules
+from sidespawn.setup import accounts, hardening, security_modules, systemd
 from sidespawn.setup.services import Service, is_enabled
 from sidespawn.system.processes import run
 
@@ -37,9 +37,14 @@ def policy_warnings(policy: Policy) -> list[str]:
 
 def unit_warnings(policy: Policy) -> list[str]:
     """Of a service that is enabled: whether its unit is allowed what its policy, as it stands now, takes."""
-    if not is_enabled(policy.service) or hardening.is_current(policy):
+    if not is_enabled(policy.service):
         return []
-    return [f"the unit is confined as an earlier policy or version needed it: sidespawn enable {policy.service}"]
+    found = []
+    if not hardening.is_current(policy):
+        found.append("the unit is confined as an earlier policy or version needed it")
+    if systemd.wakes_by_path(policy.service) is not policy.agent.wakes_by_path:
+        found.append("the service is woken as an earlier policy said (wake)")
+    return [f"{each}: sidespawn enable {policy.service}" for each in found]
 
 
 def podman_image(image: str) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sidespawn.errors import LaunchError, Reason
 from sidespawn.host_report.findings import Finding, Topic, ok, problem, warning
-from sidespawn.setup.systemd import METRICS, SHIPPED, SYSTEMCTL, all_units, filled_in
+from sidespawn.setup.systemd import METRICS, SHIPPED, SYSTEMCTL, all_units, filled_in, path_unit, started_units, units
 from sidespawn.system.processes import last_line, run
 
 # systemd.unit(5), the first that has a file of a name wins.
@@ -144,12 +144,14 @@ def judge_units(facts: Facts) -> Iterator[Finding]:
         yield warning(Topic.DAEMON_RELOAD, found, "what was changed is not in effect", reload, command=reload)
     by_name = {each.name: each for each in facts.units}
     for service in facts.services:
-        needed = (f"sidespawn-spool@{service}.service", f"sidespawn@{service}.socket", f"sidespawn@{service}.timer")
+        needed = (*started_units(service)[1:], *units(service), path_unit(service))
         down = [name for name in needed if name in by_name and by_name[name].active != "active"]
         main = by_name.get(f"sidespawn@{service}.service")
         if down:
             found = f"{service}: {', '.join(f'{name} is {by_name[name].active}' for name in down)}"
-            start = f"systemctl start {' '.join(down)}"
+            # A path unit does not start as long as something is in its way, which `enable` removes.
+            is_path = path_unit(service) in down
+            start = f"sidespawn enable {service}" if is_path else f"systemctl start {' '.join(down)}"
             hint = f"{start}; why: systemctl status {' '.join(down)}"
             is_only_timer = down == [f"sidespawn@{service}.timer"]
             judged = warning if is_only_timer else problem

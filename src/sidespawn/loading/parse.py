@@ -52,6 +52,7 @@ KEYS = frozenset(
     | {"arguments", "pace", "limits", "side_container", "adopt", "test"}
 )
 MODES = ("enforce", "monitor")
+WAKES = ("doorbell", "path")
 EXTENSIONS = 4
 ENGINES = ("podman", "docker", "systemd")
 IMAGE_CHARACTERS = ALPHANUMERIC | frozenset("._-/:@")
@@ -178,6 +179,7 @@ def build_agent(table: Table) -> Agent:
         timeout=table.number("timeout", 1, 600, default=120),
         local=tuple(tuple(argv) for argv in local),
         stop=tuple(tuple(argv) for argv in stop),
+        wakes_by_path=table.choice("wake", WAKES, WAKES[0]) == "path",
         refusals_fail=table.take("refusals_fail", bool, default=True),
     )
     scripts = (*agent.kill_scripts, *agent.shared_kill_scripts)

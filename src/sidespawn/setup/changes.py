@@ -51,6 +51,9 @@ def of_units(places: Places, policy: Policy) -> Iterator[Change]:
     state = "enabled" if is_enabled(places.service) else "disabled"
     for unit in systemd.units(places.service):
         yield Change(what=f"unit {unit}", before=state, after="enabled")
+    before, after = systemd.wakes_by_path(places.service), policy.agent.wakes_by_path
+    state, wanted = ("enabled" if each else "disabled" for each in (before, after))
+    yield Change(what=f"unit {systemd.path_unit(places.service)}", before=state, after=wanted)
     is_active = os.path.ismount(places.home)
     yield Change(
         what=f"unit sidespawn-spool@{places.service}.service",

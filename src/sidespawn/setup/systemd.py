@@ -88,8 +88,23 @@ def units(service: str) -> tuple[str, ...]:
     return (f"sidespawn@{service}.socket", f"sidespawn@{service}.timer")
 
 
+def path_unit(service: str) -> str:
+    """Enabled besides where the policy says `wake = "path"`; started and stopped with the socket."""
+    return f"sidespawn@{service}.path"
+
+
+def wakes_by_path(service: str) -> bool:
+    return (INSTALLED / f"sidespawn@{service}.socket.wants" / path_unit(service)).is_symlink()
+
+
 def all_units(service: str) -> tuple[str, ...]:
-    return (*units(service), f"sidespawn@{service}.service", f"sidespawn-spool@{service}.service")
+    path = (path_unit(service),) if wakes_by_path(service) else ()
+    return (*units(service), *path, *started_units(service))
+
+
+def started_units(service: str) -> tuple[str, ...]:
+    """What the enabled ones start."""
+    return (f"sidespawn@{service}.service", f"sidespawn-spool@{service}.service")
 
 
 def require_systemd() -> None:
