@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from sidespawn.authoring.example_calls import ExampleCall, example_calls
 from sidespawn.system.processes import identify
 from tests.lab.conftest import new_service
 from tests.lab.networks import NEUTRON, command, wait_until
 from tests.lab.reports import Reports, is_watching
 from tests.lab.test_state_change import MONITOR, Watched
 from tests.neutron.releases import OLD, VENVS, image_of
+from tests.unit.shipped import preset
 
 PROGRAM = "neutron-keepalived-state-change"
 
@@ -95,3 +97,30 @@ def test_the_initial_state_is_that_of_the_interface(router: WatchedInPython) -> 
         wait_until(lambda: router.state == "primary")
         assert router.kill("9") == (0, "")
         assert command("ip", "netns", "pids", router.netns).stdout == ""
+
+
+PARSED = """
+import sys
+from neutron.agent.l3 import keepalived_state_change as program
+from oslo_config import cfg
+program.keepalived.register_cli_l3_agent_keepalived_opts()
+program.keepalived.register_l3_agent_keepalived_opts()
+program.config.setup_logging = lambda: None
+program.configure(cfg.CONF)
+print(cfg.CONF.router_id, cfg.CONF.namespace)
+"""
+
+
+EXAMPLES = [
+    call
+    for call in example_calls(preset("neutron-l3-keepalived-state-change"))
+    if call.rule != "enable_conntrackd"  # came with 2025.1
+]
+
+
+@pytest.mark.parametrize("call", EXAMPLES, ids=lambda call: call.rule)
+def test_the_release_takes_each_example(call: ExampleCall) -> None:
+    """Of `sidespawn check --examples`; those of the other presets are in tests/lab/test_examples.py."""
+    argv = (str(VENVS[OLD] / "bin/python"), "-c", PARSED, *call.argv[1:])
+    given = dict(word.removeprefix("--").partition("=")[::2] for word in call.argv[1:])
+    assert command(*argv).stdout.split() == [given["router_id"], given["namespace"]]
