@@ -22,6 +22,12 @@ from tests.lab.networks import SIDESPAWN
 CHECKOUT = Path(__file__).parents[2]
 BIN = CHECKOUT / ".cache/ansible/bin"
 COLLECTION = CHECKOUT / "integrations/ansible"
+# podman, which says when it has done what INTERRUPT_AFTER names, and then waits to be killed.
+PODMAN = """\
+#!/bin/sh
+/usr/bin/podman "$@" || exit
+[ "$1" != "$INTERRUPT_AFTER" ] || { touch "$INTERRUPT_SAYS"; exec sleep 1000; }
+"""
 
 
 @dataclass(frozen=True)
@@ -78,12 +84,29 @@ class Ansible:
         rows = [json.loads(line) for line in record.read_text().splitlines()] if record.exists() else []
         return Ran(done.returncode, {each["task"]: each["result"] for each in rows}, done.stdout + done.stderr)
 
-    def interrupt(self, tasks: list[dict[str, Any]], variables: Mapping[str, object], when: Callable[[], bool]) -> None:
+    def interrupt_after(self, verb: str, tasks: list[dict[str, Any]], variables: Mapping[str, object]) -> None:
+        """Run the tasks, and kill everything that runs for them once a module's podman has done that."""
+        podman, says = self.home / "bin/podman", self.home / "interrupted"
+        podman.parent.mkdir(exist_ok=True)
+        podman.write_text(PODMAN)
+        podman.chmod(0o755)
+        says.unlink(missing_ok=True)
+        path = f"{podman.parent}:{self.environment['PATH']}"
+        self.interrupt(tasks, variables, says.exists, PATH=path, INTERRUPT_AFTER=verb, INTERRUPT_SAYS=str(says))
+
+    def interrupt(
+        self,
+        tasks: list[dict[str, Any]],
+        variables: Mapping[str, object],
+        when: Callable[[], bool],
+        **environment: str,
+    ) -> None:
         """Run the tasks, and kill everything that runs for them once something is so."""
         argv = self.playbook(tasks, variables)
         mark = f"INTERRUPTED={uuid.uuid4()}"  # Ansible's workers have sessions of their own
+        environment = self.environment | environment | dict([mark.split("=")])
         process = subprocess.Popen(
-            (str(BIN / argv[0]), *argv[1:]), env=self.environment | dict([mark.split("=")]), cwd=self.home,
+            (str(BIN / argv[0]), *argv[1:]), env=environment, cwd=self.home,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -160,34 +160,31 @@ def test_a_host_migrates_and_comes_back_with_the_very_same_agent(ansible: Ansibl
         renewals.close()
 
 
-def test_a_migration_that_is_killed_at_any_step_ends_the_same_when_it_runs_again(ansible: Ansible, host: Host) -> None:
-    wanted, former = {each.netns for each in host.networks}, host.inspect()["Id"]
+def test_what_is_killed_at_any_step_ends_the_same_when_it_runs_again(ansible: Ansible, host: Host) -> None:
+    wanted, former, before = {each.netns for each in host.networks}, host.inspect()["Id"], host.settings()
     tasks, variables = host.role("migrate")
-
-    def exists(name: str) -> bool:
-        return command("podman", "container", "exists", name, check=False).returncode == 0
-
-    def runs(name: str) -> bool:
-        return command("podman", "inspect", "--format={{.State.Running}}", name, check=False).stdout == "true\n"
-
-    kept = f"{host.agent}-before-sidespawn"
-    steps: tuple[Callable[[], bool], ...] = (
-        (host.record / "before.json").exists,
-        host.service.places.policy.exists,
-        lambda: not runs(host.agent),  # stopped
-        lambda: exists(kept),  # renamed
-        lambda: exists(kept) and exists(host.agent),  # and the new one made
-    )
-    for step in steps:
-        ansible.interrupt(tasks, variables, step)
+    ansible.interrupt(tasks, variables, (host.record / "before.json").exists)
+    ansible.interrupt(tasks, variables, host.service.places.policy.exists)
+    for step in ("stop", "rename", "create", "start"):
+        ansible.interrupt_after(step, tasks, variables)
     ansible.play(tasks, variables=variables)
     wait_until(lambda: host.own_helpers() == wanted, PATIENCE)
-    assert host.inspect(kept)["Id"] == former
+    assert host.inspect(f"{host.agent}-before-sidespawn")["Id"] == former
     assert not [each for each in host.inspect()["Mounts"] if "podman.sock" in each["Source"]]
     # What ran before is what ran before the first run.
     recorded = json.loads((host.record / "before.json").read_text())
     assert {each["netns"] for each in recorded["helpers"]} >= wanted
     assert changed(ansible, tasks, variables) == set()
+
+    tasks, variables = host.role("rollback")
+    for step in ("stop", "rm", "rename", "start"):
+        ansible.interrupt_after(step, tasks, variables)
+    ansible.interrupt(tasks, variables, lambda: not host.service.places.policy.exists())
+    ansible.play(tasks, variables=variables)
+    assert host.settings() == before
+    wait_until(lambda: host.old_helpers() == wanted, PATIENCE)
+    assert not host.service.places.home.exists()
+    assert not host.record.exists()
 
 
 def test_it_stops_at_a_refusal_and_the_former_agent_comes_back(ansible: Ansible, host: Host) -> None:

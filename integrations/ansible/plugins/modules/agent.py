@@ -83,6 +83,8 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.sidespawn.host.plugins.module_utils.agents import AgentError, creating
 
 SUFFIX = "-before-sidespawn"
+# An agent may be running: podman says `initialized` if it was killed after it had started it.
+ALIVE = ("running", "paused", "stopping", "initialized")
 
 
 class Agent:
@@ -111,17 +113,39 @@ class Agent:
 
     def stop(self, name: str) -> None:
         found = self.inspect(name)
-        if found is None or not found["State"]["Running"]:
+        if found is None or found["State"]["Status"] not in ALIVE:
             return
         if unit := self.module.params["unit"]:
             self.do(f"stop {unit}", "stop", unit, program=self.systemctl())
         self.do(f"stop {name}", "stop", f"--time={self.module.params['stop_timeout']}", name)
 
     def start(self) -> None:
-        if unit := self.module.params["unit"]:
-            self.do(f"start {unit}", "start", unit, program=self.systemctl())
-        else:
-            self.do(f"start {self.name}", "start", self.name)
+        unit = self.module.params["unit"]
+        program, name = (self.systemctl(), unit) if unit else (self.program, self.name)
+        if not self.module.check_mode:
+            # Where a podman was killed, this fails once: the OCI runtime has the container, which podman then removes.
+            code, _, _ = self.module.run_command([program, "start", name])
+            if code == 0:
+                self.steps.append(f"start {name}")
+                return
+        self.do(f"start {name}", "start", name, program=program)
+
+    def start_again(self, found: dict[str, Any]) -> None:
+        """Unless it runs."""
+        if found["State"]["Status"] != "running":
+            self.stop(self.name)
+            self.start()
+
+    def clear(self) -> None:
+        """Remove what a podman that was killed has left of a container with the agent's name, which is not there."""
+        if not self.module.check_mode:
+            self.module.run_command([self.program, "rm", "--force", "--ignore", self.name])
+
+    def finish_renaming(self) -> None:
+        """A podman that was killed can have renamed the former container, and not its storage."""
+        if not self.module.check_mode:
+            for names in ((self.former, self.name), (self.name, self.former)):
+                self.module.run_command([self.program, "rename", *names])
 
     def systemctl(self) -> str:
         return str(self.module.get_bin_path("systemctl", required=True))
@@ -140,11 +164,14 @@ class Agent:
             own = None
         else:
             self.stop(self.former)  # a run was interrupted
+            if own is None:
+                self.clear()
+                self.finish_renaming()
         if own is None:
             self.do(f"create {self.name}", *command)
             self.start()
-        elif not own["State"]["Running"]:
-            self.start()
+        else:
+            self.start_again(own)
 
     def creating(self, found: dict[str, Any]) -> list[str]:
         if self.module.params["create"]:
@@ -169,8 +196,7 @@ class Agent:
         own = self.inspect(self.name)
         if own is None:
             self.fail(f"there is no container {self.name}")
-        elif not own["State"]["Running"]:
-            self.start()
+        self.start_again(own)
 
     def settle(self) -> None:
         if self.inspect(self.former) is not None:

@@ -1,0 +1,174 @@
+"""The module that replaces an agent's container, on what a podman that was killed has left."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.deploy.conftest import Ansible
+from tests.lab.networks import command, command_lines, wait_until
+
+IMAGE = "localhost/sidespawn-agent:latest"
+STORAGE = Path("/var/lib/containers/storage/overlay-containers/containers.json")
+# With another directory for its own records, podman shares no more than the storage.
+ANOTHER_PODMAN = '[engine]\nstatic_dir = "{0}/static"\ntmp_dir = "{0}/tmp"\n'
+
+
+@dataclass(frozen=True)
+class Agent:
+    """A container that stands for an agent's."""
+
+    name: str
+    seconds: str  # how long it sleeps, which tells its processes from others
+    home: Path
+
+    @property
+    def former(self) -> str:
+        return f"{self.name}-before-sidespawn"
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        return (f"--name={self.name}", "--network=host", "--pid=host", IMAGE)
+
+    def create(self, *program: str) -> str:
+        created = command("podman", "create", *self.options, *(program or ("sleep", self.seconds)))
+        return created.stdout.strip()
+
+    def inspect(self, name: str = "") -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(command("podman", "container", "inspect", name or self.name).stdout)[0]
+        return found
+
+    def status(self, name: str = "") -> str:
+        return str(self.inspect(name)["State"]["Status"])
+
+    def processes(self) -> int:
+        return sum(line.rstrip() == f"sleep {self.seconds}" for line in command_lines().values())
+
+
+@pytest.fixture
+def make_agent(tmp_path: Path) -> Iterator[Callable[[], Agent]]:
+    made: list[Agent] = []
+
+    def make() -> Agent:
+        seconds = str(10**6 + uuid.uuid4().int % 10**8)
+        made.append(Agent(f"test-{uuid.uuid4().hex[:8]}", seconds, tmp_path))
+        return made[-1]
+
+    yield make
+    names = [name for each in made for name in (each.name, each.former)]
+    command("podman", "rm", "--force", "--time=0", "--ignore", *names)
+
+
+def play(ansible: Ansible, state: str, agents: list[Agent]) -> None:
+    """Also says beforehand what it then does."""
+    tasks = [
+        {"name": each.name, "sidespawn.host.agent": {"name": each.name, "state": state, "stop_timeout": 1}}
+        for each in agents
+    ]
+    dry = ansible.play(tasks, "--check").results
+    ran = ansible.play(tasks).results
+    assert {name: each["steps"] for name, each in ran.items()} == {name: each["steps"] for name, each in dry.items()}
+    assert all(each["changed"] for each in ran.values())
+
+
+def runtime() -> Path:
+    """Where the OCI runtime keeps what it knows of containers."""
+    path = command("podman", "info", "--format={{.Host.OCIRuntime.Name}}").stdout.strip()
+    return Path("/run") / path
+
+
+def killed_before_podman_knows(agent: Agent) -> None:
+    """The OCI runtime has the container."""
+    known = runtime() / agent.inspect()["Id"]
+    for _ in range(20):
+        process = subprocess.Popen(("podman", "start", agent.name), stderr=subprocess.DEVNULL)
+        while not known.exists():
+            assert process.poll() is None
+        process.kill()
+        process.wait()
+        if agent.status() == "created":
+            return
+        command("podman", "stop", "--time=0", agent.name)  # it was too late
+    pytest.fail("it was never killed in time")
+
+
+def killed_after_it_was_started(agent: Agent) -> None:
+    command("podman", "init", agent.name)
+    command(runtime().name, "start", agent.inspect()["Id"])
+    assert agent.status() == "initialized"
+    assert agent.processes() == 1
+
+
+def killed_while_it_was_stopped(agent: Agent) -> None:
+    command("podman", "start", agent.name)
+    wait_until(lambda: agent.processes() == 1)
+    process = subprocess.Popen(("podman", "stop", "--time=60", agent.name))
+    wait_until(lambda: agent.status() == "stopping")
+    process.kill()
+    process.wait()
+
+
+def forgotten_storage(agent: Agent) -> None:
+    """Of a container with the agent's name, which podman's own records do not have."""
+    configuration = agent.home / "containers.conf"
+    configuration.write_text(ANOTHER_PODMAN.format(agent.home))
+    command("env", f"CONTAINERS_CONF={configuration}", "podman", "create", *agent.options, "true")
+    assert command("podman", "create", *agent.options, "true", check=False).returncode != 0
+
+
+def storage_not_renamed(agent: Agent) -> None:
+    rows = json.loads(STORAGE.read_text())
+    (row,) = (each for each in rows if each.get("names") == [agent.former])
+    row["names"] = [agent.name]
+    STORAGE.write_text(json.dumps(rows))
+    assert command("podman", "create", *agent.options, "true", check=False).returncode != 0
+
+
+def test_an_agent_is_replaced_whatever_a_podman_that_was_killed_has_left(
+    ansible: Ansible, make_agent: Callable[[], Agent]
+) -> None:
+    formers: dict[Agent, str] = {}
+
+    def prepare(leave: Callable[[Agent], None], *, renamed: bool, created: bool = False) -> None:
+        agent = make_agent()
+        stubborn = ("sh", "-c", f"trap '' TERM; while :; do sleep {agent.seconds}; done")
+        formers[agent] = agent.create(*(stubborn if leave is killed_while_it_was_stopped else ()))
+        if renamed:
+            command("podman", "rename", agent.name, agent.former)
+        if created:
+            agent.create()
+        leave(agent)
+
+    prepare(killed_before_podman_knows, renamed=True, created=True)
+    prepare(killed_after_it_was_started, renamed=True, created=True)
+    prepare(killed_after_it_was_started, renamed=False)
+    prepare(killed_while_it_was_stopped, renamed=False)
+    prepare(forgotten_storage, renamed=True)
+    prepare(storage_not_renamed, renamed=True)
+    play(ansible, "replaced", list(formers))
+    for agent, former in formers.items():
+        assert agent.status() == "running"
+        assert agent.inspect(agent.former)["Id"] == former
+        assert agent.status(agent.former) in ("created", "exited")
+        wait_until(lambda each=agent: each.processes() == 1)  # type: ignore[misc]
+
+
+def test_the_former_agent_comes_back_whatever_a_podman_that_was_killed_has_left(
+    ansible: Ansible, make_agent: Callable[[], Agent]
+) -> None:
+    formers: dict[Agent, str] = {}
+    for leave in (killed_before_podman_knows, killed_after_it_was_started):
+        agent = make_agent()
+        formers[agent] = agent.create()
+        leave(agent)
+    play(ansible, "restored", list(formers))
+    for agent, former in formers.items():
+        assert (agent.inspect()["Id"], agent.status()) == (former, "running")
+        wait_until(lambda each=agent: each.processes() == 1)  # type: ignore[misc]
