@@ -33,13 +33,17 @@ HANDLERS = "ansible/roles/neutron/handlers/main.yml"
 WRAPPERS = "/usr/local/lib/neutron-wrappers"
 PATIENCE = 90
 
+# Theirs have an init that hands signals on. The first process of a container gets none that it does not wait for, and
+# Kolla's unit waits a minute for it to end.
 START = f"""\
 #!/bin/sh
 set -e
 [ "$KOLLA_NEUTRON_WRAPPERS" != true ] || {WRAPPERS}/copy-wrappers
 export PYTHONPATH={INSIDE}:{CHECKOUT}/src PATH={VENV}/bin:/usr/local/bin:/usr/sbin:/usr/bin PYTHONWARNINGS=ignore
 cd {STATE}
-exec {VENV}/bin/python3 -B -W ignore {INSIDE}/daemon.py --config-file {STATE}/neutron.conf <questions >answers 2>>stderr
+{VENV}/bin/python3 -B -W ignore {INSIDE}/daemon.py --config-file {STATE}/neutron.conf <questions >answers 2>>stderr &
+trap 'kill "$!"' TERM
+wait "$!"
 """
 # What stands in Kolla's images where sidespawn's is mounted. A privileged container can write sysctls anyway.
 THEIR_COPY = f"#!/bin/sh\n{WRITABLE_SYSCTLS} || true\n"
