@@ -21,9 +21,9 @@ from tests.lab.networks import SIDESPAWN, Service, command
 
 MODULES = (
     *("service", "scan", "side_container_info", "helper_info", "agent", "gate"),
-    *("kolla_globals", "kolla_tree"),
+    *("kolla_globals", "kolla_tree", "quadlet_drop_in"),
 )
-ROLES = ("service", "install", "kolla", "migrate", "rollback")
+ROLES = ("service", "install", "kolla", "edpm", "migrate", "rollback")
 
 
 # ---------------------------------------------------------------- as a collection
@@ -210,6 +210,11 @@ def test_the_filter_says_what_the_command_prints(volumes: ModuleType, syntax: st
         "kolla": [json.loads(each.removeprefix("- ")) for each in printed if each.startswith("- ")],
     }
     assert volumes.volumes(RESULT, syntax) == expected[syntax]
+
+
+def test_edpm_finds_wrappers_in_two_places(volumes: ModuleType) -> None:
+    added = [each for each in volumes.volumes(RESULT, "edpm") if each not in volumes.volumes(RESULT, "podman")]
+    assert added == ["/run/sidespawn/a/agent/dnsmasq:/usr/local/bin/dnsmasq:ro,rprivate"]
 
 
 def test_compose_gets_the_long_syntax(volumes: ModuleType) -> None:

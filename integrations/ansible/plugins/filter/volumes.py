@@ -25,8 +25,9 @@ options:
       - V(compose), the long syntax, which docker modules take as well.
       - V(kolla), for lists such as C(neutron_dhcp_agent_extra_volumes). Kolla-Ansible takes every mode but C(ro) and
         C(shared) for writable.
+      - V(edpm), as V(podman), with each wrapper in /usr/local/bin as well, where EDPM's agents look first.
     type: str
-    choices: [podman, quadlet, compose, kolla]
+    choices: [podman, quadlet, compose, kolla, edpm]
     default: podman
 """
 
@@ -93,11 +94,17 @@ def kolla(mount: dict[str, Any]) -> list[str]:
     return [f"{mount['source']}:{target}{mode}" for target in (mount["target"], *more)]
 
 
+def edpm(mount: dict[str, Any]) -> list[str]:
+    more = podman(mount | {"target": f"/usr/local/bin/{mount['program']}"}) if mount["program"] else []
+    return [*podman(mount), *more]
+
+
 SYNTAXES: dict[str, Callable[[dict[str, Any]], list[Any]]] = {
     "podman": podman,
     "quadlet": quadlet,
     "compose": compose,
     "kolla": kolla,
+    "edpm": edpm,
 }
 
 

@@ -1,0 +1,174 @@
+# Copyright: the sidespawn authors
+# Apache License 2.0 (see LICENSE-2.0 at https://www.apache.org/licenses/)
+"""A drop-in that takes an engine's socket and privileges from somebody else's Quadlet unit; text in, text out.
+
+A drop-in can only add to a list or empty it. So it empties the lists of the unit and has them again, without what is
+not to be there.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+
+from ansible_collections.sidespawn.host.plugins.module_utils.agents import MOUNTING, RUN, mounted, unwanted
+
+# As the container's first command: engines mount /proc/sys read-only, and Neutron sets sysctls in its namespaces.
+WRITABLE_SYSCTLS = "mount --bind /proc/sys/net /proc/sys/net && mount -o remount,rw,bind /proc/sys/net"
+# A directory of EDPM's, of which sidespawn mounts single files.
+KILL_SCRIPTS = "/etc/neutron/kill_scripts"
+# EDPM's wrappers, wherever its files are.
+WRAPPER = re.compile(r"/.*_wrapper:/usr/local/bin/.*")
+# Quoting would be read three times, by Quadlet, systemd and the shell.
+COMMAND = re.compile(r"[\w./ :=@,+-]+")
+
+
+class UnitError(Exception):
+    """The unit is not one that this collection can change; nothing was written."""
+
+
+def values(texts: list[str], key: str) -> list[str]:
+    """What [Container] says in a unit and its drop-ins, in order. An empty value takes back those before."""
+    found: list[str] = []
+    for text in texts:
+        section = ""
+        for line in re.sub(r"\\\n", " ", text).splitlines():
+            heading = re.fullmatch(r"\s*\[(.+)\]\s*", line)
+            if heading:
+                section = heading[1]
+            name, equals, value = line.partition("=")
+            if section != "Container" or not equals or name.strip() != key:
+                continue
+            found = [*found, value.strip()] if value.strip() else []
+    return found
+
+
+def kept_volumes(given: list[str], targets: set[str]) -> list[str]:
+    kept = []
+    for volume in given:
+        ((source, target),) = mounted(["--volume", volume])
+        if RUN.fullmatch(source):
+            raise UnitError(f"Volume={volume} has engines' sockets: mount what the agent needs of it")
+        if not unwanted(source) and target not in targets and not WRAPPER.fullmatch(volume):
+            kept.append(volume)
+    return kept
+
+
+def kept_arguments(given: list[str], targets: set[str], *, unprivileged: bool) -> list[str]:
+    """Lines of PodmanArgs=; one that stays as it is keeps its quoting."""
+    kept = []
+    for line in given:
+        rest: list[str] = []
+        for option in options_in(shlex.split(line)):
+            pairs = mounted(option)
+            if any(RUN.fullmatch(source) for source, _ in pairs):
+                raise UnitError(f"PodmanArgs={line} has engines' sockets: mount what the agent needs of it")
+            if any(unwanted(source) or target in targets for source, target in pairs):
+                continue
+            if not unprivileged or option[0] not in ("--privileged", "--privileged=true"):
+                rest += option
+        if rest == shlex.split(line):
+            kept.append(line)
+        elif rest:
+            kept.append(" ".join(map(quoted, rest)))
+    return kept
+
+
+def options_in(words: list[str]) -> Iterator[list[str]]:
+    """An option that mounts something is together with its value."""
+    remaining = iter(words)
+    for word in remaining:
+        yield [word, next(remaining, "")] if word in MOUNTING else [word]
+
+
+def mounts_in(words: list[str]) -> list[tuple[str, str]]:
+    return [pair for option in options_in(words) for pair in mounted(option)]
+
+
+def quoted(word: str) -> str:
+    """For systemd and Quadlet, whose quoting is not a shell's."""
+    if re.fullmatch(r"[\w./:=@,+-]+", word):
+        return word
+    return '"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def image_of(texts: list[str]) -> str:
+    """The name that podman knows it by; nothing if it is that of another unit."""
+    image = values(texts, "Image")[-1:]
+    return image[0] if image and not image[0].endswith((".image", ".build")) else ""
+
+
+def command_of(texts: list[str], command: str | None) -> str:
+    if command is None and values(texts, "Exec"):
+        raise UnitError(f"the unit has a command of its own, Exec={values(texts, 'Exec')[-1]}: say what to start")
+    command = command or "kolla_start"
+    if not COMMAND.fullmatch(command):
+        raise UnitError(f"{command!r} is not a command without quotes and special characters")
+    return command
+
+
+def drop_in(
+    texts: list[str],
+    *,
+    volumes: list[str],
+    units: list[str],
+    options: list[str],
+    capabilities: list[str],
+    unprivileged: bool,
+    command: str | None,
+) -> str:
+    """`texts` are the unit and the drop-ins that come before this one; `options` are podman's."""
+    targets = {target for volume in volumes for _, target in mounted(["--volume", volume])} | {KILL_SCRIPTS}
+    image = image_of(texts)
+    mounts = [f"--mount=type=image,src={image},dst=/run/sidespawn/image"] if image else []
+    lines = [
+        "# Written by the Ansible module sidespawn.host.quadlet_drop_in from the unit and the services of its agent.",
+        "[Unit]",
+        f"Wants={' '.join(units)}",
+        f"After={' '.join(units)}",
+        "",
+        "[Container]",
+        "# The unit's, without an engine's socket, its storage and the wrappers before sidespawn.",
+        "Volume=",
+        *(f"Volume={each}" for each in kept_volumes(values(texts, "Volume"), targets)),
+        "PodmanArgs=",
+        *(
+            f"PodmanArgs={each}"
+            for each in kept_arguments(values(texts, "PodmanArgs"), targets, unprivileged=unprivileged)
+        ),
+        "# sidespawn's.",
+        *(f"Volume={each}" for each in volumes),
+        *(f"PodmanArgs={quoted(each)}" for each in (*(options if unprivileged else ()), *mounts)),
+    ]
+    if unprivileged:
+        lines += [
+            "DropCapability=all",
+            f"AddCapability={' '.join(capabilities)}",
+            f"Exec=sh -c '{WRITABLE_SYSCTLS} && exec {command_of(texts, command)}'",
+        ]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def started(printed: str, name: str) -> list[str]:
+    """The command that starts the container, of what `quadlet --dryrun` printed."""
+    _, _, unit = printed.partition(f"---{name}.service---\n")
+    unit = unit.partition("\n---")[0]
+    found = re.search(r"(?m)^ExecStart=(.*(?:\\\n.*)*)", unit)
+    return shlex.split(found[1].replace("\\\n", " ")) if found else []
+
+
+def faults(words: list[str], *, volumes: list[str], unprivileged: bool) -> list[str]:
+    """What is wrong with that command."""
+    if not words:
+        return ["Quadlet made no unit of it"]
+    pairs = mounts_in(words)
+    made = {target for _, target in pairs}
+    if not {target for volume in volumes for _, target in mounted(["--volume", volume])} <= made:
+        return ["Quadlet on this host does not read drop-ins, which podman 5.0 and newer do"]
+    found = [f"it mounts {source}" for source, _ in pairs if unwanted(source)]
+    targets = [target for _, target in pairs]
+    found += [f"it mounts {each} twice" for each in sorted(made) if targets.count(each) > 1]
+    if unprivileged and "--privileged" in words:
+        found.append("it is still privileged")
+    return found
