@@ -21,9 +21,9 @@ from tests.lab.networks import SIDESPAWN, Service, command
 
 MODULES = (
     *("service", "scan", "side_container_info", "helper_info", "agent", "gate"),
-    *("kolla_globals", "kolla_tree", "quadlet_drop_in"),
+    *("kolla_globals", "kolla_tree", "quadlet_drop_in", "tripleo_templates", "puppet_tree"),
 )
-ROLES = ("service", "install", "kolla", "edpm", "migrate", "rollback")
+ROLES = ("service", "install", "kolla", "edpm", "tripleo", "migrate", "rollback")
 
 
 # ---------------------------------------------------------------- as a collection

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -14,15 +12,15 @@ import pytest
 
 from sidespawn.testing.network import remove_namespace
 from tests.deploy import edpm, kolla
-from tests.deploy.conftest import CHECKOUT, COLLECTION, Ansible
+from tests.deploy.conftest import CHECKOUT, Ansible
 from tests.deploy.edpm import IMAGE, QUADLET, Daemon, Node
+from tests.deploy.texts import module_utils
 from tests.lab.networks import SIDESPAWN, Service, command, wait_until
 from tests.neutron import networks
 from tests.neutron.helpers import connect, lan
 
 SERVICE = "neutron-dhcp-dnsmasq"
 SERVICE_OF_DATA_PLANE = CHECKOUT / "integrations/edpm/openstackdataplaneservice.yaml"
-PACKAGE = "ansible_collections.sidespawn.host.plugins.module_utils"
 VOLUMES = [
     "/run/sidespawn/a/spool:/run/sidespawn/a/spool:rw,rprivate",
     "/run/sidespawn/a/agent/x:/usr/sbin/x:ro,rprivate",
@@ -246,18 +244,8 @@ def test_a_drop_in_that_would_have_no_effect_is_not_written(ansible: Ansible, un
 
 @pytest.fixture(scope="module")
 def texts() -> Iterator[ModuleType]:
-    """The module's text functions, which import one another by the collection's name."""
-    names = ("agents", "quadlet")
-    for name in names:
-        specification = importlib.util.spec_from_file_location(
-            f"{PACKAGE}.{name}", COLLECTION / f"plugins/module_utils/{name}.py"
-        )
-        assert specification is not None and specification.loader is not None
-        sys.modules[f"{PACKAGE}.{name}"] = importlib.util.module_from_spec(specification)
-        specification.loader.exec_module(sys.modules[f"{PACKAGE}.{name}"])
-    yield sys.modules[f"{PACKAGE}.quadlet"]
-    for name in names:
-        del sys.modules[f"{PACKAGE}.{name}"]
+    with module_utils("agents", "quadlet") as made:
+        yield made
 
 
 def test_values_are_read_as_quadlet_reads_them(texts: ModuleType) -> None:

@@ -42,7 +42,13 @@ FILES = [
         ["unit-file:4", "unit-file:2"],
     ),
     ("var/lib/edpm-config/ovn_metadata.json", '{"volumes": ["/run/docker.sock:/x"]}', ["unit-file:1"]),
+    (
+        "etc/sysconfig/docker",
+        "OPTIONS='--log-driver=journald -H unix:///run/docker.sock -H unix:///var/lib/openstack/docker.sock'\n",
+        ["deployer-setting:1"],
+    ),
     # None of these alarms.
+    ("etc/default/docker", "DOCKER_OPTS='-H unix:///var/run/docker.sock'\n# -H unix:///x.sock\n", []),
     ("var/lib/neutron/dhcp_wrapper", "#!/bin/sh\n# was: nsenter -t 1 podman run\nexec dnsmasq\n", []),
     ("var/lib/neutron/ns_wrapper", "nsenter --net=/run/netns/x ip link\n", []),
     ("var/lib/neutron/kill_scripts/x-kill", '#!/usr/bin/python3\nSETTINGS = {"service": "x"}\n', []),

@@ -34,11 +34,14 @@ UNITS = (
 )
 STARTUP = ("var/lib/tripleo-config/container-startup-config/**/*.json", "var/lib/edpm-config/**/*.json")
 HIERADATA = ("etc/puppet/hieradata/**/*",)
+# Where puppet-tripleo of releases with docker has it listen on what DockerAdditionalSockets names.
+DOCKER = ("etc/sysconfig/docker", "etc/default/docker")
 
 ENTERS = re.compile(r"\bnsenter\b.*(-t\s*1\b|--target[=\s]1\b)|\bnsenter\b.*/proc/1/ns/")
 CALLS = re.compile(r"\b(podman|docker|nerdctl|crictl)\b(?:\s+-{1,2}\S+)*\s+(run|exec|rm|kill|stop|start|ps|create)\b")
 VARIABLE = re.compile(r"""\b\w+=["']?(?:\S*/)?(podman|docker|nerdctl)\b["']?\s*$""")
 SETTING = re.compile(r"additional_sockets|(dhcp|l3|ovn_metadata)_agent_wrappers", re.IGNORECASE)
+LISTENS = re.compile(r"(?:-H|--host)[=\s]+unix://(?!(?:/var)?/run/docker\.sock(?![\w.-]))[^\s'\"]+")
 SOURCE = re.compile(r"""(?:^|[\s="',])(?:source=|src=)?(/[\w./@+-]*)(?=[:,\s"']|$)""")
 MOUNT_WORDS = re.compile(r"(^|\s)(-v|--volume|--mount|Volume=|Mount=|PodmanArgs=.*(-v|--volume|--mount))")
 PRIVILEGED = re.compile(r"(^|[\s=])--privileged(?!=false)(\s|=|$)")
@@ -49,7 +52,8 @@ def look(sources: Sources, root: Path = Path("/")) -> Iterator[Finding]:
     yield from scripts(root, KILL_SCRIPTS, Kind.KILL_SCRIPT)
     yield from units(root, sources)
     yield from startup_configurations(root, sources)
-    yield from hieradata(root)
+    yield from settings(root, HIERADATA, SETTING)
+    yield from settings(root, DOCKER, LISTENS)
 
 
 def scripts(root: Path, patterns: tuple[str, ...], kind: Kind) -> Iterator[Finding]:
@@ -98,10 +102,10 @@ def line_of(rows: list[tuple[int, str]], text: str) -> int:
     return next((number for number, line in rows if text in line), 1)
 
 
-def hieradata(root: Path) -> Iterator[Finding]:
-    for path, lines in files(root, HIERADATA):
+def settings(root: Path, patterns: tuple[str, ...], setting: re.Pattern[str]) -> Iterator[Finding]:
+    for path, lines in files(root, patterns):
         for number, line in lines:
-            if not line.lstrip().startswith("#") and (found := SETTING.search(line)):
+            if not line.lstrip().startswith("#") and (found := setting.search(line)):
                 yield at(path, number, Kind.DEPLOYER_SETTING, found[0], Deployment.TRIPLEO)
 
 

@@ -138,7 +138,10 @@ HINTS = {
         "mount sidespawn's kill script in its place by a drop-in of the agent's unit; the next deployment writes "
         "the file again"
     ),
-    (Kind.DEPLOYER_SETTING, Deployment.NONE): "take it out of the hieradata and of what generates them",
+    (Kind.DEPLOYER_SETTING, Deployment.NONE): (
+        "take it out of the file and of what generates it: puppet-tripleo with hieradata of your templates; "
+        "docs/tripleo.md has a tool for each"
+    ),
     (Kind.UNIT_FILE, Deployment.NONE): QUADLET_OPTIONS,
     (Kind.UNIT_FILE, Deployment.EDPM): EDPM_VOLUMES,
     (Kind.UNIT_FILE, Deployment.TRIPLEO): TRIPLEO_TEMPLATE,
