@@ -21,7 +21,7 @@ from tests.lab.networks import SIDESPAWN, Service, command
 
 MODULES = (
     *("service", "scan", "side_container_info", "helper_info", "agent", "gate"),
-    *("kolla_globals", "kolla_tree", "quadlet_drop_in", "tripleo_templates", "puppet_tree"),
+    *("kolla_globals", "kolla_tree", "quadlet_drop_in", "tripleo_templates", "puppet_tree", "edpm_tree"),
 )
 ROLES = ("service", "install", "kolla", "edpm", "tripleo", "migrate", "rollback")
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -14,7 +16,7 @@ from sidespawn.testing.network import remove_namespace
 from tests.deploy import edpm, kolla
 from tests.deploy.conftest import CHECKOUT, Ansible
 from tests.deploy.edpm import IMAGE, QUADLET, Daemon, Node
-from tests.deploy.texts import module_utils
+from tests.deploy.texts import PACKAGE, module_utils
 from tests.lab.networks import SIDESPAWN, Service, command, wait_until
 from tests.neutron import networks
 from tests.neutron.helpers import connect, lan
@@ -93,6 +95,7 @@ def test_the_agent_of_a_node_serves_its_network_without_privileges(ansible: Ansi
         assert wrapper in targets
         assert command("podman", "exec", kolla.CONTAINER, "sh", "-c", f"echo >>{wrapper}", check=False).returncode != 0
     try:
+        assert f"Wants=sidespawn-spool@{SERVICE}.service\n" in Path(f"{place.unit}.d/50-sidespawn.conf").read_text()
         assert not any(ansible.play(tasks, variables=variables).changed.values())
         assert kolla.inspected()["Id"] == held["Id"]
         served(place, daemon)
@@ -295,6 +298,85 @@ def test_a_command_has_no_quotes(texts: ModuleType, command: str) -> None:
     else:
         assert texts.command_of([], command) == "kolla_start"
         assert texts.command_of(["[Container]\nExec=mine\n"], "mine") == "mine"
+
+
+# ---------------------------------------------------------------- 18-stable
+
+
+DEFINITION = """\
+# In our words.
+image: "{{ image }}"
+privileged: true
+{% if health %}
+healthcheck: {test: /x}
+{% endif %}
+restart: always
+volumes: {{ volumes }}
+"""
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    for role, name in (("dhcp", "neutron_dhcp_agent"), ("metadata", "ovn_metadata_agent"), ("ovn", "ovn_agent")):
+        path = tmp_path / f"roles/edpm_neutron_{role}/templates/container_defs/{name}.yaml.j2"
+        path.parent.mkdir(parents=True)
+        path.write_text(DEFINITION)
+    return tmp_path
+
+
+def editing(path: Path, **more: Any) -> list[dict[str, Any]]:
+    return [{"name": "it", "sidespawn.host.edpm_tree": {"path": str(path)} | more}]
+
+
+def test_definitions_lose_privileges_and_are_restored(ansible: Ansible, tree: Path) -> None:
+    before = {path: path.read_bytes() for path in tree.rglob("*.j2")}
+    dry = ansible.play(editing(tree), "--check", "--diff").results["it"]
+    assert {path: path.read_bytes() for path in before} == before
+    real = ansible.play(editing(tree), "--diff").results["it"]
+    assert dry["changed"] is real["changed"] is True
+    assert dry["diff"] == real["diff"]
+    assert len(real["files"]) == 3
+    rendered = {"name": "render", "ansible.builtin.debug": {"msg": "{{ lookup('template', path) | from_yaml }}"}}
+    path = next(tree.rglob("neutron_dhcp_agent.yaml.j2"))
+    variables = {"path": str(path), "image": "x", "volumes": ["/a:/a"], "health": True}
+    made = ansible.play([*editing(tree), rendered], variables=variables)
+    assert made.changed["it"] is False
+    definition = made.results["render"]["msg"]
+    assert definition["privileged"] is False
+    assert {"NET_ADMIN", "SYS_ADMIN"} <= set(definition["cap_add"])
+    assert definition["command"][:2] == ["sh", "-c"]
+    assert "for each in /usr/sbin/dnsmasq /usr/sbin/haproxy;" in definition["command"][2]
+    assert definition["volumes"] == ["/a:/a"]
+    fewer = ansible.play(editing(tree, agents=["dhcp"])).results["it"]
+    assert sorted(each.split("/")[1] for each in fewer["files"]) == ["edpm_neutron_metadata", "edpm_neutron_ovn"]
+    ansible.play(editing(tree, state="absent"))
+    assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (DEFINITION.replace("privileged: true", "privileged: false"), "0 lines"),
+        (DEFINITION.replace("privileged: true", "privileged: true\nprivileged: true"), "2 lines"),
+        (f"{DEFINITION}command: x\n", "of its own"),
+        (f"{DEFINITION}cap_add: [X]\n", "of its own"),
+    ],
+)
+def test_a_definition_that_is_not_as_expected_is_refused(text: str, said: str) -> None:
+    with module_utils("agents", "quadlet", "kolla", "tripleo", "edpm") as made:
+        error = sys.modules[f"{PACKAGE}.kolla"].TreeError
+        with pytest.raises(error, match=said):
+            made.edited(text, ("haproxy",), wanted=True)
+
+
+def test_a_tree_without_these_definitions_is_refused(ansible: Ansible, tree: Path) -> None:
+    shutil.rmtree(tree / "roles/edpm_neutron_ovn")
+    before = {path: path.read_bytes() for path in tree.rglob("*.j2")}
+    ran = ansible.play(editing(tree), check=False)
+    assert ran.code != 0
+    assert "no tree of edpm-ansible 18-stable" in ran.results["it"]["msg"]
+    assert {path: path.read_bytes() for path in before} == before
+    assert ansible.play(editing(tree, agents=["dhcp"])).changed == {"it": True}
 
 
 def test_the_service_of_the_data_plane_is_one(ansible: Ansible) -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from tests.deploy.conftest import CHECKOUT, Ansible
 from tests.deploy.texts import module_utils
-from tests.lab.networks import command
+from tests.lab.networks import SIDESPAWN, Service, command
 from tests.neutron.releases import AGENT_IMAGE
 
 TEMPLATES = CHECKOUT / ".cache/tripleo-heat-templates"
@@ -200,6 +200,36 @@ def test_what_is_not_as_expected_is_refused(ansible: Ansible, tree: Path) -> Non
     environment.unlink()
     (tree / DHCP).write_text("outputs: [}")
     assert "while parsing" in refused()
+
+
+def test_the_role_prepares_a_host_and_the_tree(ansible: Ansible, tree: Path) -> None:
+    service = Service("neutron-dhcp-dnsmasq", tree)
+    tasks = [{"name": "role", "ansible.builtin.include_role": {"name": "sidespawn.host.tripleo"}}]
+    variables = {
+        "tripleo_sidespawn_tree": str(tree),
+        "tripleo_sidespawn_services": {"dhcp": [service.name]},
+        "tripleo_sidespawn_images": {"dhcp": "localhost/sidespawn-helpers:latest"},
+        "tripleo_sidespawn_mode": "monitor",
+        "tripleo_sidespawn_command": SIDESPAWN[0],
+    }
+    unit = Path("/etc/systemd/system/tripleo_neutron_dhcp.service.d/50-sidespawn.conf")
+    try:
+        ansible.play(tasks, variables=variables)
+        command(*SIDESPAWN, "check", service.name)
+        assert 'mode = "monitor"' in service.places.policy.read_text()
+        assert f"Wants=sidespawn-spool@{service.name}.service\n" in unit.read_text()
+        made = (tree / DHCP.replace(".yaml", SUFFIX)).read_text()
+        for target in (str(service.places.spool), "/usr/sbin/dnsmasq", "/usr/local/bin/dnsmasq"):
+            assert f":{target}:" in made
+        assert not any(ansible.play(tasks, variables=variables).changed.values())
+        ansible.play(tasks, variables=variables | {"tripleo_sidespawn_state": "absent"})
+        assert not list(tree.rglob(f"*{SUFFIX}"))
+        assert not unit.exists()
+    finally:
+        service.disable()
+        service.places.policy.unlink(missing_ok=True)
+        shutil.rmtree(unit.parent, ignore_errors=True)
+        command("systemctl", "daemon-reload")
 
 
 # ---------------------------------------------------------------- its data, without Ansible
