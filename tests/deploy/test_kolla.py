@@ -56,6 +56,8 @@ def test_an_agent_without_socket_and_privileges_serves_its_network(
 ) -> None:
     tasks, variables = role(operator, kolla_unprivileged=True)
     ansible.play(tasks, variables=variables)
+    unit = kolla.UNIT.with_name(f"{kolla.UNIT.name}.d") / "50-sidespawn.conf"
+    assert f"Wants=sidespawn-spool@{SERVICE}.service\n" in unit.read_text()
     operator.deploy()
     daemon.connect()
     held = kolla.inspected()
