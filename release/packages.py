@@ -86,12 +86,17 @@ def build_deb(root: Root, source: Source, sdist: Path) -> Path:
     """Debian's package, in the root's build directory."""
     tree = unpack(sdist, root.build / "deb", source)
     shutil.copytree(tree / DEBIAN, tree / "debian")
-    changelog = (tree / DEBIAN / "changelog.in").read_text(encoding="utf-8")
-    filled = {"@VERSION@": source.distributions_version, "@DATE@": formatdate(source.epoch)}
-    for placeholder, value in filled.items():
-        changelog = changelog.replace(placeholder, value)
-    (tree / "debian/changelog").write_text(changelog, encoding="utf-8")
-    (tree / "debian/changelog.in").unlink()
+    filled = {
+        "@VERSION@": source.distributions_version,
+        "@DATE@": formatdate(source.epoch),
+        "@MAINTAINER@": source.maintainer,
+    }
+    for template in (tree / "debian").glob("*.in"):
+        text = template.read_text(encoding="utf-8")
+        for placeholder, value in filled.items():
+            text = text.replace(placeholder, value)
+        template.with_suffix("").write_text(text, encoding="utf-8")
+        template.unlink()
     # Unsigned: who publishes it signs the repository. Unchecked, since the root was made of the build dependencies, and
     # has no compiler, which dpkg-checkbuilddeps takes for granted.
     root.run(

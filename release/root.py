@@ -20,7 +20,7 @@ from vm.cache import Cache, digest
 
 RELEASE = "bookworm"
 CACHE = Cache(top=CHECKOUT / ".cache/release")
-# Beside what debian/control asks for: what calls the build, what checks its results, and rpm.
+# Beside what debian/control.in asks for: what calls the build, what checks its results, and rpm.
 _TOOLS = ("dpkg-dev", "lintian", "man-db", "rpm")
 _LEFT_OUT = ("doc", "info", "locale")
 _RECIPE_VERSION = 2  # raise it to make a new root of the same packages
@@ -56,7 +56,7 @@ class Root:
 
 def packages() -> tuple[str, ...]:
     """What the root consists of."""
-    control = (CHECKOUT / "packaging/debian/control").read_text(encoding="utf-8")
+    control = (CHECKOUT / "packaging/debian/control.in").read_text(encoding="utf-8")
     listed = re.search(r"^Build-Depends:((?:\n .*)+)", control, re.MULTILINE)
     needed = re.findall(r"^ ([\w.+-]+)", listed[1], re.MULTILINE) if listed else []
     of_debhelper = {"debhelper-compat": "debhelper"}

@@ -14,16 +14,18 @@ from release.programs import run
 CHECKOUT = Path(__file__).resolve().parent.parent
 PLACE = "src/sidespawn/__init__.py"
 _VERSION = re.compile(r'^__version__ = "([^"]+)"$', re.MULTILINE)
+_PERSON = re.compile(r"[^<>@,\x00-\x1f]+ <[^<>@,\s]+@[^<>@,\s]+>")  # as a field of debian/control
 _VALID = re.compile(r"\d+(\.\d+){1,2}((a|b|rc)\d+)?(\.dev\d+)?")  # of PEP 440, what is in use here
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """`epoch` is when the last commit was made: all that is built says that time."""
+    """`epoch`, the time of the last commit, and `maintainer`, who answers for packages, go into all that is built."""
 
     tree: Path
     version: str
     epoch: int
+    maintainer: str
 
     @property
     def distributions_version(self) -> str:
@@ -57,6 +59,16 @@ def git(checkout: Path, *arguments: str, environment: dict[str, str] | None = No
     return run("git", "-C", str(checkout), *arguments, seconds=120, environment=environment)
 
 
+def maintainer(checkout: Path) -> str:
+    """Who packages name: by the variables that Debian's tools read, else who made the last commit."""
+    name, address = (os.environ.get(each, "") for each in ("DEBFULLNAME", "DEBEMAIL"))
+    if not name or not address:
+        name, address = git(checkout, "log", "-1", "--format=%cn%n%ce").splitlines()
+    if not _PERSON.fullmatch(found := f"{name} <{address}>"):
+        raise BuildError(f"{found!r} cannot be the maintainer of a package: set DEBFULLNAME and DEBEMAIL")
+    return found
+
+
 def export(checkout: Path, target: Path, version: str = "") -> Source:
     """Copies what git knows or would take, as it lies there. `version` builds it as another one, to try an upgrade."""
     listed = git(checkout, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
@@ -73,7 +85,7 @@ def export(checkout: Path, target: Path, version: str = "") -> Source:
         write_version(target, version)
         epoch += 1  # what Python compiled of the other version, it knows by time and size of the source
     set_times(target, epoch)
-    return Source(tree=target, version=read_version(target), epoch=epoch)
+    return Source(tree=target, version=read_version(target), epoch=epoch, maintainer=maintainer(checkout))
 
 
 def set_times(directory: Path, epoch: int) -> None:

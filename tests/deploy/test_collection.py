@@ -33,7 +33,9 @@ def test_ansible_lint_has_nothing_to_say(ansible: Ansible, tmp_path: Path) -> No
     copy = tmp_path / "ansible_collections/sidespawn/host"
     shutil.copytree(COLLECTION, copy)
     command("git", "init", "--quiet", str(copy))
-    argv = ("ansible-lint", "--offline", "--profile=production", "--strict", "--project-dir", str(copy), str(copy))
+    options = ("--offline", "--profile=production", "--strict", "--project-dir", str(copy))
+    # Its address is for whoever publishes it to set: packaging/README.md.
+    argv = ("ansible-lint", *options, "--skip-list=galaxy[no-repository]", str(copy))
     done = ansible.call(*argv, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -45,6 +45,7 @@ def test_lintian_has_no_errors_and_no_warnings(built: Built) -> None:
 def test_it_is_for_every_machine_and_the_python_and_systemd_that_it_needs(built: Built) -> None:
     assert control(built, "Architecture") == "all"
     assert control(built, "Version") == built.source.distributions_version
+    assert control(built, "Maintainer") == built.source.maintainer
     needed = control(built, "Depends").split(", ")
     for each in (
         "python3 (>= 3.11)",

@@ -187,8 +187,37 @@ def test_a_release_without_a_word_in_the_changelog_is_refused(changelog: str, ve
 
 def test_distributions_sort_what_comes_before_a_version_before_it() -> None:
     versions = ["1.1.0.dev0", "1.1.0a1", "1.1.0rc1", "1.1.0"]
-    named = [source.Source(tree=Path(), version=each, epoch=0).distributions_version for each in versions]
+    named = [
+        source.Source(tree=Path(), version=each, epoch=0, maintainer="").distributions_version for each in versions
+    ]
     assert named == ["1.1.0~dev0", "1.1.0~a1", "1.1.0~rc1", "1.1.0"]
+
+
+def test_packages_name_who_built_them_and_nobody_else(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DEBEMAIL", raising=False)
+    monkeypatch.setenv("DEBFULLNAME", "B. Builder")
+    assert source.maintainer(checkout) == "A <a@example.org>"  # a name without an address is no one
+    monkeypatch.setenv("DEBEMAIL", "b@example.org")
+    assert source.maintainer(checkout) == "B. Builder <b@example.org>"
+
+
+@pytest.mark.parametrize(
+    ("name", "address"),
+    [
+        ("B", "not an address"),
+        ("B", "b@example.org>, C <c@example.org"),
+        ("B\nDepends: other", "b@example.org"),
+        ("B, C", "b@example.org"),
+        ("B", "@"),
+    ],
+)
+def test_what_is_no_maintainer_is_refused(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch, name: str, address: str
+) -> None:
+    monkeypatch.setenv("DEBFULLNAME", name)
+    monkeypatch.setenv("DEBEMAIL", address)
+    with pytest.raises(BuildError, match="DEBEMAIL"):
+        source.maintainer(checkout)
 
 
 # ---------------------------------------------------------------- what is published
