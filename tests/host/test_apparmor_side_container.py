@@ -19,7 +19,7 @@ from tests.host.containers import run_inside
 from tests.host.victims import victims
 from tests.lab import dockers
 from tests.lab.conftest import new_service
-from tests.lab.networks import NEUTRON, Service, command, wait_until_gone
+from tests.lab.networks import NEUTRON, SIDESPAWN, Service, command, wait_until_gone
 
 DOCS = Path(__file__).parents[2] / "docs/security.md"
 PROFILE = "sidespawn-side-container"
@@ -101,6 +101,18 @@ def test_it_starts_is_signalled_and_stops(service: Service) -> None:
     pid = network.pid
     assert network.kill("9").returncode == 0
     wait_until_gone(pid)
+
+
+def test_systemd_cannot_set_it_which_check_says() -> None:
+    service = new_service()
+    try:
+        service.enable_with(f'{NAMED}engine = "systemd"\n')
+        assert "nothing will start; leave `apparmor` out" in command(*SIDESPAWN, "check", check=False).stdout
+        done = service.network().start()
+        assert done.returncode != 0
+        assert "APPARMOR" in done.stderr
+    finally:
+        service.clean()
 
 
 @pytest.fixture(scope="module")

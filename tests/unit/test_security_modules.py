@@ -143,8 +143,18 @@ def test_a_profile_that_is_not_there_is_told(
     (tmp_path / "profiles").write_text(loaded)
     monkeypatch.setattr(security_modules, "LOADED", tmp_path / "profiles")
     monkeypatch.setattr(security_modules, "has_apparmor", lambda: there)
-    assert bool(security_modules.warnings("wanted")) is warned
-    assert security_modules.warnings("") == []
+    for engine in ("podman", "docker"):
+        assert bool(security_modules.warnings(engine, "wanted")) is warned
+        assert security_modules.warnings(engine, "") == []
+
+
+@pytest.mark.parametrize(("there", "told"), [(False, "run without it"), (True, "nothing will start")])
+def test_a_profile_that_systemd_cannot_set_is_told(monkeypatch: pytest.MonkeyPatch, there: bool, told: str) -> None:
+    monkeypatch.setattr(security_modules, "has_apparmor", lambda: there)
+    (said,) = security_modules.warnings("systemd", "wanted")
+    assert told in said
+    assert "leave `apparmor` out" in said
+    assert security_modules.warnings("systemd", "") == []
 
 
 def test_a_policy_names_a_profile_and_nothing_else() -> None:

@@ -32,7 +32,7 @@ def policy_warnings(policy: Policy) -> list[str]:
     found += IMAGES[policy.side_container.engine](policy.side_container.image)
     if policy.side_container.engine == "systemd":
         found += account_warnings(policy)
-    return found + security_modules.warnings(policy.side_container.apparmor)
+    return found + security_modules.warnings(policy.side_container.engine, policy.side_container.apparmor)
 
 
 def unit_warnings(policy: Policy) -> list[str]:

@@ -59,16 +59,22 @@ def remove() -> list[str]:
         return [error.message]
 
 
-def warnings(apparmor: str) -> list[str]:
+def warnings(engine: str, apparmor: str) -> list[str]:
     """What an operator should know; `apparmor` is the profile that the policy names."""
-    found = []
-    if apparmor and not has_apparmor():
-        found.append(
-            f"the policy wants AppArmor's profile {apparmor}, but the host has no AppArmor: nothing will start"
-        )
-    elif apparmor and LOADED.exists() and not is_loaded(apparmor):
-        found.append(f"AppArmor's profile {apparmor} is not loaded: nothing will start")
-    return found
+    wanted = f"the policy wants AppArmor's profile {apparmor}, but"
+    if not apparmor:
+        return []
+    if engine == "systemd" and has_apparmor():
+        reason = f"{wanted} systemd sets one by /proc, which its side containers do not have"
+        return [f"{reason}: nothing will start; leave `apparmor` out, or use podman or docker"]
+    if engine == "systemd":
+        reason = f"{wanted} the host has no AppArmor, which systemd passes over"
+        return [f"{reason}: side containers run without it; leave `apparmor` out"]
+    if not has_apparmor():
+        return [f"{wanted} the host has no AppArmor: nothing will start"]
+    if LOADED.exists() and not is_loaded(apparmor):
+        return [f"AppArmor's profile {apparmor} is not loaded: nothing will start"]
+    return []
 
 
 def profiles() -> list[str]:
