@@ -18,6 +18,7 @@ def parts() -> set[str]:
 
 def test_the_table_is_what_was_found() -> None:
     assert results.TABLE.rows() == results.rows(results.read())
+    assert results.TIMES.rows() == results.times(results.read())
 
 
 def test_every_part_has_a_row() -> None:
@@ -36,3 +37,11 @@ def test_a_part_that_failed_is_not_shown_as_one_that_passed() -> None:
     assert shown["Linux"] == ["—", "—", "7.2", "—"]
     assert shown[results.PARTS["reboot"]] == ["—", "—", "**no**", "—"]
     assert shown[results.PARTS["limits"]] == ["—", "—", "yes", "—"]
+
+
+def test_the_time_of_a_part_that_failed_is_not_shown() -> None:
+    took = {"parts": {"reboot": False, "limits": True, "lab": True}, "seconds": {"reboot": 3, "limits": 90}}
+    shown = {what: cells for what, *cells in results.times({"sid-apparmor": took})}
+    assert shown["`reboot`"] == ["—", "—", "—", "—"]
+    assert shown["`limits`"] == ["—", "—", "1.5", "—"]
+    assert shown["`lab`"] == ["—", "—", "—", "—"]

@@ -95,6 +95,7 @@ def fresh_machine(recipe: Recipe, request: pytest.FixtureRequest) -> Iterator[Ma
 
 FACTS_KEY = pytest.StashKey[dict[str, str]]()
 PARTS_KEY = pytest.StashKey[dict[str, bool]]()
+SECONDS_KEY = pytest.StashKey[dict[str, float]]()
 
 
 def facts(booted: Machine, recipe: Recipe) -> dict[str, str]:
@@ -110,8 +111,10 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     parts = item.config.stash.setdefault(PARTS_KEY, {})
+    seconds = item.config.stash.setdefault(SECONDS_KEY, {})
     for mark in item.iter_markers("part"):
         name = mark.args[0]
+        seconds[name] = seconds.get(name, 0) + call.duration
         # Each test reports three times; a part holds when all were passed, and is left out when nothing was called.
         if report.when == "call" or report.failed:
             parts[name] = parts.get(name, True) and report.passed
@@ -123,11 +126,14 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     target = config.getoption("--report")
     if target is not None:
         versions = config.stash.get(FACTS_KEY, None) or {}
+        parts = dict(sorted(config.stash.get(PARTS_KEY, {}).items()))
+        took = config.stash.get(SECONDS_KEY, {})
         result = {
             "release": config.getoption("--release"),
             "module": config.getoption("--module"),
             **versions,
-            "parts": dict(sorted(config.stash.get(PARTS_KEY, {}).items())),
+            "parts": parts,
+            "seconds": {name: round(took[name]) for name in parts},
         }
         target.write_text(json.dumps(result) + "\n")
         if os.environ.get("SIDESPAWN_WRITE_TABLE") == "1" and versions:

@@ -1,7 +1,8 @@
-"""What the tests on machines found, machine by machine, and the table of docs/hosts.md that shows it.
+"""What the tests on machines found, machine by machine, and the tables that show it: docs/hosts.md has what passed,
+HACKING.md how long it took.
 
-    SIDESPAWN_WRITE_TABLE=1 ./dev vm test …     adds what it finds to results.json, and writes the table
-    .venv/bin/python -m tests.machine.results   writes the table again
+    SIDESPAWN_WRITE_TABLE=1 ./dev vm test …     adds what it finds to results.json, and writes the tables
+    .venv/bin/python -m tests.machine.results   writes the tables again
 
 A run replaces what earlier ones found of the parts that it has; with other versions than theirs it replaces all.
 """
@@ -25,6 +26,7 @@ HOSTS = {
     "trixie-selinux": "Debian 13, SELinux",
 }
 TABLE = Table(PAGE, ("", *HOSTS.values()))
+TIMES = Table(CHECKOUT / "HACKING.md", ("part", *HOSTS.values()))
 VERSIONS = {
     "kernel": "Linux",
     "systemd": "systemd",
@@ -70,10 +72,16 @@ def add(result: dict[str, Any]) -> None:
     new = {**result, "date": datetime.datetime.now(datetime.UTC).date().isoformat()}
     old = results.get(kind, {})
     if all(old.get(each) == new.get(each) for each in VERSIONS if each != "date"):
-        new["parts"] = {**old["parts"], **new["parts"]}
-    results[kind] = {**new, "parts": dict(sorted(new["parts"].items()))}
+        for each in ("parts", "seconds"):
+            new[each] = {**old.get(each, {}), **new[each]}
+    results[kind] = new
     RESULTS.write_text(json.dumps(results, indent=4, sort_keys=True) + "\n")
+    write(results)
+
+
+def write(results: dict[str, dict[str, Any]]) -> None:
     TABLE.write(rows(results))
+    TIMES.write(times(results))
 
 
 def rows(results: dict[str, dict[str, Any]]) -> list[Row]:
@@ -84,5 +92,16 @@ def rows(results: dict[str, dict[str, Any]]) -> list[Row]:
     ]
 
 
+def times(results: dict[str, dict[str, Any]]) -> list[Row]:
+    """Minutes, of parts that passed: one that fails may end early."""
+    found = [results.get(kind, {}) for kind in HOSTS]
+
+    def shown(result: dict[str, Any], part: str) -> str:
+        seconds = result.get("seconds", {}).get(part)
+        return f"{seconds / 60:.1f}" if seconds and result["parts"][part] else SIGNS[None]
+
+    return [(f"`{part}`", *(shown(each, part) for each in found)) for part in PARTS]
+
+
 if __name__ == "__main__":
-    TABLE.write(rows(read()))
+    write(read())
