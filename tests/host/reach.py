@@ -69,7 +69,7 @@ def wrapper_read() -> None:
     tries.opens(f"{given['wrapper']}", os.O_RDONLY)
 
 
-# What the service is for, with the mounts that `sidespawn enable` prints, as the spool's owner.
+# What the service is for, with the mounts that `sidespawn enable` prints, as the spool's owner, who is root.
 ALLOWED: dict[str, Callable[[], None]] = {
     "write its spool": spool_written,
     "ring": rung,

@@ -56,6 +56,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     config.hook.pytest_deselected(items=[each for each in items if not is_wanted(each)])
     items[:] = filter(is_wanted, items)
+    if config.getoption("--module") is Module.SELINUX:
+        # Those that need a host without our module come first: it is installed once, and stays.
+        items.sort(key=lambda item: "with_selinux_module" in item.fixturenames)  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="session")
@@ -72,9 +75,9 @@ def machine(recipe: Recipe, request: pytest.FixtureRequest) -> Iterator[Machine]
         yield booted
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def with_selinux_module(recipe: Recipe, request: pytest.FixtureRequest) -> Iterator[None]:
-    """Where the machine has SELinux, a service keeps the module installed: installing it takes a minute each time."""
+    """Where the machine has SELinux, a service keeps the module installed: installing it takes minutes each time."""
     if recipe.module is not Module.SELINUX:
         yield
         return

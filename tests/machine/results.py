@@ -54,7 +54,8 @@ PARTS = {
     "lab-all": "all of `tests/lab`",
     "module": "the security module refuses things",
     "apparmor": "what AppArmor and the list of system calls deny an agent and a side container, each tried",
-    "selinux": "SELinux's module comes and goes; what it denies agents and side containers, each tried",
+    "selinux-module": "SELinux's module comes and goes with the demo, and the audit log has only what is listed",
+    "selinux": "what SELinux denies agents and side containers, each tried",
     "fips": "the demo where OpenSSL has only its FIPS provider",
     "machine": "what tests on machines rely on",
 }

@@ -13,6 +13,8 @@ import pytest
 from tests.machine.agents import Agent, make_image
 from vm.machine import Machine
 
+pytestmark = pytest.mark.usefixtures("with_selinux_module")
+
 TRACES = "podman ps --all --format '{{.Names}}'; ip netns list; systemctl list-units --failed --plain --no-legend"
 
 

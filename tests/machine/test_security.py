@@ -32,7 +32,7 @@ def test_the_module_enforces(machine: Machine, recipe: Recipe) -> None:
             assert "Permission denied" in refused.stderr
         case Module.SELINUX:
             machine.run(_SELINUX)
-            # Nobody may become init but the kernel.
+            # No one may become the kernel.
             refused = machine.run("runcon system_u:system_r:kernel_t:s0 true", check=False)
             assert "Permission denied" in refused.stderr
         case Module.NONE:
@@ -58,7 +58,7 @@ def with_selinux(recipe: Recipe) -> None:
         pytest.skip("the machine has another security module")
 
 
-@pytest.mark.part("selinux")
+@pytest.mark.part("selinux-module")
 @pytest.mark.usefixtures("with_selinux")
 def test_selinux_gets_its_module_and_loses_it(machine: Machine) -> None:
     run_inside(machine, "tests/host/test_selinux_module.py", timeout=300)
@@ -77,6 +77,6 @@ def with_provider(recipe: Recipe) -> None:
 
 
 @pytest.mark.part("fips")
-@pytest.mark.usefixtures("with_provider")
+@pytest.mark.usefixtures("with_provider", "with_selinux_module")
 def test_openssl_in_fips_mode(machine: Machine) -> None:
     run_inside(machine, "tests/host/test_fips.py", timeout=300)
