@@ -47,6 +47,16 @@ def test_what_systemd_made_where_nothing_was_mounted_is_removed(tmp_path: Path) 
     directories.remove(places)
 
 
+def test_what_runs_wrote_where_nothing_was_mounted_is_removed(tmp_path: Path) -> None:
+    """A run of 0.1.0 takes the lock and compiles the policy before it looks for the spool, which it does not see."""
+    places = Places("a", run=tmp_path / "run")
+    places.home.mkdir(parents=True)
+    for path in (places.lock, places.compiled, places.tally):
+        path.write_text("x")
+    directories.remove(places)
+    assert not places.run.exists()
+
+
 def test_what_nobody_knows_is_not_removed(tmp_path: Path) -> None:
     places = Places("a", run=tmp_path / "run")
     (places.home / "unknown").mkdir(parents=True)

@@ -127,7 +127,9 @@ def remove(places: Places) -> None:
     for path in (*given_to_containers(places), places.home):
         while os.path.ismount(path):
             kernel.unmount(str(path))
-    # What systemd's socket unit made where the directories were not mounted: they were in another mount namespace.
+    # What systemd's socket unit and runs made where the directories were not mounted: in another mount namespace.
+    for file in (places.lock, places.compiled, places.syscalls, places.adoption, places.bucket, places.tally):
+        file.unlink(missing_ok=True)
     for doorbell in (places.doorbell, places.operators_doorbell):
         doorbell.unlink(missing_ok=True)
         if doorbell.parent.exists():
