@@ -127,6 +127,21 @@ GROUPS = {
         the metadata proxy's address with more behind it
         a line longer than the policy allows | a long line of what takes long to judge
         a child replaced by a process of another's | an agent's files that never answer who looks for its release""",
+    "In a side container of each engine": """
+        what the engine left: descriptors, a working directory, its own program, variables
+        namespaces made, or entered by what can be opened
+        another network by the socket of its output | another network by a pid or a pidfd
+        another network by the other end of a veth
+        mounts, by mount(2) and by the new mount API | settings of the kernel: core_pattern, sysrq, binary formats, /sys
+        device nodes made and opened, terminals | another process traced; its memory, files, descriptors, namespaces
+        another process signalled | another process: limits, processors, priorities
+        keys of its user's other processes, and of root | control groups written and made
+        sockets of the host by their paths | abstract sockets of the host and of other tenants
+        its own limits raised, memory of others
+        the kernel: bpf, io_uring, clock, modules, restart, another architecture
+        uevents, and sockets of families without namespaces | lies to systemd and to the journal
+        a table of sockets without end where the host waits for a port
+        a pid that was a child's when it was listed, and is another's""",
 }
 # Groups whose numbers do not go on from those of the group before.
 FIRST = {"Out of the agent's container": 150, "What policies have come to say": 176}
@@ -154,6 +169,11 @@ STAYS_POSSIBLE = {
     79: "who can bind another namespace at a name can enter that namespace without us",
     98: "a program may spoof in its own namespace when its policy grants NET_RAW",
     101: "a privileged agent needs nobody's help",
+    201: "held by podman and docker; systemd as the engine gives its own socket to who may have NET_ADMIN",
+    202: "held by podman and docker; systemd as the engine has no pid namespace, and NET_ADMIN needs but a pid",
+    203: "who has NET_ADMIN reaches the namespace of the other end, with every engine",
+    208: "held by podman and docker; systemd as the engine has no pid namespace",
+    209: "held by podman and docker; systemd as the engine has no pid namespace",
 }
 # What would do harm to the machine that the tests run on.
 THEIRS_NOT_TRIED = {

@@ -90,7 +90,6 @@ class Kind:
 PODMAN = Kind(
     name="podman",
     adds=frozenset({"HOSTNAME", "HOME", "container"}),
-    allows=frozenset({"key rings"}),  # by the system calls that containers-common allows
 )
 DOCKER = Kind(
     name="docker",

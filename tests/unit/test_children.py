@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from sidespawn.core.plan import ChildPidFile
+from sidespawn.host import children
 from sidespawn.host.children import find_child, find_children
 from sidespawn.system.processes import Process, end, identify
 from tests.attacks.catalogue import attack
@@ -132,6 +133,22 @@ def test_a_program_that_is_gone_has_no_children(program: Program) -> None:
     assert find_child(replace(program.process, started=1), str(program.file)) is None
     end(program.process, "KILL", 10)
     assert program.look() is None
+
+
+@attack(219)
+def test_a_pid_that_was_a_childs_when_it_was_listed_and_is_anothers_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With an engine that has no pid namespace, a process of the host's can have it by then."""
+    with subprocess.Popen(["/bin/sleep", "60"]) as program, subprocess.Popen(["/bin/sleep", "60"]) as stranger:
+        lists = [[stranger.pid]]
+        monkeypatch.setattr(children, "descendants", lambda _: iter(lists.pop() if lists else []))
+        process, file = identify(program.pid), tmp_path / "child.pid"
+        file.write_text(str(stranger.pid))
+        assert process is not None
+        assert find_child(process, str(file)) is None
+        for each in (program, stranger):
+            each.kill()
 
 
 def test_all_that_are_wanted_must_be_there(program: Program) -> None:

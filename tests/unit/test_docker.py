@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,6 +16,7 @@ import pytest
 from sidespawn.engines import NameTaken, Other, control_groups, docker, docker_runtime
 from sidespawn.engines.docker import Docker
 from sidespawn.errors import LaunchError, Reason
+from sidespawn.host import seccomp
 from tests.unit.small import NET
 from tests.unit.test_podman import ID, PINS, PLAN
 
@@ -292,6 +294,14 @@ def description(hostname: str) -> dict[str, Any]:
         "linux": {
             "sysctl": {"net.ipv4.ip_unprivileged_port_start": "0"},
             "namespaces": [{"type": "mount"}, {"type": "network"}, {"type": "pid"}],
+            "seccomp": {
+                "defaultAction": "SCMP_ACT_ERRNO",
+                "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"],
+                "syscalls": [
+                    {"names": ["io_uring_setup", "read", "socket", "socketcall"], "action": "SCMP_ACT_ALLOW"},
+                    {"names": ["socketcall"], "action": "SCMP_ACT_ALLOW"},
+                ],
+            },
         },
     }
 
@@ -305,9 +315,10 @@ def adapted(homes: Path, hostname: str = ID) -> tuple[int, dict[str, Any]]:
 def test_the_runtime_puts_in_the_namespace_and_takes_out_what_the_plan_does_not_say(homes: Path) -> None:
     code, found = adapted(homes)
     assert code == 0
-    assert found["linux"] == {
-        "namespaces": [{"type": "mount"}, {"type": "pid"}, {"type": "network", "path": "/pins/1.netns"}]
-    }
+    assert found["linux"].keys() == {"namespaces", "seccomp"}
+    assert found["linux"]["namespaces"] == [
+        {"type": "mount"}, {"type": "pid"}, {"type": "network", "path": "/pins/1.netns"},
+    ]  # fmt: skip
     assert found["process"]["env"] == [f"TAG=tool-{NET}"]
     assert found["process"]["user"] == {"uid": 1, "gid": 1, "additionalGids": []}
     assert "hooks" not in found
@@ -316,6 +327,24 @@ def test_the_runtime_puts_in_the_namespace_and_takes_out_what_the_plan_does_not_
         ("/state", ["rbind", "rprivate", "nosuid", "nodev", "noexec"]),
         ("/state/tool.conf", ["rbind", "ro", "nosuid", "nodev", "noexec"]),
     ]
+
+
+def test_the_runtime_narrows_dockers_list_of_system_calls(homes: Path) -> None:
+    calls = adapted(homes)[1]["linux"]["seccomp"]
+    assert calls["architectures"] == ["SCMP_ARCH_X86_64"]
+    first, *sockets = calls["syscalls"]
+    assert first["names"] == ["read"]
+    assert {tuple(each["names"]) for each in sockets} == {("socket",)}
+    wanted = {tuple((each["index"], each["value"]) for each in rule["args"]) for rule in sockets}
+    families = {((0, each),) for each in (seccomp.UNIX, seccomp.INET, seccomp.INET6, seccomp.PACKET)}
+    assert wanted == families | {((0, seccomp.NETLINK), (2, each)) for each in seccomp.NETLINKS}
+
+
+def test_a_daemon_that_filters_nothing_is_left_to_its_operator(homes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unfiltered = description(ID)
+    del unfiltered["linux"]["seccomp"]
+    monkeypatch.setattr(sys.modules[__name__], "description", lambda _: unfiltered)
+    assert "seccomp" not in adapted(homes)[1]["linux"]
 
 
 def test_a_user_that_is_not_root_has_the_plans_capabilities(homes: Path) -> None:

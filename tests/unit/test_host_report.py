@@ -15,7 +15,15 @@ import pytest
 from sidespawn import host_report
 from sidespawn.engines import docker
 from sidespawn.errors import LaunchError, Reason
-from sidespawn.host_report import engines, journal, kernel, network_namespaces, service_manager, trusted_code
+from sidespawn.host_report import (
+    engines,
+    journal,
+    kernel,
+    network_namespaces,
+    service_manager,
+    suitability,
+    trusted_code,
+)
 from sidespawn.host_report.findings import Finding, State, Topic, ok, problem, warning, worst
 from sidespawn.setup.services import Service, engines_in_use
 from sidespawn.system import kernel as calls
@@ -517,3 +525,23 @@ def test_only_what_is_not_fine_concerns_a_service(monkeypatch: pytest.MonkeyPatc
 def test_the_worst_state_counts() -> None:
     fine, poor, bad = ok(Topic.KERNEL, "x"), warning(Topic.CODE, "x", "y", "z"), problem(Topic.UNITS, "x", "y", "z")
     assert [worst(each) for each in ([], [fine], [fine, poor], [poor, bad, fine])] == ["ok", "ok", "warning", "problem"]
+
+
+@pytest.mark.parametrize(
+    ("uid", "capabilities", "said"),
+    [
+        (1000, '["NET_RAW"]', []),
+        (1000, '["NET_RAW", "NET_ADMIN"]', ["NET_ADMIN"]),
+        (0, "[]", ["runs as root"]),
+        (0, '["NET_ADMIN"]', ["runs as root", "NET_ADMIN"]),
+    ],
+)
+def test_what_systemd_does_not_confine_is_said(uid: int, capabilities: str, said: list[str]) -> None:
+    """docs/security.md: what a program can do by pids that are the host's."""
+    changes = (
+        ('engine = "podman"', 'engine = "systemd"'), ("uid = 1000", f"uid = {uid}"),
+        ('capabilities = ["NET_RAW", "NET_ADMIN"]', f"capabilities = {capabilities}"),
+    )  # fmt: skip
+    found = [each for each in suitability.account_warnings(small.load(*changes)) if "no pid namespace" in each]
+    assert len(found) == len(said)
+    assert all(word in each for word, each in zip(said, found, strict=True))

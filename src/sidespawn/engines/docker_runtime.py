@@ -21,6 +21,20 @@ HOMES = "/run/sidespawn"
 HEX = frozenset("0123456789abcdef")
 REFUSAL = "no record of such a side container: only sidespawn uses this runtime"
 HARMLESS = ("nosuid", "nodev")
+# Of docker's list. Of AF_UNIX, AF_INET, AF_INET6 and AF_PACKET, and of netlink's protocols the same as podman's: see
+# host/seccomp.py.
+LEFT_OUT = {"io_uring_enter", "io_uring_register", "io_uring_setup", "socket", "socketcall"}
+SOCKETS = [
+    {0: 1},
+    {0: 2},
+    {0: 10},
+    {0: 17},
+    {0: 16, 2: 0},
+    {0: 16, 2: 4},
+    {0: 16, 2: 6},
+    {0: 16, 2: 12},
+    {0: 16, 2: 16},
+]
 
 
 def main(argv: list[str]) -> int:
@@ -66,6 +80,18 @@ def adapt(description: dict[str, Any], record: dict[str, Any]) -> None:
     for mount in kept:
         mount["options"] = [*mount["options"], *ours.get(mount["source"], ())]
     description["mounts"] = kept
+    if "seccomp" in linux:
+        narrow(linux["seccomp"])
+
+
+def narrow(calls: dict[str, Any]) -> None:
+    calls["architectures"] = calls["architectures"][:1]  # its own: of others no filter sees all arguments
+    for rule in calls["syscalls"]:
+        rule["names"] = [name for name in rule["names"] if name not in LEFT_OUT]
+    for wanted in SOCKETS:
+        arguments = [{"index": each, "value": value, "op": "SCMP_CMP_EQ"} for each, value in wanted.items()]
+        calls["syscalls"].append({"names": ["socket"], "action": "SCMP_ACT_ALLOW", "args": arguments})
+    calls["syscalls"] = [rule for rule in calls["syscalls"] if rule["names"]]
 
 
 if __name__ == "__main__":

@@ -53,8 +53,12 @@ CAPABILITIES = {
 ADDED = (
     "HOME", "INVOCATION_ID", "JOURNAL_STREAM", "LANG", "LOGNAME", "PATH", "SHELL", "SYSTEMD_EXEC_PID", "TERM", "USER",
 )  # fmt: skip
-# Of @system-service: what reaches into other processes of the same user, and what is not the container's own.
-FORBIDDEN = ["@keyring", "io_uring_setup", "kcmp", "process_madvise", "process_vm_readv", "process_vm_writev"]
+# Of @system-service: what reaches into other processes of the same user, and what is not the container's own. A pidfd
+# gives a descriptor of each namespace of its process (Linux 6.11).
+FORBIDDEN = [
+    *("@keyring", "io_uring_setup", "kcmp", "pidfd_open", "process_madvise"),
+    *("process_vm_readv", "process_vm_writev"),
+]
 FAMILIES = ["AF_UNIX", "AF_INET", "AF_INET6", "AF_NETLINK", "AF_PACKET"]
 TMPFS = "nosuid,nodev,noexec,size=64k"
 PRIVATE, RECURSIVE = 1 << 18, 1 << 14  # MS_PRIVATE, MS_REC

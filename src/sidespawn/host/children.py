@@ -39,9 +39,10 @@ def find_child(program: Process, inside: str) -> Process | None:
     with suppress(OSError):  # the program is gone, or has not written the file yet
         wanted = read_pid(program.pid, inside)
         for child in map(identify, descendants(program.pid) if wanted is not None else ()):
-            # What was read was read of these two processes and no others if they are still there afterwards.
-            if child and pid_inside(child.pid, program.pid) == wanted and is_alive(child) and is_alive(program):
-                return child
+            # It is below the program still, after it was identified, or another could have its pid by now. All of that
+            # was read of these two processes and no others if they are still there afterwards.
+            if child and pid_inside(child.pid, program.pid) == wanted and child.pid in descendants(program.pid):
+                return child if is_alive(child) and is_alive(program) else None
     return None
 
 

@@ -55,8 +55,8 @@ def is_listening(pid: int, what: str) -> bool:
     suffix = f":{int(port):04X}"
     listening = "0A" if protocol == "tcp" else "07"  # TCP_LISTEN; a bound UDP socket says TCP_CLOSE
     for table in (protocol, f"{protocol}6"):
+        # Line by line: who shares the namespace makes the table as long as it likes.
         with open(f"/proc/{pid}/net/{table}", encoding="ascii") as file:
-            rows = (line.split() for line in list(file)[1:])
-            if any(row[1].endswith(suffix) and row[3] == listening for row in rows):
+            if any(row[1].endswith(suffix) and row[3] == listening for row in map(str.split, file)):
                 return True
     return False

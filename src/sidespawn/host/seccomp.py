@@ -4,7 +4,8 @@ podman's list (containers-common) is made for any program, with any capabilities
 
 Side containers make and enter no namespaces. podman lets every program make a user namespace, and be root with all
 capabilities in it: much of the kernel's surface that a program without capabilities cannot reach. docker's profile and
-systemd's RestrictNamespaces= do not allow it either.
+systemd's RestrictNamespaces= do not allow it either. They use no keys, which have no namespace, and few families of
+sockets.
 
 Agents that make network namespaces have CAP_SYS_ADMIN, for which podman allows much more. What a path or a mount is
 needed to judge is left to AppArmor; here is what it does not see, such as the new mount API, whose calls AppArmor lets
@@ -34,12 +35,13 @@ NETLINKS = (0, 4, 6, 12, 16)
 NEW_MOUNT_API = frozenset(
     ("fsconfig", "fsmount", "fsopen", "fspick", "mount_setattr", "move_mount", "open_tree", "open_tree_attr")
 )
-REFUSED = frozenset((
+# The keys of a user are those of all its processes; root's are the host's own.
+KEYS = frozenset(("add_key", "keyctl", "request_key"))
+REFUSED = KEYS | frozenset((
     # A whole file system through a mount of one of its files.
     "fanotify_init", "open_by_handle_at", "quotactl", "quotactl_fd",
     # The kernel itself, and what it keeps for root.
-    "add_key", "bpf", "io_uring_enter", "io_uring_register", "io_uring_setup", "keyctl", "lookup_dcookie",
-    "perf_event_open", "request_key",
+    "bpf", "io_uring_enter", "io_uring_register", "io_uring_setup", "lookup_dcookie", "perf_event_open",
     # Other processes' memory and descriptors.
     "kcmp", "pidfd_getfd", "process_madvise", "process_vm_readv", "process_vm_writev", "ptrace",
 ))  # fmt: skip
@@ -51,11 +53,12 @@ FILTERED = frozenset(("clone", "ioprio_set", "setpriority", "socket", "unshare")
 def of_side_containers() -> str | None:
     """The text of the profile; None where podman has no file to begin with, and uses what is built into it."""
     return narrowed(
-        frozenset(("clone", "clone3", "setns", "unshare")),
+        KEYS | {"clone", "clone3", "setns", "socket", "socketcall", "unshare"},
         [
             allow(("clone",), {clone_flags(): (NEW_NAMESPACES, 0)}),
             refuse(("clone3",), ENOSYS),
-            refuse(("setns", "unshare"), EPERM),
+            refuse(KEYS | {"setns", "unshare"}, EPERM),
+            *sockets(),
         ],
     )
 
@@ -73,12 +76,15 @@ def of_agents() -> str | None:
             allow(OF_A_PROCESS, {0: (INT, 0)}),
             allow(("setpriority",), {0: (INT, 0), 1: (INT, 0)}),  # PRIO_PROCESS, itself
             allow(("ioprio_set",), {0: (INT, 1), 1: (INT, 0)}),  # IOPRIO_WHO_PROCESS, itself
-            *(allow(("socket",), {0: (INT, family)}) for family in (UNIX, INET, INET6, PACKET)),
-            *(allow(("socket",), {0: (INT, NETLINK), 2: (INT, protocol)}) for protocol in NETLINKS),
+            *sockets(),
         ],
-        # Of the others some take arguments in memory, where no filter sees them: socketcall(2) of i386.
-        one_architecture=True,
     )
+
+
+def sockets() -> list[dict[str, Any]]:
+    """Not of families that know no network namespaces, such as AF_VSOCK."""
+    families = [allow(("socket",), {0: (INT, family)}) for family in (UNIX, INET, INET6, PACKET)]
+    return families + [allow(("socket",), {0: (INT, NETLINK), 2: (INT, protocol)}) for protocol in NETLINKS]
 
 
 def place_of_agents(run: Path) -> Path:
@@ -90,7 +96,7 @@ def base() -> Path | None:
     return next((path for path in BASES if path.exists()), None)
 
 
-def narrowed(left_out: frozenset[str], added: list[dict[str, Any]], *, one_architecture: bool = False) -> str | None:
+def narrowed(left_out: frozenset[str], added: list[dict[str, Any]]) -> str | None:
     path = base()
     if path is None:
         return None
@@ -98,9 +104,9 @@ def narrowed(left_out: frozenset[str], added: list[dict[str, Any]], *, one_archi
     for rule in made["syscalls"]:
         rule["names"] = [name for name in rule["names"] if name not in left_out]
     made["syscalls"] = [*(rule for rule in made["syscalls"] if rule["names"]), *added]
-    if one_architecture:
-        for each in made.get("archMap", ()):
-            each["subArchitectures"] = []
+    # Of other architectures some calls take arguments in memory, where no filter sees them: socketcall(2) of i386.
+    for each in made.get("archMap", ()):
+        each["subArchitectures"] = []
     return json.dumps(made)
 
 

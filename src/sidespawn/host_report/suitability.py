@@ -92,6 +92,11 @@ def account_warnings(policy: Policy) -> list[str]:
             "systemd gives no pid namespace, and the program runs as root: one that is taken over could signal every"
             " process of this host; podman and docker do not have that"
         )
+    if "NET_ADMIN" in side_container.capabilities and not side_container.host_network:
+        found.append(
+            "systemd gives no pid namespace, and the program has NET_ADMIN: one that is taken over could change every"
+            " interface of this host and of other namespaces; podman and docker do not have that"
+        )
     return found
 
 
