@@ -141,7 +141,19 @@ GROUPS = {
         the kernel: bpf, io_uring, clock, modules, restart, another architecture
         uevents, and sockets of families without namespaces | lies to systemd and to the journal
         a table of sockets without end where the host waits for a port
-        a pid that was a child's when it was listed, and is another's""",
+        a pid that was a child's when it was listed, and is another's
+        a directory moved by its agent while the program is in it
+        lines in its output that read like others', and that turn text around
+        the file that it is ready by: a link, a pipe, a directory, a socket
+        the file that names its child: links, lies, a lease on it
+        what is in the place of the pid file, and a pid file that names another process
+        its agent's disk filled, the inodes used up | a program that will not go""",
+    "As another user of the host": """
+        locks on all files that it can open | names taken in /tmp, /dev/shm and without a file
+        a process that looks like a side container's program""",
+    "As a second agent that shares /run/netns": """
+        a start in the first's namespace | the first's namespace gone, replaced or hidden while its program runs
+        the host's /run filled by way of the directory of names""",
 }
 # Groups whose numbers do not go on from those of the group before.
 FIRST = {"Out of the agent's container": 150, "What policies have come to say": 176}
@@ -174,6 +186,7 @@ STAYS_POSSIBLE = {
     203: "who has NET_ADMIN reaches the namespace of the other end, with every engine",
     208: "held by podman and docker; systemd as the engine has no pid namespace",
     209: "held by podman and docker; systemd as the engine has no pid namespace",
+    232: "podman starts nothing while /run is full; what runs is stopped as ever",
 }
 # What would do harm to the machine that the tests run on.
 THEIRS_NOT_TRIED = {

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from sidespawn.system.processes import ENVIRONMENT, identify
 from tests.attacks import inside
 from tests.attacks.catalogue import attack
-from tests.attacks.stage import Attacker, Ours, Refused, Stage, agent_of
-from tests.lab.networks import SIDESPAWN, command, unit_state
+from tests.attacks.stage import NEUTRON, Attacker, Ours, Refused, Stage, agent_of
+from tests.lab.networks import DNSMASQ_FILES, SIDESPAWN, command, unit_state
 
 AS_NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
 VERBS = (("check",), ("check", "SERVICE"), ("ps", "SERVICE"), ("ps", "SERVICE", "--limits"), ("enable", "SERVICE"))
@@ -106,4 +109,171 @@ def test_another_user_has_no_power_over_the_units(ours: Ours, verb: str) -> None
         done = subprocess.run(argv, capture_output=True, check=False, timeout=60, env=ENVIRONMENT)
         assert done.returncode != 0
     assert unit_state(f"sidespawn@{ours.service.name}.socket") == "active"
+    ours.expect_held()
+
+
+# ---------------------------------------------------------------- another user
+
+
+@contextmanager
+def of_another_user(code: str, *arguments: str) -> Iterator[None]:
+    """A process of another user of the host, once it has said a line."""
+    argv = (*AS_NOBODY, "/usr/bin/python3", "-I", "-c", code, *arguments)
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "done\n"
+        yield
+        process.kill()
+
+
+LOCKS = """
+import fcntl, os, sys
+kept = []
+for top in sys.argv[1:]:
+    for directory, _, names in os.walk(top):
+        for path in (directory, *(os.path.join(directory, each) for each in names)):
+            try:
+                kept.append(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
+                fcntl.flock(kept[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                continue
+assert kept
+print("done", flush=True)
+sys.stdin.read()
+"""
+
+
+@attack(227)
+def test_another_user_holds_locks_on_all_that_it_can_open(ours: Ours) -> None:
+    tops = ("/run/sidespawn", "/etc/sidespawn", "/etc/systemd/system", "/run/netns", str(ours.service.state))
+    with of_another_user(LOCKS, *tops):
+        expect_answers(ours)
+        ours.expect_held()
+
+
+NAMES = """
+import os, socket, sys
+kept, made = [], []
+for top in ("/tmp", "/var/tmp", "/dev/shm"):
+    for each in ("sidespawn", "sidespawn.lock", *sys.argv[1:]):
+        try:
+            os.symlink("/etc/shadow", f"{top}/{each}")
+            made.append(f"{top}/{each}")
+        except OSError:
+            continue
+for each in ("sidespawn", "io.sidespawn", "/run/sidespawn", *sys.argv[1:]):
+    kept.append(socket.socket(socket.AF_UNIX))
+    kept[-1].bind("\\0" + each)
+    kept[-1].listen()
+print("done", flush=True)
+sys.stdin.read()
+for each in made:
+    os.unlink(each)
+"""
+
+
+@attack(228)
+def test_another_user_has_taken_the_names(ours: Ours) -> None:
+    """In the directories of all, and those without a file."""
+    with of_another_user(NAMES, ours.service.name, ours.network.container, f"sidespawn@{ours.service.name}"):
+        expect_answers(ours)
+        ours.expect_held()
+    for top in ("/tmp", "/var/tmp", "/dev/shm"):
+        for each in ("sidespawn", "sidespawn.lock", ours.service.name, ours.network.container):
+            if os.path.islink(f"{top}/{each}"):
+                os.unlink(f"{top}/{each}")
+
+
+@attack(229)
+def test_another_users_process_that_looks_like_a_side_container(ours: Ours) -> None:
+    """With the same command line and environment. It is not taken for one, and not ended."""
+    network = ours.new_network()
+    assert network.start().returncode == 0
+    argv = Path(f"/proc/{network.pid}/cmdline").read_text().split("\0")[:-1]
+    alike = "import os, sys; os.execve('/bin/sleep', ['sleep', '600'], {'PROCESS_TAG': sys.argv[1]})"
+    with subprocess.Popen((*AS_NOBODY, "/usr/bin/python3", "-I", "-c", alike, *argv), env=ENVIRONMENT) as process:
+        shown = json.loads(command(*SIDESPAWN, "ps", ours.service.name, "--json").stdout)
+        assert process.pid not in {each["pid"] for each in shown}
+        answers = ours.ask(*(ours.signal(name, process.pid) for name in ("HUP", "TERM", "KILL")))
+        assert {each["reason"] for each in answers} == {"no-such-process"}
+        command("systemctl", "start", ours.service.unit)  # as the timer does
+        ours.service.wait_until_idle()
+        assert process.poll() is None
+        process.kill()
+    ours.expect_held()
+
+
+# ---------------------------------------------------------------- a second agent
+
+
+@attack(230)
+def test_a_second_agents_start_in_the_firsts_namespace(ours: Ours) -> None:
+    """Its policy allows the name, and it could enter the namespace itself. Nothing of the first's is ended."""
+    network = ours.new_network()
+    assert network.start().returncode == 0
+    before = identify(network.pid)
+    neighbour = ours.bystander.service
+    copy = replace(ours.bystander, id=network.id, home=neighbour.state / "dhcp" / network.id)
+    copy.home.mkdir(parents=True)
+    for name in DNSMASQ_FILES:
+        (copy.home / name).touch()
+    command("chown", "-R", f"{NEUTRON}:{NEUTRON}", str(copy.home))
+    copy.start()
+    for name in ("HUP", "TERM", "KILL"):
+        copy.kill(name, network.pid)
+    assert identify(network.pid) == before
+    assert network.container in ours.service.containers(every=False)
+    command(*SIDESPAWN, "stop", neighbour.name, copy.netns, check=False)
+    ours.expect_held()
+
+
+@attack(231)
+@pytest.mark.parametrize("what", ["deleted", "replaced", "hidden"])
+def test_the_firsts_namespace_gone_while_its_program_runs(ours: Ours, second: Attacker, what: str) -> None:
+    """What runs is still found, signalled and stopped: by its pid, not by a name."""
+    network = ours.new_network()
+    assert network.start().returncode == 0
+    before = identify(network.pid)
+    path = f"/run/netns/{network.netns}"
+    if what == "hidden":
+        second(inside.bind, "/etc/passwd", path)
+    else:
+        assert second(inside.run, ["ip", "netns", "del", network.netns])[0] == 0
+    if what == "replaced":
+        assert second(inside.run, ["ip", "netns", "add", network.netns])[0] == 0
+    (answer,) = ours.ask(ours.signal("HUP", network.pid))
+    assert answer["reason"] == "ok"
+    assert identify(network.pid) == before
+    (answer,) = ours.ask(ours.signal("TERM", network.pid))
+    assert answer["reason"] == "ok"
+    assert before is not None
+    assert identify(before.pid) is None
+    if what == "hidden":
+        second(inside.unmount, path)
+    if what == "deleted":
+        command("ip", "netns", "add", network.netns)
+    ours.expect_held()
+
+
+@attack(232)
+def test_the_hosts_run_filled_by_way_of_the_directory_of_names(ours: Ours, second: Attacker) -> None:
+    """This stays possible: podman starts nothing then. What runs is stopped as ever, and it ends with the filling."""
+    network, waiting = ours.new_network(), ours.new_network()
+    assert network.start().returncode == 0
+    before = os.statvfs("/run")
+    used = (before.f_blocks - before.f_bfree) * before.f_frsize
+    command("mount", "-o", f"remount,size={used + (4 << 20)}", "/run")  # so that it takes no gigabytes here
+    try:
+        second(inside.fill, "/run/netns/full", 64 << 20)
+        assert os.statvfs("/run").f_bavail == 0
+        refused = waiting.start()
+        assert (refused.returncode, "no space left" in refused.stderr) == (70, True), refused.stderr
+        done = command(*SIDESPAWN, "stop", ours.service.name, network.netns)
+        assert "was stopped" in done.stdout
+        second(inside.remove, "/run/netns/full")
+        assert waiting.start().returncode == 0
+    finally:
+        command("mount", "-o", f"remount,size={before.f_blocks * before.f_frsize}", "/run")
+        if os.path.exists("/run/netns/full"):
+            os.unlink("/run/netns/full")
     ours.expect_held()

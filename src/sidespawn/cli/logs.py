@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from sidespawn.cli.output import json_option, service_argument
+from sidespawn.cli.output import json_option, printable, service_argument
 from sidespawn.core.adoption import names_of
 from sidespawn.core.pattern import render_first
 from sidespawn.core.plan import container_name
@@ -47,7 +47,18 @@ def logs(
     command += ["--output=json"] if as_json else ["--output=short-iso"]
     if follow:
         command.append("--follow")
-    os.execv(JOURNALCTL, [*command, *matching])
+    command += matching
+    if as_json:
+        os.execv(JOURNALCTL, command)
+    # journalctl shows as a blob what controls a terminal, but not what turns text around or looks like a line's end.
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, errors="replace"
+    ) as process:
+        assert process.stdout is not None  # noqa: S101 - it is a pipe
+        with suppress(KeyboardInterrupt):
+            for line in process.stdout:
+                click.echo(printable(line.removesuffix("\n").expandtabs()))
+    raise SystemExit(max(process.returncode, 0))
 
 
 def newest(lines: int, since: str | None, matching: list[str]) -> list[str]:
