@@ -7,7 +7,7 @@ import os
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
 import pytest
@@ -166,8 +166,10 @@ def test_a_directory_in_the_place_of_the_pid_file(hostile: HostileProgram, each:
 @attack(224)
 def test_the_pid_file_rewritten_while_it_runs(hostile: HostileProgram) -> None:
     """It names what its writer likes, and nobody on the host reads it: no other process is stopped."""
-    with subprocess.Popen(["/bin/sleep", "600"]) as passer_by:
-        rewritten = f'ready()\nwhile True:\n    write(f"{{own}}/pid", "{passer_by.pid}")\n    time.sleep(0.05)\n'
+    with subprocess.Popen(["/bin/sleep", "600"]) as passer_by, ExitStack() as stack:
+        stack.callback(passer_by.kill)
+        rewritten = "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+        rewritten += f'ready()\nwhile True:\n    write(f"{{own}}/pid", "{passer_by.pid}")\n    time.sleep(0.05)\n'
         name = hostile.new(CHILD + rewritten)
         code, said = hostile.start(name)
         assert code == 0, said
@@ -177,7 +179,6 @@ def test_the_pid_file_rewritten_while_it_runs(hostile: HostileProgram) -> None:
         command(*SIDESPAWN, "stop", hostile.service.name, f"hostile-{name}")
         assert [identify(pid) for pid in pids if pid] == [None]
         assert passer_by.poll() is None
-        passer_by.kill()
     expect_served(hostile)
 
 

@@ -8,10 +8,12 @@ import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from sidespawn.core.plan import container_name
 from sidespawn.system.processes import identify
 from tests.lab.conftest import new_service
 from tests.lab.networks import NEUTRON, Router, command, wait_until
@@ -21,8 +23,15 @@ STATE = "/var/lib/neutron"
 MONITOR = "neutron-keepalived-state-change-monitor"
 
 
+@dataclass
 class Watched(Router):
     """What Neutron calls for it, it calls in no namespace and with no variables."""
+
+    kind: str = "qrouter"
+
+    @property
+    def netns(self) -> str:
+        return f"{self.kind}-{self.id}"
 
     @property
     def kill_script(self) -> Path:
@@ -69,10 +78,10 @@ class Watched(Router):
 
 
 @pytest.fixture
-def router() -> Iterator[Watched]:
+def router(request: pytest.FixtureRequest) -> Iterator[Watched]:
     service = new_service("neutron-keepalived-state-change")
     service.enable("--preset=neutron-l3-keepalived-state-change", f"--set=state_on_host={service.state}")
-    made = Watched(service, str(uuid.uuid4()))
+    made = Watched(service, str(uuid.uuid4()), getattr(request, "param", "qrouter"))
     for path in ("external", "external/pids", "ha_confs", f"ha_confs/{made.id}"):
         (service.state / path).mkdir()
         os.chown(service.state / path, NEUTRON, NEUTRON)
@@ -85,6 +94,8 @@ def router() -> Iterator[Watched]:
     command("ip", "netns", "del", made.netns)
 
 
+# snat- for distributed routers, which have a namespace qrouter- as well: the monitor watches the former.
+@pytest.mark.parametrize("router", ["qrouter", "snat"], indirect=True)
 def test_it_reports_to_the_agent_also_after_the_agents_restart(router: Watched) -> None:
     reports = Reports(router.service.state / "keepalived-state-change")
     with reports.served():
@@ -99,6 +110,7 @@ def test_it_reports_to_the_agent_also_after_the_agents_restart(router: Watched) 
         assert status["Uid"].split() == [str(NEUTRON)] * 4
         assert [int(status[name], 16) for name in ("CapEff", "CapPrm", "CapBnd", "CapAmb")] == [0] * 4
         assert os.stat(f"/proc/{pid}/ns/net").st_ino == os.stat(f"/run/netns/{router.netns}").st_ino
+        assert router.service.containers()[container_name(router.service.name, f"qrouter-{router.id}")].pid == pid
         arguments = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
         assert arguments[0] == "/bin/sh"  # else Neutron takes it for its predecessor in Python, and ends it
         assert f"{router.id}.monitor" in " ".join(arguments)  # how Neutron recognises it
@@ -118,6 +130,21 @@ def test_it_reports_to_the_agent_also_after_the_agents_restart(router: Watched) 
     code, complaint = router.kill("9", pid)
     assert code != 0
     assert "No such process" in complaint
+
+
+@pytest.mark.parametrize("router", ["snat"], indirect=True)
+def test_one_instance_watches_one_of_the_two_namespaces(router: Watched) -> None:
+    """A router that was made distributed, or is no longer, is asked for again with the other."""
+    other = Watched(router.service, router.id)
+    command("ip", "netns", "add", other.netns)
+    try:
+        assert router.start() == (0, "")
+        assert other.start() == (0, "")
+        (container,) = router.service.containers(every=False).values()
+        assert os.stat(f"/proc/{container.pid}/ns/net").st_ino == os.stat(f"/run/netns/{other.netns}").st_ino
+        assert router.pid == container.pid
+    finally:
+        command("ip", "netns", "del", other.netns)
 
 
 def test_what_is_killed_leaves_nothing_and_starts_again(router: Watched) -> None:
