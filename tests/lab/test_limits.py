@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from sidespawn.agent import wrapper
 from sidespawn.host.spool import LINES
 from tests.attacks.catalogue import attack
+from tests.lab import dockers
 from tests.lab.conftest import new_service
 from tests.lab.networks import SIDESPAWN, Network, Service, command, kill_process, wait_until
 
@@ -88,6 +90,33 @@ def test_a_network_of_many_subnets_needs_a_policy_that_allows_long_requests(serv
     assert "longer than a request can be (262144 bytes)" in done.stderr
     service.enable_with('[limits]\nline = "64K"\n')
     assert network.start(*many).returncode == 64
+
+
+@pytest.mark.parametrize("engine", ["podman", "docker", "systemd"])
+def test_a_request_as_long_as_a_policy_can_allow_passes_each_engine(engine: str) -> None:
+    """Its arguments are what the program gets; with systemd also after it has read its units again."""
+    with ExitStack() as stack:
+        if engine == "docker":
+            stack.enter_context(dockers.running_docker(dockers.HELPERS))
+        service = new_service(engine=engine)
+        stack.callback(service.clean)
+        tables = '[limits]\nline = "512K"\n\n[options]\ndhcp-range = { most = 4096 }\n\n[side_container]\n'
+        service.enable_with(tables)
+        network = service.network()
+        command("ip", "-n", network.netns, "link", "add", "tap0", "type", "bridge")  # for an identity of DHCPv6
+        tag, prefix = "s" * 64, "fdca:3ba5:a17a:4ba3:ffff:ffff"
+        more = [f"--dhcp-range=set:{tag},{prefix}:{each:04x}:1,static,64,86400s" for each in range(1, 3600)]
+        assert 440 * 1024 < sum(len(each) + 3 for each in more) < 512 * 1024
+        done = network.start(*network.options(), *more)
+        assert done.returncode == 0, done.stderr
+        assert set(more) <= set(Path(f"/proc/{network.pid}/cmdline").read_text().split("\0"))
+        if engine == "systemd":
+            command("systemctl", "daemon-reload")
+        pid = network.pid
+        assert network.start(*network.options(), *more).returncode == 0
+        assert network.pid == pid, "it runs already"
+        assert network.kill("TERM").returncode == 0
+        assert service.containers() == {}
 
 
 @attack(109, answer="instance-limit")
