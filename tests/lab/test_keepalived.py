@@ -162,6 +162,27 @@ def test_a_reload_keeps_the_pids_and_brings_another_address(master: HaRouter) ->
     assert master.has("169.254.0.7")
 
 
+def test_a_host_that_fails_or_does_not_answer_costs_no_router(router: HaRouter) -> None:
+    """Neutron would take it down with all that works in it: the wrapper says what it is, and ends with 0."""
+    policy = router.service.places.policy
+    proper = policy.read_text()
+    policy.write_text(proper + '[side_container]\nimage = "localhost/there-is-none:1"\n[agent]\ntimeout = 2\n')
+    command(*SIDESPAWN, "enable", router.service.name)
+    code, complaint = router.start()
+    assert (code, "(image-missing)" in complaint) == (0, True)
+    assert router.service.containers() == {}
+    policy.write_text(proper)
+    assert router.start() == (0, "")
+    pid = router.pid
+    units = [f"sidespawn@{router.service.name}.{kind}" for kind in ("socket", "service", "timer")]
+    command("systemctl", "stop", *units)
+    code, complaint = router.kill("HUP")
+    assert (code, "no answer within 2 s" in complaint) == (0, True)
+    assert router.kill("15")[0] == 75  # what goes on is not said to have ended
+    assert identify(pid) is not None
+    command("systemctl", "start", units[0], units[2])
+
+
 @pytest.mark.parametrize(
     "change",
     [("    nopreempt\n", "    nopreempt\n    notify_master /tmp/x\n"), ("vrrp_instance", f"{SCRIPT}vrrp_instance")],
@@ -257,7 +278,7 @@ def test_a_child_that_does_not_come_fails_the_start_and_nothing_is_left(router: 
         policy.write('[side_container.child_pid_files]\n"{pid}-vrrp" = "/run/keepalived/never"\n')
         policy.write("[side_container.ready]\nwithin = 2\n")
     code, complaint = router.start()
-    assert code == 70
+    assert code == 0  # refusals_fail is false
     assert "(not-ready)" in complaint
     assert "/run/keepalived/never" in complaint
     assert not router.pid_file.exists()

@@ -402,13 +402,18 @@ def test_exit_code(
 @pytest.mark.parametrize(
     ("status", "signal", "code"),
     [
-        *((Status.REJECTED, "", 0), (Status.FAILED, "", 70), (Status.EXPIRED, "", 75)),
-        *((Status.REJECTED, "HUP", 0), (Status.REJECTED, "1", 0), (Status.FAILED, "HUP", 70)),
+        *((Status.REJECTED, "", 0), (Status.FAILED, "", 0), (Status.EXPIRED, "", 0)),
+        *((Status.REJECTED, "HUP", 0), (Status.REJECTED, "1", 0), (Status.FAILED, "HUP", 0), (Status.EXPIRED, "1", 0)),
         # One that is to end must not be taken for ended.
-        *((Status.REJECTED, "15", 77), (Status.REJECTED, "9", 77)),
+        *(
+            (Status.REJECTED, "15", 77),
+            (Status.REJECTED, "9", 77),
+            (Status.FAILED, "15", 70),
+            (Status.EXPIRED, "9", 75),
+        ),
     ],
 )
-def test_a_refusal_fails_only_where_the_policy_has_it_so(
+def test_what_does_not_succeed_fails_only_where_the_policy_has_it_so(
     box: Path,
     settings: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,

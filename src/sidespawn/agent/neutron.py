@@ -57,7 +57,7 @@ class ProcessManager(external_process.ProcessManager):
     """One helper, as Neutron's class of this name. Errors are Neutron's ProcessExecutionError where Neutron has them.
 
     When the host gives no answer, `active` raises a ClientError: a helper that may well run must not be taken for dead.
-    When it refuses to answer, one that a router needs is taken to run.
+    One that a router needs is taken to run then.
     """
 
     @property
@@ -126,9 +126,9 @@ class ProcessManager(external_process.ProcessManager):
 
     def goes_on_after(self, error: ClientError) -> bool:
         """Whether Neutron is not told. Its ProcessMonitor says what does not run, and asks for it again."""
-        if not isinstance(error, Rejected) or self.program not in OF_ROUTERS:
+        if isinstance(error, Unavailable) or self.program not in OF_ROUTERS:
             return False
-        LOG.error("%s for %s was refused; what runs is left as it is: %s", self.program, self.uuid, error)
+        LOG.error("%s for %s: what runs is left as it is: %s", self.program, self.uuid, error)
         return True
 
     def disable(self, sig: str = "9", get_stop_command: Any = None, delete_pid_file: bool = True) -> None:

@@ -14,7 +14,7 @@ again under the same id, which the host answers once.
 
 Exit codes: 0 it runs (kill script: the signal was delivered; for TERM and KILL, the process is gone), 1 no such
 process, 64 wrong use, 69 the host's directories or the real program are not there, 70 the start failed, 75 no
-answer in time, 77 rejected by the host's policy; 0 instead of 77 where its `refusals_fail` is false.
+answer in time, 77 rejected by the host's policy; 0 instead of 70, 75 and 77 where its `refusals_fail` is false.
 """
 
 import posix  # os has this from it, and takes a millisecond to import
@@ -427,7 +427,7 @@ def kill_main(settings, arguments):
     if reply["reason"] == "no-such-process":
         say("kill: (%s) - No such process" % words[1])  # Neutron looks for just this text
         return GONE
-    # After a HUP that is refused the program goes on as it was; that one has ended is never said without a need.
+    # After a HUP that did not come the program goes on as it was; that one has ended is never said without a need.
     return report(reply, settings["refusals_fail"] or name != "HUP")
 
 
@@ -451,7 +451,7 @@ def report(reply, refusals_fail=True):
     code = EXIT_CODES.get(reply["status"], FAILED)
     if code != OK:
         say("sidespawn: %s (%s): %s" % (reply["status"], reply["reason"], reply["message"]))
-    return OK if code == REJECTED and not refusals_fail else code
+    return code if refusals_fail else OK
 
 
 def main(settings=None):

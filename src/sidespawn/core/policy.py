@@ -66,7 +66,7 @@ class Agent:
     local: tuple[tuple[str, ...], ...]
     stop: tuple[tuple[str, ...], ...]
     wakes_by_path: bool  # whether a file in the spool wakes the service, as the doorbell does
-    refusals_fail: bool  # whether the wrapper tells the agent so of a start or a HUP that is refused
+    refusals_fail: bool  # whether the wrapper tells the agent so of a start or a HUP that is refused or fails
 
 
 class Caller(StrEnum):
