@@ -58,7 +58,7 @@ def test_monitor_mode_is_warned_of(policy: Path) -> None:
     [
         ("[options]\nconf-scrip = true\n", 3, "options.conf-scrip is not an option of dnsmasq 2.90"),
         ("[side_container]\ncapabilities = ['SYS_ADMIN']\n", 3, "cannot have SYS_ADMIN"),
-        ("[side_container]\nprivileged = true\n", 3, "side_container.privileged is not a key that can stand here"),
+        ("[side_container]\nprivileged = true\n", 3, "side_container.privileged is not allowed here"),
         ("[options]\ninterface = '{nowhere}'\n", 3, "uses {nowhere}, which [names] does not declare"),
         ("[options]\nconf-file = { value = '/dev/null', configuration = 'x' }\n", 3, "there is no [configuration.x]"),
     ],
@@ -79,7 +79,7 @@ def test_json_of_an_invalid_policy(policy: Path) -> None:
     assert found.keys() == {"subject", "valid", "error", "hint"}
     assert found["valid"] is False
     assert found["error"].startswith(f"{policy}:2: unknown ")
-    assert found["hint"].startswith("keys that can: ")
+    assert found["hint"].startswith("allowed keys: ")
 
 
 def test_one_invalid_policy_among_others_is_not_overlooked(policy: Path, tmp_path: Path) -> None:

@@ -232,8 +232,9 @@ def test_the_plots_are_those_of_the_tables() -> None:
     )
 
 
-def test_the_refusal_on_the_first_page_is_what_the_command_prints() -> None:
-    page = (DOCS / "index.md").read_text()
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md"])
+def test_the_refusal_on_a_first_page_is_what_the_command_prints(page: str) -> None:
+    page = (CHECKOUT / page).read_text()
     [command], [shown] = fenced(page, "console"), fenced(page, "text")
     words = shlex.split(command.removeprefix("$ sidespawn").replace("\\\n", ""))
     printed = sidespawn_command(*words)

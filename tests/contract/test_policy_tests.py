@@ -69,7 +69,7 @@ def test_json(tmp_path: Path) -> None:
         "unknown key": ('argv = ["radvd"]\nverdict = "allowed"\nx = 1\n', "test 1: x is not a key"),
         "no verdict": ('argv = ["radvd"]\n', "argv and verdict are required"),
         "no argv": ('verdict = "allowed"\n', "argv and verdict are required"),
-        "unknown verdict": ('argv = ["radvd"]\nverdict = "no"\n', "there is no verdict 'no'"),
+        "unknown verdict": ('argv = ["radvd"]\nverdict = "no"\n', "unknown verdict 'no'"),
         "argv of numbers": ('argv = [1]\nverdict = "allowed"\n', "argv must hold strings"),
         "argv no list": ('argv = "radvd"\nverdict = "allowed"\n', "argv is not a key of a test, or has the wrong type"),
     }.values(),

@@ -69,7 +69,7 @@ def test_an_operators_option_that_hides_the_directories_is_told(service: Service
     found = findings(service.name)["spool-mounts"]
     assert found["state"] == "problem"
     assert f"{spool_unit(service)} is active, but the host has no mount at {service.places.home}" in found["found"]
-    assert f"{option} in {path} gives it a private mount namespace: nobody else sees" in found["message"]
+    assert f"{option} in {path} gives it a private mount namespace: the host does not see" in found["message"]
     assert found["hint"].startswith(
         f"remove {option.partition('=')[0]}= from {path}; systemctl daemon-reload; systemctl"
     )

@@ -94,7 +94,7 @@ def test_a_changed_policy_is_noticed_until_it_is_enabled_again(service: Service)
     assert any("sidespawn enable" in each for each in json.loads(checked)[0]["warnings"])
     service.enable()
     checked = command(*SIDESPAWN, "check", "--json", service.name).stdout
-    assert not any("the unit is confined" in each for each in json.loads(checked)[0]["warnings"])
+    assert not any("the unit's confinement is stale" in each for each in json.loads(checked)[0]["warnings"])
     assert "CAP_NET_ADMIN" not in hardening.drop_in(service.name).read_text()
 
 

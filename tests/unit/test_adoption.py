@@ -180,9 +180,9 @@ def test_the_engine_is_the_side_containers_unless_said(policy: Policy) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        (ADOPT.replace("{net}", "<uuid>"), "must hold every name of request.netns"),
+        (ADOPT.replace("{net}", "<uuid>"), "must contain every name of request.netns"),
         (ADOPT + 'engine = "lxc"\n', "must be one of"),
-        (ADOPT + "surprise = 1\n", "is not a key"),
+        (ADOPT + "surprise = 1\n", "is not allowed here"),
         ("[adopt]\n", "is missing"),
         (ADOPT.replace("<text>", "<texts>"), "there is no type"),
     ],

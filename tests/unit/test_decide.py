@@ -419,7 +419,7 @@ def test_the_namespace_of_a_caller_outside_is_what_its_arguments_bound() -> None
 def test_a_caller_outside_is_in_no_namespace() -> None:
     found = denied(policy=load(*OUTSIDE))
     assert found.reason is Reason.NAMESPACE_NOT_ALLOWED
-    assert "should from none" in found.message
+    assert "this policy expects none" in found.message
 
 
 def test_a_namespace_that_no_argument_names_starts_nothing() -> None:

@@ -67,7 +67,7 @@ def test_no_checked_file_is_at_the_place_of_a_mount() -> None:
     call = start_request(argv, f"qdhcp-{NET}", {})
     found = denial(preset("neutron-dhcp-dnsmasq"), call, {f"dhcp/{NET}": b"log-dhcp\n"})
     assert found.reason is Reason.POLICY_INVALID
-    assert "would lie in a mount" in found.message
+    assert "is inside a mount" in found.message
 
 
 @attack(187, answer="policy-invalid")
@@ -88,7 +88,7 @@ def test_no_mount_hides_the_program_or_a_script(place: str) -> None:
     assert decide(policy, request("--name=harmless")).plan.mounts
     found = denial(policy, request(f"--name={last}"))
     assert found.reason is Reason.POLICY_INVALID
-    assert "would lie in a mount" in found.message
+    assert "is inside a mount" in found.message
 
 
 @attack(189)

@@ -144,8 +144,8 @@ def test_a_slice_counts_while_something_runs_in_it(tmp_path: Path, monkeypatch: 
         ("247.3-7", {"podman"}, "warning", "RestrictAddressFamilies=none"),
         ("247.3-7", {"systemd"}, "problem", "PrivateIPC="),
         ("246", set(), "problem", "247"),
-        ("", set(), "problem", "tells no version"),
-        ("devel", set(), "problem", "tells no version"),
+        ("", set(), "problem", "gives no version"),
+        ("devel", set(), "problem", "gives no version"),
     ],
 )
 def test_what_a_version_of_systemd_lacks(version: str, used: set[str], state: str, said: str) -> None:
@@ -215,7 +215,7 @@ def test_a_podman_that_cannot_start_anything(facts: engines.Podman, said: str, h
     ("facts", "said", "hint"),
     [
         (engines.Docker(is_installed=False), "/run/docker.sock", "docker.io"),
-        (engines.Docker(is_running=False), "does not run", "systemctl start docker"),
+        (engines.Docker(is_running=False), "is not running", "systemctl start docker"),
         (engines.Docker(refusal="400: 'client version 1.41 is too old'"), "too old", "min-api-version"),
         (engines.Docker(error="docker took more than 60 s", hint="systemctl restart docker"), "60 s", "restart docker"),
         (engines.Docker(error="it is odd"), "it is odd", "systemctl status docker"),

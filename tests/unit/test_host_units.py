@@ -62,8 +62,8 @@ def test_units_as_they_should_be() -> None:
 @pytest.mark.parametrize(
     ("files", "state", "said", "hint"),
     [
-        ({f"{ETC}/sidespawn@.socket": "[Socket]\n"}, "warning", "not as this version has it", "sidespawn enable a"),
-        ({f"{ETC}/sidespawn@.path": "[Path]\n"}, "warning", "not of this version", f"rm {ETC}/sidespawn@.path"),
+        ({f"{ETC}/sidespawn@.socket": "[Socket]\n"}, "warning", "differs from this version's", "sidespawn enable a"),
+        ({f"{ETC}/sidespawn@.path": "[Path]\n"}, "warning", "from another version", f"rm {ETC}/sidespawn@.path"),
         ({f"{ETC}/sidespawn@.service": service_file(package="/opt/gone")}, "problem", "does not exist", "enable a"),
         ({f"{ETC}/sidespawn@.service": service_file(package="/opt/other")}, "warning", "/opt/other", "enable a"),
         ({f"{USR}/sidespawn@.service": service_file()}, "warning", f"hides {USR}/sidespawn@.service", "rm /etc"),
@@ -247,7 +247,7 @@ def test_directories_that_nobody_sees_are_told_with_their_reason() -> None:
     found = the(mount_namespaces.judge(hidden), "spool-mounts")
     assert found.state is State.PROBLEM
     assert f"{SPOOL} is active, but the host has no mount at {PLACES.home}" in found.found
-    assert f"PrivateTmp=yes in {OWN.path} gives it a private mount namespace: nobody else sees" in found.message
+    assert f"PrivateTmp=yes in {OWN.path} gives it a private mount namespace: the host does not see" in found.message
     assert found.hint.startswith(f"remove PrivateTmp= from {OWN.path}; systemctl daemon-reload; systemctl restart")
     assert "restart the agents" in found.hint
 
@@ -421,7 +421,7 @@ def test_a_host_without_apparmor_or_without_services_needs_no_profiles() -> None
         (replace(LOADED, installed={}), "is missing", "sidespawn enable a"),
         (replace(LOADED, loaded={}), "is not loaded", "apparmor_parser -r"),
         (replace(LOADED, loaded=dict.fromkeys(NAMES, "complain")), "in mode complain", "aa-enforce"),
-        (replace(LOADED, installed=dict.fromkeys(NAMES, False)), "is not as it ships", "sidespawn enable a"),
+        (replace(LOADED, installed=dict.fromkeys(NAMES, False)), "differs from the shipped file", "sidespawn enable a"),
     ],
 )
 def test_profiles_that_do_not_hold(facts: apparmor.Facts, said: str, hint: str) -> None:

@@ -109,7 +109,7 @@ def test_what_an_agent_can_cause_is_counted_beyond_the_limit(receiver: socket.so
         journal.write(Event.STARTED, "it runs")
     journal.summarise()
     messages = [dict(read(receiver.recv(1 << 20)))["MESSAGE"] for _ in range(3 + 5 + 1)]
-    left_out = "7 more records of the kind rejected were left out: there were too many in a minute"
+    left_out = "7 more rejected records were suppressed: too many in one minute"
     assert messages == ["no"] * 3 + ["it runs"] * 5 + [left_out]
     journal.write(Event.REJECTED, "again")
     assert dict(read(receiver.recv(1 << 20)))["MESSAGE"] == "again", "counting begins anew"

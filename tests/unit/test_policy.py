@@ -100,7 +100,7 @@ BROKEN = {
     "no request": (
         ("[request]\n", "[agents]\n"),
         "[agents]",
-        "agents is not a key that can stand here; agent is meant?",
+        "agents is not allowed here; did you mean agent?",
     ),
     "no state": (('state = "/state"\n', ""), "[agent]", "agent.state is missing"),
     "relative state": (('"/host/state"', '"host/state"'), "host/state", "agent.state_on_host must be an absolute path"),
@@ -129,7 +129,7 @@ BROKEN = {
     ),
     "kill script is no path": (("[names]", 'kill_scripts = "kill"\n[names]'), "kill_scripts", "must be absolute paths"),
     "pace without end": (("[names]", "[pace]\nlinger = 61\n[names]"), "linger", "pace.linger must be from 0 to 60"),
-    "name with unknown type": (('"<uuid>"', '"<uid>"'), "<uid>", "names.net is no pattern: there is no type <uid>"),
+    "name with unknown type": (('"<uuid>"', '"<uid>"'), "<uid>", "names.net is not a valid pattern: there is no type"),
     "name is a number": (('net = "<uuid>"', "net = 1"), "net = 1", "names.net must be str or list"),
     "name without patterns": (('net = "<uuid>"', "net = []"), "net = []", "names.net must be a string or a list"),
     "netns is two patterns": (('"ns-{net}"', '["a", "b"]'), '["a", "b"]', "request.netns must be one pattern"),
@@ -149,18 +149,18 @@ BROKEN = {
     "no value where one is needed": (
         ('{ value = "<tag>", most = 2 }', "true"),
         "name = true",
-        "options.name needs a value",
+        "options.name takes a value",
     ),
     "long form without a value": (
         ('{ value = "<tag>", most = 2 }', "{ most = 2 }"),
         "most = 2",
-        "options.name needs a value",
+        "options.name takes a value",
     ),
     "option is a number": (("quiet = true", "quiet = 1"), "quiet = 1", "options.quiet must be bool"),
     "most is 0": (("most = 2", "most = 0"), "most = 0", "options.name.most must be from 1 to 4096"),
     "most is a bool": (("most = 2", "most = true"), "most = true", "options.name.most must be int"),
     "required is a string": (("required = true", 'required = "yes"'), "required", "options.data.required must be bool"),
-    "option with a bad pattern": (('"<tag>", most', '"<tag", most'), "most = 2", "options.name.value is no pattern"),
+    "option with a bad pattern": (('"<tag>", most', '"<tag", most'), "most = 2", "name.value is not a valid pattern"),
     "undeclared name in options": (('"{home}/data"', '"{hom}/data"'), "data = ", "options.data.value uses {hom}"),
     "undeclared name in netns": (('"ns-{net}"', '"ns-{nett}"'), "netns = ", "request.netns uses {nett}"),
     "undeclared name in environment": (('"tool-{net}"', '"tool-{n}"'), "TAG = ", "environment.TAG uses {n}"),
@@ -222,7 +222,7 @@ BROKEN = {
     "child pid file with a bad pattern": (
         ("tasks = 8\n", 'tasks = 8\nchild_pid_files = { "{home/pid-a" = "/run/a" }\n'),
         "child_pid_files",
-        "is no pattern",
+        "is not a valid pattern",
     ),
     "child pid file inside is relative": (
         ("tasks = 8\n", 'tasks = 8\nchild_pid_files = { "{home}/pid-a" = "run/a" }\n'),
@@ -261,7 +261,7 @@ BROKEN = {
     "the host's network beside a namespace": (
         ("tasks = 8\n", "tasks = 8\nhost_network = true\n"),
         "netns =",
-        "request.netns is not a key that can stand here",
+        "request.netns is not allowed here",
     ),
     "a word with a value": (
         ("quiet = true", 'quiet = true\ngo = "<tag>"'),
@@ -306,7 +306,7 @@ BROKEN = {
     "shared kill script with the wrapper's name": (
         ('wrapper = "/usr/sbin/tool"', 'wrapper = "/usr/sbin/tool"\nshared_kill_scripts = ["/etc/tool"]'),
         "[agent]",
-        "two files of one name",
+        "two paths with the same file name",
     ),
     "configuration at a relative path": (
         ('format = "lines"', 'format = "lines"\nat = "x"'),
@@ -333,7 +333,7 @@ def test_an_error_says_where_and_what(change: tuple[str, str], blamed: str, said
     ("change", "hint"),
     [
         (("quiet = true", "quiet = true\nstate = 1"), ""),
-        (("tasks = 8", "task = 8\ntasks = 8"), "keys that can: "),
+        (("tasks = 8", "task = 8\ntasks = 8"), "allowed keys: "),
         (('["HUP", "TERM"]', '["STOP"]'), "HUP"),
         (('["NET_RAW", "NET_ADMIN"]', '["SYS_ADMIN"]'), "NET_ADMIN"),
         (('"localhost/tool:1"', '"docker://tool"'), "podman images"),
@@ -388,7 +388,7 @@ def test_an_unknown_key_is_refused_wherever_it_stands(behind: str) -> None:
 
 
 def test_an_unknown_key_in_an_inline_table_is_refused() -> None:
-    assert "options.name.mots is not a key" in refusal(("most = 2", "mots = 2")).message
+    assert "options.name.mots is not allowed here" in refusal(("most = 2", "mots = 2")).message
 
 
 @pytest.mark.parametrize(
@@ -396,7 +396,7 @@ def test_an_unknown_key_in_an_inline_table_is_refused() -> None:
 )
 def test_an_unknown_table_is_refused(section: str) -> None:
     change = ("[names]", f"[{section}]\n[names]")
-    assert f"{section} is not a key that can stand here" in refusal(change).message
+    assert f"{section} is not allowed here" in refusal(change).message
 
 
 def test_an_unknown_key_of_a_programs_table_is_refused() -> None:
@@ -413,7 +413,7 @@ def test_a_danger_of_an_option_that_does_not_exist_is_refused() -> None:
 
 def test_an_option_stands_in_a_programs_table_once() -> None:
     program = changed(("[optional]\n", '[optional]\nquiet = ""\n'), text=PROGRAM)
-    assert "stands here twice" in refusal(program=program).message
+    assert "is listed twice" in refusal(program=program).message
 
 
 # ---------------------------------------------------------------- what no policy can give
@@ -724,18 +724,18 @@ def test_the_hosts_network_is_for_callers_outside() -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (("[agent]", "[agnet]"), "agnet is not a key that can stand here; agent is meant?"),
-        (("netns =", "netsn ="), "request.netns is missing; is it netsn, misspelled?"),
-        (("memory =", "memroy ="), "side_container.memory is missing; is it memroy, misspelled?"),
+        (("[agent]", "[agnet]"), "agnet is not allowed here; did you mean agent?"),
+        (("netns =", "netsn ="), "request.netns is missing; did you mean netsn?"),
+        (("memory =", "memroy ="), "side_container.memory is missing; did you mean memroy?"),
         (("tasks =", "ioweight ="), "side_container.tasks is missing$"),
-        (("most = 2", "mots = 2"), "options.name.mots is not a key that can stand here; most is meant?"),
-        (("quiet = true", "qiet = true"), "options.qiet is not an option of tool 1.0; quiet is meant?"),
-        (('engine = "podman"', 'engine = "podmn"'), "engine must be one of podman, docker, systemd; podman is meant?"),
-        (('format = "lines"', 'format = "lins"'), "format must be one of lines, .*; lines is meant?"),
-        (('"{home}/data"', '"{hom}/data"'), r"uses \{hom\}, which \[names\] does not declare; home is meant?"),
+        (("most = 2", "mots = 2"), "options.name.mots is not allowed here; did you mean most?"),
+        (("quiet = true", "qiet = true"), "options.qiet is not an option of tool 1.0; did you mean quiet?"),
+        (('engine = "podman"', 'engine = "podmn"'), "must be one of podman, docker, systemd; did you mean podman?"),
+        (('format = "lines"', 'format = "lins"'), "format must be one of lines, .*; did you mean lines?"),
+        (('"{home}/data"', '"{hom}/data"'), r"uses \{hom\}, which \[names\] does not declare; did you mean home?"),
         (('program = "tool"', 'program = "my_tool"'), "program must be the name .*: lower-case letters, digits"),
-        (("alive = 100", "alive = 100\nwithn = 5"), "ready.withn is not a key that can stand here; within is meant?"),
-        (("scratch =", "scrach ="), "side_container.scrach is not a key that can stand here; scratch is meant?"),
+        (("alive = 100", "alive = 100\nwithn = 5"), "ready.withn is not allowed here; did you mean within?"),
+        (("scratch =", "scrach ="), "side_container.scrach is not allowed here; did you mean scratch?"),
     ],
     ids=lambda each: each[1] if isinstance(each, tuple) else "",
 )  # fmt: skip
@@ -745,14 +745,14 @@ def test_a_word_that_is_not_known_is_told_with_the_nearest_that_is(change: tuple
 
 
 def test_a_parameter_that_is_not_known_is_told_with_the_nearest_that_is() -> None:
-    with pytest.raises(PolicyError, match=r"parameters.imge is no parameter of preset .*; image is meant\?"):
+    with pytest.raises(PolicyError, match=r"parameters.imge is not a parameter of preset .*; did you mean image\?"):
         policy_of('extends = "neutron-dhcp-dnsmasq"\n[parameters]\nimge = "x"\n')
 
 
 def test_the_keys_that_can_stand_somewhere_are_all_told() -> None:
     with pytest.raises(PolicyError) as caught:
         parse(f"{POLICY}\n[limits]\nx = 1\n")
-    assert caught.value.hint == "keys that can: backoff, burst, instances, line, rate, records, replies, spool"
+    assert caught.value.hint == "allowed keys: backoff, burst, instances, line, rate, records, replies, spool"
     with pytest.raises(PolicyError) as caught:
         load(("log-queries = true", "log-queries = { x = 1 }"))
-    assert caught.value.hint == "keys that can: bare, block, instead, pass, value"
+    assert caught.value.hint == "allowed keys: bare, block, instead, pass, value"

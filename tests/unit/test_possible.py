@@ -14,12 +14,12 @@ IMPOSSIBLE = {
     "configuration outside of the state": (
         [('path = "/state/<name>"', 'path = "/etc/<name>"')],
         'path = "/etc',
-        "configuration.extra.path can never be used: '/etc/a' is not beneath /state",
+        "configuration.extra.path can never be used: '/etc/a' is not under /state",
     ),
     "mount of the whole state": (
         [('mounts = ["{home}"]', 'mounts = ["/state"]')],
         "mounts",
-        "side_container.mounts can never be used: '/state' is not beneath /state",
+        "side_container.mounts can never be used: '/state' is not under /state",
     ),
     "mount elsewhere": (
         [('mounts = ["{home}"]', 'mounts = ["/statement/{net}"]')],
@@ -29,7 +29,7 @@ IMPOSSIBLE = {
     "reads outside of the state": (
         [("scratch =", 'reads = { "/run/agent" = "/run/x" }\nscratch =')],
         "reads",
-        "side_container.reads./run/agent can never be used: '/run/x' is not beneath /state",
+        "side_container.reads./run/agent can never be used: '/run/x' is not under /state",
     ),
     "writes the whole state": (
         [("scratch =", 'writes = { "/run/agent" = "/state" }\nscratch =')],
@@ -52,17 +52,17 @@ IMPOSSIBLE = {
     "namespace with an underscore": (
         [('netns = "ns-{net}"', 'netns = "ns_{net}"')],
         "netns",
-        "request.netns never comes out as a name of letters, digits and hyphens",
+        "request.netns never produces a name of letters, digits and hyphens",
     ),
     "namespace that is too long": (
         [('netns = "ns-{net}"', 'netns = "{net}-{net}"')],
         "netns",
-        "request.netns never comes",
+        "request.netns never produces",
     ),
     "instance with a dot": (
         [('instance = "{net}"', 'instance = "a.{net}"')],
         "instance = ",
-        "request.instance never comes",
+        "request.instance never produces",
     ),
     "instance of what nothing binds": (
         [('instance = "{net}"', 'instance = "{other}"'), (NAMES, f'{NAMES}\nother = "<tag>"')],
@@ -80,7 +80,7 @@ IMPOSSIBLE = {
     "a directory over the configuration file": (
         [("scratch =", 'reads = { "/state" = "{home}" }\nscratch =')],
         "path = ",
-        "configuration.extra.path lies in a mount of the side container",
+        "configuration.extra.path is inside a mount of the side container",
     ),
     "a wrapper of another name": (
         [('wrapper = "/usr/sbin/tool"', 'wrapper = "/usr/sbin/tools"')],
@@ -132,9 +132,9 @@ def test_every_type_has_an_example() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (POLICY.replace("[agent]", "[agnet]"), ": agnet is not a key that can stand here; agent is meant?"),
-        (POLICY.replace("[names]", "[name]"), ": name is not a key that can stand here; names is meant?"),
-        (POLICY.replace("scratch =", "xyzzy = 1\nscratch ="), "xyzzy is not a key that can stand here"),
+        (POLICY.replace("[agent]", "[agnet]"), ": agnet is not allowed here; did you mean agent?"),
+        (POLICY.replace("[names]", "[name]"), ": name is not allowed here; did you mean names?"),
+        (POLICY.replace("scratch =", "xyzzy = 1\nscratch ="), "xyzzy is not allowed here"),
     ],
 )
 def test_a_misspelled_key_names_the_nearest(text: str, said: str) -> None:

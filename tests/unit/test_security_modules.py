@@ -101,7 +101,7 @@ def test_what_fails_is_told_with_what_to_do_and_does_not_stop_anything(monkeypat
     monkeypatch.setattr(security_modules, "has_selinux", lambda: True)
     monkeypatch.setattr(selinux, "install", fail)
     (said,) = security_modules.install()
-    assert said == ("nothing was put into place for SELinux: /usr/sbin/semodule cannot be run; install policycoreutils")
+    assert said == ("cannot set up SELinux: /usr/sbin/semodule cannot be run; install policycoreutils")
 
 
 def test_profiles_are_installed_loaded_and_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

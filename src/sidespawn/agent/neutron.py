@@ -128,7 +128,7 @@ class ProcessManager(external_process.ProcessManager):
         """Whether Neutron is not told. Its ProcessMonitor says what does not run, and asks for it again."""
         if isinstance(error, Unavailable) or self.program not in OF_ROUTERS:
             return False
-        LOG.error("%s for %s: what runs is left as it is: %s", self.program, self.uuid, error)
+        LOG.error("%s for %s failed; the running process is left unchanged: %s", self.program, self.uuid, error)
         return True
 
     def disable(self, sig: str = "9", get_stop_command: Any = None, delete_pid_file: bool = True) -> None:

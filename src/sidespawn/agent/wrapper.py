@@ -383,7 +383,7 @@ def run_locally(settings, arguments):
     path = real_program(settings)
     if path is None:
         say(
-            "sidespawn: the agent has no %s of its own; looked at %s"
+            "sidespawn: no original %s found in the agent; looked at %s"
             % (settings["program"], ", ".join(settings["real"]))
         )
         say("sidespawn: mount the image at /run/sidespawn/image, or keep the program beside its wrapper as .real")

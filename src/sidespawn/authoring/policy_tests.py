@@ -96,5 +96,5 @@ def check_case(source: str, number: int, case: dict[str, object]) -> None:
         raise PolicyError(f"{where}: argv and verdict are required", hint)
     if case["verdict"] not in {ALLOWED, LOCAL, *Reason}:
         near = meant(str(case["verdict"]), (ALLOWED, LOCAL, *Reason))
-        message = f"{where}: there is no verdict {case['verdict']!r}{near}"
-        raise PolicyError(message, f"it is {ALLOWED}, {LOCAL} or a reason code")
+        message = f"{where}: unknown verdict {case['verdict']!r}{near}"
+        raise PolicyError(message, f"must be {ALLOWED}, {LOCAL} or a reason code")

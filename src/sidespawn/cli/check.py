@@ -75,7 +75,7 @@ def check(subjects: tuple[str, ...], as_json: bool, with_examples: bool) -> int:
             if with_examples and each.policy is not None:
                 show_examples(each.policy)
         if not results:
-            click.echo("no service has a policy on this host; sidespawn enable --help")
+            click.echo("no service has a policy on this host; see: sidespawn enable --help")
     if worst(findings) is State.PROBLEM or any(each.is_dangerous for each in results):
         return UNSUITABLE
     if any(each.error for each in results):
@@ -98,7 +98,7 @@ def checked(subject: str) -> Checked:
 def unreadable(subject: str, error: OSError | UnicodeDecodeError) -> PolicyError:
     if isinstance(error, FileNotFoundError):
         known = sorted({*enabled_services(), *names()})
-        hint = did_you_mean(subject, known, otherwise="sidespawn presets lists what ships")
+        hint = did_you_mean(subject, known, otherwise="`sidespawn presets` lists the presets")
         return PolicyError("no such service, preset or policy file", hint)
     why = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error.strerror).lower()
     return PolicyError(f"cannot be read: {why}")

@@ -26,7 +26,9 @@ def to_user(_context: click.Context, _parameter: click.Parameter, value: str) ->
     uid, colon, gid = value.partition(":")
     numbers = [each for each in (uid, gid if colon else uid) if each.isascii() and each.isdecimal() and len(each) <= 9]
     if len(numbers) != 2:
-        raise click.BadParameter("is UID or UID:GID, in numbers: names of the host may differ from the image's")
+        raise click.BadParameter(
+            "must be UID or UID:GID, as numbers: names on the host may differ from those in the image"
+        )
     if "0" in {each.lstrip("0") or "0" for each in numbers}:
         raise click.BadParameter("root is not contained without a security module; see docs/agents.md")
     return int(numbers[0]), int(numbers[1])
@@ -40,7 +42,7 @@ def to_user(_context: click.Context, _parameter: click.Parameter, value: str) ->
 )  # fmt: skip
 @click.option(
     "--agent", "kind", type=click.Choice(tuple(containers.CAPABILITIES)), default="dhcp", show_default=True,
-    help="Which agent of Neutron's it is, or is like: this chooses the capabilities.",
+    help="The Neutron agent that it is, or resembles; this selects the capabilities.",
 )  # fmt: skip
 @click.option("--user", default=USER, show_default=True, metavar="UID[:GID]", callback=to_user, help="The agent's.")
 @json_option
@@ -63,7 +65,7 @@ def agent_options(services: tuple[Places, ...], engine: str, kind: str, user: tu
     made = containers.recipe(agent, engine)
     made["notes"] += [
         f"{each.policy} needs spool_uid = {agent.uid} under [agent], then `sidespawn enable {each.service}`: its spool"
-        " is another user's"
+        " belongs to another user"
         for each in services
         if load_policy(each).agent.spool_uid != agent.uid
     ]

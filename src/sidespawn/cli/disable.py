@@ -24,7 +24,7 @@ from sidespawn.system.places import POLICIES, Places
 @click.command()
 @service_argument
 @click.option("--purge", is_flag=True, help="Remove the policy even if it was changed by hand.")
-@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+@click.option("--dry-run", is_flag=True, help="Show what would change; change nothing.")
 @json_option
 def disable(places: Places, purge: bool, dry_run: bool, as_json: bool) -> None:
     """Stop SERVICE and its side containers, and remove its units, mounts and directories.
@@ -79,7 +79,7 @@ def disable(places: Places, purge: bool, dry_run: bool, as_json: bool) -> None:
     for each in result.get("stays", ()):
         click.echo(f"  {each}")
     if keeps_policy:
-        click.echo(f"  {places.policy} was changed by hand and stays; --purge removes it")
+        click.echo(f"  {places.policy} was changed by hand and is kept; --purge removes it")
 
 
 def policy_or_none(places: Places) -> Policy | None:

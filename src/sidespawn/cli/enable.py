@@ -40,14 +40,16 @@ MARK = "# Written by `sidespawn enable`; `sidespawn disable` removes it unless i
     shell_complete=complete_preset,
 )
 @click.option("--image", help="Image of the side containers.")
-@click.option("--engine", type=click.Choice(ENGINES), help="What starts the side containers.")
-@click.option("--mode", type=click.Choice(MODES), help="Whether the policy refuses, or only says what it would refuse.")
-@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A parameter of the preset. Repeatable.")
+@click.option("--engine", type=click.Choice(ENGINES), help="Engine that starts the side containers.")
+@click.option("--mode", type=click.Choice(MODES), help="Refuse what the policy does not allow, or only report it.")
 @click.option(
-    "--agent-release", default="", metavar="RELEASE", help="Neutron's in the agent, such as 26.0.6 or 2025.1."
+    "--set", "settings", multiple=True, metavar="NAME=VALUE", help="Set a parameter of the preset. Repeatable."
 )
-@click.option("--uncovered", is_flag=True, help="Enable it although calls of this release may be refused.")
-@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+@click.option(
+    "--agent-release", default="", metavar="RELEASE", help="The agent's Neutron release, such as 26.0.6 or 2025.1."
+)
+@click.option("--uncovered", is_flag=True, help="Enable the service even if calls of this release may be refused.")
+@click.option("--dry-run", is_flag=True, help="Show what would change; change nothing.")
 @syntaxes.print_option
 @syntaxes.image_option
 @json_option
@@ -125,7 +127,7 @@ def policy_text(
         if asked and not is_ours(present):
             raise SidespawnError(
                 Reason.USAGE,
-                f"{places.policy} is there and was changed by hand",
+                f"{places.policy} exists and was changed by hand",
                 "edit it and run `sidespawn enable` without options, or remove it",
             )
         if not asked:
@@ -207,10 +209,10 @@ def show(places: Places, policy: Policy, options: AgentOptions, notes: list[str]
     for option in podman_options(options):
         out.print(f"    {option}", markup=False)
     if options.answers_itself and not options.has_image_mount:
-        out.print(f"  and the agent's own image at {IMAGE_IN_AGENT}, for what the agent answers itself:")
+        out.print(f"  and the agent's own image at {IMAGE_IN_AGENT}, for calls that the agent answers itself:")
         out.print(f"    {image_option('AGENT-IMAGE')}", markup=False)
     out.print(
-        "  and what its own job needs, such as --volume=/run/netns:/run/netns:rw,rshared and --pid=host for Neutron"
+        "  and what its own work needs, such as --volume=/run/netns:/run/netns:rw,rshared and --pid=host for Neutron"
     )
     if security := security_options(options):
         out.print("  and for an agent that makes namespaces:")

@@ -33,15 +33,21 @@ LATEST = 10**12  # a deadline with as many digits as any will have
 @click.argument("service", required=False, shell_complete=complete_service)
 @click.option(
     "--preset",
-    help="Judge by a shipped policy instead; needs no enabled service, no root and no image. See `sidespawn presets`.",
+    help="Use a preset instead; needs no enabled service, no root and no image. See `sidespawn presets`.",
     shell_complete=complete_preset,
 )
-@click.option("--netns", help="The network namespace that the wrapper is in.")
-@click.option("--env", "environment", multiple=True, metavar="NAME=VALUE", help="What the wrapper finds. Repeatable.")
+@click.option("--netns", help="Network namespace of the wrapper.")
+@click.option(
+    "--env",
+    "environment",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="A variable in the wrapper's environment. Repeatable.",
+)
 @click.option(
     "--root",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Read configuration files beneath this directory instead of the agent's state on this host.",
+    help="Read configuration files under this directory instead of the agent's state on this host.",
 )
 @click.argument("argv", nargs=-1, type=click.UNPROCESSED)
 @json_option
@@ -67,7 +73,7 @@ def explain(
     if preset is not None and service is not None:
         argv, service = (service, *argv), None  # click gave it the first word behind --
     if (preset is None) == (service is None) or not argv:
-        raise click.UsageError("name a SERVICE or a --preset, and behind -- the call: dnsmasq ARGS...", context)
+        raise click.UsageError("give a SERVICE or a --preset, then -- and the call: dnsmasq ARGS...", context)
     policy = preset_policy(preset) if preset is not None else service_policy(str(service))
     if is_answered_here(policy.agent.local, argv[1:]):
         report_local(argv, policy, as_json)

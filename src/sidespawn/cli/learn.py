@@ -49,7 +49,7 @@ class Lesson:
 
 @click.command()
 @service_argument
-@click.option("--since", help="As journalctl understands it: '10 min ago', 'today'.")
+@click.option("--since", help="A time as journalctl takes it: '10 min ago', 'today'.")
 @json_option
 def learn(places: Places, since: str | None, as_json: bool) -> None:
     """Print the policy lines that would allow what monitor mode let pass for SERVICE.
@@ -163,7 +163,7 @@ def key(name: str) -> str:
 
 def text(policy: Policy, lessons: list[Lesson]) -> str:
     if not lessons:
-        return f"# Nothing to learn: the policy of {policy.service} allows whatever monitor mode let pass.\n"
+        return f"# Nothing to learn: the policy of {policy.service} allows everything that monitor mode let pass.\n"
     lines = [
         f"# What monitor mode let pass for {policy.service}. Read each line, and paste those you want below",
         '# [options] in its policy, in place of a line for the same option. Then set mode = "enforce".',

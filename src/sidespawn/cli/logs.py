@@ -30,17 +30,19 @@ BY_ROOT = "_UID=0"
 @click.command()
 @service_argument
 @click.argument("name", required=False)
-@click.option("-f", "--follow", is_flag=True, help="Go on showing what comes.")
-@click.option("-n", "--lines", type=click.IntRange(1), default=100, show_default=True, help="How many of the newest.")
-@click.option("--since", help="As journalctl understands it: '10 min ago', 'today'.")
-@click.option("--refused", is_flag=True, help="Only what was rejected, limited, failed or came too late.")
+@click.option("-f", "--follow", is_flag=True, help="Keep printing new records.")
+@click.option(
+    "-n", "--lines", type=click.IntRange(1), default=100, show_default=True, help="Number of newest records to print."
+)
+@click.option("--since", help="A time as journalctl takes it: '10 min ago', 'today'.")
+@click.option("--refused", is_flag=True, help="Show only what was rejected, limited, failed or expired.")
 @json_option
 def logs(
     places: Places, name: str | None, follow: bool, lines: int, since: str | None, refused: bool, as_json: bool
 ) -> None:
     """Show verdicts of SERVICE and the output of its side containers, or of the one called NAME."""
     if not places.home.is_dir():
-        click.echo(f"{places.service} is not enabled; this is what the journal has of it", err=True)
+        click.echo(f"{places.service} is not enabled; these are its earlier records", err=True)
     require_journalctl()
     matching = matches(places, name, refused)
     command = [JOURNALCTL, "--no-pager", "--quiet", *newest(lines, since, matching)]
@@ -73,7 +75,9 @@ def newest(lines: int, since: str | None, matching: list[str]) -> list[str]:
     fields = ("--output=json", "--output-fields=MESSAGE_ID")  # and with any fields the cursor
     done = run((*command, *fields, *matching), JOURNAL_SECONDS)
     if done.code != 0:
-        raise SidespawnError(Reason.USAGE, last_line(done.stderr), "--since takes what journalctl takes: '10 min ago'")
+        raise SidespawnError(
+            Reason.USAGE, last_line(done.stderr), "--since takes a time as journalctl does: '10 min ago'"
+        )
     records = done.stdout.splitlines()
     return ["--no-tail", f"--cursor={json.loads(records[-1])['__CURSOR']}" if records else f"--since={since}"]
 

@@ -39,7 +39,7 @@ NONE_ENABLED = "no service is enabled on this host; see: sidespawn enable --help
 
 @click.command()
 @click.argument("places", metavar="[SERVICE]", required=False, callback=to_places, shell_complete=complete_service)
-@click.option("--limits", is_flag=True, help="How much of each service's limits is used, and what waits for them.")
+@click.option("--limits", is_flag=True, help="Show how much of each service's limits is used, and what is queued.")
 @json_option
 def ps(places: Places | None, limits: bool, as_json: bool) -> None:
     """List the side containers of SERVICE, or of every enabled service.
@@ -82,11 +82,11 @@ class Usage:
 
     @property
     def held_back(self) -> list[str]:
-        found = [f"{name} keeps ending and is not started for {wait:.0f} s" for name, wait in self.backing_off.items()]
+        found = [f"{name} keeps exiting; not started again for {wait:.0f} s" for name, wait in self.backing_off.items()]
         if self.instances >= self.most_instances:
-            found.append(f"no more than {self.most_instances} side containers are allowed")
+            found.append(f"instance limit reached ({self.most_instances} side containers)")
         if self.requests_left < 1:
-            found.append(f"requests come faster than {self.rate} a second; {self.waiting} bytes of them wait")
+            found.append(f"rate limit reached ({self.rate} requests/s); {self.waiting} bytes of requests queued")
         return found
 
 

@@ -30,13 +30,13 @@ def signal(places: Places, instance: str, name: str, as_json: bool) -> None:
 @click.command()
 @service_argument
 @click.argument("instances", metavar="[INSTANCE]...", nargs=-1)
-@click.option("--all", "every", is_flag=True, help="Every side container of the service.")
-@click.option("--kill", is_flag=True, help="At once, without asking the program to end.")
+@click.option("--all", "every", is_flag=True, help="All side containers of the service.")
+@click.option("--kill", is_flag=True, help="Kill at once, without asking the program to exit.")
 @json_option
 def stop(places: Places, instances: tuple[str, ...], every: bool, kill: bool, as_json: bool) -> None:
     """Stop side containers, and return when they are gone."""
     if every == bool(instances):
-        raise click.UsageError("name side containers, or say --all")
+        raise click.UsageError("name side containers, or use --all")
     found = [find(places, each) for each in instances] if instances else running(places)
     show([ask(places, each, "KILL" if kill else "TERM") for each in found], as_json)
 
@@ -73,7 +73,7 @@ def ask(places: Places, found: Target, name: str) -> dict[str, object]:
     try:
         reply: dict[str, object] = wrapper.signal(settings, name.upper(), found.pid or 0)
     except wrapper.Unavailable as error:
-        raise SidespawnError(Reason.NOT_ENABLED, f"{places.service} was disabled meanwhile: {error}") from None
+        raise SidespawnError(Reason.NOT_ENABLED, f"{places.service} is no longer enabled: {error}") from None
     if reply["status"] != "done":
         kind = Denied if reply["status"] == "rejected" else SidespawnError
         raise kind(Reason(str(reply["reason"])), str(reply["message"]))

@@ -63,7 +63,7 @@ def recognise(
     instance = render_first(policy.instance, bindings)
     netns = None if policy.netns is None else render(policy.netns, bindings)
     if instance is None or netns is None or not fit_for_a_name(instance) or not fit_for_a_name(netns):
-        raise Denied(Reason.POLICY_INVALID, "the policy's instance and netns do not come out as names for it")
+        raise Denied(Reason.POLICY_INVALID, "the policy's instance and netns do not produce valid names for it")
     side_container = policy.side_container
     pid_file = render(side_container.pid_file, bindings) if side_container.pid_file else None
     children = (render(pattern, bindings) for pattern, _ in side_container.child_pid_files)

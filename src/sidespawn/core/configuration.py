@@ -149,7 +149,7 @@ class Reader:
             if words[0] in openers:
                 found.append(self.directive(number, words, []))
             elif not found or found[-1].block is None:
-                raise self.denied(number, line, "stands in no section that is allowed")
+                raise self.denied(number, line, "is not in an allowed section")
             else:
                 found[-1].block.append(self.directive(number, words, None))
         return found
@@ -166,7 +166,7 @@ class Reader:
                     words.append(word)
                 elif word == "}" and words:
                     if by_semicolon:
-                        raise self.denied(number, " ".join(words), "is not ended by ;")
+                        raise self.denied(number, " ".join(words), "does not end with ;")
                     yield number, words, ""
                     yield number, [], word
                     words = []
@@ -178,7 +178,7 @@ class Reader:
                 words = []
             last = number
         if words:
-            raise self.denied(last, " ".join(words), "is not ended by ;")
+            raise self.denied(last, " ".join(words), "does not end with ;")
 
     def blocks(self, statements: list[tuple[int, list[str], str]]) -> list[Line]:
         top: list[Line] = []
@@ -187,7 +187,7 @@ class Reader:
             if end == "}":
                 open_blocks.pop()
                 if not open_blocks:
-                    raise self.denied(number, "}", "closes no block")
+                    raise self.denied(number, "}", "closes a block that is not open")
                 continue
             if not words:  # the brace of a block whose name stood on the line before
                 continue

@@ -90,19 +90,19 @@ class Judge:
     def program(self, untrusted_program: str) -> None:
         """The name only: which file is run is the policy's to say."""
         if untrusted_program.rpartition("/")[2] != self.policy.table.program:
-            message = f"{quoted(untrusted_program)} is not {self.policy.table.program}, this service's one program"
+            message = f"{quoted(untrusted_program)} is not {self.policy.table.program}, this service's only program"
             raise Denied(Reason.PROGRAM_NOT_ALLOWED, message, argument=0)
 
     def netns(self, untrusted_netns: str | None) -> None:
         rule, netns = self.policy.netns_rule, self.policy.netns
         if self.policy.caller is Caller.OUTSIDE or netns is None:
             if untrusted_netns is not None:
-                message = f"the request comes from network namespace {quoted(untrusted_netns)}, but should from none"
+                message = f"request came from network namespace {quoted(untrusted_netns)}; this policy expects none"
                 raise Denied(Reason.NAMESPACE_NOT_ALLOWED, f"{message} ({rule})", rule=rule)
             return
         if untrusted_netns is None:
-            message = f"the request comes from no named network namespace, but should from {netns.source} ({rule})"
-            hint = "run the program by `ip netns exec NAME`, and see that the agent's /run/netns is the host's"
+            message = f"request came from no named network namespace; this policy expects {netns.source} ({rule})"
+            hint = "run the program with `ip netns exec NAME`; the agent's /run/netns must be the host's"
             raise Denied(Reason.NAMESPACE_NOT_ALLOWED, message, hint, rule=rule)
         what = f"network namespace {quoted(untrusted_netns)}"
         self.bind((netns,), untrusted_netns, what, rule, refusal=Reason.NAMESPACE_NOT_ALLOWED)
@@ -111,7 +111,7 @@ class Judge:
         what = f"environment variable {quoted(untrusted_name)}"
         if untrusted_name not in self.policy.environment:
             rule = self.policy.environment_rule
-            message = f"{what} is not one that the policy names ({rule})"
+            message = f"{what} is not named by the policy ({rule})"
             raise Denied(Reason.ENVIRONMENT_NOT_ALLOWED, message, rule=rule)
         patterns, rule = self.policy.environment[untrusted_name]
         self.bind(patterns, untrusted_value, f"{what}, {quoted(untrusted_value)},", rule)
@@ -240,7 +240,7 @@ def make_plan(policy: Policy, judge: Judge, environment: tuple[tuple[str, str], 
     netns = None if policy.netns is None else render(policy.netns, bindings)
     named = side_container.host_network or (netns is not None and fit_for_a_name(netns))
     if instance is None or not named or not fit_for_a_name(instance):
-        raise Denied(Reason.POLICY_INVALID, "the policy's instance and netns do not come out as names for this request")
+        raise Denied(Reason.POLICY_INVALID, "the policy's instance and netns do not produce valid names here")
     given = {each.option for each in judge.judged}
     defaults = (each for each in policy.unless_given if each.lstrip("-").partition("=")[0] not in given)
     mounts = place_mounts(policy, bindings)
@@ -250,7 +250,7 @@ def make_plan(policy: Policy, judge: Judge, environment: tuple[tuple[str, str], 
     scripts, checked = side_container.scripts, judge.configuration
     for path in (side_container.command, *(each.path for each in scripts), *(each.path for each in checked)):
         if any(f"{path}/".startswith(f"{mount.path}/") for mount in mounts):
-            raise Denied(Reason.POLICY_INVALID, f"{quoted(path)} would lie in a mount, for the agent to replace")
+            raise Denied(Reason.POLICY_INVALID, f"{quoted(path)} is inside a mount, where the agent could replace it")
     pid_file = None if side_container.pid_file is None else render(side_container.pid_file, bindings)
     return Plan(
         service=policy.service,
@@ -314,7 +314,7 @@ def beneath(policy: Policy, path: str, *, or_all: bool = False, writes: bool = F
         if parts[: len(above)] == above and named and (root.writable or not writes):
             return f"{root.on_host and root.on_host + '//'}{'/'.join(inside)}"
     roots = ", ".join(each.path for each in (state, *agent.roots) if each.writable or not writes)
-    raise Denied(Reason.VALUE_NOT_ALLOWED, f"{quoted(path)} is not beneath {roots}")
+    raise Denied(Reason.VALUE_NOT_ALLOWED, f"{quoted(path)} is not under {roots}")
 
 
 def fit_for_a_name(text: str) -> bool:

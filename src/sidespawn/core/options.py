@@ -95,7 +95,7 @@ def read_arguments(table: ProgramTable, untrusted_argv: tuple[str, ...]) -> tupl
         if not is_word and (not untrusted_argument.startswith("-") or untrusted_argument in ("-", "--")):
             raise Denied(
                 Reason.POSITIONAL_NOT_ALLOWED,
-                f"argument {index}, {quoted(untrusted_argument)}, is no option of {table.program}",
+                f"argument {index}, {quoted(untrusted_argument)}, is no option; positional arguments are not allowed",
                 argument=index,
             )
         if option is None:
@@ -103,7 +103,7 @@ def read_arguments(table: ProgramTable, untrusted_argv: tuple[str, ...]) -> tupl
                 Reason.OPTION_UNKNOWN,
                 f"argument {index}, {quoted(untrusted_argument)}, is not an option of {table.program}"
                 f" {table.version} in full spelling",
-                "write options in full, each in an argument of its own: abbreviations and glued values are refused",
+                "write each option in full, as a separate argument: abbreviations and attached values are refused",
                 argument=index,
             )
         value: str | None = untrusted_value if equals else None
@@ -111,13 +111,13 @@ def read_arguments(table: ProgramTable, untrusted_argv: tuple[str, ...]) -> tupl
         is_long = untrusted_spelling.startswith("--") and len(option.name) > 1 and not option.dash
         if equals and (option.takes is Takes.NOTHING or not is_long):
             raise Denied(
-                Reason.OPTION_MALFORMED, f"argument {index}, {option.spelling}, takes no value behind =", argument=index
+                Reason.OPTION_MALFORMED, f"argument {index}, {option.spelling}, takes no value after =", argument=index
             )
         by_letter = len(untrusted_spelling) == 2 and len(option.name) > 1
         if not equals and (option.takes is Takes.VALUE or (by_letter and option.short_takes_value)):
             index += 1
             if index == len(untrusted_argv):
-                raise Denied(Reason.OPTION_MALFORMED, f"{option.spelling} is given no value", argument=here)
+                raise Denied(Reason.OPTION_MALFORMED, f"{option.spelling} needs a value", argument=here)
             value = untrusted_argv[index]
         given.append(Given(option=option, untrusted_value=value, argument=here))
         index += 1

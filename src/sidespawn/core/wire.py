@@ -99,7 +99,7 @@ def parse_request(untrusted_line: bytes, most: int = LINE_BYTES) -> Request:
         raise RequestError("id is not 32 hexadecimal digits")
     try:
         if len(untrusted_line) > most:
-            raise RequestError(f"the line is longer than {most} bytes, which limits.line of the policy can raise")
+            raise RequestError(f"the line is longer than {most} bytes; limits.line in the policy can raise this")
         return build_request(request_id, untrusted_object, most // ARGUMENT_BYTES)
     except RequestError as error:
         raise RequestError(error.message, request_id) from None
@@ -142,7 +142,7 @@ def refuse_number(_text: str) -> NoReturn:
 def build_request(request_id: str, untrusted_object: Mapping[str, Any], arguments: int) -> Request:
     # First: everything else may be different in another version.
     if "v" in untrusted_object and (version := integer(untrusted_object, "v", 0, 1000)) != VERSION:
-        raise RequestError(f"version {version} is not spoken here, only {VERSION}: renew the wrapper and the agent")
+        raise RequestError(f"version {version} is not supported, only {VERSION}: recreate the agent")
     operations = {"start": {"argv", "netns", "env"}, "signal": {"signal", "pid"}}
     operation = untrusted_object.get("op")
     if not isinstance(operation, str) or operation not in operations:
@@ -155,7 +155,7 @@ def build_request(request_id: str, untrusted_object: Mapping[str, Any], argument
     if operation == "signal":
         signal = untrusted_object["signal"]
         if not isinstance(signal, str) or signal not in (PROBE, *SIGNALS):
-            raise RequestError(f"signal is none of {PROBE} {' '.join(SIGNALS)}")
+            raise RequestError(f"signal is not one of {PROBE} {' '.join(SIGNALS)}")
         pid = integer(untrusted_object, "pid", 2, PID_MAX)
         return SignalRequest(id=request_id, deadline=deadline, signal=signal, pid=pid)
     untrusted_argv = untrusted_object["argv"]

@@ -104,7 +104,7 @@ def why_ended(found: Found | None) -> Reason:
 
 
 def image_missing(whose: str, image: str) -> LaunchError:
-    hint = "bring it to the host beforehand; nothing is pulled when a request comes"
+    hint = "pull it beforehand: requests never pull images"
     return LaunchError(Reason.IMAGE_MISSING, f"{whose} has no image {image}", hint)
 
 

@@ -95,7 +95,7 @@ class Journal:
             self.window_ends = time.monotonic() + WINDOW
         for kind, count in left_out.items():
             if count > 0:
-                message = f"{count} more records of the kind {kind} were left out: there were too many in a minute"
+                message = f"{count} more {kind} records were suppressed: too many in one minute"
                 self.send(Event.LIMITED, message, {})
 
     def send(self, event: Event, message: str, fields: dict[str, str | int]) -> None:

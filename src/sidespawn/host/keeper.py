@@ -177,7 +177,7 @@ class Keeper:
         texts = []
         for file in record.configuration:
             if file["rules"] not in self.policy.configuration:
-                message = f"{record.name} could read what no rule is for, {quoted(file['path'])}; a start replaces it"
+                message = f"{record.name} could read {quoted(file['path'])}, which no rule covers; a start replaces it"
                 raise Denied(Reason.CONFIGURATION_NOT_ALLOWED, message)
             rules = self.policy.configuration[file["rules"]].rules
             untrusted_content = self.read_configuration(file["beneath"])

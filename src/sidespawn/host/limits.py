@@ -104,7 +104,7 @@ class Falls:
         """Raises LaunchError while the instance has to wait."""
         count, pause = self.pause(instance)
         if pause > 0:
-            message = f"{name} ended right after its start {count} times and is not started for {pause:.0f} s more"
+            message = f"{name} ended right after its start {count} times; not started again for {pause:.0f} s"
             raise LaunchError(Reason.BACKING_OFF, message, hint)
 
     def expire(self) -> None:
@@ -128,8 +128,9 @@ class Room:
         """While in the context the instance counts. Raises Denied when there are too many others."""
         with self.lock:
             if len((self.starting | self.ledger.keys()) - {instance}) >= self.most:
-                hint = "raise `instances` in its [limits]; what ended by itself is counted until the next sweep"
-                raise Denied(Reason.INSTANCE_LIMIT, f"{self.service} has {self.most} side containers already", hint)
+                hint = "raise `instances` in its [limits]; what ended by itself counts until the next sweep"
+                message = f"instance limit reached: {self.service} has {self.most} side containers"
+                raise Denied(Reason.INSTANCE_LIMIT, message, hint)
             self.starting.add(instance)
         try:
             yield

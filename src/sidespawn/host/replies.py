@@ -64,8 +64,8 @@ class Replies:
         with self.expiring:
             forged = copies.expire(self.places, self.most, KEPT_SECONDS, self.needed)
         if forged:
-            message = f"{len(forged)} replies that the agent sees were not written here, such as {quoted(forged[0])}"
-            self.journal.write(Event.FORGED, f"{message}; they are removed")
+            message = f"removed {len(forged)} replies that this service did not write, such as {quoted(forged[0])}"
+            self.journal.write(Event.FORGED, message)
 
     def _seen(self, *, by_operator: bool) -> Path:
         """The directory that who asked looks into."""

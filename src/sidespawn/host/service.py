@@ -57,10 +57,10 @@ class Serving:
         for each in file_systems.given_to_containers(self.keeper.places, self.policy):
             try:
                 if was := file_systems.put_right(each):
-                    message = f"the file system {each.path.name} was not as the policy says ({was}), and is again"
+                    message = f"the file system {each.path.name} differed from the policy ({was}) and was restored"
                     self.journal.write(Event.RESTORED, message)
             except OSError as error:
-                message = f"the file system {each.path.name} cannot be made as the policy says: {error.strerror}"
+                message = f"the file system {each.path.name} cannot be restored: {error.strerror}"
                 self.journal.write(Event.RESTORED, message)
 
     def sweep(self) -> None:

@@ -62,9 +62,7 @@ def usable(beneath: str) -> Iterator[None]:
         yield
     except OSError as error:
         message = f"{beneath} in the agent's state directory cannot be used: {error.strerror or error}"
-        hint = (
-            "it must be there, without links or mounts on the way; the policy's state_on_host says where the host looks"
-        )
+        hint = "it must exist, with no link or mount in its path; the policy's state_on_host says where the host looks"
         raise LaunchError(Reason.STATE_UNUSABLE, message, hint) from None
 
 

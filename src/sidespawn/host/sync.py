@@ -184,7 +184,7 @@ class Sync:
         """Whether an agent's requests are taken now. What is not taken waits in the spool, and with it its wrappers."""
         closed_for = self.bucket.closed_for()
         if closed_for and not self.limited and spool.has_requests(self.places.spool):
-            message = f"requests come faster than {self.limits.rate} a second; more wait in the spool"
+            message = f"rate limit reached ({self.limits.rate} requests/s); remaining requests stay queued"
             self.journal.write(Event.LIMITED, message)
             self.limited = True
         self.limited = self.limited and self.bucket.left < self.limits.burst / 2  # said once for each flood
@@ -290,7 +290,7 @@ class Sync:
 def check_deadline(request: Request) -> None:
     now = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
     if now >= request.deadline:
-        raise Denied(Reason.EXPIRED, "the wrapper's time was over before this request's turn came")
+        raise Denied(Reason.EXPIRED, "the wrapper's timeout passed before this request was served")
     if request.deadline > now + HORIZON_MS:
         raise RequestError(f"the deadline is more than {HORIZON_MS // 60_000} minutes ahead")
 

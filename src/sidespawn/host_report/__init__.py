@@ -39,7 +39,7 @@ def report(services: Iterable[Service]) -> tuple[Finding, ...]:
         looks |= FOR_ROOT
     found = [each for topic, look in looks.items() for each in attempt(topic, look, known)]
     if os.geteuid() != 0:
-        message = "engines, units, mounts, agents and security modules were not looked at"
+        message = "engines, units, mounts, agents and security modules were not checked"
         found.append(warning(Topic.ROOT, "this was not run as root", message, "run as root: sidespawn check"))
     return tuple(sorted(found, key=lambda each: ORDER[each.state]))
 
@@ -61,8 +61,8 @@ def attempt(topic: str, look: Look, services: tuple[Service, ...]) -> Iterator[F
         yield from look(services)
     except Exception as error:  # noqa: BLE001 - whatever it is, an operator needs the other findings
         found = f"{topic}: {type(error).__name__}: {error}"
-        message = "this part of the host was not looked at"
-        yield warning(Topic.NOT_LOOKED_AT, found, message, "put right what it says, then check again", topic)
+        message = "this part of the host was not checked"
+        yield warning(Topic.NOT_LOOKED_AT, found, message, "fix this error, then check again", topic)
 
 
 def look_at_kernel(services: tuple[Service, ...]) -> Iterator[Finding]:

@@ -129,26 +129,33 @@ def judge(agents: tuple[Agent, ...], has_apparmor: bool) -> Iterator[Finding]:
     bad = [each for agent in agents for each in judge_agent(agent, has_apparmor)]
     yield from bad
     if not agents:
-        yield ok(Topic.AGENTS, "no agent with the directories of a service runs")
+        yield ok(Topic.AGENTS, "no running agent mounts the directories of a service")
     elif not bad:
-        yield ok(Topic.AGENTS, f"{len(agents)} running, with the directories as they are now")
+        yield ok(Topic.AGENTS, f"{len(agents)} running, with current directories")
 
 
 def judge_agent(agent: Agent, has_apparmor: bool) -> Iterator[Finding]:
     who = f"the agent of {agent.service}, process {agent.pid},"
     if not agent.is_current:
-        found = f"{who} has directories from before the service was enabled again"
+        found = f"{who} has stale directories, from before the service was enabled again"
         yield problem(
-            Topic.AGENT_MOUNTS, found, "its requests arrive nowhere", "restart the agent", agent.service, agent.restart
+            Topic.AGENT_MOUNTS,
+            found,
+            "its requests do not reach the host",
+            "restart the agent",
+            agent.service,
+            agent.restart,
         )
     if agent.lacks:
         found = f"{who} has no {agent.lacks} beside the wrapper"
-        message = "its calls for the version or for a test fail, and Neutron then leaves features out"
+        message = "calls such as --version fail, and Neutron then disables features"
         way = f"start it with --mount=type=image,src=AGENT-IMAGE,dst={IMAGE_IN_AGENT}"
         yield problem(Topic.AGENT_MOUNTS, found, message, way, agent.service)
     if agent.release:
         found = f"{who} has Neutron {agent.release}, which the presets do not know"
-        message = coverage.CONSEQUENCE if agent.is_vital else "calls that it makes in another way are refused"
+        message = (
+            coverage.CONSEQUENCE if agent.is_vital else "calls that differ from those of known releases are refused"
+        )
         way = f"use a release from {' to '.join(coverage.ENDS)}, or `sidespawn disable {agent.service}`"
         yield (problem if agent.is_vital else warning)(Topic.AGENT_RELEASE, found, message, way, agent.service)
     if not has_apparmor or not agent.may_mount or not agent.profile:
@@ -157,8 +164,11 @@ def judge_agent(agent: Agent, has_apparmor: bool) -> Iterator[Finding]:
     if security_modules.AGENT in name.split("//&"):  # Debian 13 stacks crun's own on the container's
         return
     if name == "unconfined" or mode == "unconfined)":
-        found, message = f"{who} has CAP_SYS_ADMIN and no AppArmor profile", "root in it can become root of the host"
+        found, message = (
+            f"{who} has CAP_SYS_ADMIN and no AppArmor profile",
+            "root in the agent can become root on the host",
+        )
     else:
         found = f"{who} has CAP_SYS_ADMIN and AppArmor's profile {name}"
-        message = "if that is the engine's own, `ip netns add` is refused in it, and no log says so"
+        message = "if this is the engine's default profile, it denies `ip netns add`, and no log says so"
     yield warning(Topic.AGENT_APPARMOR, found, message, f"start it with {OPTION}", agent.service)

@@ -47,11 +47,11 @@ def judge(facts: Facts, services: tuple[str, ...]) -> Iterator[Finding]:
     if not facts.is_enabled:
         yield ok(Topic.APPARMOR, NOT_THERE)
         return
-    found = f"AppArmor is on; an agent that makes namespaces needs {OPTION}"
+    found = f"AppArmor is enabled; an agent that makes namespaces needs {OPTION}"
     if not facts.has_parser:
         hint = f"install apparmor, then: sidespawn enable {services[0] if services else 'SERVICE'}"
         message = "no profile can be loaded"
-        yield warning(Topic.APPARMOR, f"AppArmor is on, but there is no {security_modules.PARSER}", message, hint)
+        yield warning(Topic.APPARMOR, f"AppArmor is enabled, but there is no {security_modules.PARSER}", message, hint)
     else:
         yield ok(Topic.APPARMOR, found)
     if services:
@@ -64,18 +64,18 @@ def judge_profile(facts: Facts, name: str, service: str) -> Finding:
     load = f"{security_modules.PARSER} -r {path}"
     if name not in facts.installed:
         renew = f"sidespawn enable {service}"
-        return warning(topic, f"{path} is missing", "the profile is gone after a reboot", renew, name, renew)
+        return warning(topic, f"{path} is missing", "the profile will be gone after a reboot", renew, name, renew)
     if name not in facts.loaded:
-        return warning(topic, f"profile {name} is not loaded", "what names it does not start", load, name, load)
+        return warning(topic, f"profile {name} is not loaded", "containers that name it do not start", load, name, load)
     if facts.loaded[name] != "enforce":
         found = f"profile {name} is in mode {facts.loaded[name]}"
-        return warning(topic, found, "it forbids nothing", f"aa-enforce {path}, or {load}", name, load)
+        return warning(topic, found, "it denies nothing", f"aa-enforce {path}, or {load}", name, load)
     if not facts.installed[name]:
-        hint = f"sidespawn enable {service}, which puts the shipped one into its place"
+        hint = f"sidespawn enable {service}, which installs the shipped profile"
         return warning(
             topic,
-            f"{path} is not as it ships",
-            "another version's, or changed by hand",
+            f"{path} differs from the shipped file",
+            "from another version, or changed by hand",
             hint,
             name,
             f"sidespawn enable {service}",

@@ -26,7 +26,7 @@ HOST_PYTHON = Path("/usr/bin/python3")  # what docker-runtime calls
 # What is in podman's message, and what helps.
 PODMAN_HINTS = {
     "OCI runtime": "install crun or runc, or correct runtime= in /etc/containers/containers.conf",
-    "netavark": "install netavark; podman wants it even where it is never asked for a network",
+    "netavark": "install netavark; podman needs it even without networks",
     "conmon": "install conmon",
     "containers.conf": "correct /etc/containers/containers.conf; see containers.conf(5)",
     "": "run podman info as root until it succeeds",
@@ -123,7 +123,7 @@ def look_at_docker(is_used: bool) -> Docker:
     except LaunchError as error:
         return Docker(error=error.message, hint=error.hint)
     except (LookupError, TypeError, AttributeError):
-        return Docker(error="docker's answer to GET /version or /info lacks what it should have")
+        return Docker(error="docker's answer to GET /version or /info lacks expected fields")
 
 
 def look_at_bus() -> Bus:
@@ -167,13 +167,11 @@ def judge_all(working: list[str], engines: frozenset[str]) -> Iterator[Finding]:
     install = "install podman with crun or runc"
     if not working:
         yield problem(
-            Topic.ENGINES, "neither podman, docker nor systemd works as engine", "nothing can be started", install
+            Topic.ENGINES, "none of podman, docker and systemd works as engine", "nothing can be started", install
         )
     elif not engines and working == ["systemd"]:
         hint = f"{install}, or name the engine: sidespawn enable SERVICE --engine=systemd"
-        yield warning(
-            Topic.ENGINES, "only systemd works as engine", "the presets use podman unless told otherwise", hint
-        )
+        yield warning(Topic.ENGINES, "only systemd works as engine", "the presets use podman by default", hint)
 
 
 def judge_podman(facts: Podman) -> Iterator[Finding]:
@@ -206,7 +204,7 @@ def judge_docker(facts: Docker) -> Iterator[Finding]:
         return
     if not facts.is_running:
         way = "systemctl start docker"
-        yield problem(Topic.DOCKER, "docker does not run", cannot, way, command=way)
+        yield problem(Topic.DOCKER, "docker is not running", cannot, way, command=way)
         return
     if facts.refusal:
         hint = 'docker before 20.10: upgrade it; docker 29 and later: {"min-api-version": "1.41"} in'
@@ -214,12 +212,12 @@ def judge_docker(facts: Docker) -> Iterator[Finding]:
         yield problem(Topic.DOCKER, f"docker does not speak version 1.41 of its API: {facts.refusal}", cannot, hint)
         return
     if facts.error:
-        yield problem(Topic.DOCKER, facts.error, cannot, facts.hint or "look at: systemctl status docker")
+        yield problem(Topic.DOCKER, facts.error, cannot, facts.hint or "see: systemctl status docker")
         return
     yield ok(Topic.DOCKER, f"docker {facts.version}, API {facts.api}, at its socket; the docker command is not needed")
     if facts.runtime != str(DOCKER_RUNTIME):
         wanted = json.dumps({"runtimes": {docker.RUNTIME: {"path": str(DOCKER_RUNTIME)}}})
-        found = f"docker's runtime {docker.RUNTIME} is {facts.runtime or 'not there'}"
+        found = f"docker's runtime {docker.RUNTIME} is {facts.runtime or 'missing'}"
         hint = f"put {wanted} into /etc/docker/daemon.json, then: systemctl reload docker"
         yield problem(Topic.DOCKER_RUNTIME, found, "docker refuses side containers", hint)
     elif not facts.has_python:

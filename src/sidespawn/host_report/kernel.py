@@ -74,7 +74,7 @@ def judge(facts: Facts) -> Iterator[Finding]:
         found = f"control groups: {facts.control_groups}, not v2"
         hint = "boot with systemd.unified_cgroup_hierarchy=1 on the kernel's command line"
         yield problem(
-            Topic.CONTROL_GROUPS, found, "limits are not enforced, and what a killed start leaves is not found", hint
+            Topic.CONTROL_GROUPS, found, "limits are not enforced, and remains of a killed start are not found", hint
         )
         return
     yield ok(Topic.CONTROL_GROUPS, "control groups v2")

@@ -51,7 +51,7 @@ def needed_accounts(services: Iterable[Service]) -> frozenset[str] | None:
 
 def judge(facts: Facts) -> Iterator[Finding]:
     found = [*judge_links(facts), *judge_drop_ins(facts), *judge_homes(facts), *judge_accounts(facts)]
-    yield from found or [ok(Topic.LEFTOVERS, "nothing is left of other services or versions")]
+    yield from found or [ok(Topic.LEFTOVERS, "no leftovers of other services or versions")]
 
 
 def judge_links(facts: Facts) -> Iterator[Finding]:
@@ -65,7 +65,7 @@ def judge_links(facts: Facts) -> Iterator[Finding]:
 def judge_drop_ins(facts: Facts) -> Iterator[Finding]:
     for service, paths in without_policy(facts.drop_ins, facts.policies):
         found = f"{', '.join(paths)}: {service} has no policy"
-        message = f"these options hold again as soon as a service is named {service}"
+        message = f"these options take effect as soon as a service is named {service}"
         way = f"rm -r {' '.join(paths)}; systemctl daemon-reload"
         yield warning(Topic.LEFTOVER_DROP_INS, found, message, way, service, way)
 
@@ -85,7 +85,7 @@ def judge_accounts(facts: Facts) -> Iterator[Finding]:
         return
     for name in facts.accounts:
         if name not in facts.needed_accounts:
-            found = f"account {name} is of no service on this host"
+            found = f"account {name} belongs to no service on this host"
             way = f"userdel {name}"
             yield warning(Topic.LEFTOVER_ACCOUNTS, found, "nothing uses it", way, name, way)
 

@@ -124,7 +124,7 @@ def judge(facts: Facts) -> Iterator[Finding]:
     spools = [each for service in facts.services for each in judge_spool(facts, service)]
     runs = [each for service in facts.services for each in judge_service(facts, service)]
     if facts.services:
-        yield from spools or [ok(Topic.SPOOL_MOUNTS, "the host sees what every sidespawn-spool@ mounted")]
+        yield from spools or [ok(Topic.SPOOL_MOUNTS, "the host sees the mounts of every sidespawn-spool@")]
         yield from runs or [ok(Topic.MOUNT_NAMESPACE, "every sidespawn@ shares the host's mount namespace")]
 
 
@@ -138,14 +138,14 @@ def judge_spool(facts: Facts, service: str) -> Iterator[Finding]:
     hint = f"{restart}; then restart the agents of {service}"
     if reasons and (unit.active != "active" or not unseen):
         found = f"{unit.name} will run in a private mount namespace when it is started again"
-        message = f"{because(reasons)}: nobody else will see what it mounts, and no request will arrive"
+        message = f"{because(reasons)}: the host will not see its mounts, and no request will arrive"
         yield warning(Topic.SPOOL_MOUNTS, found, message, without(reasons, service), service)
     if unit.active != "active" or not unseen:
         return
     more = f", nor at {len(unseen) - 1} directories in it" if str(places.home) in unseen else ""
     found = f"{unit.name} is active, but the host has no mount at {unseen[0] if more else ', '.join(unseen)}{more}"
     if reasons:
-        message = f"{because(reasons)}: nobody else sees what it mounts, and no request arrives"
+        message = f"{because(reasons)}: the host does not see its mounts, and no request arrives"
         yield problem(Topic.SPOOL_MOUNTS, found, message, f"{without(reasons, service)}; {hint}", service)
     elif str(places.spool) in unseen:
         yield problem(

@@ -64,7 +64,7 @@ def judge(facts: Facts, services: tuple[str, ...]) -> Iterator[Finding]:
         hint = f"find out which agent did it: findmnt {NAMESPACES}; umount {NAMESPACES}"
         found.append(warning(topic, f"another file system is mounted over {NAMESPACES}", message, hint))
     if facts.mode & 0o555 != 0o555:
-        message = "agents that are not root do not find their namespace: every request of theirs is refused"
+        message = "agents that are not root cannot find their namespace; all their requests are refused"
         way = f"chmod 755 {NAMESPACES}"
         found.append(warning(topic, f"{NAMESPACES} has mode {facts.mode:04o}", message, way, command=way))
     if not facts.is_shared:

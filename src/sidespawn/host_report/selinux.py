@@ -95,13 +95,15 @@ def judge_module(facts: Facts, service: str) -> Finding:
         found = "the policy does not contain this version's module"
         way = f"sidespawn enable {service}"
         return warning(Topic.SELINUX_MODULE, found, unlabelled, way, command=way)
-    return ok(Topic.SELINUX_MODULE, "our module is installed")
+    return ok(Topic.SELINUX_MODULE, "sidespawn's module is installed")
 
 
 def judge_labels(facts: Facts) -> Iterator[Finding]:
     if facts.error:
         hint = "install policycoreutils"
-        yield warning(Topic.SELINUX_LABELS, f"labels were not compared: {facts.error}", "a wrong one is not seen", hint)
+        yield warning(
+            Topic.SELINUX_LABELS, f"labels were not compared: {facts.error}", "a wrong label would not be noticed", hint
+        )
         return
     roots: dict[str, list[str]] = {}
     for path in facts.wrong:
@@ -119,7 +121,7 @@ def judge_labels(facts: Facts) -> Iterator[Finding]:
         anew = f"sidespawn disable {service}, then enable it again and restart its agent"
         hint = f"restorecon -F {root}" if service == root else anew
         # Not restorecon -R: containers that run have files of their own there, with other labels.
-        hint = "sidespawn enable, of any service, mends it" if by_podman else hint
+        hint = "`sidespawn enable` of any service repairs it" if by_podman else hint
         yield warning(Topic.SELINUX_LABELS, found, message, hint, root)
     if not roots:
         yield ok(

@@ -53,12 +53,12 @@ def look() -> Facts:
 
 def judge(facts: Facts, engines: frozenset[str]) -> Iterator[Finding]:
     if not facts.is_booted:
-        hint = "use a host that systemd has booted; from a checkout, ./dev lab gives you one"
+        hint = "use a host booted with systemd; ./dev lab in a checkout starts one"
         yield problem(Topic.SYSTEMD, f"PID 1 is {facts.pid_1}, not systemd", "no service can be enabled", hint)
         return
     if facts.error or not facts.number:
-        found = f"systemd does not answer: {facts.error or 'it tells no version'}"
-        yield problem(Topic.SYSTEMD, found, "units cannot be started", "look at: systemctl status; journalctl --boot")
+        found = f"systemd does not answer: {facts.error or 'it gives no version'}"
+        yield problem(Topic.SYSTEMD, found, "units cannot be started", "see: systemctl status; journalctl --boot")
         return
     if facts.number < NEEDED:
         hint = f"upgrade to a release with systemd {NEEDED} or later"

@@ -28,7 +28,7 @@ def policy_warnings(policy: Policy) -> list[str]:
     """What only this policy needs of the host: one sentence for each thing that an operator should know beforehand."""
     found = [MONITOR] if policy.is_monitor else []
     if not Path(policy.agent.state_on_host).is_dir():
-        found.append(f"{policy.agent.state_on_host}, the agent's state directory, is not there yet")
+        found.append(f"{policy.agent.state_on_host}, the agent's state directory, does not exist yet")
     found += IMAGES[policy.side_container.engine](policy.side_container.image)
     if policy.side_container.engine == "systemd":
         found += account_warnings(policy)
@@ -41,10 +41,10 @@ def unit_warnings(policy: Policy) -> list[str]:
         return []
     found = []
     if not hardening.is_current(policy):
-        found.append("the unit is confined as an earlier policy or version needed it")
+        found.append("the unit's confinement is stale")
     if systemd.wakes_by_path(policy.service) is not policy.agent.wakes_by_path:
-        found.append("the service is woken as an earlier policy said (wake)")
-    return [f"{each}: sidespawn enable {policy.service}" for each in found]
+        found.append("the service's way of waking (wake) is stale")
+    return [f"{each}; run: sidespawn enable {policy.service}" for each in found]
 
 
 def podman_image(image: str) -> list[str]:
@@ -85,7 +85,7 @@ def account_warnings(policy: Policy) -> list[str]:
         found.append(f"systemd needs an account that this host lacks, and that `sidespawn enable` makes: {line}")
     if policy.table.program in NEED_PROC:
         found.append(
-            f"{policy.table.program} needs /proc, which a side container of systemd has not; use podman or docker"
+            f"{policy.table.program} needs /proc, which the systemd engine does not provide; use podman or docker"
         )
     if side_container.uid == 0:
         found.append(
@@ -101,7 +101,7 @@ def account_warnings(policy: Policy) -> list[str]:
 
 
 def no_image(image: str) -> str:
-    return f"there is no image {image} on this host, and none is pulled when a request comes"
+    return f"image {image} is not on this host, and requests never pull images"
 
 
 IMAGES = {"podman": podman_image, "docker": docker_image, "systemd": systemd_image}

@@ -105,7 +105,7 @@ def judge_writable(paths: list[Path]) -> Finding:
     hint = "install sidespawn where only root can write, or: chown root PATH; chmod go-w PATH"
     named = " ".join(map(str, paths))
     way = f"chown root {named}; chmod go-w {named}"
-    return warning(Topic.CODE, found, "root executes it", hint, command=way)
+    return warning(Topic.CODE, found, "root runs this code", hint, command=way)
 
 
 def writable_code() -> list[Path]:

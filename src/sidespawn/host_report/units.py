@@ -91,7 +91,7 @@ def existing_packages(files: Mapping[str, str]) -> frozenset[str]:
 def judge(facts: Facts) -> Iterator[Finding]:
     found = [*judge_files(facts), *judge_units(facts)]
     yield from found or [
-        ok(Topic.UNITS, f"enabled services: {len(facts.services)}; their units are of this version and active")
+        ok(Topic.UNITS, f"enabled services: {len(facts.services)}; their units are current and active")
     ]
 
 
@@ -117,22 +117,22 @@ def judge_file(facts: Facts, name: str, paths: list[str], renew: str) -> Iterato
     remove, renewed = f"rm {path}; systemctl daemon-reload", renew if facts.services else ""
     if name not in facts.shipped:
         message = "an earlier version installed it, and systemd still offers it"
-        yield warning(topic, f"{path} is not of this version", message, remove, path, remove)
+        yield warning(topic, f"{path} is from another version", message, remove, path, remove)
     elif package and package not in facts.packages:
         found = f"{path} runs {package}/run.py, which does not exist"
         yield problem(topic, found, "every request fails", renew, path, renewed)
     elif paths[1:]:
         found = f"{path} hides {', '.join(paths[1:])}"
         yield warning(
-            topic, found, "upgrades of the package have no effect", f"unless it is meant: {remove}", path, remove
+            topic, found, "upgrades of the package have no effect", f"unless intended: {remove}", path, remove
         )
     elif package not in ("", facts.package):
         message = f"enabled services run that one, not {facts.package}"
-        yield warning(topic, f"{path} is of the sidespawn in {package}", message, renew, path, renewed)
+        yield warning(topic, f"{path} belongs to the sidespawn in {package}", message, renew, path, renewed)
     elif facts.files[path] != text:
-        message = "it is another version's, or was changed by hand"
-        hint = f"{renew}, which renews it; changes of your own belong in a drop-in"
-        yield warning(topic, f"{path} is not as this version has it", message, hint, path, renewed)
+        message = "it is from another version, or was changed by hand"
+        hint = f"{renew}, which renews it; put your own changes into a drop-in"
+        yield warning(topic, f"{path} differs from this version's", message, hint, path, renewed)
 
 
 def judge_units(facts: Facts) -> Iterator[Finding]:
@@ -141,7 +141,7 @@ def judge_units(facts: Facts) -> Iterator[Finding]:
     if stale:
         found = f"systemd has older versions of {', '.join(stale)} in memory than on disk"
         reload = "systemctl daemon-reload"
-        yield warning(Topic.DAEMON_RELOAD, found, "what was changed is not in effect", reload, command=reload)
+        yield warning(Topic.DAEMON_RELOAD, found, "the changes are not in effect", reload, command=reload)
     by_name = {each.name: each for each in facts.units}
     for service in facts.services:
         needed = (*started_units(service)[1:], *units(service), path_unit(service))
@@ -155,7 +155,7 @@ def judge_units(facts: Facts) -> Iterator[Finding]:
             hint = f"{start}; why: systemctl status {' '.join(down)}"
             is_only_timer = down == [f"sidespawn@{service}.timer"]
             judged = warning if is_only_timer else problem
-            message = "nothing is tidied up" if is_only_timer else "its agents' requests are not served"
+            message = "nothing is cleaned up" if is_only_timer else "its agents' requests are not served"
             yield judged(Topic.SERVICE_UNITS, found, message, hint, service, start)
         elif main is not None and main.active == "failed":
             found = f"{service}: {main.name} has failed"

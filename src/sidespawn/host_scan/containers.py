@@ -103,7 +103,7 @@ def notes(container: Container, findings: Iterable[Finding]) -> Iterator[str]:
     if not container.is_side_container and not any(each.where == container.where for each in findings):
         more = [name for name, has in (("privileged", container.privileged), ("host pids", container.host_pids)) if has]
         if more and not container.is_agent:
-            yield f"{container.where}: {', '.join(more)}; no agent is known by this name"
+            yield f"{container.where}: {', '.join(more)}; not the name of a known agent"
 
 
 def of(container: Container, kind: Kind, found: str) -> Finding:

@@ -26,7 +26,7 @@ def of_podman() -> Iterator[Container]:
     if not Path(PODMAN).exists():
         return
     if os.geteuid() != 0:
-        raise LaunchError(Reason.HOST_UNSUITABLE, "the containers of root's podman can be seen only by root")
+        raise LaunchError(Reason.HOST_UNSUITABLE, "only root can see the containers of root's podman")
     ids = podman("ps", "--all", "--quiet", "--no-trunc").split()
     for start in range(0, len(ids), AT_ONCE):
         yield from map(container_of_podman, inspected(ids[start : start + AT_ONCE]))

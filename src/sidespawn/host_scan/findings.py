@@ -53,28 +53,28 @@ class Finding:
 
 
 MEANINGS = {
-    Kind.ENGINE_SOCKET: "whoever is in this container can start any container on the host: it is root of the host",
-    Kind.ENGINE_ADDRESS: "this container talks to an engine by its address; an engine that is root's makes it root",
-    Kind.ENGINE_STORAGE: "it reaches the files of every container on the host, and changes them if it may write",
+    Kind.ENGINE_SOCKET: "anyone in this container can start any container on the host, and so is root on the host",
+    Kind.ENGINE_ADDRESS: "this container reaches an engine by its address; an engine that runs as root makes it root",
+    Kind.ENGINE_STORAGE: "it can read the files of every container on the host, and change them if it may write",
     Kind.RUN_DIRECTORY: "an engine's socket appears in it as soon as the engine starts, beside those of systemd",
-    Kind.PRIVILEGED: "nothing confines this agent: it is root of the host",
-    Kind.HOST_PIDS: "it sees every process of the host and, with what else it has, can enter or end them",
+    Kind.PRIVILEGED: "nothing confines this agent: it is root on the host",
+    Kind.HOST_PIDS: "it sees every process on the host and, with its other privileges, can enter or kill them",
     Kind.IMAGE_WRAPPERS: "the image's own wrappers start helpers by an engine's socket",
     Kind.OLD_SIDE_CONTAINER: "a privileged helper that an old wrapper started; it runs until it is replaced",
     Kind.WRAPPER_SCRIPT: "an old wrapper: it enters the host's namespaces, or calls an engine, to start a helper",
     Kind.KILL_SCRIPT: "an old kill script: it enters the host's namespaces, or calls an engine, to end a helper",
-    Kind.DEPLOYER_SETTING: "the deployer puts sockets or old wrappers back with its next run",
+    Kind.DEPLOYER_SETTING: "the deployer's next run restores sockets or old wrappers",
     Kind.UNIT_FILE: "the container has this again as soon as its unit starts it",
 }
 
-MOUNTS = "take the mount away and give the agent what `sidespawn options SERVICE...` prints"
+MOUNTS = "remove the mount, and give the agent what `sidespawn options SERVICE...` prints"
 ARGUMENTS = "start it without this, as docs/agents.md says"
 KOLLA_VOLUMES = (
     "in globals.yml: set the list AGENT_default_volumes, such as neutron_dhcp_agent_default_volumes, without it and "
     "AGENT_extra_volumes to what `sidespawn options SERVICE... --print=kolla` prints"
 )
 EDPM_VOLUMES = (
-    "take it out of edpm_neutron_AGENT_common_volumes, and add what `sidespawn options SERVICE... --print=quadlet` "
+    "remove it from edpm_neutron_AGENT_common_volumes, and add what `sidespawn options SERVICE... --print=quadlet` "
     "prints as a drop-in of its unit"
 )
 EDPM_PRIVILEGED = (
@@ -85,23 +85,23 @@ TRIPLEO_WRAPPERS = (
     "OVNEnableHaproxyDockerWrapper to false"
 )
 TRIPLEO_TEMPLATE = "map the agent's OS::TripleO::Services:: entry to a template without it; no parameter changes it"
-KUBERNETES_VOLUMES = "take the hostPath volume out of the pod's specification"
+KUBERNETES_VOLUMES = "remove the hostPath volume from the pod's specification"
 QUADLET_OPTIONS = (
-    "take the line out of the unit; `sidespawn options SERVICE... --print=quadlet` prints what replaces it"
+    "remove the line from the unit; `sidespawn options SERVICE... --print=quadlet` prints what replaces it"
 )
 COMPOSE_OPTIONS = (
-    "take it out of the compose file; `sidespawn options SERVICE... --print=compose` prints what replaces it"
+    "remove it from the compose file; `sidespawn options SERVICE... --print=compose` prints what replaces it"
 )
 
 HINTS = {
     (Kind.ENGINE_SOCKET, Deployment.NONE): MOUNTS,
     (Kind.ENGINE_SOCKET, Deployment.KOLLA): KOLLA_VOLUMES,
     (Kind.ENGINE_SOCKET, Deployment.EDPM): EDPM_VOLUMES,
-    (Kind.ENGINE_SOCKET, Deployment.TRIPLEO): "take it out of DockerAdditionalSockets and of the agent's template",
+    (Kind.ENGINE_SOCKET, Deployment.TRIPLEO): "remove it from DockerAdditionalSockets and of the agent's template",
     (Kind.ENGINE_SOCKET, Deployment.KUBERNETES): KUBERNETES_VOLUMES,
     (Kind.ENGINE_SOCKET, Deployment.QUADLET): QUADLET_OPTIONS,
     (Kind.ENGINE_SOCKET, Deployment.COMPOSE): COMPOSE_OPTIONS,
-    (Kind.ENGINE_ADDRESS, Deployment.NONE): "take the variable away; agents need no engine with sidespawn",
+    (Kind.ENGINE_ADDRESS, Deployment.NONE): "remove the variable; with sidespawn, agents need no engine",
     (Kind.ENGINE_STORAGE, Deployment.NONE): MOUNTS,
     (Kind.ENGINE_STORAGE, Deployment.KOLLA): KOLLA_VOLUMES,
     (Kind.ENGINE_STORAGE, Deployment.EDPM): EDPM_VOLUMES,
@@ -139,7 +139,7 @@ HINTS = {
         "the file again"
     ),
     (Kind.DEPLOYER_SETTING, Deployment.NONE): (
-        "take it out of the file and of what generates it: puppet-tripleo with hieradata of your templates; "
+        "remove it from the file and from what generates it: puppet-tripleo with hieradata of your templates; "
         "docs/tripleo.md has a tool for each"
     ),
     (Kind.UNIT_FILE, Deployment.NONE): QUADLET_OPTIONS,

@@ -21,7 +21,7 @@ SIZES = {"K": 2**10, "M": 2**20, "G": 2**30}
 def meant(word: str, known: Iterable[str]) -> str:
     """The end of a message about a word that is not known: the nearest one that is, if one is near."""
     nearest = get_close_matches(word, known, 1)
-    return f"; {nearest[0]} is meant?" if nearest else ""
+    return f"; did you mean {nearest[0]}?" if nearest else ""
 
 
 def parse_toml(source: str, text: str) -> tuple[dict[str, Any], dict[tuple[str, ...], str]]:
@@ -130,7 +130,7 @@ class Table:
         value = self._content.get(key, default)
         if value is None:
             others = [each for each in self._content if each not in self._taken]
-            near = "".join(f"; is it {each}, misspelled?" for each in get_close_matches(key, others, 1, 0.75))
+            near = "".join(f"; did you mean {each}?" for each in get_close_matches(key, others, 1, 0.75))
             raise self.error(key, f"is missing{near}")
         if type(value) not in kinds:
             raise self.error(key, f"must be {' or '.join(kind.__name__ for kind in kinds)}")
@@ -158,7 +158,7 @@ class Table:
         try:
             patterns = tuple(parse_pattern(each) for each in texts)
         except ValueError as error:
-            raise self.error(key, f"is no pattern: {error}") from None
+            raise self.error(key, f"is not a valid pattern: {error}") from None
         for name in (name for pattern in patterns for name in pattern.names if name not in self._names):
             raise self.error(key, f"uses {{{name}}}, which [names] does not declare{meant(name, self._names)}")
         return patterns
@@ -195,9 +195,7 @@ class Table:
         for key in self._content:
             if key not in allowed:
                 known = ", ".join(sorted(allowed))
-                raise self.error(
-                    key, f"is not a key that can stand here{meant(key, allowed)}", f"keys that can: {known}"
-                )
+                raise self.error(key, f"is not allowed here{meant(key, allowed)}", f"allowed keys: {known}")
 
 
 def size(table: Table, key: str) -> int:

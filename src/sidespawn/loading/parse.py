@@ -93,7 +93,7 @@ def extended(source: str, text: str, read_preset: Read, most: int) -> tuple[dict
     for name in own.keys():
         if name not in base.get("parameters", {}):
             known = ", ".join(base.get("parameters", {}))
-            problem = f"is no parameter of preset {preset}{meant(name, base.get('parameters', {}))}"
+            problem = f"is not a parameter of preset {preset}{meant(name, base.get('parameters', {}))}"
             raise own.error(name, problem, f"its parameters: {known}")
     return merge(base, document), base_lines | lines
 
@@ -187,7 +187,7 @@ def build_agent(table: Table) -> Agent:
         raise table.error("kill_scripts", "must be absolute paths in the agent")
     files = [path.rpartition("/")[2] for path in (agent.wrapper, *scripts)]
     if len(set(files)) != len(files):
-        raise table.error("kill_scripts", "has two files of one name, the wrapper counted")
+        raise table.error("kill_scripts", "contains two paths with the same file name (the wrapper included)")
     table.done()
     return agent
 
@@ -205,7 +205,7 @@ def build_roots(agent: Table) -> tuple[Root, ...]:
         each.done()
         for path, on_host, other in taken:
             if is_nested(root.path, path) or is_nested(root.on_host, on_host):
-                raise table.error(name, f"and agent.{other} lie within one another, for the agent or on the host")
+                raise table.error(name, f"and agent.{other} overlap, in the agent or on the host")
         taken.append((root.path, root.on_host, f"roots.{name}"))
         roots.append(root)
     return tuple(roots)
@@ -280,7 +280,7 @@ def build_option_rule(table: Table, name: str, option: Option) -> OptionRule:
     if option.takes in (Takes.NOTHING, Takes.WORD) and rule.values:
         raise table.error(name, "takes no value")
     if option.takes is Takes.VALUE and rule.bare:
-        raise table.error(name, "needs a value, so the rule must say which")
+        raise table.error(name, "takes a value, so the rule must list the allowed ones")
     return rule
 
 
@@ -396,7 +396,7 @@ def check_policy(policy: Policy, top: Table, request: Table) -> None:
             raise top.table("side_container").error("host_network", problem)
     for pattern in policy.adopt.names if policy.adopt else ():
         if policy.netns is None or not set(policy.netns.names) <= set(pattern.names):
-            raise top.table("adopt").error("name", "must hold every name of request.netns, which must be there")
+            raise top.table("adopt").error("name", "must contain every name of request.netns, which is required")
     for rule in policy.options.values():
         if rule.configuration and rule.configuration not in policy.configuration:
             raise PolicyError(f"{rule.rule}: there is no [configuration.{rule.configuration}]")

@@ -74,7 +74,9 @@ def check_possible(policy: Policy, top: Table) -> None:
     """Raises PolicyError, with file and line, for what can be part of no plan."""
     request, side_container, agent = top.table("request"), top.table("side_container"), top.table("agent")
     if policy.agent.wrapper.rpartition("/")[2] != policy.table.program:
-        raise agent.error("wrapper", f"must end with {policy.table.program}, or every call is one of another program")
+        raise agent.error(
+            "wrapper", f"must end with {policy.table.program}, or every call would be for another program"
+        )
     words = [rule for rule in policy.options.values() if rule.required and rule.option.takes is Takes.WORD]
     if len(words) > 1:
         raise PolicyError(f"{words[1].rule}: a second word is required, but only the first argument can be one")
@@ -94,7 +96,7 @@ def check_possible(policy: Policy, top: Table) -> None:
         table = top.table("configuration").table(name)
         check_place(policy, configuration.path, table, "path", inside=configuration.file)
         if all(hidden(policy, configuration.at or path, bound) for path, bound in all_of(policy, configuration.path)):
-            raise table.error("path", "lies in a mount of the side container, where the agent could replace the file")
+            raise table.error("path", "is inside a mount of the side container, where the agent could replace the file")
 
 
 def all_of(policy: Policy, pattern: Pattern) -> Iterator[tuple[str, Bound]]:
@@ -116,7 +118,7 @@ def check_names(policy: Policy, request: Table) -> None:
             raise request.error(key, "is made of names that nothing in a request binds")
         texts = [text for pattern in patterns for text, _ in all_of(policy, pattern)]
         if texts and not any(map(fit_for_a_name, texts)):
-            problem = f"never comes out as a name of letters, digits and hyphens, at most 64: {texts[0]!r}, for example"
+            problem = f"never produces a name of letters, digits and hyphens, at most 64: {texts[0]!r}, for example"
             raise request.error(key, problem)
 
 

@@ -20,11 +20,11 @@ def parse_program(program: str, text: str) -> ProgramTable:
         group = top.table(takes.value, optional=True)
         for name in group.keys():
             if name in options:
-                raise group.error(name, "stands here twice")
+                raise group.error(name, "is listed twice")
             danger = dangers.take(name, str, default="")
             short = group.take(name, str)
             if dash and (short or takes is Takes.OPTIONAL):
-                raise group.error(name, "can have neither a short letter nor an optional value where there is a dash")
+                raise group.error(name, "must not have a short letter or an optional value where there is a dash")
             letter = short.removesuffix(":") if takes is Takes.OPTIONAL else short
             options[name] = Option(
                 name=name, takes=takes, dash=dash, short=letter, short_takes_value=letter != short, danger=danger

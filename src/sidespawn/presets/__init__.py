@@ -28,5 +28,5 @@ def read(path: Path, kind: str, name: str) -> str:
         return path.read_text(encoding="utf-8")
     except OSError:
         known = ", ".join(sorted(each.stem for each in path.parent.glob("*.toml")))
-        hint = f"there are: {known}; others go into /etc/sidespawn/{kind}s"
+        hint = f"available: {known}; put others into /etc/sidespawn/{kind}s"
         raise PolicyError(f"there is no {kind} named {name}", hint) from None

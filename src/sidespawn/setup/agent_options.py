@@ -132,7 +132,7 @@ def union(policies: Iterable[Policy]) -> tuple[Mount, ...]:
             elif not all(target in each.agent.shared_kill_scripts for each in (policy, other)):
                 raise SidespawnError(
                     Reason.USAGE,
-                    f"{other.service} and {policy.service} both mount {target}: they cannot be of one agent",
+                    f"{other.service} and {policy.service} both mount {target}: they cannot serve one agent",
                     "name only the services of one agent",
                 )
     return tuple(found.values())

@@ -126,5 +126,5 @@ def is_file_in(root: Path, path: str) -> bool:
 def require(policy: Policy, found: list[str]) -> None:
     """Raises SidespawnError when these would cost working routers."""
     if found and policy.table.program in VITAL:
-        hint = "use the image of the agent itself, of a known release; --uncovered enables it all the same"
+        hint = "use the agent's own image, of a known release; or enable it anyway with --uncovered"
         raise SidespawnError(Reason.HOST_UNSUITABLE, f"{'; '.join(found)}; {CONSEQUENCE}", hint)

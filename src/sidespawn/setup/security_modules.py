@@ -39,7 +39,7 @@ def install() -> list[str]:
                 put()
         except (SidespawnError, OSError) as error:
             hint = error.hint if isinstance(error, SidespawnError) else ""
-            failed.append("; ".join(filter(None, (f"nothing was put into place for {name}: {error}", hint))))
+            failed.append("; ".join(filter(None, (f"cannot set up {name}: {error}", hint))))
     return failed
 
 
@@ -61,14 +61,14 @@ def remove() -> list[str]:
 
 def warnings(engine: str, apparmor: str) -> list[str]:
     """What an operator should know; `apparmor` is the profile that the policy names."""
-    wanted = f"the policy wants AppArmor's profile {apparmor}, but"
+    wanted = f"the policy names AppArmor's profile {apparmor}, but"
     if not apparmor:
         return []
     if engine == "systemd" and has_apparmor():
         reason = f"{wanted} systemd sets one by /proc, which its side containers do not have"
         return [f"{reason}: nothing will start; leave `apparmor` out, or use podman or docker"]
     if engine == "systemd":
-        reason = f"{wanted} the host has no AppArmor, which systemd passes over"
+        reason = f"{wanted} the host has no AppArmor, which systemd ignores"
         return [f"{reason}: side containers run without it; leave `apparmor` out"]
     if not has_apparmor():
         return [f"{wanted} the host has no AppArmor: nothing will start"]

@@ -73,7 +73,7 @@ def install_module() -> None:
         path.write_text(MODULE.read_text(encoding="utf-8").replace("@DIGEST@", digest()), encoding="utf-8")
         semodule("-i", str(path))
     if not is_current():
-        raise SidespawnError(Reason.HOST_UNSUITABLE, "semodule installed the module, and the kernel does not have it")
+        raise SidespawnError(Reason.HOST_UNSUITABLE, "semodule installed the module, but the kernel does not have it")
 
 
 def remove() -> list[str]:

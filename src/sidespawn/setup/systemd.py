@@ -110,7 +110,7 @@ def started_units(service: str) -> tuple[str, ...]:
 def require_systemd() -> None:
     if not Path("/run/systemd/system").is_dir():
         raise SidespawnError(
-            Reason.HOST_UNSUITABLE, "this host does not run systemd", "from a checkout, ./dev lab gives you one"
+            Reason.HOST_UNSUITABLE, "this host does not run systemd", "./dev lab in a checkout starts one"
         )
 
 

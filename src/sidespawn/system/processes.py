@@ -121,7 +121,7 @@ def end(process: Process, name: str, grace: float) -> None:
                 return
             if exited(pidfd, patience):
                 return
-    raise LaunchError(Reason.STILL_RUNNING, f"process {process.pid} does not go away, even by KILL")
+    raise LaunchError(Reason.STILL_RUNNING, f"process {process.pid} does not end, even after SIGKILL")
 
 
 def heeds(process: Process, name: str) -> bool:

@@ -30,7 +30,7 @@ options:
     description: The image of the side containers. It is not pulled.
     type: str
   engine:
-    description: What starts the side containers.
+    description: Engine that starts the side containers.
     type: str
     choices: [podman, docker, systemd]
   mode:

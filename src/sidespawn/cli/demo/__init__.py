@@ -19,7 +19,9 @@ FAILED = 70  # as `sidespawn --help` has it
 
 @click.command()
 @click.option("--image", default=IMAGE, show_default=True, help="Image of the side container.")
-@click.option("--engine", type=click.Choice(ENGINES), default=ENGINES[0], show_default=True, help="What starts it.")
+@click.option(
+    "--engine", type=click.Choice(ENGINES), default=ENGINES[0], show_default=True, help="Engine that starts it."
+)
 @click.option("--agent-image", default=AGENT_IMAGE, show_default=True, help="Image of the agent container.")
 @click.option("--keep", is_flag=True, help="Leave all of it running, to look at.")
 @click.option("--remove", is_flag=True, help="Only remove what --keep, or a demo that was killed, left.")

@@ -40,7 +40,7 @@ HOME = Path("/var/lib") / NAME
 STATE = HOME / "state"
 NETWORK = "b3f2b0a4-6c0e-4d9b-8f58-2f6c1d7e9a10"
 MACS = ("fa:16:3e:5d:00:0a", "fa:16:3e:5d:00:0b")
-CHECKOUT_HINT = "from a checkout, ./dev demo brings all that is needed, on a machine of its own if need be"
+CHECKOUT_HINT = "from a checkout, ./dev demo installs what it needs, in a disposable machine if necessary"
 KEPT_HINT = f"""It is left as it is, to look at:
   sidespawn ps {SERVICE}; sidespawn logs {SERVICE}; podman exec -it {NAME}-agent bash
   ip netns exec {NAME}-1 udhcpc -f -n -q -i eth0 -s {HOME}/udhcpc-script
@@ -167,14 +167,14 @@ def require_host(image: str, engine: str, agent_image: str) -> None:
         if shutil.which(program, path=ENVIRONMENT["PATH"]) is None:
             raise unsuitable(f"{program} is not installed")
     if udhcpc() is None:
-        raise unsuitable("neither udhcpc nor a busybox with it is installed; it is the demo's DHCP client")
+        raise unsuitable("udhcpc is not installed, also not in busybox; it is the demo's DHCP client")
     if lacking := suitability.podman_image(agent_image) or suitability.IMAGES[engine](image):
         raise unsuitable("; ".join(lacking))
     require_ours()
     if there := Stage(engine=engine).leftovers():
         raise SidespawnError(
             Reason.USAGE,
-            f"a demo runs already, or one was kept or killed: {', '.join(there)}",
+            f"a demo is running, or was kept or killed: {', '.join(there)}",
             "sidespawn demo --remove",
         )
 
@@ -200,8 +200,8 @@ def engine_of_what_was_kept() -> str:
 def remove_what_was_kept() -> None:
     """Raises SidespawnError when something stays, or is not the demo's."""
     if os.geteuid() != 0:
-        raise unsuitable("removing needs root")
+        raise unsuitable("--remove needs root")
     require_ours()
     trouble = Stage(engine=engine_of_what_was_kept()).remove()
     if trouble:
-        raise SidespawnError(Reason.ENGINE_FAILED, "; ".join(trouble), "a second try may do")
+        raise SidespawnError(Reason.ENGINE_FAILED, "; ".join(trouble), "try again")

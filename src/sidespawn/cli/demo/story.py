@@ -138,7 +138,7 @@ def start_helper(stage: Stage, tell: Teller) -> None:
     done = neutron.start(stage.agent)
     seconds = time.monotonic() - began
     tell.call(f"ip netns exec {neutron.NETNS} env PROCESS_TAG={neutron.TAG} {' '.join(neutron.COMMAND[:4])} …")
-    expect(done.code == 0, "the wrapper ends with 0", f"{done.code}: {done.stderr.strip()}", stage.look)
+    expect(done.code == 0, "the wrapper exits with 0", f"{done.code}: {done.stderr.strip()}", stage.look)
     tell.note(f"returned 0 after {seconds:.2f} s, when dnsmasq was serving")
     pid = neutron.active_pid(stage.agent)
     if pid is None:
@@ -166,12 +166,12 @@ def check_side_container(stage: Stage, tell: Teller) -> None:
     kinds = ("mnt", "ipc") if stage.engine == "systemd" else ("mnt", "pid", "ipc", "uts")  # docs/engines.md
     for kind in kinds:
         own = os.readlink(f"/proc/{stage.pid}/ns/{kind}")
-        expect(own != os.readlink(host / kind), f"it has a {kind} namespace of its own", "the host's")
+        expect(own != os.readlink(host / kind), f"it has a separate {kind} namespace", "the host's")
     direct = stage.agent.exec(("kill", "-0", str(stage.pid)))
     expect(direct.code != 0, "the agent cannot signal the side container by itself", "it can")
     tell.note(f"side container {stage.side_container}")
     tell.note(f"pid {stage.pid}, user {user}:{group}, capabilities {' '.join(capabilities)}")
-    tell.note("namespaces of its own, the agent cannot signal it directly, and `ip netns` sees it where it belongs")
+    tell.note("separate namespaces; the agent cannot signal it directly; `ip netns` shows it in its network namespace")
 
 
 def first_lease(stage: Stage, tell: Teller) -> None:
@@ -201,7 +201,7 @@ def reload(stage: Stage, tell: Teller) -> None:
     pid = int(stage.agent.read(neutron.PID_FILE))
     done = neutron.kill(stage.agent, "HUP", pid)
     tell.call(f"ip netns exec {neutron.NETNS} {neutron.KILL_SCRIPT} HUP {pid}")
-    expect(done.code == 0, "the kill script ends with 0", f"{done.code}: {done.stderr.strip()}", stage.look)
+    expect(done.code == 0, "the kill script exits with 0", f"{done.code}: {done.stderr.strip()}", stage.look)
     lease = leased(stage, 2, tell)
     expect(neutron.active_pid(stage.agent) == stage.pid, f"pid {stage.pid} stays", neutron.active_pid(stage.agent))
     tell.note(f"the same process, pid {stage.pid}")
@@ -223,7 +223,7 @@ def restart_agent(stage: Stage, tell: Teller) -> None:
     stage.stop_renewing()
     report_renewals(stage, tell, renewals, gone_at, back_at)
     tell.call(f"podman kill {stage.agent.name}; podman rm {stage.agent.name}; podman run …")
-    expect(process is not None and identify(stage.pid) == process, "the very same dnsmasq runs on", "it does not")
+    expect(process is not None and identify(stage.pid) == process, "the same dnsmasq is still running", "it does not")
     pid = neutron.active_pid(stage.agent)
     expect(pid == stage.pid, f"the new agent reads pid {stage.pid} and finds it active", pid)
     stage.result["pid_after_restart"] = pid
@@ -254,7 +254,7 @@ def ask_again(stage: Stage, tell: Teller) -> None:
     """As Neutron does it: the pid file is deleted, then the same command comes again."""
     stage.agent.exec(("rm", neutron.PID_FILE), user=load_policy(stage.places).side_container.uid, code=0)
     done = neutron.start(stage.agent)
-    expect(done.code == 0, "the same start command ends with 0", f"{done.code}: {done.stderr.strip()}", stage.look)
+    expect(done.code == 0, "the same start command exits with 0", f"{done.code}: {done.stderr.strip()}", stage.look)
     pid = neutron.active_pid(stage.agent)
     expect(pid == stage.pid, f"the pid file says {stage.pid} again", pid)
     said = wait_for_record(stage, "answered", neutron.NETNS)["MESSAGE"]
@@ -279,7 +279,7 @@ def refuse(stage: Stage, tell: Teller) -> None:
     command = (*neutron.COMMAND, FORBIDDEN)
     done = stage.agent.exec_in(neutron.NETNS, neutron.TAG, command)
     tell.call(f"ip netns exec {neutron.NETNS} env PROCESS_TAG={neutron.TAG} dnsmasq … {FORBIDDEN}")
-    expect(done.code == REFUSED, f"the wrapper ends with {REFUSED}", f"{done.code}: {done.stderr.strip()}", stage.look)
+    expect(done.code == REFUSED, f"the wrapper exits with {REFUSED}", f"{done.code}: {done.stderr.strip()}", stage.look)
     tell.note(f"exit code {done.code}; the agent reads: {done.stderr.strip()}")
     record = wait_for_record(stage, "rejected", "--refused")
     tell.note(
@@ -320,7 +320,7 @@ def stop(stage: Stage, tell: Teller) -> None:
         if there
     ]
     tell.call(f"ip netns exec {neutron.NETNS} {neutron.KILL_SCRIPT} 15 {stage.pid}")
-    expect(done.code == 0, "the kill script ends with 0", f"{done.code}: {done.stderr.strip()}", stage.look)
+    expect(done.code == 0, "the kill script exits with 0", f"{done.code}: {done.stderr.strip()}", stage.look)
     expect(not left, "process, container, its name and pid file are gone when it returns", f"left: {', '.join(left)}")
     tell.note(f"returned after {seconds:.2f} s: process, container, its name and pid file are gone")
     again = neutron.kill(stage.agent, "15", stage.pid)
@@ -350,4 +350,4 @@ STEPS = (
     Step("stop", "The agent stops dnsmasq through the kill script", stop),
 )
 KEPT_STEPS = STEPS[:-1]
-REMOVE = Step("remove", "Everything of the demo is removed", remove)
+REMOVE = Step("remove", "Everything the demo made is removed", remove)

@@ -57,14 +57,16 @@ def examine(service: str) -> Iterator[Ailment]:
 
 
 def invalid(places: Places, error: PolicyError) -> Ailment:
-    refused = f"every request for {places.service} is refused, or will be when it is read again"
+    refused = f"every request for {places.service} is refused, or will be once the policy is read again"
     unsafe = re.search(r" is not used: (/\S+) can be changed by others than root$", error.message)
     if unsafe:
         path = shlex.quote(unsafe[1])
         command = f"chown root {path}; chmod go-w {path}"
-        return problem(places, Sign.POLICY_UNSAFE, error.message, refused, command, "see first that its text is yours")
+        return problem(
+            places, Sign.POLICY_UNSAFE, error.message, refused, command, "first check that the text is what you wrote"
+        )
     advice = f"{error.hint}; " if error.hint else ""
-    advice += f"edit it until `sidespawn check {places.service}` is content"
+    advice += f"correct it until `sidespawn check {places.service}` reports no error"
     return problem(places, Sign.POLICY_INVALID, error.message, refused, advice=advice)
 
 
@@ -72,22 +74,22 @@ def of_policy(places: Places, policy: Policy) -> Iterator[Ailment]:
     told, side = partial(problem, places), policy.side_container
     state = policy.agent.state_on_host
     if not Path(state).is_dir():
-        found = f"{state}, where {places.service} expects the agent's state, is not there"
+        found = f"{state}, where {places.service} expects the agent's state, does not exist"
         command = f"install --directory --mode=755 --owner={side.uid} --group={side.gid} {shlex.quote(state)}"
         advice = "if the agent's state is elsewhere, set state_on_host in the policy instead"
         yield told(Sign.STATE_MISSING, found, "every start fails", command, advice)
     for found in IMAGES[side.engine](side.image):
         pull = f"{side.engine} pull {shlex.quote(side.image)}"
         can_be_pulled = side.engine in ("podman", "docker") and not side.image.startswith(("localhost/", "/"))
-        advice = "load it, or name another one: image in the policy's [parameters]"
+        advice = "load it, or set another image in the policy's [parameters]"
         missing = "every start fails"
         if side.image != HOST:
             yield told(Sign.IMAGE_MISSING, found, missing, pull if can_be_pulled else "", advice)
     pending = changes.pending(places, policy, None)
     if pending:
         which = ", ".join(each.what for each in pending)
-        found = f"{places.service} is not as its policy and this version have it: {which}"
-        message = "it serves as it was enabled earlier"
+        found = f"{places.service} does not match its policy and this version: {which}"
+        message = "it still runs as it was last enabled"
         yield told(Sign.POLICY_NOT_APPLIED, found, message, f"sidespawn enable {places.service}")
 
 
@@ -95,13 +97,13 @@ def of_side_containers(places: Places, policy: Policy) -> Iterator[Ailment]:
     told = partial(problem, places)
     used = ps.usage(places)
     for instance, count in falling(places, policy.limits.backoff).items():
-        found = f"{instance} of {places.service} ended right after each of its last {count} starts, and does not run"
-        advice = f"its own output says why: sidespawn logs {places.service} {instance}"
-        yield told(Sign.KEEPS_ENDING, found, "its agent gets failures", advice=advice)
+        found = f"{instance} of {places.service} ended right after each of its last {count} starts and is not running"
+        advice = f"see its output: sidespawn logs {places.service} {instance}"
+        yield told(Sign.KEEPS_ENDING, found, "requests for it fail", advice=advice)
     if used.instances >= used.most_instances:
-        found = f"{places.service} has {used.instances} side containers, and no more are allowed"
-        advice = "raise `instances` in the policy's [limits], if they are wanted; then sidespawn enable"
-        yield told(Sign.INSTANCE_LIMIT, found, "starts of others are refused", advice=advice)
+        found = f"{places.service} has {used.instances} side containers, the most that its policy allows"
+        advice = "if they are wanted, raise `instances` in the policy's [limits], then run sidespawn enable"
+        yield told(Sign.INSTANCE_LIMIT, found, "further starts are refused", advice=advice)
     orphans = [str(row["name"]) for row in ps.side_containers(places) if row["orphan"]]
     if orphans:
         found = f"{', '.join(orphans)}: the network namespace has lost its name"
@@ -125,14 +127,14 @@ def of_requests(places: Places) -> Iterator[Ailment]:
     if max(waits, default=0.0) > STUCK_SECONDS:
         found = f"{places.service} has {len(waits)} unanswered claims, the oldest {max(waits):.0f} s old"
         command = f"systemctl restart sidespawn@{places.service}.service"
-        advice = f"what it does: systemctl status sidespawn@{places.service}.service"
+        advice = f"see what it is doing: systemctl status sidespawn@{places.service}.service"
         yield problem(places, Sign.REQUESTS_STUCK, found, "agents time out", command, advice)
     reasons = recent_failures(places)
     if reasons:
         counted = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
-        found = f"requests for {places.service} failed since the last that did not: {counted}"
+        found = f"requests for {places.service} have failed since the last success: {counted}"
         advice = f"sidespawn logs {places.service} --refused --since '{RECENTLY}'; docs/reasons.md has each reason"
-        yield problem(places, Sign.REQUESTS_FAIL, found, "agents lack what they asked for", advice=advice)
+        yield problem(places, Sign.REQUESTS_FAIL, found, "agents do not get what they asked for", advice=advice)
 
 
 def recent_failures(places: Places) -> Counter[str]:
