@@ -115,11 +115,11 @@ def main(
 def require_known(option: str, given: Sequence[str], known: Collection[str]) -> None:
     for name in given:
         if name not in known:
-            raise click.BadParameter(f"{name} is none of {'; '.join(known)}", param_hint=option)
+            raise click.BadParameter(f"{name} is not one of {'; '.join(known)}", param_hint=option)
 
 
 def try_once(way: Way, networks: Sequence[Network]) -> str:
-    """What only the first time costs is not measured. Why the way does not work here, or nothing."""
+    """Return what only the first time costs is not measured. Why the way does not work here, or nothing."""
     try:
         way.prepare(cold=False)
         lost = way.start(networks).lost

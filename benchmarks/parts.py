@@ -1,4 +1,4 @@
-"""What is measured, and the rounds of it."""
+"""The measured parts, and their rounds."""
 
 from __future__ import annotations
 

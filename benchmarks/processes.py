@@ -140,7 +140,7 @@ def said() -> str:
 def load(processes: int) -> Iterator[None]:
     """While in the context, that many processes use all the processor time that they get.
 
-    Each in a session of its own, with which the kernel shares it out (sched(7), autogroup): else the commands that are
+    Each in its own session, with which the kernel shares it out (sched(7), autogroup): else the commands that are
     measured from here would share theirs with them, and a service would not.
     """
     busy = Command(argv=("/usr/bin/setsid", "/usr/bin/python3", "-I", "-S", "-c", "while True: pass"))

@@ -1,4 +1,4 @@
-"""What is measured on: a service for each engine, networks for all of them; everything is removed at the end."""
+"""Makes what is measured on: a service for each engine, networks for all of them; everything is removed at the end."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def stage(rows: Sequence[Row], linger: int, *, older: bool) -> Iterator[tuple[li
         home = Service(name=name, state=state)  # never enabled: the networks are of all ways
 
         def first(size: int) -> Sequence[Network]:
-            """So many networks, made when they are needed: each is a mount, which whatever mounts has to go through."""
+            """So many networks, made when they are needed: each is a mount, through which each mount must go."""
             networks.extend(home.network() for _ in range(size - len(networks)))
             return networks[:size]
 

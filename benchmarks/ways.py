@@ -63,7 +63,7 @@ class Way(Protocol):
         """Start all of them at once, as this way is used."""
 
     def stop(self, network: Network) -> Ended | None:
-        """End one that runs, and everything of it; None when the way has no stop of its own."""
+        """End one that runs, and everything of it; None when the way has no stop command."""
 
     def pid(self, network: Network) -> int | None:
         """Of the program."""
@@ -76,7 +76,7 @@ class Way(Protocol):
 class Row:
     """An engine. `bare` makes its own command of a plan, `stop` and `remove` those that end containers by their names.
 
-    `context` is what has to run for it.
+    `context` is what must run for it.
     """
 
     name: str
@@ -103,7 +103,7 @@ def podman_run(plan: Plan, pins: Pins) -> tuple[str, ...]:
 def docker_run(plan: Plan, pins: Pins) -> tuple[str, ...]:
     """The same plan, as far as docker's command goes: it joins no namespace, and has its own runtime.
 
-    It gives capabilities to nobody but root (docker 20.10: dnsmasq says that it misses NET_ADMIN, and ends), so root it
+    It gives capabilities to no one but root (docker 20.10: dnsmasq says that it misses NET_ADMIN, and ends), so root it
     is. With three more of them root can write the state, and dnsmasq can stay root, as it is told to.
     """
     return (
@@ -372,7 +372,7 @@ def remove_containers(row: Row, programs: Mapping[str, int | None]) -> None:
 
 
 def kill_with_conmon(name: str, pid: int | None) -> None:
-    """The program of this container of podman's, and its conmon first.
+    """The program of this podman container, and its conmon first.
 
     That would run `podman container cleanup` beside `podman rm`, which does the same: to remove 200 containers takes
     8 s with it and 1.5 without. It is asked for its container, since a pid file outlives its program.

@@ -1,4 +1,4 @@
-"""A cgroup of its own for each lab.
+"""its own cgroup for each lab.
 
 Without one, equally named units of two labs would have the same path, and a systemd that stops a
 unit kills all that it finds in the path: the other lab's processes too.

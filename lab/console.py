@@ -1,6 +1,6 @@
 """The terminal that a lab boots on.
 
-It lasts as long as the command that boots the lab, which may have to show what was printed.
+It lasts as long as the command that boots the lab, which may show what was printed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Console:
         self._printed = b""
 
     def read_for(self, seconds: float) -> None:
-        """Waits so long, and takes in what is printed meanwhile; unread, it would block the lab."""
+        """Waits so long, and takes in what is printed in the meantime; unread, it would block the lab."""
         end = time.monotonic() + seconds
         while select.select([self._reader], [], [], max(0.0, end - time.monotonic()))[0]:
             self._printed += os.read(self._reader, _CHUNK)

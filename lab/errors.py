@@ -1,4 +1,4 @@
-"""What a lab can fail with."""
+"""The errors of a lab."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ class Directory:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keeps other commands from starting or ending it meanwhile; makes the directory."""
+        """Keeps other commands from starting or ending it in the meantime; makes the directory."""
         _make_base(self.base)
         while (lock := self._try_lock()) is None:
             pass

@@ -1,4 +1,4 @@
-"""What is known of a lab between two commands. Only root can read it.
+"""The record of a lab, kept between two commands. Only root can read it.
 
 /run/sidespawn-lab/NAME/record.json  its PID 1, as the machine sees it
                         scratch/     mount point; what is mounted there, only the lab sees
@@ -27,7 +27,7 @@ class Record:
     checkout: str
 
     def alive(self) -> bool:
-        """Whether the process is still the one that was recorded."""
+        """Return whether the process is still the one that was recorded."""
         return start_time(self.pid) == self.started
 
 
@@ -65,7 +65,7 @@ class Place:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keeps other commands from taking this lab up or down meanwhile; makes its directory."""
+        """Keeps other commands from taking this lab up or down in the meantime; makes its directory."""
         with self._directory.locked():
             self.scratch.mkdir(mode=0o700, exist_ok=True)
             yield

@@ -120,7 +120,7 @@ _DEVICE_LINKS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """What one lab's root is made of. `console` is a terminal of the machine."""
+    """The parts of one lab's root. `console` is a terminal of the machine."""
 
     name: str
     scratch: Path

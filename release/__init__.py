@@ -1,1 +1,1 @@
-"""What makes packages and releases of a checkout: source, wheel, Debian's package, rpms, checksums, SBOM and tag."""
+"""Makes packages and releases from a checkout: source, wheel, Debian's package, rpms, checksums, SBOM and tag."""

@@ -1,4 +1,4 @@
-"""What the rpms bring along: the Python packages of the command line, which Enterprise Linux does not have.
+"""The rpms' bundle: the Python packages of the command line, which Enterprise Linux does not have.
 
 packaging/rpm/bundled.txt names each wheel with its hash. They are downloaded once.
 """

@@ -109,7 +109,7 @@ def build_deb(root: Root, source: Source, sdist: Path) -> Path:
 
 
 def lint_deb(root: Root, deb: Path) -> str:
-    """What lintian says, information and pedantry included. `deb` is in the root's build directory."""
+    """Return what lintian says, information and pedantry included. `deb` is in the root's build directory."""
     shown = Path("/build") / deb.relative_to(root.build)
     options = ("--allow-root", "--info", "--pedantic", "--display-info", "--show-overrides", "--fail-on=none")
     return root.run("lintian", *options, str(shown))

@@ -20,7 +20,8 @@ def run(
     environment: Mapping[str, str] | None = None,
     called: str = "",
 ) -> str:
-    """What the program printed. Raises BuildError with all that it said when it fails; there it is `called` so."""
+    """Return what the program printed. Raises BuildError with all that it said when it fails; there it is `called`
+    so."""
     # PIP_… says how this machine reaches Python's packages.
     built = {key: value for key, value in os.environ.items() if key.startswith("PIP_")}
     built |= {"PATH": PATH, "LANG": "C.UTF-8", "HOME": "/root", **(environment or {})}

@@ -1,6 +1,6 @@
 """The root that packages are built in: Debian's oldest release that they are for, with its tools, made once.
 
-A command in it has namespaces of its own without a network, and what it changes is gone with it, apart from /build. So
+A command in it has its own namespaces without a network, and what it changes is gone with it, apart from /build. So
 nothing depends on the machine, and nothing is left behind.
 """
 

@@ -1,4 +1,4 @@
-"""Whether KVM works here, and how much slower machines are where it does not.
+"""Finds out whether KVM works here, and how much slower machines are where it does not.
 
 That /dev/kvm can be opened says little: nested in another machine it may hang at the first instruction. So a virtual
 processor is asked to count for a moment, which takes KVM a fraction of a second.

@@ -94,7 +94,7 @@ class Monitor:
         self._socket.close()
 
     def execute(self, command: str, arguments: dict[str, str] | None = None) -> object:
-        """What qemu returns; events are passed over."""
+        """Return what qemu returns; events are passed over."""
         self._socket.sendall(json.dumps({"execute": command, "arguments": arguments or {}}).encode() + b"\n")
         for line in self._lines:
             answer = json.loads(line)

@@ -1,6 +1,6 @@
-"""What a disk has beside Debian's packages: a virtual environment as `./dev` makes it, and the images in podman.
+"""Contents of a disk beside Debian's packages: a virtual environment as `./dev` makes it, and the images in podman.
 
-Both are made by the programs of the unpacked system itself, in a chroot and with mounts that nobody else sees. So they
+Both are made by the programs of the unpacked system itself, in a chroot and with mounts that no one else sees. So they
 take what its machine would make of them, at the speed of this machine.
 """
 

@@ -62,7 +62,7 @@ class Disk:
 
 
 def ensure_disk(cache: Cache, recipe: Recipe, keys: Keys, packages: Packages) -> Disk:
-    """Makes the layer unless it is there. Nothing has to boot for it."""
+    """Makes the layer unless it is there. Nothing boots for it."""
     pictured = [each.digest(str(recipe.release)) for each in images.USUAL]
     identity = digest(_VERSION, packages.identity, keys.public, pictured, wheels.environment())
     layer = cache.layer("disk", f"{recipe.disk}-{identity}", lambda draft: _build(draft, cache, recipe, keys, packages))

@@ -1,4 +1,4 @@
-"""What a machine can fail with."""
+"""The errors of a machine."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Labels every file of a disk for SELinux, and lets the machine enforce its policy from its first boot on.
 
-setfiles(8) needs no SELinux in the kernel that runs it, so no machine has to boot for this and relabel itself.
+setfiles(8) needs no SELinux in the kernel that runs it, so no machine boots for this and relabel itself.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def label_files(root: Path) -> None:
 
 
 def label_disk(disk: Path) -> None:
-    """What mke2fs has added to them."""
+    """Label the directory that mke2fs has added."""
     value = disk.with_name("label")
     value.write_bytes(_LOST_AND_FOUND)
     request = f'ea_set -f "{value}" /lost+found security.selinux'

@@ -80,7 +80,7 @@ def shell(name: str) -> Shell:
 
 
 def remove_stale() -> None:
-    """Removes machines of commands that were killed too hard to do it, and what nobody uses any more."""
+    """Removes machines of commands that were killed too hard to do it, and what no one uses any more."""
     cache = default_cache()
     remove_unrecorded_disks(cache)
     if not any(record and record.cache == str(cache.top) for record in (place.load() for place in all_places())):

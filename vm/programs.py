@@ -10,7 +10,7 @@ _ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin
 
 
 def run(*argv: str, seconds: float) -> str:
-    """What the program printed. Raises VmError with its last words when it fails."""
+    """Return what the program printed. Raises VmError with its last words when it fails."""
     try:
         done = subprocess.run(argv, env=_ENVIRONMENT, timeout=seconds, check=True, capture_output=True, text=True)
     except subprocess.CalledProcessError as error:

@@ -24,7 +24,7 @@ DEVICES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Hardware:
-    """What a machine boots from.
+    """The files that a machine boots from.
 
     `state` names a saved memory in the disk's file, to go on from instead of booting.
     """

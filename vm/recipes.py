@@ -1,4 +1,4 @@
-"""What a machine is made of: its Debian release, its security module, and the packages for them."""
+"""The recipe of a machine: its Debian release, its security module, and the packages for them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is known of a machine between two commands. Only root can read it.
+"""The record of a machine, kept between two commands. Only root can read it.
 
 /run/sidespawn-vm/NAME/record.json   its qemu, what it is, and the command that it must not outlive
                        ssh           socket of the connection to it
@@ -48,7 +48,7 @@ class Record:
 
     @property
     def stale(self) -> bool:
-        """Whether the process that should have ended it is gone."""
+        """Return whether the process that should have ended it is gone."""
         return self.owner != 0 and start_time(self.owner) != self.owner_started
 
 
@@ -87,7 +87,7 @@ class Place:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keeps other commands from starting or ending this machine meanwhile; makes its directory."""
+        """Keeps other commands from starting or ending this machine in the meantime; makes its directory."""
         with self.directory.locked():
             yield
 

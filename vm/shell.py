@@ -18,7 +18,7 @@ _BANNER_SECONDS = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
-    """What a command in a machine printed, and how it ended."""
+    """The output of a command in a machine, and how it ended."""
 
     returncode: int
     stdout: str
@@ -80,7 +80,7 @@ class Shell:
             raise VmError(f"cannot copy {source} to {target}: {done.stderr.strip()}")
 
     def answers(self) -> bool:
-        """Whether a server greets at the port within a second. Asking costs the machine little."""
+        """Return whether a server greets at the port within a second. Asking costs the machine little."""
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=_BANNER_SECONDS) as connection:
                 if connection.recv(4) == b"SSH-":

@@ -18,7 +18,7 @@ _document = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())
 
 
 def requirements() -> tuple[str, ...]:
-    """What `pip install -e '.[dev]'` asks for, and what it builds with."""
+    """Return what `pip install -e '.[dev]'` asks for, and what it builds with."""
     project = _document["project"]
     wanted = (
         *_document["build-system"]["requires"],
@@ -29,7 +29,7 @@ def requirements() -> tuple[str, ...]:
 
 
 def environment() -> tuple[object, ...]:
-    """What of pyproject.toml a virtual environment is made from."""
+    """Return what of pyproject.toml a virtual environment is made from."""
     return (requirements(), _document["project"]["scripts"])
 
 

@@ -1,4 +1,4 @@
-"""What can go wrong, as stable reason codes.
+"""Errors, with stable reason codes.
 
 Every error that may reach an agent, an operator or the journal is a `SidespawnError` with a reason from `Reason`,
 a message that says which argument and which rule, and, where something can be done, a hint.  Whatever is raised

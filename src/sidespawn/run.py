@@ -1,4 +1,4 @@
-"""What the units execute: `python3 -I -S run.py sync|load|directories|remove-directories SERVICE`.
+"""The units' command: `python3 -I -S run.py sync|load|directories|remove-directories SERVICE`.
 
 Without the site module, so that nothing but the standard library and this package can be imported as root on a
 request, and the interpreter starts in half the time.

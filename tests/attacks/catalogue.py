@@ -1,7 +1,7 @@
 """The known attacks, by number, and which test carries each of them out.
 
-    SIDESPAWN_WRITE_RESULTS=1 ./dev test attacks     writes results.json anew, instead of comparing with it
-    .venv/bin/python -m tests.attacks.catalogue      writes docs/known-attacks.md anew
+    SIDESPAWN_WRITE_RESULTS=1 ./dev test attacks     writes results.json again, instead of comparing with it
+    .venv/bin/python -m tests.attacks.catalogue      writes docs/known-attacks.md again
 
 A test says with `@attack(NUMBER, …)` what it carries out, wherever it stands; the rows of `tests/attacks/requests.py`
 have numbers of their own.  `results.json` beside this file holds what a run found against theirs.  A test in
@@ -26,7 +26,7 @@ RESULTS = Path(__file__).parent / "results.json"
 GROUPS = {
     "Files": """
         the request file is a link to a file of root's | a directory on the way becomes a link
-        a pipe in the place of the request file | a device node there | a hard link there
+        a pipe in place of the request file | a device node there | a hard link there
         a sparse file of 1 TiB; growth without end | a file swapped between check and read
         a file edited while it is read
         a file system mounted over the spool | a file system that never answers, to stall the reader
@@ -35,13 +35,13 @@ GROUPS = {
         an immutable file or a mount inside | a setuid file left in the state directory
         a script that the host runs is rewritten | the path of a log is a link | labels and access lists""",
     "Locks": """
-        a lock held for ever | a lock through a read-only mount | the lock's file replaced | flock against fcntl
+        a lock held forever | a lock through a read-only mount | the lock's file replaced | flock against fcntl
         each side locks another file | a lock that a child inherits | a writer stopped while it has the lock""",
     "Parsing": """
         bytes that are not UTF-8 | NUL | line ends, control and bidirectional characters
         what only some readers take for a line's end | a line of 100 MB | deep nesting | a key twice
         NaN and 1e999 | an integer of 5,000 digits | lone surrogates | letters and digits that look like others
-        values of the wrong type, keys that nobody knows | a last line that is torn | a first line that poisons the rest
+        values of the wrong type, keys that no one knows | a last line that is torn | a first line that poisons the rest
         globs and quotes | text for sed and awk""",
     "Injection into engines and units": """
         a line end in a unit's property | `$X` and `${X}` | `%h` | the prefixes of ExecStart: `+ ! - @ :`
@@ -59,11 +59,11 @@ GROUPS = {
         dibbler: scripts, directories, logs | a configuration file edited behind the check, then HUP
         a file of secrets named as the configuration | a program's own checker run on the host""",
     "Namespaces": """
-        a path in the place of the name | a link at the name | the host's own namespace bound at the name
+        a path in place of the name | a link at the name | the host's own namespace bound at the name
         another tenant's namespace bound at the name | a pipe or a file at the name
         the namespace swapped between check and start | a restart that follows a stale path
-        the namespace deleted and made anew | a namespace of another user namespace
-        a mount over, or beneath, the directory of names""",
+        the namespace deleted and recreated | a namespace of another user namespace
+        a mount over, or under, the directory of names""",
     "Pids and signals": """
         a pid that is used again | a pid of the host's, or of another service | -1, 0, 1, self, 2^40 as pid
         a forged pid file | odd signals | a kill script that needs nsenter | a program that forks away""",
@@ -79,9 +79,9 @@ GROUPS = {
         a torn state file | an old wrapper and a new host""",
     "Replies, logs, policy": """
         a path as the id | a link among the replies | ids that others use | the replies fill the disk
-        escapes, line ends and priorities for the log | text that makes a regular expression run for ever
-        a line end behind a name | `..` and a sibling that begins alike | a link beneath an allowed path
-        a policy that others can write | a policy's key that nobody knows""",
+        escapes, line ends and priorities for the log | text that makes a regular expression run forever
+        a line end behind a name | `..` and a sibling that begins alike | a link under an allowed path
+        a policy that others can write | a policy's key that no one knows""",
     "Between services": """
         a service and an instance whose names, put together, read like another's""",
     "Waking the service": """
@@ -94,7 +94,7 @@ GROUPS = {
     "As others on the host, and through what its verbs read": """
         garbage of many kinds wherever a verb of the command reads | records that another user wrote into the journal
         the command run by another user | processes whose names are no text, or read like lines of their status
-        links to what waits for ever among the scripts of an agent
+        links to what waits forever among the scripts of an agent
         a second agent: signals for the first's programs
         a second agent: the directory of names hidden by what never answers
         a file system that never answers where a verb looks into the agent
@@ -176,7 +176,7 @@ TITLES = numbered()
 NOT_APPLICABLE = {
     63: "there is no engine for Kubernetes yet",
 }
-# What is carried out, works, and is nobody's to stop: said in docs/security.md.
+# What is carried out, works, and no one can stop: said in docs/security.md.
 STAYS_POSSIBLE = {
     79: "who can bind another namespace at a name can enter that namespace without us",
     98: "a program may spoof in its own namespace when its policy grants NET_RAW",
@@ -295,12 +295,12 @@ mounts and a FUSE device. It is *held* if the request was answered with the reas
 request), a file of root's kept its content, inode and times, nothing ran on the host, the service and its units were
 well, PID 1 answered, and another agent was served.
 
-*Theirs* is this pattern as TripleO first shipped it, written anew in a few lines
+*Theirs* is this pattern as TripleO first shipped it, rewritten in a few lines
 ([tripleo.py](../tests/attacks/tripleo.py)) and attacked from the same container by the same tests: a wrapper writes
 arguments and a timestamp under one lock, a `.path` unit watches the timestamp, a script reads, empties and runs
 `podman run --privileged`, under another lock.
 
-Those from 150 to 175 are an agent's ways out of its own container, which it would have even without sidespawn. They are
+Those from 150 to 175 are an agent's ways out of its container, which it would have even without sidespawn. They are
 tried in the recipe of `sidespawn agent-options`; [agents.md](agents.md#what-was-tried) compares it with others.
 
 **Numbers of which an attack succeeded: ours 0 of {held}, theirs {succeeded} of {tried}.** The rest is not applicable,

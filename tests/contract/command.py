@@ -1,4 +1,4 @@
-"""The command as a user runs it: in a process of its own, with an environment of our choice."""
+"""The command as a user runs it: in its own process, with an environment of our choice."""
 
 from __future__ import annotations
 

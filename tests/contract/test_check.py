@@ -114,7 +114,7 @@ BAD = problem(Topic.SYSTEMD, "PID 1 is init", "nothing starts", "boot systemd")
 
 @pytest.fixture
 def on_host(monkeypatch: pytest.MonkeyPatch, policy: Path) -> list[Finding]:
-    """What is put into this list is found on the host, which has one service; its policy is the fixture's."""
+    """Return what is put into this list is found on the host, which has one service; its policy is the fixture's."""
     findings: list[Finding] = []
     monkeypatch.setattr(host_report, "report", lambda services: tuple(findings))
     monkeypatch.setattr(command, "enabled_services", lambda: [str(policy)])

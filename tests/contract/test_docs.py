@@ -54,7 +54,7 @@ def fenced(text: str, kind: str) -> list[str]:
 
 
 def in_tables(text: str) -> set[str]:
-    """What stands in backquotes in the first column of a table."""
+    """Return what stands in backquotes in the first column of a table."""
     first_columns = re.findall(r"^\| ([^|]+) \|", text, re.MULTILINE)
     return {word for column in first_columns for word in re.findall(r"`([^`]+)`", column)}
 

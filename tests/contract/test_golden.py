@@ -1,6 +1,6 @@
 """What each verb prints, to the letter: plain, as JSON, and its errors, as far as no host is needed for it.
 
-A file in golden/ holds the command, what it printed, and its exit code. SIDESPAWN_WRITE_GOLDEN=1 writes them anew; read
+A file in golden/ holds the command, what it printed, and its exit code. SIDESPAWN_WRITE_GOLDEN=1 rewrites them; read
 the difference before you commit it. What a host adds is left out: its warnings, and the numbers of lines of presets.
 """
 
@@ -182,7 +182,7 @@ def test_a_terminal_has_colour_unless_told_otherwise(variable: str, coloured: bo
 
 
 def on_a_terminal(*arguments: str, **environment: str) -> str:
-    """What the command writes to a terminal."""
+    """Return what the command writes to a terminal."""
     child, terminal = pty.fork()
     if child == 0:
         launcher = "from sidespawn.cli.main import main; main()"
@@ -195,7 +195,7 @@ def on_a_terminal(*arguments: str, **environment: str) -> str:
     try:
         while more := os.read(terminal, 65536):
             found += more
-    except OSError:  # EIO: nobody has the other end open any more
+    except OSError:  # EIO: no one has the other end open any more
         pass
     os.close(terminal)
     os.waitpid(child, 0)

@@ -17,7 +17,7 @@ import pytest
 CHECKOUT = Path(__file__).parents[2]
 
 INSTEAD = {
-    # Constructions that have to be read twice.
+    # Constructions that must be read twice.
     r"of before": "legacy, earlier",
     r"of which (?:it|they)": "whose",
     r"the same goes for": "also, too; or say it of both at once",
@@ -31,6 +31,21 @@ INSTEAD = {
     r"tidying up": "cleanup",
     r"of (?:late|old)": "recent, earlier",
     r"(?:here|there|where)(?:by|in|of|upon)": "a sentence of its own",
+    r"anew": "again, restart, recreate",
+    r"meanwhile": "in the meantime, since; or nothing",
+    r"whoever": "anyone who, those who",
+    r"in the place of": "in place of, instead of",
+    r"nothing of it": "none of it",
+    r"for ever": "forever",
+    r"puts? into place": "install",
+    r"nobody": "no one; or the active voice",
+    r"of podman's": "podman, as in a podman container",
+    r"(?-i:is none)": "if missing, is not one",
+    r"of (?:its|their|our|one's) own(?=[,.;:)]| (?:and|or|in|on|for|that|which|with|where|here|there|from|to)\b)": (
+        "its own X, a separate X"
+    ),
+    r"(?:has|have) to": "must, need",
+    r"(?<=\w )beneath|beneath(?= \w)": "under",
     # Longer than the common word.
     r"in order to": "to",
     r"to this end": "so",
@@ -63,7 +78,7 @@ TEXTS = [
 
 
 def written(path: Path) -> str:
-    """What people read in a file. Of a page: without code."""
+    """Return what people read in a file. Of a page: without code."""
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".md":
         return re.sub(r"^```.*?^```$|`[^`\n]+`", "", text, flags=re.MULTILINE | re.DOTALL)
@@ -76,7 +91,7 @@ def of_python(text: str) -> Iterator[str]:
         if token.type == tokenize.COMMENT:
             yield token.string
     for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value:  # else a key or a name
             yield node.value
 
 
@@ -91,6 +106,14 @@ def found(text: str) -> list[str]:
 @pytest.mark.parametrize("path", [*PAGES, *PYTHON, *TEXTS], ids=lambda path: str(path.relative_to(CHECKOUT)))
 def test_only_words_that_we_write(path: Path) -> None:
     assert found(written(path)) == []
+
+
+@pytest.mark.parametrize("path", PYTHON, ids=lambda path: str(path.relative_to(CHECKOUT)))
+def test_a_docstring_begins_with_a_verb_or_a_noun(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            text = ast.get_docstring(node) or ""
+            assert not text.startswith(("Whether ", "What ")), f"write: Return {text[:1].lower()}{text[1:60]}"
 
 
 def test_what_we_do_not_write_is_found() -> None:

@@ -243,7 +243,7 @@ def test_what_is_no_result_is_refused(volumes: ModuleType, given: list[Any]) -> 
 
 
 def test_an_unknown_syntax_is_refused(volumes: ModuleType) -> None:
-    with pytest.raises(ValueError, match="'x' is none of podman, quadlet, compose, kolla"):
+    with pytest.raises(ValueError, match="'x' is not one of podman, quadlet, compose, kolla"):
         volumes.volumes(RESULT, "x")
 
 

@@ -1,6 +1,6 @@
 """Fuzzes every target side by side: python -m tests.fuzz [MINUTES] [--target NAME]. `./dev fuzz` runs it.
 
-MINUTES are those of all targets together. Each runs in a process of its own, at the lowest priority, from the kept
+MINUTES are those of all targets together. Each runs in its own process, at the lowest priority, from the kept
 seeds and what earlier runs found interesting (.cache/fuzz). A finding ends its target; the input lies beside, and
 belongs into tests/fuzz/seeds/TARGET/finding-NAME once it is understood. Prints executions and coverage of each target;
 exit code 1 when there is a finding.
@@ -94,7 +94,7 @@ def outcome(name: str, path: Path) -> Outcome:
 
 
 def fuzz_one(name: str, seconds: str, home: str) -> int:
-    """In a process of its own: atheris never returns."""
+    """In its own process: atheris never returns."""
     import atheris
 
     with atheris.instrument_imports(include=["sidespawn", "tomllib"]):

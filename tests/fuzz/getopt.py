@@ -151,11 +151,11 @@ def array_of(table: Table) -> ctypes.Array[Option]:
 
 
 def understood(table: Table, argv: tuple[str, ...]) -> Understood:
-    """What the program reads in `argv`, its own name first."""
+    """Return what the program reads in `argv`, its own name first."""
     arguments = (ctypes.c_char_p * (len(argv) + 1))(*(each.encode() for each in argv), None)
     letters = table.letters.lstrip(b":") or b""
     by_letter = {chr(each.value): each.name for each in table.options if 32 < each.value < 127}
-    optind.value, opterr.value = 0, 0  # 0: glibc starts anew
+    optind.value, opterr.value = 0, 0  # 0: glibc restarts
     found: list[tuple[str, str | None]] = []
     wrong = False
     while (code := libc.getopt_long(len(argv), arguments, b":" + letters, array_of(table), None)) != -1:

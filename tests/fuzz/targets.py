@@ -289,7 +289,7 @@ def replies(content: bytes) -> None:
 
 
 def only_plain(value: object) -> bool:
-    """Whether it consists of what requests consist of."""
+    """Return whether it consists of what requests consist of."""
     if isinstance(value, dict):
         return all(only_plain(each) for each in value.values())
     if isinstance(value, list):

@@ -22,7 +22,7 @@ DropIn = Callable[[str, str], None]
 
 @pytest.fixture(scope="session", autouse=True)
 def nothing_left_behind() -> Iterator[None]:
-    """What the tests made is gone when they are done: container, mount, namespace, unit, directory, process."""
+    """Yield what the tests made is gone when they are done: container, mount, namespace, unit, directory, process."""
     before = traces()
     yield
     assert_nothing_is_left(before)
@@ -58,13 +58,13 @@ def traces() -> dict[str, set[str]]:
 
 @pytest.fixture(scope="module")
 def engine() -> str:
-    """What starts the side containers; a module may have its tests run with more than one."""
+    """Return what starts the side containers; a module may have its tests run with more than one."""
     return ENGINE
 
 
 @pytest.fixture
 def service(engine: str) -> Iterator[Service]:
-    """A service of its own for each test, enabled with the shipped preset; everything of it is removed afterwards."""
+    """its own service for each test, enabled with the shipped preset; everything of it is removed afterwards."""
     made = new_service(engine=engine)
     made.enable("--preset=neutron-dhcp-dnsmasq", f"--set=state_on_host={made.state}")
     yield made

@@ -105,7 +105,7 @@ class Network:
 
 @dataclass
 class Service:
-    """An enabled service with a state directory of its own."""
+    """An enabled service with its own state directory."""
 
     name: str
     state: Path
@@ -170,7 +170,7 @@ class Service:
         shutil.rmtree(self.state, ignore_errors=True)
 
     def containers(self, *, every: bool = True) -> dict[str, Found]:
-        """What the engine knows of this service, by name; only what runs unless `every`."""
+        """Return what the engine knows of this service, by name; only what runs unless `every`."""
         return {each.name: each for each in get_engine(self.engine).list(self.name) if every or each.pid}
 
     def journal(self, **fields: str) -> list[dict[str, str]]:
@@ -181,7 +181,7 @@ class Service:
         return [json.loads(line) for line in done.stdout.splitlines()]
 
     def output(self, network: Network) -> str:
-        """What the network's program wrote."""
+        """Return what the network's program wrote."""
         command("journalctl", "--sync", check=False)
         return command("journalctl", "--output=cat", "--quiet", f"CONTAINER_NAME={network.container}").stdout
 
@@ -227,7 +227,7 @@ class Router:
 
 
 def command_lines() -> dict[int, str]:
-    """What runs, by pid, with blanks between the arguments; kernel threads left out."""
+    """Return what runs, by pid, with blanks between the arguments; kernel threads left out."""
     found = {}
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):

@@ -20,7 +20,7 @@ class Reports:
 
     @contextmanager
     def served(self) -> Iterator[None]:
-        """The agent's socket, made anew as at each start of an agent."""
+        """The agent's socket, recreated as at each start of an agent."""
         told = self.told
 
         class Note(Answer):
@@ -35,6 +35,7 @@ class Reports:
 
 
 def is_watching(pid: int) -> bool:
-    """Whether the kernel tells anybody in the process's network namespace of IPv4 addresses (RTMGRP_IPV4_IFADDR)."""
+    """Return whether the kernel tells anybody in the process's network namespace of IPv4 addresses
+    (RTMGRP_IPV4_IFADDR)."""
     rows = (line.split() for line in Path(f"/proc/{pid}/net/netlink").read_text().splitlines()[1:])
     return any(row[1] == "0" and int(row[3], 16) & 0x10 for row in rows)

@@ -64,7 +64,7 @@ class OldWrapper:
         return [*inside, "/usr/sbin/dnsmasq", "-k", *options]
 
     def start(self, *options: str, netns: str = "", name: str = "", image: str = IMAGE, ready: bool = True) -> str:
-        """The container's name. `netns`: where it really is; a name or an image of its own on request."""
+        """The container's name. `netns`: where it really is; a name or its own image on request."""
         network, called = self.network, name or self.name(self.network.netns)
         self.started.append(called)
         enter = [] if self.style == "kolla" else ["nsenter", f"--net=/run/netns/{netns or network.netns}"]
@@ -98,7 +98,7 @@ def edpm(hasty_service: Service, started: list[str]) -> OldWrapper:
 
 
 def rows(network: Network) -> list[dict[str, Any]]:
-    """What `sidespawn ps` says of the network's instance."""
+    """Return what `sidespawn ps` says of the network's instance."""
     every: list[dict[str, Any]] = json.loads(command(*SIDESPAWN, "ps", network.service.name, "--json").stdout)
     return [each for each in every if each["instance"] == network.netns]
 

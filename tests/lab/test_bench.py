@@ -64,10 +64,10 @@ def test_a_part_with_the_older_patterns_in_full() -> None:
 def test_wrong_use() -> None:
     done = bench("--only=nothing")
     assert done.returncode == 2
-    assert "nothing is none of warm" in done.stderr
+    assert "nothing is not one of warm" in done.stderr
 
 
 def test_a_way_that_is_not_there_cannot_be_left_out() -> None:
     done = bench("--only=warm", "--engine=systemd", "--no-older", "--without=nothing")
     assert done.returncode == 2
-    assert "nothing is none of sidespawn, systemd; " in done.stderr
+    assert "nothing is not one of sidespawn, systemd; " in done.stderr

@@ -96,7 +96,7 @@ class Tracking:
         return self.agent.exec_in(self.netns, tag, ("conntrackd", "-d", "-C", self.configuration))
 
     def pids(self) -> list[int]:
-        """What Neutron writes into its pid file, right after the start.
+        """Return what Neutron writes into its pid file, right after the start.
 
         The pattern is in a file, since it would be found in the arguments of `podman exec`, too.
         """

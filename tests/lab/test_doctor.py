@@ -40,7 +40,7 @@ def new_causes(before: list[Cause]) -> list[Cause]:
 
 @pytest.fixture(scope="module")
 def own() -> list[Cause]:
-    """What this machine has anyway: the lab's control groups lack controllers."""
+    """Return what this machine has anyway: the lab's control groups lack controllers."""
     return doctor()[1]
 
 
@@ -184,7 +184,7 @@ def test_the_command_that_it_prints_mends_the_host(name: str, service: Service, 
         assert left == []
         assert service.network().start().returncode == 0
         assert new_causes(own) == []
-    else:  # the consequence has become a cause, with a command of its own
+    else:  # the consequence has become a cause, with its own command
         (cause,) = left
         assert cause["id"] in host.consequences
         mend(cause)

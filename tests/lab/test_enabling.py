@@ -204,7 +204,7 @@ def test_a_wrapper_that_its_agent_has_spoiled_is_written_again(service: Service)
 
 @attack(113)
 def test_everything_is_there_again_after_a_reboot(service: Service) -> None:
-    """/run is empty after one; the units that are enabled make it anew."""
+    """/run is empty after one; the units that are enabled make it again."""
     command("systemctl", "stop", f"sidespawn@{service.name}.socket", f"sidespawn@{service.name}.timer")
     command("systemctl", "stop", f"sidespawn-spool@{service.name}.service")
     assert not service.places.home.exists()
@@ -279,7 +279,7 @@ def test_a_service_that_is_not_enabled_is_said_so(verb: str) -> None:
 
 
 def test_a_changed_policy_holds_from_the_next_request_on(service: Service) -> None:
-    """Also while the service is busy: a run that sees the change ends, and the next one reads the policy anew."""
+    """Also while the service is busy: a run that sees the change ends, and the next one reads the policy again."""
     network = service.network()
     network.start()
     assert unit_state(service.unit) == "active"  # it waits for more

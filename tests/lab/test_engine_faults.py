@@ -42,7 +42,7 @@ STORAGE = Path("/var/lib/containers/storage")
 
 
 class Faulty:
-    """A service that finds others in the place of podman and its runtime, which mostly are the real ones."""
+    """A service that finds others in place of podman and its runtime, which mostly are the real ones."""
 
     def __init__(self, service: Service) -> None:
         self.service = service

@@ -121,7 +121,7 @@ class Ground:
     names: list[str] = field(default_factory=list)
 
     def plan(self, code: str = STAY, *arguments: str, **changes: object) -> Plan:
-        """For an instance of its own, unless `changes` name one."""
+        """For its own instance, unless `changes` name one."""
         instance = uuid.uuid4().hex[:12]
         plan = Plan(
             service=self.places.service,
@@ -489,7 +489,7 @@ def test_what_a_hostile_program_gets(ground: Ground, uid: int) -> None:
 
 
 def output(plan: Plan) -> str:
-    """What the program said, from the journal, by its name."""
+    """Return what the program said, from the journal, by its name."""
     command("journalctl", "--sync", check=False)
     return command("journalctl", "--output=cat", "--quiet", f"CONTAINER_NAME={plan.name}").stdout
 

@@ -60,7 +60,7 @@ NAME = os.fsdecode(b"\x1b]0;x\x07\xff\xc2\x9b")  # of what an agent names
 
 
 def put(path: Path, make: Callable[[Path], object]) -> None:
-    """In the place of whatever is there."""
+    """In place of whatever is there."""
     if path.is_dir() and not path.is_symlink():
         subprocess.run(("rm", "-r", str(path)), check=True)
     path.unlink(missing_ok=True)

@@ -54,7 +54,7 @@ def hostile_agent() -> Iterator[Service]:
 
 
 def settings_of(service: Service) -> dict[str, object]:
-    """What the service's wrapper knows."""
+    """Return what the service's wrapper knows."""
     namespace: dict[str, object] = {"__name__": "wrapper", "__file__": str(service.wrapper)}
     exec(compile(service.wrapper.read_text(), str(service.wrapper), "exec"), namespace)
     settings = namespace["SETTINGS"]
@@ -145,7 +145,7 @@ def hold_the_lock(service: Service, stop: Stop) -> None:
 
 
 def never_read(service: Service, stop: Stop) -> None:
-    """Requests as fast as they can be written, well-formed and not allowed, whose answers nobody waits for."""
+    """Requests as fast as they can be written, well-formed and not allowed, whose answers no one waits for."""
     body = {"op": "start", "argv": ["dnsmasq", "--dhcp-script=/tmp/x"], "netns": f"qdhcp-{'0' * 8}", "env": {}}
     while not stop.is_set():
         line = request_line(body)

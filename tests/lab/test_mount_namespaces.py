@@ -36,7 +36,7 @@ def namespace_of_the_spool_unit(service: Service, drop_in: DropIn, tmp_path: Pat
 
 
 def namespace_of_the_service(service: Service) -> str:
-    """While it serves: it stays at least a second for whoever rings."""
+    """While it serves: it stays at least a second for anyone who rings."""
     with service.places.doorbell.open("w") as doorbell:
         doorbell.write("\n")
 

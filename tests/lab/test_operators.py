@@ -31,7 +31,7 @@ def agents() -> Iterator[tuple[Service, Service]]:
 
 
 def never_ready(service: Service) -> Network:
-    """dnsmasq waits for ever for somebody who writes into its file of hosts."""
+    """dnsmasq waits forever for somebody who writes into its file of hosts."""
     network = service.network()
     (network.home / "host").unlink()
     os.mkfifo(network.home / "host")
@@ -40,7 +40,7 @@ def never_ready(service: Service) -> Network:
 
 
 def ask_for(networks: list[Network]) -> None:
-    """All at once, and nobody waits for the answers."""
+    """All at once, and no one waits for the answers."""
     service = networks[0].service
     lines = []
     for network in networks:
@@ -100,5 +100,5 @@ def test_an_operator_waits_for_none_of_60_starts_that_never_become_ready(
         hostile.disable()
     with capsys.disabled():
         print("\n" + ", ".join(f"{what} {seconds:.2f} s" for what, seconds in times.items()), end=" ")
-    del times["disable"]  # it ends each side container by itself, whoever asked for it
+    del times["disable"]  # it ends each side container by itself, anyone who asked for it
     assert {what: seconds for what, seconds in times.items() if seconds > MOST} == {}

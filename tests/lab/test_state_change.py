@@ -182,8 +182,8 @@ def addresses_that_change(router: Watched) -> Iterator[None]:
 def test_two_calls_at_once_start_one(router: Watched) -> None:
     """They come from no namespace that would keep them in one lane.
 
-    Addresses come and go meanwhile, as those of the links themselves may. A script that cannot tell its agent of the
-    first of them ends at the second one (29.0.0), so there is an agent.
+    Addresses come and go in the meantime, as those of the links themselves may. A script that cannot tell its agent of
+    the first of them ends at the second one (29.0.0), so there is an agent.
     """
     reports = Reports(router.service.state / "keepalived-state-change")
     with reports.served(), ThreadPoolExecutor(4) as pool, addresses_that_change(router):

@@ -160,7 +160,7 @@ def test_devices_are_the_harmless_ones_and_no_more_can_be_made(shared_service: S
 
 
 def test_what_is_given_from_the_host_is_read_only_there(ground: Ground) -> None:
-    """It has the same flags in a side container. What a run that was killed left half-made is made anew."""
+    """It has the same flags in a side container. What a run that was killed left half-made is recreated."""
     for image in (IMAGE, HOST):
         given, root = given_path(ground.places.service, image), root_path(ground.places.service, image)
         given.mkdir(parents=True, exist_ok=True)
@@ -238,7 +238,7 @@ def test_an_image_is_mounted_once_and_released(ground: Ground) -> None:
     with directory(root) as held:  # so that its device number is not used again
         prepare(ground.places.service, IMAGE)
         assert os.stat(root).st_dev == os.fstat(held).st_dev
-        prepare(ground.places.service, IMAGE, anew=True)
+        prepare(ground.places.service, IMAGE, refresh=True)
         assert os.stat(root).st_dev != os.fstat(held).st_dev
     release_all(ground.places.service)
     assert not os.path.ismount(root)

@@ -1,4 +1,4 @@
-"""The ledger's files are cut at every length: what runs is known again or replaced, once, and nobody has to help."""
+"""The ledger's files are cut at every length: what runs is known again or replaced, once, and no one has to help."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def cut(network: Network, length: int) -> None:
 
 @pytest.mark.slow
 def test_what_runs_is_known_by_its_pid_with_its_record_cut(restless: Service) -> None:
-    """The run that answers has the name and the program from podman, and writes the record anew."""
+    """The run that answers has the name and the program from podman, and writes the record again."""
     life = Life(restless.network(), 0)
     network, client = life.network, Client(restless.name)
     life.note("start", network.start())
@@ -75,7 +75,7 @@ def test_with_a_record_cut_a_start_recognises_or_replaces_and_an_end_leaves_noth
         kill_process(pids[3])
         stopped.state = ended.state = STOPPED
         assert recognised.network.pid == pids[0], name
-        # Nobody knows any more which text of its configuration file it was given.
+        # No one knows any more which text of its configuration file it was given.
         assert replaced.network.pid != pids[1], name
         settle(restless)
         for life in (stopped, ended):

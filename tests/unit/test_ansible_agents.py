@@ -27,7 +27,7 @@ def agents() -> ModuleType:
 
 
 def creating(agents: ModuleType, *options: str, verb: str = "run") -> list[str]:
-    """What is left of the options."""
+    """Return what is left of the options."""
     command = ["podman", verb, "--name=x", *options, IMAGE, "agent", "-v", "/run/podman/podman.sock:/of/its/own"]
     made: list[str] = agents.creating(command, IMAGE, OURS)
     assert made[:2] == ["create", "--name=x"]

@@ -133,7 +133,7 @@ def test_a_tab_in_a_comment_is_none() -> None:
 
 @pytest.mark.parametrize("filler", ["#" * 1024, "# " + "x" * 1022, "#" + " " * 1023], ids=["#", "x", "blank"])
 def test_no_line_is_longer_than_programs_read_at_once(filler: str) -> None:
-    """dnsmasq 2.90 reads lines by fgets(3) into 1025 bytes: what stands behind them is a line of its own to it."""
+    """dnsmasq 2.90 reads lines by fgets(3) into 1025 bytes: what stands behind them is its own line to it."""
     refusal(f"log-queries\n{filler}conf-script=/tmp/x\n")
 
 

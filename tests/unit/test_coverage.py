@@ -1,4 +1,4 @@
-"""A release of Neutron whose calls nobody knows is told of, and kept from what would cost working routers."""
+"""A release of Neutron whose calls no one knows is told of, and kept from what would cost working routers."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_an_agents_files_are_looked_at_by_another_process() -> None:
 
 @attack(198)
 def test_an_agent_whose_files_do_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As one can have it by a file system of its own."""
+    """As one can have it by its own file system."""
     monkeypatch.setattr(coverage, "LOOK", "import time; time.sleep(60)")
     monkeypatch.setattr(coverage, "PATIENCE", 0.5)
     began = time.monotonic()

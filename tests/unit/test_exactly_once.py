@@ -2,7 +2,7 @@
 
 The real wrapper's spool, the real run of the service, keeper, ledger and claims, in a directory of the test's own; only
 the engine, its processes and mounts are pretended, as files, so that they outlive a run as the real ones do.  A run is
-a process of its own and dies by a real SIGKILL before any step that changes a file.  hypothesis makes up schedules of
+its own process and dies by a real SIGKILL before any step that changes a file.  hypothesis makes up schedules of
 requests, kills, engine faults and torn files; docs/exactly-once.md has the argument that this tries to refute.
 """
 
@@ -228,7 +228,8 @@ class Host:
     def replies_made(self) -> list[str]:
         """Ids of the answers that the last run recorded. The agent's copy may be made again after a kill.
 
-        A thread tells of its step before it takes it, and another one may die meanwhile: then the file is as it was.
+        A thread tells of its step before it takes it, and another one may die in the meantime: then the file is
+        unchanged.
         """
         paths = [Path(step.split()[-1]) for step in self.steps if " os.rename " in step]
         ids = [path.name[1:33] for path in paths if path.parent == self.places.answers]
@@ -389,7 +390,7 @@ def test_what_was_answered_as_running_stays_also_when_its_record_is_torn() -> No
 
 @pytest.mark.parametrize("what", ["replace", "TERM"])
 def test_killed_before_every_step(what: str) -> None:
-    """All of them, one after the other, each in a life of its own."""
+    """All of them, one after the other, each in its own life."""
     for step in itertools.count(1):
         schedule = Schedule()
         schedule.begin()
@@ -434,7 +435,7 @@ def started_and_killed(step: int) -> Schedule:
 
 
 def test_killed_again_before_every_step_of_taking_over() -> None:
-    """A start was killed when its program ran already; the next run ends that, begins anew, and is killed as well."""
+    """A start was killed when its program ran already; the next run ends that, begins again, and is killed as well."""
     last = 0  # step of a start before which the program runs and is not written down
     for step in itertools.count(1):
         schedule = started_and_killed(step)

@@ -148,7 +148,7 @@ def test_no_agents_name(name: str) -> None:
 @pytest.mark.parametrize("path", ["var/lib/neutron/x_wrapper", "var/lib/neutron/kill_scripts/x-kill"])
 @pytest.mark.parametrize("what", ["fifo", "device", "waits", "huge", "socket", "loop", "directory", "gone"])
 def test_what_an_agent_puts_in_the_place_of_a_script_is_not_opened(tmp_path: Path, path: str, what: str) -> None:
-    """Its directory is the agent's. The kernel's log is a regular file from which a reader waits for ever."""
+    """Its directory is the agent's. The kernel's log is a regular file from which a reader waits forever."""
     place = tmp_path / path
     place.parent.mkdir(parents=True)
     targets = {"device": "/dev/zero", "waits": "/proc/kmsg", "loop": place.name, "gone": "/nowhere"}

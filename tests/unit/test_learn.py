@@ -40,7 +40,7 @@ class Kept(Journal):
 
 
 def watch(policy: Policy, *requests: StartRequest, files: dict[str, bytes] | None = None) -> list[Seen]:
-    """What monitor mode notes of these requests."""
+    """Return what monitor mode notes of these requests."""
     journal = Kept()
     for number, each in enumerate(requests):
         note_excused(journal, decide(policy, each, files), f"{number:032x}")
@@ -130,7 +130,7 @@ SERVICES = {
     "neutron-l3-keepalived-state-change": corpus.STATE_CHANGE,
     "neutron-l3-conntrackd": corpus.CONNTRACKD,
 }
-# Without any of its arguments nobody knows its router, and monitor mode makes no name up.
+# Without any of its arguments no one knows its router, and monitor mode makes no name up.
 NAMED_BY_ARGUMENTS = "neutron-l3-keepalived-state-change"
 
 

@@ -178,7 +178,7 @@ def test_the_engine_is_asked_once_however_many_foreign_pids_are_guessed(
 def test_a_process_that_began_after_the_engine_was_asked_is_asked_for_a_second_later(
     monkeypatch: pytest.MonkeyPatch, advance: Advance
 ) -> None:
-    """Else an agent could have it asked by starting processes of its own."""
+    """Else an agent could have it asked by starting its own processes."""
     monkeypatch.setattr("time.sleep", advance)
     engine = Asked()
     listing = Listing("small", engine, lambda: None)  # type: ignore[arg-type]

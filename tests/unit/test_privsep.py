@@ -15,7 +15,7 @@ SYS_ADMIN, NET_ADMIN = 21, 12
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
-    """What reached oslo.privsep and prctl(2), in order."""
+    """Yield what reached oslo.privsep and prctl(2), in order."""
     found: list[Any] = []
     package, capabilities, daemon = (ModuleType(f"oslo_privsep{each}") for each in ("", ".capabilities", ".daemon"))
     capabilities.__dict__["drop_all_caps_except"] = lambda *sets: found.append(tuple(map(tuple, sets)))

@@ -1,7 +1,7 @@
-"""The profiles for AppArmor: their syntax by the tool itself, and what they name; what is put into place and removed.
+"""The profiles for AppArmor: their syntax by the tool itself, and what they name; what is installed and removed.
 
 Where the tests run, the kernel need not have either; tests/host tries what the profiles forbid, in a machine that does.
-The module for SELinux has tests of its own.
+The module for SELinux has its own tests.
 """
 
 from __future__ import annotations

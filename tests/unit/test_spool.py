@@ -182,7 +182,7 @@ def test_the_claim_is_on_disk_before_the_spool_is_emptied(box: Path, monkeypatch
         told(name)
     take(box)
     out_of_the_way, *stored_first = order
-    assert out_of_the_way == "rename"  # before it is read, so that whoever writes to it still writes again
+    assert out_of_the_way == "rename"  # before it is read, so that anyone who writes to it still writes again
     assert stored_first == ["fsync", "rename", "fsync", "ftruncate"]  # the file, its name, the directory
 
 

@@ -48,7 +48,7 @@ def test_a_start_counts_where_its_time_belongs(
     run.accepted[ID] = 0.0
     monkeypatch.setattr("time.monotonic", lambda: seconds)
     run.started(ID)
-    run.started("2" * 32)  # of a run that was killed: nobody knows since when
+    run.started("2" * 32)  # of a run that was killed: no one knows since when
     assert run.counts == {f"starts {bucket}": 1, "seconds": seconds}
 
 

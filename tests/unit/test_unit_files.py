@@ -26,7 +26,7 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def stopped(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What systemctl was called with."""
+    """Return what systemctl was called with."""
     calls: list[str] = []
     monkeypatch.setattr(systemd, "systemctl", lambda *arguments: calls.append(" ".join(arguments)))
     return calls

@@ -1,4 +1,4 @@
-"""The wrapper: its line reaches the host whatever the host does meanwhile, and its caller learns what came of it."""
+"""The wrapper: its line reaches the host whatever the host does, and its caller learns what came of it."""
 
 from __future__ import annotations
 
@@ -881,7 +881,7 @@ def rung(doorbell: int) -> int:
 
 
 def test_the_doorbell_is_rung_before_there_is_a_line(box: Path, doorbell: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A wrapper that is killed in between has rung for nothing, and has not left a line that nobody looks for."""
+    """A wrapper that is killed in between has rung for nothing, and has not left a line that no one looks for."""
 
     def killed(descriptor: int, line: bytes) -> bool:
         raise KeyboardInterrupt

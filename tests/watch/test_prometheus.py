@@ -119,7 +119,7 @@ def expired(service: Service) -> None:
 
 
 def fifty_requests(service: Service) -> dict[tuple[str, str], int]:
-    """What was asked, and how often: by verdict and reason."""
+    """Return what was asked, and how often: by verdict and reason."""
     networks = [service.network() for _ in range(5)]
     for network in networks:
         assert [network.start().returncode for _ in range(2)] == [0, 0]  # the second finds it running

@@ -1,1 +1,1 @@
-"""What runs in the agent's container."""
+"""The parts that run in the agent's container."""

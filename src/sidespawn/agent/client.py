@@ -62,7 +62,7 @@ _ERRORS = {"rejected": Rejected, "failed": Failed, "expired": NoAnswer}
 
 
 class Client:
-    """Of one service. Safe for threads and processes: each request is a line of its own."""
+    """Of one service. Safe for threads and processes: each request is its own line."""
 
     def __init__(self, service: str, timeout: int = 120, run: str = "/run/sidespawn") -> None:
         home = "%s/%s" % (run, service)
@@ -106,7 +106,7 @@ class Client:
         return Helper(int(reply["pid"]), str(reply["container"]))
 
     def is_running(self, pid: int) -> bool:
-        """Whether the service has a side container with that pid, and its program lives."""
+        """Return whether the service has a side container with that pid, and its program lives."""
         return self.find(pid) is not None
 
     def _ask(self, body: Dict[str, Any]) -> Dict[str, Any]:

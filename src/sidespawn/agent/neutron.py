@@ -5,7 +5,7 @@
 
     python3 -m sidespawn.agent.neutron /usr/bin/neutron-dhcp-agent --config-file ...
 
-or, in a program of one's own, before Neutron makes its first process manager: `sidespawn.agent.neutron.install()`.
+or, in another program, before Neutron makes its first process manager: `sidespawn.agent.neutron.install()`.
 
 `services` says which service has which program. A program that is not named there is run as Neutron itself does it.
 
@@ -113,7 +113,7 @@ class ProcessManager(external_process.ProcessManager):
             callback()
 
     def start(self, client: Client, command: list[str]) -> None:
-        # Neutron gives asynchronous processes no environment of their own. Without a namespace it is the agent's.
+        # Neutron gives asynchronous processes no environment. Without a namespace it is the agent's.
         environment = {} if self.async_process else {name: str(value) for name, value in self.cmd_addl_env.items()}
         try:
             helper = client.start([self.program, *command[1:]], self.namespace, environment)

@@ -10,7 +10,7 @@ would be none to keep either, and no_new_privs leaves sudo no way. Here the same
 ambient, so that a program has what its daemon has. What the daemon itself has is as oslo.privsep has it, and is never
 more than its container gives.
 
-Runs in the agent, as the agent's user, in the place of privsep-helper, whose arguments it takes. It holds no privilege
+Runs in the agent, as the agent's user, in place of privsep-helper, whose arguments it takes. It holds no privilege
 and judges nothing: what the daemon may be asked is oslo.privsep's matter.
 """
 
@@ -34,7 +34,7 @@ def ambient(action: int, capability: int = 0) -> None:
 
 
 def keep(effective: Iterable[int], permitted: Iterable[int], inheritable: Iterable[int]) -> None:
-    """What oslo.privsep calls with no inheritable ones: the permitted ones take their place, and become ambient.
+    """Called by oslo.privsep with no inheritable ones: the permitted ones take their place, and become ambient.
 
     Raises OSError, as oslo.privsep's does when the container lacks one of them; the daemon then does not start.
     """

@@ -32,7 +32,7 @@ ANY = "<text>"
 
 def is_answered_here(local, arguments):
     # type: (Any, Any) -> bool
-    """Whether the policy says so: `local` holds argument lists, in which ANY stands for whatever is there."""
+    """Return whether the policy says so: `local` holds argument lists, in which ANY stands for whatever is there."""
     return any(
         len(each) == len(arguments) and all(each[i] in (arguments[i], ANY) for i in range(len(each))) for each in local
     )
@@ -48,7 +48,7 @@ def ring(doorbell):
         finally:
             posix.close(fd)
     except OSError:
-        pass  # full, as it was rung so often; or nobody listens, and whoever waits for a reply rings again
+        pass  # full, as it was rung so often; or no one listens, and anyone who waits for a reply rings again
 
 
 if __name__ == "__main__" and not is_answered_here(SETTINGS["local"], sys.argv[1:]):
@@ -139,7 +139,7 @@ def ask(settings, body, brief=False):
 
 def read_reply(content, path):
     # type: (bytes, str) -> Dict[str, Any]
-    """The reply in this file, with the fields that everybody looks at; a failure when it is none."""
+    """The reply in this file, with the fields that everybody looks at; a failure if it is not one."""
     import json  # with re and enum it takes as long as the interpreter and all the rest; most wrappers never need it
 
     try:
@@ -174,7 +174,7 @@ def escape(character):
 
 def hand_over(spool, doorbell, line, request_id, deadline):
     # type: (str, str, bytes, str, int) -> bool
-    """Append the line to the spool's file, and again whenever the host took the file away meanwhile."""
+    """Append the line to the spool's file, and again whenever the host has taken the file away since."""
     rung = False
     for pause in pauses(deadline):
         if try_to_hand_over(spool, doorbell, line, request_id):
@@ -228,7 +228,7 @@ def append(fd, line):
 
 def note_time(spool, request_id):
     # type: (str, str) -> None
-    """For people, and for whoever knows the pattern by its two files. The host never reads it."""
+    """For people, and for those who know the pattern by its two files. The host never reads it."""
     text = "%s %s\n" % (time.strftime("%Y-%m-%dT%H:%M:%S%z"), request_id)
     path = os.path.join(spool, "processes-timestamp")
     try:
@@ -245,9 +245,9 @@ def wait_for(path, doorbell, deadline):
     # type: (str, str, int) -> Optional[bytes]
     """The reply's bytes, or None. The host renames it into place, so that a file that is there is complete.
 
-    Once the host has taken the request there is a FIFO, the bell, which nobody writes to: the host opens and closes it
-    when the reply is there, which wakes whoever polls it, and removes it.  Where it does not come, or was rung by
-    somebody else, the wrapper looks for the reply from time to time; and as long as nobody has taken the request, it
+    Once the host has taken the request there is a FIFO, the bell, which no one writes to: the host opens and closes it
+    when the reply is there, which wakes those that poll it, and removes it.  Where it does not come, or was rung by
+    somebody else, the wrapper looks for the reply from time to time; and as long as no one has taken the request, it
     rings the host's doorbell again.
     """
     bell, poll, rung = None, select.poll(), False
@@ -266,7 +266,7 @@ def wait_for(path, doorbell, deadline):
             if bell is None or rung:
                 time.sleep(pause)
                 if bell is None and pause > RING_AGAIN:
-                    ring(doorbell)  # nobody listened; now systemd might
+                    ring(doorbell)  # no one listened; now systemd might
             else:
                 rung = bool(poll.poll(min(1000 * LONGEST_PAUSE, max(0, deadline - boottime_ms()))))
     finally:
@@ -327,7 +327,7 @@ def identify_netns():
     """The name of this process's network namespace, or None.
 
     The kernel's list of mounts says which namespace stands at which name.  To look at the names, as `ip netns identify`
-    does, would hang for ever at a file system that never answers, and each agent that shares the directory can mount
+    does, would hang forever at a file system that never answers, and each agent that shares the directory can mount
     one there.
     """
     here = os.readlink("/proc/self/ns/net")  # net:[INODE], as proc(5) has it for the root of such a mount, too
@@ -433,7 +433,7 @@ def kill_main(settings, arguments):
 
 def service_of(settings, pid):
     # type: (Dict[str, Any], int) -> Optional[Dict[str, Any]]
-    """The settings for whichever other service of this agent the pid belongs to; None when it is nobody's."""
+    """The settings for whichever other service of this agent the pid belongs to; None when it is no one's."""
     home = os.path.dirname(os.path.dirname(settings["spool"]))
     for service in sorted(set(os.listdir(home)) - {settings["service"]}):
         other = dict(settings, service=service, timeout=min(PROBE_TIMEOUT, settings["timeout"]))

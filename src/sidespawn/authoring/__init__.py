@@ -1,1 +1,1 @@
-"""What helps to write policies: values to patterns, example calls, test cases."""
+"""Helps to write policies: values to patterns, example calls, test cases."""

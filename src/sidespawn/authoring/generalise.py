@@ -63,7 +63,7 @@ def generalise(values: Iterable[Value], names: Names) -> tuple[list[str], list[V
 
 
 def shape(piece: Piece) -> Piece | str:
-    """What must be equal for two values to be of one kind: separators and names; of the rest only what it is."""
+    """Return what must be equal for two values to be of one kind: separators and names; of the rest only what it is."""
     return piece if piece.kind in ("literal", "name") else piece.kind
 
 
@@ -138,7 +138,7 @@ def written(group: list[tuple[list[Piece], Value]]) -> Iterator[tuple[str, list[
 
 
 def column_text(column: list[Piece], *, merge_words: bool) -> str | None:
-    """What stands at one place in the pattern of all values; None where each keeps its own text."""
+    """Return what stands at one place in the pattern of all values; None where each keeps its own text."""
     kind, different = column[0].kind, {piece.text for piece in column}
     if kind == "name":
         return f"{{{column[0].text}}}"

@@ -1,4 +1,4 @@
-"""What starts a side container, as a command for people: for podman the very one that is executed."""
+"""The start of a side container, as a command for people: for podman the very one that is executed."""
 
 from __future__ import annotations
 

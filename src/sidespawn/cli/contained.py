@@ -50,7 +50,7 @@ def agent_options(services: tuple[Places, ...], engine: str, kind: str, user: tu
     """Print how to run an agent so that it is contained, with the mounts of each SERVICE.
 
     The recipe is for an agent that makes network namespaces, on a host with or without a security module: a user other
-    than root with ambient capabilities, a list of system calls of its own, and no share of the host's pids. Such an
+    than root with ambient capabilities, its own list of system calls, and no share of the host's pids. Such an
     agent asks by sidespawn's process manager for Neutron or by its client, not by wrappers.
     """
     for each in services:
@@ -81,7 +81,7 @@ def security_modules_of(options: AgentOptions) -> list[str]:
 
 
 def asking(places: Places) -> list[Mount]:
-    """What a client or the process manager needs of a service: its spool and its replies, and no wrapper."""
+    """Return what a client or the process manager needs of a service: its spool and its replies, and no wrapper."""
     return [
         Mount(source=each.source, target=each.target, writable=each.writable)
         for each in mounts_of(places, load_policy(places))

@@ -51,7 +51,7 @@ def disable(places: Places, purge: bool, dry_run: bool, as_json: bool) -> None:
             systemd_roots.release_all(places.service)
             systemd.systemctl("stop", *systemd.all_units(places.service))
             systemd.reset_failed(*systemd.all_units(places.service))
-            if places.home.exists():  # units of an earlier version remove it in a mount namespace of their own
+            if places.home.exists():  # units of an earlier version remove it in their own mount namespace
                 directories.remove(places)
         found = side_containers(places, policy)
         containers = [name for _, name in found]
@@ -131,7 +131,7 @@ def numbers(policy: Policy | None) -> set[int]:
 
 
 def is_there(places: Places, *, keeps_policy: bool) -> bool:
-    """Whether anything of the service is left to remove."""
+    """Return whether anything of the service is left to remove."""
     removes_policy = places.policy.exists() and not keeps_policy
     has_drop_in = hardening.drop_in(places.service).exists()
     return removes_policy or has_drop_in or places.home.is_dir() or is_installed(places)

@@ -120,7 +120,7 @@ def policy_text(
     mode: str | None,
     settings: tuple[str, ...],
 ) -> tuple[str, bool]:
-    """The policy to use, and whether it has to be written."""
+    """The policy to use, and whether it must be written."""
     asked = preset or image or engine or mode or settings
     if places.policy.exists():
         present = read_trusted(places.policy)
@@ -164,7 +164,7 @@ def digest(body: str) -> str:
 
 
 def is_ours(text: str) -> bool:
-    """Whether a policy is still as `enable` wrote it."""
+    """Return whether a policy is still as `enable` wrote it."""
     first, _, body = text.partition("\n")
     return first == MARK + digest(body)
 
@@ -191,7 +191,7 @@ def apply(places: Places, policy: Policy, text: str | None) -> None:
         systemd.systemctl("restart", f"sidespawn@{places.service}.socket")
     if policy.side_container.engine == "systemd":
         with suppress(LaunchError):  # a warning said so; the first request tries again
-            systemd_roots.prepare(places.service, policy.side_container.image, anew=True)
+            systemd_roots.prepare(places.service, policy.side_container.image, refresh=True)
 
 
 def enabled_units(policy: Policy) -> tuple[str, ...]:

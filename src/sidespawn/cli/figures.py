@@ -1,4 +1,4 @@
-"""What is counted and measured of one service, without asking its engine: an engine that hangs must not end this."""
+"""Counts and measures of one service, without asking its engine: an engine that hangs must not end this."""
 
 from __future__ import annotations
 
@@ -127,6 +127,6 @@ def ages(places: Places) -> list[float]:
     found = []
     with suppress(OSError), os.scandir(places.claims) as entries:
         for entry in entries:
-            with suppress(OSError):  # it was answered meanwhile
+            with suppress(OSError):  # it was answered in the meantime
                 found.append(max(0.0, time.time() - entry.stat(follow_symlinks=False).st_mtime))
     return found

@@ -37,7 +37,7 @@ class Seen:
 
 @dataclass(frozen=True, kw_only=True)
 class Lesson:
-    """What one option needs. `doubts` say why a person should think twice; with one, the line is commented out."""
+    """The needs of one option. `doubts` say why a person should think twice; with one, the line is commented out."""
 
     option: str
     line: str
@@ -101,7 +101,7 @@ def learned(policy: Policy, seen: Iterable[Seen]) -> list[Lesson]:
 
 
 def lesson(policy: Policy, option: Option, rule: OptionRule | None, seen: list[Seen]) -> Lesson | None:
-    """What it takes to allow these; None when the policy does by now."""
+    """Return what it takes to allow these; None when the policy does by now."""
     given = [each for each in seen if each.reason != Reason.OPTION_MISSING]
     refused = [each for each in given if not fits(policy, rule, each)]
     unknown = [Value(each.value, each.names) for each in refused if each.value is not None]
@@ -132,7 +132,8 @@ def lesson(policy: Policy, option: Option, rule: OptionRule | None, seen: list[S
 
 
 def fits(policy: Policy, rule: OptionRule | None, seen: Seen) -> bool:
-    """Whether the rule allows the value: it may have been refused for being one too many, or the policy was changed."""
+    """Return whether the rule allows the value: it may have been refused for being one too many, or the policy was
+    changed."""
     try:
         return rule is not None and match_any(rule.values, seen.value or "", policy.names, seen.names) is not None
     except Conflict:

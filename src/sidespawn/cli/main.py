@@ -47,7 +47,7 @@ SECTIONS = {
 def cli() -> None:
     """Privileged helper processes for containers, started on the host by policy.
 
-    An agent container gets one writable directory. A wrapper in the place of the helper program writes a request into
+    An agent container gets one writable directory. A wrapper in place of the helper program writes a request into
     it; the host checks the request against the service's policy and starts exactly the allowed program as a side
     container, which outlives the agent.
 
@@ -115,7 +115,7 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
-        # Whoever reads has seen enough, as in `sidespawn logs … | head`. Python would complain at its end. What verbs
+        # The reader has seen enough, as in `sidespawn logs … | head`. Python would complain at its end. What verbs
         # print themselves, click looks after.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(BROKEN_PIPE)

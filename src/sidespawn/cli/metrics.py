@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from prometheus_client import Metric
 
 FILE = "sidespawn.prom"
-# What is not told by the verdicts already, and is worth a line on a dashboard. Ends have a metric of their own.
+# What is not told by the verdicts already, and is worth a line on a dashboard. Ends have their own metric.
 EVENTS = (
     Event.ADOPTED, Event.NOT_ADOPTED, Event.REPLACED, Event.MONITORED, Event.UNREADABLE, Event.LIMITED, Event.INTERNAL,
 )  # fmt: skip

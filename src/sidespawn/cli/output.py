@@ -1,4 +1,4 @@
-"""What verbs share when they print: `--json`, tables for people, and the arguments that name a service."""
+"""Shared by verbs that print: `--json`, tables for people, and the arguments that name a service."""
 
 from __future__ import annotations
 

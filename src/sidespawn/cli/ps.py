@@ -149,7 +149,8 @@ def shown(row: Row) -> Row:
 
 
 def is_orphan(pid: int, netns: str) -> bool:
-    """Whether the namespace that it runs in has lost its name: nothing can reach it, and no agent asks for it again."""
+    """Return whether the namespace that it runs in has lost its name: nothing can reach it, and no agent asks for it
+    again."""
     inode = namespace_of(pid)
     if not netns or inode is None:
         return False

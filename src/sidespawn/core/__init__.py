@@ -1,1 +1,1 @@
-"""What is decided. Pure: no files, no clock, no environment, no processes; standard library only."""
+"""Decides about requests. Pure: no files, no clock, no environment, no processes; standard library only."""

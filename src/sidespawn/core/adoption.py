@@ -1,9 +1,9 @@
 """Side containers that legacy wrappers started: is a container one of them, and for what instance?
 
 TripleO's, EDPM's and Kolla-Ansible's wrappers start privileged containers that are named for program and namespace.
-Whoever has the engine's socket can make a container of any name, image and arguments, so these say only which instance
-it would be.  What is recognised may be ended, and be told to read again what the policy's rules accept; nothing else
-follows from it.  That it is in the namespace of its name is for the host to see.
+Anyone who has the engine's socket can make a container of any name, image and arguments, so these say only which
+instance it would be.  What is recognised may be ended, and be told to read again what the policy's rules accept;
+nothing else follows from it.  That it is in the namespace of its name is for the host to see.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ DATE = "0000-00-00-000000-000000000"
 
 @dataclass(frozen=True, kw_only=True)
 class Old:
-    """What a policy says of a container of the old wrappers."""
+    """A policy's verdict on a container of the old wrappers."""
 
     instance: str
     netns: str
     bindings: dict[str, str]
-    pid_file: str | None  # beneath the agent's state
+    pid_file: str | None  # under the agent's state
     child_pid_files: tuple[str, ...]
-    # As in the ledger: path, beneath and rules of each file that the program reads; rules are empty where none fits.
+    # As in the ledger: path, place in the state and rules of each file that the program reads; no rules where none fit.
     configuration: list[dict[str, str]]
 
 
 def names_of(policy: Policy, adopt: Adopt, name: str) -> dict[str, str] | None:
-    """What the name of a container binds; None when it is none that the old wrappers would have given."""
+    """Return what the name of a container binds; None if the old wrappers would not have given it."""
     end = len(name) - len(DATE) - 1
     shape = "".join("0" if each in "0123456789" else each for each in name[end + 1 :])
     plain = name[:end] if end > 0 and name[end] in "-_" and shape == DATE else name

@@ -2,7 +2,7 @@
 
 A program that is told to read a file does whatever the file says, so the file is judged like the arguments are: each
 directive must be named by the policy, and its values must match.  What the program is given is not the agent's file
-but the accepted directives, written anew in one plain spelling, so that it cannot read them in another way than the
+but the accepted directives, rewritten in one plain spelling, so that it cannot read them in another way than the
 policy did.  There are no quotes, escapes, variables or includes in that spelling; a file that uses them is refused.
 
 Formats:
@@ -223,7 +223,7 @@ class Reader:
             inside = "".join(self.accept(line.block or [], directive.block or (), depth + 1))
             if directive.instead is not None:
                 instead = render(directive.instead, self.bindings)
-                # Arguments may have bound them to more than a word, so that they would be words of their own here.
+                # Arguments may have bound them to more than a word, so that they would be their own words here.
                 if instead is None or not all(only(self.bindings[each], WORD) for each in directive.instead.names):
                     problem = "has a replacement with a name that is not bound, or not to a plain word"
                     raise self.denied(line.number, text, problem, directive.rule)

@@ -31,7 +31,7 @@ class Judged:
 
 @dataclass(frozen=True, kw_only=True)
 class Excused:
-    """What monitor mode let pass: the refusal, and what it was of."""
+    """Let pass by monitor mode: the refusal, and what it was of."""
 
     reason: Reason
     message: str
@@ -49,19 +49,19 @@ class Allowed:
     excused: tuple[Excused, ...]
 
 
-# What monitor mode only notes. Everything else stays refused, files that have rules of their own among it.
+# What monitor mode only notes. Everything else stays refused, including files that have their own rules.
 OF_ARGUMENTS = frozenset(
     {Reason.OPTION_NOT_ALLOWED, Reason.OPTION_REPEATED, Reason.OPTION_MISSING, Reason.OPTION_MALFORMED}
     | {Reason.VALUE_NOT_ALLOWED, Reason.VALUE_CONFLICT}
 )
 STATE_CHARACTERS = PATH_CHARACTERS | {":"}
 
-# The content of a file beneath the agent's state, or None where it cannot be read and that is no fault.
+# The content of a file under the agent's state, or None where it cannot be read and that is no fault.
 ReadFile = Callable[[str], bytes | None]
 
 
 def decide(policy: Policy, request: StartRequest, read_file: ReadFile) -> Allowed:
-    """What to start for this request. Raises Denied, and whatever `read_file` raises."""
+    """Return what to start for this request. Raises Denied, and whatever `read_file` raises."""
     return Judge(policy, read_file).decide(request)
 
 
@@ -169,7 +169,7 @@ class Judge:
         return rule
 
     def passed_on(self, allowed: OptionRule, value: str | None) -> tuple[str, ...]:
-        """What the program gets for an accepted argument."""
+        """Return what the program gets for an accepted argument."""
         if not allowed.passed_on:
             return ()
         if allowed.instead is None:
@@ -180,7 +180,7 @@ class Judge:
         return (instead,) if value is None else allowed.option.written(instead)
 
     def is_configuration(self, allowed: OptionRule, untrusted_path: str) -> bool:
-        """Whether the value names a file that has rules of its own; if so, it is read and judged by them."""
+        """Return whether the value names a file that has its own rules; if so, it is read and judged by them."""
         if not allowed.configuration:
             return False
         configuration = self.policy.configuration[allowed.configuration]
@@ -203,7 +203,7 @@ class Judge:
         return True
 
     def whole(self) -> None:
-        """What can only be said when all options are known."""
+        """Check what depends on all options."""
         given = {each.option for each in self.judged}
         for name, allowed in self.policy.options.items():
             if allowed.required and name not in given:

@@ -26,8 +26,8 @@ class Takes(StrEnum):
 class Option:
     """One option of a program. `name` is the canonical spelling without dashes: `pid-file`, or `f` if it is all.
 
-    `dash` is empty for programs that use getopt_long(3).  Others write every name behind that dash, and values in an
-    argument of their own: `-` for haproxy, `--` for scripts with a parser of their own.
+    `dash` is empty for programs that use getopt_long(3).  Others write every name behind that dash, and values in
+    their own argument: `-` for haproxy, `--` for scripts with their own parser.
     """
 
     name: str
@@ -81,7 +81,8 @@ class Given:
 
 
 def read_arguments(table: ProgramTable, untrusted_argv: tuple[str, ...]) -> tuple[Given, ...]:
-    """What the arguments behind the program's name (argv[1:]) say. Raises Denied at the first that is not exact."""
+    """Return what the arguments behind the program's name (argv[1:]) say. Raises Denied at the first that is not
+    exact."""
     given: list[Given] = []
     index = 1
     while index < len(untrusted_argv):

@@ -58,7 +58,7 @@ Bindings = Mapping[str, str]
 
 
 class Conflict(Exception):
-    """A name would have to stand for two different values."""
+    """A name would stand for two different values."""
 
     def __init__(self, name: str, bound: str, untrusted_value: str) -> None:
         super().__init__(name)

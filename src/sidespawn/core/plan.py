@@ -1,4 +1,4 @@
-"""What an engine gets: everything about one side container, decided.
+"""The plan for an engine: everything about one side container, decided.
 
 A plan holds nothing that still needs judgement.  The digest of a plan is how the host tells whether a running side
 container is what a new request asks for.
@@ -109,7 +109,7 @@ class Plan:
 
     @property
     def name(self) -> str:
-        """What the engine calls it, and what an operator reads in its lists."""
+        """Return what the engine calls it, and what an operator reads in its lists."""
         return container_name(self.service, self.instance)
 
     @property

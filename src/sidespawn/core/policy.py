@@ -21,7 +21,7 @@ SERVICE_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
 
 @dataclass(frozen=True, kw_only=True)
 class OptionRule:
-    """What a policy allows for one option of the program."""
+    """A policy's rule for one option of the program."""
 
     option: Option
     values: tuple[Pattern, ...]  # empty: it must stand alone
@@ -86,7 +86,7 @@ class Pace:
 
 @dataclass(frozen=True, kw_only=True)
 class ServiceLimits:
-    """What a service may cost the host, whatever its agent does. The defaults hold without [limits]."""
+    """The most that a service may cost the host, whatever its agent does. The defaults hold without [limits]."""
 
     burst: int = 2000  # requests that may come at once
     rate: int = 20  # requests a second after that; what is more waits in the spool

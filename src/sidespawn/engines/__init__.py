@@ -1,4 +1,4 @@
-"""What an engine does: start a plan as a side container, find it, list a service's, remove it.
+"""An engine's work: start a plan as a side container, find it, list a service's, remove it.
 
 One file per engine.  An engine judges nothing and decides nothing; it turns a plan into its own terms.
 """
@@ -74,14 +74,15 @@ class Engine(Protocol):
         """Every running container that sidespawn did not start; empty where the engine has no such notion."""
 
     def remove(self, name: str) -> None:
-        """End whatever is left of the container of that name or id, and free its name; no error when there is none."""
+        """End whatever is left of the container of that name or id, and free its name; no error if there is no such
+        one."""
 
     def reap(self, service: str) -> None:
         """After a run was killed: end what runs in the service's slice without being a running container."""
 
 
 def labels(plan: Plan, request: str) -> dict[str, str]:
-    """What each container carries: the truth about what runs, of which the ledger is an index."""
+    """Return what each container carries: the truth about what runs, of which the ledger is an index."""
     said = {"service": plan.service, "instance": plan.instance, "netns": plan.netns}
     said |= {"request": request, "plan": plan.digest}
     return {LABEL + key: value for key, value in said.items()}

@@ -24,7 +24,7 @@ def controllers() -> list[str]:
 
 
 def process_limit() -> int:
-    """What PID 1 has, and so every service; -1 for no limit. More than that takes CAP_SYS_RESOURCE."""
+    """Return what PID 1 has, and so every service; -1 for no limit. More than that takes CAP_SYS_RESOURCE."""
     rows = PID_1_LIMITS.read_text().split("\n")
     said = next((row.split()[-2] for row in rows if row.startswith("Max processes")), "4096")
     return -1 if said == "unlimited" else int(said)

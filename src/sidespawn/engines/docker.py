@@ -5,7 +5,7 @@ path, capabilities of a user that is not root, nothing but the plan's environmen
 our own around runc, docker_runtime.py, which daemon.json must name; without it docker refuses the container.  Even then
 the container would have an empty network namespace, never the host's.
 
-docker runs the side containers beneath containerd, so nothing dies with sync.  That nothing dies with docker takes
+docker runs the side containers under containerd, so nothing dies with sync.  That nothing dies with docker takes
 `live-restore`, which `sidespawn check` looks for.
 """
 
@@ -38,7 +38,7 @@ SAFE_IN_URL = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ012
 @dataclass(frozen=True)
 class Answer:
     status: int
-    body: Any  # parsed JSON, None where there is none
+    body: Any  # parsed JSON, None if missing
 
     @property
     def message(self) -> str:
@@ -139,7 +139,7 @@ class Docker:
             raise engine_error("remove", answer)
 
     def reap(self, service: str) -> None:
-        # docker goes on with a start that nobody waits for, without its pins if they were removed now. Removing the
+        # docker goes on with a start that no one waits for, without its pins if they were removed now. Removing the
         # container waits until it is started, or keeps it from being started.
         for each in self.list(service):
             if each.state == "created":

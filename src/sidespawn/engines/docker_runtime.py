@@ -1,4 +1,4 @@
-"""What docker cannot say of a side container, put into its OCI description before runc reads it.
+"""Puts what docker cannot say of a side container into its OCI description before runc reads it.
 
 docker joins no network namespace by path, gives programs that are not root no capabilities, adds variables and volumes
 of the image to what it was asked for, and sets network settings in the namespace.  docker.py asks for the container
@@ -53,7 +53,7 @@ def main(argv: list[str]) -> int:
 
 
 def find_record(request: str) -> dict[str, Any] | None:
-    """What docker.py left for this request, in the directory of one service."""
+    """Return what docker.py left for this request, in the directory of one service."""
     if len(request) == 32 and HEX.issuperset(request):
         for service in os.listdir(HOMES):
             try:

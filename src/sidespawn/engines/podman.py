@@ -2,7 +2,7 @@
 
 Everything that widens a container is switched off by name, since containers.conf and the image could switch it on.
 The program's arguments stand behind the image, where podman reads no options; `--entrypoint` is the policy's path.
-podman gives the side container and its conmon scopes of their own in the service's slice, so nothing dies with sync.
+podman gives the side container and its conmon their own scopes in the service's slice, so nothing dies with sync.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Podman:
                 raise start_error(plan, done)
             return id_file.read_text(), int(pins.pid_file.read_text())
         except (LaunchError, OSError, ValueError) as error:
-            if id_file.exists():  # podman was ended, by the time limit or by somebody else, and may know nothing of it
+            if id_file.exists():  # podman was ended, by the time limit or by somebody else, and may not know about it
                 end_scopes(
                     name for name, container in scopes_of(plan.service).items() if container == id_file.read_text()
                 )

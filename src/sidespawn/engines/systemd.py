@@ -1,7 +1,7 @@
 """systemd as the engine: a side container is a transient service of PID 1. systemd 252 or later, with its message bus.
 
-No process stands beside the program.  It has mount and ipc namespaces of its own and the network's, but no pid
-namespace (systemd has none to give before 257), and therefore no /proc but /proc/sys: it sees nobody else's processes.
+No process stands beside the program.  It has mount and ipc its own namespaces and the network's, but no pid
+namespace (systemd has none to give before 257), and therefore no /proc but /proc/sys: it sees no one else's processes.
 It can signal those of its own user; docs/security.md says what this means.
 
 A unit is described by values, each with a length in front, and never by text.  But systemd writes them down as text and
@@ -74,7 +74,7 @@ class Systemd:
             try:
                 bus.call(*MANAGER, *START, unit, "fail", properties(plan, pins, request), [])
                 return unit, started(bus, unit, plan)
-            except BusError as error:  # also when somebody else has removed the unit meanwhile
+            except BusError as error:  # also when somebody else has removed the unit in the meantime
                 if error.name == f"{SYSTEMD}.UnitExists":
                     raise NameTaken(plan.name) from None
                 raise engine_error("StartTransientUnit", error) from None
@@ -148,7 +148,7 @@ def properties(plan: Plan, pins: Pins, request: str) -> Properties:
         ("RootDirectory", ("s", str(root_path(plan.service, plan.image)))),
         ("MountAPIVFS", ("b", False)),
         ("MountFlags", ("t", PRIVATE)),
-        ("ReadOnlyPaths", ("as", ["+/"])),  # + for beneath the root directory; with what is mounted in it already
+        ("ReadOnlyPaths", ("as", ["+/"])),  # + for under the root directory; with what is mounted in it already
         ("TemporaryFileSystem", ("a(ss)", empty)),
         ("BindPaths", ("a(ssbt)", binds)),
         *own,
@@ -242,7 +242,7 @@ def get(bus: Bus, path: str, interface: str, name: str) -> Any:
 
 
 def attempt(bus: Bus, member: str, signature: str, *values: Any) -> None:
-    """What may fail because it has been done, or is being done, already."""
+    """Allow a failure because it has been done, or is being done, already."""
     with suppress(BusError):
         bus.call(*MANAGER, member, signature, *values)
 

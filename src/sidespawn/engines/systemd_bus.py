@@ -63,7 +63,7 @@ class Bus:
         self.socket.close()
 
     def call(self, destination: str, path: str, interface: str, member: str, signature: str = "", *values: Any) -> Any:
-        """The first value of the answer. Raises BusError, and LaunchError when there is none in time."""
+        """The first value of the answer. Raises BusError, and LaunchError if none comes in time."""
         self.serial += 1
         fields = [(PATH, ("o", path)), (INTERFACE, ("s", interface)), (MEMBER, ("s", member))]
         fields += [(DESTINATION, ("s", destination)), (SIGNATURE, ("g", signature))]

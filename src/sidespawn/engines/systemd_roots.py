@@ -47,33 +47,33 @@ def given_path(service: str, image: str) -> Path:
 
 
 def seen_of_the_host() -> tuple[str, ...]:
-    """What is mounted into the root of `host`, each at its own path."""
+    """Return what is mounted into the root of `host`, each at its own path."""
     paths = (*(path for path in PROGRAMS if not os.path.islink(path)), *(f"/etc/{name}" for name in SETTINGS))
     return tuple(path for path in paths if os.path.exists(path))
 
 
-def prepare(service: str, image: str, *, anew: bool = False) -> None:
-    """See that the root is there; `anew`, that it shows what the image's name stands for now. Raises LaunchError."""
+def prepare(service: str, image: str, *, refresh: bool = False) -> None:
+    """See that the root is there; `refresh`, that it shows what the image's name stands for now. Raises LaunchError."""
     root, given = root_path(service, image), given_path(service, image)
-    if os.path.ismount(root) and is_read_only(given) and not anew and not (image == HOST and unseen(root)):
+    if os.path.ismount(root) and is_read_only(given) and not refresh and not (image == HOST and unseen(root)):
         return
     try:
         root.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with closing(os.open(root.parent / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            make(root, image, anew)
+            make(root, image, refresh)
             if not is_read_only(given):
                 make_given(given, Places(service).snapshots)
     except OSError as error:
         raise LaunchError(Reason.ENGINE_FAILED, f"no root directory for {image}: {error.strerror}") from None
 
 
-def make(root: Path, image: str, anew: bool) -> None:
+def make(root: Path, image: str, refresh: bool) -> None:
     if image == HOST:
         make_host(root)
         return
     if os.path.ismount(root):
-        if not anew:
+        if not refresh:
             return
         kernel.unmount(str(root))  # side containers that run have their own mounts
         release_image(root.parent)
@@ -106,7 +106,8 @@ def make_host(root: Path) -> None:
 
 
 def unseen(root: Path) -> list[str]:
-    """What the host has replaced since it was mounted, as tools do with /etc/passwd, or what is not mounted yet."""
+    """Return what the host has replaced since it was mounted, as tools do with /etc/passwd, or what is not mounted
+    yet."""
     targets = ((path, root / path[1:]) for path in seen_of_the_host())
     return [path for path, target in targets if not (target.exists() and os.path.samefile(path, target))]
 
@@ -129,7 +130,7 @@ def make_given(place: Path, copies: Path) -> None:
 
 def show(source: str, target: Path, flags: int) -> None:
     kernel.mount(source, str(target), None, kernel.MS_BIND)
-    kernel.mount("none", str(target), None, kernel.MS_PRIVATE)  # what is mounted beneath it on the host stays there
+    kernel.mount("none", str(target), None, kernel.MS_PRIVATE)  # what is mounted under it on the host stays there
     kernel.remount(str(target), flags | kernel.MS_RDONLY)
 
 
@@ -159,7 +160,7 @@ def release_image(place: Path) -> None:
 
 
 def release_all(service: str) -> None:
-    """What `sidespawn disable` does; when the service's units stop, only what lies in its own directory goes."""
+    """Used by `sidespawn disable`; when the service's units stop, only what lies in its own directory goes."""
     for place in (Places(service).home / "roots").glob("*"):
         for each in (place / "root", place / "given"):
             if os.path.ismount(each):

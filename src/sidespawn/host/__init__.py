@@ -1,1 +1,1 @@
-"""What is done on the host, as root: safe opens, the spool, namespaces, processes, the ledger, the journal, sync."""
+"""Acts on the host, as root: safe opens, the spool, namespaces, processes, the ledger, the journal, sync."""

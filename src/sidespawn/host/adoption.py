@@ -27,7 +27,8 @@ from sidespawn.system.processes import Process, identify, is_alive
 
 
 def adopt(policy: Policy, places: Places, engine: Engine, ledger: Ledger, journal: Journal) -> None:
-    """Write down what runs of the old wrappers' containers, and say once why another one of such a name is none."""
+    """Write down what runs of the old wrappers' containers, and say once why another one with such a name is not
+    adopted."""
     reported = places.adoption.read_text().split() if places.adoption.exists() else []
     refused = []
     for other, found in find_old(policy, engine):
@@ -45,7 +46,7 @@ def adopt(policy: Policy, places: Places, engine: Engine, ledger: Ledger, journa
 
 
 def find_old(policy: Policy, engine: Engine) -> Iterator[tuple[Other, Record | SidespawnError]]:
-    """Each running container with a name of the old wrappers: as a record, or why it is none of the policy's."""
+    """Each running container with a name of the old wrappers: as a record, or why it is not the policy's."""
     adopt = policy.adopt
     if adopt is None:
         return
@@ -106,6 +107,6 @@ def processes_of(other: Other, program: str) -> Iterator[Process]:
 
 
 def read_argv(pid: int) -> tuple[str, ...]:
-    """What the process says of itself. Raises OSError when it is gone."""
+    """Return what the process says of itself. Raises OSError when it is gone."""
     words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").removesuffix("\0")
     return tuple(words.split("\0"))

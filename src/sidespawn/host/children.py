@@ -1,6 +1,6 @@
 """Children of a side container's program whose pids the agent wants to know, such as the vrrp process of keepalived.
 
-The program writes a child's pid to a file of its own, as its pid namespace counts.  That file is the side container's
+The program writes a child's pid to its own file, as its pid namespace counts.  That file is the side container's
 to fake, so what it says is only a question: which process below the program, in the program's own pid namespace, has
 this pid there?  What the host believes is the kernel's answer, and that process by pid and start.
 """

@@ -2,7 +2,7 @@
 
 Root's own record says what was answered. An agent with CAP_SYS_ADMIN can make its view of the copies writable, so a
 copy is compared with its record, once: then the record's time of change is set to the copy's last change of any kind
-(st_ctime, which nobody can set), and as long as both are equal nothing has to be read.
+(st_ctime, which no one can set), and as long as both are equal nothing needs to be read.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ REMOVED = 1024  # names at a time that lie in foreign directories
 
 
 def expire(places: Places, most: int, seconds: float, needed: Callable[[str], bool]) -> list[str]:
-    """Remove old answers, the oldest of more than `most`, and all that nobody wrote; none that is `needed`.
+    """Remove old answers, the oldest of more than `most`, and all that no one wrote; none that is `needed`.
 
     The names of copies that are not the service's.
     """

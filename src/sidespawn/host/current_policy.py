@@ -38,7 +38,7 @@ def current_policy(places: Places, stamps: Stamps) -> Policy:
 
 
 def load_compiled(places: Places, stamps: Stamps) -> Policy | None:
-    """None when there is none, or not of the files as they are now."""
+    """None if the compiled policy is missing or stale."""
     try:
         content = json.loads(read_trusted(places.compiled))
         policy = compiled.load(content) if are_current(content["stamps"]) else None
@@ -70,7 +70,7 @@ def load_elsewhere(places: Places, stamps: Stamps) -> Policy:
 
 
 def are_current(stamps: Stamps) -> bool:
-    """Whether every file is as it was then."""
+    """Return whether every file is as it was then."""
     return all(status_of(path) == status for path, status in stamps.items())
 
 

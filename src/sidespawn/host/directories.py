@@ -1,4 +1,4 @@
-"""The directories of a service beneath /run, made when its units start and removed when they stop.
+"""The directories of a service under /run, made when its units start and removed when they stop.
 
 Small file systems in memory: the service's own, which no container gets a mount of, and one for each kind of what
 containers are given: spool, replies, wrappers, and checked copies of configuration files.  A mount of one file is
@@ -105,12 +105,12 @@ def write_system_calls(places: Places) -> None:
 
 
 def given_to_containers(places: Places) -> tuple[Path, ...]:
-    """The directories of which agents and side containers get mounts, each a file system of its own."""
+    """The directories of which agents and side containers get mounts, each its own file system."""
     return (places.spool, places.replies, places.agent, places.snapshots)
 
 
 def make_namespaces_directory() -> None:
-    """Agents mount it, and after a boot nobody has made it yet. Like ip(8), with a mode that lets everybody look."""
+    """Agents mount it, and after a boot no one has made it yet. Like ip(8), with a mode that lets everybody look."""
     with suppress(FileExistsError):
         NAMESPACES.mkdir()
         NAMESPACES.chmod(0o755)  # the unit's umask left it to root alone
@@ -143,7 +143,7 @@ def remove(places: Places) -> None:
 
 
 def wrapper_settings(places: Places, policy: Policy) -> dict[str, object]:
-    """What a wrapper of this service needs to know; see agent/wrapper.py."""
+    """Return what a wrapper of this service needs to know; see agent/wrapper.py."""
     return {
         "service": places.service,
         "program": policy.table.program,
@@ -198,8 +198,8 @@ def wrapper_texts(places: Places, policy: Policy) -> list[tuple[Path, bytes]]:
 def write_in_place(path: Path, content: bytes) -> None:
     """Keep the inode, which agents have mounted, and never leave it empty, not for a moment.
 
-    An agent may run the wrapper meanwhile. An empty script succeeds without having asked for anything; one that is
-    partly the old and partly the new text fails.
+    An agent may run the wrapper in the meantime. An empty script succeeds without having asked for anything; one that
+    is partly the old and partly the new text fails.
     """
     with open(path, "r+b" if path.exists() else "xb", buffering=0) as file:
         if file.write(content) != len(content):
@@ -208,7 +208,8 @@ def write_in_place(path: Path, content: bytes) -> None:
 
 
 def encoded_code(text: str, target: str) -> str:
-    """What this Python compiles the text to, in Base64; empty where it has no stable form, and agents compile it."""
+    """Return what this Python compiles the text to, in Base64; empty where it has no stable form, and agents compile
+    it."""
     try:
         # 2: from the same text always the same bytes. Code of Python 3.14 cannot be written in this version.
         code = marshal.dumps(compile(text, target, "exec"), 2)

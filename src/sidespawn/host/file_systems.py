@@ -1,6 +1,6 @@
 """The small file systems in memory of which containers hold mounts: their sizes and flags, and putting them right.
 
-Whoever has CAP_SYS_ADMIN and one mount of a file system can remount all of it with another size, another number of
+Anyone who has CAP_SYS_ADMIN and one mount of a file system can remount all of it with another size, another number of
 files, or read-only, and can fill it with as much as fits by then.  Each run compares what is there with what the policy
 says.  Content that a smaller size has no room for is the agent's, and is removed.
 """
@@ -75,7 +75,7 @@ def given_to_containers(places: Places, policy: Policy) -> tuple[FileSystem, ...
 
 
 def put_right(each: FileSystem) -> str:
-    """What somebody had changed, empty for nothing. Raises OSError when it cannot be put right.
+    """Return what somebody had changed, empty for nothing. Raises OSError when it cannot be put right.
 
     That is so when there is more to remove than this does at a time, or when it was made to have no limit at all.
     """

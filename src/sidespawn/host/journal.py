@@ -88,7 +88,7 @@ class Journal:
             self.send(event, message, fields)
 
     def summarise(self) -> None:
-        """Say how many records were left out since the last time, and begin to count anew."""
+        """Say how many records were left out since the last time, and begin to count again."""
         with self.lock:
             left_out = {event.name.lower(): count - self.records for event, count in self.counts.items()}
             self.counts.clear()

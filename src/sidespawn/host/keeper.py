@@ -199,7 +199,7 @@ class Keeper:
         found = self.find_pid(request.pid)  # first, since mark and record could be torn
         key = None if found else self.ledger.marked(request.id)
         if found and found.pid == request.pid and request.signal in ENDS and self.only(found.instance).locked():
-            # What is being started does not have to become ready first.
+            # What is being started need not become ready first.
             self.ledger.mark(request.id, key := found.key)
             send(found.process, request.signal)
         if key is not None:  # an earlier run was killed while it ended this one
@@ -233,7 +233,7 @@ class Keeper:
         return self.signalled(Event.SIGNALLED, f"{whom} was sent {request.signal}", record.instance, request)
 
     def finish(self, request: SignalRequest, record: Record | None) -> Reply:
-        """What TERM and KILL ask for; None when all of it is gone already."""
+        """Return what TERM and KILL ask for; None when all of it is gone already."""
         if record is not None:
             self.stop(record, request.signal)
         name, instance = (record.name, record.instance) if record else (f"process {request.pid}", "")
@@ -276,7 +276,7 @@ class Keeper:
         self.ledger.remove(record.key)
 
     def note_end(self, found: Found) -> None:
-        """Tell the journal of an end that nobody had asked for, before the container is removed."""
+        """Tell the journal of an end that no one had asked for, before the container is removed."""
         message = f"{found.name} had ended by itself ({found.state})"
         self.journal.write(Event.EXITED, message, reason=why_ended(found), instance=found.instance)
 

@@ -1,7 +1,7 @@
 """Labels for SELinux on what the host makes in /run. selinux/sidespawn.cil says who may do what with each.
 
 A directory is labelled as soon as it is made, and what is made in it inherits the label. restorecon(8) later, for all
-of it, would follow paths that an agent can change meanwhile, and label something else on the host.
+of it, would follow paths that an agent can change at the same time, and label something else on the host.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def context_of(kind: str) -> str:
 
 
 def is_known(kind: str) -> bool:
-    """Whether the policy that the kernel has loaded knows this type of file."""
+    """Return whether the policy that the kernel has loaded knows this type of file."""
     try:
         with open(VALID, "wb", 0) as kernel:
             kernel.write(context_of(kind).encode())

@@ -1,6 +1,6 @@
 """A few worker threads for many pieces of work, where pieces of one lane must keep their order.
 
-Urgent work has lanes and workers of its own, so that it never waits behind what is not.
+Urgent work has its own lanes and workers, so that it never waits behind what is not.
 """
 
 from __future__ import annotations

@@ -99,7 +99,7 @@ class Launcher:
         """The name is taken, but not in the ledger: an earlier run was killed between its start and its record."""
         found = self.engine.find(plan.name)
         if found is not None and found.pid is not None:
-            # With a configuration file nobody knows any more which text it was given.
+            # With a configuration file no one knows any more which text it was given.
             same = found.digest == plan.digest and not plan.configuration
             if same and namespace_of(found.pid) == netns.inode:
                 return found.id, found.pid

@@ -38,7 +38,7 @@ class Record:
     netns_inode: int
     digest: str  # of the plan
     request: str  # the id of the request that started it
-    pid_file: str | None  # beneath the agent's state
+    pid_file: str | None  # under the agent's state
     configuration: list[dict[str, str]]  # path, beneath, rules and text's SHA-256 of each file, as plan.configuration
     bindings: dict[str, str]
     grace: float
@@ -172,6 +172,6 @@ def digest_of(text: str) -> str:
 
 
 def is_same(record: Record, plan: Plan) -> bool:
-    """Whether what runs is what the plan wants, its configuration files included."""
+    """Return whether what runs is what the plan wants, its configuration files included."""
     texts = [digest_of(file.text or "") for file in plan.configuration]
     return record.digest == plan.digest and texts == [file["digest"] for file in record.configuration]

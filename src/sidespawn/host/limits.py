@@ -1,6 +1,6 @@
-"""What a service may cost: requests that are taken, side containers, starts of what keeps ending.
+"""Limits of a service: requests that are taken, side containers, starts of what keeps ending.
 
-Bucket and falls remember across runs, in small files that may be lost or torn: the limit then begins anew, and no
+Bucket and falls remember across runs, in small files that may be lost or torn: the limit then begins again, and no
 request is lost or refused for it.  Times are seconds of CLOCK_BOOTTIME, which nothing can turn back.
 """
 
@@ -66,7 +66,7 @@ class Listing:
         self.listed: tuple[Found, ...] = ()
 
     def since(self, process: Process) -> tuple[Found, ...]:
-        """What ran at a moment when the process was there; `before` is called first when the engine is asked."""
+        """Return what ran at a moment when the process was there; `before` is called first when the engine is asked."""
         with self.lock:
             if (process.started + 1) / CLOCK_TICKS >= self.asked:
                 time.sleep(max(0.0, self.asked + 1 - now()))
@@ -101,7 +101,7 @@ class Falls:
         return int(count), max(0.0, at + pause - now())
 
     def check(self, instance: str, name: str, hint: str) -> None:
-        """Raises LaunchError while the instance has to wait."""
+        """Raises LaunchError while the instance must wait."""
         count, pause = self.pause(instance)
         if pause > 0:
             message = f"{name} ended right after its start {count} times; not started again for {pause:.0f} s"

@@ -49,7 +49,7 @@ def load_policy(places: Places, stamps: Stamps | None = None) -> Policy:
     if policy is None:
         stamp(places.policy, stamps)
         policy = policy_of(places, read_trusted(places.policy), stamps=stamps)
-        with suppress(OSError):  # it only costs time when there is none
+        with suppress(OSError):  # it only costs time if it is missing
             compile_policy(places, policy, stamps)
     return policy
 

@@ -14,7 +14,7 @@ POLL = 0.004  # seconds between two looks
 
 
 def wait_until_ready(plan: Plan, process: Process, hint: str) -> dict[str, list[int]]:
-    """What the ledger keeps of the children that the agent wants to know of.
+    """Return what the ledger keeps of the children that the agent wants to know of.
 
     Raises LaunchError when the program ends first, or takes longer than the policy gives it.
     """
@@ -50,7 +50,8 @@ def is_ready(pid: int, readiness: Readiness, alive_until: float) -> bool:
 
 
 def is_listening(pid: int, what: str) -> bool:
-    """Whether a socket of the program's network namespace is bound to it; `what` is such as udp:67 (proc_net(5))."""
+    """Return whether a socket of the program's network namespace is bound to it; `what` is such as udp:67
+    (proc_net(5))."""
     protocol, _, port = what.partition(":")
     suffix = f":{int(port):04X}"
     listening = "0A" if protocol == "tcp" else "07"  # TCP_LISTEN; a bound UDP socket says TCP_CLOSE

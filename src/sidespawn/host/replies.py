@@ -30,10 +30,10 @@ class Replies:
         self, places: Places, journal: Journal, tally: Tally, most: int, needed: Callable[[str], bool]
     ) -> None:
         self.places, self.journal, self.tally, self.most, self.needed = places, journal, tally, most, needed
-        self.expiring = threading.Lock()  # one at a time: what it removes must not look as if nobody had written it
+        self.expiring = threading.Lock()  # one at a time: what it removes must not look as if no one had written it
 
     def find(self, request_id: str) -> bytes | None:
-        """What was answered, by root's own record: a reply that an agent sees may be the agent's own."""
+        """Return what was answered, by root's own record: a reply that an agent sees may be the agent's own."""
         try:
             return (self.places.answers / f"{request_id}.json").read_bytes()
         except FileNotFoundError:
@@ -75,7 +75,7 @@ class Replies:
         """Wake the wrapper that waits at its bell, by opening and closing the other end, and remove the bell."""
         name, flags = f"{request_id}.fifo", os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
         with suppress(OSError), directory(self._seen(by_operator=by_operator)) as held:
-            with suppress(OSError):  # nobody waits
+            with suppress(OSError):  # no one waits
                 os.close(os.open(name, flags, dir_fd=held))
             os.unlink(name, dir_fd=held)
 

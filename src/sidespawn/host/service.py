@@ -1,4 +1,4 @@
-"""What becomes of a service's requests: with a valid policy they are judged and carried out, without one refused.
+"""Serves or refuses a service's requests: with a valid policy they are judged and carried out, without one refused.
 
 decide -> start
 check -> signal
@@ -93,7 +93,7 @@ Service = Serving | Refusing
 
 
 def note_excused(journal: Journal, allowed: Allowed, request_id: str) -> None:
-    """What monitor mode let pass, as `sidespawn learn` reads it: values as JSON, so escaped."""
+    """Record what monitor mode let pass, as `sidespawn learn` reads it: values as JSON, so escaped."""
     names = json.dumps(dict(allowed.bindings))
     where = {"names": names, "instance": allowed.plan.instance, "request": request_id}
     for each in allowed.excused:

@@ -42,7 +42,7 @@ class Claim:
 
 
 def claim(spool: Path, claims: Path, owner: int, *, by_operator: bool = False) -> Claim | None:
-    """What the spool holds, stored in `claims`; the spool's file is gone then. None when there was no request.
+    """Return what the spool holds, stored in `claims`; the spool's file is gone then. None when there was no request.
 
     `owner` is the uid that may have written it.
     """
@@ -77,12 +77,12 @@ def open_request_file(held: int) -> int:
     with closing(open_regular_beneath(held, REQUESTS, os.O_RDWR)) as descriptor:
         lock(descriptor)
         os.rename(REQUESTS, TAKEN, src_dir_fd=held, dst_dir_fd=held)
-    # What is there now may be another file, put in its place meanwhile, with requests of its own.
+    # What is there now may be another file, put in its place in the meantime, with its own requests.
     return open_regular_beneath(held, TAKEN, os.O_RDWR)
 
 
 def lock(descriptor: int) -> bool:
-    """Whether the lock was had within the host's patience."""
+    """Return whether the lock was had within the host's patience."""
     give_up = time.monotonic() + LOCK_PATIENCE
     while True:
         try:
@@ -104,7 +104,7 @@ def store(claims: Path, content: bytes, by_operator: bool) -> Claim:
 
 
 def remove_unfinished(claims: Path) -> None:
-    """What a run left that was killed while it stored a claim: the spool still has those lines."""
+    """Remove what a run left that was killed while it stored a claim: the spool still has those lines."""
     for path in claims.glob(".*"):
         path.unlink()
 
@@ -122,7 +122,7 @@ def split_lines(untrusted_content: bytes) -> tuple[bytes, ...]:
 
 def clear(spool: Path) -> None:
     """Remove what does not belong in a spool."""
-    budget = iter(range(NAMES))  # an agent that makes more meanwhile waits for the next time
+    budget = iter(range(NAMES))  # an agent that makes more in the meantime waits for the next time
     with directory(spool) as held, entries_of(held, 4 * NAMES) as entries:
         for entry in entries:
             if entry.name not in (REQUESTS, TAKEN) or not entry.is_file(follow_symlinks=False):
@@ -130,7 +130,7 @@ def clear(spool: Path) -> None:
 
 
 def remove(held: int, name: str, budget: Iterator[int]) -> None:
-    """With all that is beneath it, as far as the budget goes. No link is followed, and no mount is entered.
+    """With all that is under it, as far as the budget goes. No link is followed, and no mount is entered.
 
     What is in a directory is moved beside it first, so that no depth costs a stack or descriptors.
     """
@@ -160,7 +160,7 @@ def unlink(held: int, name: str) -> None:
 
 
 def has_requests(spool: Path) -> bool:
-    """Whether there may be some: without a look into the file, which a wrapper may be writing."""
+    """Return whether there may be some: without a look into the file, which a wrapper may be writing."""
     try:
         return stat.S_ISREG(os.lstat(spool / REQUESTS).st_mode)
     except FileNotFoundError:

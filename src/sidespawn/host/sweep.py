@@ -1,4 +1,4 @@
-"""What the timer's run does: put in order what has ended by itself, and what an earlier run could not remove."""
+"""The work of the timer's run: put in order what has ended by itself, and what an earlier run could not remove."""
 
 from __future__ import annotations
 

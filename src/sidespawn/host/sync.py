@@ -49,7 +49,7 @@ DOORBELL_BYTES = 65536  # all that a FIFO can hold (pipe(7))
 CLAIMS = 16  # at most 1 MiB each, that may wait for their answers; what is more waits in the spool
 HELD_BYTES = 6 * spool.CLAIM_BYTES  # of lines that wait; each byte may cost 13, as one of 1,024 arguments of a line
 TIDY_SECONDS = 30.0
-SHORTEST_RUN = 1.0  # seconds; whoever rings without a request, again and again, starts no more than this
+SHORTEST_RUN = 1.0  # seconds; anyone who rings without a request, again and again, starts no more than this
 
 
 def main(service: str) -> int:
@@ -181,7 +181,8 @@ class Sync:
         return spool.claim(self.places.operator, self.places.claims, 0, by_operator=True)
 
     def may_take(self) -> bool:
-        """Whether an agent's requests are taken now. What is not taken waits in the spool, and with it its wrappers."""
+        """Return whether an agent's requests are taken now. What is not taken waits in the spool, and with it its
+        wrappers."""
         closed_for = self.bucket.closed_for()
         if closed_for and not self.limited and spool.has_requests(self.places.spool):
             message = f"rate limit reached ({self.limits.rate} requests/s); remaining requests stay queued"
@@ -282,7 +283,7 @@ class Sync:
         """An engine that fails or prints rubbish now is the next request's trouble, not the end of this run."""
         try:
             tidying()
-        except Exception as error:  # noqa: BLE001 - what raises here would end a worker, and its lane would wait for ever
+        except Exception as error:  # noqa: BLE001 - what raises here would end a worker, and its lane would wait forever
             failure = as_ours(error)
             self.journal.write(Event.FAILED, f"cleanup deferred: {failure.message}", reason=failure.reason)
 

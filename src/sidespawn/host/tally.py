@@ -1,4 +1,4 @@
-"""What happened at a service, counted in one small file of root's own; `sidespawn metrics` reads it.
+"""Events of a service, counted in one small file of root's own; `sidespawn metrics` reads it.
 
     {"answers rejected option-not-allowed": 3, "events exited out-of-memory": 1, "runs": 7, "starts 0.5": 4, …}
 

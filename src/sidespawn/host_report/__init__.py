@@ -45,7 +45,8 @@ def report(services: Iterable[Service]) -> tuple[Finding, ...]:
 
 
 def concerning(service: Service) -> tuple[Finding, ...]:
-    """What is not fine on this host and concerns this service; of one that is not enabled, what it would be given."""
+    """Return what is not fine on this host and concerns this service; of one that is not enabled, what it would be
+    given."""
     known = (service,)
     looks: dict[str, Look] = {"kernel": look_at_kernel, "code": look_at_code}
     if os.geteuid() == 0:

@@ -17,7 +17,7 @@ class State(StrEnum):
 
 
 class Topic(StrEnum):
-    """What was looked at: ids of findings. A look that finds several things wrong has one for each kind of them."""
+    """Ids of findings. A look that finds several things wrong has one for each kind of them."""
 
     KERNEL = "kernel"
     CONTROL_GROUPS = "control-groups"
@@ -62,7 +62,7 @@ class Topic(StrEnum):
 class Finding:
     """`message` (what follows from it) and `hint` (what to do) are empty if and only if the state is ok.
 
-    `command` is what mends it, for root's shell; empty where no command can, or where an operator has to choose.
+    `command` is what mends it, for root's shell; empty where no command can, or where an operator must choose.
     """
 
     id: Topic

@@ -1,4 +1,4 @@
-"""What is needed of Linux: openat2(2), and control groups with the controllers that enforce the limits."""
+"""The needs from Linux: openat2(2), and control groups with the controllers that enforce the limits."""
 
 from __future__ import annotations
 

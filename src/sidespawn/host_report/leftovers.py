@@ -1,4 +1,4 @@
-"""What earlier versions, or services that are gone, have left on the host."""
+"""Leftovers on the host of earlier versions, or of services that are gone."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Facts:
     accounts: tuple[str, ...] = ()
     policies: frozenset[str] = frozenset()  # services with a policy
     enabled: frozenset[str] = frozenset()
-    needed_accounts: frozenset[str] | None = frozenset()  # None when a policy is invalid: nobody knows
+    needed_accounts: frozenset[str] | None = frozenset()  # None when a policy is invalid: no one knows
 
 
 def look(services: Iterable[Service]) -> Facts:

@@ -179,7 +179,7 @@ def because(reasons: tuple[Option, ...]) -> str:
 
 
 def without(reasons: tuple[Option, ...], service: str) -> str:
-    """What to do about the options: those of our own files are renewed, an operator's removed."""
+    """Return what to do about the options: those of our own files are renewed, an operator's removed."""
     shipped = {path.name for path in SHIPPED.iterdir()} | {"engine.conf"}
     foreign = [each for each in reasons if each.path.rpartition("/")[2] not in shipped]
     if not foreign:

@@ -40,7 +40,8 @@ def look() -> Facts:
 
 
 def is_shared(mountinfo: str, path: str) -> bool:
-    """Whether the mount that has this path propagates: `shared:N` before the hyphen (proc(5)); the last one is seen."""
+    """Return whether the mount that has this path propagates: `shared:N` before the hyphen (proc(5)); the last one is
+    seen."""
     rows = [line.split() for line in mountinfo.splitlines()]
     above = [row for row in rows if path == row[4] or path.startswith(row[4].rstrip("/") + "/")]
     longest = max((len(row[4]) for row in above), default=0)

@@ -51,10 +51,10 @@ def policy_name(text: str) -> str:
 
 
 def wrong_labels(services: Iterable[str]) -> tuple[dict[str, tuple[str, str]], str]:
-    """What restorecon would change, and what it said when it could not tell."""
+    """Return what restorecon would change, and what it said when it could not tell."""
     paths = [str(Places(each).home) for each in services]
     found: dict[str, tuple[str, str]] = {}
-    # Not what is in /run/netns: restorecon may not look at namespaces, whose labels nobody sets.
+    # Not what is in /run/netns: restorecon may not look at namespaces, whose labels no one sets.
     for options, tops in ((("-R",), (*paths, *PODMAN_LEAVES)), ((), (str(NAMESPACES),))):
         existing = [each for each in tops if os.path.exists(each)]
         if not existing:
@@ -116,11 +116,11 @@ def judge_labels(facts: Facts) -> Iterator[Finding]:
         by_podman = root in PODMAN_LEAVES
         message = "left by a podman that was run by hand" if by_podman else "agents may not be able to use it"
         message = f"{message}; where SELinux enforces, the service's podman cannot read it" if by_podman else message
-        # Not restorecon where an agent can write: it could change what the names lead to meanwhile.
+        # Not restorecon where an agent can write: it could change what the names lead to in the meantime.
         service = root.removeprefix(f"{RUN}/")
         anew = f"sidespawn disable {service}, then enable it again and restart its agent"
         hint = f"restorecon -F {root}" if service == root else anew
-        # Not restorecon -R: containers that run have files of their own there, with other labels.
+        # Not restorecon -R: containers that run have files there, with other labels.
         hint = "`sidespawn enable` of any service repairs it" if by_podman else hint
         yield warning(Topic.SELINUX_LABELS, found, message, hint, root)
     if not roots:

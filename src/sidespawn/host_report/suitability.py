@@ -1,4 +1,4 @@
-"""Whether this host can keep what a policy promises. Nothing here runs on a request."""
+"""Checks that this host can keep what a policy promises. Nothing here runs on a request."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ MONITOR = "mode is monitor: arguments that no rule allows are logged and passed 
 
 
 def host_findings(policy: Policy) -> tuple[Finding, ...]:
-    """What of the host's report concerns the policy's service and is not fine."""
+    """Return what of the host's report concerns the policy's service and is not fine."""
     return host_report.concerning(Service(name=policy.service, policy=policy, is_enabled=is_enabled(policy.service)))
 
 
 def policy_warnings(policy: Policy) -> list[str]:
-    """What only this policy needs of the host: one sentence for each thing that an operator should know beforehand."""
+    """Return what only this policy needs of the host: one sentence for each thing that an operator should know
+    beforehand."""
     found = [MONITOR] if policy.is_monitor else []
     if not Path(policy.agent.state_on_host).is_dir():
         found.append(f"{policy.agent.state_on_host}, the agent's state directory, does not exist yet")

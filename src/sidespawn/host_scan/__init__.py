@@ -23,7 +23,7 @@ ENGINES: dict[str, Callable[[], Iterable[Container]]] = {"podman": engines.of_po
 @dataclass(frozen=True, kw_only=True)
 class Report:
     findings: tuple[Finding, ...]
-    notes: tuple[str, ...]  # what is no finding, for whoever wonders
+    notes: tuple[str, ...]  # what is no finding, for those who wonder
     not_looked_at: tuple[str, ...]
     containers: int
 

@@ -153,14 +153,14 @@ def is_run(source: str, mount: ContainerMount) -> bool:
 
 
 def is_storage(source: str, mount: ContainerMount, sources: Sources) -> bool:
-    """The storage itself, or a directory around it; a volume in it is none."""
+    """The storage itself, or a directory around it; a volume in it is not one."""
     exact = any(source == store + below for store in sources.storage for below in BELOW_STORAGE)
     around = (store for store in sources.storage if is_beneath(store, source) and os.path.isdir(store))
     return exact or any(reaches(source, store, mount) for store in around)
 
 
 def is_covered(container: Container, mount: ContainerMount, target: str) -> bool:
-    """Whether another mount of the container is what one sees there."""
+    """Return whether another mount of the container is what one sees there."""
     others = [*container.covered, *(each.target for each in container.mounts if each is not mount)]
     return any(is_beneath(target, each) and len(each) > len(mount.target) for each in others)
 

@@ -33,7 +33,7 @@ def of_podman() -> Iterator[Container]:
 
 
 def inspected(ids: list[str]) -> list[dict[str, Any]]:
-    """A container that ends meanwhile makes the command fail, although it prints the others."""
+    """A container that ends in the meantime makes the command fail, although it prints the others."""
     try:
         found: list[dict[str, Any]] = json.loads(podman("inspect", "--type=container", *ids))
         return found
@@ -64,7 +64,7 @@ def of_docker() -> Iterator[Container]:
                 raise LaunchError(Reason.ENGINE_FAILED, f"docker is not running, and has {left} containers")
         return
     for each in answered("/containers/json?all=1"):
-        with suppress(FileNotFoundError):  # it has ended meanwhile
+        with suppress(FileNotFoundError):  # it has since ended
             told = answered(f"/containers/{each['Id']}/json")
             yield container("docker", told, name=str(told["Name"]).lstrip("/"), added=())
 

@@ -84,7 +84,7 @@ def is_an_agents(path: Path) -> bool:
 
 
 def startup_configurations(root: Path, sources: Sources) -> Iterator[Finding]:
-    """What TripleO and EDPM start containers from: JSON with volumes and privileged."""
+    """Yield what TripleO and EDPM start containers from: JSON with volumes and privileged."""
     for path, lines in files(root, STARTUP):
         rows = list(lines)
         with suppress(ValueError, AttributeError, TypeError, RecursionError):

@@ -1,4 +1,4 @@
-"""What of the host reaches an engine: sockets and storage, and by which other paths the same files are there.
+"""The host's ways to an engine: sockets and storage, and by which other paths the same files are there.
 
 A mount is judged by where its source leads: links are followed, a directory counts for what is in it, and a socket that
 is mounted somewhere else counts there too. Sockets of an engine that is a user's give that user's rights only and are
@@ -102,7 +102,7 @@ def other_paths(path: str, mounts: Iterable[HostMount]) -> Iterator[str]:
 
 
 def is_beneath(path: str, directory: str) -> bool:
-    """Whether it is the directory itself, or in it."""
+    """Return whether it is the directory itself, or in it."""
     return path == directory or path.startswith(directory.rstrip("/") + "/")
 
 

@@ -1,7 +1,7 @@
 """TOML as policies use it: each key read once with its exact type, each error with file and line.
 
 Nothing here knows what a policy means. tomllib reads the text; `Table` hands out its keys and refuses the ones that
-nobody asked for.
+no one asked for.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class Table:
         return tuple(self._content)
 
     def has(self, key: str) -> bool:
-        """Whether this key, which may stand here, does."""
+        """Return whether this key, which may stand here, does."""
         self._taken.add(key)
         return key in self._content
 

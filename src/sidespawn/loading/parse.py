@@ -380,7 +380,7 @@ def build_readiness(table: Table) -> Readiness:
 
 
 def check_policy(policy: Policy, top: Table, request: Table) -> None:
-    """What can only be said of the whole."""
+    """Check what concerns the whole policy."""
     for name in policy.names:
         if name in uses(policy.names, policy.names[name], set()):
             raise top.table("names").error(name, "defines itself")

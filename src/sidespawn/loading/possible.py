@@ -1,4 +1,4 @@
-"""Whether a policy can allow anything at all: each of its paths and names is tried with examples.
+"""Checks that a policy can allow anything at all: each of its paths and names is tried with examples.
 
 A pattern's examples are its text with a plain value of its type in each hole.  Where none of them can be part of a
 plan, no request will be, so the policy is refused when it is loaded, with the line.

@@ -45,7 +45,7 @@ class Mount:
 
 @dataclass(frozen=True, kw_only=True)
 class Agent:
-    """What the recipe is for. `program` is what the container runs; empty for what its image says."""
+    """The subject of the recipe. `program` is what the container runs; empty for what its image says."""
 
     uid: int
     gid: int
@@ -57,7 +57,7 @@ class Agent:
 
 
 def preparation(agent: Agent, engine: str) -> list[str]:
-    """What root does on the host, once: commands of a shell."""
+    """Return what root does on the host, once: commands of a shell."""
     lines = [
         f"printf 'd {NAMESPACES} 2775 root {agent.gid}\\n' >{TMPFILES}",
         f"systemd-tmpfiles --create {TMPFILES}",
@@ -185,7 +185,7 @@ def kubernetes(agent: Agent) -> dict[str, Any]:
 
 
 def notes(engine: str) -> list[str]:
-    """What the recipe does not do by itself."""
+    """Return what the recipe does not do by itself."""
     found = ["without the host's pids helpers are found by the process manager or the client only: docs/client.md"]
     if engine in ("docker", "kubernetes"):
         found.append("the agent's program goes behind the command, which becomes its user; the image needs setpriv")

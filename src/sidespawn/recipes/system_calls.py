@@ -89,7 +89,7 @@ PRETENDED = "`ip netns exec` mounts a fresh sysfs, without flags: it is told tha
 ATTRIBUTES = "programs that copy files take this for an answer, and ENOSYS for an error"
 
 RULES: tuple[Rule, ...] = (
-    Rule("mount", "the name of a namespace; of which file system it is a bind, modes have to say", ((3, BIND),)),
+    Rule("mount", "the name of a namespace; of which file system it is a bind, modes must say", ((3, BIND),)),
     Rule("mount", "`ip netns add`: /run/netns is shared", ((3, SHARED | RECURSIVE),)),
     Rule("mount", "`ip netns exec`: what it mounts stays with it", ((3, SLAVE | RECURSIVE),)),
     Rule("mount", PRETENDED, ((3, 0),), error=0),

@@ -1,1 +1,1 @@
-"""What `sidespawn enable` sets up on a host, and what an agent's container is given."""
+"""All that `sidespawn enable` sets up on a host, and what an agent's container is given."""

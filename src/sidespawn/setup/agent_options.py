@@ -1,4 +1,4 @@
-"""What an agent's container is given for its services: mounts, security options, and units to start before it.
+"""Options of an agent's container for its services: mounts, security options, and units to start before it.
 
 An agent may have several services. Its options are the union of theirs: kill scripts that services share are mounted
 once, and services that put different wrappers in one place cannot be of one agent.

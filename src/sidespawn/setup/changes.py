@@ -1,4 +1,4 @@
-"""What `sidespawn enable` would change on this host: the same before a dry run and before the real thing.
+"""Changes that `sidespawn enable` would make on this host: the same before a dry run and before the real thing.
 
 Programs that manage hosts tell by it whether anything changed, and show it. What cannot be read counts as missing.
 """

@@ -1,4 +1,4 @@
-"""Whether the presets know what the agent's release of Neutron calls. Nothing here runs on a request.
+"""Checks that the presets know what the agent's release of Neutron calls. Nothing here runs on a request.
 
 Neutron before 29 that cannot start its state-change monitor, because the image lacks it, gives up the router with its
 namespace, and a monitor whose calls are refused reports no failover.  So that monitor is held to more than a warning.
@@ -48,13 +48,13 @@ CONSEQUENCE = "without their state-change monitor routers report no failover, an
 
 
 def is_neutrons(policy: Policy) -> bool:
-    """Whether it extends one of the presets for Neutron's agents, or is a copy of one, by its name."""
+    """Return whether it extends one of the presets for Neutron's agents, or is a copy of one, by its name."""
     rules = (policy.options_rule, *(each.rule for each in policy.options.values()))
     return any(rule.rpartition("/")[2].startswith("neutron-") for rule in rules)
 
 
 def is_covered(release: str) -> bool:
-    """By version, such as 26.0.6, or by name, such as 2025.1. Empty: nobody knows it."""
+    """By version, such as 26.0.6, or by name, such as 2025.1. Empty: no one knows it."""
     return not release or release in RELEASES.values() or release.partition(".")[0] in map(str, RELEASES)
 
 

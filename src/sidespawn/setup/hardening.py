@@ -1,4 +1,4 @@
-"""What a service's unit may do beyond what every service's may: a drop-in made from its engine and its policy.
+"""Rights of a service's unit beyond what every service's may: a drop-in made from its engine and its policy.
 
 `units/ENGINE.conf` says what the engine needs and why; the policy adds the capabilities that its side containers get,
 since an engine that starts them as its children cannot give what it has not got itself.
@@ -30,7 +30,7 @@ def text_of(policy: Policy) -> str:
     if "SYS_NICE" in side_container.capabilities:
         more.append("# The policy gives SYS_NICE, which is for this.\nRestrictRealtime=no\n")
     if has_apparmor():
-        more.append("# podman loads its profile into the kernel when nobody has done so yet.\n")
+        more.append("# podman loads its profile into the kernel if it is not there yet.\n")
         more.append("CapabilityBoundingSet=CAP_MAC_ADMIN\n")
     values = {
         "CAPABILITIES": "".join(f" CAP_{each}" for each in side_container.capabilities),
@@ -71,7 +71,7 @@ def is_current(policy: Policy) -> bool:
 
 
 def remove(service: str) -> bool:
-    """Whether there was one. Options that an operator has put beside it stay."""
+    """Return whether there was one. Options that an operator has put beside it stay."""
     path = drop_in(service)
     if not path.exists():
         return False

@@ -1,7 +1,7 @@
-"""AppArmor and SELinux: what the package ships for them, put into place where the kernel has them.
+"""AppArmor and SELinux: what the package ships for them, installed where the kernel has them.
 
 AppArmor: two profiles. `sidespawn-side-container` is used where a policy says `apparmor = "sidespawn-side-container"`,
-`sidespawn-agent` where somebody starts an agent with it; loaded, they bind nobody.
+`sidespawn-agent` where somebody starts an agent with it; loaded, they bind no one.
 
 SELinux: a module with labels for what agents share with the host, and domains for agents and side containers; see
 setup/selinux.py.
@@ -28,7 +28,7 @@ TIMEOUT = 120.0
 
 
 def install() -> list[str]:
-    """Where the kernel has one of the two. A sentence for each that could not be put into place; the rest works."""
+    """Where the kernel has one of the two. A sentence for each that could not be installed; the rest works."""
     failed = []
     for name, is_there, put in (
         ("AppArmor", has_apparmor(), install_profiles),

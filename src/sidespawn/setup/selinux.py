@@ -44,12 +44,12 @@ def is_enabled() -> bool:
 
 
 def is_installable() -> bool:
-    """Whether `enable` would try to install the module."""
+    """Return whether `enable` would try to install the module."""
     return is_enabled() and os.access(SEMODULE, os.X_OK)
 
 
 def is_installed() -> bool:
-    """Whether the kernel has some version of the module."""
+    """Return whether the kernel has some version of the module."""
     return labels.is_known(labels.HOST)
 
 
@@ -77,7 +77,7 @@ def install_module() -> None:
 
 
 def remove() -> list[str]:
-    """A sentence if it has to stay: a process whose domain is gone may do nothing any more."""
+    """A sentence if it must stay: a process whose domain is gone may do nothing any more."""
     if not is_installed():
         return []
     if confined := sorted(processes()):
@@ -102,7 +102,7 @@ def own_context() -> str:
 
 
 def mend_labels() -> None:
-    """Of what was made before the module was there. What containers have in these places has labels of its own."""
+    """Of what was made before the module was there. What containers have in these places has its own labels."""
     wrong = [str(path) for top in (NAMESPACES, *PODMAN) for path in tree(top) if UNREADABLE in label_of(path)]
     for start in range(0, len(wrong), 500):
         run((RESTORECON, "-F", *wrong[start : start + 500]), TIMEOUT)

@@ -135,7 +135,7 @@ def show(options: AgentOptions, syntax: str, notes: Iterable[str] = ()) -> None:
 
 
 def missing(options: AgentOptions, syntax: str) -> Iterator[str]:
-    """What the agent needs as well and this text does not have."""
+    """Yield what the agent needs as well and this text does not have."""
     if options.answers_itself and not (options.image and syntax in WITH_IMAGE_MOUNT):
         hidden = ", ".join(each.target for each in options.mounts if each.program)
         ways = ["give --agent-image"] if syntax in WITH_IMAGE_MOUNT else []

@@ -28,7 +28,7 @@ METRICS = ("sidespawn-metrics.service", "sidespawn-metrics.timer")
 
 
 def own_command() -> str:
-    """What runs this command line: not a realpath, since that would leave the virtual environment."""
+    """Return what runs this command line: not a realpath, since that would leave the virtual environment."""
     return f"{sys.prefix}/bin/python3{MODULE}"
 
 

@@ -2,7 +2,7 @@
 
 Everything below an agent's directory is opened from a held descriptor, never by a path from the root; links and
 mounts are not followed; what was opened is checked on the descriptor before anything is read.  The host's own files
-are trusted only when root owns them and all their parents and nobody else can write them.
+are trusted only when root owns them and all their parents and no one else can write them.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def closing(descriptor: int) -> Iterator[int]:
 def directory(path: str | Path, flags: int = os.O_PATH) -> Iterator[int]:
     """A directory of the host itself, held as the place for `*at` calls, not open for reading.
 
-    Whoever has CAP_SYS_ADMIN and a mount of the same file system is given a descriptor of all that is opened there
-    (fanotify(7)), by the opener's mount: with a directory's, `..` leads to the host's root. O_PATH tells nobody.
+    Anyone who has CAP_SYS_ADMIN and a mount of the same file system is given a descriptor of all that is opened there
+    (fanotify(7)), by the opener's mount: with a directory's, `..` leads to the host's root. O_PATH tells no one.
     """
     with closing(os.open(path, os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | flags)) as descriptor:
         yield descriptor

@@ -49,7 +49,7 @@ def openat2(directory: int, path: str, flags: int, resolve: int) -> int:
 
 
 def open_detached(directory: int) -> int:
-    """The directory, open for reading by a mount that is nobody's, so that `..` leads nowhere from there."""
+    """The directory, open for reading by a mount that is no one's, so that `..` leads nowhere from there."""
     flags = OPEN_TREE_CLONE | AT_EMPTY_PATH | os.O_CLOEXEC
     arguments = (ctypes.c_int(directory), b"", ctypes.c_uint(flags))
     tree = checked(libc.syscall(ctypes.c_long(SYS_OPEN_TREE), *arguments), "open_tree")

@@ -1,8 +1,8 @@
 """Where a service keeps what, on the host.
 
     /etc/sidespawn/SERVICE.toml       the policy
-    /run/sidespawn/SERVICE/spool      the agent's only writable directory; a small file system of its own
-    /run/sidespawn/SERVICE/replies    read-only in the agent; a small file system of its own
+    /run/sidespawn/SERVICE/spool      the agent's only writable directory; its own small file system
+    /run/sidespawn/SERVICE/replies    read-only in the agent; its own small file system
     /run/sidespawn/SERVICE/replies/doorbell  the FIFO that systemd listens at; who only reads may write to a FIFO
     /run/sidespawn/SERVICE/agent      the wrapper and the kill scripts, mounted read-only into the agent; likewise
     /run/sidespawn/SERVICE/answers    what was answered, root's own record; `replies` has copies of those for the agent
@@ -15,7 +15,7 @@
     /run/sidespawn/SERVICE/snapshots  checked copies of configuration files, for side containers; likewise
     /run/sidespawn/SERVICE/roots      of side containers that systemd starts; see engines/systemd_roots.py
     /run/sidespawn/SERVICE/policy.json  the policy, compiled
-    /run/sidespawn/SERVICE/seccomp.json  the system calls of podman's side containers; see syscalls.py
+    /run/sidespawn/SERVICE/seccomp.json  the system calls of podman side containers; see syscalls.py
     /run/sidespawn/agent-seccomp.json  the same for agents, of all services
 
 All of it lives in /run: a reboot ends the side containers and leaves nothing stale.

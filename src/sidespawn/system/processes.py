@@ -59,7 +59,7 @@ def last_line(text: str) -> str:
 
 
 def identify(pid: int) -> Process | None:
-    """The process that has this pid now; None when there is none, or only its remains."""
+    """The process that has this pid now; None if it is gone or only its remains are left."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()
@@ -125,8 +125,8 @@ def end(process: Process, name: str, grace: float) -> None:
 
 
 def heeds(process: Process, name: str) -> bool:
-    """Whether the signal's default is not what it leaves it to. As PID 1 of a pid namespace, which a side container's
-    program is, it would not even be ended by that (pid_namespaces(7)): haproxy by TERM.
+    """Return whether the signal's default is not what it leaves it to. As PID 1 of a pid namespace, which a side
+    container's program is, it would not even be ended by that (pid_namespaces(7)): haproxy by TERM.
     """
     with suppress(OSError), open(f"/proc/{process.pid}/status", "rb") as file:
         masks = [int(line.split()[1], 16) for line in file if line.startswith((b"SigBlk:", b"SigIgn:", b"SigCgt:"))]
@@ -135,7 +135,7 @@ def heeds(process: Process, name: str) -> bool:
 
 
 def exited(pidfd: int, patience: float) -> bool:
-    """Whether the process ends within `patience` seconds. A pidfd becomes readable at the end (Linux 5.3)."""
+    """Return whether the process ends within `patience` seconds. A pidfd becomes readable at the end (Linux 5.3)."""
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     return bool(poll.poll(patience * 1000))

@@ -1,1 +1,1 @@
-"""What this project's tests and demo stand on, and what others may use to test against it."""
+"""Ground of this project's tests and demo, and what others may use to test against it."""

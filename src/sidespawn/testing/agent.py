@@ -1,4 +1,4 @@
-"""An agent container to test against, such as Neutron's DHCP agent has one: run, exec, kill, start anew.
+"""An agent container to test against, such as Neutron's DHCP agent has one: run, exec, kill, restart.
 
     agent = AgentContainer(name="my-agent", image="localhost/sidespawn-agent:latest", state=Path("/var/lib/my-state"),
                            service_options=tuple(json_of_sidespawn_enable["podman_options"]),
@@ -62,12 +62,12 @@ class AgentContainer:
     # `security_options` likewise. Without them podman's own seccomp profile, and no security module, confines it.
     security_options: tuple[str, ...] = ()
     capabilities: tuple[str, ...] = tuple(CAPABILITIES)
-    host_pids: bool = True  # False: an agent that asks by sidespawn.agent.client and looks up nobody in /proc
+    host_pids: bool = True  # False: an agent that asks by sidespawn.agent.client and looks up no one in /proc
     contained: bool = False  # by `sidespawn agent-options`: not root, and nothing of `security_options` and `host_pids`
     privileged: bool = False  # as agents are run without sidespawn: everything is allowed. For comparisons only
 
     def options(self) -> tuple[str, ...]:
-        """What `podman run` is given besides the name and the image."""
+        """Return what `podman run` is given besides the name and the image."""
         return (
             "--pull=never",
             *(self.recipe() if self.contained else self.own_options()),

@@ -1,6 +1,6 @@
 """Running the commands of a test or a demo, and saying what was expected when one of them fails.
 
-Each command gets a built environment, a time limit and a session of its own: Ctrl-C is for the test, which lets the
+Each command gets a built environment, a time limit and its own session: Ctrl-C is for the test, which lets the
 command finish, so that nothing is left half made.
 """
 

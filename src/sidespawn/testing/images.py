@@ -35,7 +35,7 @@ _IMPORT_SECONDS = 900  # emulated machines read and write the layers slowly
 _IPTABLES = tuple(f"{family}{verb}" for family in ("iptables", "ip6tables") for verb in ("", "-save", "-restore"))
 _PODMAN_SECONDS = 120
 
-# What nobody reads in a container: patterns beneath the root of the image.
+# What no one reads in a container: patterns under the root of the image.
 _LEFT_OUT = (
     "usr/share/doc",
     "usr/share/man",
@@ -220,7 +220,7 @@ def _unpack_file(root: Path, scratch: Path, release: str, source: str, target: s
 
 
 def _adapt(root: Path, recipe: Recipe) -> None:
-    """Does by hand what maintainer scripts would have done, and removes what nobody reads."""
+    """Does by hand what maintainer scripts would have done, and removes what no one reads."""
     for pattern in _LEFT_OUT:
         for directory in root.glob(pattern):
             shutil.rmtree(directory)
@@ -259,7 +259,7 @@ def _link_applets(root: Path) -> None:
 
 
 def package_sources(apt: Path, suite: str) -> tuple[Path, ...]:
-    """The files beneath `apt` that name `suite` as a word of its own, as other vendors' do not."""
+    """The files under `apt` that name `suite` as its own word, as other vendors' do not."""
     about = re.compile(rf"(?<![\w./-]){re.escape(suite)}(-updates|-security)?(?![\w./-])")
     candidates = (apt / "sources.list", *sorted((apt / "sources.list.d").glob("*")))
     return tuple(

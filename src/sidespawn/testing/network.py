@@ -1,4 +1,4 @@
-"""A LAN with DHCP clients to test against, in network namespaces of their own; nothing appears in the host's own.
+"""A LAN with DHCP clients to test against, in their own network namespaces; nothing appears in the host's own.
 
     lan = Lan("my-lan", macs=("fa:16:3e:00:00:01",), scripts=Path("/var/lib/my-test"))
     lan.make()                     # namespace my-lan with a bridge, namespace my-lan-1 with a client
@@ -87,7 +87,7 @@ class DhcpClient:
         return ("ip", "netns", "exec", self.netns, *program, *fixed, *options)
 
     def ask(self, tries: int = 5) -> Lease | None:
-        """Discover and request, as a machine that boots does; None when nobody answers `tries` times, one a second."""
+        """Discover and request, as a machine that boots does; None when no one answers `tries` times, one a second."""
         done = run(self.command("-n", "-q", "-t", str(tries)), timeout=tries * 4 + 10)
         for line in done.stdout.splitlines():
             if lease := parse_lease(line):
@@ -96,7 +96,7 @@ class DhcpClient:
 
 
 class Renewals:
-    """A client that holds a lease and renews it over and over, in a process of its own; see renew.py.
+    """A client that holds a lease and renews it over and over, in its own process; see renew.py.
 
     `close` must be called; what a killed test leaves runs in the client's namespace, and `Lan.remove` ends it.
     """
@@ -186,10 +186,10 @@ def has_namespace(netns: str) -> bool:
 
 
 def remove_namespace(netns: str) -> None:
-    """Remove a named network namespace, and end what runs in it; no error when there is none."""
+    """Remove a named network namespace, and end what runs in it; no error if it is missing."""
     if not has_namespace(netns):
         return
-    # Whoever shares /run/netns can have bound the host's own namespace there, with all of its processes.
+    # Anyone who shares /run/netns can have bound the host's own namespace there, with all of its processes.
     if os.stat(f"/run/netns/{netns}").st_ino != os.stat("/proc/self/ns/net").st_ino:
         for pid in run(("ip", "netns", "pids", netns)).stdout.split():
             with suppress(ProcessLookupError):

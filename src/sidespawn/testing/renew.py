@@ -60,7 +60,7 @@ def renew(link: socket.socket, server: str, address: str, mac: bytes, patience: 
             link.settimeout(left)
             if got := acknowledged(link.recv(4096), xid):
                 return got
-    except OSError:  # nobody listens there, or the time is over
+    except OSError:  # no one listens there, or the time is over
         pass
     return None
 

@@ -54,7 +54,7 @@ KOLLA_WRAPPERS = "/usr/local/lib/neutron-wrappers"
 
 def volumes(results: Any, syntax: str = "podman") -> list[Any]:
     if syntax not in SYNTAXES:
-        raise AnsibleFilterError(f"volumes: {syntax!r} is none of {', '.join(SYNTAXES)}")
+        raise AnsibleFilterError(f"volumes: {syntax!r} is not one of {', '.join(SYNTAXES)}")
     written = SYNTAXES[syntax]
     return [volume for mount in union(results) for volume in written(mount)]
 
@@ -109,7 +109,7 @@ SYNTAXES: dict[str, Callable[[dict[str, Any]], list[Any]]] = {
 
 
 class FilterModule:
-    """What Ansible looks for."""
+    """The filters, where Ansible looks for them."""
 
     def filters(self) -> dict[str, Any]:
         return {"volumes": volumes}

@@ -1,6 +1,6 @@
 # Copyright: the sidespawn authors
 # Apache License 2.0 (see LICENSE-2.0 at https://www.apache.org/licenses/)
-"""The command that makes an agent's container again, with sidespawn's mounts in the place of the engine's socket."""
+"""The command that makes an agent's container again, with sidespawn's mounts in place of the engine's socket."""
 
 from __future__ import annotations
 

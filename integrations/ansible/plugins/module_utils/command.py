@@ -13,7 +13,7 @@ SPECIFICATION = {"command": {"type": "path", "default": "sidespawn"}}
 
 
 def ask(module: AnsibleModule, *arguments: str, codes: tuple[int, ...] = (0,), has: tuple[str, ...] = ()) -> Any:
-    """What it prints, which must have these keys: versions before this collection's lack some."""
+    """Return what it prints, which must have these keys: versions before this collection's lack some."""
     program = module.get_bin_path(module.params["command"], required=True)
     code, out, err = module.run_command([program, *arguments, "--json"])
     told = parsed(out)

@@ -1,6 +1,6 @@
 # Copyright: the sidespawn authors
 # Apache License 2.0 (see LICENSE-2.0 at https://www.apache.org/licenses/)
-"""Which helper programs run in which named network namespaces, whoever started them: by /proc and /run/netns."""
+"""Which helper programs run in which named network namespaces, no matter who started them: by /proc and /run/netns."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # Copyright: the sidespawn authors
 # Apache License 2.0 (see LICENSE-2.0 at https://www.apache.org/licenses/)
-"""What an operator's own tree of Kolla-Ansible needs for agents without socket and privileges; text in, text out.
+"""Changes an operator's own Kolla-Ansible tree for agents without socket and privileges; text in, text out.
 
 Nothing of Kolla-Ansible is here: volumes are taken from the tree, and lines are added to it and taken out again.
 """

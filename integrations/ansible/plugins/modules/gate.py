@@ -12,7 +12,7 @@ version_added: 0.1.0
 description:
   - Passes once each network namespace that had a helper has one of the same program, started by O(by).
   - Fails at once if a service has rejected or failed a request since O(since).
-  - A namespace that is gone has lost its network or router meanwhile and is left out.
+  - A namespace that is gone has since lost its network or router and is left out.
 author: The sidespawn authors
 options:
   helpers:

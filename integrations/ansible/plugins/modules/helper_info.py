@@ -1,13 +1,13 @@
 #!/usr/bin/python
 # Copyright: the sidespawn authors
 # Apache License 2.0 (see LICENSE-2.0 at https://www.apache.org/licenses/)
-"""List helper programs in network namespaces, whoever started them."""
+"""List helper programs in network namespaces; it does not matter who started them."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: helper_info
-short_description: List helper programs in network namespaces, whoever started them
+short_description: List helper programs in network namespaces, no matter who started them
 version_added: 0.1.0
 description:
   - Looks at processes and named network namespaces. Needs neither sidespawn nor an engine.

@@ -157,7 +157,7 @@ def written(name: str, value: str | list[str]) -> str:
 
 
 def refuse_other_settings(module: AnsibleModule, names: set[str]) -> None:
-    """One of two files that set a variable would be without effect, and nobody would see which."""
+    """One of two files that set a variable would be without effect, and no one would see which."""
     directory = os.path.dirname(module.params["dest"])
     others = [os.path.join(os.path.dirname(directory), "globals.yml")]
     if os.path.isdir(directory):

@@ -107,7 +107,7 @@ def main() -> None:
 
 
 def write(module: AnsibleModule, path: str, text: str) -> None:
-    """In one step: a run of Kolla-Ansible may read the file meanwhile. Owner and mode stay."""
+    """In one step: a run of Kolla-Ansible may read the file in the meantime. Owner and mode stay."""
     draft = os.path.join(module.tmpdir, os.path.basename(path))
     with open(draft, "w", encoding="utf-8") as file:
         file.write(text)

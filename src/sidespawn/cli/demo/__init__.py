@@ -29,7 +29,7 @@ FAILED = 70  # as `sidespawn --help` has it
 def demo(image: str, engine: str, agent_image: str, keep: bool, remove: bool, as_json: bool) -> int:
     """Show it all on this host: an agent that is not privileged, its dnsmasq, leases, a crash, a refusal.
 
-    Starts an agent container as Neutron's DHCP agent is one, and lets it do what Neutron does. Uses names of its own
+    Starts an agent container as Neutron's DHCP agent is one, and lets it do what Neutron does. Uses its own names
     (service demo-dnsmasq), touches nothing else, and removes everything at the end. Needs root, systemd, podman,
     busybox and two images; from a checkout, `./dev demo` brings all of that. Exit code 70 when a step fails.
     """
@@ -47,7 +47,7 @@ def demo(image: str, engine: str, agent_image: str, keep: bool, remove: bool, as
                 code = code or play(step, stage, teller)
         except Stopped as stopped:
             stage.result["stopped"], code = str(stopped), 128 + stopped.signal
-        finally:  # also when nobody reads what is printed any more
+        finally:  # also when no one reads what is printed any more
             stops.hold()
             stage.stop_renewing()
             if not keep:

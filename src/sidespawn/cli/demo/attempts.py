@@ -1,4 +1,4 @@
-"""What a compromised agent would try first: really tried, in an agent as today's deployments have it and in the demo's.
+"""First attempts of a compromised agent: really tried, in an agent as today's deployments have it and in the demo's.
 
 Nothing is changed on the host by any of it, apart from one file in the demo's own directory.
 """
@@ -37,7 +37,7 @@ ATTEMPTS = (
     Attempt(what="open the memory of a host's process", script=": </proc/1/mem"),
     Attempt(
         what="find a container engine's socket",
-        script=f"for s in {SOCKETS}; do test -S $s && exit 0; done; echo there is none; exit 1",
+        script=f"for s in {SOCKETS}; do test -S $s && exit 0; done; echo no socket; exit 1",
         today=False,  # only there if somebody mounted it; nsenter is as good
     ),
     Attempt(what="answer a request in the host's name", script=f"echo x >{REPLIES}/x", today=False),
@@ -47,7 +47,7 @@ ATTEMPTS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Remaining:
-    """What the agent can do all the same, with what it has for its own job. Probed without doing it."""
+    """The agent can still do this, with what it has for its own work. Probed without doing it."""
 
     what: str
     because: str

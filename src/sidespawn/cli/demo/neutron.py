@@ -1,4 +1,4 @@
-"""What Neutron's DHCP agent does for a network, as neutron 29 was seen doing it: its files, its command, its checks."""
+"""Work of Neutron's DHCP agent for a network, as neutron 29 was seen doing it: its files, its command, its checks."""
 
 from __future__ import annotations
 

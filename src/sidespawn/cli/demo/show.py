@@ -1,4 +1,4 @@
-"""What the demo prints: each step with its time and what was seen, for a terminal with colour, otherwise plain."""
+"""Prints the demo: each step with its time and what was seen, for a terminal with colour, otherwise plain."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from rich.text import Text
 from sidespawn.cli.demo.stage import KEPT_HINT, Stage
 from sidespawn.testing.agent import CAPABILITIES
 
-PIPE_WIDTH = 400  # nothing is cut where nobody looks at a terminal
+PIPE_WIDTH = 400  # nothing is cut where no one looks at a terminal
 NOTE = (0, 0, 0, 6)  # padding: a long line stays indented where it wraps
 
 
 class Outcome:
-    """How a step went, filled in by whoever ran it."""
+    """How a step went, filled in by the code that ran it."""
 
     def __init__(self) -> None:
         self.trouble: dict[str, str] = {}
@@ -40,7 +40,7 @@ class Teller:
 
     @contextmanager
     def step(self, name: str, title: str) -> Iterator[Outcome]:
-        """Times what runs in the context, then prints the outcome with the notes taken meanwhile."""
+        """Times what runs in the context, then prints the outcome with the notes taken in the meantime."""
         outcome, began, finished = Outcome(), time.monotonic(), False
         self.notes = []
         number = len(self.steps) + 1

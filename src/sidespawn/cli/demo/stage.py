@@ -1,4 +1,4 @@
-"""What the demo makes on this host, under names of its own, and how all of it is removed.
+"""Everything that the demo makes on this host, under its own names, and how all of it is removed.
 
     service     demo-dnsmasq, made by `sidespawn enable`, removed by `sidespawn disable`
     containers  sidespawn-demo-agent, sidespawn-demo-today
@@ -136,9 +136,9 @@ def make_directories() -> None:
 
 
 def sidespawn(*arguments: str, code: int | None = None) -> Output:
-    """The command line of this very installation, in a process of its own."""
+    """The command line of this very installation, in its own process."""
     command = (sys.executable, "-m", "sidespawn.cli.main", *arguments)
-    # A package may have what the command line needs in directories of its own.
+    # A package may have what the command line needs in its own directories.
     paths = {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONSAFEPATH": "1"}
     return run(command, 180.0, code=code, environment=paths)
 

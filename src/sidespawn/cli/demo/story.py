@@ -182,7 +182,7 @@ def leased(stage: Stage, number: int, tell: Teller) -> Lease:
     """The lease of client 1 or 2; it must be what Neutron's files say."""
     lease = stage.lan.clients[number - 1].ask()
     if lease is None:
-        raise Unexpected(f"client {number} gets a lease", "nobody answered", stage.look)
+        raise Unexpected(f"client {number} gets a lease", "no one answered", stage.look)
     wanted = (neutron.address(number), neutron.PREFIX, neutron.ROUTER, neutron.SERVER, neutron.MTU)
     got = (lease.address, lease.prefix, lease.router, lease.server, lease.mtu)
     expect(got == wanted, f"client {number} is given {wanted}", got)

@@ -13,7 +13,7 @@ from sidespawn.host_report.findings import Finding, State, Topic
 
 
 class Sign(StrEnum):
-    """What `sidespawn check` does not look for: ids beside those of its findings."""
+    """Ids of what `sidespawn check` does not look for, beside those of its findings."""
 
     POLICY_UNSAFE = "policy-unsafe"
     POLICY_INVALID = "policy-invalid"

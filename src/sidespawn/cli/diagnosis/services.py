@@ -1,4 +1,4 @@
-"""What is wrong with one service beyond what `sidespawn check` looks for: its policy, and what its requests met."""
+"""Finds faults of one service beyond what `sidespawn check` looks for: its policy, and what its requests met."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def of_side_containers(places: Places, policy: Policy) -> Iterator[Ailment]:
 
 
 def falling(places: Places, longest: int) -> dict[str, int]:
-    """What is started only after a pause from now on, whether or not that is over."""
+    """Return what is started only after a pause from now on, whether or not that is over."""
     falls, ledger = Falls(places.ledger, longest), Ledger(places.ledger)
     counts = {path.stem: falls.pause(path.stem)[0] for path in places.ledger.glob(f"*{SUFFIX}")}
     return {
