@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -11,12 +12,15 @@ import pytest
 
 from sidespawn.agent import wrapper
 from sidespawn.cli import main as command
-from sidespawn.cli import signal
+from sidespawn.cli import scan, signal
+from sidespawn.cli.main import cli
+from sidespawn.cli.verbs import USAGE
 from sidespawn.engines import Found
 from sidespawn.errors import Denied, LaunchError, PolicyError, Reason, RequestError, SidespawnError, quoted
 from sidespawn.system.places import Places
 from tests.contract.command import printed_json, sidespawn_command
 
+CHECKOUT = Path(__file__).parents[2]
 CODES = [
     (PolicyError("a.toml:1: x"), 78),
     (Denied(Reason.OPTION_NOT_ALLOWED, "x"), 77),
@@ -120,6 +124,20 @@ def test_the_command(arguments: list[str], code: int) -> None:
     done = sidespawn_command(*arguments)
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_help_and_documentation_list_the_same_codes() -> None:
+    (told,) = re.findall(r"Exit codes: (.*)", " ".join((cli.help or "").split()))
+    in_help = re.findall(r"(?:^|, )(\d+) ", told)
+    table = (CHECKOUT / "docs/wire.md").read_text().partition("Of the command `sidespawn`")[2].partition("\n## ")[0]
+    assert in_help == re.findall(r"^\| (\d+) \|", table, re.MULTILINE)
+    known = {command.exit_code(error) for error, _ in CODES} | {
+        0,
+        USAGE,
+        command.INTERRUPTED,
+        command.BROKEN_PIPE,
+    }
+    assert known | {scan.FOUND, scan.NOT_LOOKED_AT} == set(map(int, in_help))
 
 
 def test_an_error_as_json() -> None:

@@ -73,6 +73,9 @@ CASES = {
     "signal-error-json": "signal no-such-service one HUP --json",
     "stop-error": "stop no-such-service --all",
     "stop-error-json": "stop no-such-service --all --json",
+    "top-error": "top no-such-service --once",
+    "top-error-json": "top no-such-service --once --json",
+    "top-interval": "top --interval 0",
     "sync-error": "sync no-such-service",
 }
 
@@ -115,6 +118,7 @@ def test_each_verb_has_a_case_and_each_file_is_of_one() -> None:
         (["ps"], "no service is enabled on this host; see: sidespawn enable --help\n"),
         (["ps", "--limits"], "no service is enabled on this host; see: sidespawn enable --help\n"),
         (["ps", "--json"], "[]\n"),
+        (["top", "--once"], "no service is enabled on this host; see: sidespawn enable --help\n"),
     ],
     ids=" ".join,
 )

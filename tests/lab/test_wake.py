@@ -75,7 +75,7 @@ def test_it_comes_and_goes_with_the_policy(service: Service) -> None:
     body = policy.partition("\n")[2]  # the mark of a policy that `enable` wrote
     service.places.policy.write_text(f"{body}\n{WAKE}")
     warnings = json.loads(command(*SIDESPAWN, "check", service.name, "--json").stdout)
-    assert "the service is woken as an earlier policy said (wake)" in json.dumps(warnings)
+    assert "the service's way of waking (wake) is stale" in json.dumps(warnings)
     told = json.loads(command(*enable).stdout)
     assert unit in told["units"]
     assert {"what": f"unit {unit}", "before": "disabled", "after": "enabled"} in told["diff"]

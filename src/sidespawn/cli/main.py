@@ -25,6 +25,7 @@ from sidespawn.cli.ps import ps
 from sidespawn.cli.scan import scan
 from sidespawn.cli.signal import signal, stop
 from sidespawn.cli.sync import sync
+from sidespawn.cli.top import top
 from sidespawn.cli.verbs import USAGE, Verbs, did_you_mean
 from sidespawn.errors import Denied, PolicyError, Reason, SidespawnError
 
@@ -33,7 +34,7 @@ INTERRUPTED, BROKEN_PIPE = 130, 141  # as a shell says of SIGINT and SIGPIPE
 
 SECTIONS = {
     "Set up": (enable, options, agent_options, disable),
-    "Look": (ps, logs, check, doctor, scan, metrics),
+    "Look": (ps, top, logs, check, doctor, scan, metrics),
     "Act": (stop, signal, sync),
     "Write policies": (presets, explain, learn),
     "Try": (demo,),
@@ -53,7 +54,7 @@ def cli() -> None:
 
     Exit codes: 0 done, 1 a policy's test case failed or `scan` or `doctor` found something, 2 they could not look,
     64 wrong use, 69 not enabled or host unsuitable, 70 failed, 75 no answer in time, 77 refused by policy, 78 the
-    policy is invalid.
+    policy is invalid, 130 interrupted, 141 the reader of a pipe left.
     """
 
 

@@ -41,10 +41,10 @@ STATE = HOME / "state"
 NETWORK = "b3f2b0a4-6c0e-4d9b-8f58-2f6c1d7e9a10"
 MACS = ("fa:16:3e:5d:00:0a", "fa:16:3e:5d:00:0b")
 CHECKOUT_HINT = "from a checkout, ./dev demo installs what it needs, in a disposable machine if necessary"
-KEPT_HINT = f"""It is left as it is, to look at:
+KEPT_HINT = f"""Everything is left running for inspection:
   sidespawn ps {SERVICE}; sidespawn logs {SERVICE}; podman exec -it {NAME}-agent bash
   ip netns exec {NAME}-1 udhcpc -f -n -q -i eth0 -s {HOME}/udhcpc-script
-and removed by: sidespawn demo --remove"""
+To remove it: sidespawn demo --remove"""
 
 
 class Stage:
