@@ -215,7 +215,7 @@ def test_completion_of_verbs() -> None:
 
 
 @pytest.mark.parametrize(
-    "verb", [["ps"], ["logs"], ["stop"], ["disable"], ["explain"], ["learn"], ["agent-options"], ["options"]]
+    "verb", [["ps"], ["top"], ["logs"], ["stop"], ["disable"], ["explain"], ["learn"], ["agent-options"], ["options"]]
 )
 def test_completion_of_services(verb: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("neutron-dhcp-dnsmasq", "other"):
@@ -230,6 +230,21 @@ def test_the_plots_are_those_of_the_tables() -> None:
     assert there == maker("plots").plots((DOCS / "benchmarks.md").read_text()), (
         "run: .venv/bin/python docs/plots/make.py"
     )
+
+
+def test_the_picture_of_a_refusal_is_of_what_the_command_prints() -> None:
+    pictures = maker("pictures")
+    printed = sidespawn_command(*pictures.REFUSAL)
+    there = (DOCS / "pictures/refusal.svg").read_text()
+    made = pictures.refusal(printed.stdout + printed.stderr)
+    assert pictures.read(there) == pictures.read(made), "run: .venv/bin/python docs/pictures/make.py"
+
+
+@pytest.mark.parametrize("name", ["demo", "refusal"])
+def test_a_picture_of_a_terminal_is_small_and_has_two_schemes(name: str) -> None:
+    text = (DOCS / f"pictures/{name}.svg").read_text()
+    assert len(text) < 10_000
+    assert "@media (prefers-color-scheme: dark)" in text
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/index.md"])

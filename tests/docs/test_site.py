@@ -25,7 +25,7 @@ CHECKOUT = Path(__file__).parents[2]
 MKDOCS = CHECKOUT / ".cache" / "docs" / "bin" / "mkdocs"
 PICTURES = CHECKOUT / ".cache" / "site"
 LOOKS = (Path(__file__).parent / "looks.js").read_text()
-PAGES = ("index", "operating", "security", "benchmarks", "policy")
+PAGES = ("index", "operating", "security", "benchmarks", "policy", "tutorial")
 WIDE, NARROW = 1280, 360
 
 pytestmark = [

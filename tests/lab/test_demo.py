@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import runpy
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +16,17 @@ from tests.attacks.catalogue import attack
 from tests.lab.conftest import traces
 from tests.lab.dockers import HELPERS, running_docker
 from tests.lab.networks import SIDESPAWN, command
+
+DEMO = Path(__file__).parents[2] / "docs/pictures/demo.svg"
+
+
+def check_picture(printed: str) -> None:
+    """The picture of the demo shows what it prints."""
+    pictures = runpy.run_path(str(DEMO.with_name("make.py")))
+    made = pictures["demo"](printed)
+    if os.environ.get("SIDESPAWN_WRITE_PICTURES"):
+        DEMO.write_text(made)
+    assert pictures["read"](DEMO.read_text()) == pictures["read"](made), "SIDESPAWN_WRITE_PICTURES=1 writes it"
 
 
 @attack(101)
@@ -33,6 +47,8 @@ def test_the_demo_shows_the_main_job_and_leaves_nothing(
         done = command(*SIDESPAWN, "demo", f"--engine={engine}", f"--image={image}", "--json", check=False)
     assert done.returncode == 0, done.stderr
     shown = json.loads(done.stdout.splitlines()[-1])
+    if engine == "podman":
+        check_picture(done.stderr)
     assert shown["ok"] is True
     assert shown["lease"]["address"] != shown["lease_after_reload"]["address"]
     assert shown["pid_before_restart"] == shown["pid_after_restart"]
