@@ -103,7 +103,7 @@ def all_units(service: str) -> tuple[str, ...]:
 
 
 def started_units(service: str) -> tuple[str, ...]:
-    """What the enabled ones start."""
+    """Return what the enabled ones start."""
     return (f"sidespawn@{service}.service", f"sidespawn-spool@{service}.service")
 
 
