@@ -109,6 +109,11 @@ def test_each_verb_has_a_case_and_each_file_is_of_one() -> None:
     assert {path.stem for path in GOLDEN.glob("*.txt")} == CASES.keys()
 
 
+def test_each_summary_in_the_help_fits_a_line() -> None:
+    lines = sidespawn_command("--help").stdout.partition("Set up:")[2].splitlines()
+    assert [line for line in lines if line.startswith("    ")] == []
+
+
 # ---------------------------------------------------------------- with no service, and with one
 
 

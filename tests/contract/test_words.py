@@ -74,6 +74,7 @@ PYTHON = [path for folder in FOLDERS for path in (CHECKOUT / folder).rglob("*.py
 TEXTS = [
     *(path for suffix in ("presets/**/*.toml", "units/*") for path in (CHECKOUT / "src/sidespawn").glob(suffix)),
     CHECKOUT / "dev",
+    CHECKOUT / "src/sidespawn/catalog/sidespawn.catalog",
 ]
 
 

@@ -261,4 +261,4 @@ def test_for_people_it_prints_the_order_and_the_commands(service: Service) -> No
 def test_who_may_not_look_is_told(service: Service) -> None:
     done = sidespawn_command("doctor", as_nobody=True)
     assert done.returncode in (1, 2)
-    assert "not looked at: this was not run as root" in done.stdout
+    assert "not checked: this was not run as root" in done.stdout

@@ -54,14 +54,13 @@ class Checked:
 @click.option("--examples", "with_examples", is_flag=True, help="Show for each rule a call that it allows.")
 @json_option
 def check(subjects: tuple[str, ...], as_json: bool, with_examples: bool) -> int:
-    """Look the host over, validate policies, run their test cases, and show at a glance what they allow.
+    """Examine the host, and validate and test policies.
 
-    Without arguments: the host, with what to do about each finding, then the policy of every service. With arguments:
-    these policies, each with what this host lacks for it.
+    Without arguments: the host, with what to do about each finding, and the policy of every service. With arguments:
+    only these policies, and what this host lacks for them.
 
-    Exit code 69 when the host has a problem, so that requests fail, or Neutron would give up working routers; 78 when
-    a policy is invalid; 1 when a test case of one does not come out as it says. The first that applies counts.
-    Warnings end with 0.
+    Exit code 69 if the host has a problem that makes requests fail or Neutron remove working routers, 78 if a policy is
+    invalid, 1 if a test case of a policy fails; the first that applies. With only warnings it is 0.
     """
     results = [checked(subject) for subject in subjects or enabled_services()]
     findings = () if subjects else host_report.report(services(results))

@@ -47,11 +47,11 @@ def to_user(_context: click.Context, _parameter: click.Parameter, value: str) ->
 @click.option("--user", default=USER, show_default=True, metavar="UID[:GID]", callback=to_user, help="The agent's.")
 @json_option
 def agent_options(services: tuple[Places, ...], engine: str, kind: str, user: tuple[int, int], as_json: bool) -> None:
-    """Print how to run an agent so that it is contained, with the mounts of each SERVICE.
+    """Print options that contain an agent, with its mounts.
 
     The recipe is for an agent that makes network namespaces, on a host with or without a security module: a user other
-    than root with ambient capabilities, its own list of system calls, and no share of the host's pids. Such an
-    agent asks by sidespawn's process manager for Neutron or by its client, not by wrappers.
+    than root with ambient capabilities, its own list of system calls, and no share of the host's pids. Such an agent
+    uses sidespawn's process manager for Neutron or its client, not wrappers.
     """
     for each in services:
         require_enabled(each)

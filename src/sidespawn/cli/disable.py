@@ -27,9 +27,11 @@ from sidespawn.system.places import POLICIES, Places
 @click.option("--dry-run", is_flag=True, help="Show what would change; change nothing.")
 @json_option
 def disable(places: Places, purge: bool, dry_run: bool, as_json: bool) -> None:
-    """Stop SERVICE and its side containers, and remove its units, mounts and directories.
+    """Stop SERVICE and remove what `enable` made.
 
-    Without --purge a policy that was changed by hand stays in /etc/sidespawn.
+    Ends its side containers and removes its units, mounts and directories.
+
+    Keeps a policy in /etc/sidespawn that was changed by hand, unless --purge is given.
     """
     policy = policy_or_none(places)
     containers = [name for _, name in side_containers(places, policy)]

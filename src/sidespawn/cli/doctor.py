@@ -17,12 +17,12 @@ WELL, ILL, NOT_LOOKED_AT = 0, 1, 2
 @click.command()
 @json_option
 def doctor(as_json: bool) -> int:
-    """Say what is wrong on this host, causes apart from their consequences, and the command that mends each.
+    """List what is wrong on this host, and how to fix it.
 
-    Causes come in the order in which to mend them. Mend the first, then look again: what followed from it may be gone.
+    Groups consequences under their causes. Fix the first cause, then run it again: its consequences may be gone.
     Changes nothing. Run it as root.
 
-    Exit code 0 if nothing is wrong, 1 if something is, 2 if something could not be looked at and nothing was found.
+    Exit code 0 if nothing is wrong, 1 if something is, 2 if something could not be checked and nothing was found.
     """
     found = diagnose()
     code = ILL if found.causes else NOT_LOOKED_AT if found.not_looked_at else WELL
@@ -33,7 +33,7 @@ def doctor(as_json: bool) -> int:
     for number, each in enumerate(found.causes, 1):
         show(number, each)
     for sentence in found.not_looked_at:
-        out.print("not looked at:", sentence, markup=False)
+        out.print("not checked:", sentence, markup=False)
     if not found.causes:
         out.print(f"{os.uname().nodename}: nothing is wrong" + (" that could be seen" if found.not_looked_at else ""))
     return code

@@ -67,11 +67,11 @@ def enable(
     agent_image: str,
     as_json: bool,
 ) -> None:
-    """Let an agent container have the side containers of SERVICE.
+    """Enable SERVICE for an agent container.
 
-    Writes /etc/sidespawn/SERVICE.toml unless it is there, makes the service's directories, starts its units, and prints
-    what to mount into the agent. A second run applies a changed policy. `sidespawn options` prints what an agent with
-    several services is given.
+    Writes /etc/sidespawn/SERVICE.toml unless it exists, makes the service's directories, starts its units, and prints
+    the mounts for the agent. Run it again to apply a changed policy. For an agent with several services, see `sidespawn
+    options`.
     """
     syntaxes.require_one_form(syntax, as_json=as_json)
     text, is_new = policy_text(places, preset, image, engine, mode, settings)

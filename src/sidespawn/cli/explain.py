@@ -67,8 +67,8 @@ def explain(
     \b
         sidespawn explain SERVICE --netns NS -- dnsmasq ARGS...
 
-    Each argument with the rule that allowed or refused it, and the engine's exact command. Exit code 0 when it is
-    allowed, 77 when it is refused.
+    Shows the rule that allows or refuses each argument, and the engine's exact command. Exit code 0 if the call is
+    allowed, 77 if it is refused.
     """
     if preset is not None and service is not None:
         argv, service = (service, *argv), None  # click gave it the first word behind --

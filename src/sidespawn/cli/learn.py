@@ -52,11 +52,11 @@ class Lesson:
 @click.option("--since", help="A time as journalctl takes it: '10 min ago', 'today'.")
 @json_option
 def learn(places: Places, since: str | None, as_json: bool) -> None:
-    """Print the policy lines that would allow what monitor mode let pass for SERVICE.
+    """Print policy lines that allow what monitor mode let pass.
 
-    For a person to read, and to paste under [options] of the policy. Lines to think about twice are commented out: of
-    options that can do more than the program's job, of values that belong to another instance, and those that would
-    allow any text. What the policy allows by now is left out, so nothing is printed once all is there.
+    Read the lines, and paste those that you accept under [options] of the policy. Doubtful lines are commented out:
+    options that can do more than the program's work, values of another instance, and patterns that allow any text. What
+    the policy allows by now is left out.
     """
     if not places.policy.exists():
         require_enabled(places)

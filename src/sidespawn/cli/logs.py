@@ -40,7 +40,10 @@ BY_ROOT = "_UID=0"
 def logs(
     places: Places, name: str | None, follow: bool, lines: int, since: str | None, refused: bool, as_json: bool
 ) -> None:
-    """Show verdicts of SERVICE and the output of its side containers, or of the one called NAME."""
+    """Show verdicts and output of SERVICE.
+
+    The output is that of its side containers. With NAME, show only the one called so.
+    """
     if not places.home.is_dir():
         click.echo(f"{places.service} is not enabled; these are its earlier records", err=True)
     require_journalctl()

@@ -48,11 +48,11 @@ SECTIONS = {
 def cli() -> None:
     """Privileged helper processes for containers, started on the host by policy.
 
-    An agent container gets one writable directory. A wrapper in place of the helper program writes a request into
-    it; the host checks the request against the service's policy and starts exactly the allowed program as a side
-    container, which outlives the agent.
+    An agent container gets one writable directory. A wrapper in place of the helper program writes a request there. The
+    host checks it against the service's policy and starts exactly the allowed program as a side container, which
+    outlives the agent.
 
-    Exit codes: 0 done, 1 a policy's test case failed or `scan` or `doctor` found something, 2 they could not look,
+    Exit codes: 0 done, 1 a policy's test case failed or `scan` or `doctor` found something, 2 they could not check all,
     64 wrong use, 69 not enabled or host unsuitable, 70 failed, 75 no answer in time, 77 refused by policy, 78 the
     policy is invalid, 130 interrupted, 141 the reader of a pipe left.
     """

@@ -42,7 +42,7 @@ ENDS = (Reason.EXITED, Reason.OUT_OF_MEMORY)
     help=f"Replace {FILE} in this directory, which node_exporter reads, instead of printing.",
 )
 def metrics(textfile: Path | None) -> None:
-    """Print counters and gauges of every enabled service for Prometheus.
+    """Print metrics of all services for Prometheus.
 
     sidespawn-metrics.timer runs it each minute for node_exporter's textfile collector.
     """

@@ -29,10 +29,10 @@ def to_all_places(context: click.Context, parameter: click.Parameter, names: tup
 @syntaxes.image_option
 @json_option
 def options(agents_services: tuple[Places, ...], syntax: str | None, agent_image: str, as_json: bool) -> None:
-    """Print the container options of an agent that has all of these services.
+    """Print the container options for an agent with these services.
 
-    Changes nothing. What several services share is printed once; services of different agents are refused. Without
-    --print the syntax is podman's.
+    Changes nothing. Prints shared options once, and refuses services of different agents. The default syntax is
+    podman's.
     """
     syntaxes.require_one_form(syntax, as_json=as_json)
     for places in agents_services:

@@ -42,9 +42,9 @@ NONE_ENABLED = "no service is enabled on this host; see: sidespawn enable --help
 @click.option("--limits", is_flag=True, help="Show how much of each service's limits is used, and what is queued.")
 @json_option
 def ps(places: Places | None, limits: bool, as_json: bool) -> None:
-    """List the side containers of SERVICE, or of every enabled service.
+    """List the side containers of SERVICE, or of all services.
 
-    What a service's limits hold back at this moment is said below the table; --limits shows all of them.
+    Below the table it lists what the limits hold back now; --limits shows all limits.
     """
     if places is not None:
         require_enabled(places)

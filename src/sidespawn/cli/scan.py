@@ -16,12 +16,13 @@ CLEAN, FOUND, NOT_LOOKED_AT = 0, 1, 2
 @click.command()
 @json_option
 def scan(as_json: bool) -> int:
-    """Look for engine sockets, privileges and old wrappers that sidespawn makes unnecessary. Changes nothing.
+    """Find engine sockets and privileges that are not needed.
 
-    Looks at the containers of podman and docker, running or not, at wrappers and kill scripts of Kolla-Ansible, EDPM
-    and TripleO, and at units. For each finding: what it means, and the setting that replaces it there.
+    Changes nothing. Looks at the containers of podman and docker, running or not, at wrappers and kill scripts of
+    Kolla-Ansible, EDPM and TripleO, and at units. For each finding: what it means, and the setting that replaces it
+    there.
 
-    Exit code 0 if there are none, 1 if there are findings, 2 if something could not be looked at and nothing was found.
+    Exit code 0 without findings, 1 with findings, 2 if something could not be checked and nothing was found.
     """
     report = host_scan.scan()
     code = FOUND if report.findings else NOT_LOOKED_AT if report.not_looked_at else CLEAN
@@ -38,7 +39,7 @@ def scan(as_json: bool) -> int:
     for note in report.notes:
         out.print(f"note: {printable(note)}", markup=False)
     for failure in report.not_looked_at:
-        out.print(f"[yellow]not looked at[/yellow] {escape(printable(failure))}")
+        out.print(f"[yellow]not checked[/yellow] {escape(printable(failure))}")
     count = len(report.findings)
     out.print(f"{report.containers} containers, {count or 'no'} finding{'s' if count != 1 else ''}")
     return code

@@ -12,9 +12,9 @@ from sidespawn.system.places import Places
 @click.command()
 @service_argument
 def sync(places: Places) -> int:
-    """Serve what is in the spool of SERVICE now, and end.
+    """Serve the requests in the spool of SERVICE now, and exit.
 
-    The unit sidespawn@SERVICE.service does this whenever there is something; a second run waits for the first.
+    sidespawn@SERVICE.service does this for each request. A second run waits for the first.
     """
     require_enabled(places)
     return host_sync.main(places.service)

@@ -23,15 +23,17 @@ FAILED = 70  # as `sidespawn --help` has it
     "--engine", type=click.Choice(ENGINES), default=ENGINES[0], show_default=True, help="Engine that starts it."
 )
 @click.option("--agent-image", default=AGENT_IMAGE, show_default=True, help="Image of the agent container.")
-@click.option("--keep", is_flag=True, help="Leave all of it running, to look at.")
-@click.option("--remove", is_flag=True, help="Only remove what --keep, or a demo that was killed, left.")
-@click.option("--json", "as_json", is_flag=True, help="The result as one line of JSON on standard output.")
+@click.option("--keep", is_flag=True, help="Leave everything running for inspection.")
+@click.option("--remove", is_flag=True, help="Only remove what --keep or a killed demo left.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one line of JSON.")
 def demo(image: str, engine: str, agent_image: str, keep: bool, remove: bool, as_json: bool) -> int:
-    """Show it all on this host: an agent that is not privileged, its dnsmasq, leases, a crash, a refusal.
+    """Show sidespawn at work on this host.
 
-    Starts an agent container as Neutron's DHCP agent is one, and lets it do what Neutron does. Uses its own names
-    (service demo-dnsmasq), touches nothing else, and removes everything at the end. Needs root, systemd, podman,
-    busybox and two images; from a checkout, `./dev demo` brings all of that. Exit code 70 when a step fails.
+    Shows an unprivileged agent, its dnsmasq, leases, a crash and a refusal.
+
+    Starts an agent container like Neutron's DHCP agent, and does in it what Neutron does. Uses separate names (service
+    demo-dnsmasq), changes nothing else, and removes everything at the end. Needs root, systemd, podman,
+    busybox and two images; from a checkout, `./dev demo` installs all of that. Exit code 70 if a step fails.
     """
     if remove:
         remove_what_was_kept()
