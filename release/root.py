@@ -55,7 +55,7 @@ class Root:
 
 
 def packages() -> tuple[str, ...]:
-    """What the root consists of."""
+    """Return what the root consists of."""
     control = (CHECKOUT / "packaging/debian/control.in").read_text(encoding="utf-8")
     listed = re.search(r"^Build-Depends:((?:\n .*)+)", control, re.MULTILINE)
     needed = re.findall(r"^ ([\w.+-]+)", listed[1], re.MULTILINE) if listed else []

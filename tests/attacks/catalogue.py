@@ -146,7 +146,7 @@ GROUPS = {
         lines in its output that read like others', and that turn text around
         the file that it is ready by: a link, a pipe, a directory, a socket
         the file that names its child: links, lies, a lease on it
-        what is in the place of the pid file, and a pid file that names another process
+        what lies where the pid file should, and a pid file that names another process
         its agent's disk filled, the inodes used up | a program that will not go""",
     "As another user of the host": """
         locks on all files that it can open | names taken in /tmp, /dev/shm and without a file
@@ -180,7 +180,7 @@ NOT_APPLICABLE = {
 STAYS_POSSIBLE = {
     79: "who can bind another namespace at a name can enter that namespace without us",
     98: "a program may spoof in its own namespace when its policy grants NET_RAW",
-    101: "a privileged agent needs nobody's help",
+    101: "a privileged agent needs no help",
     201: "held by podman and docker; systemd as the engine gives its own socket to who may have NET_ADMIN",
     202: "held by podman and docker; systemd as the engine has no pid namespace, and NET_ADMIN needs but a pid",
     203: "who has NET_ADMIN reaches the namespace of the other end, with every engine",

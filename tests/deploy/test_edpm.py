@@ -213,7 +213,7 @@ def test_an_own_drop_in_keeps_its_effect(ansible: Ansible, units: Path) -> None:
     [
         ("Volume=/run:/run", "engines' sockets"),
         ("PodmanArgs=--volume=/run:/run", "engines' sockets"),
-        ("Exec=other_start", "a command of its own"),
+        ("Exec=other_start", "a command already"),
     ],
 )
 def test_a_unit_that_cannot_be_changed_is_refused(ansible: Ansible, units: Path, line: str, said: str) -> None:

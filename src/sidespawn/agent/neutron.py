@@ -125,7 +125,7 @@ class ProcessManager(external_process.ProcessManager):
             file.replace_file(self.get_pid_file_name(), str(helper.pid))
 
     def goes_on_after(self, error: ClientError) -> bool:
-        """Whether Neutron is not told. Its ProcessMonitor says what does not run, and asks for it again."""
+        """Return whether Neutron is not told. Its ProcessMonitor says what does not run, and asks for it again."""
         if isinstance(error, Unavailable) or self.program not in OF_ROUTERS:
             return False
         LOG.error("%s for %s failed; the running process is left unchanged: %s", self.program, self.uuid, error)

@@ -60,7 +60,7 @@ def remove() -> list[str]:
 
 
 def warnings(engine: str, apparmor: str) -> list[str]:
-    """What an operator should know; `apparmor` is the profile that the policy names."""
+    """Return what an operator should know; `apparmor` is the profile that the policy names."""
     wanted = f"the policy names AppArmor's profile {apparmor}, but"
     if not apparmor:
         return []

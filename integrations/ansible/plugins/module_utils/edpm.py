@@ -1,6 +1,6 @@
 # Copyright: the sidespawn authors
 # Apache License 2.0 (see LICENSE-2.0 at https://www.apache.org/licenses/)
-"""What an operator's own edpm-ansible, branch 18-stable, needs for agents without privileges; text in, text out."""
+"""The changes that an operator's edpm-ansible, branch 18-stable, needs for agents without privileges; text to text."""
 
 from __future__ import annotations
 

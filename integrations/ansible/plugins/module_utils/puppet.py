@@ -1,6 +1,6 @@
 # Copyright: the sidespawn authors
 # Apache License 2.0 (see LICENSE-2.0 at https://www.apache.org/licenses/)
-"""What an operator's own puppet-tripleo needs to write no wrappers and make no sockets; text in, text out.
+"""The changes that an operator's own puppet-tripleo needs to write no wrappers and make no sockets; text in, text out.
 
 The classes stay, with their parameters, because templates include them. Conditions become false.
 """

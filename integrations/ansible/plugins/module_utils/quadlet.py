@@ -29,7 +29,7 @@ class UnitError(Exception):
 
 
 def values(texts: list[str], key: str) -> list[str]:
-    """What [Container] says in a unit and its drop-ins, in order. An empty value takes back those before."""
+    """Return what [Container] says in a unit and its drop-ins, in order. An empty value takes back those before."""
     found: list[str] = []
     for text in texts:
         section = ""
@@ -101,7 +101,7 @@ def image_of(texts: list[str]) -> str:
 
 def command_of(texts: list[str], command: str | None) -> str:
     if command is None and values(texts, "Exec"):
-        raise UnitError(f"the unit has a command of its own, Exec={values(texts, 'Exec')[-1]}: say what to start")
+        raise UnitError(f"the unit has a command already, Exec={values(texts, 'Exec')[-1]}: say what to start")
     command = command or "kolla_start"
     if not COMMAND.fullmatch(command):
         raise UnitError(f"{command!r} is not a command without quotes and special characters")
@@ -159,7 +159,7 @@ def started(printed: str, name: str) -> list[str]:
 
 
 def faults(words: list[str], *, volumes: list[str], unprivileged: bool) -> list[str]:
-    """What is wrong with that command."""
+    """Return what is wrong with that command."""
     if not words:
         return ["Quadlet made no unit of it"]
     pairs = mounts_in(words)

@@ -52,7 +52,7 @@ AGENTS = {
 }
 
 # The image's program is under the wrapper, which answers calls such as --version by it: it is kept beside the wrapper.
-# In a mount namespace of its own, where unmounting the wrapper does not reach the container.
+# In a new mount namespace, where unmounting the wrapper does not reach the container.
 KEEP = (
     'for each in {programs}; do [ -e "$each.real" ] || '
     'unshare --mount sh -c \'umount "$1" && cp -p "$1" "$1.real"\' sh "$each" || '
@@ -117,7 +117,7 @@ def confine(container: dict[str, Any], volumes: list[str], capabilities: tuple[s
 
 
 def start(targets: set[str]) -> str:
-    """What the agent's container runs, given what is mounted."""
+    """Return what the agent's container runs, given what is mounted."""
     programs = sorted(each for each in targets if each.startswith("/usr/sbin/"))
     keep = f"{KEEP.format(programs=' '.join(programs))}; " if programs else ""
     return f"{WRITABLE_SYSCTLS} && {{ {keep}exec kolla_start; }}"

@@ -60,7 +60,7 @@ options:
   command:
     description:
       - With O(unprivileged), what the container runs. C(kolla_start) if left out.
-      - It has to be given if the unit has a command of its own.
+      - Required if the unit has a command already.
     type: str
   generator:
     description: Quadlet's generator, if it is not where podman's packages have it.
@@ -170,7 +170,7 @@ def wanted(module: AnsibleModule, unit: str) -> tuple[str, dict[str, list[str]]]
 
 
 def generated(module: AnsibleModule, unit: str, drop_ins: dict[str, str]) -> list[str]:
-    """What the generator on this host makes of them, away from systemd."""
+    """Return what the generator on this host makes of them, away from systemd."""
     name = module.params["name"]
     place = os.path.join(module.tmpdir, "quadlet")
     shutil.rmtree(place, ignore_errors=True)

@@ -12,7 +12,7 @@ version_added: 0.1.0
 description:
   - Reads the agents' templates in your tree of tripleo-heat-templates, and writes a second one beside each, with
     C(-sidespawn.yaml) at the end of its name. Your templates stay as they are.
-  - The new ones have sidespawn's mounts and a few capabilities in the place of privileges, wrappers, kill scripts and
+  - The new ones have sidespawn's mounts and a few capabilities instead of privileges, wrappers, kill scripts and
     sockets. All else is as in yours.
   - Writes an environment file that maps the agents to them. Give it to C(openstack overcloud deploy) as the last one.
   - Needs PyYAML, which Ansible needs as well.
@@ -175,7 +175,7 @@ def template_of(module: AnsibleModule, agent: str) -> str:
 
 
 def mine(path: str) -> str:
-    """What is there. A file that somebody else wrote is not overwritten."""
+    """Return what is there. A file that somebody else wrote is not overwritten."""
     if not os.path.exists(path):
         return ""
     with open(path, encoding="utf-8") as file:
