@@ -32,11 +32,12 @@ PODMAN = """\
 
 @dataclass(frozen=True)
 class Ran:
-    """A playbook's run on one host: each task's result by its name, and all that was printed."""
+    """A playbook's run: each task's result by its name, on the last host that had it, and all that was printed."""
 
     code: int
     results: dict[str, dict[str, Any]]
     output: str
+    hosts: frozenset[str] = frozenset()
 
     @property
     def changed(self) -> dict[str, bool]:
@@ -46,6 +47,8 @@ class Ran:
 @dataclass(frozen=True)
 class Ansible:
     home: Path
+    inventory: Path | None = None  # by default, this machine
+    batches: tuple[tuple[str, object], ...] = ()  # keywords of a play
 
     @property
     def environment(self) -> dict[str, str]:
@@ -75,14 +78,14 @@ class Ansible:
         variables: Mapping[str, object] | None = None,
         **environment: str,
     ) -> Ran:
-        """Run the tasks on this machine."""
         record = self.home / "record"
         record.unlink(missing_ok=True)
         done = self.call(
             *self.playbook(tasks, variables, *options), check=check, **self.recording(record) | environment
         )
         rows = [json.loads(line) for line in record.read_text().splitlines()] if record.exists() else []
-        return Ran(done.returncode, {each["task"]: each["result"] for each in rows}, done.stdout + done.stderr)
+        hosts = frozenset(each["host"] for each in rows)
+        return Ran(done.returncode, {each["task"]: each["result"] for each in rows}, done.stdout + done.stderr, hosts)
 
     def interrupt_after(self, verb: str, tasks: list[dict[str, Any]], variables: Mapping[str, object]) -> None:
         """Run the tasks, and kill everything that runs for them once a module's podman has done that."""
@@ -103,7 +106,7 @@ class Ansible:
     ) -> None:
         """Run the tasks, and kill everything that runs for them once something is so."""
         argv = self.playbook(tasks, variables)
-        mark = f"INTERRUPTED={uuid.uuid4()}"  # Ansible's workers have sessions of their own
+        mark = f"SIDESPAWN_INTERRUPTED={uuid.uuid4()}"  # Ansible's workers have sessions of their own
         environment = self.environment | environment | dict([mark.split("=")])
         process = subprocess.Popen(
             (str(BIN / argv[0]), *argv[1:]), env=environment, cwd=self.home,
@@ -125,13 +128,15 @@ class Ansible:
         self, tasks: list[dict[str, Any]], variables: Mapping[str, object] | None, *options: str
     ) -> tuple[str, ...]:
         """JSON is YAML."""
-        play = {"hosts": "localhost", "connection": "local", "gather_facts": False, "tasks": tasks}
+        where = {"hosts": "all"} if self.inventory else {"hosts": "localhost", "connection": "local"}
+        play = {**where, "gather_facts": False, "tasks": tasks, **dict(self.batches)}
         book = self.home / "play.yml"
         book.write_text(json.dumps([play]))
         given = json.dumps(
             {"ansible_python_interpreter": "/usr/bin/python3", "sidespawn": SIDESPAWN[0], **(variables or {})}
         )
-        return ("ansible-playbook", "--extra-vars", given, *options, str(book))
+        inventory = (f"--inventory={self.inventory}",) if self.inventory else ()
+        return ("ansible-playbook", *inventory, "--extra-vars", given, *options, str(book))
 
     def recording(self, record: Path) -> dict[str, str]:
         plugins = str(Path(__file__).parent / "callback")

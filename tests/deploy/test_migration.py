@@ -3,128 +3,42 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sidespawn.testing.network import Lan, Renewals
+from sidespawn.testing.network import Renewals
 from tests.deploy.conftest import Ansible, Ran
+from tests.deploy.hosts import IMAGE, PATIENCE, Host
 from tests.lab.conftest import new_service
-from tests.lab.networks import SIDESPAWN, Network, Service, command, wait_until
-
-IMAGE = "localhost/sidespawn-test/neutron-dhcp-agent:1"
-STAND_IN = Path(__file__).parent / "inside/agent.py"
-MAC = "fa:16:3e:00:00:01"
-PATIENCE = 60
-
-
-@dataclass
-class Host:
-    """With an agent of the old kind, which has a socket and everything else."""
-
-    service: Service
-    lan: Lan
-    record: Path
-    networks: list[Network] = field(default_factory=list)
-
-    @property
-    def agent(self) -> str:
-        return f"{self.service.name}-agent"
-
-    def add_network(self) -> Network:
-        made = self.service.network()
-        (made.home / "options").write_text(json.dumps(made.options()))
-        (made.home / "host").write_text(f"{MAC},host-10.openstacklocal,10.20.0.10\n")
-        self.networks.append(made)
-        return made
-
-    def plug(self, network: Network) -> None:
-        """Between the network's namespace, which its dnsmasq serves, and the client's LAN."""
-        peer = ("peer", "name", "tap", "netns", network.netns)
-        command("ip", "-n", self.lan.name, "link", "add", "server", "type", "veth", *peer)
-        command("ip", "-n", network.netns, "address", "add", "10.20.0.2/24", "dev", "tap")
-        command("ip", "-n", network.netns, "link", "set", "tap", "up")
-        self.lan.connect("server")
-
-    def start(self) -> None:
-        settings = {"image": IMAGE, "state": str(self.service.state)}
-        (self.service.state / "settings.json").write_text(json.dumps(settings))
-        shutil.copy(STAND_IN, self.service.state / "agent.py")
-        volumes = ("/run/podman/podman.sock:/run/podman/podman.sock", "/run/netns:/run/netns:rshared")
-        command(
-            "podman", "run", "--detach", f"--name={self.agent}", "--privileged", "--network=host", "--pid", "host",
-            *(f"--volume={each}" for each in volumes), "-v", f"{self.service.state}:/var/lib/neutron", IMAGE,
-            "python3", "/var/lib/neutron/agent.py",
-        )  # fmt: skip
-        wait_until(lambda: len(self.old_helpers()) == len(self.networks), PATIENCE)
-
-    def old_helpers(self) -> set[str]:
-        names = command("podman", "ps", "--format={{.Names}}").stdout.split()
-        return {each.netns for each in self.networks if f"neutron-dnsmasq-{each.netns}" in names}
-
-    def own_helpers(self) -> set[str]:
-        """What sidespawn itself has started."""
-        return {each.netns for each in self.networks if each.container in self.service.containers(every=False)}
-
-    def inspect(self, name: str = "") -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(command("podman", "container", "inspect", name or self.agent).stdout)[0]
-        return found
-
-    def settings(self) -> dict[str, Any]:
-        """What makes the container what it is, without what changes while it runs."""
-        changing = ("State", "Pid", "ConmonPidFile", "PidFile", "NetworkSettings", "LockNumber", "ExecIDs")
-        return {key: value for key, value in self.inspect().items() if key not in changing}
-
-    def role(self, name: str, **more: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-        service = {
-            "name": self.service.name,
-            "preset": "neutron-dhcp-dnsmasq",
-            "parameters": {"state_on_host": str(self.service.state)},
-        }
-        given = {
-            "agents": [{"container": self.agent, "services": [service]}],
-            "record": str(self.record),
-            "command": SIDESPAWN[0],
-            "timeout": PATIENCE,
-        }
-        variables = {f"{name}_{key}": value for key, value in (given | more).items()}
-        return [{"name": "role", "ansible.builtin.include_role": {"name": f"sidespawn.host.{name}"}}], variables
+from tests.lab.networks import command, wait_until
 
 
 @pytest.fixture
 def host(tmp_path: Path) -> Iterator[Host]:
     command("systemctl", "start", "podman.socket")
     command("podman", "tag", "localhost/sidespawn-neutron-agent", IMAGE)
-    service = new_service()
-    made = Host(service, Lan(f"lan-{service.name}", (MAC,), tmp_path), tmp_path / "record")
+    made = Host(new_service(), tmp_path / "record", tmp_path)
     try:
-        made.lan.make()
         for _ in range(3):
             made.add_network()
         made.plug(made.networks[0])
         made.start()
         yield made
     finally:
-        for name in (made.agent, f"{made.agent}-before-sidespawn"):
-            command("podman", "rm", "--force", "--time=0", "--ignore", name)
-        old = [f"neutron-dnsmasq-{each.netns}" for each in made.networks]
-        command("podman", "rm", "--force", "--time=0", "--ignore", *old)
-        made.lan.remove()
-        service.clean()
+        made.remove()
         command("podman", "untag", "localhost/sidespawn-neutron-agent", IMAGE)
         command("systemctl", "stop", "podman.socket", "podman.service")
 
 
 def test_a_host_migrates_and_comes_back_with_the_very_same_agent(ansible: Ansible, host: Host) -> None:
     before, wanted = host.settings(), {each.netns for each in host.networks}
-    lease = host.lan.clients[0].ask()
+    lease = host.lans[0].clients[0].ask()
     assert lease is not None
-    command("ip", "-n", host.lan.clients[0].netns, "address", "replace", "10.20.0.10/24", "dev", "eth0")
-    renewals = Renewals(host.lan.clients[0], lease)
+    command("ip", "-n", host.lans[0].clients[0].netns, "address", "replace", "10.20.0.10/24", "dev", "eth0")
+    renewals = Renewals(host.lans[0].clients[0], lease)
     try:
         tasks, variables = host.role("migrate")
         dry = changed(ansible, tasks, variables, "--check")

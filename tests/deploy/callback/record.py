@@ -17,7 +17,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # Ansible is not in t
     CALLBACK_NAME = "record"
 
     def record(self, result: Any, **_: Any) -> None:
-        row = {"task": result._task.get_name(), "result": result._result}
+        row = {"host": result._host.get_name(), "task": result._task.get_name(), "result": result._result}
         with open(os.environ["RECORD"], "a", encoding="utf-8") as file:
             file.write(json.dumps(row, default=str) + "\n")
 

@@ -1,0 +1,150 @@
+"""Two hosts, each in a lab of its own, migrate one after the other while the clients of all networks renew.
+
+A renewal that reaches nobody, while one dnsmasq follows another, is sent again by its client. It is lost only if no
+answer comes until the client gives up on its server.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab.record import Place
+from tests.deploy.conftest import CHECKOUT, Ansible
+from tests.deploy.inside.host_of_a_fleet import NETWORKS
+from tests.lab.networks import SLOWNESS, command
+
+DIRECTORY = "/var/lib/fleet"
+# What Ansible takes for ssh: options, the host, a command.
+SSH = f"""\
+#!/bin/sh
+while [ $# -gt 2 ]; do shift; done
+cd {CHECKOUT} && exec /usr/bin/python3 -m lab exec --name "$1" -- sh -c "$2"
+"""
+# dnsmasq's shortest lease is of two minutes: a client has a minute from its first renewal until the lease ends.
+LONGEST = 10 * SLOWNESS
+MIGRATE, ROLLBACK = (
+    [{"name": "role", "ansible.builtin.include_role": {"name": f"sidespawn.host.{role}"}}]
+    for role in ("migrate", "rollback")
+)
+
+
+def lab(*arguments: str) -> tuple[str, ...]:
+    return ("/usr/bin/python3", "-m", "lab", *arguments)
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A host as the test sees it."""
+
+    name: str
+    process: subprocess.Popen[str]
+
+    @property
+    def root(self) -> Path:
+        record = Place(name=self.name).load()
+        assert record is not None
+        return Path(f"/proc/{record.pid}/root")
+
+    def ask(self, verb: str) -> Any:
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{verb}\n")
+        self.process.stdin.flush()
+        return self.hear()
+
+    def hear(self) -> Any:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line, "the host's program has ended: see its output above"
+        return json.loads(line)
+
+
+@pytest.fixture
+def remotes() -> Iterator[tuple[Remote, ...]]:
+    names = [f"fleet-{os.getpid()}-{number}" for number in (1, 2)]
+    python = str(CHECKOUT / ".venv/bin/python")
+    program = (python, "-m", "tests.deploy.inside.host_of_a_fleet", DIRECTORY)
+    with ExitStack() as stack:
+        made = []
+        for name in names:
+            command("env", "-C", str(CHECKOUT), *lab("up", "--name", name))
+            stack.callback(command, "env", "-C", str(CHECKOUT), *lab("down", "--name", name))
+            process = subprocess.Popen(
+                lab("exec", "--name", name, "--", *program), cwd=CHECKOUT, text=True, stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+            )  # fmt: skip
+            stack.enter_context(process)
+            stack.callback(process.kill)
+            made.append(Remote(name, process))
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(Remote.hear, made))
+        yield tuple(made)
+
+
+@pytest.fixture
+def fleet(ansible: Ansible, remotes: tuple[Remote, ...], tmp_path: Path) -> Ansible:
+    ssh = tmp_path / "ssh"
+    ssh.write_text(SSH)
+    ssh.chmod(0o755)
+    reached = {
+        "ansible_connection": "ssh",
+        "ansible_ssh_executable": str(ssh),
+        "ansible_ssh_args": "",
+        "ansible_ssh_transfer_method": "piped",
+        "ansible_ssh_pipelining": True,
+    }
+    hosts = {each.name: reached | each.ask("variables") for each in remotes}
+    inventory = tmp_path / "inventory.json"
+    inventory.write_text(json.dumps({"all": {"hosts": hosts}}))
+    return replace(ansible, inventory=inventory, batches=(("serial", 1), ("max_fail_percentage", 0)))
+
+
+def test_a_fleet_migrates_and_comes_back_and_loses_no_renewal(fleet: Ansible, remotes: tuple[Remote, ...]) -> None:
+    first, second = remotes
+    before = {each: each.ask("state") for each in remotes}
+    assert [each["former helpers"] for each in before.values()] == [NETWORKS, NETWORKS]
+
+    # A failure in the first batch leaves the second host as it was.
+    first.ask("spoil")
+    ran = fleet.play(MIGRATE, check=False, variables={"migrate_mode": "enforce"})
+    assert ran.code != 0
+    assert "no-ping" in ran.output
+    assert ran.hosts == {first.name}
+    assert second.ask("state") == before[second]
+    first.ask("mend")
+    fleet.play(ROLLBACK, f"--limit={first.name}")
+    assert first.ask("state") == before[first]
+    assert_served(second)
+    first.ask("waits")
+
+    # Killed on the second host, and run again.
+    fleet.interrupt(MIGRATE, {}, (second.root / f"{DIRECTORY[1:]}/record/before.json").exists)
+    assert first.ask("state")["own helpers"] == NETWORKS
+    assert second.ask("state")["former helpers"] == NETWORKS
+    fleet.play(MIGRATE)
+    for each in remotes:
+        state = each.ask("state")
+        assert (state["own helpers"], state["former helpers"]) == (NETWORKS, 0)
+        assert_served(each)
+
+    fleet.play(ROLLBACK)
+    for each in remotes:
+        assert each.ask("state") == before[each]
+        assert_served(each)
+
+
+def assert_served(host: Remote) -> None:
+    """Since the last time."""
+    waits = host.ask("waits")
+    assert len(waits) == NETWORKS
+    assert all(each["addresses"] == ["10.20.0.10"] for each in waits), waits
+    assert max(each["longest"] for each in waits) < LONGEST, waits
