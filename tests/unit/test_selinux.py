@@ -247,6 +247,20 @@ def test_a_tool_that_is_missing_is_told(semodule: Path, monkeypatch: pytest.Monk
     assert caught.value.hint == "install policycoreutils"
 
 
+def test_names_of_namespaces_are_relabelled_whoever_made_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds = {tmp_path: "initrc_runtime_t", tmp_path / "a": "nsfs_t", tmp_path / "b": "ifconfig_runtime_t"}
+    (tmp_path / "a").touch()
+    (tmp_path / "b").touch()
+    called: list[tuple[str, ...]] = []
+    monkeypatch.setattr(selinux, "PODMAN", ())
+    monkeypatch.setattr(selinux, "NAMESPACES", tmp_path)
+    monkeypatch.setattr(selinux, "FILES", {})
+    monkeypatch.setattr(selinux, "label_of", lambda path: f"u:r:{kinds[Path(path)]}:s0")
+    monkeypatch.setattr(selinux, "run", lambda argv, _: called.append(argv))
+    selinux.mend_labels()
+    assert called == [(selinux.RESTORECON, "-F", str(tmp_path))]
+
+
 def test_what_podman_left_before_is_relabelled_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

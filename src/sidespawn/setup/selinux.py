@@ -28,6 +28,8 @@ TIMEOUT = 900.0  # seconds; on an emulated machine the policy is rebuilt in one 
 # module gives names in these places the right label from the start; what was there before is relabelled.
 PODMAN = (Path("/run/containers"), Path("/run/crun"), Path("/run/libpod"), Path("/run/runc"))
 UNREADABLE = ":var_run_t:"
+# What may lie in /run/netns; the rest was made before the module told who makes it which label that is.
+OF_NAMESPACES = (":ifconfig_runtime_t:", ":ifconfig_var_run_t:", ":nsfs_t:")
 FILES = {
     Path("/dev/shm/libpod_lock"): "container_engine_tmpfs_t",  # noqa: S108
     Path("/run/lock/netavark.lock"): "container_engine_lock_t",
@@ -103,7 +105,8 @@ def own_context() -> str:
 
 def mend_labels() -> None:
     """Of what was made before the module was there. What containers have in these places has its own labels."""
-    wrong = [str(path) for top in (NAMESPACES, *PODMAN) for path in tree(top) if UNREADABLE in label_of(path)]
+    wrong = [str(path) for top in PODMAN for path in tree(top) if UNREADABLE in label_of(path)]
+    wrong += [str(path) for path in tree(NAMESPACES) if not any(each in label_of(path) for each in OF_NAMESPACES)]
     for start in range(0, len(wrong), 500):
         run((RESTORECON, "-F", *wrong[start : start + 500]), TIMEOUT)
     for path, kind in FILES.items():
