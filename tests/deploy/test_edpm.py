@@ -94,6 +94,7 @@ def test_the_agent_of_a_node_serves_its_network_without_privileges(ansible: Ansi
     for wrapper in ("/usr/sbin/dnsmasq", "/usr/local/bin/dnsmasq"):
         assert wrapper in targets
         assert command("podman", "exec", kolla.CONTAINER, "sh", "-c", f"echo >>{wrapper}", check=False).returncode != 0
+    assert scanned() == set()
     try:
         assert f"Wants=sidespawn-spool@{SERVICE}.service\n" in Path(f"{place.unit}.d/50-sidespawn.conf").read_text()
         assert not any(ansible.play(tasks, variables=variables).changed.values())
@@ -104,10 +105,17 @@ def test_the_agent_of_a_node_serves_its_network_without_privileges(ansible: Ansi
             "sidespawn.host.edpm : Give the agents back what EDPM gives them"
         ]
         assert not Path(f"{place.unit}.d").exists()
+        assert scanned() == {"is privileged"}
         assert "--privileged" in command("systemctl", "cat", place.service).stdout.partition("ExecStart=")[2]
     except AssertionError as failed:
         failed.add_note(place.trouble())
         raise
+
+
+def scanned() -> set[str]:
+    """What `sidespawn scan` finds in the agent's unit and container."""
+    found = json.loads(command(*SIDESPAWN, "scan", "--json", check=False).stdout)["findings"]
+    return {each["found"] for each in found if kolla.CONTAINER in each["where"]}
 
 
 def served(node: Node, daemon: Daemon) -> None:

@@ -76,6 +76,23 @@ def test_file(tmp_path: Path, path: str, text: str, expected: list[str]) -> None
     assert all(each.where.startswith(f"{file}:") for each in found)
 
 
+def test_what_a_drop_in_has_emptied_is_no_finding(tmp_path: Path) -> None:
+    unit = tmp_path / "etc/containers/systemd/edpm_neutron_dhcp_agent.container"
+    own = unit.with_name(f"{unit.name}.d") / "50-sidespawn.conf"
+    own.parent.mkdir(parents=True)
+    unit.write_text("[Container]\nPodmanArgs=--privileged\nVolume=/run/docker.sock:/x\n")
+    cases = {
+        "PodmanArgs=--tz=UTC\n#Volume=\n": ["3", "2"],
+        "PodmanArgs=\nPodmanArgs=--tz=UTC\n": ["3"],
+        "PodmanArgs = \nVolume=\n": [],
+        "PodmanArgs=\nVolume=\nPodmanArgs=--privileged\n": ["3"],
+    }
+    for text, expected in cases.items():
+        own.write_text(text)
+        found = [each.where.rpartition(":")[2] for each in files.look(SOURCES, tmp_path)]
+        assert sorted(found) == sorted(expected), text
+
+
 def test_a_file_that_is_linked_twice_or_is_huge_is_no_trouble(tmp_path: Path) -> None:
     home = tmp_path / "var/lib/neutron"
     home.mkdir(parents=True)

@@ -69,14 +69,22 @@ def scripts(root: Path, patterns: tuple[str, ...], kind: Kind) -> Iterator[Findi
 def units(root: Path, sources: Sources) -> Iterator[Finding]:
     for path, lines in files(root, UNITS):
         is_quadlet = ".container" in path.name or ".container.d" in str(path)
+        emptied = emptied_keys(path)
         for number, line in lines:
-            if line.lstrip().startswith(("#", ";")):
+            if line.lstrip().startswith(("#", ";")) or line.partition("=")[0].strip() in emptied:
                 continue
             deployment = Deployment.EDPM if "edpm" in str(path) else Deployment.NONE
             if MOUNT_WORDS.search(line) and (source := first_reaching(line, sources)):
                 yield at(path, number, Kind.UNIT_FILE, f"mounts {source}", deployment)
             if PRIVILEGED.search(line) and (is_quadlet or CALLS.search(line)) and is_an_agents(path):
                 yield at(path, number, Kind.UNIT_FILE, "is privileged", deployment)
+
+
+def emptied_keys(path: Path) -> set[str]:
+    """Keys of a Quadlet unit that a drop-in beside it empties: what the unit says of them does not hold."""
+    drop_ins = path.with_name(f"{path.name}.d").glob("*.conf") if path.suffix == ".container" else ()
+    texts = [read(each).decode(errors="replace") for each in drop_ins]
+    return {found for text in texts for found in re.findall(r"(?m)^[ \t]*(\w+)[ \t]*=[ \t]*$", text)}
 
 
 def is_an_agents(path: Path) -> bool:
