@@ -51,7 +51,8 @@ def test_a_host_migrates_and_comes_back_with_the_very_same_agent(ansible: Ansibl
         assert 'mode = "monitor"' in host.service.places.policy.read_text()
         assert changed(ansible, tasks, variables) == set()
         renewals.wait_for(5)
-        assert renewals.done[-1].address == "10.20.0.10"
+        # A busy host can be late with the last one.
+        wait_until(lambda: renewals.done[-1].address == "10.20.0.10")
 
         enforce = variables | {"migrate_enforce": True}
         assert "Set the policies to enforce" in changed(ansible, tasks, enforce)
@@ -69,7 +70,8 @@ def test_a_host_migrates_and_comes_back_with_the_very_same_agent(ansible: Ansibl
         assert not host.record.exists()
         assert changed(ansible, tasks, variables) == set()
         renewals.wait_for(5)
-        assert renewals.done[-1].address == "10.20.0.10"
+        # A busy host can be late with the last one.
+        wait_until(lambda: renewals.done[-1].address == "10.20.0.10")
     finally:
         renewals.close()
 
