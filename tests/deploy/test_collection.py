@@ -52,6 +52,14 @@ def test_the_archive_has_what_it_needs_and_no_more(ansible: Ansible) -> None:
     assert json.loads((installed / "MANIFEST.json").read_text())["collection_info"]["dependencies"] == {}
 
 
+def test_ansible_test_is_told_of_each_module_that_its_licence_is_another() -> None:
+    """validate-modules asks for the GPL."""
+    told = (COLLECTION / "tests/sanity/ignore-2.19.txt").read_text().splitlines()
+    modules = sorted(path.name for path in (COLLECTION / "plugins/modules").glob("*.py"))
+    wanted = [f"plugins/modules/{name} validate-modules:missing-gplv3-license" for name in modules]
+    assert [line.partition(" #")[0] for line in told] == wanted
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_a_module_is_documented(ansible: Ansible, name: str) -> None:
     told = json.loads(ansible.call("ansible-doc", "--json", f"sidespawn.host.{name}").stdout)[f"sidespawn.host.{name}"]

@@ -11,7 +11,7 @@ version_added: 0.1.0
 description:
   - Takes what M(sidespawn.host.service) returned, or a list of that for an agent with several services.
   - A kill script that several services share is mounted once.
-author: The sidespawn authors
+author: The sidespawn authors (!UNKNOWN)
 positional: syntax
 options:
   _input:

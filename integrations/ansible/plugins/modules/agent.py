@@ -14,7 +14,7 @@ description:
     V(restored) starts the very same one.
   - Side containers are not touched, no matter who started them.
   - Each step can be interrupted; the next run goes on from there.
-author: The sidespawn authors
+author: The sidespawn authors (!UNKNOWN)
 options:
   name:
     description: The agent's container.

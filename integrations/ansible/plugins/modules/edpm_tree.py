@@ -13,7 +13,7 @@ description:
   - Edits the definitions of the agents' containers in a tree of edpm-ansible, from which you build your runner's image.
   - The agents lose C(privileged) and get the capabilities that their work and their start take.
   - Every line that is added carries a mark, and V(absent) takes out exactly these.
-author: The sidespawn authors
+author: The sidespawn authors (!UNKNOWN)
 options:
   path:
     description: The tree, a checkout or the installed collection C(osp.edpm).

@@ -13,7 +13,7 @@ description:
   - Passes once each network namespace that had a helper has one of the same program, started by O(by).
   - Fails at once if a service has rejected or failed a request since O(since).
   - A namespace that is gone has since lost its network or router and is left out.
-author: The sidespawn authors
+author: The sidespawn authors (!UNKNOWN)
 options:
   helpers:
     description: What ran before, as M(sidespawn.host.helper_info) returned it.

@@ -11,7 +11,7 @@ short_description: List helper programs in network namespaces, no matter who sta
 version_added: 0.1.0
 description:
   - Looks at processes and named network namespaces. Needs neither sidespawn nor an engine.
-author: The sidespawn authors
+author: The sidespawn authors (!UNKNOWN)
 options:
   programs:
     description: Names of the programs.

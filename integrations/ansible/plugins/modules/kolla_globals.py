@@ -13,7 +13,7 @@ description:
   - Runs on the host from which Kolla-Ansible is run. Takes the agents' default volumes from the tree, leaves out the
     engine's socket and storage, and adds those that are given.
   - Lists for additional volumes, such as C(neutron_dhcp_agent_extra_volumes), stay the operator's.
-author: The sidespawn authors
+author: The sidespawn authors (!UNKNOWN)
 options:
   path:
     description: The tree, such as C(share/kolla-ansible) of the virtual environment, or a checkout.

@@ -14,7 +14,7 @@ description:
   - The agents lose C(privileged) and get the capabilities that their work takes. The handlers that start them pass
     capabilities and security options on, which they otherwise drop.
   - Every line that is added carries a mark, and V(absent) takes out exactly these.
-author: The sidespawn authors
+author: The sidespawn authors (!UNKNOWN)
 options:
   path:
     description: The tree, such as C(share/kolla-ansible) of the virtual environment, or a checkout.

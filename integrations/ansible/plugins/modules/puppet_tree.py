@@ -15,7 +15,7 @@ description:
     With releases that still have docker, C(DockerAdditionalSockets) has no effect.
   - Classes and parameters stay, so templates and hieradata that name them are valid.
   - Every line that is changed carries a mark and what it was before, and V(absent) restores exactly these.
-author: The sidespawn authors
+author: The sidespawn authors (!UNKNOWN)
 options:
   path:
     description: The tree, which has a directory C(manifests).

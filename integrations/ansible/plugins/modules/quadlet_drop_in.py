@@ -16,7 +16,7 @@ description:
   - Quadlet's generator on the host is then asked for the command that starts the container. Nothing is written unless
     that is as it should be.
   - Restarts nothing.
-author: The sidespawn authors
+author: The sidespawn authors (!UNKNOWN)
 options:
   name:
     description: The unit's name, without C(.container).

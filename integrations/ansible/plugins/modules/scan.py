@@ -11,7 +11,7 @@ short_description: Look for engine sockets, privileges and old wrappers
 version_added: 0.1.0
 description:
   - Runs C(sidespawn scan) on the host, which changes nothing.
-author: The sidespawn authors
+author: The sidespawn authors (!UNKNOWN)
 options:
   fail_on_findings:
     description: Fail if there is a finding.

@@ -12,7 +12,7 @@ version_added: 0.1.0
 description:
   - Runs C(sidespawn enable) or C(sidespawn disable) on the host.
   - An enabled service lets one agent container have its helper program started on the host, by policy.
-author: The sidespawn authors
+author: The sidespawn authors (!UNKNOWN)
 options:
   name:
     description: The service's name, up to 40 lower-case letters, digits and hyphens.

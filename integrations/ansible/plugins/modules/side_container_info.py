@@ -11,7 +11,7 @@ short_description: List the side containers that run
 version_added: 0.1.0
 description:
   - Runs C(sidespawn ps) on the host, which changes nothing.
-author: The sidespawn authors
+author: The sidespawn authors (!UNKNOWN)
 options:
   service:
     description: Only those of this service.

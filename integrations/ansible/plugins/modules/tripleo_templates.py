@@ -16,7 +16,7 @@ description:
     sockets. All else is as in yours.
   - Writes an environment file that maps the agents to them. Give it to C(openstack overcloud deploy) as the last one.
   - Needs PyYAML, which Ansible needs as well.
-author: The sidespawn authors
+author: The sidespawn authors (!UNKNOWN)
 options:
   path:
     description: The tree.
