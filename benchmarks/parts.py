@@ -18,6 +18,7 @@ BURSTS = (10, 50, 100, 200, 1000)
 OLDER_ROUNDS = 3  # of the older patterns, which take their time
 HELD = 20  # side containers whose memory is measured
 REST = 1.0  # seconds in which nothing runs before a cold start, the bare engine's as well
+RESIDENT = 7.0  # seconds after the service itself has ended, which is 10 after the last request
 APPEARS = 2.0  # seconds until a program that was started must be seen: `podman run` returns just before it is executed
 Note = Callable[[str], None]
 
@@ -119,6 +120,7 @@ def sample(part: Part, way: Way, networks: Sequence[Network], number: int) -> It
             memory = memory_beside(way, networks)
             if isinstance(way, Sidespawn):
                 way.service.wait_until_idle()
+                time.sleep(RESIDENT)
                 resident = way.is_resident()
             if memory is None:
                 return

@@ -12,7 +12,7 @@ import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -30,7 +30,7 @@ from sidespawn.host.policies import load_policy
 from sidespawn.loading.parse import ENGINES as KNOWN
 from sidespawn.testing.commands import run as run_command
 from tests.lab import dockers
-from tests.lab.networks import Network, Service, unit_state
+from tests.lab.networks import Network, Service, unit_state, wait_until
 
 SIDE_BY_SIDE = 4  # bare commands at a time in a burst, as many as sidespawn starts side by side
 PIN = Path("/run/sidespawn-bench")  # pid files of what is not started by sidespawn
@@ -96,7 +96,7 @@ class Row:
 
 
 def podman_run(plan: Plan, pins: Pins) -> tuple[str, ...]:
-    """Exactly what sidespawn calls."""
+    """Make the same container as sidespawn's podman."""
     return Podman().describe(plan, pins, REQUEST)
 
 
@@ -190,6 +190,7 @@ class Sidespawn:
     def prepare(self, *, cold: bool) -> None:
         if cold:
             self.service.wait_until_idle()
+            wait_until(lambda: not self.is_resident(), patience=30)
         else:
             one(Command(argv=(str(self.service.kill_script), "0", NOWHERE)))  # answered, and the service stays a while
 
@@ -208,15 +209,26 @@ class Sidespawn:
         )
 
     def usage(self) -> Usage | None:
-        """Of the run that serves now, if one does."""
-        unit = ("systemctl", "show", "--property=MainPID", "--value", self.service.unit)
+        """Of the run that serves now, if one does; the service's podman counts as a command of it."""
         try:
-            return usage_of(int(run_command(unit).stdout))
+            found = usage_of(self.main_pid(self.service.unit))
+            if pid := self.main_pid(self.podman):
+                by_podman = usage_of(pid)
+                return replace(found, commands=found.commands + by_podman.processor + by_podman.commands)
         except (OSError, ValueError, LookupError):  # it has ended, or is about to
             return None
+        return found
+
+    @property
+    def podman(self) -> str:
+        return f"sidespawn-podman@{self.service.name}.service"
+
+    def main_pid(self, unit: str) -> int:
+        return int(run_command(("systemctl", "show", "--property=MainPID", "--value", unit)).stdout)
 
     def is_resident(self) -> bool:
-        return unit_state(self.service.unit) not in ("inactive", "failed")
+        """Return whether anything of it runs; its podman ends a few seconds after it."""
+        return any(unit_state(each) not in ("inactive", "failed") for each in (self.service.unit, self.podman))
 
     def stop(self, network: Network) -> Ended | None:
         return self.kill(network, "TERM", network.pid_file.read_text().strip())

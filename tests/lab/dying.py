@@ -1,10 +1,11 @@
 """The command of the units, which ends itself by SIGKILL at a given step: python3 -I -S dying.py sync SERVICE.
 
 A step is whatever the process does to the world: a file made, written, renamed or removed, a directory likewise, a
-mount, a signal, a command.  They are counted by what the interpreter tells an audit hook, so that a new one cannot be
-forgotten; only system calls through the C library are wrapped.  Before the step whose number stands in
-/run/sidespawn-dying/SERVICE, the file is removed, and the process is no more.  `0` only counts.  What was done is
-written to SERVICE.steps beside it.  Production has nothing of this: a test puts it into a drop-in of its unit.
+mount, a signal, a command, a request to an engine.  They are counted by what the interpreter tells an audit hook, so
+that a new one cannot be forgotten; only requests and system calls through the C library are wrapped.  Before the step
+whose number stands in /run/sidespawn-dying/SERVICE, the file is removed, and the process is no more.  `0` only counts.
+What was done is written to SERVICE.steps beside it.  Production has nothing of this: a test puts it into a drop-in of
+its unit.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ def wrap(module: Any, name: str, step: Callable[[str], None]) -> None:
 def main(arguments: list[str]) -> int:
     sys.path.append(str(PACKAGE))
     from sidespawn import run
+    from sidespawn.engines.api import Api
     from sidespawn.host import sync  # noqa: F401 - all is imported before counting begins
     from sidespawn.system import kernel
 
@@ -71,6 +73,7 @@ def main(arguments: list[str]) -> int:
         for name in ("mount", "unmount"):
             wrap(kernel, name, step)
         wrap(signal, "pidfd_send_signal", step)
+        wrap(Api, "ask", step)
     return run.main(arguments)
 
 

@@ -153,8 +153,8 @@ def settle(service: Service, patience: float = 30) -> None:
     service.wait_until_idle(patience)
 
 
-def main_pid(service: Service) -> int:
-    return int(command("systemctl", "show", "--property=MainPID", "--value", service.unit).stdout)
+def main_pid(unit: str) -> int:
+    return int(command("systemctl", "show", "--property=MainPID", "--value", unit).stdout)
 
 
 def failures(outcomes: Counter[tuple[str, int, str]]) -> Counter[tuple[str, int, str]]:

@@ -171,7 +171,7 @@ class Service:
 
     def containers(self, *, every: bool = True) -> dict[str, Found]:
         """Return what the engine knows of this service, by name; only what runs unless `every`."""
-        return {each.name: each for each in get_engine(self.engine).list(self.name) if every or each.pid}
+        return {each.name: each for each in get_engine(self.engine, self.name).list(self.name) if every or each.pid}
 
     def journal(self, **fields: str) -> list[dict[str, str]]:
         """The service's records, oldest first."""

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+from sidespawn.setup.systemd import podman_units
 from tests.lab import dockers, dying
 from tests.lab.lives import (
     RUNNING,
@@ -67,9 +68,10 @@ def test_killed_at_random_moments_under_load(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with ready(), restless_service(engine=engine, wake=wake) as service:
+        units = (service.unit, *podman_units(service.name)[1:]) if engine == "podman" else (service.unit,)
         lives = [Life(service.network(), seed) for seed in range(NETWORKS)]
         answers = Answers(service)
-        done = live_and_kill(service, lives, kills)
+        done = live_and_kill(units, lives, kills)
         settle(service)
         counted = answers.count()
         outcomes = sum((life.outcomes for life in lives), Counter[tuple[str, int, str]]())
@@ -86,8 +88,8 @@ def test_killed_at_random_moments_under_load(
         assert_in_order(service, lives)
 
 
-def live_and_kill(service: Service, lives: list[Life], wanted: int) -> int:
-    """Each life in a thread of its own until the service was killed as often; the number of kills."""
+def live_and_kill(units: tuple[str, ...], lives: list[Life], wanted: int) -> int:
+    """Each life in a thread of its own until one of the units was killed as often; the number of kills."""
     enough, moments, kills = threading.Event(), random.Random(4), 0
 
     def live(life: Life) -> None:
@@ -98,7 +100,7 @@ def live_and_kill(service: Service, lives: list[Life], wanted: int) -> int:
         work = [threads.submit(live, life) for life in lives]
         while kills < wanted and not any(each.done() for each in work):
             time.sleep(moments.uniform(0.0, moments.choice((0.4, 4.0))))
-            if pid := main_pid(service):
+            if pid := main_pid(moments.choice(units)):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
                     kills += 1

@@ -1,4 +1,7 @@
-"""podman fails, prints rubbish, dies half way, hangs, or finds its storage locked: what is answered, what is left."""
+"""podman fails, prints rubbish, dies half way, hangs, or finds its storage locked: what is answered, what is left.
+
+As a command, where what stands in its place can do all of that, and as a service, which is killed and stopped.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,9 @@ from pathlib import Path
 
 import pytest
 
+from sidespawn.host.policies import load_policy
+from sidespawn.setup import hardening
+from sidespawn.setup.systemd import podman_units
 from tests.attacks.catalogue import attack
 from tests.lab import hurried
 from tests.lab.hurried import PATIENCE
@@ -55,6 +61,7 @@ class Faulty:
             self.fake("fake_runtime", runtime, f"/proc/1/root{runtime}"),  # PID 1 still sees it there
         ]
         self.works()
+        by_command(service)
         drop_in(service, *HURRIED, *binds, "MountFlags=shared")
 
     def fake(self, name: str, place: str, real: str | Path) -> str:
@@ -76,6 +83,16 @@ class Faulty:
 
     def await_hung(self, count: int) -> None:
         wait_until(lambda: len(self.hung()) >= count)
+
+
+def by_command(service: Service) -> None:
+    """As a service is that an earlier version enabled: podman is its child, and there is no socket."""
+    path = hardening.drop_in(service.name)
+    text = hardening.text_of(load_policy(service.places), "podman-service")
+    path.write_text(f"{text}\nCapabilityBoundingSet=CAP_SYS_PTRACE\n")  # which the service needs, and podman does not
+    command("systemctl", "daemon-reload")
+    command("systemctl", "stop", *podman_units(service.name))
+    assert not service.places.podman.exists()
 
 
 @pytest.fixture
@@ -231,7 +248,7 @@ def test_an_engine_that_hangs_whatever_it_is_asked(faulty: Faulty, neighbour: Se
         running.note("HUP", running.network.kill("HUP"))  # which needs no engine
         theirs.note("start", theirs.network.start())
         theirs.state = RUNNING
-        os.kill(main_pid(service), signal.SIGKILL)
+        os.kill(main_pid(service.unit), signal.SIGKILL)
         assert reason(start.result()) == "engine-timeout"
     pid = running.network.pid
     assert reason(running.network.kill("TERM")) == "engine-timeout"
@@ -251,6 +268,51 @@ def test_an_engine_that_hangs_whatever_it_is_asked(faulty: Faulty, neighbour: Se
     assert_in_order(neighbour, [theirs])
 
 
+@pytest.mark.slow
+def test_a_podman_of_the_service_that_hangs_is_ended_and_another_takes_over() -> None:
+    with restless_service(*HURRIED) as service:
+        unit = podman_units(service.name)[1]
+        lives = [Life(service.network(), seed) for seed in range(2)]
+        running, starting = lives
+        running.note("start", running.network.start())
+        running.state = RUNNING
+        answers = Answers(service)
+        pid = main_pid(unit)
+        os.kill(pid, signal.SIGSTOP)
+        began = time.monotonic()
+        assert reason(starting.network.start()) == "engine-timeout"
+        assert PATIENCE <= time.monotonic() - began < PATIENCE + SLACK
+        assert not Path(f"/proc/{pid}").exists()
+        assert_does_not_run(starting.network)
+        starting.note("start", starting.network.start())
+        starting.state = RUNNING
+        settle(service)
+        counted = answers.count()
+        assert (len(counted), set(counted.values())) == (2, {1})
+        assert_in_order(service, lives)
+
+
+@pytest.mark.slow
+def test_a_podman_that_never_answers_is_the_engines_failure_and_not_asked_for_ever() -> None:
+    """It ends each time that it is asked."""
+    with restless_service(*HURRIED) as service:
+        unit = podman_units(service.name)[1]
+        life = Life(service.network(), 0)
+        options = Path(f"/run/systemd/system/{unit}.d/test.conf")
+        options.parent.mkdir(parents=True)
+        try:
+            options.write_text("[Service]\nExecStart=\nExecStart=/usr/bin/false\n")
+            command("systemctl", "daemon-reload")
+            assert reason(life.network.start()) == "engine-timeout"
+        finally:
+            shutil.rmtree(options.parent)
+            command("systemctl", "daemon-reload")
+        life.note("start", life.network.start())
+        life.state = RUNNING
+        settle(service)
+        assert_in_order(service, [life])
+
+
 # ---------------------------------------------------------------- its storage is locked
 
 
@@ -264,8 +326,13 @@ def locked(path: Path) -> Iterator[None]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["overlay-containers/containers.lock", "libpod/bolt_state.db"])
-def test_a_lock_of_podmans_that_others_hold_is_waited_for_in_vain_and_then_nothing_is_left(name: str) -> None:
+@pytest.mark.parametrize("is_command", [False, True], ids=["service", "command"])
+def test_a_lock_of_podmans_that_others_hold_is_waited_for_in_vain_and_then_nothing_is_left(
+    name: str, is_command: bool
+) -> None:
     with restless_service(*HURRIED) as service:
+        if is_command:
+            by_command(service)
         lives = [Life(service.network(), seed) for seed in range(3)]
         starting, stopping, replacing = lives
         for life in (stopping, replacing):

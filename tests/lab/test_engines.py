@@ -28,11 +28,13 @@ from sidespawn.errors import LaunchError, Reason
 from sidespawn.host import directories, labels, seccomp
 from sidespawn.host.state import AgentState, pin_mounts
 from sidespawn.setup import accounts
+from sidespawn.setup.systemd import contents
 from sidespawn.system import kernel
 from sidespawn.system.namespaces import pinned_namespace
 from sidespawn.system.places import Places
 from sidespawn.system.processes import Process, end, identify, send
 from tests.lab import dockers
+from tests.lab.lives import DROP_INS
 from tests.lab.networks import command, wait_until, wait_until_gone
 
 IMAGE = "localhost/sidespawn-agent:latest"
@@ -85,12 +87,45 @@ class Kind:
     ready: Callable[..., AbstractContextManager[None]] = nullcontext  # around all, given the images
     journal: str = "_SYSTEMD_SLICE=sidespawn-{slice}.slice"  # what finds all that a service's programs say
     carry_out: Callable[[tuple[str, ...], Plan, Pins], None] = execute  # what the engine describes
+    around: Callable[..., AbstractContextManager[None]] = nullcontext  # around what a service, by its name, has
 
 
 PODMAN = Kind(
     name="podman",
     adds=frozenset({"HOSTNAME", "HOME", "container"}),
 )
+
+
+@contextmanager
+def podmans(*_: str) -> Iterator[None]:
+    """The units of `sidespawn-podman@`, as `sidespawn enable` installs them."""
+    written = {DROP_INS / name: text for name, text in contents("").items() if name.startswith("sidespawn-podman@")}
+    for path, text in written.items():
+        path.write_text(text)
+    command("systemctl", "daemon-reload")
+    try:
+        yield
+    finally:
+        for path in written:
+            path.unlink()
+        command("systemctl", "daemon-reload")
+
+
+@contextmanager
+def podman_of(service: str) -> Iterator[None]:
+    units = (f"sidespawn-podman@{service}.socket", f"sidespawn-podman@{service}.service")
+    command("systemctl", "start", units[0])
+    try:
+        yield
+    finally:
+        command("systemctl", "stop", *units)
+
+
+def kill_podmans() -> None:
+    command("systemctl", "kill", "--signal=KILL", "sidespawn-podman@*.service")
+
+
+API = replace(PODMAN, restart=kill_podmans, ready=podmans, around=podman_of)
 DOCKER = Kind(
     name="docker",
     adds=frozenset({"HOME"}),  # by runc
@@ -106,7 +141,7 @@ SYSTEMD = Kind(
     ready=with_account,
 )
 HOST = replace(SYSTEMD, image="host")
-KINDS = (PODMAN, DOCKER, SYSTEMD, HOST)
+KINDS = (PODMAN, API, DOCKER, SYSTEMD, HOST)
 
 
 @dataclass
@@ -213,9 +248,15 @@ def tool(instance: str) -> Mount:
 @contextmanager
 def new_ground(kind: Kind, suffix: str = "") -> Iterator[Ground]:
     name = f"test-{uuid.uuid4().hex[:8]}{suffix}"
+    with kind.around(name), ground_of(kind, name) as made:
+        yield made
+
+
+@contextmanager
+def ground_of(kind: Kind, name: str) -> Iterator[Ground]:
     places = Places(name)
     state = Path("/var/lib") / f"sidespawn-{name}"
-    ground = Ground(kind, get_engine(kind.name), places, state, f"q-{name}")
+    ground = Ground(kind, get_engine(kind.name, name), places, state, f"q-{name}")
     state.mkdir()
     (state / "given").mkdir()
     (state / "given" / "file").write_text("given")
@@ -236,7 +277,7 @@ def new_ground(kind: Kind, suffix: str = "") -> Iterator[Ground]:
         shutil.rmtree(state)
 
 
-@pytest.fixture(scope="module", params=KINDS, ids=["podman", "docker", "systemd", "systemd-host"])
+@pytest.fixture(scope="module", params=KINDS, ids=["podman", "podman-api", "docker", "systemd", "systemd-host"])
 def ground(request: pytest.FixtureRequest) -> Iterator[Ground]:
     with request.param.ready(request.param.image), new_ground(request.param) as made:
         yield made

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from sidespawn.engines import NameTaken, Other, control_groups, docker, docker_runtime
+from sidespawn.engines.api import in_url
 from sidespawn.engines.docker import Docker
 from sidespawn.errors import LaunchError, Reason
 from sidespawn.host import seccomp
@@ -257,7 +258,7 @@ def test_containers_of_others(daemon: Daemon) -> None:
 
 
 def test_names_in_urls() -> None:
-    assert docker.in_url('a-b_c.9~/?&%"é\n') == "a-b_c.9~%2F%3F%26%25%22%C3%A9%0A"
+    assert in_url('a-b_c.9~/?&%"é\n') == "a-b_c.9~%2F%3F%26%25%22%C3%A9%0A"
 
 
 # ---------------------------------------------------------------- what the runtime puts in

@@ -21,14 +21,20 @@ def options(text: str) -> dict[str, list[str]]:
     return found
 
 
-def made(capabilities: str = "[]", engine: str = "podman") -> dict[str, list[str]]:
+def made(capabilities: str = "[]", engine: str = "podman", kind: str = "") -> dict[str, list[str]]:
+    """Of the service's own unit, or of that of the given kind."""
     changes = (('capabilities = ["NET_RAW", "NET_ADMIN"]', f"capabilities = {capabilities}"),)
-    return options(hardening.text_of(small.load(*changes, ('engine = "podman"', f'engine = "{engine}"'))))
+    return options(hardening.text_of(small.load(*changes, ('engine = "podman"', f'engine = "{engine}"')), kind))
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_every_engine_has_one_with_nothing_left_to_fill_in(engine: str) -> None:
-    text = hardening.text_of(small.load(('engine = "podman"', f'engine = "{engine}"')))
+def of_podman(capabilities: str = "[]") -> dict[str, list[str]]:
+    """Of the unit in which a service's podman runs."""
+    return made(capabilities, kind="podman-service")
+
+
+@pytest.mark.parametrize("kind", [*ENGINES, "podman-service"])
+def test_every_engine_has_one_with_nothing_left_to_fill_in(kind: str) -> None:
+    text = hardening.text_of(small.load(), kind)
     assert "@MEMORY@" not in text
     assert not [word for word in ("@CAPABILITIES@", "@NO_NEW_PRIVILEGES@", "@TASKS@", "@MORE@") if word in text]
 
@@ -36,17 +42,33 @@ def test_every_engine_has_one_with_nothing_left_to_fill_in(engine: str) -> None:
 @pytest.mark.parametrize("engine", ENGINES)
 def test_no_list_is_emptied_by_an_empty_assignment(engine: str) -> None:
     """An option without a value would undo the lines before it: the bound would be none or everything."""
-    for name, values in made("[]", engine).items():
+    for name, values in [*made("[]", engine).items(), *of_podman().items()]:
         assert all(values), name
 
 
 def test_podman_gets_the_capabilities_of_the_policy() -> None:
-    assert "CAP_NET_RAW" in " ".join(made('["NET_RAW"]')["CapabilityBoundingSet"]).split()
-    assert "CAP_NET_RAW" not in " ".join(made("[]")["CapabilityBoundingSet"]).split()
+    assert "CAP_NET_RAW" in " ".join(of_podman('["NET_RAW"]')["CapabilityBoundingSet"]).split()
+    assert "CAP_NET_RAW" not in " ".join(of_podman("[]")["CapabilityBoundingSet"]).split()
 
 
-def test_other_engines_give_capabilities_themselves() -> None:
-    assert "CAP_NET_RAW" not in " ".join(made('["NET_RAW"]', "docker")["CapabilityBoundingSet"]).split()
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_service_itself_gets_none_of_them(engine: str) -> None:
+    assert made('["NET_RAW"]', engine)["CapabilityBoundingSet"] == made("[]", "docker")["CapabilityBoundingSet"]
+
+
+def test_only_with_podman_is_there_one_for_podman(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardening, "INSTALLED", tmp_path)
+    podman, docker = small.load(), small.load(('engine = "podman"', 'engine = "docker"'))
+    path = hardening.drop_in(podman.service, hardening.PODMAN)
+    assert hardening.install(podman)
+    assert path.read_text() == hardening.text_of(podman, "podman-service")
+    path.unlink()
+    assert not hardening.is_current(podman)
+    assert hardening.install(podman)
+    assert not hardening.is_current(docker)
+    assert hardening.install(docker)
+    assert not path.parent.exists()
+    assert hardening.is_current(docker)
 
 
 def test_who_adopts_from_podman_may_use_podman() -> None:
@@ -58,8 +80,8 @@ def test_who_adopts_from_podman_may_use_podman() -> None:
 
 
 def test_a_policy_with_sys_nice_may_have_real_time() -> None:
-    assert made('["SYS_NICE"]')["RestrictRealtime"] == ["no"]
-    assert "RestrictRealtime" not in made('["NET_RAW"]')
+    assert of_podman('["SYS_NICE"]')["RestrictRealtime"] == ["no"]
+    assert "RestrictRealtime" not in of_podman('["NET_RAW"]')
 
 
 def test_more_at_a_time_may_take_more() -> None:
@@ -73,12 +95,13 @@ def test_more_at_a_time_may_take_more() -> None:
 @pytest.mark.parametrize(("selinux", "wanted"), [(True, "no"), (False, "yes")])
 def test_selinux_decides_of_new_privileges(monkeypatch: pytest.MonkeyPatch, selinux: bool, wanted: str) -> None:
     monkeypatch.setattr(hardening, "has_selinux", lambda: selinux)
-    assert made()["NoNewPrivileges"] == [wanted]
+    assert of_podman()["NoNewPrivileges"] == [wanted]
 
 
 def test_apparmors_profile_can_be_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hardening, "has_apparmor", lambda: True)
-    assert "CAP_MAC_ADMIN" in " ".join(made()["CapabilityBoundingSet"]).split()
+    assert "CAP_MAC_ADMIN" in " ".join(of_podman()["CapabilityBoundingSet"]).split()
+    assert "CAP_MAC_ADMIN" not in " ".join(made()["CapabilityBoundingSet"]).split()
 
 
 def test_it_is_written_once_and_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from sidespawn import host_report
 from sidespawn.engines import docker
+from sidespawn.engines.api import Answer
 from sidespawn.errors import LaunchError, Reason
 from sidespawn.host_report import (
     engines,
@@ -315,7 +316,7 @@ def test_a_docker_that_is_not_used_is_not_started_by_asking(tmp_path: Path, monk
 def test_what_docker_says_of_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, version: object, info: object, expected: str
 ) -> None:
-    answers = {"/version": docker.Answer(status, version), "/info": docker.Answer(200, info)}
+    answers = {"/version": Answer(status, version), "/info": Answer(200, info)}
     monkeypatch.setattr(docker, "SOCKET", str(tmp_path))
     monkeypatch.setattr(docker, "ask", lambda method, path, body, timeout: answers[path])
     found = engines.look_at_docker(is_used=True)

@@ -124,10 +124,11 @@ def test_each_finding_has_a_meaning_and_a_hint(kind: Kind, deployment: Deploymen
 
 def test_a_listening_socket_in_another_place_is_known(tmp_path: Path) -> None:
     (tmp_path / "net").mkdir()
-    rows = ("/opt/x/docker.sock", "/run/user/0/podman/podman.sock", "/run/user/1000/podman/podman.sock", "@docker.sock")
+    found = ("/opt/x/docker.sock", "/run/user/0/podman/podman.sock", "/run/sidespawn-podman/a.sock")
+    rows = (*found, "/run/user/1000/podman/podman.sock", "@docker.sock", "/run/sidespawn-podman-x/a.sock")
     lines = [f"0000: 00000002 00000000 00010000 0001 01 123 {each}" for each in rows]
     (tmp_path / "net/unix").write_text("\n".join(["Num RefCount Path", *lines, ""]))
-    assert list(sources.listening(tmp_path)) == list(rows[:2])
+    assert list(sources.listening(tmp_path)) == list(found)
 
 
 def test_the_other_paths_of_a_file() -> None:

@@ -109,6 +109,14 @@ def test_a_path_unit_is_needed_where_it_is_enabled() -> None:
     assert found.command == "sidespawn enable a"
 
 
+def test_a_socket_of_podman_that_failed_is_told() -> None:
+    failed = Unit(name="sidespawn-podman@a.socket", active="failed")
+    (found,) = units.judge(replace(UNITS, units=(*ACTIVE, failed)))
+    assert (found.id, found.state) == ("service-units", "problem")
+    assert f"a: {failed.name}, at which it asks podman, has failed" in found.found
+    assert "systemctl reset-failed sidespawn-podman@a.socket" in found.hint
+
+
 SHOWN = """\
 Id=sidespawn@a.service
 ActiveState=active
@@ -271,16 +279,25 @@ def test_units_that_are_not_active_have_no_mounts_to_show() -> None:
     assert states(mount_namespaces.judge(stopped))["spool-mounts"] == "ok"
 
 
-@pytest.mark.parametrize(("engine", "state"), [("podman", "warning"), ("docker", "problem"), ("systemd", "problem")])
-def test_a_service_in_another_namespace(engine: str, state: str) -> None:
-    other = replace(RUNNING, services={"a": engine}, namespaces={1: "mnt:[1]", 7: "mnt:[2]"})
+@pytest.mark.parametrize(
+    ("engine", "unit", "state"),
+    [
+        ("podman", MAIN, "problem"),
+        ("docker", MAIN, "problem"),
+        ("systemd", MAIN, "problem"),
+        ("podman", "sidespawn-podman@a.service", "warning"),
+    ],
+)
+def test_a_service_in_another_namespace(engine: str, unit: str, state: str) -> None:
+    running = replace(RUNNING, units=(RUNNING.units[0], Unit(name=unit, active="active", pid=7)))
+    other = replace(running, services={"a": engine}, namespaces={1: "mnt:[1]", 7: "mnt:[2]"})
     found = the(mount_namespaces.judge(other), "mount-namespace")
-    assert (found.state, found.found) == (state, f"{MAIN} runs in a private mount namespace")
+    assert (found.state, found.found) == (state, f"{unit} runs in a private mount namespace")
     assert "an unknown option" in found.message
-    assert f"systemctl cat {MAIN}" in found.hint
-    idle = replace(other, units=(Unit(name=MAIN),), options={MAIN: (OWN,)})
+    assert f"systemctl cat {unit}" in found.hint
+    idle = replace(other, units=(Unit(name=unit),), options={unit: (OWN,)})
     found = the(mount_namespaces.judge(idle), "mount-namespace")
-    assert (found.state, found.found) == (state, f"{MAIN} will run in a private mount namespace")
+    assert (found.state, found.found) == (state, f"{unit} will run in a private mount namespace")
     assert OWN.path in found.hint
 
 

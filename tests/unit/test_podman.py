@@ -181,9 +181,9 @@ def test_every_slice_is_directly_below_the_one_of_all() -> None:
 
 
 def test_an_engine_is_got_by_its_name() -> None:
-    assert isinstance(get_engine("podman"), Podman)
+    assert isinstance(get_engine("podman", "small"), Podman)
     with pytest.raises(KeyError):
-        get_engine("none")
+        get_engine("none", "small")
 
 
 @pytest.mark.skipif(not Path(PODMAN).exists(), reason="needs podman")
@@ -203,11 +203,11 @@ def test_others_are_those_without_our_label(monkeypatch: pytest.MonkeyPatch) -> 
 
     def fake_run(argv: tuple[str, ...], _timeout: float) -> Output:
         asked.append(argv)
-        return Output(0, json.dumps([ours, other]), "")
+        return Output(0, json.dumps([ours, other, {**other, "Pid": 0}]), "")
 
     monkeypatch.setattr(podman, "run", fake_run)
-    assert Podman().others() == (Other(id="3", name="b", image="j", pid=4),)
-    assert asked == [("/usr/bin/podman", "ps", "--format=json")]  # only what runs
+    assert Podman().others() == (Other(id="3", name="b", image="j", pid=4),)  # only what runs
+    assert asked == [("/usr/bin/podman", "ps", "--all", "--format=json")]
 
 
 def test_a_script_is_mounted_read_only_and_can_be_executed() -> None:

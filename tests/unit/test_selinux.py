@@ -162,7 +162,7 @@ def test_podman_is_told_the_domain_where_the_directories_have_labels(
         return label
 
     monkeypatch.setattr(os, "getxattr", getxattr)
-    wanted = ("--security-opt=label=type:sidespawn_side_container_t", "--security-opt=label=level:s0")
+    wanted = ("type:sidespawn_side_container_t", "level:s0")
     assert podman.domain("x") == (wanted if confined else ())
 
 

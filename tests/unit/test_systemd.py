@@ -125,7 +125,7 @@ def test_what_is_described_is_a_command_of_busctl() -> None:
 
 
 def test_an_engine_is_got_by_its_name() -> None:
-    assert isinstance(get_engine("systemd"), Systemd)
+    assert isinstance(get_engine("systemd", "small"), Systemd)
 
 
 # ---------------------------------------------------------------- roots

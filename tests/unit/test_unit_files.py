@@ -11,6 +11,7 @@ from sidespawn.setup import security_modules, systemd
 METRICS = ["sidespawn-metrics.service", "sidespawn-metrics.timer"]
 NAMES = [
     *METRICS,
+    *("sidespawn-podman@.service", "sidespawn-podman@.socket"),
     "sidespawn-spool@.service",
     *("sidespawn@.path", "sidespawn@.service", "sidespawn@.socket", "sidespawn@.timer"),
 ]

@@ -52,6 +52,7 @@ def disable(places: Places, purge: bool, dry_run: bool, as_json: bool) -> None:
             systemd.systemctl("stop", f"sidespawn@{places.service}.service")
             systemd_roots.release_all(places.service)
             systemd.systemctl("stop", *systemd.all_units(places.service))
+            systemd.stop_podman(places.service)
             systemd.reset_failed(*systemd.all_units(places.service))
             if places.home.exists():  # units of an earlier version remove it in their own mount namespace
                 directories.remove(places)
@@ -59,7 +60,7 @@ def disable(places: Places, purge: bool, dry_run: bool, as_json: bool) -> None:
         containers = [name for _, name in found]
         for engine, name in found:
             engine.remove(name)
-        get_engine(engine_name(policy)).reap(places.service)
+        get_engine(engine_name(policy), places.service).reap(places.service)
         systemd.systemctl("stop", slice_name(places.service))
         if not keeps_policy:
             places.policy.unlink(missing_ok=True)
@@ -102,7 +103,7 @@ def side_containers(places: Places, policy: Policy | None) -> list[tuple[Engine,
     for name in ENGINES:
         if name == "docker" != engine_name(policy) and not docker_may_have_any(places.service):
             continue  # the question would start docker
-        engine = get_engine(name)
+        engine = get_engine(name, places.service)
         try:
             found += [(engine, each.name) for each in engine.list(places.service)]
         except LaunchError:
@@ -135,7 +136,7 @@ def numbers(policy: Policy | None) -> set[int]:
 def is_there(places: Places, *, keeps_policy: bool) -> bool:
     """Return whether anything of the service is left to remove."""
     removes_policy = places.policy.exists() and not keeps_policy
-    has_drop_in = hardening.drop_in(places.service).exists()
+    has_drop_in = any(hardening.drop_in(places.service, each).exists() for each in hardening.UNITS)
     return removes_policy or has_drop_in or places.home.is_dir() or is_installed(places)
 
 

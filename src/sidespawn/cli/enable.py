@@ -189,6 +189,8 @@ def apply(places: Places, policy: Policy, text: str | None) -> None:
     systemd.systemctl("start", spool_unit, *wanted)
     if not places.operators_doorbell.exists():  # the socket unit runs as an earlier version had it
         systemd.systemctl("restart", f"sidespawn@{places.service}.socket")
+    if hardening.engine_of(policy) != "podman":  # as an earlier policy may have had it
+        systemd.stop_podman(places.service)
     if policy.side_container.engine == "systemd":
         with suppress(LaunchError):  # a warning said so; the first request tries again
             systemd_roots.prepare(places.service, policy.side_container.image, refresh=True)

@@ -164,7 +164,10 @@ def is_orphan(pid: int, netns: str) -> bool:
 
 def side_containers(places: Places) -> list[Row]:
     policy = load_policy(places)
-    engine, mode = get_engine(policy.side_container.engine), "monitor" if policy.is_monitor else "enforce"
+    engine, mode = (
+        get_engine(policy.side_container.engine, policy.service),
+        "monitor" if policy.is_monitor else "enforce",
+    )
     records = {each.container: each for each in Ledger(places.ledger).records()} if places.ledger.is_dir() else {}
     rows: list[Row] = []
     for found in sorted(engine.list(places.service), key=lambda each: each.name):
@@ -213,5 +216,5 @@ def adopted(policy: Policy) -> list[Record]:
     """Side containers of legacy wrappers that still run, whether or not a run of the service has seen it yet."""
     if policy.adopt is None:
         return []
-    found = find_old(policy, get_engine(policy.adopt.engine))
+    found = find_old(policy, get_engine(policy.adopt.engine, policy.service))
     return sorted((each for _, each in found if isinstance(each, Record)), key=lambda each: each.name)

@@ -48,7 +48,7 @@ def running(places: Places) -> list[Target]:
     """Asked of the engine: an operator must reach what runs, whatever the ledger knows."""
     require_enabled(places)
     policy = load_policy(places)
-    found = get_engine(policy.side_container.engine).list(places.service)
+    found = get_engine(policy.side_container.engine, places.service).list(places.service)
     return [*(each for each in found if each.pid is not None), *adopted(policy)]
 
 

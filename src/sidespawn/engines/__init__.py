@@ -83,9 +83,8 @@ class Engine(Protocol):
 
 def labels(plan: Plan, request: str) -> dict[str, str]:
     """Return what each container carries: the truth about what runs, of which the ledger is an index."""
-    said = {"service": plan.service, "instance": plan.instance, "netns": plan.netns}
-    said |= {"request": request, "plan": plan.digest}
-    return {LABEL + key: value for key, value in said.items()}
+    said = {"service": plan.service, "instance": plan.instance, "netns": plan.netns, "request": request}
+    return {LABEL + key: value for key, value in (*said.items(), ("plan", plan.digest))}
 
 
 def found(container: str, name: str, pid: int, state: str, labels: dict[str, str] | None) -> Found:
@@ -109,13 +108,13 @@ def image_missing(whose: str, image: str) -> LaunchError:
     return LaunchError(Reason.IMAGE_MISSING, f"{whose} has no image {image}", hint)
 
 
-def get_engine(name: str) -> Engine:
-    """The engine that a policy names; policies can only name those there are."""
+def get_engine(name: str, service: str) -> Engine:
+    """The engine that a policy names, for this service; policies can only name those there are."""
     match name:  # only the one that is used is loaded
         case "podman":
-            from sidespawn.engines.podman import Podman  # noqa: PLC0415
+            from sidespawn.engines.podman import podman_of  # noqa: PLC0415
 
-            return Podman()
+            return podman_of(service)
         case "docker":
             from sidespawn.engines.docker import Docker  # noqa: PLC0415
 

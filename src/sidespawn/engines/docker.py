@@ -12,15 +12,13 @@ docker runs the side containers under containerd, so nothing dies with sync.  Th
 from __future__ import annotations
 
 import json
-import socket
 import time
 
 from sidespawn.core.plan import Plan
 from sidespawn.engines import LABEL, Found, NameTaken, Other, Pins, found, image_missing, labels, state_of
+from sidespawn.engines.api import Answer, Api, in_url
 from sidespawn.engines.control_groups import controllers, process_limit, slice_name
-from sidespawn.errors import LaunchError, Reason, quoted
-from sidespawn.frozen import dataclass
-from sidespawn.system.processes import SHOWN
+from sidespawn.errors import LaunchError, Reason
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # importing it costs every run milliseconds
@@ -31,19 +29,6 @@ API = "/v1.41"  # of docker 20.10; later ones speak it too
 RUNTIME = "sidespawn"
 START_TIMEOUT = 60.0  # seconds
 QUERY_TIMEOUT = 30.0
-ANSWER_BYTES = 16 * 2**20
-SAFE_IN_URL = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~")
-
-
-@dataclass(frozen=True)
-class Answer:
-    status: int
-    body: Any  # parsed JSON, None if missing
-
-    @property
-    def message(self) -> str:
-        said = self.body.get("message", "") if isinstance(self.body, dict) else ""
-        return f"{self.status}: {quoted(str(said)[-SHOWN:], SHOWN)}"
 
 
 class Docker:
@@ -57,8 +42,8 @@ class Docker:
                 raise NameTaken(plan.name)
             if created.status == 404 and "No such image" in created.message:
                 raise image_missing("docker", plan.image)
-            container = str(succeeded("create", created).body["Id"])
-            succeeded("start", ask("POST", f"/containers/{container}/start", "", START_TIMEOUT))
+            container = str(api().succeeded("create", created).body["Id"])
+            api().succeeded("start", ask("POST", f"/containers/{container}/start", "", START_TIMEOUT))
         finally:
             record.unlink()
         started = inspect(container)
@@ -136,7 +121,7 @@ class Docker:
                 break
             time.sleep(0.02)
         if answer.status not in (204, 404):
-            raise engine_error("remove", answer)
+            raise api().error("remove", answer)
 
     def reap(self, service: str) -> None:
         # docker goes on with a start that no one waits for, without its pins if they were removed now. Removing the
@@ -146,66 +131,30 @@ class Docker:
                 self.remove(each.id)
 
 
-def ask(method: str, path: str, body: str, timeout: float) -> Answer:
-    """One request to docker. Raises LaunchError when it does not answer.
+def api() -> Api:
+    return Api(engine="docker", path=SOCKET, prefix=API, unit="docker")
 
-    By HTTP 1.0 the answer ends with the connection and comes in one piece.
-    """
-    content = body.encode()
-    request = (
-        f"{method} {API}{path} HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
-    )
-    answer = b""
-    try:
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(timeout)
-            connection.connect(SOCKET)
-            connection.sendall(request.encode() + content)
-            while (part := connection.recv(65536)) and len(answer) < ANSWER_BYTES:
-                answer += part
-        head, _, found = (text.strip() for text in answer.partition(b"\r\n\r\n"))
-        return Answer(int(head.split()[1]), json.loads(found) if found else None)
-    except TimeoutError:
-        message = f"docker took more than {timeout:.0f} s: {method} {path}"
-        hint = "if docker ps hangs as well: systemctl restart docker"
-        raise LaunchError(Reason.ENGINE_TIMEOUT, message, hint) from None
-    except OSError as error:
-        message = f"docker cannot be asked at {SOCKET}: {error.strerror}"
-        raise LaunchError(Reason.ENGINE_FAILED, message, "see: systemctl status docker") from None
-    except (ValueError, IndexError):
-        raise LaunchError(Reason.ENGINE_FAILED, f"docker's answer to {method} {path} cannot be read") from None
+
+def ask(method: str, path: str, body: str, timeout: float) -> Answer:
+    return api().ask(method, path, body, timeout)
 
 
 def inspect(name: str) -> dict[str, Any] | None:
     answer = ask("GET", f"/containers/{in_url(name)}/json", "", QUERY_TIMEOUT)
-    container: dict[str, Any] | None = None if answer.status == 404 else succeeded("inspect", answer).body
+    container: dict[str, Any] | None = None if answer.status == 404 else api().succeeded("inspect", answer).body
     return container
 
 
 def ps(query: str) -> list[dict[str, Any]]:
-    containers: list[dict[str, Any]] = succeeded(
-        "list", ask("GET", f"/containers/json?{query}", "", QUERY_TIMEOUT)
-    ).body
+    containers: list[dict[str, Any]] = (
+        api().succeeded("list", ask("GET", f"/containers/json?{query}", "", QUERY_TIMEOUT)).body
+    )
     return containers
 
 
 def pid_of(container: dict[str, Any]) -> int:
     """0 unless it runs."""
     return int(container["State"]["Pid"]) if container["State"]["Running"] else 0
-
-
-def succeeded(what: str, answer: Answer) -> Answer:
-    if not 200 <= answer.status < 300:
-        raise engine_error(what, answer)
-    return answer
-
-
-def engine_error(what: str, answer: Answer) -> LaunchError:
-    return LaunchError(Reason.ENGINE_FAILED, f"docker {what} ended with {answer.message}")
-
-
-def in_url(text: str) -> str:
-    return "".join(each if each in SAFE_IN_URL else "".join(f"%{byte:02X}" for byte in each.encode()) for each in text)
 
 
 def environment(plan: Plan) -> list[str]:

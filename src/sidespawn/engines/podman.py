@@ -1,4 +1,4 @@
-"""podman as the engine: the rootful command, 4.0 or later.
+"""podman as the engine: the rootful command, 4.0 or later; by its API see podman_api.py.
 
 Everything that widens a container is switched off by name, since containers.conf and the image could switch it on.
 The program's arguments stand behind the image, where podman reads no options; `--entrypoint` is the policy's path.
@@ -22,6 +22,8 @@ from sidespawn.system.processes import Output, last_line, run
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # importing it costs every run milliseconds
     from typing import Any
+
+    Rows = list[dict[str, Any]]
 
 PODMAN = "/usr/bin/podman"
 SYSTEMCTL = "/usr/bin/systemctl"
@@ -49,9 +51,7 @@ class Podman:
             return id_file.read_text(), int(pins.pid_file.read_text())
         except (LaunchError, OSError, ValueError) as error:
             if id_file.exists():  # podman was ended, by the time limit or by somebody else, and may not know about it
-                end_scopes(
-                    name for name, container in scopes_of(plan.service).items() if container == id_file.read_text()
-                )
+                end_container(plan.service, id_file.read_text())
             if isinstance(error, LaunchError):
                 raise
             raise LaunchError(Reason.ENGINE_FAILED, "podman run ended with 0 and started nothing") from None
@@ -80,8 +80,8 @@ class Podman:
             *(f"--cap-add={capability}" for capability in plan.capabilities),
             "--security-opt=no-new-privileges",
             *((f"--security-opt=apparmor={plan.apparmor}",) if plan.apparmor else ()),
-            *system_calls(plan.service),
-            *domain(plan.service),
+            *((f"--security-opt=seccomp={profile}",) if (profile := system_calls(plan.service)) else ()),
+            *(f"--security-opt=label={each}" for each in domain(plan.service)),
             "--read-only",
             "--read-only-tmpfs=false",
             "--shm-size=64k",
@@ -117,28 +117,38 @@ class Podman:
         return (PODMAN, "run", *options, f"--entrypoint={plan.command}", plan.image, *plan.arguments)
 
     def find(self, name: str) -> Found | None:
-        done = run((PODMAN, "container", "inspect", "--format=json", name), QUERY_TIMEOUT)
-        if done.code != 0:
-            if any(each in done.stderr.lower() for each in NO_SUCH_CONTAINER):
-                return None
-            return self.find_torn(name, engine_error("podman container inspect", done))
-        container = parsed("podman container inspect", done)[0]
+        try:
+            container = self.inspect(name)
+        except LaunchError as error:
+            if error.reason is Reason.ENGINE_TIMEOUT:
+                raise
+            return self.find_torn(name, error)
+        if container is None:
+            return None
         state = container["State"]
         pid = state["Pid"] if state["Running"] else 0
         word = state_of(state["Status"], not pid and state["OOMKilled"])
         return found(container["Id"], container["Name"], pid, word, container["Config"]["Labels"])
 
+    def inspect(self, name: str) -> dict[str, Any] | None:
+        done = run((PODMAN, "container", "inspect", "--format=json", name), QUERY_TIMEOUT)
+        if done.code != 0:
+            if any(each in done.stderr.lower() for each in NO_SUCH_CONTAINER):
+                return None
+            raise engine_error("podman container inspect", done)
+        return parsed("podman container inspect", done)[0]
+
     def find_torn(self, name: str, trouble: LaunchError) -> Found:
         """One that does not run and that podman lists, and can remove, but not inspect: when the power failed, files of
         its store were not written out ("getting graph driver info", podman 5.4.2). Raises the trouble if it is another.
         """
-        for row in ps("--all"):
+        for row in self.rows():
             if name in (row["Id"], *row["Names"]) and not row["Pid"]:
                 return found(row["Id"], row["Names"][0], 0, row["State"], row["Labels"] or {})
         raise trouble
 
     def list(self, service: str) -> tuple[Found, ...]:
-        rows = ps("--all", f"--filter=label={LABEL}service={service}")
+        rows = self.rows(f"{LABEL}service={service}")
         return tuple(each for each in map(self.look, rows) if each is not None)
 
     def look(self, row: dict[str, Any]) -> Found | None:
@@ -147,11 +157,19 @@ class Podman:
             return self.find(row["Id"])
         return found(row["Id"], row["Names"][0], row["Pid"], row["State"], row["Labels"])
 
+    def rows(self, label: str = "") -> Rows:
+        """Every container, running or not; those with this label if it is given."""
+        wanted = (f"--filter=label={label}",) if label else ()
+        done = run((PODMAN, "ps", "--all", *wanted, "--format=json"), QUERY_TIMEOUT)
+        if done.code != 0:
+            raise engine_error("podman ps", done)
+        return parsed("podman ps", done)
+
     def others(self) -> tuple[Other, ...]:
         return tuple(
             Other(id=each["Id"], name=each["Names"][0], image=each["Image"], pid=each["Pid"])
-            for each in ps()
-            if f"{LABEL}service" not in (each["Labels"] or {})
+            for each in self.rows()
+            if each["Pid"] and f"{LABEL}service" not in (each["Labels"] or {})
         )
 
     def reap(self, service: str) -> None:
@@ -164,38 +182,43 @@ class Podman:
             self.remove(container)
 
     def remove(self, name: str) -> None:
-        command = (PODMAN, "rm", "--force", "--time=0", "--ignore", name)
-        done = run(command, QUERY_TIMEOUT)
-        if done.code != 0:
+        if trouble := self.rm(name):
             # A podman that was killed may have mounted this and not written it down (seen with 4.3.1).
-            left = [word.rstrip(":") for word in done.stderr.split() if word.endswith("/userdata/shm:")]
+            left = [word.rstrip(":") for word in trouble.message.split() if word.endswith("/userdata/shm:")]
             for path in left:
                 run((UMOUNT, "--lazy", path), QUERY_TIMEOUT)
             # Also when its program ended under podman's hands: "container state improper: stopped" (4.3.1).
-            done = run(command, QUERY_TIMEOUT)
-        if done.code != 0:
-            raise engine_error("podman rm", done)
+            trouble = self.rm(name)
+        if trouble:
+            raise trouble
+
+    def rm(self, name: str) -> LaunchError | None:
+        """Return what kept it from being removed."""
+        done = run((PODMAN, "rm", "--force", "--time=0", "--ignore", name), QUERY_TIMEOUT)
+        return engine_error("podman rm", done) if done.code != 0 else None
 
 
-def ps(*options: str) -> list[dict[str, Any]]:
-    done = run((PODMAN, "ps", *options, "--format=json"), QUERY_TIMEOUT)
-    if done.code != 0:
-        raise engine_error("podman ps", done)
-    return parsed("podman ps", done)
+def podman_of(service: str) -> Podman:
+    """By its API, where systemd listens for it."""
+    if Places(service).podman.exists():
+        from sidespawn.engines.podman_api import PodmanApi  # noqa: PLC0415 - it is one of these
+
+        return PodmanApi(service)
+    return Podman()
 
 
-def parsed(what: str, done: Output) -> list[dict[str, Any]]:
+def parsed(what: str, done: Output) -> Rows:
     try:
-        containers: list[dict[str, Any]] = json.loads(done.stdout or "[]")
+        containers: Rows = json.loads(done.stdout or "[]")
     except ValueError:
         raise LaunchError(Reason.ENGINE_FAILED, f"{what} printed {last_line(done.stdout)}") from None
     return containers
 
 
-def system_calls(service: str) -> tuple[str, ...]:
+def system_calls(service: str) -> str:
     """The profile without namespaces that was made with the service's directories."""
     profile = Places(service).syscalls
-    return (f"--security-opt=seccomp={profile}",) if profile.exists() else ()
+    return str(profile) if profile.exists() else ""
 
 
 def domain(service: str) -> tuple[str, ...]:
@@ -207,9 +230,7 @@ def domain(service: str) -> tuple[str, ...]:
         label = os.getxattr(Places(service).home, "security.selinux")
     except OSError:
         return ()
-    if b":sidespawn_runtime_t:" not in label:
-        return ()
-    return ("--security-opt=label=type:sidespawn_side_container_t", "--security-opt=label=level:s0")
+    return ("type:sidespawn_side_container_t", "level:s0") if b":sidespawn_runtime_t:" in label else ()
 
 
 def id_file_of(pins: Pins) -> Path:
@@ -221,6 +242,11 @@ def end_scopes(scopes: Iterable[str]) -> None:
     if names := tuple(scopes):
         run((SYSTEMCTL, "kill", "--signal=KILL", *names), QUERY_TIMEOUT)
         run((SYSTEMCTL, "stop", *names), QUERY_TIMEOUT)
+
+
+def end_container(service: str, container: str) -> None:
+    """End what runs of it, whether podman knows of it or not."""
+    end_scopes(scope for scope, of in scopes_of(service).items() if of == container)
 
 
 def scopes_of(service: str) -> dict[str, str]:

@@ -43,7 +43,7 @@ class Keeper:
         self.policy, self.places, self.engine, self.journal = policy, places, engine, journal
         self.ledger = Ledger(places.ledger)
         old = policy.adopt.engine if policy.adopt else policy.side_container.engine
-        self.old_engine = engine if old == policy.side_container.engine else get_engine(old)
+        self.old_engine = engine if old == policy.side_container.engine else get_engine(old, policy.service)
         self.adopting = threading.Lock()
         self.falls = Falls(places.ledger, policy.limits.backoff)
         self.room = Room(policy.service, self.ledger, policy.limits.instances)

@@ -75,7 +75,7 @@ def make_service(places: Places, journal: Journal, stamps: Stamps) -> Service:
     except PolicyError as error:
         journal.write(Event.INTERNAL, error.message, reason=error.reason)
         return Refusing(error, places)
-    return Serving(Keeper(policy, places, get_engine(policy.side_container.engine), journal))
+    return Serving(Keeper(policy, places, get_engine(policy.side_container.engine, places.service), journal))
 
 
 @contextmanager

@@ -159,19 +159,19 @@ def judge_spool(facts: Facts, service: str) -> Iterator[Finding]:
 
 def judge_service(facts: Facts, service: str) -> Iterator[Finding]:
     """The running process decides; while none runs, what the options say of the next one."""
-    unit = facts.unit(f"sidespawn@{service}.service")
-    reasons, mine = facts.options.get(unit.name, ()), facts.namespaces.get(unit.pid, "")
-    if mine == facts.namespaces[1] or not (mine or reasons):
-        return
-    found = f"{unit.name} {'runs' if mine else 'will run'} in a private mount namespace"
-    hint = without(reasons, service) if reasons else f"look for what implies one: systemctl cat {unit.name}"
-    engine = facts.services[service]
-    if engine == "podman":
-        message = "each side container keeps a copy of all mounts of the host, which slows down every start"
-        yield warning(Topic.MOUNT_NAMESPACE, found, f"{because(reasons)}: {message}", hint, service)
-    else:
-        message = f"{engine} cannot see what it mounts for side containers, and every start fails"
-        yield problem(Topic.MOUNT_NAMESPACE, found, f"{because(reasons)}: {message}", hint, service)
+    for name in (f"sidespawn@{service}.service", f"sidespawn-podman@{service}.service"):
+        unit = facts.unit(name)
+        reasons, mine = facts.options.get(name, ()), facts.namespaces.get(unit.pid, "")
+        if mine == facts.namespaces[1] or not (mine or reasons):
+            continue
+        found = f"{name} {'runs' if mine else 'will run'} in a private mount namespace"
+        hint = without(reasons, service) if reasons else f"look for what implies one: systemctl cat {name}"
+        if name.startswith("sidespawn-podman@"):
+            message = "each side container keeps a copy of all mounts of the host, which slows down every start"
+            yield warning(Topic.MOUNT_NAMESPACE, found, f"{because(reasons)}: {message}", hint, service)
+        else:
+            message = f"{facts.services[service]} cannot see what it mounts for side containers, and every start fails"
+            yield problem(Topic.MOUNT_NAMESPACE, found, f"{because(reasons)}: {message}", hint, service)
 
 
 def because(reasons: tuple[Option, ...]) -> str:

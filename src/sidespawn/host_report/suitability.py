@@ -7,6 +7,7 @@ from pathlib import Path
 from sidespawn import host_report
 from sidespawn.core.policy import Policy
 from sidespawn.engines import docker, systemd_roots
+from sidespawn.engines.api import in_url
 from sidespawn.engines.podman import PODMAN
 from sidespawn.errors import LaunchError
 from sidespawn.host_report.findings import Finding
@@ -58,7 +59,7 @@ def podman_image(image: str) -> list[str]:
 
 def docker_image(image: str) -> list[str]:
     try:
-        answer = docker.ask("GET", f"/images/{docker.in_url(image)}/json", "", 30)
+        answer = docker.ask("GET", f"/images/{in_url(image)}/json", "", 30)
     except LaunchError:
         return []  # the host's report says so
     return [no_image(image)] if answer.status == 404 else []

@@ -9,7 +9,17 @@ from pathlib import Path
 
 from sidespawn.errors import LaunchError, Reason
 from sidespawn.host_report.findings import Finding, Topic, ok, problem, warning
-from sidespawn.setup.systemd import METRICS, SHIPPED, SYSTEMCTL, all_units, filled_in, path_unit, started_units, units
+from sidespawn.setup.systemd import (
+    METRICS,
+    SHIPPED,
+    SYSTEMCTL,
+    all_units,
+    filled_in,
+    path_unit,
+    podman_units,
+    started_units,
+    units,
+)
 from sidespawn.system.processes import last_line, run
 
 # systemd.unit(5), the first that has a file of a name wins.
@@ -63,7 +73,7 @@ def command_of(content: str) -> tuple[str, str]:
 
 def loaded(services: Iterable[str]) -> tuple[Unit, ...]:
     """Raises LaunchError when systemd does not answer."""
-    names = [name for service in services for name in all_units(service)]
+    names = [name for service in services for name in (*all_units(service), *podman_units(service))]
     if not names:
         return ()
     done = run((SYSTEMCTL, "show", f"--property={','.join(PROPERTIES)}", *names), TIMEOUT)
@@ -147,6 +157,7 @@ def judge_units(facts: Facts) -> Iterator[Finding]:
         needed = (*started_units(service)[1:], *units(service), path_unit(service))
         down = [name for name in needed if name in by_name and by_name[name].active != "active"]
         main = by_name.get(f"sidespawn@{service}.service")
+        socket = by_name.get(f"sidespawn-podman@{service}.socket")
         if down:
             found = f"{service}: {', '.join(f'{name} is {by_name[name].active}' for name in down)}"
             # A path unit does not start as long as something is in its way, which `enable` removes.
@@ -157,6 +168,11 @@ def judge_units(facts: Facts) -> Iterator[Finding]:
             judged = warning if is_only_timer else problem
             message = "nothing is cleaned up" if is_only_timer else "its agents' requests are not served"
             yield judged(Topic.SERVICE_UNITS, found, message, hint, service, start)
+        elif socket is not None and socket.active == "failed":
+            found = f"{service}: {socket.name}, at which it asks podman, has failed"
+            restart = f"systemctl reset-failed {socket.name}; systemctl restart sidespawn@{service}.socket"
+            hint = f"see journalctl --unit={socket.name}; then: {restart}"
+            yield problem(Topic.SERVICE_UNITS, found, "its agents' requests are not served", hint, service, restart)
         elif main is not None and main.active == "failed":
             found = f"{service}: {main.name} has failed"
             restart = f"systemctl reset-failed {main.name}; systemctl restart sidespawn@{service}.socket"

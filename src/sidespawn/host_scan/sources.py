@@ -14,6 +14,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from sidespawn.system.places import Places
+
 # Where engines listen if nothing else is configured: docker, podman, Kubernetes' CRI.
 SOCKETS = (
     "/run/docker.sock",
@@ -26,6 +28,7 @@ SOCKETS = (
     "/run/k0s/containerd.sock",
     "/var/lib/openstack/docker.sock",  # TripleO's DockerAdditionalSockets
 )
+OURS = str(Places("").podman.parent)
 NAMES = frozenset(path.rpartition("/")[2] for path in SOCKETS)
 STORAGE = ("/var/lib/containers", "/var/lib/docker", "/var/lib/containerd")
 BELOW_STORAGE = ("", "/storage", "/storage/overlay", "/overlay2", "/containers")
@@ -61,11 +64,14 @@ def look(proc: Path = Path("/proc")) -> Sources:
 
 
 def listening(proc: Path) -> Iterator[str]:
-    """Sockets under an engine's usual name in another place, such as docker's with `--host=unix://…`."""
+    """Sockets under an engine's usual name in another place, such as docker's with `--host=unix://…`, and those of the
+    podman that each of our own services has.
+    """
     with suppress(OSError):
         for line in (proc / "net/unix").read_text(encoding="utf-8", errors="replace").splitlines():
             path = line.split()[-1]
-            if path.rpartition("/")[2] in NAMES and path.startswith("/") and not A_USERS.match(path):
+            directory, _, name = path.rpartition("/")
+            if directory == OURS or (name in NAMES and path.startswith("/") and not A_USERS.match(path)):
                 yield path
 
 

@@ -42,7 +42,7 @@ def pending(places: Places, policy: Policy, text: str | None) -> tuple[Change, .
 
 
 def of_units(places: Places, policy: Policy) -> Iterator[Change]:
-    yield of_file(hardening.drop_in(places.service), hardening.text_of(policy))
+    yield from (of_file(path, text) for path, text in hardening.texts(policy).items())
     if systemd.is_packaged():
         yield from (Change(what=str(path), before=read(path), after="") for path in systemd.left_over())
     else:

@@ -1,7 +1,8 @@
-"""Rights of a service's unit beyond what every service's may: a drop-in made from its engine and its policy.
+"""Rights of a service's units beyond what every service's may: drop-ins made from its engine and its policy.
 
-`units/ENGINE.conf` says what the engine needs and why; the policy adds the capabilities that its side containers get,
-since an engine that starts them as its children cannot give what it has not got itself.
+`units/ENGINE.conf` says what the service needs with this engine and why. podman is a unit of the service's own, for
+which there is `units/podman-service.conf`; the policy adds the capabilities that its side containers get, since what
+starts them as its children cannot give what it has not got itself.
 """
 
 from __future__ import annotations
@@ -9,14 +10,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from sidespawn.core.policy import Policy
-from sidespawn.setup.systemd import INSTALLED, SHIPPED
+from sidespawn.setup.systemd import INSTALLED, SHIPPED, is_same
 
 APPARMOR = Path("/sys/module/apparmor/parameters/enabled")
 SELINUX = Path("/sys/fs/selinux/enforce")
+PODMAN = "sidespawn-podman"
+UNITS = ("sidespawn", PODMAN)  # that have one
 
 
-def drop_in(service: str) -> Path:
-    return INSTALLED / f"sidespawn@{service}.service.d" / "engine.conf"
+def drop_in(service: str, unit: str = "sidespawn") -> Path:
+    return INSTALLED / f"{unit}@{service}.service.d" / "engine.conf"
 
 
 def engine_of(policy: Policy) -> str:
@@ -24,8 +27,14 @@ def engine_of(policy: Policy) -> str:
     return "podman" if policy.adopt and policy.adopt.engine == "podman" else policy.side_container.engine
 
 
-def text_of(policy: Policy) -> str:
-    side_container, parallel, engine = policy.side_container, policy.pace.parallel, engine_of(policy)
+def texts(policy: Policy) -> dict[Path, str]:
+    """Each drop-in's; empty for one that is not to be there."""
+    podman = text_of(policy, "podman-service") if engine_of(policy) == "podman" else ""
+    return {drop_in(policy.service): text_of(policy), drop_in(policy.service, PODMAN): podman}
+
+
+def text_of(policy: Policy, kind: str = "") -> str:
+    side_container, parallel, kind = policy.side_container, policy.pace.parallel, kind or engine_of(policy)
     more = []
     if "SYS_NICE" in side_container.capabilities:
         more.append("# The policy gives SYS_NICE, which is for this.\nRestrictRealtime=no\n")
@@ -38,9 +47,9 @@ def text_of(policy: Policy) -> str:
         "NO_NEW_PRIVILEGES": "no" if has_selinux() else "yes",
         "MEMORY": str(256 + 64 * parallel),
         "TASKS": str(64 + 32 * parallel),
-        "MORE": "".join(more) if engine == "podman" else "",
+        "MORE": "".join(more) if kind == "podman-service" else "",
     }
-    text = (SHIPPED / f"{engine}.conf").read_text(encoding="utf-8")
+    text = (SHIPPED / f"{kind}.conf").read_text(encoding="utf-8")
     for name, value in values.items():
         text = text.replace(f"@{name}@", value)
     return text
@@ -55,24 +64,31 @@ def has_selinux() -> bool:
 
 
 def install(policy: Policy) -> bool:
-    """Write the drop-in of the policy's service; whether it changed."""
-    if is_current(policy):
+    """Write the drop-ins of the policy's service; whether any changed."""
+    changed = [remove_file(path) if not text else write(path, text) for path, text in texts(policy).items()]
+    return any(changed)
+
+
+def write(path: Path, text: str) -> bool:
+    if is_same(path, text):
         return False
-    path = drop_in(policy.service)
     path.parent.mkdir(mode=0o755, exist_ok=True)
-    path.write_text(text_of(policy), encoding="utf-8")
+    path.write_text(text, encoding="utf-8")
     path.chmod(0o644)
     return True
 
 
 def is_current(policy: Policy) -> bool:
-    path = drop_in(policy.service)
-    return path.exists() and path.read_text(encoding="utf-8") == text_of(policy)
+    return all(is_same(path, text) if text else not path.exists() for path, text in texts(policy).items())
 
 
 def remove(service: str) -> bool:
-    """Return whether there was one. Options that an operator has put beside it stay."""
-    path = drop_in(service)
+    """Return whether there was any. Options that an operator has put beside them stay."""
+    removed = [remove_file(drop_in(service, unit)) for unit in UNITS]
+    return any(removed)
+
+
+def remove_file(path: Path) -> bool:
     if not path.exists():
         return False
     path.unlink()

@@ -97,6 +97,17 @@ def wakes_by_path(service: str) -> bool:
     return (INSTALLED / f"sidespawn@{service}.socket.wants" / path_unit(service)).is_symlink()
 
 
+def podman_units(service: str) -> tuple[str, ...]:
+    """Those of the service's own podman, for the engine podman; the service's unit starts them."""
+    return (f"sidespawn-podman@{service}.socket", f"sidespawn-podman@{service}.service")
+
+
+def stop_podman(service: str) -> None:
+    """No error when there is no such unit, as where an earlier version's files are."""
+    run((SYSTEMCTL, "stop", *podman_units(service)), TIMEOUT)
+    reset_failed(*podman_units(service))
+
+
 def all_units(service: str) -> tuple[str, ...]:
     path = (path_unit(service),) if wakes_by_path(service) else ()
     return (*units(service), *path, *started_units(service))
@@ -143,7 +154,13 @@ def remove_templates() -> list[str]:
     if not is_packaged() and (INSTALLED / METRICS[1]).exists():
         systemctl("disable", "--now", METRICS[1])
     removed = remove(left_over() if is_packaged() else in_etc())
-    systemctl("stop", "sidespawn.slice", "system-sidespawn.slice", "system-sidespawn\\x2dspool.slice")
+    systemctl(
+        "stop",
+        "sidespawn.slice",
+        "system-sidespawn.slice",
+        "system-sidespawn\\x2dspool.slice",
+        "system-sidespawn\\x2dpodman.slice",
+    )
     return removed
 
 

@@ -17,6 +17,7 @@
     /run/sidespawn/SERVICE/policy.json  the policy, compiled
     /run/sidespawn/SERVICE/seccomp.json  the system calls of podman side containers; see syscalls.py
     /run/sidespawn/agent-seccomp.json  the same for agents, of all services
+    /run/sidespawn-podman/SERVICE.sock  the service's podman, as systemd starts it; root's alone
 
 All of it lives in /run: a reboot ends the side containers and leaves nothing stale.
 """
@@ -53,3 +54,4 @@ class Places:
         self.bucket = self.home / "bucket"
         self.tally = self.home / "tally"
         self.lock = self.home / "lock"
+        self.podman = Path("/run/sidespawn-podman", f"{service}.sock")

@@ -121,7 +121,7 @@ class Stage:
         there = [str(path) for path in (self.places.policy, self.places.home, HOME) if os.path.lexists(path)]
         there += [f"namespace {name}" for name in (self.netns, *self.lan.namespaces) if has_namespace(name)]
         there += [f"container {each.name}" for each in (self.agent, self.today) if each.exists()]
-        return there + [f"side container {each.name}" for each in get_engine(self.engine).list(SERVICE)]
+        return there + [f"side container {each.name}" for each in get_engine(self.engine, SERVICE).list(SERVICE)]
 
 
 def purge() -> None:

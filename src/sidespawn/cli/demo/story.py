@@ -315,7 +315,10 @@ def stop(stage: Stage, tell: Teller) -> None:
         for what, there in (
             (f"process {stage.pid}", os.path.exists(f"/proc/{stage.pid}")),
             ("its pid file", os.path.lexists(STATE / "dhcp" / Path(neutron.PID_FILE).parent.name / "pid")),
-            (f"container {stage.side_container}", get_engine(stage.engine).find(stage.side_container) is not None),
+            (
+                f"container {stage.side_container}",
+                get_engine(stage.engine, SERVICE).find(stage.side_container) is not None,
+            ),
         )
         if there
     ]

@@ -1,0 +1,201 @@
+"""podman by its API: the service's own podman, `podman system service`, which systemd starts at its socket.
+
+The container is the one that the command makes (podman.py): tests/lab compares what the runtime is given. What the API
+leaves to containers.conf where nothing is said is said here.
+
+podman goes on with a request that no one waits for any more, and may be killed in the middle of one. A start counts
+only when it was answered: otherwise what runs of it is ended, whether podman knows of it or not, and it is done again.
+A new podman answers only when all processes of the last one are gone, since systemd starts none before.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+
+from sidespawn.core.plan import Plan
+from sidespawn.engines import NameTaken, Pins, image_missing, labels, podman
+from sidespawn.engines.api import Answer, Api, Unanswered, in_url
+from sidespawn.engines.control_groups import controllers, process_limit, slice_name
+from sidespawn.engines.podman import SYSTEMCTL, Podman, domain, end_container, system_calls
+from sidespawn.errors import LaunchError, Reason
+from sidespawn.system.places import Places
+from sidespawn.system.processes import run
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # importing it costs every run milliseconds
+    from typing import Any
+
+    from sidespawn.engines.podman import Rows
+
+VERSION = "/v4.0.0/libpod"  # later ones speak it too
+TRIES = 8  # of a request during which podman ended
+UNLIMITED = 2**64 - 1
+
+
+class PodmanApi(Podman):
+    """Of one service."""
+
+    def __init__(self, service: str) -> None:
+        self.unit = f"sidespawn-podman@{service}.service"
+        self.api = Api(engine="podman", path=str(Places(service).podman), prefix=VERSION, unit=self.unit)
+
+    def start(self, plan: Plan, pins: Pins, request: str) -> tuple[str, int]:
+        for left in reversed(range(TRIES)):
+            container = self.create(plan, pins, request)
+            try:
+                started = self.ask("POST", f"/containers/{container}/start", "", podman.START_TIMEOUT, tries=1)
+                self.api.succeeded("start", started)
+                state = (self.inspect(container) or {"State": {"Running": False}})["State"]
+                return container, int(state["Pid"]) if state["Running"] else 0
+            except LaunchError as error:
+                again = left > 0 and isinstance(error, Unanswered)
+                with suppress(LaunchError):
+                    if again:
+                        self.rows()  # answered by the next podman
+                end_container(plan.service, container)
+                if not again:
+                    raise
+                self.remove(container)
+        raise AssertionError  # pragma: no cover
+
+    def create(self, plan: Plan, pins: Pins, request: str) -> str:
+        method, path, body = self.describe(plan, pins, request)
+        for left in reversed(range(TRIES)):
+            try:
+                created = self.ask(method, path, body, podman.START_TIMEOUT, tries=1)
+                break
+            except Unanswered:
+                if not left:
+                    raise
+                made = self.find(plan.name)
+                if made is not None and made.pid is None and made.request == request:
+                    self.remove(made.id)
+        else:
+            raise AssertionError  # pragma: no cover
+        # Whatever is wrong, the status is 500 (podman 4.3.1). The second is when one was killed between its two lists.
+        if created.status != 201 and ("is already in use" in created.message or "already exists" in created.message):
+            raise NameTaken(plan.name)
+        if created.status != 201 and ("image not known" in created.message or "no such image" in created.message):
+            raise image_missing("the host", plan.image)
+        return str(self.api.succeeded("create", created).body["Id"])
+
+    def describe(self, plan: Plan, pins: Pins, request: str) -> tuple[str, ...]:
+        private = {"nsmode": "private"}
+        body = {
+            "name": plan.name,
+            "image": plan.image,
+            "entrypoint": [plan.command],
+            "command": list(plan.arguments),
+            "env": dict(plan.environment),
+            "unsetenvall": True,
+            "env_host": False,
+            "httpproxy": False,
+            "user": f"{plan.uid}:{plan.gid}",
+            "manage_password": False,
+            "umask": "0022",
+            "work_dir": "/",
+            "labels": labels(plan, request),
+            "restart_policy": "no",
+            "systemd": "false",
+            "sdnotifyMode": "ignore",
+            "healthconfig": {"Test": ["NONE"]},
+            "log_configuration": {"driver": "journald"},
+            "init": False,
+            "privileged": False,
+            "netns": {"nsmode": "host"} if plan.host_network else {"nsmode": "path", "value": str(pins.netns)},
+            "pidns": private,
+            "ipcns": private,
+            "utsns": private,
+            "cgroupns": private,
+            "userns": {"nsmode": "host"},  # a namespace's owner: capabilities over the agent's need the initial one
+            "cap_drop": ["all"],
+            "cap_add": list(plan.capabilities),
+            "no_new_privileges": True,
+            "read_only_filesystem": True,
+            "read_write_tmpfs": False,
+            "shm_size": 64 * 1024,
+            "mounts": mounts(plan, pins),
+            "image_volume_mode": "ignore",
+            "use_image_hosts": True,
+            "r_limits": [
+                {"type": name, "hard": most, "soft": most}
+                for name, most in (
+                    ("nofile", plan.limits.open_files),
+                    ("core", 0),
+                    ("nproc", UNLIMITED if process_limit() < 0 else process_limit()),
+                )
+            ],
+            "resource_limits": limits(plan),
+            "cgroup_parent": slice_name(plan.service),
+        }
+        if plan.apparmor:
+            body["apparmor_profile"] = plan.apparmor
+        if profile := system_calls(plan.service):
+            body["seccomp_profile_path"] = profile
+        if label := domain(plan.service):
+            body["selinux_opts"] = list(label)
+        return "POST", "/containers/create", json.dumps(body)
+
+    def inspect(self, name: str) -> dict[str, Any] | None:
+        answer = self.ask("GET", f"/containers/{in_url(name)}/json")
+        if answer.status == 404 or any(each in answer.message.lower() for each in podman.NO_SUCH_CONTAINER):
+            return None
+        container: dict[str, Any] = self.api.succeeded("inspect", answer).body
+        return container
+
+    def rows(self, label: str = "") -> Rows:
+        wanted = f"&filters={in_url(json.dumps({'label': [label]}))}" if label else ""
+        containers: Rows = self.api.succeeded("list", self.ask("GET", f"/containers/json?all=true{wanted}")).body
+        return containers
+
+    def rm(self, name: str) -> LaunchError | None:
+        answer = self.ask("DELETE", f"/containers/{in_url(name)}?force=true&timeout=0&ignore=true")
+        return None if answer.status in (200, 204, 404) else self.api.error("remove", answer)
+
+    def reap(self, service: str) -> None:
+        # The podman that a killed run asked goes on with what it was asked for.
+        self.end()
+        super().reap(service)
+        for each in self.list(service):
+            if each.state == "created":
+                self.remove(each.id)
+
+    def ask(self, method: str, path: str, body: str = "", timeout: float = 0.0, tries: int = TRIES) -> Answer:
+        for left in reversed(range(tries)):
+            try:
+                return self.api.ask(method, path, body, timeout or podman.QUERY_TIMEOUT)
+            except LaunchError as error:
+                if error.reason is Reason.ENGINE_TIMEOUT:
+                    self.end()
+                if not left or not isinstance(error, Unanswered):
+                    raise
+        raise AssertionError  # pragma: no cover
+
+    def end(self) -> None:
+        """End this podman at once, and what it is doing. systemd starts another one for the next request."""
+        run((SYSTEMCTL, "kill", "--signal=KILL", self.unit), podman.QUERY_TIMEOUT)
+
+
+def mounts(plan: Plan, pins: Pins) -> Rows:
+    data = ["rprivate", "nosuid", "nodev", "noexec"]
+    binds = [
+        (mount.path, pin, ["rw" if mount.writable else "ro", *data])
+        for mount, pin in zip(plan.mounts, pins.mounts, strict=True)
+    ]
+    binds += [(file.path, pin, ["ro", *data]) for file, pin in zip(plan.configuration, pins.configuration, strict=True)]
+    binds += [(script.path, pin, ["ro", *data[:-1]]) for script, pin in zip(plan.scripts, pins.scripts, strict=True)]
+    scratch = ["rw", "nosuid", "nodev", "noexec", "size=64k", "mode=1777"]
+    return [
+        *({"destination": path, "type": "tmpfs", "source": "tmpfs", "options": scratch} for path in plan.scratch),
+        *({"destination": path, "type": "bind", "source": str(pin), "options": each} for path, pin, each in binds),
+    ]
+
+
+def limits(plan: Plan) -> dict[str, Any]:
+    """Of memory and tasks, where the host's control groups have the controllers."""
+    there = controllers()
+    # Without a limit of its own podman would ask for 2048 tasks, and fail where it cannot have them.
+    tasks = plan.limits.tasks if "pids" in there else 0
+    memory = {"memory": {"limit": plan.limits.memory, "swap": plan.limits.memory}} if "memory" in there else {}
+    return {"pids": {"limit": tasks}, **memory}

@@ -1,0 +1,151 @@
+"""podman's API and its command make the same container: what they hand to the runtime is compared."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sidespawn.core.plan import Plan
+from sidespawn.engines.podman import Podman
+from sidespawn.engines.podman_api import PodmanApi
+from sidespawn.system.processes import identify
+from tests.lab import test_engines as engines
+from tests.lab.lives import main_pid
+from tests.lab.networks import command, wait_until
+
+# Of config.json: what only the command sets, or what is another for each container.
+ANNOTATIONS = (
+    "io.kubernetes.cri-o.Created",
+    "io.kubernetes.cri-o.TTY",
+    "io.podman.annotations.cid-file",
+    "io.podman.annotations.seccomp",
+)
+
+
+@pytest.fixture(scope="module")
+def ground() -> Iterator[engines.Ground]:
+    with engines.API.ready(), engines.new_ground(engines.API) as made:
+        yield made
+
+
+def description(engine: Podman, ground: engines.Ground, plan: Plan) -> dict[str, Any]:
+    """config.json of a start by this engine; its names are those of every other start."""
+    request = "a" * 32
+    with ground.pins(plan, request) as pins:
+        container, _ = engine.start(plan, pins, request)
+        inspected = json.loads(command("podman", "inspect", container).stdout)[0]
+        text = Path(inspected["OCIConfigPath"]).read_text()
+        engine.remove(plan.name)
+    # Of its storage, too: it has an id of its own.
+    layer = inspected["GraphDriver"]["Data"]["MergedDir"].split("/")[-2]
+    for name, own in (("ID", container), ("SHORT", container[:12]), ("LAYER", layer)):
+        text = text.replace(own, name)
+    described: dict[str, Any] = json.loads(text)
+    for each in ANNOTATIONS:
+        described["annotations"].pop(each, None)
+    described["process"]["env"].sort()
+    described["mounts"].sort(key=lambda mount: str(mount["destination"]))  # podman has those of one depth in any order
+    return described
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"uid": 0, "gid": 0, "capabilities": ("NET_BIND_SERVICE",)},
+        {"capabilities": (), "environment": (), "scratch": (), "mounts": (), "configuration": (), "scripts": ()},
+        {"environment": (("HOME", "/told"), ("PATH", "/told/too"), ("A", "x=y z"), ("B", ""))},
+        {"netns": "", "host_network": True},
+    ],
+    ids=["usual", "root", "nothing", "environment", "host-network"],
+)
+def test_the_runtime_is_given_the_same(ground: engines.Ground, changes: dict[str, Any]) -> None:
+    plan = ground.plan(**changes)
+    api = ground.engine
+    assert isinstance(api, PodmanApi)
+    assert description(api, ground, plan) == description(Podman(), ground, plan)
+
+
+def test_nothing_of_systemds_is_handed_on(ground: engines.Ground) -> None:
+    """conmon stays: it must not keep the socket, nor tell systemd anything."""
+    plan = ground.plan()
+    process = ground.start(plan)
+    conmon = int(Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[1])
+    said = Path(f"/proc/{conmon}/environ").read_bytes()
+    assert not [each for each in (b"LISTEN_", b"NOTIFY_SOCKET", b"INVOCATION_ID") if each in said]
+    rows = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()]
+    sockets = {f"socket:[{row[6]}]" for row in rows if row[-1] == str(ground.places.podman)}
+    assert sockets
+    for pid in (conmon, process.pid):
+        assert not sockets & {str(each.readlink()) for each in Path(f"/proc/{pid}/fd").iterdir()}
+    ground.engine.remove(plan.name)
+
+
+def test_the_socket_is_roots_alone(ground: engines.Ground) -> None:
+    socket = ground.places.podman
+    assert (oct(socket.stat().st_mode & 0o777), oct(socket.parent.stat().st_mode & 0o777)) == ("0o600", "0o700")
+    assert ground.places.run not in socket.parents  # below which are the directories that agents mount
+
+
+def test_podman_ends_when_it_is_idle_and_comes_back(ground: engines.Ground) -> None:
+    unit = f"sidespawn-podman@{ground.places.service}.service"
+    for _ in range(2):
+        assert ground.engine.list(ground.places.service) == ()
+        assert main_pid(unit)
+        wait_until(lambda: main_pid(unit) == 0, patience=20)
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle_of_starts(ground: engines.Ground) -> None:
+    """Each start works, and one program of it runs."""
+    unit, moments, enough = f"sidespawn-podman@{ground.places.service}.service", random.Random(3), threading.Event()
+    kills = 0
+
+    def kill() -> None:
+        nonlocal kills
+        while not enough.wait(moments.uniform(0.1, 1.2)):
+            if main_pid(unit):
+                command("systemctl", "kill", "--kill-whom=main", "--signal=KILL", unit, check=False)
+                kills += 1
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    try:
+        began, number = time.monotonic(), 0
+        while kills < 20 and time.monotonic() - began < 120:
+            number += 1
+            tag = uuid.uuid4().hex
+            plan = ground.plan(engines.STAY, tag)
+            process = ground.start(plan)
+            assert programs(tag) == [process.pid]
+            found = ground.engine.find(plan.name)
+            assert found is not None
+            assert found.pid == process.pid
+            ground.engine.remove(plan.name)
+            assert identify(process.pid) is None
+            assert programs(tag) == []
+    finally:
+        enough.set()
+        thread.join()
+    print(f"{kills} kills, {number} starts")
+    assert kills >= 20
+
+
+def programs(tag: str) -> list[int]:
+    """Those of a side container: not what makes it, which is no child of conmon."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if path.read_bytes().startswith(b"/usr/bin/python3\0-I\0-S\0-c\0") and tag.encode() in path.read_bytes():
+                found.append(int(path.parent.name))
+        except OSError:
+            continue
+    return found

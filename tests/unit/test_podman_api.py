@@ -1,0 +1,364 @@
+"""podman's API: what it is asked for, and what is done when it does not answer."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sidespawn.core.plan import Plan, Script
+from sidespawn.engines import NameTaken, Other, get_engine, podman, podman_api
+from sidespawn.engines.podman import Podman
+from sidespawn.engines.podman_api import TRIES, PodmanApi
+from sidespawn.errors import LaunchError, Reason
+from sidespawn.system.places import Places
+from sidespawn.system.processes import Output
+from tests.unit.small import NET
+from tests.unit.test_docker import Daemon, answer
+from tests.unit.test_podman import ID, PINS, PLAN
+
+pytestmark = pytest.mark.usefixtures("a_host")
+RUNS = answer(200, {"Id": "abc", "State": {"Running": True, "Pid": 42}})
+CREATED = answer(201, {"Id": "abc", "Warnings": []})
+ENDED = b""  # what is read when podman ended before it answered
+RESULT = ("abc", 42)
+
+
+@pytest.fixture
+def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PodmanApi:
+    made = PodmanApi("small")
+    made.api = replace(made.api, path=str(tmp_path / "podman.sock"))
+    return made
+
+
+@pytest.fixture
+def daemon(engine: PodmanApi) -> Iterator[Daemon]:
+    daemon = Daemon(Path(engine.api.path))
+    yield daemon
+    daemon.stop()
+
+
+@pytest.fixture
+def ended(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Containers whose processes were ended, and the units that were killed."""
+    found: list[str] = []
+
+    def run(argv: tuple[str, ...], _timeout: float) -> Output:
+        found.append(argv[-1])
+        return Output(0, "", "")
+
+    monkeypatch.setattr(podman_api, "end_container", lambda service, container: found.append(container))
+    monkeypatch.setattr(podman_api, "run", run)
+    monkeypatch.setattr(podman, "run", run)
+    return found
+
+
+def error(cause: str, status: int = 500) -> bytes:
+    return answer(status, {"cause": cause, "message": f"podman says: {cause}", "response": status})
+
+
+def body(plan: Plan = PLAN, **pins: Any) -> dict[str, Any]:
+    method, path, text = PodmanApi("small").describe(plan, replace(PINS, **pins), ID)
+    assert (method, path) == ("POST", "/containers/create")
+    described: dict[str, Any] = json.loads(text)
+    return described
+
+
+# ---------------------------------------------------------------- what it is asked for
+
+
+def test_a_side_container_gets_what_the_plan_says_and_nothing_else() -> None:
+    assert body() == {
+        "name": f"small_{NET}",
+        "image": "localhost/tool:1",
+        "entrypoint": ["/usr/sbin/tool"],
+        "command": list(PLAN.arguments),
+        "env": {"TAG": f"tool-{NET}"},
+        "unsetenvall": True,
+        "env_host": False,
+        "httpproxy": False,
+        "user": "1000:1000",
+        "manage_password": False,
+        "umask": "0022",
+        "work_dir": "/",
+        "labels": {
+            "io.sidespawn.service": "small",
+            "io.sidespawn.instance": NET,
+            "io.sidespawn.netns": f"ns-{NET}",
+            "io.sidespawn.request": ID,
+            "io.sidespawn.plan": PLAN.digest,
+        },
+        "restart_policy": "no",
+        "systemd": "false",
+        "sdnotifyMode": "ignore",
+        "healthconfig": {"Test": ["NONE"]},
+        "log_configuration": {"driver": "journald"},
+        "init": False,
+        "privileged": False,
+        "netns": {"nsmode": "path", "value": "/pins/1.netns"},
+        **{kind: {"nsmode": "private"} for kind in ("pidns", "ipcns", "utsns", "cgroupns")},
+        "userns": {"nsmode": "host"},
+        "cap_drop": ["all"],
+        "cap_add": ["NET_ADMIN", "NET_RAW"],
+        "no_new_privileges": True,
+        "read_only_filesystem": True,
+        "read_write_tmpfs": False,
+        "shm_size": 65536,
+        "mounts": [
+            {
+                "destination": "/run/tool",
+                "type": "tmpfs",
+                "source": "tmpfs",
+                "options": ["rw", "nosuid", "nodev", "noexec", "size=64k", "mode=1777"],
+            },
+            {
+                "destination": f"/state/{NET}",
+                "type": "bind",
+                "source": "/pins/1.mount0",
+                "options": ["rw", "rprivate", "nosuid", "nodev", "noexec"],
+            },
+            {
+                "destination": "/state/tool.conf",
+                "type": "bind",
+                "source": "/snapshots/1.0",
+                "options": ["ro", "rprivate", "nosuid", "nodev", "noexec"],
+            },
+        ],
+        "image_volume_mode": "ignore",
+        "use_image_hosts": True,
+        "r_limits": [
+            {"type": "nofile", "hard": 1024, "soft": 1024},
+            {"type": "core", "hard": 0, "soft": 0},
+            {"type": "nproc", "hard": 63311, "soft": 63311},
+        ],
+        "resource_limits": {"pids": {"limit": 8}, "memory": {"limit": 67108864, "swap": 67108864}},
+        "cgroup_parent": "sidespawn-small.slice",
+    }
+
+
+def test_arguments_are_values_and_never_anything_else() -> None:
+    hostile = ("--privileged", "$HOME", "%h", "a\nb", '"', "a,b", "", "é")
+    assert body(replace(PLAN, arguments=hostile)) == body() | {
+        "command": list(hostile),
+        "labels": body(replace(PLAN, arguments=hostile))["labels"],
+    }
+
+
+def test_a_script_can_be_executed_and_every_mount_is_pinned() -> None:
+    plan = replace(PLAN, scripts=(Script(path="/run/tools/ip", text="#!/bin/sh\n"),))
+    mount = body(plan, scripts=(Path("/snapshots/1.1"),))["mounts"][-1]
+    assert (mount["source"], mount["options"]) == ("/snapshots/1.1", ["ro", "rprivate", "nosuid", "nodev"])
+    for pins in ({}, {"mounts": ()}, {"configuration": ()}):
+        with pytest.raises(ValueError, match="zip"):
+            body(plan, **pins)
+
+
+def test_the_hosts_network_is_given_only_where_the_plan_says_so() -> None:
+    assert body(replace(PLAN, netns="", host_network=True))["netns"] == {"nsmode": "host"}
+
+
+def test_profiles_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not {"apparmor_profile", "seccomp_profile_path", "selinux_opts"} & body().keys()
+    monkeypatch.setattr(podman_api, "system_calls", lambda service: f"/run/{service}.json")
+    monkeypatch.setattr(podman_api, "domain", lambda service: ("type:x", "level:s0"))
+    described = body(replace(PLAN, apparmor="sidespawn-side-container"))
+    assert described["apparmor_profile"] == "sidespawn-side-container"
+    assert described["seccomp_profile_path"] == "/run/small.json"
+    assert described["selinux_opts"] == ["type:x", "level:s0"]
+
+
+def test_limits_that_the_host_cannot_enforce_are_not_asked_for(a_host: Path) -> None:
+    (a_host / "controllers").write_text("cpu\n")
+    (a_host / "limits").write_text("Max processes  unlimited  unlimited  processes\n")
+    assert body()["resource_limits"] == {"pids": {"limit": 0}}
+    assert body()["r_limits"][-1] == {"type": "nproc", "hard": 2**64 - 1, "soft": 2**64 - 1}
+
+
+def test_it_is_used_where_its_socket_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert type(get_engine("podman", "small")) is Podman
+    monkeypatch.setattr(Places, "__init__", lambda self, service: setattr(self, "podman", tmp_path))
+    assert type(get_engine("podman", "small")) is PodmanApi
+
+
+# ---------------------------------------------------------------- a start
+
+
+def test_a_start(engine: PodmanApi, daemon: Daemon, ended: list[str]) -> None:
+    daemon.answers = [CREATED, answer(204), RUNS]
+    assert engine.start(PLAN, PINS, ID) == RESULT
+    assert daemon.asked == [
+        "POST /v4.0.0/libpod/containers/create",
+        "POST /v4.0.0/libpod/containers/abc/start",
+        "GET /v4.0.0/libpod/containers/abc/json",
+    ]
+    assert ended == []
+
+
+def test_a_program_that_ended_at_once_has_no_pid(engine: PodmanApi, daemon: Daemon, ended: list[str]) -> None:
+    daemon.answers = [CREATED, answer(204), answer(200, {"State": {"Running": False, "Pid": 42}})]
+    assert engine.start(PLAN, PINS, ID) == ("abc", 0)
+
+
+@pytest.mark.parametrize(
+    "cause", ['the container name "x" is already in use by 1: that name is already in use', "container already exists"]
+)
+def test_a_name_that_is_taken(engine: PodmanApi, daemon: Daemon, cause: str) -> None:
+    daemon.answers = [error(cause)]
+    with pytest.raises(NameTaken):
+        engine.start(PLAN, PINS, ID)
+
+
+@pytest.mark.parametrize(
+    ("answers", "reason", "said"),
+    [
+        ([error("image not known")], Reason.IMAGE_MISSING, "the host has no image"),
+        ([error("no such image", 404)], Reason.IMAGE_MISSING, "the host has no image"),
+        ([error("no such file or directory")], Reason.ENGINE_FAILED, "podman create ended with 500"),
+        ([CREATED, error("not \x1b[2J found")], Reason.ENGINE_FAILED, "podman start ended with 500"),
+    ],
+)
+def test_a_failed_start_says_why(
+    engine: PodmanApi, daemon: Daemon, ended: list[str], answers: list[bytes], reason: Reason, said: str
+) -> None:
+    daemon.answers = list(answers)
+    with pytest.raises(LaunchError, match=said) as caught:
+        engine.start(PLAN, PINS, ID)
+    assert caught.value.reason is reason
+    assert caught.value.message.isprintable()
+    assert ended == (["abc"] if len(answers) == 2 else [])
+
+
+# ---------------------------------------------------------------- podman ends in the middle of it
+
+
+def test_a_start_that_was_not_answered_is_undone_and_done_again(
+    engine: PodmanApi, daemon: Daemon, ended: list[str]
+) -> None:
+    again = answer(201, {"Id": "def"})
+    daemon.answers = [CREATED, ENDED, answer(200, []), answer(200, []), again, answer(204), RUNS]
+    assert engine.start(PLAN, PINS, ID) == ("def", 42)
+    assert ended == ["abc"]
+    assert [each.removeprefix("DELETE ").partition("?")[0] for each in daemon.asked if each.startswith("DELETE")] == [
+        "/v4.0.0/libpod/containers/abc"
+    ]
+
+
+def test_a_start_whose_pid_was_not_said_is_undone(engine: PodmanApi, daemon: Daemon, ended: list[str]) -> None:
+    """Half an answer is none."""
+    daemon.answers = [CREATED, answer(204), b'HTTP/1.0 200 OK\r\n\r\n{"Id": "a', RUNS]
+    assert engine.start(PLAN, PINS, ID) == RESULT
+    assert ended == []
+
+
+def test_what_is_asked_twice_without_harm_is_asked_again(engine: PodmanApi, daemon: Daemon) -> None:
+    none = error("no such container", 404)
+    daemon.answers = [ENDED, ENDED, none, ENDED, none, CREATED, answer(204), RUNS]
+    assert engine.start(PLAN, PINS, ID) == RESULT
+    daemon.answers = [ENDED] * TRIES
+    with pytest.raises(LaunchError, match="cannot be read") as caught:
+        engine.rows()
+    assert caught.value.reason is Reason.ENGINE_FAILED
+    assert daemon.answers == []
+
+
+@pytest.mark.parametrize(("request_id", "is_ours"), [(ID, True), ("1" * 32, False)])
+def test_what_an_unanswered_request_made_is_made_again(
+    engine: PodmanApi, daemon: Daemon, request_id: str, is_ours: bool
+) -> None:
+    made = container("created") | {"Config": {"Labels": {"io.sidespawn.request": request_id}}}
+    daemon.answers = [ENDED, answer(200, made)]
+    if is_ours:
+        daemon.answers += [answer(200, []), CREATED, answer(204), RUNS]
+        assert engine.start(PLAN, PINS, ID) == RESULT
+        return
+    daemon.answers += [error("is already in use")]
+    with pytest.raises(NameTaken):
+        engine.start(PLAN, PINS, ID)
+
+
+def test_a_start_during_which_podman_ends_each_time_fails(engine: PodmanApi, daemon: Daemon, ended: list[str]) -> None:
+    daemon.answers = [CREATED, ENDED, answer(200, []), answer(200, [])] * TRIES
+    with pytest.raises(LaunchError, match="cannot be read"):
+        engine.start(PLAN, PINS, ID)
+    assert ended == ["abc"] * TRIES
+
+
+def test_a_podman_that_hangs_is_killed(engine: PodmanApi, ended: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(podman, "QUERY_TIMEOUT", 0.1)
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(engine.api.path)
+        listening.listen()
+        with pytest.raises(LaunchError, match="took more than") as caught:
+            engine.find("x")
+    assert caught.value.reason is Reason.ENGINE_TIMEOUT
+    assert "sidespawn-podman@small.service" in caught.value.hint
+    assert ended == ["sidespawn-podman@small.service"]
+
+
+def test_without_its_socket_it_says_where_it_looked(engine: PodmanApi) -> None:
+    with pytest.raises(LaunchError, match=r"podman\.sock: No such file or directory"):
+        engine.find("x")
+
+
+# ---------------------------------------------------------------- what there is
+
+
+def container(state: str, pid: int = 0) -> dict[str, Any]:
+    said = {"Running": state == "running", "Pid": pid, "Status": state, "OOMKilled": False}
+    return {"Id": "abc", "Name": "small_x", "Config": {"Labels": {}}, "State": said}
+
+
+def test_a_container_is_found_or_not(engine: PodmanApi, daemon: Daemon) -> None:
+    daemon.answers = [answer(200, container("running", 42)), error("no such container", 404)]
+    found = engine.find("small_x")
+    assert found is not None
+    assert (found.id, found.name, found.pid, found.state) == ("abc", "small_x", 42, "running")
+    assert engine.find("a b/..") is None
+    assert daemon.asked[-1] == "GET /v4.0.0/libpod/containers/a%20b%2F../json"
+
+
+def test_one_that_only_one_of_podmans_lists_has_is_not_there(engine: PodmanApi, daemon: Daemon) -> None:
+    daemon.answers = [error("container not known")]
+    assert engine.find("x") is None
+
+
+def row(name: str, pid: int, state: str = "running", **more: Any) -> dict[str, Any]:
+    return {"Id": name, "Names": [name], "Image": "i", "Pid": pid, "State": state, "Labels": {}, "ExitCode": 0} | more
+
+
+def test_lists(engine: PodmanApi, daemon: Daemon) -> None:
+    daemon.answers = [answer(200, [row("a", 1), row("b", 0, "exited")])]
+    assert [(each.name, each.pid) for each in engine.list("small")] == [("a", 1), ("b", None)]
+    wanted = "%7B%22label%22%3A%20%5B%22io.sidespawn.service%3Dsmall%22%5D%7D"
+    assert daemon.asked == [f"GET /v4.0.0/libpod/containers/json?all=true&filters={wanted}"]
+    ours = row("c", 5, Labels={"io.sidespawn.service": "small"})
+    daemon.answers = [answer(200, [row("a", 1), row("b", 0, "exited"), ours])]
+    assert engine.others() == (Other(id="a", name="a", image="i", pid=1),)
+
+
+def test_removing(engine: PodmanApi, daemon: Daemon, ended: list[str]) -> None:
+    shm = error("unmounting /var/lib/x/userdata/shm: device or resource busy")
+    daemon.answers = [answer(200, []), error("no such container", 404), shm, answer(200, [])]
+    for _ in range(3):
+        engine.remove("x")
+    assert ended == ["/var/lib/x/userdata/shm"]  # unmounted
+    daemon.answers = [error("improper state"), error("improper state")]
+    with pytest.raises(LaunchError, match="improper state"):
+        engine.remove("x")
+
+
+def test_recovery_ends_the_podman_that_a_killed_run_had_asked_and_removes_what_it_made(
+    engine: PodmanApi, daemon: Daemon, ended: list[str]
+) -> None:
+    rows = [row("a", 1), row("b", 0, "created"), row("c", 0, "exited")]
+    daemon.answers = [answer(200, rows), answer(200, rows), answer(200, [])]
+    engine.reap("small")
+    assert ended[0] == "sidespawn-podman@small.service"
+    assert [each.partition("?")[0] for each in daemon.asked if each.startswith("DELETE")] == [
+        "DELETE /v4.0.0/libpod/containers/b"
+    ]
