@@ -296,7 +296,7 @@ BROKEN = {
     "woken by something else": (
         ('wrapper = "/usr/sbin/tool"', 'wrapper = "/usr/sbin/tool"\nwake = "paths"'),
         "wake",
-        "must be one of doorbell, path; path is meant?",
+        "must be one of doorbell, path; did you mean path?",
     ),
     "shared kill script at a relative path": (
         ('wrapper = "/usr/sbin/tool"', 'wrapper = "/usr/sbin/tool"\nshared_kill_scripts = ["kill"]'),
