@@ -25,17 +25,17 @@ def with_the_version_before(machine: Machine, tmp_path_factory: pytest.TempPathF
 
 @pytest.mark.part("mount-namespaces")
 def test_the_host_sees_what_the_units_mount(with_the_version_before: Machine) -> None:
-    run_inside(with_the_version_before, "tests/lab/test_mount_namespaces.py", timeout=120)
+    run_inside(with_the_version_before, "tests/lab/test_mount_namespaces.py", timeout=240)
 
 
 @pytest.mark.part("versions")
 def test_agents_live_on_while_the_version_changes(with_the_version_before: Machine) -> None:
-    run_inside(with_the_version_before, "tests/lab/test_versions.py", timeout=120)
+    run_inside(with_the_version_before, "tests/lab/test_versions.py", timeout=240)
 
 
 @pytest.mark.part("lab")
 def test_what_is_quick(machine: Machine) -> None:
-    run_inside(machine, *(f"tests/lab/{name}.py" for name in QUICK), timeout=180)
+    run_inside(machine, *(f"tests/lab/{name}.py" for name in QUICK), timeout=600)
 
 
 @pytest.mark.slow

@@ -13,10 +13,10 @@ pytestmark = pytest.mark.usefixtures("with_selinux_module")
 @pytest.mark.short
 @pytest.mark.part("limits")
 def test_limits_are_enforced(machine: Machine) -> None:
-    run_inside(machine, "tests/host/test_limits.py", "-k", "podman or systemd", timeout=120)
+    run_inside(machine, "tests/host/test_limits.py", "-k", "podman or systemd", timeout=240)
 
 
 @pytest.mark.slow
 @pytest.mark.part("limits-docker")
 def test_limits_are_enforced_with_docker(machine: Machine) -> None:
-    run_inside(machine, "tests/host/test_limits.py", "-k", "docker", timeout=120)
+    run_inside(machine, "tests/host/test_limits.py", "-k", "docker", timeout=240)
