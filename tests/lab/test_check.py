@@ -186,7 +186,7 @@ def removed_afterwards(*paths: Path) -> Iterator[None]:
 
 def test_what_others_have_left_is_told(service: Service) -> None:
     link = INSTALLED / "multi-user.target.wants/sidespawn@no-such.socket"
-    old, drop_ins, home = INSTALLED / "sidespawn-reply@.path", INSTALLED / "sidespawn@no-such.service.d", RUN / "no-such"
+    old, drop_ins, home = INSTALLED / "sidespawn-old@.path", INSTALLED / "sidespawn@no-such.service.d", RUN / "no-such"
     with removed_afterwards(link, old, drop_ins, home):
         link.symlink_to(INSTALLED / "sidespawn@.socket")
         old.write_text("[Path]\n")
