@@ -157,7 +157,7 @@ def test_erased_it_stops_the_runs_and_leaves_what_enable_made(built: Built) -> N
         "ls /etc/sidespawn; ls /etc/systemd/system/multi-user.target.wants",
     )
     assert said.splitlines() == [
-        f"{STOP} sidespawn-metrics.timer",
+        f"{STOP} sidespawn-podman@*.socket sidespawn-metrics.timer",
         "daemon-reload",
         "ls: cannot access '/usr/share/sidespawn': No such file or directory",
         "a.toml",
