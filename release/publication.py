@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,12 +18,11 @@ from pathlib import Path
 from release import packages, sbom
 from release.bundle import ensure_bundle
 from release.errors import BuildError
-from release.programs import say
+from release.programs import run, say
 from release.root import building
 from release.source import CHECKOUT, export, git, read_version, write_version
 
 CHANGELOG = "CHANGELOG.md"
-UNRELEASED = "## [Unreleased]"
 SUMS = "SHA256SUMS"
 
 
@@ -36,9 +36,7 @@ def publish(version: str, *, dry_run: bool) -> Path:
         if git(CHECKOUT, "tag", "--list", tag):
             raise BuildError(f"{tag} has been released")
         write_version(tree, version)
-        day = datetime.now(UTC).date().isoformat()
-        changelog = tree / CHANGELOG
-        changelog.write_text(with_heading(changelog.read_text(encoding="utf-8"), version, day), encoding="utf-8")
+        write_changelog(tree, version, datetime.now(UTC).date().isoformat())
         if git(tree, "status", "--porcelain"):
             git(tree, "commit", "--quiet", "--all", f"--message=release: {version}")
         files = build_all(tree, CHECKOUT / "dist" / f"sidespawn-{version}")
@@ -65,15 +63,17 @@ def work_tree() -> Iterator[Path]:
             git(CHECKOUT, "worktree", "remove", "--force", str(tree))
 
 
-def with_heading(changelog: str, version: str, day: str) -> str:
-    """The changelog with a heading for the version: the one it has, or what was unreleased under a new one."""
+def write_changelog(tree: Path, version: str, day: str) -> None:
+    """Collect what the files in changelog.d say under a heading for the version, unless it has one already."""
+    changelog = (tree / CHANGELOG).read_text(encoding="utf-8")
     if re.search(rf"^## \[{re.escape(version)}\] - \d{{4}}-\d\d-\d\d$", changelog, re.MULTILINE):
-        return changelog
-    before, heading, rest = changelog.partition(f"{UNRELEASED}\n")
-    rest = re.sub(r"\A\s*To become \S+\.\n", "", rest).lstrip("\n")
-    if not heading or not rest or rest.startswith("## "):
-        raise BuildError(f"{CHANGELOG} has nothing under {UNRELEASED}, and no heading for {version}")
-    return f"{before}{heading}\n## [{version}] - {day}\n\n{rest}"
+        return
+    if not list((tree / "changelog.d").glob("+*.md")):
+        raise BuildError(f"changelog.d has no changes, and {CHANGELOG} no heading for {version}")
+    towncrier = (sys.executable, "-m", "towncrier", "build", "--yes", f"--version={version}", f"--date={day}")
+    run(*towncrier, seconds=60, directory=tree)
+    written = (tree / CHANGELOG).read_text(encoding="utf-8")
+    (tree / CHANGELOG).write_text(re.sub(r"\n{3,}", "\n\n", written), encoding="utf-8")
 
 
 def build_all(tree: Path, target: Path) -> Path:

@@ -69,7 +69,10 @@ INSTEAD = {
 PATTERNS = {re.compile(rf"(?<![\w-])(?:{word})(?![\w-])", re.IGNORECASE): instead for word, instead in INSTEAD.items()}
 
 FOLDERS = ("src", "lab", "release", "vm", "benchmarks", "packaging", "integrations")
-PAGES = [*CHECKOUT.glob("*.md"), *(CHECKOUT / "docs").rglob("*.md"), *(CHECKOUT / "integrations").rglob("*.md")]
+PAGES = [
+    *CHECKOUT.glob("*.md"),
+    *(path for name in ("changelog.d", "docs", "integrations") for path in (CHECKOUT / name).rglob("*.md")),
+]
 PYTHON = [path for folder in FOLDERS for path in (CHECKOUT / folder).rglob("*.py")]
 TEXTS = [
     *(path for suffix in ("presets/**/*.toml", "units/*") for path in (CHECKOUT / "src/sidespawn").glob(suffix)),

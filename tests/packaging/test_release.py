@@ -22,12 +22,6 @@ CHANGELOG = """\
 
 ## [Unreleased]
 
-To become 1.1.0.
-
-### Added
-
-- Something.
-
 ## [1.0.0] - 2026-01-01
 
 ### Added
@@ -45,12 +39,18 @@ RELEASED = """\
 
 - Something.
 
+### Fixed
+
+- A fault, which
+  was there for long.
+
 ## [1.0.0] - 2026-01-01
 
 ### Added
 
 - Everything.
 """
+CHANGES = {"+some.added.md": "Something.\n", "+fault.fixed.md": "A fault, which\n  was there for long.\n"}
 
 
 def run(*argv: str, directory: Path) -> str:
@@ -65,6 +65,11 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (path / "src/sidespawn").mkdir(parents=True)
     (path / source.PLACE).write_text('__version__ = "1.1.0.dev0"\n')
     (path / "CHANGELOG.md").write_text(CHANGELOG)
+    (path / "pyproject.toml").write_text((source.CHECKOUT / "pyproject.toml").read_text())
+    (path / "changelog.d").mkdir()
+    (path / "changelog.d/README.md").write_text("# What is not released yet\n")
+    for name, text in CHANGES.items():
+        (path / "changelog.d" / name).write_text(text)
     (path / ".gitignore").write_text("/dist/\n")
     run("git", "init", "--quiet", "--initial-branch=main", directory=path)
     for name, value in (("user.name", "A"), ("user.email", "a@example.org"), ("tag.gpgSign", "false")):
@@ -109,6 +114,7 @@ def test_a_release_is_a_commit_and_an_annotated_tag(checkout: Path, built_of: li
     assert re.sub(r"1\.1\.0\] - .*", "1.1.0] - 2026-02-03", changelog) == RELEASED
     assert source.read_version(checkout) == "1.1.0"
     assert (checkout / "CHANGELOG.md").read_text() == changelog
+    assert [path.name for path in (checkout / "changelog.d").iterdir()] == ["README.md"]
     assert run("git", "log", "--format=%s", directory=checkout).splitlines() == ["release: 1.1.0", "first"]
     assert run("git", "cat-file", "-t", "v1.1.0", directory=checkout) == "tag"
     assert run("git", "rev-parse", "v1.1.0^{commit}", directory=checkout) == state(checkout)[0]
@@ -170,19 +176,27 @@ def test_not_every_word_is_a_version(version: str) -> None:
         source.check_version(version)
 
 
-@pytest.mark.parametrize(
-    ("changelog", "version"),
-    [
-        ("# Changelog\n", "1.1.0"),
-        ("# Changelog\n\n## [Unreleased]\n\n## [1.0.0] - 2026-01-01\n\n- Everything.\n", "1.1.0"),
-        ("# Changelog\n\n## [Unreleased]\n\nTo become 1.1.0.\n", "1.1.0"),
-        ("# Changelog\n\n## [1.1.0]\n\n- Something.\n", "1.1.0"),
-    ],
-    ids=["none", "empty", "only announced", "without a day"],
-)
-def test_a_release_without_a_word_in_the_changelog_is_refused(changelog: str, version: str) -> None:
-    with pytest.raises(BuildError):
-        publication.with_heading(changelog, version, "2026-02-03")
+@pytest.mark.parametrize("heading", ["", "## [1.1.0]\n\n- Something.\n"], ids=["none", "without a day"])
+def test_a_release_without_a_word_in_the_changelog_is_refused(checkout: Path, heading: str) -> None:
+    for name in CHANGES:
+        (checkout / "changelog.d" / name).unlink()
+    (checkout / "CHANGELOG.md").write_text(f"# Changelog\n\n## [Unreleased]\n\n{heading}")
+    run("git", "commit", "--quiet", "--all", "--message=nothing", directory=checkout)
+    with pytest.raises(BuildError, match="no changes"):
+        publication.publish("1.1.0", dry_run=True)
+
+
+def test_what_is_not_released_yet_can_be_collected() -> None:
+    """Of this checkout: no file has a name that would be passed over."""
+    names = [path.name for path in (source.CHECKOUT / "changelog.d").iterdir()]
+    sections = ("added", "changed", "deprecated", "removed", "fixed", "security")
+    assert [
+        name for name in names if not re.fullmatch(rf"\+[\w.-]+\.({'|'.join(sections)})\.md|README\.md", name)
+    ] == []
+    for path in (source.CHECKOUT / "changelog.d").glob("+*.md"):
+        first, *others = path.read_text().splitlines()
+        assert not first.startswith(("-", " "))
+        assert [line for line in others if not line.startswith(("- ", "  "))] == []
 
 
 def test_distributions_sort_what_comes_before_a_version_before_it() -> None:
