@@ -161,6 +161,14 @@ class Service:
         self.networks.append(network)
         return network
 
+    def network_that_is_never_ready(self) -> Network:
+        """Its dnsmasq waits forever for the end of its leases, which it reads before it says that it is ready."""
+        network = self.network()
+        (network.home / "leases").unlink()
+        os.mkfifo(network.home / "leases")
+        os.chown(network.home / "leases", NEUTRON, NEUTRON)
+        return network
+
     def clean(self) -> None:
         """Disable the service if it still is enabled, and remove networks and state."""
         if self.places.home.exists() or self.places.policy.exists():

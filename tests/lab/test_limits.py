@@ -147,7 +147,7 @@ def test_a_program_that_keeps_ending_is_not_started_at_the_agents_pace(service: 
     network.start()  # it falls again, and the pause is twice as long
     (held,) = limits_of(service)["backing_off"].items()  # type: ignore[attr-defined]
     assert held[0] == network.netns
-    assert f"{network.netns} keeps ending" in command(*SIDESPAWN, "ps", service.name).stdout
+    assert f"{network.netns} keeps exiting" in command(*SIDESPAWN, "ps", service.name).stdout
     (network.home / "leases").rmdir()
     wait_until(lambda: not limits_of(service)["backing_off"])
     assert network.start().returncode == 0, "nothing but the pause had to be waited for"

@@ -170,14 +170,12 @@ def crash_loop(service: Service, stop: Stop) -> None:
 
 def start_what_is_never_ready(service: Service, stop: Stop) -> None:
     """Starts that wait for their time to be over, on more networks than are served side by side."""
-    networks = [service.network() for _ in range(12)]
-    for network in networks:
-        (network.home / "leases").unlink()
-        os.mkfifo(network.home / "leases")
+    networks = [service.network_that_is_never_ready() for _ in range(12)]
 
     def loop(network: Network) -> None:
         while not stop.is_set():
-            network.start()
+            said = network.start().stderr
+            assert "(not-ready)" in said or "(backing-off)" in said, said
 
     with ThreadPoolExecutor(len(networks)) as threads:
         list(threads.map(loop, networks))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 
 from tests.lab.conftest import new_service
-from tests.lab.networks import NEUTRON, SIDESPAWN, SLOWNESS, Network, Service, command, wait_until
+from tests.lab.networks import SIDESPAWN, SLOWNESS, Network, Service, command, wait_until
 from tests.lab.test_load import request_line
 
 MOST = 20 * SLOWNESS  # seconds; 2 are the aim, and behind those starts it would be 150
@@ -28,15 +27,6 @@ def agents() -> Iterator[tuple[Service, Service]]:
     yield made
     for each in made:
         each.clean()
-
-
-def never_ready(service: Service) -> Network:
-    """dnsmasq waits forever for somebody who writes into its file of hosts."""
-    network = service.network()
-    (network.home / "host").unlink()
-    os.mkfifo(network.home / "host")
-    os.chown(network.home / "host", NEUTRON, NEUTRON)
-    return network
 
 
 def ask_for(networks: list[Network]) -> None:
@@ -72,7 +62,7 @@ def test_an_operator_waits_for_none_of_60_starts_that_never_become_ready(
     for network in victims:
         assert network.start().returncode == 0
     neighbour = quiet.network()
-    ask_for([never_ready(hostile) for _ in range(STARTS)])
+    ask_for([hostile.network_that_is_never_ready() for _ in range(STARTS)])
     ours = {network.container for network in victims}
     wait_until(lambda: len(hostile.containers(every=False).keys() - ours) >= 4)
     times: dict[str, float] = {}

@@ -10,7 +10,7 @@ from sidespawn.errors import LaunchError, Reason
 from sidespawn.host.children import find_children, open_inside
 from sidespawn.system.processes import Process, exited, held
 
-POLL = 0.004  # seconds between two looks
+POLL, LONGEST_POLL = 0.004, 0.1  # seconds between two looks: a twentieth of what was waited
 
 
 def wait_until_ready(plan: Plan, process: Process, hint: str) -> dict[str, list[int]]:
@@ -19,13 +19,15 @@ def wait_until_ready(plan: Plan, process: Process, hint: str) -> dict[str, list[
     Raises LaunchError when the program ends first, or takes longer than the policy gives it.
     """
     readiness = plan.readiness
-    give_up = time.monotonic() + readiness.within
-    alive_until = time.monotonic() + (int(readiness.what) / 1000 if readiness.when is ReadyWhen.ALIVE else 0)
+    began = time.monotonic()
+    give_up = began + readiness.within
+    alive_until = began + (int(readiness.what) / 1000 if readiness.when is ReadyWhen.ALIVE else 0)
     with held(process) as pidfd:
         while pidfd is not None:
             ready = is_ready(process.pid, readiness, alive_until)
             children = find_children(process, plan.child_pid_files) if ready else None
-            if exited(pidfd, POLL if children is None else 0):
+            poll = min(LONGEST_POLL, max(POLL, (time.monotonic() - began) / 20))
+            if exited(pidfd, poll if children is None else 0):
                 break
             if children is not None:
                 return children
