@@ -20,18 +20,17 @@ def wait_until_ready(plan: Plan, process: Process, hint: str) -> dict[str, list[
     """
     readiness = plan.readiness
     began = time.monotonic()
-    give_up = began + readiness.within
     alive_until = began + (int(readiness.what) / 1000 if readiness.when is ReadyWhen.ALIVE else 0)
     with held(process) as pidfd:
         while pidfd is not None:
+            waited = time.monotonic() - began
             ready = is_ready(process.pid, readiness, alive_until)
             children = find_children(process, plan.child_pid_files) if ready else None
-            poll = min(LONGEST_POLL, max(POLL, (time.monotonic() - began) / 20))
-            if exited(pidfd, poll if children is None else 0):
+            if exited(pidfd, min(LONGEST_POLL, max(POLL, waited / 20)) if children is None else 0):
                 break
             if children is not None:
                 return children
-            if time.monotonic() >= give_up:
+            if waited >= readiness.within:
                 unready = f"{readiness.when} {readiness.what}"
                 what = ", ".join(each.inside for each in plan.child_pid_files) if ready else unready
                 message = f"{plan.name} was not ready ({what}) within {readiness.within:g} s"
