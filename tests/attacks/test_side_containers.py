@@ -31,8 +31,8 @@ from tests.lab.networks import command, wait_until
 from tests.lab.test_engines import DOCKER, HOST, PODMAN, SYSTEMD, UID, Ground, Kind, new_ground, output
 
 MODULES = (inside, tries, recipe_tries, reach, side_tries)
-# Each of these is an interface of the host, or of another tenant's network.
-INTERFACE, OTHER_INTERFACE, VETH = "side-of-host", "side-of-other", "side-veth"
+# Of another tenant's network, and of the host.
+OTHER_INTERFACE, VETH = "side-of-other", "side-veth"
 ADD_KEY, KEYCTL, UNLINK = 248, 250, 9  # of x86-64
 OF_THE_USER = -4
 SEGMENT = 0x51DE
@@ -73,8 +73,8 @@ class Tried:
 def things_to_reach(key: str) -> Iterator[dict[str, Any]]:
     """An interface of the host, a process of root's, a file, a key of root's and of the user's, sockets."""
     with ExitStack() as stack:
-        command("ip", "link", "add", INTERFACE, "type", "bridge")
-        stack.callback(command, "ip", "link", "del", INTERFACE)
+        command("ip", "link", "add", key, "type", "bridge")
+        stack.callback(command, "ip", "link", "del", key)
         victim = stack.enter_context(subprocess.Popen(["/bin/sleep", "600"]))
         stack.callback(victim.kill)
         secret = Path("/var/lib") / f"secret-{key}"
@@ -88,7 +88,7 @@ def things_to_reach(key: str) -> Iterator[dict[str, Any]]:
         listening.bind(f"\0{key}")
         listening.listen()
         yield {
-            "interface": INTERFACE, "other interface": OTHER_INTERFACE, "veth": VETH, "key": key, "content": key,
+            "interface": key, "other interface": OTHER_INTERFACE, "veth": VETH, "key": key, "content": key,
             "secret": str(secret), "victim": victim.pid, "host's": victim.pid, "abstract": f"\0{key}", "uevent": key,
             "replies": "/run", "netns": "none", "other abstract": f"\0other-{key}", "segment": SEGMENT, "stay": True,
             "streams": ["/run/systemd/private", "/run/dbus/system_bus_socket", "/run/systemd/journal/stdout",

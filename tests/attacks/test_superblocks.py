@@ -149,7 +149,7 @@ def test_a_run_alone_puts_right_what_was_remounted_and_says_so(ours: Ours) -> No
     assert is_as_made(ours)
     ours.expect_idle()
     (record,) = ours.service.journal(event="restored")[before:]
-    assert "the file system spool was not as the policy says" in record["MESSAGE"]
+    assert "the file system spool differed from the policy" in record["MESSAGE"]
     assert record["MESSAGE_ID"] == Event.RESTORED.message_id
 
 

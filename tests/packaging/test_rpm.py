@@ -88,7 +88,8 @@ def test_units_command_and_dockers_runtime_name_its_python(built: Built, enterpr
         f"{RPM} --root /build/of-{number} --nodeps --noscripts -i {built.shown(built.rpms[number])}",
     )
     target = built.root.build / f"of-{number}"
-    units = "".join(path.read_text() for path in (target / "usr/lib/systemd/system").iterdir())
+    files = (target / "usr/lib/systemd/system").iterdir()
+    units = "".join(path.read_text() for path in files if not path.name.startswith("sidespawn-podman@"))
     commands = re.findall(r"^Exec\w+=(.*)$", units, re.MULTILINE)
     commands = [each for each in commands if not each.startswith("/usr/bin/sidespawn metrics ")]
     assert len(commands) == 4
@@ -101,6 +102,7 @@ def test_scriptlets_are_plain_shell_and_end_nothing(built: Built) -> None:
     script = "\n".join(query(built, 10, "--scripts"))
     for kind in ("preinstall", "postinstall", "preuninstall", "postuninstall"):
         assert f"{kind} scriptlet (using /bin/sh)" in script
+    script = script.replace("'sidespawn-podman@*.socket'", "")  # at which no side container hangs
     assert not re.search(r"podman|docker|\bkill\b|disable|slice", script)
 
 
