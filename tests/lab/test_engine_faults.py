@@ -282,7 +282,7 @@ def test_a_podman_of_the_service_that_hangs_is_ended_and_another_takes_over() ->
         began = time.monotonic()
         assert reason(starting.network.start()) == "engine-timeout"
         assert PATIENCE <= time.monotonic() - began < PATIENCE + SLACK
-        assert not Path(f"/proc/{pid}").exists()
+        wait_until(lambda: not Path(f"/proc/{pid}").exists())
         assert_does_not_run(starting.network)
         starting.note("start", starting.network.start())
         starting.state = RUNNING

@@ -16,7 +16,6 @@ import pytest
 from sidespawn.core.plan import Plan
 from sidespawn.engines.podman import Podman
 from sidespawn.engines.podman_api import PodmanApi
-from sidespawn.system.processes import identify
 from tests.lab import test_engines as engines
 from tests.lab.lives import main_pid
 from tests.lab.networks import command, wait_until
@@ -130,13 +129,17 @@ def test_killed_in_the_middle_of_starts(ground: engines.Ground) -> None:
             assert found is not None
             assert found.pid == process.pid
             ground.engine.remove(plan.name)
-            assert identify(process.pid) is None
-            assert programs(tag) == []
+            wait_for_the_end_of(tag)
     finally:
         enough.set()
         thread.join()
     print(f"{kills} kills, {number} starts")
     assert kills >= 20
+
+
+def wait_for_the_end_of(tag: str) -> None:
+    """Of what was killed, which takes a moment."""
+    wait_until(lambda: programs(tag) == [])
 
 
 def programs(tag: str) -> list[int]:
