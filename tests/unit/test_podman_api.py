@@ -248,6 +248,18 @@ def test_a_start_that_was_not_answered_is_undone_and_done_again(
     ]
 
 
+def test_a_program_that_a_killed_podman_left_is_ended_when_its_container_is_removed(
+    engine: PodmanApi, daemon: Daemon, ended: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(podman_api, "slice_path", lambda service: tmp_path / service)
+    (tmp_path / "small/libpod-abc.scope").mkdir(parents=True)
+    daemon.answers = [ENDED, answer(200, [{"Id": "abc", "Err": None}])]
+    engine.remove("small_a")
+    daemon.answers = [answer(200, [{"Id": "def", "Err": None}])]
+    engine.remove("small_b")
+    assert ended == ["abc"]
+
+
 def test_a_start_whose_pid_was_not_said_is_undone(engine: PodmanApi, daemon: Daemon, ended: list[str]) -> None:
     """Half an answer is none."""
     daemon.answers = [CREATED, answer(204), b'HTTP/1.0 200 OK\r\n\r\n{"Id": "a', RUNS]

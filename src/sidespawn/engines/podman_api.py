@@ -16,7 +16,7 @@ from contextlib import suppress
 from sidespawn.core.plan import Plan
 from sidespawn.engines import NameTaken, Pins, image_missing, labels, podman
 from sidespawn.engines.api import Answer, Api, Unanswered, in_url
-from sidespawn.engines.control_groups import controllers, process_limit, slice_name
+from sidespawn.engines.control_groups import controllers, process_limit, slice_name, slice_path
 from sidespawn.engines.podman import SYSTEMCTL, Podman, domain, end_container, system_calls
 from sidespawn.errors import LaunchError, Reason
 from sidespawn.system.places import Places
@@ -37,7 +37,7 @@ class PodmanApi(Podman):
     """Of one service."""
 
     def __init__(self, service: str) -> None:
-        self.unit = f"sidespawn-podman@{service}.service"
+        self.service, self.unit = service, f"sidespawn-podman@{service}.service"
         self.api = Api(engine="podman", path=str(Places(service).podman), prefix=VERSION, unit=self.unit)
 
     def start(self, plan: Plan, pins: Pins, request: str) -> tuple[str, int]:
@@ -151,7 +151,13 @@ class PodmanApi(Podman):
 
     def rm(self, name: str) -> LaunchError | None:
         answer = self.ask("DELETE", f"/containers/{in_url(name)}?force=true&timeout=0&ignore=true")
-        return None if answer.status in (200, 204, 404) else self.api.error("remove", answer)
+        if answer.status not in (200, 204, 404):
+            return self.api.error("remove", answer)
+        # A podman that was killed while it removed this may have left the program running; the next takes it for dead.
+        for each in answer.body if isinstance(answer.body, list) else ():
+            if (slice_path(self.service) / f"libpod-{each['Id']}.scope").exists():
+                end_container(self.service, each["Id"])
+        return None
 
     def reap(self, service: str) -> None:
         # The podman that a killed run asked goes on with what it was asked for.
