@@ -325,3 +325,12 @@ def test_a_program_may_be_described_by_the_operator(service: Service) -> None:
     finally:
         (programs / "dnsmasq.toml").unlink()
         programs.rmdir()
+
+
+def test_disabling_makes_systemd_forget_what_a_killed_podman_left_as_failed(service: Service) -> None:
+    scope, slice_ = f"libpod-conmon-{service.name}.scope", f"sidespawn-{service.name.replace('-', '_')}.slice"
+    ended = ("--property=RuntimeMaxSec=1", "sleep", "30")
+    command("systemd-run", "--scope", f"--unit={scope}", f"--slice={slice_}", *ended, check=False)
+    wait_until(lambda: unit_state(scope) == "failed")
+    service.disable()
+    assert unit_state(scope) == "inactive"

@@ -28,7 +28,7 @@ from sidespawn.errors import LaunchError, Reason
 from sidespawn.host import directories, labels, seccomp
 from sidespawn.host.state import AgentState, pin_mounts
 from sidespawn.setup import accounts
-from sidespawn.setup.systemd import contents
+from sidespawn.setup.systemd import contents, forget_failed_scopes
 from sidespawn.system import kernel
 from sidespawn.system.namespaces import pinned_namespace
 from sidespawn.system.places import Places
@@ -271,7 +271,9 @@ def ground_of(kind: Kind, name: str) -> Iterator[Ground]:
     finally:
         ground.clean()
         command("ip", "netns", "del", ground.netns)
-        command("systemctl", "stop", f"sidespawn-{name.replace('-', '_')}.slice", "sidespawn.slice")
+        slice_ = f"sidespawn-{name.replace('-', '_')}.slice"
+        command("systemctl", "stop", slice_, "sidespawn.slice")
+        forget_failed_scopes(slice_)
         release_all(name)
         directories.remove(places)
         shutil.rmtree(state)

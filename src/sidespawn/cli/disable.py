@@ -62,6 +62,7 @@ def disable(places: Places, purge: bool, dry_run: bool, as_json: bool) -> None:
             engine.remove(name)
         get_engine(engine_name(policy), places.service).reap(places.service)
         systemd.systemctl("stop", slice_name(places.service))
+        systemd.forget_failed_scopes(slice_name(places.service))
         if not keeps_policy:
             places.policy.unlink(missing_ok=True)
             if POLICIES.is_dir() and not any(POLICIES.iterdir()):

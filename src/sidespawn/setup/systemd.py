@@ -180,6 +180,15 @@ def systemctl(*arguments: str) -> Output:
     return done
 
 
+def forget_failed_scopes(slice_name: str) -> None:
+    """Those of a podman that was killed during a start: systemd keeps them, and with them the slice."""
+    done = run((SYSTEMCTL, "show", "--property=Id,Slice,ActiveState", "libpod-*.scope"), TIMEOUT)
+    blocks = [dict(line.partition("=")[::2] for line in block.splitlines()) for block in done.stdout.split("\n\n")]
+    failed = [each["Id"] for each in blocks if (each.get("Slice"), each.get("ActiveState")) == (slice_name, "failed")]
+    if failed:
+        reset_failed(*failed)
+
+
 def reset_failed(*units: str) -> None:
     """Have systemd forget that they failed; it has forgotten the others already, and complains about them."""
     run((SYSTEMCTL, "reset-failed", *units), TIMEOUT)
