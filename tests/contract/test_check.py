@@ -114,7 +114,7 @@ BAD = problem(Topic.SYSTEMD, "PID 1 is init", "nothing starts", "boot systemd")
 
 @pytest.fixture
 def on_host(monkeypatch: pytest.MonkeyPatch, policy: Path) -> list[Finding]:
-    """Return what is put into this list is found on the host, which has one service; its policy is the fixture's."""
+    """The host, with one service whose policy is the fixture's: it has the findings that a test puts into this list."""
     findings: list[Finding] = []
     monkeypatch.setattr(host_report, "report", lambda services: tuple(findings))
     monkeypatch.setattr(command, "enabled_services", lambda: [str(policy)])

@@ -22,7 +22,7 @@ DropIn = Callable[[str, str], None]
 
 @pytest.fixture(scope="session", autouse=True)
 def nothing_left_behind() -> Iterator[None]:
-    """Yield what the tests made is gone when they are done: container, mount, namespace, unit, directory, process."""
+    """Nothing that the tests made is left when they are done: container, mount, namespace, unit, directory, process."""
     before = traces()
     yield
     assert_nothing_is_left(before)
@@ -64,7 +64,7 @@ def engine() -> str:
 
 @pytest.fixture
 def service(engine: str) -> Iterator[Service]:
-    """its own service for each test, enabled with the shipped preset; everything of it is removed afterwards."""
+    """A service for each test alone, enabled with the shipped preset; everything of it is removed afterwards."""
     made = new_service(engine=engine)
     made.enable("--preset=neutron-dhcp-dnsmasq", f"--set=state_on_host={made.state}")
     yield made

@@ -42,7 +42,7 @@ class Claim:
 
 
 def claim(spool: Path, claims: Path, owner: int, *, by_operator: bool = False) -> Claim | None:
-    """Return what the spool holds, stored in `claims`; the spool's file is gone then. None when there was no request.
+    """Take what the spool holds, and store it in `claims`; the spool's file is gone then. None if there was no request.
 
     `owner` is the uid that may have written it.
     """

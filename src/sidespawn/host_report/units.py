@@ -146,7 +146,7 @@ def judge_file(facts: Facts, name: str, paths: list[str], renew: str) -> Iterato
 
 
 def judge_units(facts: Facts) -> Iterator[Finding]:
-    """Yield whether what must be active is, and as it is on disk."""
+    """Judge what must be active: is it, and as it is on disk?"""
     stale = [each.name for each in facts.units if each.needs_reload]
     if stale:
         found = f"systemd has older versions of {', '.join(stale)} in memory than on disk"
