@@ -63,6 +63,7 @@ import os
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.sidespawn.host.plugins.module_utils.edpm import DEFINITIONS, edited
 from ansible_collections.sidespawn.host.plugins.module_utils.kolla import TreeError
+from ansible_collections.sidespawn.host.plugins.module_utils.trees import finish
 
 
 def main() -> None:
@@ -91,26 +92,7 @@ def main() -> None:
             module.fail_json(msg=f"no tree of edpm-ansible 18-stable: {path}: {error.strerror}; nothing was changed")
         except TreeError as error:
             module.fail_json(msg=f"{path}: {error}; nothing was changed")
-    changed = [name for name in before if before[name] != after[name]]
-    if not module.check_mode:
-        for name in changed:
-            write(module, os.path.join(module.params["path"], name), after[name])
-    module.exit_json(
-        changed=bool(changed),
-        files=changed,
-        diff=[
-            {"before": before[name], "after": after[name], "before_header": name, "after_header": name}
-            for name in changed
-        ],
-    )
-
-
-def write(module: AnsibleModule, path: str, text: str) -> None:
-    """In one step. Owner and mode stay."""
-    draft = os.path.join(module.tmpdir, os.path.basename(path))
-    with open(draft, "w", encoding="utf-8") as file:
-        file.write(text)
-    module.atomic_move(draft, path)
+    finish(module, module.params["path"], before, after)
 
 
 if __name__ == "__main__":

@@ -69,6 +69,7 @@ from ansible_collections.sidespawn.host.plugins.module_utils.kolla import (
     TreeError,
     edited,
 )
+from ansible_collections.sidespawn.host.plugins.module_utils.trees import finish
 
 
 def main() -> None:
@@ -92,26 +93,7 @@ def main() -> None:
         module.fail_json(msg=f"no tree of Kolla-Ansible: {error.filename}: {error.strerror}")
     except TreeError as error:
         module.fail_json(msg=f"{error}; nothing was changed")
-    changed = [name for name in before if before[name] != after[name]]
-    if not module.check_mode:
-        for name in changed:
-            write(module, os.path.join(module.params["path"], name), after[name])
-    module.exit_json(
-        changed=bool(changed),
-        files=changed,
-        diff=[
-            {"before": before[name], "after": after[name], "before_header": name, "after_header": name}
-            for name in changed
-        ],
-    )
-
-
-def write(module: AnsibleModule, path: str, text: str) -> None:
-    """In one step: a run of Kolla-Ansible may read the file in the meantime. Owner and mode stay."""
-    draft = os.path.join(module.tmpdir, os.path.basename(path))
-    with open(draft, "w", encoding="utf-8") as file:
-        file.write(text)
-    module.atomic_move(draft, path)
+    finish(module, module.params["path"], before, after)
 
 
 if __name__ == "__main__":

@@ -56,6 +56,7 @@ import os
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.sidespawn.host.plugins.module_utils.puppet import CONDITIONS, TreeError, edited
+from ansible_collections.sidespawn.host.plugins.module_utils.trees import finish
 
 
 def main() -> None:
@@ -80,26 +81,7 @@ def main() -> None:
             raise TreeError(f"{tree} has none of {', '.join(CONDITIONS)}")
     except (OSError, TreeError) as error:
         module.fail_json(msg=f"{error}; nothing was changed")
-    changed = [name for name in before if before[name] != after[name]]
-    if not module.check_mode:
-        for name in changed:
-            write(module, os.path.join(tree, name), after[name])
-    module.exit_json(
-        changed=bool(changed),
-        files=changed,
-        diff=[
-            {"before": before[name], "after": after[name], "before_header": name, "after_header": name}
-            for name in changed
-        ],
-    )
-
-
-def write(module: AnsibleModule, path: str, text: str) -> None:
-    """In one step. Owner and mode stay."""
-    draft = os.path.join(module.tmpdir, os.path.basename(path))
-    with open(draft, "w", encoding="utf-8", newline="") as file:
-        file.write(text)
-    module.atomic_move(draft, path)
+    finish(module, tree, before, after)
 
 
 if __name__ == "__main__":
