@@ -44,9 +44,9 @@ ZSH = {"deb": "vendor-completions", "rpm": "site-functions"}
 def install(family: str, package: Path, destination: Path, python: str, bundled: Path | None) -> None:
     code = destination / PACKAGE.relative_to("/")
     shutil.copytree(package, code, ignore=shutil.ignore_patterns("__pycache__"))
-    runtime = code / "engines/docker-runtime"
-    runtime.chmod(0o755)
-    runtime.write_text(replaced(runtime.read_text(), "/usr/bin/python3", python))
+    for runtime in code.glob("engines/*-runtime"):
+        runtime.chmod(0o755)
+        runtime.write_text(replaced(runtime.read_text(), "/usr/bin/python3", python))
     if bundled is not None:
         shutil.copytree(bundled, destination / BUNDLED.relative_to("/"))
     path = [str(HOME), *([str(BUNDLED)] if bundled is not None else [])]

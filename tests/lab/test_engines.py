@@ -50,6 +50,12 @@ HOSTILE = (
 )  # fmt: skip
 
 
+def output(plan: Plan) -> str:
+    """By its name."""
+    command("journalctl", "--sync", check=False)
+    return command("journalctl", "--output=cat", "--quiet", f"CONTAINER_NAME={plan.name}").stdout
+
+
 def execute(described: tuple[str, ...], plan: Plan, pins: Pins) -> None:
     done = subprocess.run(described, capture_output=True, timeout=60, check=False, cwd="/", env={})
     assert done.returncode == 0, done.stderr
@@ -88,6 +94,8 @@ class Kind:
     journal: str = "_SYSTEMD_SLICE=sidespawn-{slice}.slice"  # what finds all that a service's programs say
     carry_out: Callable[[tuple[str, ...], Plan, Pins], None] = execute  # what the engine describes
     around: Callable[..., AbstractContextManager[None]] = nullcontext  # around what a service, by its name, has
+    said: Callable[[Plan], str] = output  # by a program
+    has_slice: bool = True  # of the service, for its programs
 
 
 PODMAN = Kind(
@@ -523,29 +531,26 @@ def test_what_a_hostile_program_gets(ground: Ground, uid: int) -> None:
     another = ground.start(other)
     plan = replace(plan, arguments=(*plan.arguments, plan.mounts[0].path, str(another.pid)))
     ground.start(plan)
-    wait_until(lambda: "attempts" in output(plan), patience=20)
-    found = json.loads(output(plan).partition("attempts ")[2].splitlines()[0])
+    wait_until(lambda: "attempts" in ground.kind.said(plan), patience=20)
+    found = json.loads(ground.kind.said(plan).partition("attempts ")[2].splitlines()[0])
     succeeded = {what for what, done in found.items() if done}
     assert succeeded == {"its own directory", "its scratch"} | ground.kind.allows
     for name in (plan.name, other.name):
         ground.engine.remove(name)
 
 
-def output(plan: Plan) -> str:
-    """Return what the program said, from the journal, by its name."""
-    command("journalctl", "--sync", check=False)
-    return command("journalctl", "--output=cat", "--quiet", f"CONTAINER_NAME={plan.name}").stdout
-
-
 def test_what_it_says_is_in_the_journal_by_its_name_and_its_slice(ground: Ground, runs: Running) -> None:
-    wait_until(lambda: "it runs" in output(runs.plan))
+    wait_until(lambda: "it runs" in ground.kind.said(runs.plan))
+    if not ground.kind.journal:
+        return
     service = ground.places.service
     of_service = ground.kind.journal.format(service=service, slice=service.replace("-", "_"))
     assert "it runs" in command("journalctl", "--output=cat", "--quiet", of_service).stdout
 
 
 def test_it_is_in_its_services_slice(ground: Ground, runs: Running) -> None:
-    assert f"/sidespawn-{ground.places.service.replace('-', '_')}.slice/" in (runs.proc / "cgroup").read_text()
+    slices = f"/sidespawn-{ground.places.service.replace('-', '_')}.slice/" in (runs.proc / "cgroup").read_text()
+    assert slices is ground.kind.has_slice
 
 
 # ---------------------------------------------------------------- finding it
@@ -672,7 +677,7 @@ def test_signals_reach_the_program(ground: Ground) -> None:
     process = ground.start(plan)
     wait_until(Path(f"/proc/{process.pid}/root/run/tool/ready").exists)
     assert send(process, "HUP")
-    wait_until(lambda: "told" in output(plan))
+    wait_until(lambda: "told" in ground.kind.said(plan))
     assert identify(process.pid) == process
     end(process, "KILL", 5)
     wait_until(lambda: state_of(ground, plan.name) == "exited")
@@ -750,7 +755,7 @@ def test_the_command_that_is_described_does_the_same(ground: Ground) -> None:
     with ground.pins(plan, request) as pins:
         ground.kind.carry_out(start_command(plan, pins, request), plan, pins)
         wait_until(lambda: state_of(ground, plan.name) == "running")
-        wait_until(lambda: "it runs" in output(plan))
+        wait_until(lambda: "it runs" in ground.kind.said(plan))
     found = ground.engine.find(plan.name)
     assert found is not None
     assert (found.digest, found.request) == (plan.digest, request)

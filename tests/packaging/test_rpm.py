@@ -95,7 +95,8 @@ def test_units_command_and_dockers_runtime_name_its_python(built: Built, enterpr
     assert len(commands) == 4
     assert all(each.startswith(f"{python} -I -S {CODE}/run.py ") for each in commands)
     assert (target / "usr/bin/sidespawn").read_text().startswith(f"#!{python} -I\n")
-    assert f"{python} -IS " in (target / CODE.strip("/") / "engines/docker-runtime").read_text()
+    for engine in ("docker", "kubernetes"):
+        assert f"{python} -IS " in (target / CODE.strip("/") / f"engines/{engine}-runtime").read_text()
 
 
 def test_scriptlets_are_plain_shell_and_end_nothing(built: Built) -> None:

@@ -18,6 +18,7 @@ from sidespawn.engines.api import in_url
 from sidespawn.engines.docker import Docker
 from sidespawn.errors import LaunchError, Reason
 from sidespawn.host import seccomp
+from sidespawn.system import oci
 from tests.unit.small import NET
 from tests.unit.test_podman import ID, PINS, PLAN
 
@@ -266,7 +267,7 @@ def test_names_in_urls() -> None:
 
 @pytest.fixture
 def homes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(docker_runtime, "HOMES", str(tmp_path / "homes"))
+    monkeypatch.setattr(oci, "HOMES", str(tmp_path / "homes"))
     (tmp_path / "homes/other/pins").mkdir(parents=True)
     pins = tmp_path / "homes/small/pins"
     pins.mkdir(parents=True)
@@ -363,7 +364,7 @@ def test_the_runtime_is_for_side_containers_only(
     code, found = adapted(homes, hostname)
     assert code == 1
     assert found == description(hostname)
-    assert json.loads((homes / "log").read_text())["msg"] == docker_runtime.REFUSAL
+    assert json.loads((homes / "log").read_text())["msg"] == oci.REFUSAL
 
 
 def test_a_profile_of_the_policy_is_named() -> None:

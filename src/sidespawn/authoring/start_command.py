@@ -8,6 +8,7 @@ from typing import Any
 from sidespawn.core.plan import Plan
 from sidespawn.engines import Pins
 from sidespawn.engines.docker import Docker
+from sidespawn.engines.kubernetes import Kubernetes
 from sidespawn.engines.podman import Podman
 from sidespawn.engines.systemd import MANAGER, START, properties, unit_name
 from sidespawn.engines.systemd_bus import split
@@ -21,6 +22,8 @@ def start_command(plan: Plan, pins: Pins, request: str) -> tuple[str, ...]:
             return Podman().describe(plan, pins, request)
         case "docker":
             return Docker().describe(plan, pins, request)
+        case "kubernetes":
+            return Kubernetes().describe(plan, pins, request)
     return by_busctl(plan, pins, request)
 
 

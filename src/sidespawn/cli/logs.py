@@ -23,6 +23,7 @@ from sidespawn.system.places import Places
 from sidespawn.system.processes import last_line, run
 
 JOURNAL_SECONDS = 120
+PODS = "/var/log/pods"  # where kubelet keeps it
 # Everybody on the host may write records with any fields, but for those with an underscore, which are journald's own.
 BY_ROOT = "_UID=0"
 
@@ -47,6 +48,10 @@ def logs(
     if not places.home.is_dir():
         click.echo(f"{places.service} is not enabled; these are its earlier records", err=True)
     require_journalctl()
+    if writes_files(places):
+        click.echo(
+            f"their output is in {PODS}/*/program/0.log, which kubectl logs shows; the journal has the rest", err=True
+        )
     matching = matches(places, name, refused)
     command = [JOURNALCTL, "--no-pager", "--quiet", *newest(lines, since, matching)]
     command += ["--output=json"] if as_json else ["--output=short-iso"]
@@ -64,6 +69,13 @@ def logs(
             for line in process.stdout:
                 click.echo(printable(line.removesuffix("\n").expandtabs()))
     raise SystemExit(max(process.returncode, 0))
+
+
+def writes_files(places: Places) -> bool:
+    """Return whether kubelet keeps what the service's side containers say."""
+    with suppress(PolicyError):
+        return load_policy(places).side_container.engine == "kubernetes"
+    return False
 
 
 def newest(lines: int, since: str | None, matching: list[str]) -> list[str]:

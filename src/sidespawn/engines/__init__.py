@@ -123,4 +123,8 @@ def get_engine(name: str, service: str) -> Engine:
             from sidespawn.engines.systemd import Systemd  # noqa: PLC0415
 
             return Systemd()
+        case "kubernetes":
+            from sidespawn.engines.kubernetes import Kubernetes  # noqa: PLC0415
+
+            return Kubernetes()
     raise KeyError(name)

@@ -14,6 +14,7 @@ from pathlib import Path
 from sidespawn.engines import docker, systemd_bus
 from sidespawn.engines.podman import PODMAN
 from sidespawn.errors import LaunchError
+from sidespawn.host_report import kubernetes
 from sidespawn.host_report.findings import Finding, State, Topic, ok, problem, warning
 from sidespawn.setup.systemd import PACKAGE
 from sidespawn.system.processes import last_line, run
@@ -69,10 +70,16 @@ class Facts:
     podman: Podman
     docker: Docker
     bus: Bus
+    kubernetes: kubernetes.Facts | None = None  # only looked at where it is used
 
 
 def look(engines: frozenset[str]) -> Facts:
-    return Facts(podman=look_at_podman(), docker=look_at_docker("docker" in engines), bus=look_at_bus())
+    return Facts(
+        podman=look_at_podman(),
+        docker=look_at_docker("docker" in engines),
+        bus=look_at_bus(),
+        kubernetes=kubernetes.look() if "kubernetes" in engines else None,
+    )
 
 
 def look_at_podman() -> Podman:
@@ -141,6 +148,8 @@ def judge(facts: Facts, engines: frozenset[str]) -> Iterator[Finding]:
         "docker": tuple(judge_docker(facts.docker)),
         "systemd": tuple(judge_bus(facts.bus)),
     }
+    if facts.kubernetes is not None:
+        judged["kubernetes"] = tuple(kubernetes.judge(facts.kubernetes))
     working = [name for name, found in judged.items() if not any(each.state is State.PROBLEM for each in found)]
     yield from judge_all(working, engines)
     for name, found in judged.items():
@@ -161,6 +170,8 @@ def judge_of(engine: str) -> Iterator[Finding]:
             yield from judge_docker(look_at_docker(is_used=True))
         case "systemd":
             yield from judge_bus(look_at_bus())
+        case "kubernetes":
+            yield from kubernetes.judge(kubernetes.look())
 
 
 def judge_all(working: list[str], engines: frozenset[str]) -> Iterator[Finding]:

@@ -30,6 +30,8 @@ class Topic(StrEnum):
     DOCKER = "docker"
     DOCKER_RUNTIME = "docker-runtime"
     DOCKER_LIVE_RESTORE = "docker-live-restore"
+    KUBERNETES = "kubernetes"
+    STATIC_PODS = "static-pods"
     SYSTEMD_BUS = "systemd-bus"
     PYTHON = "python"
     CODE = "code"

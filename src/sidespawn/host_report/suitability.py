@@ -6,11 +6,12 @@ from pathlib import Path
 
 from sidespawn import host_report
 from sidespawn.core.policy import Policy
-from sidespawn.engines import docker, systemd_roots
+from sidespawn.engines import docker, kubernetes, systemd_roots
 from sidespawn.engines.api import in_url
 from sidespawn.engines.podman import PODMAN
 from sidespawn.errors import LaunchError
 from sidespawn.host_report.findings import Finding
+from sidespawn.host_report.kubernetes import look as look_at_kubernetes
 from sidespawn.host_report.trusted_code import is_writable_by_others
 from sidespawn.setup import accounts, hardening, security_modules, systemd
 from sidespawn.setup.services import Service, is_enabled
@@ -34,6 +35,8 @@ def policy_warnings(policy: Policy) -> list[str]:
     found += IMAGES[policy.side_container.engine](policy.side_container.image)
     if policy.side_container.engine == "systemd":
         found += account_warnings(policy)
+    if policy.side_container.engine == "kubernetes":
+        found += pod_warnings(policy, look_at_kubernetes().most_pods)
     return found + security_modules.warnings(policy.side_container.engine, policy.side_container.apparmor)
 
 
@@ -106,4 +109,21 @@ def no_image(image: str) -> str:
     return f"image {image} is not on this host, and requests never pull images"
 
 
-IMAGES = {"podman": podman_image, "docker": docker_image, "systemd": systemd_image}
+def kubernetes_image(image: str) -> list[str]:
+    return [no_image(image)] if kubernetes.has_image(image) is False else []
+
+
+def pod_warnings(policy: Policy, most: int) -> list[str]:
+    """kubelet counts each side container as a pod, and makes room for them by ending others."""
+    if policy.limits.instances < most:
+        return []
+    found = f"the policy allows {policy.limits.instances} side containers and kubelet {most} pods"
+    return [f"{found}; lower instances in [limits], or raise maxPods in kubelet's configuration"]
+
+
+IMAGES = {
+    "podman": podman_image,
+    "docker": docker_image,
+    "systemd": systemd_image,
+    "kubernetes": kubernetes_image,
+}

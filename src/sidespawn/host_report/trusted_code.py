@@ -110,7 +110,7 @@ def judge_writable(paths: list[Path]) -> Finding:
 
 def writable_code() -> list[Path]:
     """At most three, to begin with."""
-    suspects = [PACKAGE, *PACKAGE.parents, *PACKAGE.rglob("*.py"), PACKAGE / "engines/docker-runtime"]
+    suspects = [PACKAGE, *PACKAGE.parents, *PACKAGE.rglob("*.py"), *PACKAGE.glob("engines/*-runtime")]
     return [path for path in suspects if is_writable_by_others(path)][:3]
 
 

@@ -54,7 +54,7 @@ KEYS = frozenset(
 MODES = ("enforce", "monitor")
 WAKES = ("doorbell", "path")
 EXTENSIONS = 4
-ENGINES = ("podman", "docker", "systemd")
+ENGINES = ("podman", "docker", "systemd", "kubernetes")
 IMAGE_CHARACTERS = ALPHANUMERIC | frozenset("._-/:@")
 # SYS_ADMIN, SYS_PTRACE, SYS_MODULE and their like are root on the host under another name: no policy can give them.
 CAPABILITIES = frozenset(

@@ -38,7 +38,8 @@ ORDER: tuple[Id, ...] = (
     Topic.SELINUX, Topic.SELINUX_MODULE, Topic.SELINUX_LABELS,
     Sign.POLICY_UNSAFE, Sign.POLICY_INVALID,
     Topic.UNIT_FILES, Topic.DAEMON_RELOAD, Topic.UNITS,
-    Topic.PODMAN, Topic.SYSTEMD_BUS, Topic.DOCKER, Topic.DOCKER_RUNTIME, Topic.DOCKER_LIVE_RESTORE, Topic.ENGINES,
+    Topic.PODMAN, Topic.SYSTEMD_BUS, Topic.DOCKER, Topic.DOCKER_RUNTIME, Topic.DOCKER_LIVE_RESTORE,
+    Topic.KUBERNETES, Topic.STATIC_PODS, Topic.ENGINES,
     Sign.STATE_MISSING, Sign.IMAGE_MISSING,
     Topic.MOUNT_NAMESPACE, Topic.SPOOL_MOUNTS, Sign.POLICY_NOT_APPLIED, Topic.SERVICE_UNITS,
     Topic.AGENTS, Topic.AGENT_MOUNTS, Topic.AGENT_RELEASE, Topic.AGENT_APPARMOR,
@@ -47,7 +48,10 @@ ORDER: tuple[Id, ...] = (
     Topic.LEFTOVER_ACCOUNTS, Topic.ROOT,
 )  # fmt: skip
 POLICY: frozenset[Id] = frozenset({Sign.POLICY_UNSAFE, Sign.POLICY_INVALID})
-ENGINE: frozenset[Id] = frozenset({Topic.ENGINES, Topic.PODMAN, Topic.SYSTEMD_BUS, Topic.DOCKER, Topic.DOCKER_RUNTIME})
+ENGINE: frozenset[Id] = frozenset(
+    {Topic.ENGINES, Topic.PODMAN, Topic.SYSTEMD_BUS, Topic.DOCKER, Topic.DOCKER_RUNTIME}
+    | {Topic.KUBERNETES, Topic.STATIC_PODS}
+)
 RUNS: frozenset[Id] = frozenset({Topic.KERNEL, Topic.SYSTEMD, Topic.PYTHON, Topic.UNIT_FILES})
 UP: frozenset[Id] = frozenset({*RUNS, *POLICY, Topic.SPOOL_MOUNTS})
 # What each may be no more than a consequence of: nothing else mends it before the cause is mended.

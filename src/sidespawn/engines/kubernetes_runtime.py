@@ -1,0 +1,183 @@
+"""Puts what Kubernetes cannot say of a side container into its OCI description before runc reads it.
+
+Kubernetes joins no network namespace by path and gives programs that are not root no capabilities.  kubernetes.py
+writes a pod whose uid names a record, which it leaves beside the pinned namespace in a directory that only root can
+reach: parts of a description (see `record` there).  The pod's sandbox, the container that does nothing, needs a
+record; the program's container uses it up.  So all of these are refused: the pod of somebody else with this runtime's
+class, a copy of a pod, a second start in the same pod, a pod of the time before a reboot, and `kubectl exec`.
+
+The command in a pod is `/.sidespawn`, which no image has, and the program's own for people to read: a node that maps
+the class to plain runc fails to start it.  The pod has the host's network, since it must have one; its sandbox is given
+a network namespace with nothing in it.
+
+The outcome is told to the engine: beside the record, UID.taken is the record once used, locked while runc makes the
+container, and UID.failed says why it failed. What was made stands in RUNS/UID as long as its pod is there.
+
+Runs alone, as root, once per container: standard library only, and little of that (annotations as containerd 1.6 to 2.1
+write them).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import sys
+
+sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+
+from sidespawn.system import oci
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # importing it costs every start milliseconds
+    from typing import Any
+
+WORD = "/.sidespawn"
+CRI = "io.kubernetes.cri."
+ONLY_CREATE = "side containers are not entered, saved or restored: this runtime only starts, shows and ends them"
+DIFFERS = "the pod is not what sidespawn wrote: its {what} differs from the record"
+USED = "the record of this side container was used already; sidespawn writes a new pod for each start"
+NOT_CONFINED = "the pod lacks what confines a side container: {what}"
+
+
+class Refusal(Exception):
+    pass
+
+
+def main(argv: list[str]) -> int:
+    """Carry out runc's call `argv`, or refuse it; the exit status."""
+    if "create" not in argv[1:]:
+        return oci.refuse(argv, ONLY_CREATE) if "--log" in argv else 1
+    path = oci.description_of(argv)
+    description = oci.read(path)
+    said = description.get("annotations", {})
+    place = oci.find_record(said.get(f"{CRI}sandbox-uid", ""))
+    kind = said.get(f"{CRI}container-type")
+    if place is None:
+        return oci.refuse(argv, USED if kind == "container" else oci.REFUSAL)
+    if kind == "sandbox":
+        return create_sandbox(argv, path, description)
+    return create_program(argv, path, description, place.removesuffix(".oci"))
+
+
+def create_sandbox(argv: list[str], path: str, description: dict[str, Any]) -> int:
+    adapt_sandbox(description)
+    oci.write(path, description)
+    return runc(argv)
+
+
+def create_program(argv: list[str], path: str, description: dict[str, Any], place: str) -> int:
+    try:
+        with open(f"{place}.oci", encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # until this process ends
+            os.rename(f"{place}.oci", f"{place}.taken")
+            return create_by(json.load(file), argv, path, description, place)
+    except FileNotFoundError:  # taken by another start, or withdrawn, just now
+        return oci.refuse(argv, USED)
+    except (Refusal, OSError, ValueError, LookupError, TypeError) as error:
+        why = str(error) if isinstance(error, Refusal) else f"the pod cannot be made: {error!r}"
+        note(f"{place}.failed", {"message": why})
+        return oci.refuse(argv, why)
+
+
+def create_by(record: dict[str, Any], argv: list[str], path: str, description: dict[str, Any], place: str) -> int:
+    """Raises Refusal, and what reading and writing raises."""
+    adapt(description, record)
+    oci.write(path, description)
+    code = runc(argv)
+    if code:
+        note(f"{place}.failed", {"message": last_error(oci.option(argv, "--log"))})
+        return code
+    try:
+        told = made(argv, description)
+    except FileNotFoundError:
+        raise Refusal("the program's process ended before its start") from None
+    os.makedirs(oci.RUNS, mode=0o700, exist_ok=True)
+    note(f"{oci.RUNS}/{os.path.basename(place)}", told)
+    return 0
+
+
+def adapt_sandbox(description: dict[str, Any]) -> None:
+    """The pod's first container, which holds namespaces that nothing uses: no privilege, and no one's network."""
+    description["process"]["capabilities"] = {}
+    others = [each for each in description["linux"]["namespaces"] if each["type"] not in ("network", "uts")]
+    description["linux"]["namespaces"] = [*others, {"type": "network"}, {"type": "uts"}]
+    description["linux"].pop("sysctl", None)
+    description.pop("hooks", None)
+
+
+def adapt(description: dict[str, Any], record: dict[str, Any]) -> None:
+    """Raises Refusal."""
+    process, linux = description["process"], description["linux"]
+    check(description, record)
+    oci.confine(description, record["process"]["env"], record["capabilities"], record["netns"])
+    process |= record["process"]
+    description["hostname"] = record["hostname"]
+    description["annotations"] |= record["annotations"]
+    linux["namespaces"] = [
+        *({"type": each} for each in ("mount", "pid", "ipc", "uts", "cgroup")),
+        {"type": "network", "path": record["netns"]},
+    ]
+    linux["resources"] |= record["resources"]
+    linux["devices"] = []
+    oci.narrow(linux["seccomp"])
+    linux.pop("rootfsPropagation", None)
+    # Bind mounts are kubelet's and containerd's: /etc/hosts, the pod's /dev/shm, volumes of the image.
+    description["mounts"] = [each for each in description["mounts"] if each["type"] != "bind"] + record["mounts"]
+
+
+def check(description: dict[str, Any], record: dict[str, Any]) -> None:
+    said, process, user = description["annotations"], description["process"], record["process"]["user"]
+    agree = {
+        "command": process["args"] == [WORD, *record["process"]["args"]],
+        # The kubelet appends the node's name.
+        "name": f"{said.get(f'{CRI}sandbox-name')}-".startswith(f"{record['pod']}-"),
+        "namespace": said.get(f"{CRI}sandbox-namespace") == record["namespace"],
+        "user": {key: process["user"][key] for key in ("uid", "gid")} == user,
+    }
+    confined = {
+        "a read-only root": description["root"].get("readonly"),
+        "allowPrivilegeEscalation: false": process.get("noNewPrivileges"),
+        "a seccomp profile": description["linux"].get("seccomp"),
+        "hidden parts of /proc": description["linux"].get("maskedPaths"),
+        "the host's users": not any(each["type"] == "user" for each in description["linux"]["namespaces"]),
+    }
+    for problem, facts in ((DIFFERS, agree), (NOT_CONFINED, confined)):
+        wrong = [what for what, holds in facts.items() if not holds]
+        if wrong:
+            raise Refusal(problem.format(what=wrong[0]))
+
+
+def runc(argv: list[str]) -> int:
+    """As a child: what becomes of it is noted for the engine."""
+    pid = os.posix_spawnp("runc", ["runc", *argv[1:]], os.environ)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def made(argv: list[str], description: dict[str, Any]) -> dict[str, Any]:
+    """The program's process waits for its start, so its pid is no other's."""
+    with open(oci.option(argv, "--pid-file"), encoding="ascii") as file:
+        pid = int(file.read())
+    with open(f"/proc/{pid}/stat", "rb") as stat:
+        started = int(stat.read().rpartition(b")")[2].split()[19])
+    ours = {key: value for key, value in description["annotations"].items() if not key.startswith(CRI)}
+    return {"container": argv[-1], "pid": pid, "started": started, "annotations": ours}
+
+
+def note(path: str, content: dict[str, Any]) -> None:
+    """Whole or not at all, since the engine waits for it."""
+    oci.write(f"{path}.new", content)
+    os.rename(f"{path}.new", path)
+
+
+def last_error(log: str) -> str:
+    """The last line of runc's log, a JSON object per line."""
+    try:
+        with open(log, encoding="utf-8") as file:
+            return str(json.loads(file.read().rstrip().rpartition("\n")[2])["msg"])
+    except (OSError, ValueError, KeyError):
+        return "runc failed and did not say why"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

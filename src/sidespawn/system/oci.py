@@ -1,0 +1,88 @@
+"""Common parts of the OCI runtimes around runc: finding root's record of a side container, and confining it.
+
+An engine leaves a record beside the pinned namespace, in a directory that only root can reach; a runtime takes from it
+what the description of a new container must have (config.md of the OCI runtime specification, version 1.0 to 1.2).
+Without a record there is no container: these runtimes are for side containers only.
+
+Standard library only, and little of that: each container waits for it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # importing it costs every start milliseconds
+    from typing import Any
+
+HOMES = "/run/sidespawn"
+RUNC = "/run/sidespawn-runc"  # the handler's Root in containerd's configuration
+RUNS = f"{RUNC}/runs"  # a file for each program that was started
+HEX = frozenset("0123456789abcdef")
+REFUSAL = "no record of such a side container: only sidespawn uses this runtime"
+HARMLESS = ("nosuid", "nodev")
+# Of docker's and containerd's lists. Of AF_UNIX, AF_INET, AF_INET6, AF_PACKET and of netlink's protocols the same as
+# podman's: see host/seccomp.py.
+LEFT_OUT = {"io_uring_enter", "io_uring_register", "io_uring_setup", "socket", "socketcall"}
+SOCKETS = [*({0: each} for each in (1, 2, 10, 17)), *({0: 16, 2: each} for each in (0, 4, 6, 12, 16))]
+SETS = ("bounding", "permitted", "effective", "inheritable", "ambient")
+
+
+def option(argv: list[str], name: str) -> str:
+    return argv[argv.index(name) + 1]
+
+
+def description_of(argv: list[str]) -> str:
+    """Return the path of the description that a call of runc to create a container names."""
+    return os.path.join(option(argv, "--bundle"), "config.json")
+
+
+def read(path: str) -> dict[str, Any]:
+    with open(path, encoding="utf-8") as file:
+        return dict(json.load(file))
+
+
+def write(path: str, content: dict[str, Any]) -> None:
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(content, file)
+
+
+def refuse(argv: list[str], why: str) -> int:
+    """Say it where the caller of runc looks for an error; the exit status."""
+    with open(option(argv, "--log"), "a", encoding="utf-8") as log:
+        log.write(json.dumps({"level": "error", "msg": why}) + "\n")
+    return 1
+
+
+def find_record(name: str) -> str | None:
+    """Return the path of what an engine left under this name, in the directory of one service."""
+    if len(name) == 32 and HEX.issuperset(name):
+        for service in os.listdir(HOMES):
+            path = f"{HOMES}/{service}/pins/{name}.oci"
+            if os.path.exists(path):
+                return path
+    return None
+
+
+def confine(description: dict[str, Any], environment: list[str], capabilities: list[str], netns: str) -> None:
+    """Exactly these variables and capabilities, no groups of the image's, and the network namespace at that path."""
+    process, linux = description["process"], description["linux"]
+    process["env"] = environment
+    process["user"]["additionalGids"] = []
+    process["capabilities"] = dict.fromkeys(SETS, capabilities)
+    others = [each for each in linux["namespaces"] if each["type"] != "network"]
+    linux["namespaces"] = [*others, {"type": "network", "path": netns}]
+    linux.pop("sysctl", None)  # they would be set in the agent's namespace
+    description.pop("hooks", None)  # programs that an engine runs around the container, in its namespaces
+
+
+def narrow(calls: dict[str, Any]) -> None:
+    """Leave out system calls that no side container needs."""
+    calls["architectures"] = calls["architectures"][:1]  # its own: of others no filter sees all arguments
+    for rule in calls["syscalls"]:
+        rule["names"] = [name for name in rule["names"] if name not in LEFT_OUT]
+    for wanted in SOCKETS:
+        arguments = [{"index": each, "value": value, "op": "SCMP_CMP_EQ"} for each, value in wanted.items()]
+        calls["syscalls"].append({"names": ["socket"], "action": "SCMP_ACT_ALLOW", "args": arguments})
+    calls["syscalls"] = [rule for rule in calls["syscalls"] if rule["names"]]

@@ -1,0 +1,169 @@
+"""What `sidespawn check` says of a node: containerd's handler, kubelet's directory, the number of pods."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sidespawn.errors import LaunchError, Reason
+from sidespawn.host_report import engines, kubernetes, suitability
+from sidespawn.host_report.findings import State
+from sidespawn.system.oci import RUNC
+from sidespawn.system.processes import Output
+from tests.unit import small
+
+GOOD = kubernetes.Facts(runtime=str(kubernetes.RUNTIME), root=RUNC)
+KUBELET = "apiVersion: kubelet.config.k8s.io/v1beta1\nstaticPodPath: /x/pods # ours\nmaxPods: 250\n"
+HANDLER = {"sidespawn": {"options": {"BinaryName": "/lib/kubernetes-runtime", "Root": RUNC}}, "runc": {}}
+
+
+def judged(facts: kubernetes.Facts) -> dict[str, tuple[str, str]]:
+    return {each.id.value: (each.state.value, each.sentence) for each in kubernetes.judge(facts)}
+
+
+def test_a_node_that_is_ready() -> None:
+    assert {state for state, _ in judged(GOOD).values()} == {"ok"}
+    assert set(judged(GOOD)) == {"kubernetes", "static-pods"}
+
+
+@pytest.mark.parametrize(
+    ("facts", "topic", "said"),
+    [
+        (kubernetes.Facts(is_installed=False), "kubernetes", "containerd is not installed"),
+        (replace(GOOD, error="no luck"), "kubernetes", "no luck"),
+        (replace(GOOD, runtime=""), "kubernetes", "handler sidespawn is not there"),
+        (replace(GOOD, runtime="/usr/sbin/runc"), "kubernetes", "handler sidespawn is /usr/sbin/runc"),
+        (replace(GOOD, root=""), "kubernetes", "its Root not set"),
+        (replace(GOOD, root="/run/x"), "kubernetes", "its Root /run/x"),
+        (replace(GOOD, reads="/var/lib/pods"), "static-pods", "from /var/lib/pods, not from /etc/kubernetes/manifests"),
+        (replace(GOOD, has_directory=False), "static-pods", "is not there"),
+    ],
+)
+def test_what_a_node_lacks(facts: kubernetes.Facts, topic: str, said: str) -> None:
+    state, sentence = judged(facts)[topic]
+    assert state == "problem"
+    assert said in sentence
+
+
+def test_a_directory_that_others_can_write() -> None:
+    state, sentence = judged(replace(GOOD, is_writable=True))["static-pods"]
+    assert state == "warning"
+    assert "root on this node" in sentence
+
+
+def test_the_hint_says_what_containerd_needs() -> None:
+    _, sentence = judged(replace(GOOD, runtime=""))["kubernetes"]
+    assert json.dumps({"BinaryName": str(kubernetes.RUNTIME), "Root": RUNC}) in sentence
+
+
+def test_the_report_of_the_engines_has_it_where_it_is_used() -> None:
+    host = engines.Facts(podman=engines.Podman(), docker=engines.Docker(), bus=engines.Bus(), kubernetes=None)
+    assert "kubernetes" not in {each.id.value for each in engines.judge(host, frozenset({"podman"}))}
+    used = replace(host, kubernetes=replace(GOOD, runtime=""))
+    found = {each.id.value: each.state for each in engines.judge(used, frozenset({"kubernetes"}))}
+    assert found["kubernetes"] is State.PROBLEM
+
+
+# ---------------------------------------------------------------- looking
+
+
+@pytest.mark.parametrize("plugin", ["io.containerd.cri.v1.runtime", "io.containerd.grpc.v1.cri"])
+def test_the_handler_where_containerd_1_and_2_have_it(plugin: str) -> None:
+    configuration = {"plugins": {plugin: {"containerd": {"runtimes": HANDLER}}, "io.containerd.gc.v1.scheduler": {}}}
+    assert kubernetes.handler_of(configuration)["BinaryName"] == "/lib/kubernetes-runtime"
+
+
+@pytest.mark.parametrize(
+    "configuration", [{}, {"plugins": {}}, {"plugins": {"io.containerd.grpc.v1.cri": {"containerd": {"runtimes": {}}}}}]
+)
+def test_no_handler(configuration: dict[str, object]) -> None:
+    assert kubernetes.handler_of(configuration) == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "most"),
+    [
+        (KUBELET, "/x/pods", "250"),
+        (KUBELET.replace("/x/pods", '"/x/pods"'), "/x/pods", "250"),
+        (KUBELET.replace("/x/pods", "'/x/pods'"), "/x/pods", "250"),
+        (json.dumps({"staticPodPath": "/x/pods", "maxPods": 250}, indent=1), "/x/pods", "250"),
+        ("a:\n  staticPodPath: /nested\n  maxPods: 3\n", "", ""),
+        ("# staticPodPath: /no\n", "", ""),
+        ("staticPodPath:\n", "", ""),
+        ("", "", ""),
+    ],
+)
+def test_what_kubelets_configuration_says(text: str, path: str, most: str) -> None:
+    assert kubernetes.setting(text, "staticPodPath") == path
+    assert kubernetes.setting(text, "maxPods") == most
+
+
+@pytest.fixture
+def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "kubelet").write_text(KUBELET)
+    (tmp_path / "pods").mkdir()
+    monkeypatch.setattr(kubernetes, "CONTAINERD", str(tmp_path / "kubelet"))
+    monkeypatch.setattr(kubernetes, "KUBELET_CONFIGURATION", tmp_path / "kubelet")
+    monkeypatch.setattr(kubernetes, "STATIC_PODS", tmp_path / "pods")
+    return tmp_path
+
+
+def test_looking_at_a_node(node: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (
+        "[plugins.'io.containerd.grpc.v1.cri'.containerd.runtimes.sidespawn.options]\nBinaryName = '/b'\nRoot = '/r'\n"
+    )
+    monkeypatch.setattr(kubernetes, "run", lambda *_: Output(0, text, ""))
+    found = kubernetes.look()
+    assert (found.runtime, found.root, found.reads, found.most_pods) == ("/b", "/r", "/x/pods", 250)
+    assert found.has_directory
+    (node / "pods").rmdir()
+    assert not kubernetes.look().has_directory
+
+
+@pytest.mark.usefixtures("node")
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (Output(1, "", "containerd: line 3\n"), "line 3"),
+        (Output(0, "no = TOML = x", ""), "cannot be read"),
+        (Output(0, "plugins = 3", ""), "cannot be read"),
+        (LaunchError(Reason.ENGINE_TIMEOUT, "it took long"), "it took long"),
+    ],
+)
+def test_a_containerd_that_does_not_say(monkeypatch: pytest.MonkeyPatch, answer: object, said: str) -> None:
+    def run(*_: object) -> object:
+        if isinstance(answer, LaunchError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(kubernetes, "run", run)
+    assert said in kubernetes.look().error
+
+
+def test_a_node_without_kubelets_configuration_or_containerd(node: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kubernetes, "run", lambda *_: Output(0, "", ""))
+    (node / "kubelet").rename(node / "other")
+    monkeypatch.setattr(kubernetes, "CONTAINERD", str(node / "other"))
+    assert (kubernetes.look().reads, kubernetes.look().most_pods) == ("", kubernetes.MOST_PODS)
+    monkeypatch.setattr(kubernetes, "CONTAINERD", str(node / "none"))
+    assert not kubernetes.look().is_installed
+
+
+# ---------------------------------------------------------------- a policy on this node
+
+
+@pytest.mark.parametrize(("most", "warns"), [(110, False), (256, True), (255, True), (1000, False)])
+def test_more_side_containers_than_pods(most: int, warns: bool) -> None:
+    policy = small.parse(f"{small.POLICY}\n[limits]\ninstances = {256 if warns else 100}\n")
+    assert bool(suitability.pod_warnings(policy, most)) is warns
+
+
+@pytest.mark.parametrize(
+    ("answer", "missing"), [(Output(0, "", ""), True), (Output(0, "x:latest\n", ""), False), (Output(1, "", ""), False)]
+)
+def test_an_image_that_the_node_lacks(monkeypatch: pytest.MonkeyPatch, answer: Output, missing: bool) -> None:
+    monkeypatch.setattr("sidespawn.engines.kubernetes.run", lambda *_: answer)
+    assert bool(suitability.kubernetes_image("x")) is missing
