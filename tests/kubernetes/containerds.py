@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -23,8 +24,8 @@ PYTHON = CACHE / "cri/bin/python"
 PROTOS = CACHE / "cri-api/usr/share/gocode/src/k8s.io/cri-api/pkg/apis/runtime/v1"
 CRI = Path(__file__).with_name("cri.py")
 RUNTIME = CHECKOUT / "src/sidespawn/engines/kubernetes-runtime"
-PROGRAMS = {version: CACHE / f"containerd-{version}/usr/bin" for version in ("1.6", "1.7", "2.1")}
-VERSIONS = tuple(PROGRAMS)
+# Of Debian 12, 13 and sid, as `./dev test` unpacks them. That of sid is whatever sid has; tests are named by it.
+PROGRAMS = {version: CACHE / f"containerd-{version}/usr/bin" for version in ("1.6", "1.7", "2")}
 UNIT = "test-containerd.service"
 UNIT_FILE = Path("/run/systemd/system") / UNIT
 # As its own unit has it: shims and programs stay.
@@ -46,6 +47,18 @@ disable_apparmor = true
 tolerate_missing_hugetlb_controller = true
 disable_hugetlb_controller = true
 """
+
+
+def whole_version(version: str) -> str:
+    """Return what the program calls itself, 1.6.20 for 1.6; the same again where it is not unpacked."""
+    program = PROGRAMS[version] / "containerd"
+    if not program.exists():
+        return version
+    done = subprocess.run((program, "--version"), capture_output=True, text=True, timeout=60, check=True)
+    return re.split("[^0-9.]", done.stdout.split()[2].removeprefix("v"))[0]
+
+
+VERSIONS = tuple(pytest.param(each, id=f"containerd-{whole_version(each)}") for each in PROGRAMS)
 
 
 class Refused(Exception):

@@ -47,7 +47,10 @@ class Runtime:
 def modules(protos: Path) -> tuple[Any, Any]:
     """Made of the description each time, so that they fit the libraries that are there."""
     with tempfile.TemporaryDirectory() as made:
-        command = (sys.executable, "-m", "grpc_tools.protoc", f"--proto_path={protos}")
+        lines = (protos / "api.proto").read_text(encoding="utf-8").splitlines()
+        # Its options for a generator of Go code need a file that is not there.
+        Path(made, "api.proto").write_text("\n".join(each for each in lines if "gogo" not in each), encoding="utf-8")
+        command = (sys.executable, "-m", "grpc_tools.protoc", f"--proto_path={made}")
         outputs = (f"--python_out={made}", f"--grpc_python_out={made}")
         subprocess.run((*command, *outputs, "api.proto"), check=True, timeout=SECONDS)
         sys.path.insert(0, made)
