@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sidespawn.recipes import system_calls
-from sidespawn.recipes.system_calls import BIND, DETACH, ENOSYS, FILE, READ_ONLY, RECURSIVE, SHARED, SLAVE
+from sidespawn.recipes.system_calls import BIND, DETACH, ENOSYS, FILE, OCI_FILE, READ_ONLY, RECURSIVE, SHARED, SLAVE
 
 ALLOWED = "allowed"
 REMOUNT, PRIVATE, MOVE = 32, 1 << 18, 8192
@@ -16,9 +16,9 @@ LEGACY = 0xC0ED0000  # MS_MGC_VAL: the kernel takes it off the flags
 PROFILE: dict[str, Any] = json.loads(FILE.read_text(encoding="utf-8"))
 
 
-def answer(name: str, *arguments: int, architecture: str = "amd64") -> str | int:
+def answer(name: str, *arguments: int, architecture: str = "amd64", profile: dict[str, Any] = PROFILE) -> str | int:
     """The word allowed, or the error that the call gets."""
-    for rule in PROFILE["syscalls"]:
+    for rule in profile["syscalls"]:
         arches = rule.get("includes", {}).get("arches", [architecture])
         without = rule.get("excludes", {}).get("arches", [])
         if name not in rule["names"] or architecture not in arches or architecture in without:
@@ -37,8 +37,26 @@ def fits(comparison: dict[str, Any], arguments: tuple[int, ...]) -> bool:
 
 
 def test_the_file_is_what_the_module_makes() -> None:
-    assert FILE.read_text(encoding="utf-8") == system_calls.text()
+    assert FILE.read_text(encoding="utf-8") == system_calls.text(system_calls.profile())
+    assert OCI_FILE.read_text(encoding="utf-8") == system_calls.text(system_calls.oci_profile())
     assert PROFILE["defaultAction"] == "SCMP_ACT_ERRNO"
+
+
+def test_the_list_for_kubernetes_has_no_field_that_containerd_ignores() -> None:
+    """It reads the list as the OCI writes one (LinuxSeccomp of the runtime specification)."""
+    profile = json.loads(OCI_FILE.read_text(encoding="utf-8"))
+    assert profile.keys() <= {"defaultAction", "defaultErrnoRet", "architectures", "flags", "syscalls"}
+    fields = {key for rule in profile["syscalls"] for key in rule} - {"comment"}  # for people
+    assert fields == {"names", "action", "errnoRet", "args"}
+
+
+@pytest.mark.parametrize("namespace", [1 << 17, 1 << 25, 1 << 26, 1 << 27, 1 << 28, 1 << 29, 1 << 30])
+def test_clone_makes_no_namespace_whatever_its_other_arguments_are(namespace: int) -> None:
+    """As containerd reads the list: without conditions on architectures."""
+    profile = json.loads(OCI_FILE.read_text(encoding="utf-8"))
+    for stack in (0, 1 << 17, 0x7F0000000000):
+        assert answer("clone", namespace | 17, stack, 0, 0, 0, profile=profile) == ENOSYS
+        assert answer("clone", 17, stack, 0, 0, 0, profile=profile) == ALLOWED
 
 
 def test_every_entry_says_why() -> None:

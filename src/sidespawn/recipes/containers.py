@@ -15,7 +15,7 @@ import shlex
 from dataclasses import dataclass
 from typing import Any
 
-from sidespawn.recipes.system_calls import FILE
+from sidespawn.recipes.system_calls import FILE, OCI_FILE
 
 ENGINES = ("podman", "docker", "quadlet", "kubernetes")
 # By agent of Neutron's: what `ip netns` needs, and what the agent does in the namespaces.
@@ -63,7 +63,7 @@ def preparation(agent: Agent, engine: str) -> list[str]:
         f"systemd-tmpfiles --create {TMPFILES}",
     ]
     if engine == "kubernetes":
-        lines.append(f"install -D -m 644 {FILE} /var/lib/kubelet/seccomp/{KUBELET}")
+        lines.append(f"install -D -m 644 {OCI_FILE} /var/lib/kubelet/seccomp/{KUBELET}")
     return lines
 
 

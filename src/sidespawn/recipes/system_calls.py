@@ -1,6 +1,7 @@
 """The system calls of a contained agent: everything that is not listed here does not exist for it.
 
-    python3 -m sidespawn.recipes.system_calls     writes contained-agent.json, which podman, docker and kubelets read
+    python3 -m sidespawn.recipes.system_calls     writes contained-agent.json, which podman and docker read, and
+                                                  contained-agent.oci.json for nodes of Kubernetes
 
 The list is for an agent that makes network namespaces, with SYS_ADMIN and NET_ADMIN and without a security module. It
 contains such an agent only together with the rest of the recipe: a user other than root, no_new_privs, no host pids.
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 FILE = Path(__file__).with_name("contained-agent.json")
+OCI_FILE = Path(__file__).with_name("contained-agent.oci.json")
 ENOSYS, ENOTSUP = 38, 95
 NEW_NAMESPACE, NEW_NETWORK = 0x20000, 0x40000000  # CLONE_NEWNS, CLONE_NEWNET
 ANY_NAMESPACE = 0x7E020000  # each CLONE_NEW... that clone(2) takes
@@ -157,8 +159,19 @@ def comparison(index: int, wanted: int | tuple[int, int]) -> dict[str, Any]:
     return {"index": index, "value": mask, "valueTwo": value, "op": "SCMP_CMP_MASKED_EQ"}
 
 
-def text() -> str:
-    return json.dumps(profile(), indent=1) + "\n"
+def oci_profile() -> dict[str, Any]:
+    """In the OCI's form, not for s390x.
+
+    containerd reads the list of a pod in this form and ignores what docker and podman have beyond it. It would then
+    apply both entries for clone on every architecture, and one of them compares another argument than the flags.
+    """
+    found = {key: value for key, value in profile().items() if key != "archMap"}
+    calls = [{key: value for key, value in each.items() if key != "excludes"} for each in found["syscalls"]]
+    return found | {"syscalls": [each for each in calls if "includes" not in each]}
+
+
+def text(made: dict[str, Any]) -> str:
+    return json.dumps(made, indent=1) + "\n"
 
 
 def allowed() -> frozenset[str]:
@@ -168,4 +181,5 @@ def allowed() -> frozenset[str]:
 
 
 if __name__ == "__main__":
-    FILE.write_text(text(), encoding="utf-8")
+    FILE.write_text(text(profile()), encoding="utf-8")
+    OCI_FILE.write_text(text(oci_profile()), encoding="utf-8")
