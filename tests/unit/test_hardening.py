@@ -121,3 +121,22 @@ def test_no_unit_has_a_mount_namespace_of_its_own(path: Path) -> None:
     paths = ["ReadOnlyPaths", "ReadWritePaths", "InaccessiblePaths", "TemporaryFileSystem", "ProcSubset"]
     private = [*(f"Protect{each}" for each in private), "PrivateTmp", "PrivateDevices", "PrivateMounts", *paths]
     assert not set(options(path.read_text(encoding="utf-8"))) & set(private)
+
+
+def test_pods_of_kubernetes_are_removed_at_boot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a line that names those of this service only, and only where it has this engine."""
+    monkeypatch.setattr(hardening, "INSTALLED", tmp_path / "units")
+    monkeypatch.setattr(hardening, "TMPFILES", tmp_path / "tmpfiles")
+    pods, podman = (small.load(('engine = "podman"', f'engine = "{each}"')) for each in ("kubernetes", "podman"))
+    path = tmp_path / f"tmpfiles/sidespawn-{pods.service}.conf"
+    (tmp_path / "units").mkdir()
+    assert hardening.install(pods)
+    assert path.read_text().splitlines()[1:] == [f"r! /etc/kubernetes/manifests/sidespawn.{pods.service}_*.json"]
+    assert hardening.is_current(pods)
+    assert not hardening.is_current(podman)
+    assert hardening.install(podman)
+    assert not path.exists()
+    assert path.parent.exists()
+    hardening.install(pods)
+    assert hardening.remove(pods.service)
+    assert not path.exists()

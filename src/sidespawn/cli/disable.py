@@ -137,7 +137,7 @@ def numbers(policy: Policy | None) -> set[int]:
 def is_there(places: Places, *, keeps_policy: bool) -> bool:
     """Return whether anything of the service is left to remove."""
     removes_policy = places.policy.exists() and not keeps_policy
-    has_drop_in = any(hardening.drop_in(places.service, each).exists() for each in hardening.UNITS)
+    has_drop_in = any(path.exists() for path in hardening.files(places.service))
     return removes_policy or has_drop_in or places.home.is_dir() or is_installed(places)
 
 

@@ -3,23 +3,33 @@
 `units/ENGINE.conf` says what the service needs with this engine and why. podman is a unit of the service's own, for
 which there is `units/podman-service.conf`; the policy adds the capabilities that its side containers get, since what
 starts them as its children cannot give what it has not got itself.
+
+With the engine kubernetes, a line for systemd-tmpfiles removes the service's static pods at boot, before kubelet
+starts: their records were in /run, and the runtime would refuse them until the first sweep.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from sidespawn.core.plan import container_name
 from sidespawn.core.policy import Policy
+from sidespawn.engines.kubernetes import PREFIX, STATIC_PODS, SUFFIX
 from sidespawn.setup.systemd import INSTALLED, SHIPPED, is_same
 
 APPARMOR = Path("/sys/module/apparmor/parameters/enabled")
 SELINUX = Path("/sys/fs/selinux/enforce")
 PODMAN = "sidespawn-podman"
 UNITS = ("sidespawn", PODMAN)  # that have one
+TMPFILES = Path("/etc/tmpfiles.d")
 
 
 def drop_in(service: str, unit: str = "sidespawn") -> Path:
     return INSTALLED / f"{unit}@{service}.service.d" / "engine.conf"
+
+
+def at_boot(service: str) -> Path:
+    return TMPFILES / f"sidespawn-{service}.conf"
 
 
 def engine_of(policy: Policy) -> str:
@@ -28,9 +38,22 @@ def engine_of(policy: Policy) -> str:
 
 
 def texts(policy: Policy) -> dict[Path, str]:
-    """Each drop-in's; empty for one that is not to be there."""
+    """Each file's; empty for one that is not to be there."""
     podman = text_of(policy, "podman-service") if engine_of(policy) == "podman" else ""
-    return {drop_in(policy.service): text_of(policy), drop_in(policy.service, PODMAN): podman}
+    pods = of_pods(policy.service) if policy.side_container.engine == "kubernetes" else ""
+    return {
+        drop_in(policy.service): text_of(policy),
+        drop_in(policy.service, PODMAN): podman,
+        at_boot(policy.service): pods,
+    }
+
+
+def of_pods(service: str) -> str:
+    """See tmpfiles.d(5)."""
+    return (
+        "# Written by `sidespawn enable` for the engine kubernetes: a reboot leaves no pods to start again.\n"
+        f"r! {STATIC_PODS}/{PREFIX}{container_name(service, '*')}{SUFFIX}\n"
+    )
 
 
 def text_of(policy: Policy, kind: str = "") -> str:
@@ -84,14 +107,18 @@ def is_current(policy: Policy) -> bool:
 
 def remove(service: str) -> bool:
     """Return whether there was any. Options that an operator has put beside them stay."""
-    removed = [remove_file(drop_in(service, unit)) for unit in UNITS]
+    removed = [remove_file(path) for path in files(service)]
     return any(removed)
+
+
+def files(service: str) -> tuple[Path, ...]:
+    return (*(drop_in(service, unit) for unit in UNITS), at_boot(service))
 
 
 def remove_file(path: Path) -> bool:
     if not path.exists():
         return False
     path.unlink()
-    if not any(path.parent.iterdir()):
+    if path.parent.parent == INSTALLED and not any(path.parent.iterdir()):
         path.parent.rmdir()
     return True
