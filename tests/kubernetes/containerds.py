@@ -24,6 +24,7 @@ PYTHON = CACHE / "cri/bin/python"
 PROTOS = CACHE / "cri-api/usr/share/gocode/src/k8s.io/cri-api/pkg/apis/runtime/v1"
 CRI = Path(__file__).with_name("cri.py")
 RUNTIME = CHECKOUT / "src/sidespawn/engines/kubernetes-runtime"
+AGENT_RUNTIME = CHECKOUT / "src/sidespawn/engines/agent-runtime"
 # Of Debian 12, 13 and sid, as `./dev test` unpacks them. That of sid is whatever sid has; tests are named by it.
 PROGRAMS = {version: CACHE / f"containerd-{version}/usr/bin" for version in ("1.6", "1.7", "2")}
 UNIT = "test-containerd.service"
@@ -70,11 +71,12 @@ class Containerd:
     version: str
     home: Path
     runtime: Path = RUNTIME
+    address: Path | None = None
     client: subprocess.Popen[str] | None = field(default=None, repr=False)
 
     @property
     def socket(self) -> str:
-        return f"{self.home}/containerd.sock"
+        return str(self.address or self.home / "containerd.sock")
 
     def call(self, method: str, **request: Any) -> dict[str, Any]:
         """A call of CRI; fields are named as in api.proto. Raises Refused."""
@@ -93,6 +95,7 @@ class Containerd:
 
     def start(self) -> None:
         self.home.mkdir(exist_ok=True)
+        Path(self.socket).parent.mkdir(exist_ok=True)
         (self.home / "config.toml").write_text(self.configuration())
         if not UNIT_FILE.exists():
             UNIT_FILE.write_text(
@@ -152,7 +155,7 @@ class Containerd:
         sandbox = "" if version == 3 else f"sandbox_image = '{PAUSE}'\n"
         unwanted = [f"io.containerd.{each}" for each in (*UNWANTED, "internal.v1.opt", "nri.v1.nri")]
         handlers = ""
-        for name, binary in (("runc", "runc"), ("sidespawn", str(self.runtime))):
+        for name, binary in (("runc", "runc"), ("sidespawn", self.runtime), ("sidespawn-agent", AGENT_RUNTIME)):
             place = f"[plugins.'{plugin}'.containerd.runtimes.{name}"
             handlers += f"{place}]\nruntime_type = 'io.containerd.runc.v2'\n"
             handlers += f"{place}.options]\nBinaryName = '{binary}'\nSystemdCgroup = true\n"
@@ -171,10 +174,12 @@ class Containerd:
 
 
 @contextmanager
-def running(version: str, *images: str, runtime: Path = RUNTIME) -> Iterator[Containerd]:
+def running(version: str, *images: str, runtime: Path = RUNTIME, address: Path | None = None) -> Iterator[Containerd]:
     if not (PROGRAMS[version].exists() and PYTHON.exists() and PROTOS.exists()):
         pytest.skip("needs containerd and a client of CRI in .cache, which ./dev test kubernetes unpacks")
-    containerd = Containerd(version=version, home=Path(f"/run/test-containerd-{version}"), runtime=runtime)
+    home = Path(f"/run/test-containerd-{version}")
+    containerd = Containerd(version=version, home=home, runtime=runtime, address=address)
+    assert not Path(containerd.socket).exists(), "another containerd is there"
     make_pause()
     containerd.start()
     try:
@@ -187,6 +192,7 @@ def running(version: str, *images: str, runtime: Path = RUNTIME) -> Iterator[Con
         UNIT_FILE.unlink()
         command("systemctl", "daemon-reload")
         command("systemctl", "reset-failed", UNIT, check=False)
+        Path(containerd.socket).unlink(missing_ok=True)
         shutil.rmtree(containerd.home, ignore_errors=True)
         shutil.rmtree(f"/var/lib/containerd/{version}", ignore_errors=True)
         shutil.rmtree(RUNC, ignore_errors=True)

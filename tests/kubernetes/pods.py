@@ -30,8 +30,9 @@ def as_read(manifest: Manifest) -> Manifest:
 
 
 def namespaces(manifest: Manifest) -> dict[str, str]:
-    network = "NODE" if manifest["spec"].get("hostNetwork") else "POD"
-    return {"network": network, "pid": "CONTAINER", "ipc": "POD"}
+    spec = manifest["spec"]
+    network, ipc = ("NODE" if spec.get(key) else "POD" for key in ("hostNetwork", "hostIPC"))
+    return {"network": network, "pid": "NODE" if spec.get("hostPID") else "CONTAINER", "ipc": ipc}
 
 
 def labels(manifest: Manifest) -> dict[str, str]:
@@ -80,7 +81,7 @@ def container(manifest: Manifest, number: int = 0, attempt: int = 0) -> dict[str
         "command": [expanded(each) for each in wanted.get("command", ())],
         "args": [expanded(each) for each in wanted.get("args", ())],
         "envs": [{"key": each["name"], "value": each["value"]} for each in wanted.get("env", ())],
-        "mounts": [{"container_path": path, "host_path": str(source)} for path, source in binds.items()],
+        "mounts": volumes(spec, wanted) + [{"container_path": to, "host_path": str(at)} for to, at in binds.items()],
         "labels": labels(manifest) | {"io.kubernetes.container.name": wanted["name"]},
         "annotations": {
             "io.kubernetes.container.hash": hashlib.sha256(json.dumps(wanted).encode()).hexdigest()[:8],
@@ -108,6 +109,21 @@ def container(manifest: Manifest, number: int = 0, attempt: int = 0) -> dict[str
             | identity(context),
         },
     }  # fmt: skip
+
+
+def volumes(spec: dict[str, Any], wanted: dict[str, Any]) -> list[dict[str, Any]]:
+    """Of the kind hostPath."""
+    paths = {each["name"]: each["hostPath"]["path"] for each in spec.get("volumes", ())}
+    propagation = {"None": "PRIVATE", "HostToContainer": "HOST_TO_CONTAINER", "Bidirectional": "BIDIRECTIONAL"}
+    return [
+        {
+            "container_path": each["mountPath"],
+            "host_path": paths[each["name"]],
+            "readonly": each.get("readOnly", False),
+            "propagation": f"PROPAGATION_{propagation[each.get('mountPropagation', 'None')]}",
+        }
+        for each in wanted.get("volumeMounts", ())
+    ]
 
 
 def expanded(text: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from sidespawn.engines import agent_runtime
 from sidespawn.errors import LaunchError, Reason
 from sidespawn.host_report import engines, kubernetes, suitability
 from sidespawn.host_report.findings import State
@@ -45,6 +46,24 @@ def test_a_node_that_is_ready() -> None:
 def test_what_a_node_lacks(facts: kubernetes.Facts, topic: str, said: str) -> None:
     state, sentence = judged(facts)[topic]
     assert state == "problem"
+    assert said in sentence
+
+
+AGENTS = replace(GOOD, lists_agents=True, agent_runtime=str(kubernetes.AGENT_RUNTIME))
+
+
+@pytest.mark.parametrize(
+    ("facts", "state", "said"),
+    [
+        (AGENTS, "ok", "handler sidespawn-agent"),
+        (replace(AGENTS, agent_runtime=""), "problem", "handler sidespawn-agent is not there"),
+        (replace(AGENTS, agent_runtime="/usr/sbin/runc"), "problem", "handler sidespawn-agent is /usr/sbin/runc"),
+        (replace(AGENTS, is_list_safe=False), "problem", "can be written by others than root"),
+    ],
+)
+def test_a_node_that_lists_agents(facts: kubernetes.Facts, state: str, said: str) -> None:
+    found, sentence = judged(facts)["kubernetes-agents"]
+    assert found == state
     assert said in sentence
 
 
@@ -112,15 +131,39 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_looking_at_a_node(node: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runtimes = "plugins.'io.containerd.grpc.v1.cri'.containerd.runtimes"
     text = (
-        "[plugins.'io.containerd.grpc.v1.cri'.containerd.runtimes.sidespawn.options]\nBinaryName = '/b'\nRoot = '/r'\n"
+        f"[{runtimes}.sidespawn.options]\nBinaryName = '/b'\nRoot = '/r'\n"
+        f"[{runtimes}.sidespawn-agent.options]\nBinaryName = '/a'\n"
     )
     monkeypatch.setattr(kubernetes, "run", lambda *_: Output(0, text, ""))
     found = kubernetes.look()
     assert (found.runtime, found.root, found.reads, found.most_pods) == ("/b", "/r", "/x/pods", 250)
+    assert (found.lists_agents, found.agent_runtime) == (False, "/a")
+    monkeypatch.setattr(agent_runtime, "LIST", str(node / "list"))
+    (node / "list").write_text("openstack/dhcp\n")
+    (node / "list").chmod(0o664)
+    assert (kubernetes.look().lists_agents, kubernetes.look().is_list_safe) == (True, False)
     assert found.has_directory
     (node / "pods").rmdir()
     assert not kubernetes.look().has_directory
+
+
+def test_the_directory_may_be_a_link_to_kubelets(node: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kubernetes, "run", lambda *_: Output(0, "", ""))
+    kubelets = node / "kubelets"
+    kubelets.mkdir()
+    (node / "kubelet").write_text(f"staticPodPath: {kubelets}\n")
+    assert kubernetes.look().reads == str(kubelets)
+    (node / "pods").rmdir()
+    (node / "pods").symlink_to(kubelets)
+    found = kubernetes.look()
+    assert (found.reads, found.has_directory) == ("", True)
+    asked: list[Path] = []
+    monkeypatch.setattr(kubernetes, "is_writable_by_others", asked.append)
+    kubernetes.look()
+    assert kubelets in asked
+    assert node / "pods" not in asked  # a link's own mode means nothing
 
 
 @pytest.mark.usefixtures("node")

@@ -32,6 +32,7 @@ class Topic(StrEnum):
     DOCKER_LIVE_RESTORE = "docker-live-restore"
     KUBERNETES = "kubernetes"
     STATIC_PODS = "static-pods"
+    KUBERNETES_AGENTS = "kubernetes-agents"
     SYSTEMD_BUS = "systemd-bus"
     PYTHON = "python"
     CODE = "code"

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from sidespawn.engines import agent_runtime
 from sidespawn.engines.kubernetes import CLASS, STATIC_PODS
 from sidespawn.errors import LaunchError
 from sidespawn.host_report.findings import Finding, Topic, ok, problem, warning
@@ -24,6 +25,8 @@ from sidespawn.system.processes import last_line, run
 CONTAINERD = "/usr/bin/containerd"
 KUBELET_CONFIGURATION = Path("/var/lib/kubelet/config.yaml")
 RUNTIME = PACKAGE / "engines/kubernetes-runtime"
+AGENT_RUNTIME = PACKAGE / "engines/agent-runtime"
+AGENT_CLASS = "sidespawn-agent"
 TIMEOUT = 60.0
 MOST_PODS = 110  # kubelet's default
 
@@ -36,8 +39,11 @@ class Facts:
     root: str = ""  # where the handler has runc keep its state
     has_directory: bool = True
     is_writable: bool = False  # the directory, by others than root
-    reads: str = ""  # kubelet's staticPodPath, where its configuration says one
+    reads: str = ""  # kubelet's staticPodPath, where its configuration says another one
     most_pods: int = MOST_PODS
+    lists_agents: bool = False  # whose containers are to share /run/netns
+    is_list_safe: bool = True
+    agent_runtime: str = ""  # path of the handler for them
 
 
 def look() -> Facts:
@@ -47,20 +53,36 @@ def look() -> Facts:
     most = setting(kubelet, "maxPods")
     facts = Facts(
         has_directory=STATIC_PODS.is_dir(),
-        is_writable=STATIC_PODS.is_dir() and any(map(is_writable_by_others, (STATIC_PODS, *STATIC_PODS.parents))),
-        reads=setting(kubelet, "staticPodPath"),
+        is_writable=STATIC_PODS.is_dir() and any(map(is_writable_by_others, places())),
+        reads=other_path(setting(kubelet, "staticPodPath")),
         most_pods=int(most) if most.isdecimal() else MOST_PODS,
+        lists_agents=Path(agent_runtime.LIST).exists(),
+        is_list_safe=agent_runtime.read_list(agent_runtime.LIST) is not None,
     )
     try:
         done = run((CONTAINERD, "config", "dump"), TIMEOUT)
         if done.code != 0:
             return replace(facts, error=last_line(done.stderr))
-        handler = handler_of(tomllib.loads(done.stdout))
+        configuration = tomllib.loads(done.stdout)
+        handler, of_agents = handler_of(configuration), handler_of(configuration, AGENT_CLASS)
     except LaunchError as error:
         return replace(facts, error=error.message)
     except (tomllib.TOMLDecodeError, AttributeError):
         return replace(facts, error="`containerd config dump` printed what cannot be read")
+    facts = replace(facts, agent_runtime=str(of_agents.get("BinaryName", "")))
     return replace(facts, runtime=str(handler.get("BinaryName", "")), root=str(handler.get("Root", "")))
+
+
+def other_path(reads: str) -> str:
+    """Return kubelet's staticPodPath if that is another directory than ours, which may be a link to it."""
+    return reads if reads and Path(reads).resolve() != STATIC_PODS.resolve() else ""
+
+
+def places() -> set[Path]:
+    """Return what leads to the directory, by its name and by a link."""
+    real = STATIC_PODS.resolve()
+    every = {STATIC_PODS, *STATIC_PODS.parents, real, *real.parents}
+    return {each for each in every if not each.is_symlink()}  # who can change a link can write its directory
 
 
 def setting(kubelet: str, key: str) -> str:
@@ -69,12 +91,12 @@ def setting(kubelet: str, key: str) -> str:
     return found[1] if found else ""
 
 
-def handler_of(configuration: dict[str, Any]) -> dict[str, Any]:
-    """The options of our handler; empty without one. Where it stands differs between containerd 1 and 2."""
+def handler_of(configuration: dict[str, Any], name: str = CLASS) -> dict[str, Any]:
+    """The options of a handler; empty without it. Where it stands differs between containerd 1 and 2."""
     for plugin in ("io.containerd.cri.v1.runtime", "io.containerd.grpc.v1.cri"):
         runtimes = configuration.get("plugins", {}).get(plugin, {}).get("containerd", {}).get("runtimes", {})
-        if CLASS in runtimes:
-            return dict(runtimes[CLASS].get("options", {}))
+        if name in runtimes:
+            return dict(runtimes[name].get("options", {}))
     return {}
 
 
@@ -94,9 +116,12 @@ def judge(facts: Facts) -> Iterator[Finding]:
         yield problem(Topic.KUBERNETES, found, cannot, hint)
     else:
         yield ok(Topic.KUBERNETES, f"containerd has the handler {CLASS}, {facts.runtime}")
-    if facts.reads not in ("", str(STATIC_PODS)):
+    if facts.lists_agents and not facts.error:
+        yield judge_agents(facts)
+    if facts.reads:
         found = f"kubelet reads static pods from {facts.reads}, not from {STATIC_PODS}"
-        yield problem(Topic.STATIC_PODS, found, cannot, f"set staticPodPath: {STATIC_PODS} and restart kubelet")
+        hint = f"make {STATIC_PODS} a link to it; or set staticPodPath: {STATIC_PODS} and restart kubelet"
+        yield problem(Topic.STATIC_PODS, found, cannot, hint)
     elif not facts.has_directory:
         found = f"{STATIC_PODS}, kubelet's directory for static pods, is not there"
         hint = f"make it, and set staticPodPath: {STATIC_PODS} in kubelet's configuration"
@@ -106,3 +131,17 @@ def judge(facts: Facts) -> Iterator[Finding]:
         yield warning(Topic.STATIC_PODS, found, "who can write there is root on this node", "chown root, chmod go-w")
     else:
         yield ok(Topic.STATIC_PODS, f"static pods lie in {STATIC_PODS}")
+
+
+def judge_agents(facts: Facts) -> Finding:
+    cannot = f"pods of the class {AGENT_CLASS} do not start"
+    if not facts.is_list_safe:
+        found = f"{agent_runtime.LIST} can be written by others than root"
+        return problem(Topic.KUBERNETES_AGENTS, found, cannot, "chown root, chmod go-w")
+    if facts.agent_runtime != str(AGENT_RUNTIME):
+        found = f"containerd's handler {AGENT_CLASS} is {facts.agent_runtime or 'not there'}"
+        hint = f"options of runtimes.{AGENT_CLASS}: {json.dumps({'BinaryName': str(AGENT_RUNTIME)})}"
+        return problem(
+            Topic.KUBERNETES_AGENTS, found, cannot, f"{hint}, then restart containerd; see docs/kubernetes.md"
+        )
+    return ok(Topic.KUBERNETES_AGENTS, f"containerd has the handler {AGENT_CLASS}, {facts.agent_runtime}")

@@ -1,0 +1,141 @@
+"""Shares /run/netns with an agent's container, which Kubernetes does only if the container is privileged.
+
+For the containers of pods of RuntimeClass sidespawn-agent. Each must be named in a list on the node that only root can
+write, LIST: a line `NAMESPACE/CONTAINER` for each, as the pod has them. Others are refused.
+
+An agent that makes namespaces needs SYS_ADMIN, and with that is root on the node unless it is contained. So the
+contained recipe of docs/agents.md is enforced here, whatever the pod says: its list of system calls, and capabilities
+as ambient ones. A pod that shares the host's pids, runs as root, is privileged or may gain privileges is refused, and
+so is one that shares another mount with the host. A listed container that does not mount /run/netns is left as it is.
+
+Runs alone, as root, once per container: standard library only, and little of that (annotations as containerd 1.6 to 2.1
+write them).
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+
+sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+
+from sidespawn.system import oci
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # importing it costs every start milliseconds
+    from typing import Any
+
+LIST = "/etc/sidespawn/kubernetes-agents"
+NETNS = "/run/netns"
+SYSTEM_CALLS = os.path.join(
+    os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "recipes/contained-agent.oci.json"
+)
+CAPABILITIES = frozenset(("CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_SYS_ADMIN"))
+CRI = "io.kubernetes.cri."
+SHARING = ("shared", "rshared", "slave", "rslave", "private", "rprivate")
+NO_RESTORE = "this runtime creates containers of agents and restores none"
+NOT_LISTED = f"{LIST} names no container {{who}}: only agents that it names use this runtime"
+UNSAFE_LIST = f"{LIST} is missing, or can be written by others than root"
+NOT_CONTAINED = "an agent that shares /run/netns must {what}"
+
+
+def main(argv: list[str]) -> int:
+    """Prepare runc's call `argv`, or refuse it; the exit status."""
+    if "create" not in argv[1:]:
+        return oci.refuse(argv, NO_RESTORE) if "--log" in argv else 1
+    path = oci.description_of(argv)
+    description = oci.read(path)
+    try:
+        why = refusal(description)
+    except (OSError, LookupError, TypeError) as error:
+        why = f"the pod cannot be judged: {error}"
+    if why:
+        return oci.refuse(argv, why)
+    if shares_namespaces(description):
+        adapt(description)
+        oci.write(path, description)
+    return 0
+
+
+def refusal(description: dict[str, Any]) -> str:
+    """Return why a container is refused, or nothing."""
+    said = description.get("annotations", {})
+    namespace, name = (said.get(f"{CRI}{each}", "") for each in ("sandbox-namespace", "container-name"))
+    listed = read_list(LIST)
+    if listed is None:
+        return UNSAFE_LIST
+    if said.get(f"{CRI}container-type") == "sandbox":  # it has no name
+        is_listed = namespace in {each.partition("/")[0] for each in listed}
+    else:
+        is_listed = f"{namespace}/{name}" in listed
+    if not is_listed:
+        return NOT_LISTED.format(who=f"{namespace}/{name}")
+    wrong = (
+        [what for what, holds in contained(description).items() if not holds] if shares_namespaces(description) else []
+    )
+    return NOT_CONTAINED.format(what=wrong[0]) if wrong else ""
+
+
+def read_list(path: str) -> set[str] | None:
+    """Return its lines, without comments; None if it is missing or others can write it."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            status = os.fstat(file.fileno())
+            lines = {line.partition("#")[0].strip() for line in file}
+    except (OSError, ValueError):
+        return None
+    is_safe = status.st_uid == 0 and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    return lines - {""} if is_safe else None
+
+
+def binds_of(description: dict[str, Any], *, netns: bool) -> list[dict[str, Any]]:
+    binds = [each for each in description["mounts"] if each["type"] == "bind"]
+    return [each for each in binds if (os.path.realpath(each["source"]) == NETNS) == netns]
+
+
+def shares_namespaces(description: dict[str, Any]) -> bool:
+    return bool(binds_of(description, netns=True))
+
+
+def contained(description: dict[str, Any]) -> dict[str, bool]:
+    """Return what the recipe asks of a pod, and whether it is so."""
+    process, linux = description["process"], description["linux"]
+    kinds = {each["type"]: each.get("path", "") for each in linux["namespaces"]}
+    given = set(process.get("capabilities", {}).get("bounding") or ())
+    shared = (set(each["options"]) & {"shared", "rshared"} for each in binds_of(description, netns=False))
+    return {
+        "run as a user other than root, by runAsUser": process["user"]["uid"] != 0,
+        "have allowPrivilegeEscalation: false": bool(process.get("noNewPrivileges")),
+        "have no capability but NET_ADMIN, NET_RAW and SYS_ADMIN": given <= CAPABILITIES,
+        "not share the host's pids": is_private(kinds, "pid"),
+        "not share the host's ipc": is_private(kinds, "ipc"),
+        "have the host's users": "user" not in kinds,
+        "hide parts of /proc, as every container that is not privileged": bool(linux.get("maskedPaths")),
+        "share no other mount with the host": not any(shared),
+        "run on another architecture than s390x": os.uname().machine != "s390x",
+    }
+
+
+def is_private(kinds: dict[str, str], kind: str) -> bool:
+    """Return whether a namespace is another than the host's. It may be the pod's."""
+    path = kinds.get(kind)
+    if path is None:
+        return False
+    return not path or os.stat(path).st_ino != os.stat(f"/proc/self/ns/{kind}").st_ino  # containerd has the host's
+
+
+def adapt(description: dict[str, Any]) -> None:
+    process, linux = description["process"], description["linux"]
+    given = process.get("capabilities", {}).get("bounding") or []
+    process["capabilities"] = dict.fromkeys(oci.SETS, given)
+    linux["seccomp"] = oci.read(SYSTEM_CALLS)
+    # The user's own rights protect it; the settings of a network namespace are below.
+    linux["readonlyPaths"] = [each for each in linux.get("readonlyPaths", ()) if each != "/proc/sys"]
+    for mount in binds_of(description, netns=True):
+        mount["options"] = [*(each for each in mount["options"] if each not in SHARING), "rshared"]
+    linux["rootfsPropagation"] = "rshared"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))
