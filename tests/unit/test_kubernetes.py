@@ -236,6 +236,35 @@ def test_a_start_leaves_the_pod_and_the_note_of_what_runs(home: Path) -> None:
     assert left(home) == [f"sidespawn.{PLAN.name}.{container}.json", container]
 
 
+@pytest.mark.parametrize(
+    ("events", "group", "state"),
+    [
+        ("oom 3\noom_kill 1\n", "/kubepods.slice/kubepods-pod{}.slice", "exited, out of memory"),
+        ("oom 3\noom_kill 0\n", "/kubepods.slice/kubepods-pod{}.slice", "exited"),
+        ("", "/kubepods.slice/kubepods-pod{}.slice", "exited"),
+        (None, "/kubepods.slice/kubepods-pod{}.slice", "exited"),  # kubelet has removed it, or there is no controller
+        ("oom_kill 1\n", "/pods.slice", "exited"),  # that of other pods, too
+    ],
+)
+@pytest.mark.usefixtures("node")
+def test_an_end_for_its_memory_limit_is_told(
+    home: Path, monkeypatch: pytest.MonkeyPatch, events: str | None, group: str, state: str
+) -> None:
+    start(home)
+    (run,) = kubernetes.runs()
+    end(run.process, "KILL", 0)
+    note = json.loads(run.path.read_text()) | {"group": group.format(run.uid)}
+    run.path.write_text(json.dumps(note))
+    monkeypatch.setattr(kubernetes, "CONTROL_GROUPS", home / "groups")
+    if events is not None:
+        path = home / "groups" / group.format(run.uid).strip("/")
+        path.mkdir(parents=True)
+        (path / "memory.events").write_text(events)
+    found = Kubernetes().find(PLAN.name)
+    assert found is not None
+    assert found.state == state
+
+
 @pytest.mark.usefixtures("node")
 def test_each_start_has_a_uid_and_a_name_that_no_other_one_has(home: Path) -> None:
     names = set()

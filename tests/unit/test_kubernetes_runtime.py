@@ -183,6 +183,7 @@ def test_runc_is_called_as_containerd_called_us_and_the_outcome_is_noted(host: P
         "pid": process.pid,
         "started": process.started,
         "annotations": labels(PLAN, ID) | {"io.sidespawn.name": PLAN.name},
+        "group": os.path.dirname(Path("/proc/self/cgroup").read_text().rstrip().rpartition(":")[2]),
     }
     assert not pin(host, ".oci").exists()
     assert pin(host, ".taken").exists()

@@ -20,8 +20,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sidespawn.core.plan import Plan
-from sidespawn.engines import LABEL, Found, NameTaken, Other, Pins, found, image_missing, labels
-from sidespawn.engines.control_groups import controllers, process_limit
+from sidespawn.engines import LABEL, Found, NameTaken, Other, Pins, found, image_missing, labels, state_of
+from sidespawn.engines.control_groups import CONTROL_GROUPS, controllers, process_limit
 from sidespawn.errors import LaunchError, Reason, quoted
 from sidespawn.frozen import dataclass
 from sidespawn.system.oci import HARMLESS, HEX, HOMES, RUNC, RUNS
@@ -76,6 +76,7 @@ class Run:
     container: str
     process: Process
     labels: dict[str, str]
+    pods_group: str  # the control group of its pod; it outlives the program's for a while
 
     @property
     def uid(self) -> str:
@@ -284,7 +285,7 @@ def run_of(uid: str) -> Run:
     path = Path(RUNS) / uid
     told = json.loads(path.read_text(encoding="utf-8"))
     process = Process(int(told["pid"]), int(told["started"]))
-    return Run(path, str(told["container"]), process, dict(told["annotations"]))
+    return Run(path, str(told["container"]), process, dict(told["annotations"]), str(told.get("group", "")))
 
 
 def everything(service: str = "") -> Iterator[Found]:
@@ -298,8 +299,18 @@ def everything(service: str = "") -> Iterator[Found]:
             yield found(each.container, each.name, each.process.pid, "running", each.labels)
     for pod in there:
         if pod.uid not in alive and service in ("", pod.service):
-            state = "created" if pod.uid not in started and is_being_made(pod.pin) else "exited"
-            yield found(pod.uid, pod.name, 0, state, pod.labels)
+            yield found(pod.uid, pod.name, 0, state_of_pod(pod, started.get(pod.uid)), pod.labels)
+
+
+def state_of_pod(pod: Pod, started: Run | None) -> str:
+    """Of one of which nothing runs."""
+    if started is None:
+        return "created" if is_being_made(pod.pin) else "exited"
+    events = ""
+    with suppress(OSError):  # a host without that controller, or kubelet has removed the pod's group
+        events = (CONTROL_GROUPS / started.pods_group.lstrip("/") / "memory.events").read_text()
+    kills = dict(line.split() for line in events.splitlines()).get("oom_kill", "0")
+    return state_of("exited", pod.uid in started.pods_group and kills != "0")
 
 
 def is_being_made(pin: Path) -> bool:

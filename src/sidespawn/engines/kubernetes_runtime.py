@@ -160,8 +160,10 @@ def made(argv: list[str], description: dict[str, Any]) -> dict[str, Any]:
         pid = int(file.read())
     with open(f"/proc/{pid}/stat", "rb") as stat:
         started = int(stat.read().rpartition(b")")[2].split()[19])
+    with open(f"/proc/{pid}/cgroup", encoding="ascii") as groups:
+        group = os.path.dirname(groups.read().rstrip().rpartition(":")[2])
     ours = {key: value for key, value in description["annotations"].items() if not key.startswith(CRI)}
-    return {"container": argv[-1], "pid": pid, "started": started, "annotations": ours}
+    return {"container": argv[-1], "pid": pid, "started": started, "annotations": ours, "group": group}
 
 
 def note(path: str, content: dict[str, Any]) -> None:
