@@ -154,6 +154,14 @@ GROUPS = {
     "As a second agent that shares /run/netns": """
         a start in the first's namespace | the first's namespace gone, replaced or hidden while its program runs
         the host's /run filled by way of the directory of names""",
+    "By way of Kubernetes": """
+        a pod of somebody else with the class of side containers | a copy of a pod whose uid was used
+        uids that are paths | the class mapped to plain runc | a side container entered, or saved
+        a second start in a pod, by restartPolicy or by hand | a pod of the time before a reboot
+        a pod changed between sidespawn and containerd | a start that comes when its request is given up
+        a pod that the node's list does not name with the agents' class
+        a listed agent that is root, privileged, or has the host's pids or more capabilities
+        an agent of that class: user namespaces by clone(2), mounts, settings of the kernel""",
 }
 # Groups whose numbers do not go on from those of the group before.
 FIRST = {"Out of the agent's container": 150, "What policies have come to say": 176}
@@ -173,9 +181,7 @@ def numbered() -> dict[int, str]:
 TITLES = numbered()
 
 # What no test carries out, and why.
-NOT_APPLICABLE = {
-    63: "there is no engine for Kubernetes yet",
-}
+NOT_APPLICABLE: dict[int, str] = {}
 # What is carried out, works, and no one can stop: said in docs/security.md.
 STAYS_POSSIBLE = {
     79: "who can bind another namespace at a name can enter that namespace without us",
@@ -302,6 +308,8 @@ arguments and a timestamp under one lock, a `.path` unit watches the timestamp, 
 
 Those from 150 to 175 are an agent's ways out of its container, which it would have even without sidespawn. They are
 tried in the recipe of `sidespawn agent-options`; [agents.md](agents.md#what-was-tried) compares it with others.
+Those from 233 are tried under containerd 1.6, 1.7 and 2.1, by a client that makes a kubelet's calls
+([kubernetes.md](kubernetes.md#what-was-tried)).
 
 **Numbers of which an attack succeeded: ours 0 of {held}, theirs {succeeded} of {tried}.** The rest is not applicable,
 stays possible with or without sidespawn (see the end), or was not tried on theirs for the sake of the machine.

@@ -50,6 +50,7 @@ def sandbox(manifest: Manifest, attempt: int = 0) -> dict[str, Any]:
     """PodSandboxConfig, as generatePodSandboxConfig makes it."""
     metadata = manifest["metadata"]
     user = identity(manifest["spec"].get("securityContext", {}))
+    contexts = [each.get("securityContext", {}) for each in manifest["spec"]["containers"]]
     return {
         "metadata": {each: metadata[each] for each in ("name", "namespace", "uid")} | {"attempt": attempt},
         "labels": labels(manifest),
@@ -61,7 +62,12 @@ def sandbox(manifest: Manifest, attempt: int = 0) -> dict[str, Any]:
         "log_directory": str(log_directory(manifest)),
         "linux": {
             "cgroup_parent": SLICE,
-            "security_context": {"namespace_options": namespaces(manifest), "seccomp": RUNTIME_DEFAULT} | user,
+            "security_context": {
+                "namespace_options": namespaces(manifest),
+                "seccomp": RUNTIME_DEFAULT,
+                "privileged": any(each.get("privileged", False) for each in contexts),
+            }
+            | user,
         },
     }
 

@@ -19,6 +19,7 @@ import pytest
 
 from sidespawn.engines.agent_runtime import LIST
 from sidespawn.testing.agent import NEUTRON, namespaces_of_a_group, process_status
+from tests.attacks.catalogue import attack
 from tests.kubernetes import containerds, pods
 from tests.kubernetes.containerds import AGENT, Containerd, Refused
 from tests.lab.conftest import nothing_left_behind  # noqa: F401 - a fixture
@@ -162,6 +163,7 @@ def test_with_plain_runc_the_host_does_not_see_them(containerd: Containerd) -> N
         (Path("/run/netns") / name).unlink()
 
 
+@attack(244)
 def test_it_is_contained(containerd: Containerd) -> None:
     pod = Pod(containerd, manifest())
     pod.run()
@@ -192,6 +194,7 @@ def refused(containerd: Containerd, made: Manifest, what: str) -> None:
     )
 
 
+@attack(242)
 def test_a_pod_that_the_list_does_not_name(containerd: Containerd) -> None:
     made = manifest()
     made["metadata"]["namespace"] = "tenant"
@@ -221,6 +224,7 @@ def another_mount(made: Manifest) -> None:
     made["spec"]["containers"][0]["volumeMounts"].append(mount)
 
 
+@attack(243)
 @pytest.mark.parametrize(
     ("change", "what"),
     [

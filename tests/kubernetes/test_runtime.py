@@ -22,6 +22,7 @@ from sidespawn.engines import kubernetes
 from sidespawn.engines.kubernetes import Kubernetes
 from sidespawn.system.oci import RUNS
 from sidespawn.system.processes import Process, identify
+from tests.attacks.catalogue import attack
 from tests.kubernetes import containerds, pods
 from tests.kubernetes.containerds import AGENT, Containerd, Refused
 from tests.lab.conftest import nothing_left_behind  # noqa: F401 - a fixture
@@ -134,6 +135,7 @@ def nothing_runs(containerd: Containerd, ground: Ground) -> Iterator[None]:
 # ---------------------------------------------------------------- what a side container gets
 
 
+@attack(63)
 def test_the_program_has_what_the_record_says(containerd: Containerd, ground: Ground) -> None:
     with written(containerd, ground, ground.plan(STAY, *HOSTILE)) as pod:
         runs = pod.run()
@@ -207,6 +209,7 @@ def test_it_outlives_containerd(containerd: Containerd, ground: Ground) -> None:
 # ---------------------------------------------------------------- what is refused, with nothing left in the namespace
 
 
+@attack(233)
 def test_a_pod_of_somebody_else_with_the_class(containerd: Containerd, ground: Ground) -> None:
     with written(containerd, ground) as pod:
         pod.manifest["metadata"]["uid"] = uuid.uuid4().hex
@@ -216,6 +219,7 @@ def test_a_pod_of_somebody_else_with_the_class(containerd: Containerd, ground: G
         refused("no record of such a side container", pod, sandbox=True)
 
 
+@attack(235)
 @pytest.mark.parametrize("uid", ["..", "../../x", "", "0" * 31, "0" * 33, "G" * 32])
 def test_no_uid_leads_elsewhere(containerd: Containerd, ground: Ground, uid: str) -> None:
     with written(containerd, ground) as pod:
@@ -226,6 +230,7 @@ def test_no_uid_leads_elsewhere(containerd: Containerd, ground: Ground, uid: str
         assert pod.record.exists()
 
 
+@attack(234)
 def test_a_copy_of_a_pod_whose_uid_was_used(containerd: Containerd, ground: Ground) -> None:
     with written(containerd, ground) as pod:
         runs = pod.run()
@@ -235,6 +240,7 @@ def test_a_copy_of_a_pod_whose_uid_was_used(containerd: Containerd, ground: Grou
         assert inside(ground) == [str(runs.process.pid)]
 
 
+@attack(238)
 def test_a_second_start_in_a_pod_whose_program_runs_or_has_ended(containerd: Containerd, ground: Ground) -> None:
     """As kubelet does when somebody has set restartPolicy: Always."""
     with written(containerd, ground) as pod:
@@ -249,6 +255,7 @@ def test_a_second_start_in_a_pod_whose_program_runs_or_has_ended(containerd: Con
         assert inside(ground) == []
 
 
+@attack(239)
 def test_a_pod_of_the_time_before_a_reboot(containerd: Containerd, ground: Ground) -> None:
     """/run is empty then, with all records."""
     with written(containerd, ground) as pod:
@@ -256,6 +263,7 @@ def test_a_pod_of_the_time_before_a_reboot(containerd: Containerd, ground: Groun
         refused("no record of such a side container", pod, sandbox=True)
 
 
+@attack(241)
 def test_a_record_that_is_withdrawn_after_the_sandbox(containerd: Containerd, ground: Ground) -> None:
     with written(containerd, ground) as pod:
         pod.run_sandbox()
@@ -264,6 +272,7 @@ def test_a_record_that_is_withdrawn_after_the_sandbox(containerd: Containerd, gr
         assert inside(ground) == []
 
 
+@attack(237)
 def test_exec(containerd: Containerd, ground: Ground) -> None:
     with written(containerd, ground) as pod:
         runs = pod.run()
@@ -275,6 +284,7 @@ def test_exec(containerd: Containerd, ground: Ground) -> None:
         assert inside(ground) == [str(runs.process.pid)]
 
 
+@attack(236)
 def test_the_class_mapped_to_plain_runc(containerd: Containerd, ground: Ground) -> None:
     with written(containerd, ground) as pod:
         pod.handler = "runc"
@@ -305,6 +315,7 @@ def no_seccomp(manifest: dict[str, Any]) -> None:
     del manifest["spec"]["securityContext"]["seccompProfile"]
 
 
+@attack(240)
 @pytest.mark.parametrize(
     ("change", "what"),
     [
