@@ -88,7 +88,10 @@ class Pod:
     def run(self) -> Running:
         self.run_sandbox()
         self.run_container()
-        return Running(self.plan, self.process())
+        runs = Running(self.plan, self.process())
+        # containerd returns when runc is about to execute the program.
+        wait_until(lambda: runs.arguments()[:1] == [self.plan.command])
+        return runs
 
     def process(self) -> Process:
         status = self.containerd.call("ContainerStatus", container_id=self.container, verbose=True)

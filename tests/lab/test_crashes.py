@@ -69,23 +69,28 @@ def test_killed_at_random_moments_under_load(
 ) -> None:
     with ready(), restless_service(engine=engine, wake=wake) as service:
         units = (service.unit, *podman_units(service.name)[1:]) if engine == "podman" else (service.unit,)
-        lives = [Life(service.network(), seed) for seed in range(NETWORKS)]
-        answers = Answers(service)
-        done = live_and_kill(units, lives, kills)
-        settle(service)
-        counted = answers.count()
-        outcomes = sum((life.outcomes for life in lives), Counter[tuple[str, int, str]]())
-        sent = sum(outcomes.values())
-        twice = sum(count > 1 for count in counted.values())
-        with capsys.disabled():
-            print(f"\n{engine}, {done} kills: {sent} requests sent, {len(counted) - twice} answered once,", end=" ")
-            print(
-                f"{twice} twice, {sent - len(counted)} lost; {sum(life.state for life in lives)} should run,", end=" "
-            )
-            print(f"{len(service.containers(every=False))} do; failed: {dict(failures(outcomes)) or 'none'}")
-        assert (len(counted), twice) == (sent, 0)
-        assert failures(outcomes) == Counter()
-        assert_in_order(service, lives)
+        live_through_kills(service, units, kills, capsys)
+
+
+def live_through_kills(
+    service: Service, units: tuple[str, ...], kills: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each request is answered once, none fails, and what should run does, once."""
+    lives = [Life(service.network(), seed) for seed in range(NETWORKS)]
+    answers = Answers(service)
+    done = live_and_kill(units, lives, kills)
+    settle(service)
+    counted = answers.count()
+    outcomes = sum((life.outcomes for life in lives), Counter[tuple[str, int, str]]())
+    sent = sum(outcomes.values())
+    twice = sum(count > 1 for count in counted.values())
+    with capsys.disabled():
+        print(f"\n{service.engine}, {done} kills: {sent} requests sent, {len(counted) - twice} answered once,", end=" ")
+        print(f"{twice} twice, {sent - len(counted)} lost; {sum(life.state for life in lives)} should run,", end=" ")
+        print(f"{len(service.containers(every=False))} do; failed: {dict(failures(outcomes)) or 'none'}")
+    assert (len(counted), twice) == (sent, 0)
+    assert failures(outcomes) == Counter()
+    assert_in_order(service, lives)
 
 
 def live_and_kill(units: tuple[str, ...], lives: list[Life], wanted: int) -> int:

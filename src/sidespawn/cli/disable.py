@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -50,6 +51,8 @@ def disable(places: Places, purge: bool, dry_run: bool, as_json: bool) -> None:
             path = (systemd.path_unit(places.service),) if systemd.wakes_by_path(places.service) else ()
             systemd.systemctl("disable", "--now", *path, *systemd.units(places.service))
             systemd.systemctl("stop", f"sidespawn@{places.service}.service")
+            with suppress(LaunchError):  # what is being started needs its pins; asked again below
+                get_engine(engine_name(policy), places.service).reap(places.service)
             systemd_roots.release_all(places.service)
             systemd.systemctl("stop", *systemd.all_units(places.service))
             systemd.stop_podman(places.service)
