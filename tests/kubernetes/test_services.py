@@ -111,9 +111,10 @@ def test_disable_leaves_no_manifest_no_pod_and_no_note(node: Containerd, service
     pids = [network.pid for network in networks]
     assert len(manifests(service)) == len(runs(service)) == 3
     starting = service.network_that_is_never_ready()
-    with subprocess.Popen(starting.call(), stderr=subprocess.PIPE):
+    with subprocess.Popen(starting.call(), stderr=subprocess.PIPE) as wrapper:
         wait_until(lambda: len(runs(service)) == 4)
         service.disable()
+        wrapper.kill()  # it waits for an answer
     assert (manifests(service), runs(service)) == ([], [])
     assert not any(identify(pid) for pid in pids)
     assert not any(starting.id in line for line in dnsmasqs())
