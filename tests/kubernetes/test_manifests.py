@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from sidespawn.engines import agent_runtime
 from sidespawn.engines.kubernetes import Kubernetes
 from tests.kubernetes.containerds import CHECKOUT, PYTHON
 from tests.unit.test_podman import ID, PINS, PLAN
@@ -222,3 +223,36 @@ def test_names_are_those_that_the_engine_uses(ask: Ask) -> None:
     assert described["metadata"]["namespace"] == namespace["metadata"]["name"]
     assert classes[described["spec"]["runtimeClassName"]] == "sidespawn"
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "privileged"
+
+
+def test_values_for_openstack_helm_pass_the_admission_rules_and_are_valid(ask: Ask, policies: list[Document]) -> None:
+    """In a pod put together as the chart does it: contexts and mounts are taken as they stand."""
+    (values,) = ask("documents", str(SHIPPED / "openstack-helm/neutron-dhcp-agent.yaml"))
+    agent = "neutron_dhcp_agent"
+    context, mounts = values["pod"]["security_context"][agent], values["pod"]["mounts"][agent][agent]
+    containers = [
+        {"name": name, "image": "x", "securityContext": context["container"][name.replace("-", "_")]}
+        for name in ("neutron-dhcp-agent", "neutron-dhcp-agent-init")
+    ]
+    containers[0]["volumeMounts"] = mounts["volumeMounts"]
+    spec = {
+        "runtimeClassName": values["pod"]["runtimeClassName"][agent],
+        "hostNetwork": True,
+        "securityContext": context["pod"],
+        "initContainers": containers[1:],
+        "containers": containers[:1],
+        "volumes": mounts["volumes"],
+    }
+    made = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "agent", "namespace": "openstack"}, "spec": spec}
+    assert ask("validate", made, ask("versions")[-1]) == ""
+    assert {each["name"] for each in mounts["volumeMounts"]} == {each["name"] for each in mounts["volumes"]}
+    case = Case("the values", made, TENANT, **OPENSTACK)
+    assert [judge(ask, each, case) for each in policies if matches(each, case)] == [None, None]
+    # And the runtime's own conditions, as far as a pod can say them.
+    (given,) = (each["securityContext"] for each in spec["containers"])
+    assert {f"CAP_{each}" for each in given["capabilities"]["add"]} <= agent_runtime.CAPABILITIES
+    assert (given["allowPrivilegeEscalation"], given["privileged"], context["pod"]["runAsUser"]) == (
+        False,
+        False,
+        42424,
+    )
