@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-SOURCE = Path(__file__).parents[2] / "integrations/ansible/plugins/module_utils/agents.py"
+from sidespawn.loading.parse import ENGINES
+
+COLLECTION = Path(__file__).parents[2] / "integrations/ansible"
+SOURCE = COLLECTION / "plugins/module_utils/agents.py"
 IMAGE = "registry.example.org/neutron-dhcp-agent:1"
 OURS = [
     "--volume=/run/sidespawn/s/spool:/run/sidespawn/s/spool:rw,rprivate",
@@ -88,3 +92,10 @@ def test_kept(agents: ModuleType, options: tuple[str, ...], verb: str) -> None:
 def test_a_command_that_cannot_be_told_is_refused(agents: ModuleType, command: list[str], said: str) -> None:
     with pytest.raises(agents.AgentError, match=said):
         agents.creating(command, IMAGE, OURS)
+
+
+@pytest.mark.parametrize("path", ["plugins/modules/service.py", "roles/service/meta/argument_specs.yml"])
+def test_a_service_may_have_every_engine(path: str) -> None:
+    lists = re.findall(r"choices\W+(podman\b[^\]]*)\]", (COLLECTION / path).read_text(encoding="utf-8"))
+    assert lists
+    assert [set(re.findall(r"\w+", each)) for each in lists] == [set(ENGINES)] * len(lists)

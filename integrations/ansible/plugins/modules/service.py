@@ -32,7 +32,7 @@ options:
   engine:
     description: Engine that starts the side containers.
     type: str
-    choices: [podman, docker, systemd]
+    choices: [podman, docker, systemd, kubernetes]
   mode:
     description: With V(monitor) the policy lets pass and logs arguments that it would refuse with V(enforce).
     type: str
@@ -111,7 +111,7 @@ def main() -> None:
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
             "preset": {"type": "str"},
             "image": {"type": "str"},
-            "engine": {"type": "str", "choices": ["podman", "docker", "systemd"]},
+            "engine": {"type": "str", "choices": ["podman", "docker", "systemd", "kubernetes"]},
             "mode": {"type": "str", "choices": ["enforce", "monitor"]},
             "parameters": {"type": "dict", "default": {}},
             "purge": {"type": "bool", "default": False},
