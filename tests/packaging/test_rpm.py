@@ -95,7 +95,7 @@ def test_units_command_and_dockers_runtime_name_its_python(built: Built, enterpr
     assert len(commands) == 4
     assert all(each.startswith(f"{python} -I -S {CODE}/run.py ") for each in commands)
     assert (target / "usr/bin/sidespawn").read_text().startswith(f"#!{python} -I\n")
-    for engine in ("docker", "kubernetes"):
+    for engine in ("docker", "kubernetes", "agent"):
         assert f"{python} -IS " in (target / CODE.strip("/") / f"engines/{engine}-runtime").read_text()
 
 
