@@ -311,6 +311,21 @@ def bind(source: str, target: str) -> None:
     mount(source, target, "", MS_BIND)
 
 
+def bind_many(source: str, directory: str, name: str, number: int) -> None:
+    """At names that are made for it; `name` goes before a number."""
+    for each in range(number):
+        path = f"{directory}/{name}{each}"
+        open(path, "w").close()
+        bind(source, path)
+
+
+def unbind_many(directory: str, name: str, number: int) -> None:
+    for each in range(number):
+        path = f"{directory}/{name}{each}"
+        libc.umount2(os.fsencode(path), MNT_DETACH | UMOUNT_NOFOLLOW)
+        remove(path)
+
+
 def writable(target: str) -> None:
     """What was mounted read-only."""
     mount("none", target, "", MS_REMOUNT | MS_BIND)

@@ -89,6 +89,31 @@ def setuid_in(directory: str) -> Callable[[], None]:
     return work
 
 
+def shown_setuid() -> None:
+    """A program of the agent's image, bound to where other users of the host reach it."""
+    programs = [f"/usr/bin/{each}" for each in ("su", "passwd", "chsh") if os.path.exists(f"/usr/bin/{each}")]
+    programs = [path for path in programs if os.stat(path).st_mode & 0o4000]
+    expect(bool(programs), "its image has none")
+    path = f"{NETNS}/{given['key']}-shown"
+    os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
+    try:
+        mount(programs[0], path, "", MS_BIND)
+        status = os.stat(path)
+        expect(status.st_uid == 0 and bool(status.st_mode & 0o4000), "it is not setuid")
+        expect(not os.statvfs(path).f_flag & os.ST_NOSUID, "it is mounted nosuid")
+    finally:
+        libc.umount2(path.encode(), MNT_DETACH)
+        os.unlink(path)
+
+
+def watching_as_root() -> None:
+    """Of which there are 128 for a user in all containers and on the host together."""
+    descriptor = libc.inotify_init1(0)
+    checked(descriptor)
+    os.close(descriptor)
+    expect(os.getuid() == 0, "it is one of another user's")
+
+
 def file_of_roots() -> None:
     path = f"{STATE}/{Path(given['secret']).name}"
     expect(Path(path).read_text() == given["content"], "another file")
@@ -253,6 +278,9 @@ KINDS: dict[int, dict[str, Callable[[], None]]] = {
     175: {"open a socket of AF_VSOCK": socket_of(40, socket.SOCK_STREAM),
           "open one of AF_KEY": socket_of(15, socket.SOCK_RAW, 2),
           "open one of AF_TIPC": socket_of(30, socket.SOCK_RAW)},
+    251: {"use up root's inotify instances": watching_as_root},
+    252: {"show a setuid program of its image to the host's users": shown_setuid},
+    253: {"command drivers by generic netlink": socket_of(socket.AF_NETLINK, socket.SOCK_RAW, 16)},
 }  # fmt: skip
 
 # For a table, where the names that refer to the line before do not say enough.

@@ -277,3 +277,54 @@ def test_the_hosts_run_filled_by_way_of_the_directory_of_names(ours: Ours, secon
         if os.path.exists("/run/netns/full"):
             os.unlink("/run/netns/full")
     ours.expect_held()
+
+
+@attack(247)
+def test_the_name_of_a_mount_that_reads_like_a_row_of_another(ours: Ours, second: Attacker) -> None:
+    """An agent binds something among the names that it shares with the host; verbs read the host's mounts."""
+    top = "/run/netns/x\u20289\u20031\u20037:7\u2003"  # as some read it: an end of a line, and blanks
+    path = f"{top}/\u2003{ours.service.places.spool}"
+    second(inside.run, ["mkdir", "-p", os.path.dirname(path)])
+    second(inside.write, path, b"")
+    second(inside.bind, "/etc/passwd", path)
+    try:
+        assert "7:7" in Path("/proc/1/mountinfo").read_text()
+        expect_answers(ours)
+        assert "Traceback" not in command(*SIDESPAWN, "scan", check=False).stderr
+        assert "stale directories" not in command(*SIDESPAWN, "check", ours.service.name).stdout
+    finally:
+        second(inside.unmount, path)
+        second(inside.run, ["rm", "-r", top])
+    ours.expect_held()
+
+
+@attack(248)
+def test_the_name_of_a_socket_that_reads_like_a_row(ours: Ours) -> None:
+    """Any user can make one; /proc/net/unix shows its name as it is."""
+    path = "/tmp/a\n\n\x85\u2028 b"
+    code = "import socket, sys; s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); print(flush=True); input()"
+    argv = (*AS_NOBODY, "/usr/bin/python3", "-I", "-c", code, path)
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=ENVIRONMENT) as process:
+        assert process.stdout is not None and process.stdin is not None
+        process.stdout.readline()
+        try:
+            done = command(*SIDESPAWN, "scan", check=False)
+            assert done.returncode in (0, 1), done.stderr
+            assert "Traceback" not in done.stderr
+        finally:
+            process.stdin.close()
+    os.unlink(path)
+    ours.expect_held()
+
+
+@attack(254)
+def test_hundreds_of_mounts_among_the_names_of_namespaces(ours: Ours, second: Attacker) -> None:
+    """The host has each of them. Services are served as ever, until the host may have no more mounts (fs.mount-max)."""
+    second(inside.bind_many, "/etc/passwd", "/run/netns", "flood", 400)
+    try:
+        assert Path("/proc/1/mountinfo").read_text().count("/run/netns/flood") >= 400
+        ours.expect_held()
+        expect_answers(ours)
+    finally:
+        second(inside.unbind_many, "/run/netns", "flood", 400)
+    ours.expect_held()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ import pytest
 from sidespawn.testing.agent import NEUTRON, namespaces_of_a_group
 from tests.attacks import inside, recipe_tries
 from tests.attacks.catalogue import attack
-from tests.attacks.stage import AGENT_IMAGE, Hostile
+from tests.attacks.contained_engines import by_docker, by_quadlet
+from tests.attacks.stage import AGENT_IMAGE, STATE, Hostile
 from tests.host import tries
 from tests.host.containers import run_inside
 from tests.host.victims import heard, victims
@@ -27,7 +28,9 @@ from tests.lab.networks import SIDESPAWN, command
 DOCS = Path(__file__).parents[2] / "docs/agents.md"
 TABLE = re.compile(r"(?<=<!-- made by tests/attacks/test_recipes.py -->\n\n).*?(?=\n<!-- end -->)", re.DOTALL)
 ROOT, LISTED, CONTAINED = "root, podman's list", "root, `agent-seccomp.json`", "`agent-options`"
+DOCKER, QUADLET = f"{CONTAINED} with docker", f"{CONTAINED} with Quadlet"
 UEVENT = "forge a uevent"
+MODULES = (inside, tries, recipe_tries)
 Found = dict[str, dict[str, str]]  # by recipe and name: "worked", or why not
 
 
@@ -42,25 +45,32 @@ def found() -> Iterator[Found]:
             "image": AGENT_IMAGE, "state": service.state, "service_options": tuple(enabled["podman_options"]),
         }  # fmt: skip
         with victims(service) as given, namespaces_of_a_group():
+            more = (AGENT_IMAGE, (*common["service_options"], f"--volume={service.state}:{STATE}:rw,rprivate"))
             yield {
                 ROOT: tried(Hostile(name=f"{service.name}-root", **common), given),
                 LISTED: tried(Hostile(name=f"{service.name}-listed", security_options=seccomp, **common), given),
                 CONTAINED: tried(Hostile(name=f"{service.name}-contained", contained=True, **common), given),
+                DOCKER: heard_of(given, lambda: by_docker(*more, given, *MODULES)),
+                QUADLET: heard_of(given, lambda: by_quadlet(*more, given, *MODULES)),
             }
     finally:
         service.clean()
 
 
 def tried(agent: Hostile, given: dict[str, Any]) -> dict[str, str]:
+    # As the container was started: podman gives another spelling of a user that is not root no capabilities.
+    user = f"{NEUTRON}:{NEUTRON}" if agent.contained else "0"
     agent.start()
     try:
-        with heard(given["uevent"]) as uevents:
-            user = NEUTRON if agent.contained else 0
-            made: dict[str, str] = run_inside(
-                agent.name, inside, tries, recipe_tries, arguments=(json.dumps(given),), user=user
-            )
+        return heard_of(given, lambda: run_inside(agent.name, *MODULES, arguments=(json.dumps(given),), user=user))
     finally:
         agent.remove()
+
+
+def heard_of(given: dict[str, Any], work: Callable[[], dict[str, str]]) -> dict[str, str]:
+    """A uevent counts as forged only if the host heard it."""
+    with heard(given["uevent"]) as uevents:
+        made = work()
     if made[UEVENT] == "worked" and not uevents:
         made[UEVENT] = "nobody heard it"
     return made
@@ -68,10 +78,16 @@ def tried(agent: Hostile, given: dict[str, Any]) -> dict[str, str]:
 
 @attack(
     150, 151, 152, 153, 154, 155, 156, 157, 158, 159, 160, 161, 162, 163, 164, 165, 166, 167,
-    168, 169, 170, 171, 172, 173, 174, 175,
+    168, 169, 170, 171, 172, 173, 174, 175, 251, 252, 253,
 )  # fmt: skip
-def test_the_contained_agent_reaches_nothing(found: Found) -> None:
-    assert {name: said for name, said in found[CONTAINED].items() if said == "worked"} == {}
+@pytest.mark.parametrize("recipe", [CONTAINED, DOCKER, QUADLET])
+def test_the_contained_agent_reaches_nothing(found: Found, recipe: str) -> None:
+    worked = {name for name, said in found[recipe].items() if said == "worked"}
+    assert worked == POSSIBLE, {name: found[recipe][name] for name in worked ^ POSSIBLE}
+
+
+# docs/agents.md says so, and what to do about it.
+POSSIBLE = {"show a setuid program of its image to the host's users"}
 
 
 def test_the_attacks_are_real(found: Found) -> None:

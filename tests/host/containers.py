@@ -25,7 +25,7 @@ def run_inside(
     container: str,
     *modules: ModuleType,
     arguments: tuple[str, ...],
-    user: int = 0,
+    user: str = "0",
     output: tuple[str, Path] | None = None,
 ) -> Any:
     """Run the last one's `main` in the container; the others can be imported by it. What it prints, read as JSON.

@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Callable
@@ -22,7 +23,13 @@ from sidespawn.system.places import Places
 NEUTRON = 42435
 ENGINE = os.environ.get("SIDESPAWN_ENGINE", "podman")  # of the tests that name none
 DNSMASQ_FILES = ("host", "addn_hosts", "opts", "leases")  # in a network's directory, before dnsmasq is started
-SIDESPAWN = (str(Path(__file__).parents[2] / ".venv/bin/sidespawn"),)
+# A directory with another version's package, which is then tested: see tests/attacks/on_the_first_version.py.
+OTHER_VERSION = os.environ.get("SIDESPAWN_SOURCE", "")
+SIDESPAWN = (
+    ("env", f"PYTHONPATH={OTHER_VERSION}", "PYTHONSAFEPATH=1", sys.executable, "-m", "sidespawn.cli.main")
+    if OTHER_VERSION
+    else (str(Path(__file__).parents[2] / ".venv/bin/sidespawn"),)
+)
 # How much slower this host is than those for which time limits are given; `./dev vm test` sets it for its machines.
 SLOWNESS = float(os.environ.get("SIDESPAWN_SLOWNESS", "1"))
 

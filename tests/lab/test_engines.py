@@ -272,7 +272,7 @@ def ground_of(kind: Kind, name: str) -> Iterator[Ground]:
     directories.mount_tmpfs(places.home, kernel.MS_NOSUID | kernel.MS_NODEV, "size=64m,mode=0700", labels.HOST)
     for path in (places.pins, places.snapshots):
         path.mkdir(mode=0o700)
-    places.syscalls.write_text(seccomp.of_side_containers() or "")
+    places.syscalls.write_text(seccomp.of_side_containers(as_root=False) or "")
     command("ip", "netns", "add", ground.netns)
     try:
         yield ground

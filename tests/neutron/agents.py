@@ -95,7 +95,7 @@ class Conversation:
         )
         # With the process manager as docs/client.md says; the script itself knows nothing of it.
         through = ("-m", "sidespawn.agent.neutron") if agent.way == MANAGER else ()
-        interpreter = (f"{agent.venv}/bin/python3", "-B", "-W", "ignore", *through)
+        interpreter = (*agent.before, f"{agent.venv}/bin/python3", "-B", "-W", "ignore", *through)
         with agent.errors.open("ab") as errors:
             self.process = subprocess.Popen(
                 (
@@ -150,6 +150,8 @@ class Agent:
     talk: Conversation | None = None
     contained: bool = False  # not root, and in the recipe of `sidespawn agent-options`
     settings: str = ""  # more lines of its [DEFAULT]
+    before: tuple[str, ...] = ()  # what its interpreter is run by, such as strace
+    more_options: tuple[str, ...] = ()  # podman's, of its container
     release: str = NEWEST
     release_image: str = ""  # with the release's own helper in it; the newest's is in the usual image
 
@@ -235,6 +237,7 @@ class Agent:
                 *self.options,
                 *(f"--volume={path}:{path}:ro,rprivate" for path in own),
                 *(f"--volume={path}:/etc/neutron/{path.name}:ro,rprivate" for path in etc),
+                *self.more_options,
             ),
         )
 

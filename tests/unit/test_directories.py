@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import stat
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from sidespawn.host import directories
+from sidespawn.system.files import directory
 from sidespawn.system.places import Places
+from tests.attacks.catalogue import attack
 
 
 @pytest.fixture
@@ -71,23 +74,62 @@ def test_a_wrapper_is_rewritten_in_place(tmp_path: Path, old: bytes, new: bytes)
     if old:
         path.write_bytes(old)
     inode = path.stat().st_ino if old else None
-    directories.write_in_place(path, new)
+    with directory(tmp_path) as held:
+        directories.write_in_place(held, "wrapper", new)
     assert path.read_bytes() == new
+    assert stat.S_IMODE(path.stat().st_mode) == 0o755
     assert inode in {None, path.stat().st_ino}
+
+
+def make_link(path: Path, victim: Path) -> None:
+    path.symlink_to(victim)
+
+
+def make_full_directory(path: Path, _: Path) -> None:
+    path.mkdir()
+    (path / "file").touch()
+
+
+def make_pipe(path: Path, _: Path) -> None:
+    os.mkfifo(path)
+
+
+def make_link_to_nothing(path: Path, victim: Path) -> None:
+    path.symlink_to(victim.with_suffix(".new"))
+
+
+@attack(245)
+@pytest.mark.parametrize("make", [make_link, make_link_to_nothing, make_full_directory, make_pipe])
+def test_what_is_in_the_place_of_a_wrapper_is_replaced_and_not_followed(
+    tmp_path: Path, make: Callable[[Path, Path], None]
+) -> None:
+    """An agent that may use fanotify can be handed the wrappers' directory when the host lists it."""
+    victim, given = tmp_path / "shadow", tmp_path / "given"
+    victim.write_bytes(b"root's")
+    victim.chmod(0o600)
+    given.mkdir()
+    make(given / "wrapper", victim)
+    with directory(given) as held:
+        directories.write_in_place(held, "wrapper", b"the wrapper")
+    assert (given / "wrapper").read_bytes() == b"the wrapper"
+    assert not (given / "wrapper").is_symlink()
+    assert (victim.read_bytes(), stat.S_IMODE(victim.stat().st_mode)) == (b"root's", 0o600)
+    assert {path.name for path in tmp_path.iterdir()} == {"shadow", "given"}
 
 
 def test_an_agent_never_finds_its_wrapper_empty(tmp_path: Path) -> None:
     """Python runs an empty script without an error, and its caller would believe that the program was started."""
     path = tmp_path / "wrapper"
     contents = (b"a" * 50_000, b"b" * 40_000)
-    directories.write_in_place(path, contents[0])
     done = threading.Event()
 
     def rewrite() -> None:
-        for number in range(3000):
-            directories.write_in_place(path, contents[number % 2])
+        with directory(tmp_path) as held:
+            for number in range(3000):
+                directories.write_in_place(held, "wrapper", contents[number % 2])
         done.set()
 
+    path.write_bytes(contents[0])
     writer = threading.Thread(target=rewrite)
     writer.start()
     sizes = set()

@@ -342,6 +342,17 @@ def test_the_runtime_narrows_dockers_list_of_system_calls(homes: Path) -> None:
     assert wanted == families | {((0, seccomp.NETLINK), (2, each)) for each in seccomp.NETLINKS}
 
 
+@pytest.mark.parametrize("uid", [0, 1])
+def test_the_runtime_gives_root_no_inotify(homes: Path, monkeypatch: pytest.MonkeyPatch, uid: int) -> None:
+    """Of 128 that root has in all containers together."""
+    told = description(ID)
+    told["process"]["user"]["uid"] = uid
+    told["linux"]["seccomp"]["syscalls"][0]["names"].append("inotify_init1")
+    monkeypatch.setattr(sys.modules[__name__], "description", lambda _: told)
+    names = [name for rule in adapted(homes)[1]["linux"]["seccomp"]["syscalls"] for name in rule["names"]]
+    assert ("inotify_init1" in names) is (uid == 1)
+
+
 def test_a_daemon_that_filters_nothing_is_left_to_its_operator(homes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     unfiltered = description(ID)
     del unfiltered["linux"]["seccomp"]

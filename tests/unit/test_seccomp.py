@@ -13,13 +13,17 @@ from typing import Any
 import pytest
 
 from sidespawn.host import seccomp
+from tests.attacks.catalogue import attack
 
 BASE: dict[str, Any] = {
     "defaultAction": "SCMP_ACT_ERRNO",
     "archMap": [{"architecture": "SCMP_ARCH_X86_64", "subArchitectures": ["SCMP_ARCH_X86", "SCMP_ARCH_X32"]}],
     "syscalls": [
         {
-            "names": ["clone", "clone3", "fsopen", "mount", "prlimit64", "ptrace", "read", "socketcall", "unshare"],
+            "names": [
+                *("clone", "clone3", "fsopen", "inotify_init1", "mount", "prlimit64", "ptrace", "read", "socketcall"),
+                "unshare",
+            ],
             "action": "SCMP_ACT_ALLOW",
             "args": [],
         },
@@ -27,8 +31,18 @@ BASE: dict[str, Any] = {
         {"names": ["socket"], "action": "SCMP_ACT_ALLOW", "includes": {"caps": ["CAP_AUDIT_WRITE"]}},
     ],
 }
-BOTH = pytest.mark.parametrize("make", [seccomp.of_side_containers, seccomp.of_agents])
 Make = Callable[[], str | None]
+
+
+def of_side_containers() -> str | None:
+    return seccomp.of_side_containers(as_root=False)
+
+
+def of_roots() -> str | None:
+    return seccomp.of_side_containers(as_root=True)
+
+
+BOTH = pytest.mark.parametrize("make", [of_side_containers, of_roots, seccomp.of_agents])
 
 
 @pytest.fixture(autouse=True)
@@ -98,12 +112,12 @@ def test_keys_are_refused_since_they_are_of_all_processes_of_a_user(make: Make, 
 
 @pytest.mark.parametrize("name", ["clone3", "setns", "unshare"])
 def test_what_makes_namespaces_is_refused_whatever_the_capabilities(name: str) -> None:
-    (rule,) = rules(seccomp.of_side_containers, name)
+    (rule,) = rules(of_side_containers, name)
     assert rule["action"] == "SCMP_ACT_ERRNO"
 
 
 def test_clone_is_allowed_without_any_flag_for_a_namespace() -> None:
-    (rule,) = rules(seccomp.of_side_containers, "clone")
+    (rule,) = rules(of_side_containers, "clone")
     (argument,) = rule["args"]
     assert (argument["op"], argument["valueTwo"]) == ("SCMP_CMP_MASKED_EQ", 0)
     flags = (0x20000, 0x2000000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000)  # sched.h
@@ -178,3 +192,12 @@ def test_what_an_agent_does_not_need_is_refused_whatever_the_capabilities(name: 
 )
 def test_what_is_allowed_to_an_agent_by_arguments(name: str, arguments: tuple[int, ...], holds: bool) -> None:
     assert allowed(seccomp.of_agents, name, *arguments) is holds
+
+
+@attack(251)
+def test_who_is_root_or_may_mount_uses_up_no_inotify_of_the_hosts() -> None:
+    """A user has 128 in all its containers: dnsmasq, which needs one, is not root."""
+    assert allowed(of_side_containers, "inotify_init1")
+    for make in (of_roots, seccomp.of_agents):
+        (rule,) = rules(make, "inotify_init1")
+        assert rule["action"] == "SCMP_ACT_ERRNO"

@@ -18,11 +18,12 @@ from sidespawn.agent import wrapper
 from sidespawn.cli.ps import bytes_waiting
 from sidespawn.core.policy import ServiceLimits
 from sidespawn.core.wire import LINE_BYTES, LONGEST_LINE, Request
-from sidespawn.errors import PolicyError
+from sidespawn.errors import PolicyError, SidespawnError
 from sidespawn.host import spool, sync
 from sidespawn.host.journal import Journal
 from sidespawn.host.service import Refusing
 from sidespawn.host.sync import Sync
+from sidespawn.system import kernel
 from sidespawn.system.places import Places
 from tests.attacks.catalogue import attack
 
@@ -133,6 +134,53 @@ def test_without_a_valid_policy_agents_that_are_not_root_get_an_answer_too(run: 
     run.run()
     reply = json.loads((run.places.replies / f"{FIRST}.json").read_text())
     assert (reply["status"], reply["reason"]) == ("rejected", "policy-invalid")
+
+
+@attack(251)
+@pytest.mark.parametrize("call", ["inotify_init1", "inotify_add_watch"])
+def test_without_a_watch_requests_are_served_all_the_same(
+    run: Watched, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """A user has 128 inotify instances in all containers together, and root in one of them may have used up root's."""
+    libc = kernel.libc
+
+    class UsedUp:
+        def __getattr__(self, name: str) -> Any:
+            return (lambda *_: -1) if name == call else getattr(libc, name)
+
+    monkeypatch.setattr(kernel, "libc", UsedUp())
+    hand_over(run, FIRST)
+    run.run()
+    assert names(run) == {f"{FIRST}.json"}
+
+
+@attack(246)
+def test_ten_thousand_refused_lines_do_not_keep_an_operator_waiting(
+    run: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is answered, since it has an id; that takes seconds. Here the first takes until the operator is answered."""
+    told, refuse = threading.Event(), run.refuse
+
+    def slowly(request_id: str, error: SidespawnError, *, by_operator: bool) -> None:
+        assert by_operator or told.wait(30)
+        refuse(request_id, error, by_operator=by_operator)
+        if by_operator:
+            told.set()
+
+    monkeypatch.setattr(run, "refuse", slowly)
+    (run.places.spool / "processes").write_bytes(b"".join(b'{"id":"%032x"}\n' % each for each in range(3, 100)))
+    (claim,) = run.claim()
+    run.serve(claim)
+    request = {"v": 1, "id": FIRST, "deadline": wrapper.boottime_ms() + 60_000, "op": "signal", "signal": "0", "pid": 9}
+    (run.places.operator / "processes").write_bytes(json.dumps(request).encode() + b"\n")
+    (claim,) = run.claim()
+    run.serve(claim)
+    while run.lanes.busy:
+        select.select([run.lanes.done], [], [], 1)
+    assert told.is_set()
+    assert (run.places.answers / f"{FIRST}.json").exists()
+    assert len(names(run)) == 97
+    assert not list(run.places.claims.iterdir())
 
 
 @pytest.fixture

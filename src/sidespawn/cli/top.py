@@ -15,7 +15,6 @@ import tty
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import click
 from rich.table import Table
@@ -28,6 +27,7 @@ from sidespawn.cli.ps import NONE_ENABLED
 from sidespawn.core.wire import Status
 from sidespawn.host.ledger import Ledger
 from sidespawn.system.places import RUN, Places
+from sidespawn.system.processes import status_of
 
 FORMAT = 1  # of the JSON
 ALTERNATE, HOME, CLEAR_LINE, CLEAR_BELOW, NORMAL = (
@@ -179,10 +179,8 @@ def side_containers(places: Places, now: float) -> Iterator[SideContainer]:
 
 
 def memory(pid: int) -> int | None:
-    with suppress(OSError):
-        for line in Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines():
-            if line.startswith("VmRSS:"):
-                return int(line.split()[1]) * 1024
+    with suppress(OSError, IndexError):  # what has just ended has no memory
+        return int(status_of(pid, b"VmRSS:")[0]) * 1024
     return None
 
 

@@ -43,7 +43,7 @@ def adapt(description: dict[str, Any], record: dict[str, Any]) -> None:
         mount["options"] = [*mount["options"], *ours.get(mount["source"], ())]
     description["mounts"] = kept
     if "seccomp" in description["linux"]:
-        oci.narrow(description["linux"]["seccomp"])
+        oci.narrow(description["linux"]["seccomp"], as_root=description["process"]["user"]["uid"] == 0)
 
 
 if __name__ == "__main__":

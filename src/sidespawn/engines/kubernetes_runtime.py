@@ -120,7 +120,7 @@ def adapt(description: dict[str, Any], record: dict[str, Any]) -> None:
     ]
     linux["resources"] |= record["resources"]
     linux["devices"] = []
-    oci.narrow(linux["seccomp"])
+    oci.narrow(linux["seccomp"], as_root=process["user"]["uid"] == 0)
     linux.pop("rootfsPropagation", None)
     # Bind mounts are kubelet's and containerd's: /etc/hosts, the pod's /dev/shm, volumes of the image.
     description["mounts"] = [each for each in description["mounts"] if each["type"] != "bind"] + record["mounts"]

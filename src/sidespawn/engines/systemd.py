@@ -59,6 +59,7 @@ FORBIDDEN = [
     *("@keyring", "io_uring_setup", "kcmp", "pidfd_open", "process_madvise"),
     *("process_vm_readv", "process_vm_writev"),
 ]
+INOTIFY = ["inotify_init", "inotify_init1"]  # of which root has 128 in all
 FAMILIES = ["AF_UNIX", "AF_INET", "AF_INET6", "AF_NETLINK", "AF_PACKET"]
 TMPFS = "nosuid,nodev,noexec,size=64k"
 PRIVATE, RECURSIVE = 1 << 18, 1 << 14  # MS_PRIVATE, MS_REC
@@ -165,7 +166,7 @@ def properties(plan: Plan, pins: Pins, request: str) -> Properties:
         ("RestrictAddressFamilies", ("(bas)", (True, FAMILIES))),
         ("SystemCallArchitectures", ("as", ["native"])),
         ("SystemCallFilter", ("(bas)", (True, ["@system-service"]))),
-        ("SystemCallFilter", ("(bas)", (False, FORBIDDEN))),
+        ("SystemCallFilter", ("(bas)", (False, FORBIDDEN + (INOTIFY if plan.uid == 0 else [])))),
         ("SystemCallErrorNumber", ("i", EPERM)),
         ("DevicePolicy", ("s", "closed")),
         ("Environment", ("as", [f"{name}={value}" for name, value in plan.environment])),

@@ -16,6 +16,7 @@ import json
 import marshal
 import os
 import pprint
+import stat
 import sys
 from contextlib import suppress
 from importlib.util import MAGIC_NUMBER
@@ -26,6 +27,7 @@ from sidespawn.errors import Reason, SidespawnError
 from sidespawn.host import file_systems, labels, seccomp, spool
 from sidespawn.host.policies import load_policy
 from sidespawn.system import kernel
+from sidespawn.system.files import directory
 from sidespawn.system.places import NAMESPACES, Places
 
 WRAPPER = Path(__file__).parent.parent / "agent/wrapper.py"
@@ -88,13 +90,13 @@ def make(places: Places, policy: Policy) -> None:
         raise SidespawnError(Reason.HOST_UNSUITABLE, message, 'take wake = "doorbell", or boot a later Linux')
     spool.clear(places.spool)  # a link in there would have kept the path unit from starting
     write_wrappers(places, policy)
-    write_system_calls(places)
+    write_system_calls(places, policy)
     places.adoption.unlink(missing_ok=True)  # look again: the agent may have had its old wrappers until now
 
 
-def write_system_calls(places: Places) -> None:
+def write_system_calls(places: Places, policy: Policy) -> None:
     for path, text in (
-        (places.syscalls, seccomp.of_side_containers()),
+        (places.syscalls, seccomp.of_side_containers(as_root=policy.side_container.uid == 0)),
         (seccomp.place_of_agents(places.run), seccomp.of_agents()),
     ):
         if text is not None:
@@ -168,11 +170,9 @@ def wrapper_files(places: Places, policy: Policy) -> dict[Path, str]:
 
 
 def write_wrappers(places: Places, policy: Policy) -> None:
-    for path, content in wrapper_texts(places, policy):
-        if not path.exists() or path.stat().st_size != len(content) or path.read_bytes() != content:
-            write_in_place(path, content)
-        os.chown(path, 0, 0)
-        path.chmod(0o755)
+    with directory(places.agent) as held:
+        for path, content in wrapper_texts(places, policy):
+            write_in_place(held, path.name, content)
 
 
 def wrapper_texts(places: Places, policy: Policy) -> list[tuple[Path, bytes]]:
@@ -195,16 +195,24 @@ def wrapper_texts(places: Places, policy: Policy) -> list[tuple[Path, bytes]]:
     return found
 
 
-def write_in_place(path: Path, content: bytes) -> None:
+def write_in_place(held: int, name: str, content: bytes) -> None:
     """Keep the inode, which agents have mounted, and never leave it empty, not for a moment.
 
     An agent may run the wrapper in the meantime. An empty script succeeds without having asked for anything; one that
-    is partly the old and partly the new text fails.
+    is partly the old and partly the new text fails. One that was handed the directory by fanotify(7) may have put a
+    link in its place: no link is followed, and what is no file is removed.
     """
-    with open(path, "r+b" if path.exists() else "xb", buffering=0) as file:
-        if file.write(content) != len(content):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        file.truncate()
+    with suppress(FileNotFoundError):
+        if not stat.S_ISREG(os.stat(name, dir_fd=held, follow_symlinks=False).st_mode):
+            spool.remove(held, name, iter(range(file_systems.REMOVED)))
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    with open(os.open(name, flags, 0o700, dir_fd=held), "r+b", buffering=0) as file:
+        if os.fstat(file.fileno()).st_size != len(content) or file.read(len(content)) != content:
+            if os.pwrite(file.fileno(), content, 0) != len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
+            file.truncate(len(content))
+        os.fchown(file.fileno(), 0, 0)
+        os.fchmod(file.fileno(), 0o755)
 
 
 def encoded_code(text: str, target: str) -> str:

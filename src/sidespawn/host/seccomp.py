@@ -37,7 +37,9 @@ NEW_MOUNT_API = frozenset(
 )
 # The keys of a user are those of all its processes; root's are the host's own.
 KEYS = frozenset(("add_key", "keyctl", "request_key"))
-REFUSED = KEYS | frozenset((
+# A user may have 128 in all (inotify(7)): with them, root in a container would use up those of systemd and of the host.
+INOTIFY = frozenset(("inotify_init", "inotify_init1"))
+REFUSED = KEYS | INOTIFY | frozenset((
     # A whole file system through a mount of one of its files.
     "fanotify_init", "open_by_handle_at", "quotactl", "quotactl_fd",
     # The kernel itself, and what it keeps for root.
@@ -50,14 +52,15 @@ OF_A_PROCESS = frozenset(("prlimit64", "sched_setaffinity", "sched_setattr", "sc
 FILTERED = frozenset(("clone", "ioprio_set", "setpriority", "socket", "unshare"))
 
 
-def of_side_containers() -> str | None:
+def of_side_containers(*, as_root: bool) -> str | None:
     """The text of the profile; None where podman has no file to begin with, and uses what is built into it."""
+    refused = KEYS | {"setns", "unshare"} | (INOTIFY if as_root else frozenset())
     return narrowed(
-        KEYS | {"clone", "clone3", "setns", "socket", "socketcall", "unshare"},
+        refused | {"clone", "clone3", "socket", "socketcall"},
         [
             allow(("clone",), {clone_flags(): (NEW_NAMESPACES, 0)}),
             refuse(("clone3",), ENOSYS),
-            refuse(KEYS | {"setns", "unshare"}, EPERM),
+            refuse(refused, EPERM),
             *sockets(),
         ],
     )

@@ -20,15 +20,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
-from sidespawn.core.wire import (
-    HORIZON_MS,
-    LINE_BYTES,
-    Reply,
-    Request,
-    StartRequest,
-    Status,
-    parse_request,
-)
+from sidespawn.core.wire import HORIZON_MS, LINE_BYTES, Reply, Request, StartRequest, Status, parse_request
 from sidespawn.engines import get_engine
 from sidespawn.errors import Denied, PolicyError, Reason, RequestError, SidespawnError, quoted
 from sidespawn.host import spool
@@ -220,10 +212,11 @@ class Sync:
             request = parse_request(untrusted_line, self.limits.line)
         except RequestError as error:
             self.journal.write(Event.UNREADABLE, error.message, reason=error.reason)
-            named = error.request_id
-            if named is not None and named not in self.accepted and self.replies.find(named) is None:
-                self.refuse(named, error, by_operator=claim.by_operator)
-            self.finished(claim)
+            # Not here: ten thousand of them take seconds, for which an operator would wait. As an error that holds no
+            # frames, with all that was read in them.
+            told = RequestError(error.message, error.request_id)
+            work = partial(self.refuse_line, told, by_operator=claim.by_operator)
+            self.lanes.add("", work, partial(self.finished, claim), urgent=claim.by_operator)
             return
         if request.id in self.accepted:
             self.finished(claim)  # written twice, because the spool was taken away while it was written
@@ -259,6 +252,11 @@ class Sync:
         except Exception as error:  # noqa: BLE001 - a request must be answered, and must not take others with it
             self.refuse(request.id, as_ours(error), by_operator=by_operator)
             self.attempt(partial(self.service.clean, request.id))
+
+    def refuse_line(self, error: RequestError, *, by_operator: bool) -> None:
+        named = error.request_id
+        if named is not None and named not in self.accepted and self.replies.find(named) is None:
+            self.refuse(named, error, by_operator=by_operator)
 
     def refuse(self, request_id: str, error: SidespawnError, *, by_operator: bool) -> None:
         status, event, hint = Status.FAILED, Event.FAILED, error.hint

@@ -19,6 +19,7 @@ from sidespawn.host.directories import IMAGE_IN_AGENT
 from sidespawn.host.policies import load_policy
 from sidespawn.host_report.findings import Finding, Topic, ok, problem, warning
 from sidespawn.setup import coverage, security_modules
+from sidespawn.system import tables
 from sidespawn.system.places import Places
 from sidespawn.system.processes import run, status_of
 
@@ -41,7 +42,7 @@ class Agent:
 
 
 def look(services: Iterable[str]) -> tuple[Agent, ...]:
-    names, found = tuple(services), dict[tuple[str, bytes], Agent]()
+    names, found = tuple(services), dict[tuple[str, str], Agent]()
     if not names:
         return ()
     hosts = devices(1)
@@ -52,15 +53,17 @@ def look(services: Iterable[str]) -> tuple[Agent, ...]:
             if namespace in seen:
                 continue
             seen.add(namespace)
-            theirs, container = devices(pid), Path(f"/proc/{pid}/cgroup").read_bytes()
+            theirs, group = devices(pid), os.fsdecode(Path(f"/proc/{pid}/cgroup").read_bytes())
+            # `ip netns exec` in an agent makes one more mount namespace in the same container; an agent can make any
+            # number of them, each in another control group, and each look takes a while.
+            container = restarting(group) or group
             for name in names:
                 places = Places(name)
                 spool = str(places.spool)
-                if spool in theirs and str(places.home) not in theirs:
+                if (name, container) not in found and spool in theirs and str(places.home) not in theirs:
                     is_current = theirs[spool] == hosts.get(spool)
-                    # `ip netns exec` in an agent makes one more mount namespace in the same control group.
-                    agent = replace(look_at(name, pid, is_current, theirs), restart=restarting(os.fsdecode(container)))
-                    found.setdefault((name, container), agent)
+                    agent = replace(look_at(name, pid, is_current, theirs), restart=restarting(group))
+                    found[name, container] = agent
     return tuple(found.values())
 
 
@@ -121,8 +124,7 @@ def profile(pid: int) -> str:
 
 def devices(pid: int) -> dict[str, str]:
     """The device of each mount point, as MAJOR:MINOR; of mounts over each other the last, which is seen."""
-    lines = Path(f"/proc/{pid}/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    return {row[4]: row[2] for row in (line.split() for line in lines)}
+    return {row[4]: row[2] for row in tables.mounts(tables.read(Path(f"/proc/{pid}/mountinfo")))}
 
 
 def judge(agents: tuple[Agent, ...], has_apparmor: bool) -> Iterator[Finding]:

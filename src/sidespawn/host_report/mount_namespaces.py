@@ -17,6 +17,7 @@ from sidespawn.host.directories import given_to_containers
 from sidespawn.host_report.findings import Finding, Topic, ok, problem, warning
 from sidespawn.host_report.units import Unit
 from sidespawn.setup.systemd import SHIPPED
+from sidespawn.system import tables
 from sidespawn.system.places import Places
 
 # By name, the values that need none; see exec_needs_mount_namespace() of systemd 252 to 258. A test tries them.
@@ -79,8 +80,7 @@ def look(services: Mapping[str, str], units: tuple[Unit, ...], version: int) -> 
 
 
 def mount_points(pid: int = 1) -> frozenset[str]:
-    lines = Path(f"/proc/{pid}/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    return frozenset(line.split()[4] for line in lines)
+    return frozenset(row[4] for row in tables.mounts(tables.read(Path(f"/proc/{pid}/mountinfo"))))
 
 
 def namespace(pid: int) -> str:

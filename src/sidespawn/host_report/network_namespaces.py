@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sidespawn.host_report.findings import Finding, Topic, ok, warning
-from sidespawn.system import kernel
+from sidespawn.system import kernel, tables
 from sidespawn.system.files import entries_of
 from sidespawn.system.namespaces import Hidden, opened_names
 from sidespawn.system.places import NAMESPACES
@@ -35,15 +35,14 @@ def look() -> Facts:
         return Facts(mode=0o755, is_hidden=True)
     except (FileNotFoundError, NotADirectoryError):
         return Facts(mode=None)
-    text = Path("/proc/1/mountinfo").read_text(encoding="utf-8", errors="replace")
+    text = tables.read(Path("/proc/1/mountinfo"))
     return Facts(mode=stat.S_IMODE(mode), names=names, is_shared=is_shared(text, str(NAMESPACES)))
 
 
 def is_shared(mountinfo: str, path: str) -> bool:
     """Return whether the mount that has this path propagates: `shared:N` before the hyphen (proc(5)); the last one is
     seen."""
-    rows = [line.split() for line in mountinfo.splitlines()]
-    above = [row for row in rows if path == row[4] or path.startswith(row[4].rstrip("/") + "/")]
+    above = [row for row in tables.mounts(mountinfo) if path == row[4] or path.startswith(row[4].rstrip("/") + "/")]
     longest = max((len(row[4]) for row in above), default=0)
     last = next((row for row in reversed(above) if len(row[4]) == longest), [])
     return any(field.startswith("shared:") for field in last[6 : last.index("-") if "-" in last else 6])

@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from sidespawn.system import tables
 from sidespawn.system.places import Places
 
 # Where engines listen if nothing else is configured: docker, podman, Kubernetes' CRI.
@@ -68,8 +69,7 @@ def listening(proc: Path) -> Iterator[str]:
     podman that each of our own services has.
     """
     with suppress(OSError):
-        for line in (proc / "net/unix").read_text(encoding="utf-8", errors="replace").splitlines():
-            path = line.split()[-1]
+        for *_, path in tables.rows(tables.read(proc / "net/unix")):
             directory, _, name = path.rpartition("/")
             if directory == OURS or (name in NAMES and path.startswith("/") and not A_USERS.match(path)):
                 yield path
@@ -83,10 +83,10 @@ def is_socket(path: str) -> bool:
 
 def host_mounts(proc: Path) -> tuple[HostMount, ...]:
     try:
-        lines = (proc / "self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        found = tables.mounts(tables.read(proc / "self/mountinfo"))
     except OSError:
         return ()
-    return tuple(HostMount(unescaped(row[4]), row[2], unescaped(row[3])) for row in map(str.split, lines))
+    return tuple(HostMount(unescaped(row[4]), row[2], unescaped(row[3])) for row in found)
 
 
 def unescaped(text: str) -> str:

@@ -186,7 +186,10 @@ def kubernetes(agent: Agent) -> dict[str, Any]:
 
 def notes(engine: str) -> list[str]:
     """Return what the recipe does not do by itself."""
-    found = ["without the host's pids helpers are found by the process manager or the client only: docs/client.md"]
+    found = [
+        "without the host's pids helpers are found by the process manager or the client only: docs/client.md",
+        "take an image without setuid programs: the agent can show its files to all users of the host, in /run/netns",
+    ]
     if engine in ("docker", "kubernetes"):
         found.append("the agent's program goes behind the command, which becomes its user; the image needs setpriv")
     if engine == "kubernetes":

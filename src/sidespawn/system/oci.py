@@ -25,6 +25,7 @@ HARMLESS = ("nosuid", "nodev")
 # Of docker's and containerd's lists. Of AF_UNIX, AF_INET, AF_INET6, AF_PACKET and of netlink's protocols the same as
 # podman's: see host/seccomp.py.
 LEFT_OUT = {"io_uring_enter", "io_uring_register", "io_uring_setup", "socket", "socketcall"}
+INOTIFY = {"inotify_init", "inotify_init1"}  # of which root has 128 in all containers and on the host together
 SOCKETS = [*({0: each} for each in (1, 2, 10, 17)), *({0: 16, 2: each} for each in (0, 4, 6, 12, 16))]
 SETS = ("bounding", "permitted", "effective", "inheritable", "ambient")
 
@@ -77,11 +78,12 @@ def confine(description: dict[str, Any], environment: list[str], capabilities: l
     description.pop("hooks", None)  # programs that an engine runs around the container, in its namespaces
 
 
-def narrow(calls: dict[str, Any]) -> None:
+def narrow(calls: dict[str, Any], *, as_root: bool) -> None:
     """Leave out system calls that no side container needs."""
+    left_out = LEFT_OUT | INOTIFY if as_root else LEFT_OUT
     calls["architectures"] = calls["architectures"][:1]  # its own: of others no filter sees all arguments
     for rule in calls["syscalls"]:
-        rule["names"] = [name for name in rule["names"] if name not in LEFT_OUT]
+        rule["names"] = [name for name in rule["names"] if name not in left_out]
     for wanted in SOCKETS:
         arguments = [{"index": each, "value": value, "op": "SCMP_CMP_EQ"} for each, value in wanted.items()]
         calls["syscalls"].append({"names": ["socket"], "action": "SCMP_ACT_ALLOW", "args": arguments})

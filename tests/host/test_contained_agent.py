@@ -1,0 +1,102 @@
+"""The recipe of `sidespawn agent-options` on a host with a security module: the same attempts as without one.
+
+tests/attacks/test_recipes.py tries them where there is none. With AppArmor the recipe names the profile for agents,
+with SELinux the domain; neither may take from the agent what it needs.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from sidespawn.testing.agent import APPARMOR, NEUTRON, SELINUX, STATE, namespaces_of_a_group, podman
+from tests.attacks import inside, recipe_tries
+from tests.attacks.stage import AGENT_IMAGE
+from tests.host import tries
+from tests.host.containers import run_inside
+from tests.host.victims import heard, victims
+from tests.lab.conftest import new_service
+from tests.lab.networks import SIDESPAWN, command
+
+# docs/agents.md says so, and what to do about it.
+POSSIBLE = {"show a setuid program of its image to the host's users"}
+UEVENT = "forge a uevent"
+AS_STARTED = f"{NEUTRON}:{NEUTRON}"  # podman gives another spelling of a user that is not root no capabilities
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agent:
+    name: str
+    options: list[str]
+    given: dict[str, Any]
+
+    def run(self, script: str) -> None:
+        command("podman", "exec", f"--user={NEUTRON}:{NEUTRON}", self.name, "sh", "-c", script)
+
+
+@pytest.fixture(scope="module")
+def agent() -> Iterator[Agent]:
+    service = new_service()
+    name = f"{service.name}-contained"
+    try:
+        service.enable_with(f"[agent]\nspool_uid = {NEUTRON}\n")
+        enabled = json.loads(command(*SIDESPAWN, "enable", "--json", service.name).stdout)
+        options = json.loads(command(*SIDESPAWN, "agent-options", "--json", service.name).stdout)["options"]
+        # The wrapper as well, which some attempts are about.
+        more = [each for each in enabled["podman_options"] if each.startswith("--volume=") and each not in options]
+        state = f"--volume={service.state}:{STATE}:rw,rprivate"
+        with victims(service) as given, namespaces_of_a_group():
+            argv = ("run", "--detach", "--pull=never", f"--name={name}", *options, *more, state, AGENT_IMAGE)
+            command(*podman(), *argv, "sleep", "infinity")
+            yield Agent(name=name, options=options, given=given)
+    finally:
+        command("podman", "rm", "--force", "--time=0", "--ignore", name)
+        service.clean()
+
+
+def expect_contained(agent: Agent) -> None:
+    with heard(agent.given["uevent"]) as uevents:
+        made: dict[str, str] = run_inside(
+            agent.name, inside, tries, recipe_tries, arguments=(json.dumps(agent.given),), user=AS_STARTED
+        )
+    if not uevents:
+        made.pop(UEVENT)
+    assert {name for name, said in made.items() if said == "worked"} == POSSIBLE
+
+
+def expect_works(agent: Agent) -> None:
+    netns = f"test-{uuid.uuid4().hex[:8]}"
+    try:
+        agent.run(f"ip netns add {netns} && ip netns exec {netns} ip link set lo up")
+        assert netns in command("ip", "netns", "list").stdout
+    finally:
+        agent.run(f"ip netns delete {netns}")
+
+
+@pytest.mark.skipif(not APPARMOR.exists() or not APPARMOR.read_text().startswith("Y"), reason="it has no AppArmor")
+class TestApparmor:
+    def test_the_recipe_names_the_profile(self, agent: Agent) -> None:
+        assert "--security-opt=apparmor=sidespawn-agent" in agent.options
+
+    def test_an_agent_works_in_it(self, agent: Agent) -> None:
+        expect_works(agent)
+
+    def test_it_reaches_nothing(self, agent: Agent) -> None:
+        expect_contained(agent)
+
+
+@pytest.mark.skipif(not SELINUX.exists(), reason="it has no SELinux")
+class TestSelinux:
+    def test_the_recipe_names_the_domain(self, agent: Agent) -> None:
+        assert "--security-opt=label=type:sidespawn_agent_t" in agent.options
+
+    def test_an_agent_works_in_it(self, agent: Agent) -> None:
+        expect_works(agent)
+
+    def test_it_reaches_nothing(self, agent: Agent) -> None:
+        expect_contained(agent)
