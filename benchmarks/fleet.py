@@ -199,7 +199,7 @@ def in_units(count: float) -> str:
 def tables(of: Assumptions, rounds: int, seed: int) -> dict[str, str]:
     return {
         "How long it takes": "\n".join(durations(of, rounds, seed)),
-        "What a defect reaches": "\n".join(damages(of, rounds, seed)),
+        "How many hosts a defect reaches": "\n".join(damages(of, rounds, seed)),
         "What the metrics cost": "\n".join(costs(of)),
     }
 
