@@ -160,7 +160,7 @@ def test_every_field_of_the_journal_is_described() -> None:
 
 
 def test_every_finding_about_the_host_is_described() -> None:
-    text = (DOCS / "operating.md").read_text().partition("## Is the host fit?")[2].partition("\n## ")[0]
+    text = (DOCS / "operating.md").read_text().partition("## Is the host ready?")[2].partition("\n## ")[0]
     assert in_tables(text) == {str(each) for each in (*Topic, *State)}
 
 

@@ -1,4 +1,4 @@
-"""`sidespawn check`: is the host fit, are the policies valid, and what do they allow?"""
+"""`sidespawn check`: is the host ready, are the policies valid, and what do they allow?"""
 
 from __future__ import annotations
 
