@@ -20,7 +20,7 @@ PATIENCE = 60
 
 
 class Browser:
-    """One page. What runs in it is evaluated with the page's own rights."""
+    """One page at a time. What runs in it is evaluated with the page's own rights."""
 
     def __init__(self, profile: Path) -> None:
         theirs_in, self._out = os.pipe()
@@ -47,13 +47,9 @@ class Browser:
             os.close(each)
         self._number = 0
         self._rest = b""
-        self._events: list[str] = []
+        self._loaded: set[str] = set()  # loaders whose load event has fired
         self._session = ""
-        target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        self.call("Page.enable")
-        # The theme remembers the scheme that it showed last.
-        self.call("Page.addScriptToEvaluateOnNewDocument", source="localStorage.clear()")
+        self._context = ""
 
     def __enter__(self) -> Self:
         return self
@@ -70,23 +66,35 @@ class Browser:
             message["sessionId"] = self._session
         os.write(self._out, json.dumps(message).encode() + b"\0")
         while (answer := self._read()).get("id") != self._number:
-            self._events.append(answer.get("method", ""))
+            pass
         if "error" in answer:
             raise RuntimeError(f"{method}: {answer['error']}")
         return answer["result"]
 
     def look(self, url: str, *, width: int, dark: bool) -> None:
-        """Load a page as it is on a screen of that width, in that colour scheme."""
+        """Load a page as it is on a screen of that width, in that colour scheme, for a reader who comes first.
+
+        Each call takes a new context. In a shared one, the last page lives on in the back/forward cache, and the theme
+        there still writes its colour scheme into the storage that the new page reads.
+        """
+        self._open_context()
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
-        self._load(url)
+        loader = self.call("Page.navigate", url=url)["loaderId"]
+        while loader not in self._loaded:
+            self._read()
 
-    def _load(self, url: str) -> None:
-        self._events.clear()
-        self.call("Page.navigate", url=url)
-        while "Page.loadEventFired" not in self._events:
-            self._events.append(self._read().get("method", ""))
+    def _open_context(self) -> None:
+        self._session = ""  # what follows is for the browser
+        if self._context:
+            self.call("Target.disposeBrowserContext", browserContextId=self._context)
+        self._loaded.clear()
+        self._context = self.call("Target.createBrowserContext")["browserContextId"]
+        target = self.call("Target.createTarget", url="about:blank", browserContextId=self._context)["targetId"]
+        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self.call("Page.enable")
+        self.call("Page.setLifecycleEventsEnabled", enabled=True)
 
     def evaluate(self, expression: str) -> Any:
         done = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
@@ -118,4 +126,6 @@ class Browser:
             self._rest += more
         message, _, self._rest = self._rest.partition(b"\0")
         found: dict[str, Any] = json.loads(message)
+        if found.get("method") == "Page.lifecycleEvent" and found["params"]["name"] == "load":
+            self._loaded.add(found["params"]["loaderId"])
         return found
