@@ -18,6 +18,8 @@ import pytest
 from click.testing import CliRunner
 
 from sidespawn.cli import main as command
+from sidespawn.cli import top
+from sidespawn.cli.figures import Figures, Limits, PolicyFacts
 from sidespawn.cli.main import cli
 from sidespawn.errors import SidespawnError
 from sidespawn.setup import services
@@ -96,22 +98,90 @@ def outcome(arguments: str) -> str:
 
 @pytest.mark.parametrize("name", CASES)
 def test_output_is_what_was_agreed_on(name: str) -> None:
-    path, found = GOLDEN / f"{name}.txt", outcome(CASES[name])
-    if os.environ.get("SIDESPAWN_WRITE_GOLDEN"):
-        path.write_text(found)
-    assert path.read_text() == found
+    found = outcome(CASES[name])
+    assert agreed(name, found) == found
     assert "Traceback" not in found
     assert not re.search(r"\[?Errno \d|\berrno\b", found)
 
 
+def agreed(name: str, found: str) -> str:
+    """Return what the golden file says, after writing it if that is asked for."""
+    path = GOLDEN / f"{name}.txt"
+    if os.environ.get("SIDESPAWN_WRITE_GOLDEN"):
+        path.write_text(found)
+    return path.read_text()
+
+
 def test_each_verb_has_a_case_and_each_file_is_of_one() -> None:
     assert {verb for verb in cli.commands if not any(each.split()[:1] == [verb] for each in CASES.values())} == set()
-    assert {path.stem for path in GOLDEN.glob("*.txt")} == CASES.keys()
+    assert {path.stem for path in GOLDEN.glob("*.txt")} == {*CASES, *LIVE}
 
 
 def test_each_summary_in_the_help_fits_a_line() -> None:
     lines = sidespawn_command("--help").stdout.partition("Set up:")[2].splitlines()
     assert [line for line in lines if line.startswith("    ")] == []
+
+
+# ---------------------------------------------------------------- top, with services
+
+LIVE = {"top": "top --once", "top-json": "top --once --json"}
+SERVING = Figures(
+    service="neutron-dhcp-dnsmasq",
+    is_active=True,
+    policy=PolicyFacts(digest="0123456789abcdef", engine="podman", mode="enforce"),
+    limits=Limits(
+        used={"instances": 2, "burst": 7}, allowed={"instances": 1000, "burst": 2000}, waiting=0, backing_off=0
+    ),
+    side_containers={"running": 1, "adopted": 0, "orphan": 0, "exited": 1},
+    counts={"answers running ok": 4, "answers done ok": 1, "answers rejected option-not-allowed": 2},
+)
+LIMITED = Figures(
+    service="neutron-l3-radvd",
+    is_active=True,
+    policy=PolicyFacts(digest="0123456789abcdef", engine="podman", mode="monitor"),
+    limits=Limits(
+        used={"instances": 3, "burst": 2000}, allowed={"instances": 3, "burst": 2000}, waiting=2048, backing_off=1
+    ),
+    side_containers={"running": 3, "adopted": 0, "orphan": 0, "exited": 0},
+    counts={"answers running ok": 3, "answers failed image-missing": 1},
+    unanswered=2,
+    oldest=7.4,
+)
+BROKEN = Figures(
+    service="neutron-dhcp-haproxy", is_active=False, policy=None, limits=None, side_containers={}, counts={}
+)
+RUNNING = top.SideContainer(
+    service="neutron-dhcp-dnsmasq",
+    name=f"neutron-dhcp-dnsmasq_qdhcp-{UUID}",
+    state="running",
+    pid=4711,
+    age=3725.0,
+    memory=3 << 20,
+    netns=f"qdhcp-{UUID}",
+)
+EXITED = top.SideContainer(
+    service="neutron-dhcp-dnsmasq",
+    name="neutron-dhcp-dnsmasq_qdhcp-two",
+    state="exited",
+    pid=4712,
+    age=61.0,
+    memory=None,
+    netns="qdhcp-two",
+)
+
+
+@pytest.mark.parametrize("name", LIVE)
+def test_top_with_services(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / f"{SERVING.service}.toml").touch()
+    monkeypatch.setattr(services, "POLICIES", tmp_path)
+    monkeypatch.setattr(top, "gather", lambda: [SERVING, BROKEN, LIMITED])
+    monkeypatch.setattr(
+        top, "side_containers", lambda places, _: [RUNNING, EXITED] if places.service == SERVING.service else []
+    )
+    monkeypatch.setattr(top.time, "time", lambda: 1800000000.0)
+    done = CliRunner().invoke(cli, shlex.split(LIVE[name]))
+    found = f"$ sidespawn {LIVE[name]}\n{done.output}--- exit code {done.exit_code}\n"
+    assert agreed(name, found) == found
 
 
 # ---------------------------------------------------------------- with no service, and with one

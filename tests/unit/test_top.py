@@ -77,7 +77,7 @@ def test_counts_that_begin_again_are_no_negative_rate() -> None:
         ({"policy": None, "limits": None}, "side containers", "3"),
         ({"is_active": False}, "state", "inactive"),
         ({"policy": PolicyFacts(digest="d", engine="podman", mode="monitor")}, "state", "serving, monitor"),
-        ({"unanswered": 2, "oldest": 7.4}, "queued", "2 claims, 7 s"),
+        ({"unanswered": 2, "oldest": 7.4}, "queued", "2 claims for 7 s"),
         (
             {"limits": FULL},
             "limits",

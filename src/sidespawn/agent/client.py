@@ -1,4 +1,4 @@
-"""For Python programs in an agent container: ask for helper programs without standing in their place.
+"""A client for Python programs in an agent container, which requests helper programs without a wrapper.
 
     client = Client("neutron-dhcp-dnsmasq")
     helper = client.start(["dnsmasq", "--no-hosts", ...], netns="qdhcp-...", environment={"PROCESS_TAG": "..."})
@@ -7,9 +7,11 @@
     client.stop(helper.pid)
 
 It speaks to the service's spool directly (docs/wire.md), so it needs no wrapper, no kill script and no `ip netns exec`;
-and since the host keeps the list of what runs, the agent needs no share of the host's pids: a pid is a handle here.
+and since the host keeps the list of running programs, the agent does not need the host's pids: here, a pid is only a
+handle.
 
-Runs in the agent with no privilege but writing the spool. Every call waits for its answer, at most `timeout` seconds.
+Runs in the agent; its only privilege is to write to the spool. Every call waits at most `timeout` seconds for its
+answer.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ LONGEST_LINE = 512 * 1024  # of a request; the host refuses one that is longer t
 
 
 class Helper(NamedTuple):
-    """A side container that runs: the program's pid on the host, and the container's name."""
+    """A running side container: the program's pid on the host, and the container's name."""
 
     pid: int
     container: str
@@ -39,11 +41,11 @@ class ClientError(Exception):
 
 
 class Rejected(ClientError):
-    """The host's policy does not allow it; asking again is of no use."""
+    """The host's policy does not allow it; do not retry."""
 
 
 class Failed(ClientError):
-    """It was allowed and could not be done."""
+    """The request was allowed, but failed."""
 
 
 class NoSuchProcess(Failed):
@@ -51,18 +53,18 @@ class NoSuchProcess(Failed):
 
 
 class NoAnswer(ClientError):
-    """The host did not answer in time; nothing is started for this request any more."""
+    """The host did not answer in time, and will not start anything for this request."""
 
 
 class Unavailable(ClientError):
-    """The service's directories are not there, or cannot be written."""
+    """The service's directories are missing, or not writable."""
 
 
 _ERRORS = {"rejected": Rejected, "failed": Failed, "expired": NoAnswer}
 
 
 class Client:
-    """Of one service. Safe for threads and processes: each request is its own line."""
+    """Requests to one service. Safe for threads and processes: each request is a separate line."""
 
     def __init__(self, service: str, timeout: int = 120, run: str = "/run/sidespawn") -> None:
         home = "%s/%s" % (run, service)
@@ -77,7 +79,7 @@ class Client:
     def start(
         self, argv: List[str], netns: Optional[str] = None, environment: Optional[Dict[str, str]] = None
     ) -> Helper:
-        """See that the program runs; returns when it is ready. One that runs so already is answered, not restarted.
+        """Start the program, and return when it is ready. If it already runs with the same plan, it is not restarted.
 
         `argv` begins with the program's name, `netns` is a name in /run/netns. Raises a ClientError.
         """
@@ -91,14 +93,14 @@ class Client:
         self._ask({"op": "signal", "signal": name, "pid": pid})
 
     def stop(self, pid: int) -> None:
-        """End it by TERM, after the policy's grace by KILL. One that is gone already is no error."""
+        """End it with TERM, then with KILL after the policy's grace period. Not an error if it is already gone."""
         try:
             self.signal(pid, "TERM")
         except NoSuchProcess:
             pass
 
     def find(self, pid: int) -> Optional[Helper]:
-        """The service's side container with that pid, if its program lives, or whose reported child process has it."""
+        """Return the service's side container whose main or reported child process has this pid, if it is alive."""
         try:
             reply = self._ask({"op": "signal", "signal": PROBE, "pid": pid})
         except NoSuchProcess:
@@ -106,7 +108,7 @@ class Client:
         return Helper(int(reply["pid"]), str(reply["container"]))
 
     def is_running(self, pid: int) -> bool:
-        """Return whether the service has a side container with that pid, and its program lives."""
+        """Return whether the service has a side container with that pid, and its program is alive."""
         return self.find(pid) is not None
 
     def _ask(self, body: Dict[str, Any]) -> Dict[str, Any]:
@@ -118,7 +120,7 @@ class Client:
 
 
 def outcome(reply: Dict[str, Any]) -> Dict[str, Any]:
-    """The reply, if it says that the request was carried out. Raises the ClientError that it stands for."""
+    """Return the reply if the request was carried out; raise the matching ClientError if not."""
     if reply["status"] in ("running", "done"):
         return reply
     kind = NoSuchProcess if reply["reason"] == "no-such-process" else _ERRORS.get(reply["status"], Failed)

@@ -1,4 +1,4 @@
-"""Neutron's process manager, asking sidespawn: no wrapper, no kill script, no share of the host's pids.
+"""Neutron's process manager on top of sidespawn: without wrappers, kill scripts or the host's pids.
 
     [sidespawn]                                                         in the agent's configuration file
     services = dnsmasq:neutron-dhcp-dnsmasq, haproxy:neutron-dhcp-haproxy
@@ -7,7 +7,7 @@
 
 or, in another program, before Neutron makes its first process manager: `sidespawn.agent.neutron.install()`.
 
-`services` says which service has which program. A program that is not named there is run as Neutron itself does it.
+`services` says which service has which program. A program that is not named there is run by Neutron itself.
 
 The class is derived from Neutron's, so that what is not about processes (names of pid files, defaults, arguments that
 a later Neutron adds) stays Neutron's own. What it does differently: it starts and signals by the service's spool, and
@@ -56,8 +56,8 @@ cfg.CONF.register_opts(OPTIONS, "sidespawn")
 class ProcessManager(external_process.ProcessManager):
     """One helper, as Neutron's class of this name. Errors are Neutron's ProcessExecutionError where Neutron has them.
 
-    When the host gives no answer, `active` raises a ClientError: a helper that may well run must not be taken for dead.
-    One that a router needs is taken to run then.
+    If the host does not answer, `active` raises a ClientError: a helper that may be running must not be taken for
+    dead. A helper that a router needs is then assumed to run.
     """
 
     @property
@@ -70,7 +70,7 @@ class ProcessManager(external_process.ProcessManager):
 
     @property
     def client(self) -> Client | None:
-        """None for a program that Neutron runs by itself."""
+        """Return None for a program that Neutron runs itself."""
         service = cfg.CONF.sidespawn.services.get(self.program)
         return None if service is None else Client(service, cfg.CONF.sidespawn.timeout)
 
@@ -125,7 +125,8 @@ class ProcessManager(external_process.ProcessManager):
             file.replace_file(self.get_pid_file_name(), str(helper.pid))
 
     def goes_on_after(self, error: ClientError) -> bool:
-        """Return whether Neutron is not told. Its ProcessMonitor says what does not run, and asks for it again."""
+        """Return whether to hide a failure from Neutron. Its ProcessMonitor logs missing helpers, and requests them
+        again."""
         if isinstance(error, Unavailable) or self.program not in OF_ROUTERS:
             return False
         LOG.error("%s for %s failed; the running process is left unchanged: %s", self.program, self.uuid, error)
@@ -152,7 +153,7 @@ class ProcessManager(external_process.ProcessManager):
 
 
 def failure(command: list[str], error: ClientError) -> Exception:
-    """As Neutron has it when a program ends with an error; the code is a wrapper's."""
+    """Return Neutron's error for a failed program, with a wrapper's exit code."""
     code = EXIT_CODES.get(type(error), wrapper.FAILED)
     text = f"Exit code: {code}; Cmd: {command}; Stdin: ; Stdout: ; Stderr: sidespawn: {error}"
     made: Exception = exceptions.ProcessExecutionError(text, returncode=code)
@@ -160,12 +161,12 @@ def failure(command: list[str], error: ClientError) -> Exception:
 
 
 def install() -> None:
-    """Let Neutron's drivers in this process use the class above."""
+    """Make Neutron's drivers in this process use the class above."""
     external_process.ProcessManager = ProcessManager
     own = conntrackd.ConntrackdManager.create_pid_file
 
     def create_pid_file(manager: Any) -> None:
-        """It looks for the pid among the processes that the agent sees; here the file is written already."""
+        """Neutron's own looks for the pid among the agent's processes; here the host has already written the file."""
         if manager.get_process().client is None:
             own(manager)
 

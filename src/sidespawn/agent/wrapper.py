@@ -32,7 +32,8 @@ ANY = "<text>"
 
 def is_answered_here(local, arguments):
     # type: (Any, Any) -> bool
-    """Return whether the policy says so: `local` holds argument lists, in which ANY stands for whatever is there."""
+    """Return whether the agent answers this call itself: `local` holds argument lists, where ANY matches any
+    argument."""
     return any(
         len(each) == len(arguments) and all(each[i] in (arguments[i], ANY) for i in range(len(each))) for each in local
     )
@@ -89,7 +90,7 @@ EXIT_CODES = {"running": OK, "done": OK, "rejected": REJECTED, "failed": FAILED,
 
 
 class Unavailable(Exception):
-    """The host's side is not there, so nothing can be asked."""
+    """The host's directories are missing, so requests are not possible."""
 
 
 def start(settings, argv, netns, environment, brief=False):

@@ -1,4 +1,4 @@
-"""`sidespawn check --examples`: for each rule of a policy a call that it allows, found by trying."""
+"""`sidespawn check --examples`: a call that each rule of a policy allows, found by trying."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TRIES = 64  # of one rule
 
 @dataclass(frozen=True)
 class ExampleCall:
-    """A rule and the call that it allows; `argv` is empty and `problem` says why when none was found."""
+    """A rule and a call that it allows; if none was found, `argv` is empty and `problem` says why."""
 
     rule: str  # the option's name
     argv: tuple[str, ...]
@@ -28,7 +28,7 @@ class ExampleCall:
 
 
 def example_calls(policy: Policy) -> list[ExampleCall]:
-    """One for what is required, and one for each other option. Configuration files are not looked at."""
+    """Return one call with what is required, and one for each other option. Configuration files are not read."""
     enforcing = replace(policy, is_monitor=False)
     required = [rule for rule in policy.options.values() if rule.required]
     others = [rule for rule in policy.options.values() if not rule.required]
@@ -63,7 +63,7 @@ def requests(policy: Policy, rules: list[OptionRule]) -> Iterator[tuple[tuple[st
 
 
 def given(policy: Policy, rules: list[OptionRule], bound: Bound) -> Iterator[tuple[str, ...]]:
-    """Arguments that give each of the options once."""
+    """Return arguments that give each of the options once."""
     if not rules:
         yield ()
         return

@@ -25,7 +25,7 @@ ZERO = "0.0.0.0"  # noqa: S104 - a mask of no ones is written like an address
 
 @dataclass(frozen=True)
 class Value:
-    """A value that was seen, and what the names of its request stood for."""
+    """A value that was seen, and the names that its request had bound."""
 
     text: str
     names: Mapping[str, str]
@@ -40,7 +40,7 @@ class Piece:
 
 
 def generalise(values: Iterable[Value], names: Names) -> tuple[list[str], list[Value]]:
-    """The patterns that allow the values, and the values that no pattern can allow."""
+    """Return patterns that allow the values, and the values that no pattern can allow."""
     groups: dict[tuple[Piece | str, ...], list[tuple[list[Piece], Value]]] = {}
     for value in dict.fromkeys((each.text, tuple(sorted(each.names.items()))) for each in values):
         seen = Value(value[0], dict(value[1]))
@@ -96,12 +96,12 @@ def by_names(value: Value, names: Names) -> Iterator[tuple[str, str]]:
 
 
 def alone(text: str, within: str) -> re.Match[str] | None:
-    """Where it stands by itself, and not as a part of a longer word."""
+    """Return where it is a whole word, not part of a longer one."""
     return re.search(rf"(?<![A-Za-z0-9]){re.escape(text)}(?![A-Za-z0-9])", within)
 
 
 def classified(text: str) -> Iterator[Piece]:
-    """The pieces of what stands between two separators."""
+    """Return the pieces of the text between two separators."""
     if CUT.fullmatch(text):
         yield Piece("literal", text)
         return
@@ -138,7 +138,7 @@ def written(group: list[tuple[list[Piece], Value]]) -> Iterator[tuple[str, list[
 
 
 def column_text(column: list[Piece], *, merge_words: bool) -> str | None:
-    """Return what stands at one place in the pattern of all values; None where each keeps its own text."""
+    """Return the pattern for one place in all values, or None if each value keeps its own text."""
     kind, different = column[0].kind, {piece.text for piece in column}
     if kind == "name":
         return f"{{{column[0].text}}}"
@@ -157,7 +157,7 @@ def column_text(column: list[Piece], *, merge_words: bool) -> str | None:
 
 
 def plainer(value: Value, names: Names) -> Iterator[str]:
-    """Patterns for one value only, when what was made of it does not match: with names, literally, as any text."""
+    """Yield patterns for a single value, if the general one does not match: with names, literal, any text."""
     yield "".join(f"{{{name}}}" if name else text for text, name in by_names(value, names))
     yield value.text
     yield "<text>"

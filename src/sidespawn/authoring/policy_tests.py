@@ -1,4 +1,4 @@
-"""The test cases that a policy holds: calls with the verdict that its author expects.
+"""The test cases in a policy: calls with the verdict that its author expects.
 
     [[test]]
     argv = ["dnsmasq", "--no-hosts", "--dhcp-script=/tmp/x"]
@@ -30,7 +30,7 @@ KEYS: dict[str, type] = {"argv": list, "netns": str, "env": dict, "files": dict,
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """One test case: what was expected, and what came; `message` says why a call was refused."""
+    """The outcome of a test case: the expected and the actual verdict; `message` says why a call was refused."""
 
     number: int
     argv: tuple[str, ...]
@@ -44,7 +44,7 @@ class Outcome:
 
 
 def run_tests(policy: Policy, source: str, text: str) -> list[Outcome]:
-    """Judge each case that the policy's text holds. Raises PolicyError for one that is no test case."""
+    """Judge each test case in the policy's text. Raises PolicyError for a malformed one."""
     cases = tomllib.loads(text).get("test", [])
     return [run_test(policy, source, number, case) for number, case in enumerate(cases, 1)]
 

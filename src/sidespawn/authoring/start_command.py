@@ -1,4 +1,4 @@
-"""The start of a side container, as a command for people: for podman the very one that is executed."""
+"""The start of a side container, as a command for people; for podman, one that can be executed as it is."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def start_command(plan: Plan, pins: Pins, request: str) -> tuple[str, ...]:
 
 
 def by_busctl(plan: Plan, pins: Pins, request: str) -> tuple[str, ...]:
-    """The call that the engine makes of PID 1 without a command."""
+    """Return the call that the engine makes to PID 1, as a busctl command."""
     values: tuple[Any, ...] = (unit_name(plan.name), "fail", properties(plan, pins, request), [])
     words = (word for each, value in zip(split(START[1]), values, strict=True) for word in written(each, value))
     return (BUSCTL, "--system", "--", "call", *MANAGER, *START, *words)
 
 
 def written(kind: str, value: Any) -> Iterator[str]:
-    """A value as busctl(1) takes it."""
+    """Return a value in the form that busctl(1) takes."""
     match kind[0]:
         case "v":
             yield value[0]

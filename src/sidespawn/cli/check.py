@@ -36,7 +36,7 @@ STYLES = {State.OK: "green", State.WARNING: "yellow", State.PROBLEM: "bold red"}
 
 @dataclass(frozen=True)
 class Checked:
-    """One policy as it was found: `policy` is None, and `error` says why, when it is invalid."""
+    """A policy as found. If it is invalid, `policy` is None and `error` says why."""
 
     subject: str
     policy: Policy | None = None
@@ -51,16 +51,16 @@ class Checked:
 
 @click.command()
 @click.argument("subjects", metavar="[SERVICE|PRESET|FILE]...", nargs=-1)
-@click.option("--examples", "with_examples", is_flag=True, help="Show for each rule a call that it allows.")
+@click.option("--examples", "with_examples", is_flag=True, help="Show a call that each rule allows.")
 @json_option
 def check(subjects: tuple[str, ...], as_json: bool, with_examples: bool) -> int:
     """Examine the host, and validate and test policies.
 
-    Without arguments: the host, with what to do about each finding, and the policy of every service. With arguments:
-    only these policies, and what this host lacks for them.
+    Without arguments, it examines the host, says what to do about each finding, and checks the policy of every
+    service. With arguments, it checks only these policies, and what they lack on this host.
 
-    Exit code 69 if the host has a problem that makes requests fail or Neutron remove working routers, 78 if a policy is
-    invalid, 1 if a test case of a policy fails; the first that applies. With only warnings it is 0.
+    Exit code 69 if the host has a problem that makes requests fail or Neutron remove working routers, else 78 if a
+    policy is invalid, else 1 if a policy's test case fails. Warnings alone give 0.
     """
     results = [checked(subject) for subject in subjects or enabled_services()]
     findings = () if subjects else host_report.report(services(results))
@@ -104,7 +104,7 @@ def unreadable(subject: str, error: OSError | UnicodeDecodeError) -> PolicyError
 
 
 def find(subject: str) -> tuple[Places, str, str]:
-    """A service of this host, read as the host would read it; else a preset; else the file of that name."""
+    """Load a service of this host as the host would; else a preset; else the file of that name."""
     if is_service_name(subject):
         places = Places(subject)
         if places.policy.exists():
@@ -120,7 +120,7 @@ def services(results: Iterable[Checked]) -> list[Service]:
 
 
 def notes(each: Checked, policy: Policy, *, is_alone: bool) -> list[tuple[State, str]]:
-    """Behind the host's report nothing of the host is said once more."""
+    """Do not repeat findings about the host after its report."""
     own = [(State.WARNING, text) for text in (*policy_warnings(policy), *unit_warnings(policy))]
     if each.is_dangerous:
         own += [(State.PROBLEM, f"{text}; {coverage.CONSEQUENCE}") for text in each.gaps]
@@ -170,7 +170,7 @@ def allows(policy: Policy) -> list[tuple[str, str]]:
 
 
 def written_out(policy: Policy, pattern: Pattern) -> str:
-    """A pattern that is no more than a name says nothing by itself."""
+    """Replace a pattern that is only a name with what the name stands for."""
     match pattern.parts:
         case (Name(name=name),):
             return " or ".join(each.source for each in policy.names[name])
@@ -178,7 +178,7 @@ def written_out(policy: Policy, pattern: Pattern) -> str:
 
 
 def show_host(findings: tuple[Finding, ...]) -> None:
-    """A row for each finding; below one that is not fine, what follows from it and what to do."""
+    """Return a row for each finding; under one that is not ok, its consequence and what to do."""
     if not findings:
         return
     table = Table(box=None, pad_edge=False, show_header=False)
@@ -195,7 +195,7 @@ def show_host(findings: tuple[Finding, ...]) -> None:
 
 
 def show_examples(policy: Policy) -> None:
-    """A line for each rule, ready for a shell."""
+    """Return a line for each rule, quoted for a shell."""
     click.echo("  examples of calls that it allows, one for each rule:")
     for call in example_calls(policy):
         where = f"ip netns exec {call.netns} " if call.netns else ""

@@ -42,16 +42,19 @@ def to_user(_context: click.Context, _parameter: click.Parameter, value: str) ->
 )  # fmt: skip
 @click.option(
     "--agent", "kind", type=click.Choice(tuple(containers.CAPABILITIES)), default="dhcp", show_default=True,
-    help="The Neutron agent that it is, or resembles; this selects the capabilities.",
+    help="The kind of Neutron agent, which selects the capabilities.",
 )  # fmt: skip
-@click.option("--user", default=USER, show_default=True, metavar="UID[:GID]", callback=to_user, help="The agent's.")
+@click.option(
+    "--user", default=USER, show_default=True, metavar="UID[:GID]", callback=to_user,
+    help="User and group of the agent.",
+)  # fmt: skip
 @json_option
 def agent_options(services: tuple[Places, ...], engine: str, kind: str, user: tuple[int, int], as_json: bool) -> None:
-    """Print options that contain an agent, with its mounts.
+    """Print options that confine an agent, with its mounts.
 
-    The recipe is for an agent that makes network namespaces, on a host with or without a security module: a user other
-    than root with ambient capabilities, its own list of system calls, and no share of the host's pids. Such an agent
-    uses sidespawn's process manager for Neutron or its client, not wrappers.
+    The recipe confines an agent that makes network namespaces, even on a host without a security module. The agent
+    runs as a user other than root, with ambient capabilities, a strict list of system calls, and without the host's
+    pids. Such an agent uses sidespawn's process manager for Neutron or its client, not wrappers.
     """
     for each in services:
         require_enabled(each)

@@ -120,7 +120,7 @@ def policy_text(
     mode: str | None,
     settings: tuple[str, ...],
 ) -> tuple[str, bool]:
-    """The policy to use, and whether it must be written."""
+    """Return the policy to use, and whether it must be written."""
     asked = preset or image or engine or mode or settings
     if places.policy.exists():
         present = read_trusted(places.policy)

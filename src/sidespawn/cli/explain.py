@@ -1,4 +1,4 @@
-"""`sidespawn explain`: what a request would lead to, argument by argument, without starting anything."""
+"""`sidespawn explain`: what a request would do, argument by argument, without starting anything."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ LATEST = 10**12  # a deadline with as many digits as any will have
 @click.argument("service", required=False, shell_complete=complete_service)
 @click.option(
     "--preset",
-    help="Use a preset instead; needs no enabled service, no root and no image. See `sidespawn presets`.",
+    help="Use this preset instead of a service. Needs no root and no image. See `sidespawn presets`.",
     shell_complete=complete_preset,
 )
-@click.option("--netns", help="Network namespace of the wrapper.")
+@click.option("--netns", help="Network namespace that the call comes from.")
 @click.option(
     "--env",
     "environment",
     multiple=True,
     metavar="NAME=VALUE",
-    help="A variable in the wrapper's environment. Repeatable.",
+    help="Set an environment variable of the call. Repeatable.",
 )
 @click.option(
     "--root",
@@ -103,7 +103,7 @@ def service_policy(name: str) -> Policy:
 
 
 def as_request(policy: Policy, argv: tuple[str, ...], netns: str | None, environment: tuple[str, ...]) -> StartRequest:
-    """The very line that a wrapper would write, read as the host would read it.
+    """Return the request that a wrapper would write, parsed as the host would parse it.
 
     Of the environment, as a wrapper does, only what the policy names.
     """
@@ -119,7 +119,7 @@ def as_request(policy: Policy, argv: tuple[str, ...], netns: str | None, environ
 
 
 def reader(policy: Policy, root: Path | None) -> ReadFile:
-    """Reads as a start does, beneath `root` or where the host has the agent's files; None for what is not there."""
+    """Read files as a start does, under `root` or from the agent's state on the host; return None for missing ones."""
     agent = policy.agent
     state = root / agent.state.lstrip("/") if root else Path(agent.state_on_host)
     if root and not state.is_dir():
@@ -166,7 +166,7 @@ def engine_command(plan: Plan) -> tuple[str, ...]:
 
 
 def judged_rows(argv: tuple[str, ...], judged: Iterable[Judged]) -> list[tuple[str, str, str]]:
-    """Each accepted argument, what the program gets for it, and the rule that allowed it."""
+    """Return each accepted argument, what the program gets for it, and the rule that allowed it."""
     rows = [(argv[each.argument], " ".join(each.passed_on) or "not passed on", each.rule) for each in judged]
     return rows + [(each, "not passed on: empty", "") for each in argv[1:] if not each.strip(" ")]
 

@@ -1,4 +1,4 @@
-"""`sidespawn learn`: what monitor mode let pass, as lines for a policy that allow it."""
+"""`sidespawn learn`: policy lines that allow what monitor mode let pass."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EXAMPLES = 3
 
 @dataclass(frozen=True)
 class Seen:
-    """One argument that monitor mode let pass. `value` is None for an option alone, or one that was missing."""
+    """An argument that monitor mode let pass. `value` is None for an option without a value, and for a missing one."""
 
     request: str
     reason: str
@@ -37,7 +37,7 @@ class Seen:
 
 @dataclass(frozen=True, kw_only=True)
 class Lesson:
-    """The needs of one option. `doubts` say why a person should think twice; with one, the line is commented out."""
+    """The policy's needs for one option. `doubts` say why to think twice; with any, the line is commented out."""
 
     option: str
     line: str
@@ -55,8 +55,8 @@ def learn(places: Places, since: str | None, as_json: bool) -> None:
     """Print policy lines that allow what monitor mode let pass.
 
     Read the lines, and paste those that you accept under [options] of the policy. Doubtful lines are commented out:
-    options that can do more than the program's work, values of another instance, and patterns that allow any text. What
-    the policy allows by now is left out.
+    options that can do more than the program's job, values of another instance, and patterns that allow any text.
+    Calls that the policy already allows are left out.
     """
     if not places.policy.exists():
         require_enabled(places)
@@ -73,7 +73,7 @@ def learn(places: Places, since: str | None, as_json: bool) -> None:
 
 
 def read(record: dict[str, Any]) -> Seen | None:
-    """A record of the journal; None when a field of it was too long, so that what is left is no JSON."""
+    """Parse a record of the journal; return None if a field was cut off and is no longer JSON."""
     value = record.get("SIDESPAWN_VALUE")
     try:
         return Seen(
@@ -101,7 +101,7 @@ def learned(policy: Policy, seen: Iterable[Seen]) -> list[Lesson]:
 
 
 def lesson(policy: Policy, option: Option, rule: OptionRule | None, seen: list[Seen]) -> Lesson | None:
-    """Return what it takes to allow these; None when the policy does by now."""
+    """Return what it takes to allow these, or None if the policy already does."""
     given = [each for each in seen if each.reason != Reason.OPTION_MISSING]
     refused = [each for each in given if not fits(policy, rule, each)]
     unknown = [Value(each.value, each.names) for each in refused if each.value is not None]
@@ -153,7 +153,7 @@ def doubts(option: Option, patterns: list[str], refused: list[Seen], hopeless: l
 
 
 def toml(values: list[str]) -> str:
-    """One string, or a list; a JSON string of ASCII is one of TOML, too."""
+    """Return a string or a list in TOML. A JSON string in ASCII is also a TOML string."""
     written = [json.dumps(each) for each in values]
     return written[0] if len(written) == 1 else f"[{', '.join(written)}]"
 

@@ -1,4 +1,4 @@
-"""`sidespawn logs`: what was decided, and what the side containers said, from the journal."""
+"""`sidespawn logs`: decisions and the output of side containers, from the journal."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ BY_ROOT = "_UID=0"
     "-n", "--lines", type=click.IntRange(1), default=100, show_default=True, help="Number of newest records to print."
 )
 @click.option("--since", help="A time as journalctl takes it: '10 min ago', 'today'.")
-@click.option("--refused", is_flag=True, help="Show only what was rejected, limited, failed or expired.")
+@click.option("--refused", is_flag=True, help="Show only requests that were rejected, limited, failed or expired.")
 @json_option
 def logs(
     places: Places, name: str | None, follow: bool, lines: int, since: str | None, refused: bool, as_json: bool
 ) -> None:
-    """Show verdicts and output of SERVICE.
+    """Show verdicts of SERVICE, and its side containers' output.
 
-    The output is that of its side containers. With NAME, show only the one called so.
+    With NAME, show only the side container of that name.
     """
     if not places.home.is_dir():
         click.echo(f"{places.service} is not enabled; these are its earlier records", err=True)
@@ -98,7 +98,7 @@ def newest(lines: int, since: str | None, matching: list[str]) -> list[str]:
 
 
 def read_journal(places: Places, event: str, since: str | None = None) -> Iterator[dict[str, Any]]:
-    """The service's records of one kind, oldest first."""
+    """Return the service's records of one kind, oldest first."""
     require_journalctl()
     command = [JOURNALCTL, "--no-pager", "--quiet", "--all", "--output=json"]
     command += [f"--since={since}"] if since is not None else []
@@ -116,7 +116,7 @@ def require_journalctl() -> None:
 
 
 def instance_of(places: Places, name: str) -> str:
-    """The instance of a container, also of one with a name of the old wrappers."""
+    """Return the instance of a container, also if it has a name from old wrappers."""
     with suppress(PolicyError):
         policy = load_policy(places)
         bindings = policy.adopt and names_of(policy, policy.adopt, name)

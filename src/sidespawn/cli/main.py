@@ -52,9 +52,9 @@ def cli() -> None:
     host checks it against the service's policy and starts exactly the allowed program as a side container, which
     outlives the agent.
 
-    Exit codes: 0 done, 1 a policy's test case failed or `scan` or `doctor` found something, 2 they could not check all,
-    64 wrong use, 69 not enabled or host unsuitable, 70 failed, 75 no answer in time, 77 refused by policy, 78 the
-    policy is invalid, 130 interrupted, 141 the reader of a pipe left.
+    Exit codes: 0 done, 1 a policy's test case failed or `scan` or `doctor` found something, 2 they could not check
+    everything, 64 wrong use, 69 not enabled or host unsuitable, 70 failed, 75 no answer in time, 77 refused by policy,
+    78 the policy is invalid, 130 interrupted, 141 the reader of a pipe left.
     """
 
 
@@ -89,7 +89,7 @@ def of_usage(error: click.ClickException) -> SidespawnError:
     if isinstance(error, click.NoSuchOption) and context is not None:
         known = [name for each in context.command.get_params(context) for name in (*each.opts, *each.secondary_opts)]
         hint = did_you_mean(error.option_name, known, otherwise=see)
-        return SidespawnError(Reason.USAGE, f"{context.command_path} has no option {error.option_name}", hint)
+        return SidespawnError(Reason.USAGE, f"no such option: {context.command_path} {error.option_name}", hint)
     message = error.format_message().rstrip(".")
     return SidespawnError(Reason.USAGE, message[:1].lower() + message[1:], see)
 

@@ -39,7 +39,7 @@ ENDS = (Reason.EXITED, Reason.OUT_OF_MEMORY)
     "--textfile",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="DIRECTORY",
-    help=f"Replace {FILE} in this directory, which node_exporter reads, instead of printing.",
+    help=f"Write {FILE} to this directory, for node_exporter, instead of printing.",
 )
 def metrics(textfile: Path | None) -> None:
     """Print metrics of all services for Prometheus.
@@ -47,7 +47,7 @@ def metrics(textfile: Path | None) -> None:
     sidespawn-metrics.timer runs it each minute for node_exporter's textfile collector.
     """
     if RUN.is_dir():
-        next(RUN.iterdir(), None)  # who may not look is told so, rather than that there is nothing
+        next(RUN.iterdir(), None)  # without permission this fails, instead of reporting nothing
     content = exposition(gather())
     if textfile is None:
         click.echo(content, nl=False)
@@ -56,8 +56,11 @@ def metrics(textfile: Path | None) -> None:
         with directory(textfile) as held:
             write_whole(held, FILE, content.encode(), mode=0o644)
     except OSError as error:
-        hint = "node_exporter's --collector.textfile.directory; for the timer, DIRECTORY= in a drop-in of its service"
-        raise SidespawnError(Reason.HOST_UNSUITABLE, f"{textfile}: {error.strerror}", hint) from None
+        hint = (
+            "use the directory in node_exporter's --collector.textfile.directory; for the timer, set DIRECTORY= in a "
+            "drop-in of its service"
+        )
+        raise SidespawnError(Reason.HOST_UNSUITABLE, f"{textfile}: {str(error.strerror).lower()}", hint) from None
 
 
 def gather() -> list[Figures]:

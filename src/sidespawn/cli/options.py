@@ -1,4 +1,4 @@
-"""`sidespawn options`: what an agent's container is given for its services."""
+"""`sidespawn options`: the container options that an agent needs for its services."""
 
 from __future__ import annotations
 

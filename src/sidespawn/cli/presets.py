@@ -1,4 +1,4 @@
-"""`sidespawn presets`: which policies there are to build on, and what stands in one.
+"""`sidespawn presets`: the policies to build on, and their text.
 
 Presets ship with the package; `/etc/sidespawn/presets` may hold more, or an operator's own version of one.
 """
@@ -51,7 +51,7 @@ def complete_preset(_context: click.Context, _parameter: click.Parameter, incomp
 def presets(context: click.Context, as_json: bool) -> None:
     """List the presets that policies can build on, or show one.
 
-    Without a subcommand: the list.
+    Without a subcommand, list the presets.
     """
     if context.invoked_subcommand is None:
         show_list(as_json=as_json)

@@ -44,7 +44,7 @@ NONE_ENABLED = "no service is enabled on this host; see: sidespawn enable --help
 def ps(places: Places | None, limits: bool, as_json: bool) -> None:
     """List the side containers of SERVICE, or of all services.
 
-    Below the table it lists what the limits hold back now; --limits shows all limits.
+    Below the table, it lists requests that the limits hold back now. --limits shows all limits.
     """
     if places is not None:
         require_enabled(places)

@@ -30,7 +30,7 @@ def signal(places: Places, instance: str, name: str, as_json: bool) -> None:
 @click.command()
 @service_argument
 @click.argument("instances", metavar="[INSTANCE]...", nargs=-1)
-@click.option("--all", "every", is_flag=True, help="All side containers of the service.")
+@click.option("--all", "every", is_flag=True, help="Stop all side containers of the service.")
 @click.option("--kill", is_flag=True, help="Kill at once, without asking the program to exit.")
 @json_option
 def stop(places: Places, instances: tuple[str, ...], every: bool, kill: bool, as_json: bool) -> None:

@@ -89,14 +89,14 @@ class Frame:
 def top(places: Places | None, once: bool, interval: float, as_json: bool) -> None:
     """Show services, requests, limits and side containers, live.
 
-    On a terminal the screen is redrawn; q or Ctrl-C ends it. Into a pipe, one frame follows the other. With --json each
-    frame is one line of JSON; with --once the only frame is an indented object. Side containers with the most memory
-    come first.
+    On a terminal the screen is redrawn; q or Ctrl-C ends it. In a pipe, frames are printed one after the other. With
+    --json each frame is one line of JSON; with --once the only frame is an indented object. Side containers with the
+    most memory come first.
     """
     if places is not None:
         require_enabled(places)
     if RUN.is_dir():
-        next(RUN.iterdir(), None)  # who may not look is told so, rather than that there is nothing
+        next(RUN.iterdir(), None)  # without permission this fails, instead of reporting nothing
     frames = look(None if places is None else places.service)
     if once or as_json:
         for frame in frames:
@@ -217,13 +217,13 @@ def of_services(services: Iterable[Service]) -> Table:
             coloured(str(counts[Status.FAILED]), is_well=not counts[Status.FAILED]),
             coloured(str(counts[Status.EXPIRED]), is_well=not counts[Status.EXPIRED]),
             queue(each),
-            "; ".join(reached(each)) or "within",
+            "; ".join(reached(each)) or ("" if each.most_side_containers is None else "within"),
         )
     return table
 
 
 def queue(each: Service) -> str:
-    waits = f"{each.unanswered} claims, {each.oldest:.0f} s" if each.unanswered else ""
+    waits = f"{each.unanswered} claims for {each.oldest:.0f} s" if each.unanswered else ""
     return ", ".join(filter(None, (size(each.queued) if each.queued else "", waits))) or "none"
 
 

@@ -34,7 +34,7 @@ class Suggesting(click.Group):
         if self.get_command(context, word) is None and not word.startswith("-"):
             known = self.list_commands(context)
             hint = did_you_mean(word, known, otherwise=f"commands: {', '.join(known)}")
-            raise SidespawnError(Reason.USAGE, f"{context.command_path} has no command {word}", hint)
+            raise SidespawnError(Reason.USAGE, f"no such command: {context.command_path} {word}", hint)
         return super().resolve_command(context, arguments)
 
 

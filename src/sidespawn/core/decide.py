@@ -31,7 +31,7 @@ class Judged:
 
 @dataclass(frozen=True, kw_only=True)
 class Excused:
-    """Let pass by monitor mode: the refusal, and what it was of."""
+    """An argument that monitor mode let pass, with the refusal."""
 
     reason: Reason
     message: str
@@ -88,7 +88,7 @@ class Judge:
         return Allowed(plan=plan, bindings=self.bindings, judged=tuple(self.judged), excused=tuple(self.excused))
 
     def program(self, untrusted_program: str) -> None:
-        """The name only: which file is run is the policy's to say."""
+        """Check only the name: the policy says which file is run."""
         if untrusted_program.rpartition("/")[2] != self.policy.table.program:
             message = f"{quoted(untrusted_program)} is not {self.policy.table.program}, this service's only program"
             raise Denied(Reason.PROGRAM_NOT_ALLOWED, message, argument=0)
@@ -131,7 +131,7 @@ class Judge:
         return sum(each.option == option.name for each in self.judged)
 
     def excuse(self, refusal: Denied, option: Option, untrusted_value: str | None, count: int) -> None:
-        """Note a refusal, where the policy is in monitor mode and it is of arguments only. Else raises it."""
+        """Note a refusal in monitor mode if it concerns only arguments; raise it otherwise."""
         allowed = self.policy.options.get(option.name)
         if not self.policy.is_monitor or refusal.reason not in OF_ARGUMENTS or (allowed and allowed.configuration):
             raise refusal
@@ -180,7 +180,7 @@ class Judge:
         return (instead,) if value is None else allowed.option.written(instead)
 
     def is_configuration(self, allowed: OptionRule, untrusted_path: str) -> bool:
-        """Return whether the value names a file that has its own rules; if so, it is read and judged by them."""
+        """Return whether the value names a file with rules. If so, the file is read and checked against them."""
         if not allowed.configuration:
             return False
         configuration = self.policy.configuration[allowed.configuration]
@@ -318,12 +318,12 @@ def beneath(policy: Policy, path: str, *, or_all: bool = False, writes: bool = F
 
 
 def fit_for_a_name(text: str) -> bool:
-    """Of one namespace or container: no separator, no leading hyphen, at most 64 characters."""
+    """Check the name of a namespace or container: no separator, no leading hyphen, at most 64 characters."""
     return 0 < len(text) <= 64 and text[0].isalnum() and text.isascii() and text.replace("-", "").isalnum()
 
 
 def check_signal(policy: Policy, request: SignalRequest) -> None:
-    """Raises Denied unless the policy lets agents send this signal. Asking whether it is there, they always may."""
+    """Raise Denied unless the policy lets agents send this signal. They may always ask whether a process exists."""
     if request.signal not in (PROBE, *policy.signals):
         allowed = ", ".join(policy.signals) or "none"
         raise Denied(

@@ -1,4 +1,4 @@
-"""Programs' options, exactly: which there are, and what a request's arguments say in those terms.
+"""The options of a program, and what a request's arguments mean in terms of them.
 
 A program's table comes from its manual page (presets/programs/*.toml).  Reading arguments by it is stricter than
 getopt_long(3), on purpose: no abbreviations, no glued short options, no `--`, nothing positional but one of the words
@@ -61,7 +61,7 @@ class ProgramTable:
     directives: Mapping[str, str]  # what one could do in a configuration file, for the message when it is refused
 
     def spelled(self, untrusted_spelling: str) -> Option | None:
-        """The option that is spelled exactly so, dashes included."""
+        """Return the option with exactly this spelling, dashes included."""
         name = untrusted_spelling.lstrip("-")
         option = self.options.get(name)
         if option is not None and untrusted_spelling == option.spelling:
@@ -73,7 +73,7 @@ class ProgramTable:
 
 @dataclass(frozen=True, kw_only=True)
 class Given:
-    """One option as a request gave it. `argument` is the index into argv of its spelling."""
+    """One option as given in a request. `argument` is its index in argv."""
 
     option: Option
     untrusted_value: str | None
@@ -81,8 +81,7 @@ class Given:
 
 
 def read_arguments(table: ProgramTable, untrusted_argv: tuple[str, ...]) -> tuple[Given, ...]:
-    """Return what the arguments behind the program's name (argv[1:]) say. Raises Denied at the first that is not
-    exact."""
+    """Parse the arguments after the program's name (argv[1:]). Raises Denied at the first that is not exact."""
     given: list[Given] = []
     index = 1
     while index < len(untrusted_argv):

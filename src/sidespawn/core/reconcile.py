@@ -1,4 +1,4 @@
-"""From what runs of an instance, and what is wanted of it, to what must be done.
+"""Decides what to do about an instance, from what runs and what is wanted.
 
 nothing is known of it              start
 it runs, as the plan wants it       keep
@@ -25,7 +25,7 @@ class Action(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
-    """All that root's own records, the kernel and the plan say of an instance that has a record."""
+    """The facts about an instance with a record: from root's own records, the kernel and the plan."""
 
     is_running: bool
     is_same: bool  # made from an equal plan, with equal configuration files
@@ -36,7 +36,7 @@ class Standing:
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """The step to take; `clears` removes the record and what else is left, `tells` that it ended by itself."""
+    """The step to take. `clears`: remove the record and other remains. `tells`: report that it exited by itself."""
 
     action: Action
     clears: bool = False

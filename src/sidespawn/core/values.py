@@ -29,7 +29,7 @@ DECIMAL_DIGITS = 20  # enough for 2^64; keeps int() away from 5,000 digits
 
 
 def only(text: str, allowed: frozenset[str]) -> bool:
-    """Not empty, and of no other characters than `allowed`."""
+    """Return whether the text is not empty and has only characters in `allowed`."""
     return bool(text) and allowed.issuperset(text)
 
 
@@ -73,7 +73,7 @@ def is_cidr(text: str) -> bool:
 
 
 def is_netmask(text: str) -> bool:
-    """A dotted IPv4 mask whose ones come first."""
+    """A dotted IPv4 mask with contiguous ones."""
     if not is_ipv4(text):
         return False
     inverted = 0xFFFFFFFF ^ int.from_bytes(_socket.inet_pton(_socket.AF_INET, text), "big")
@@ -120,12 +120,12 @@ def is_word(text: str) -> bool:
 
 
 def is_quoted(text: str) -> bool:
-    """Printable ASCII in double quotes, without quotes and backslashes inside."""
+    """Printable ASCII in double quotes, with no quotes or backslashes inside."""
     return is_text(text) and len(text) > 2 and text[0] == text[-1] == '"' and not set(text[1:-1]) & set('"\\')
 
 
 def is_secret(text: str) -> bool:
-    """One word of printable ASCII that keepalived 2.2 takes as it stands: no quote, comment, brace or variable."""
+    """One word of printable ASCII that keepalived 2.2 reads literally: no quote, comment, brace or variable."""
     return (
         0 < len(text) <= 255
         and text.isascii()

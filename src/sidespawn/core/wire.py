@@ -42,7 +42,7 @@ SIGNALS = ("HUP", "INT", "QUIT", "USR1", "USR2", "WINCH", "TERM", "KILL")
 
 @dataclass(frozen=True, kw_only=True)
 class StartRequest:
-    """Please see that this program runs. The values are well-formed, and no more than that."""
+    """A request to run a program. The values are well-formed, but not yet judged."""
 
     id: str
     deadline: int  # milliseconds, CLOCK_BOOTTIME
@@ -53,7 +53,7 @@ class StartRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class SignalRequest:
-    """Please signal the side container whose program is `pid`, as the agent sees it."""
+    """A request to signal the side container whose program has this pid, as the agent sees it."""
 
     id: str
     deadline: int
@@ -106,7 +106,7 @@ def parse_request(untrusted_line: bytes, most: int = LINE_BYTES) -> Request:
 
 
 def parse_object(untrusted_line: bytes) -> dict[str, Any]:
-    """One JSON object, without the freedoms that Python's reader adds to RFC 8259."""
+    """Parse one JSON object, without the extensions of Python's parser to RFC 8259."""
     try:
         parsed = json.loads(
             untrusted_line.decode("utf-8", "strict"),
@@ -189,7 +189,7 @@ def integer(untrusted_object: Mapping[str, Any], key: str, low: int, high: int) 
 
 
 def plain_text(untrusted_value: object, where: str) -> str:
-    """A string of printable characters. Line ends, escapes, bidirectional overrides and surrogates are none."""
+    """Return whether the string is printable. Line ends, escapes, bidirectional overrides and surrogates are not."""
     if not isinstance(untrusted_value, str):
         raise RequestError(f"{where} is not a string")
     if untrusted_value and not untrusted_value.isprintable():

@@ -1,4 +1,4 @@
-"""The host, looked over for `sidespawn check`. Nothing here runs on a request, and nothing changes the host.
+"""Examines the host for `sidespawn check`. Nothing here runs on a request, and nothing changes the host.
 
 Each module looks at one thing: what it finds are facts, which its `judge` turns into findings without looking again, so
 that tests can give it the facts of any host. An error in one look becomes a finding and keeps no other from being made.
@@ -32,7 +32,7 @@ Look = Callable[[tuple[Service, ...]], Iterable[Finding]]
 
 
 def report(services: Iterable[Service]) -> tuple[Finding, ...]:
-    """Everything, the worst first."""
+    """Return all findings, the worst first."""
     known = tuple(services)
     looks = dict(ALWAYS)
     if os.geteuid() == 0 and service_manager.is_booted():
@@ -45,8 +45,7 @@ def report(services: Iterable[Service]) -> tuple[Finding, ...]:
 
 
 def concerning(service: Service) -> tuple[Finding, ...]:
-    """Return what is not fine on this host and concerns this service; of one that is not enabled, what it would be
-    given."""
+    """Return the findings that are not ok and concern this service, or would if it were enabled."""
     known = (service,)
     looks: dict[str, Look] = {"kernel": look_at_kernel, "code": look_at_code}
     if os.geteuid() == 0:

@@ -99,7 +99,7 @@ def policy_of(service: str) -> Policy | None:
 
 
 def lacking(policy: Policy | None, mounts: Iterable[str], root: Path) -> str:
-    """The program that a wrapper hides in the agent, if it is in no other place where the wrapper looks for it."""
+    """Return the program that a wrapper hides in the agent, if the wrapper finds it nowhere else."""
     if policy is None or not policy.agent.local or policy.agent.wrapper not in mounts:
         return ""
     others = (f"{IMAGE_IN_AGENT}{policy.agent.wrapper}", f"{policy.agent.wrapper}.real")
@@ -107,7 +107,7 @@ def lacking(policy: Policy | None, mounts: Iterable[str], root: Path) -> str:
 
 
 def may_be_there(path: str) -> bool:
-    """Asked by a command that can be ended: in the agent's root may be a file system that never answers."""
+    """Run in a command with a timeout: the agent's root may have a file system that never answers."""
     try:
         return any(run((TEST, operator, path), PATIENCE).code == 0 for operator in ("-e", "-L"))
     except LaunchError:

@@ -142,7 +142,7 @@ def look_at_bus() -> Bus:
 
 
 def judge(facts: Facts, engines: frozenset[str]) -> Iterator[Finding]:
-    """Of an engine that is not in use nothing is more than mentioned, unless none works."""
+    """Only mention an engine that is not in use, unless no engine works."""
     judged = {
         "podman": tuple(judge_podman(facts.podman)),
         "docker": tuple(judge_docker(facts.docker)),
@@ -162,7 +162,7 @@ def judge(facts: Facts, engines: frozenset[str]) -> Iterator[Finding]:
 
 
 def judge_of(engine: str) -> Iterator[Finding]:
-    """Of one engine, which is in use."""
+    """Return the findings about an engine that is in use."""
     match engine:
         case "podman":
             yield from judge_podman(look_at_podman())

@@ -1,4 +1,4 @@
-"""A finding: one thing that was looked at on the host, what was found, and what to do unless it is fine.
+"""A finding: what was checked on the host, what was found, and what to do unless it is ok.
 
 Programs read these as JSON, so an id keeps its meaning once it is published; docs/operating.md lists them.
 """
@@ -63,9 +63,8 @@ class Topic(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """`message` (what follows from it) and `hint` (what to do) are empty if and only if the state is ok.
-
-    `command` is what mends it, for root's shell; empty where no command can, or where an operator must choose.
+    """`message` (the consequence) and `hint` (what to do) are empty if and only if the state is ok. `command` fixes it
+    in root's shell; it is empty if no command can, or if an operator must choose.
     """
 
     id: Topic

@@ -1,4 +1,4 @@
-"""The needs from Linux: openat2(2), and control groups with the controllers that enforce the limits."""
+"""Requirements on Linux: openat2(2), and control groups with the controllers that enforce the limits."""
 
 from __future__ import annotations
 
@@ -55,7 +55,8 @@ def version_of_control_groups() -> str:
 
 
 def delegated(service: str) -> frozenset[str] | None:
-    """The controllers of the service's slice. None while nothing runs in it: systemd may enable them later."""
+    """Return the controllers of the service's slice, or None while nothing runs in it: systemd may enable them
+    later."""
     path = slice_path(service)
     if not path.is_dir() or not any(each.is_dir() for each in path.iterdir()):
         return None

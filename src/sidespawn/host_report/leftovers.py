@@ -1,4 +1,4 @@
-"""Leftovers on the host of earlier versions, or of services that are gone."""
+"""Remains of earlier versions, or of services that are gone, on the host."""
 
 from __future__ import annotations
 

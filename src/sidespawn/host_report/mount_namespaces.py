@@ -158,7 +158,7 @@ def judge_spool(facts: Facts, service: str) -> Iterator[Finding]:
 
 
 def judge_service(facts: Facts, service: str) -> Iterator[Finding]:
-    """The running process decides; while none runs, what the options say of the next one."""
+    """Judge the running process or, if none runs, the options of the next one."""
     for name in (f"sidespawn@{service}.service", f"sidespawn-podman@{service}.service"):
         unit = facts.unit(name)
         reasons, mine = facts.options.get(name, ()), facts.namespaces.get(unit.pid, "")
@@ -179,7 +179,7 @@ def because(reasons: tuple[Option, ...]) -> str:
 
 
 def without(reasons: tuple[Option, ...], service: str) -> str:
-    """Return what to do about the options: those of our own files are renewed, an operator's removed."""
+    """Return what to do about the options: rewrite our own files, remove an operator's options."""
     shipped = {path.name for path in SHIPPED.iterdir()} | {"engine.conf"}
     foreign = [each for each in reasons if each.path.rpartition("/")[2] not in shipped]
     if not foreign:

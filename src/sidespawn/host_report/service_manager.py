@@ -35,7 +35,7 @@ class Facts:
 
 
 def is_booted() -> bool:
-    """By systemd, as sd_booted(3) finds out."""
+    """Return whether systemd booted this host, as sd_booted(3) does."""
     return Path("/run/systemd/system").is_dir()
 
 

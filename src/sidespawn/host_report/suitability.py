@@ -22,12 +22,12 @@ MONITOR = "mode is monitor: arguments that no rule allows are logged and passed 
 
 
 def host_findings(policy: Policy) -> tuple[Finding, ...]:
-    """Return what of the host's report concerns the policy's service and is not fine."""
+    """Return the findings of the host's report that concern the policy's service and are not ok."""
     return host_report.concerning(Service(name=policy.service, policy=policy, is_enabled=is_enabled(policy.service)))
 
 
 def policy_warnings(policy: Policy) -> list[str]:
-    """Return what only this policy needs of the host: one sentence for each thing that an operator should know
+    """Return what this policy needs that the host lacks: one sentence for each thing that an operator should know
     beforehand."""
     found = [MONITOR] if policy.is_monitor else []
     if not Path(policy.agent.state_on_host).is_dir():

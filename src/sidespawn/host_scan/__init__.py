@@ -1,6 +1,5 @@
-"""The host, looked over for `sidespawn scan`: what is left of sockets, privileges and old wrappers. Nothing is changed.
-
-What cannot be looked at is said so, and keeps nothing else from being looked at.
+"""Examines the host for `sidespawn scan`: sockets, privileges and old wrappers that are left. Nothing is changed. What
+cannot be checked is reported, and does not stop the other checks.
 """
 
 from __future__ import annotations

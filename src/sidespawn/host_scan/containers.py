@@ -1,4 +1,4 @@
-"""Containers as their engine describes them, running or not, and what is to be found about each.
+"""Containers as their engine describes them, running or not, and the findings about each.
 
 Only an agent, a container that starts helpers, can do without privileges because of sidespawn. Other containers that
 are privileged or have the host's pids are named as notes; an engine's socket or storage is a finding in any container.

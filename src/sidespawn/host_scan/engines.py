@@ -1,4 +1,4 @@
-"""podman and docker, asked what containers they have. Nothing is started, also not an engine that is not running."""
+"""Asks podman and docker for their containers. Starts nothing, not even an engine that is not running."""
 
 from __future__ import annotations
 

@@ -19,13 +19,13 @@ SIZES = {"K": 2**10, "M": 2**20, "G": 2**30}
 
 
 def meant(word: str, known: Iterable[str]) -> str:
-    """The end of a message about a word that is not known: the nearest one that is, if one is near."""
+    """Return the end of a message about an unknown word: the nearest known one, if one is close."""
     nearest = get_close_matches(word, known, 1)
     return f"; did you mean {nearest[0]}?" if nearest else ""
 
 
 def parse_toml(source: str, text: str) -> tuple[dict[str, Any], dict[tuple[str, ...], str]]:
-    """The document, and FILE:LINE for each of its keys, which tomllib does not tell."""
+    """Return the document, and FILE:LINE for each of its keys, which tomllib does not give."""
     try:
         document = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError; so is an integer that is too long
@@ -47,7 +47,7 @@ def parse_toml(source: str, text: str) -> tuple[dict[str, Any], dict[tuple[str, 
 
 
 def without_strings(line: str) -> str:
-    """A line of TOML less its strings and its comment, so that what is left is structure."""
+    """Return a line of TOML without its strings and comment, so only structure is left."""
     bare, quote = "", ""
     for character in line:
         if quote:
@@ -70,7 +70,7 @@ def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 
 def substitute(value: Any, parameters: Mapping[str, str | int]) -> Any:
-    """`{name}` replaced by the parameter of that name; a string that is nothing else takes the parameter's type."""
+    """Replace `{name}` with the parameter of that name; a string that is only this takes the parameter's type."""
     if isinstance(value, dict):
         return {key: substitute(each, parameters) for key, each in value.items()}
     if isinstance(value, list):
@@ -108,7 +108,7 @@ class Table:
         return tuple(self._content)
 
     def has(self, key: str) -> bool:
-        """Return whether this key, which may stand here, does."""
+        """Return whether this optional key is present."""
         self._taken.add(key)
         return key in self._content
 

@@ -71,7 +71,7 @@ def named(name: str, names: Names, bound: Bound) -> Iterator[tuple[str, Bound]]:
 
 
 def check_possible(policy: Policy, top: Table) -> None:
-    """Raises PolicyError, with file and line, for what can be part of no plan."""
+    """Raise PolicyError, with file and line, for anything that can never be part of a plan."""
     request, side_container, agent = top.table("request"), top.table("side_container"), top.table("agent")
     if policy.agent.wrapper.rpartition("/")[2] != policy.table.program:
         raise agent.error(
@@ -104,7 +104,7 @@ def all_of(policy: Policy, pattern: Pattern) -> Iterator[tuple[str, Bound]]:
 
 
 def check_names(policy: Policy, request: Table) -> None:
-    """Namespace and instance must come out as names, of what something binds."""
+    """Check that namespace and instance produce valid names, from names that something binds."""
     binding = [pattern for rule in policy.options.values() for pattern in rule.values]
     binding += [pattern for patterns, _ in policy.environment.values() for pattern in patterns]
     binding += [each.path for each in policy.configuration.values()]

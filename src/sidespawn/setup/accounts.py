@@ -1,7 +1,7 @@
-"""Accounts for the users that side containers of systemd run as. systemd runs nothing as a user id without a name.
+"""Accounts for the users that side containers of systemd run as.
 
-An account is made only where the id has none, as sidespawn-ID, with no home and no login, and removed with the last
-service that needs it.
+systemd cannot run a program as a user id that has no account. An account is created only if the id has none, as
+sidespawn-ID, without home and login, and is removed with the last service that needs it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Changes that `sidespawn enable` would make on this host: the same before a dry run and before the real thing.
+"""Changes that `sidespawn enable` would make on this host, for a dry run and for a real run.
 
 Programs that manage hosts tell by it whether anything changed, and show it. What cannot be read counts as missing.
 """
@@ -22,7 +22,7 @@ from sidespawn.system.places import Places
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """Of a file its text, or of a wrapper a digest of it; of anything else its state, in a word."""
+    """Return a file's text, a wrapper's digest, or the state of anything else in a word."""
 
     what: str  # a path, or `unit NAME`, `account NAME`, `SELinux module sidespawn`
     before: str

@@ -1,4 +1,4 @@
-"""The services of this host: which there are, and which are enabled."""
+"""The services on this host, and whether they are enabled."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class Service:
 
 
 def enabled_services() -> list[str]:
-    """Every service that has a policy on this host."""
+    """Return every service that has a policy on this host."""
     return sorted(path.stem for path in POLICIES.glob("*.toml")) if POLICIES.is_dir() else []
 
 
 def services(places: Places | None) -> list[Places]:
-    """The one named, or all that are enabled."""
+    """Return the named service, or all enabled ones."""
     if places is not None:
         return [places]
     return [Places(name) for name in enabled_services() if (RUN / name).is_dir()]

@@ -1,4 +1,4 @@
-"""An agent's options in the syntax of what starts its container.
+"""An agent's options in the syntax of the tool that starts its container.
 
 Each syntax mounts read-only what is read-only in sidespawn, and fails where a source is missing if it can be told to:
 docker's `--volume` and short syntax of compose would make a directory in its place.
@@ -99,7 +99,7 @@ print_option = click.option(
     "--print",
     "syntax",
     type=click.Choice(tuple(SYNTAXES)),
-    help="Print only the agent's options, in the syntax of what starts its container.",
+    help="Print only the agent's options, in the syntax of this tool.",
 )
 
 

@@ -1,4 +1,4 @@
-"""Opening files that somebody else can change, and writing files that somebody else can see.
+"""Opens files that others can change, and writes files that others can see.
 
 Everything below an agent's directory is opened from a held descriptor, never by a path from the root; links and
 mounts are not followed; what was opened is checked on the descriptor before anything is read.  The host's own files

@@ -1,4 +1,4 @@
-"""Processes: running an engine's command with a time limit, and knowing a side container's program for certain.
+"""Processes: run an engine's command with a time limit, and identify a side container's program reliably.
 
 A pid alone means nothing, since the kernel uses it again.  A `Process` is a pid and the time it started; a signal goes
 through a pidfd that was opened before that time was compared, so it can reach no other process.
@@ -40,7 +40,7 @@ class Output:
 
 
 def run(argv: tuple[str, ...], timeout: float) -> Output:
-    """Run a command of the host to its end. Raises LaunchError when it cannot be run or takes too long."""
+    """Run a command on the host to its end. Raises LaunchError if it cannot be run or takes too long."""
     try:
         done = subprocess.run(
             argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout, env=ENVIRONMENT, cwd="/", check=False
@@ -53,7 +53,7 @@ def run(argv: tuple[str, ...], timeout: float) -> Output:
 
 
 def last_line(text: str) -> str:
-    """The end of what an engine said, escaped, for an error message."""
+    """Return the end of an engine's output, escaped, for an error message."""
     lines = text.strip().split("\n")
     return quoted(lines[-1][-SHOWN:], SHOWN)
 
@@ -125,7 +125,7 @@ def end(process: Process, name: str, grace: float) -> None:
 
 
 def heeds(process: Process, name: str) -> bool:
-    """Return whether the signal's default is not what it leaves it to. As PID 1 of a pid namespace, which a side
+    """Return whether the process blocks, ignores or handles the signal. As PID 1 of a pid namespace, which a side
     container's program is, it would not even be ended by that (pid_namespaces(7)): haproxy by TERM.
     """
     with suppress(OSError), open(f"/proc/{process.pid}/status", "rb") as file:

@@ -1,4 +1,4 @@
-"""Running the commands of a test or a demo, and saying what was expected when one of them fails.
+"""Runs the commands of a test or a demo, and says what was expected if one fails.
 
 Each command gets a built environment, a time limit and its own session: Ctrl-C is for the test, which lets the
 command finish, so that nothing is left half made.
