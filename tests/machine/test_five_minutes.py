@@ -1,6 +1,6 @@
 """README's five minutes, word for word: the commands are read from the page and executed one after the other.
 
-What is replaced is what the page leaves open: AGENT-IMAGE, UUID, and each … by the options that a step's text names.
+What is replaced is what the page leaves open: AGENT-IMAGE and each … by the options that a step's text names.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def test_the_five_minutes(host: Machine, tmp_path: Path, by_apt: bool, command: 
     pid_file = f"{home}/pid"
     host.run(f"until [[ -s {pid_file} ]]; do sleep 0.5; done", timeout=60)
 
-    shown = [carry_out(host, each.replace("UUID", network), REFUSED if "explain" in each else 0) for each in look]
+    shown = [carry_out(host, each, REFUSED if "explain" in each else 0) for each in look]
     assert f"{SERVICE}_qdhcp-{network}" in shown[0]
     assert "is running, pid" in shown[1]
     assert "--dhcp-script" in shown[2]
