@@ -369,7 +369,7 @@ def named_pid_file(stop, arguments):
     # type: (List[List[str]], List[str]) -> Optional[str]
     """The pid file of what a call is to end; None for a call of another kind. `stop` holds lists as `local` does.
 
-    There, what stands behind ANY is the file's path in the directory that the argument names.
+    There, the text after ANY is the file's path in the directory that the argument names.
     """
     for each in stop:
         named = [index for index, wanted in enumerate(each) if wanted.startswith(ANY)]

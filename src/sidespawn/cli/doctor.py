@@ -1,4 +1,4 @@
-"""`sidespawn doctor`: what is wrong on this host, in the order in which to mend it."""
+"""`sidespawn doctor`: what is wrong on this host, in the order in which to fix it."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ class ConfigurationRules:
 
 @dataclass(frozen=True)
 class Line:
-    """One directive as the file has it: its words, joined by single blanks, and what stands in its block."""
+    """One directive as the file has it: its words, joined by single blanks, and the content of its block."""
 
     number: int
     untrusted_name: str

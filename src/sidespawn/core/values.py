@@ -164,7 +164,7 @@ MEMBERS = 64  # of a list
 
 
 def parse_type(spelling: str) -> Check:
-    """The predicate for what stands between `<` and `>`: a type's name, or `integer LOW..HIGH`.
+    """Return the predicate for the text between `<` and `>`: a type's name, or `integer LOW..HIGH`.
     Either with `,...` behind it is a list of such values with commas between them.
 
     Raises ValueError, with a message for the policy's author, when there is no such type.

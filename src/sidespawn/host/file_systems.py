@@ -75,7 +75,7 @@ def given_to_containers(places: Places, policy: Policy) -> tuple[FileSystem, ...
 
 
 def put_right(each: FileSystem) -> str:
-    """Return what somebody had changed, empty for nothing. Raises OSError when it cannot be put right.
+    """Return what was changed, or an empty text. Raises OSError if it cannot be restored.
 
     That is so when there is more to remove than this does at a time, or when it was made to have no limit at all.
     """

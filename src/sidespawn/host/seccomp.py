@@ -85,7 +85,7 @@ def of_agents() -> str | None:
 
 
 def sockets() -> list[dict[str, Any]]:
-    """Not of families that know no network namespaces, such as AF_VSOCK."""
+    """Exclude socket families that ignore network namespaces, such as AF_VSOCK."""
     families = [allow(("socket",), {0: (INT, family)}) for family in (UNIX, INET, INET6, PACKET)]
     return families + [allow(("socket",), {0: (INT, NETLINK), 2: (INT, protocol)}) for protocol in NETLINKS]
 

@@ -41,7 +41,7 @@ def policy_warnings(policy: Policy) -> list[str]:
 
 
 def unit_warnings(policy: Policy) -> list[str]:
-    """Of a service that is enabled: whether its unit is allowed what its policy, as it stands now, takes."""
+    """Return whether an enabled service's unit has the rights that its current policy needs."""
     if not is_enabled(policy.service):
         return []
     found = []

@@ -30,7 +30,7 @@ class Change:
 
 
 def pending(places: Places, policy: Policy, text: str | None) -> tuple[Change, ...]:
-    """`text` is that of the policy's file; None if it is used as it stands."""
+    """`text` is that of the policy's file; None if it is used unchanged."""
     every = (
         *([of_file(places.policy, text)] if text is not None else []),
         *of_units(places, policy),

@@ -2,7 +2,7 @@
 
 `units/ENGINE.conf` says what the service needs with this engine and why. podman is a unit of the service's own, for
 which there is `units/podman-service.conf`; the policy adds the capabilities that its side containers get, since what
-starts them as its children cannot give what it has not got itself.
+starts them as its children cannot give capabilities that it lacks itself.
 
 With the engine kubernetes, a line for systemd-tmpfiles removes the service's static pods at boot, before kubelet
 starts: their records were in /run, and the runtime would refuse them until the first sweep.

@@ -50,7 +50,7 @@ options:
     type: path
     default: sidespawn
 notes:
-  - Without O(preset), O(image), O(engine), O(mode) and O(parameters), a policy that is there is used as it stands.
+  - Without O(preset), O(image), O(engine), O(mode) and O(parameters), an existing policy is used unchanged.
 attributes:
   check_mode:
     description: Tells exactly what the run would change.

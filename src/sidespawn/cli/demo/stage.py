@@ -167,7 +167,7 @@ def require_host(image: str, engine: str, agent_image: str) -> None:
         if shutil.which(program, path=ENVIRONMENT["PATH"]) is None:
             raise unsuitable(f"{program} is not installed")
     if udhcpc() is None:
-        raise unsuitable("udhcpc is not installed, also not in busybox; it is the demo's DHCP client")
+        raise unsuitable("udhcpc is not installed, not even in busybox; it is the demo's DHCP client")
     if lacking := suitability.podman_image(agent_image) or suitability.IMAGES[engine](image):
         raise unsuitable("; ".join(lacking))
     require_ours()

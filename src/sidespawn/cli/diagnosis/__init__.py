@@ -1,4 +1,4 @@
-"""Finds what is wrong on this host, in the order in which to mend it: for `sidespawn doctor`. Changes nothing.
+"""Finds what is wrong on this host, in the order in which to fix it, for `sidespawn doctor`. Changes nothing.
 
 It starts with what `sidespawn check` finds, adds what each service's requests met, and tells causes from consequences.
 """

@@ -1,4 +1,4 @@
-"""An ailment: one thing that is wrong on a host, with the command that mends it, in a place among the others.
+"""An ailment: one thing that is wrong on a host, with the command that fixes it, and its place among the others.
 
 Programs read these as JSON, so an id keeps its meaning once it is published; docs/operating.md lists them.
 """
@@ -29,7 +29,7 @@ class Sign(StrEnum):
 
 Id = Topic | Sign
 
-# From the ground up: whatever comes first may be why the rest fails, and is mended first.
+# From the ground up: an earlier one may be why later ones fail, and is fixed first.
 ORDER: tuple[Id, ...] = (
     Topic.NOT_LOOKED_AT,
     Topic.KERNEL, Topic.CONTROL_GROUPS, Topic.MEMORY_CONTROLLER, Topic.PIDS_CONTROLLER,
@@ -54,7 +54,7 @@ ENGINE: frozenset[Id] = frozenset(
 )
 RUNS: frozenset[Id] = frozenset({Topic.KERNEL, Topic.SYSTEMD, Topic.PYTHON, Topic.UNIT_FILES})
 UP: frozenset[Id] = frozenset({*RUNS, *POLICY, Topic.SPOOL_MOUNTS})
-# What each may be no more than a consequence of: nothing else mends it before the cause is mended.
+# The possible causes of each: it cannot be fixed before its cause.
 CAUSES: Mapping[Id, frozenset[Id]] = {
     Topic.ENGINES: frozenset({Topic.PODMAN, Topic.SYSTEMD_BUS, Topic.DOCKER}),
     Topic.DAEMON_RELOAD: frozenset({Topic.UNIT_FILES}),
@@ -100,7 +100,7 @@ def ailment_of(finding: Finding, services: Iterable[str]) -> Ailment:
 
 
 def in_order(found: Iterable[Ailment]) -> tuple[Ailment, ...]:
-    """The causes in the order in which to mend them, each with its consequences.
+    """Return the causes in the order in which to fix them, each with its consequences.
 
     What lets requests fail comes before what does not.
     """

@@ -139,7 +139,8 @@ def of_requests(places: Places) -> Iterator[Ailment]:
 
 
 def recent_failures(places: Places) -> Counter[str]:
-    """By reason, in the last hour, after the last start that came off and the last change of the policy."""
+    """Return failures by reason: in the last hour, after the last successful start and the last change of the
+    policy."""
     since = time.time() - 3600
     with suppress(OSError):
         since = max(since, os.stat(places.policy).st_ctime)
