@@ -155,7 +155,7 @@ def load(processes: int) -> Iterator[None]:
 
 @dataclass(frozen=True, kw_only=True)
 class Usage:
-    """Of a process that runs: seconds of processor time, its own and that of the commands it waited for; peak bytes."""
+    """The usage of a running process: seconds of processor time, including commands it waited for; peak bytes."""
 
     processor: float
     commands: float

@@ -66,7 +66,7 @@ class Way(Protocol):
         """End one that runs, and everything of it; None when the way has no stop command."""
 
     def pid(self, network: Network) -> int | None:
-        """Of the program."""
+        """Return the pid of the program."""
 
     def clear(self, networks: Sequence[Network]) -> None:
         """End and forget all."""
@@ -209,7 +209,7 @@ class Sidespawn:
         )
 
     def usage(self) -> Usage | None:
-        """Of the run that serves now, if one does; the service's podman counts as a command of it."""
+        """Return the usage of the current run, if any; the service's podman counts as a command of it."""
         try:
             found = usage_of(self.main_pid(self.service.unit))
             if pid := self.main_pid(self.podman):
@@ -351,7 +351,7 @@ class Older:
 
 
 def compared(ways: Sequence[Way]) -> list[Way]:
-    """Those that a ratio is of: sidespawn's, and what each of them is compared with."""
+    """Return the ways in ratios: sidespawn's, and what each of them is compared with."""
     references = {way.reference for way in ways}
     return [way for way in ways if isinstance(way, Sidespawn) or way.name in references]
 
@@ -374,7 +374,7 @@ def read_pid(path: Path) -> int | None:
 
 
 def remove_containers(row: Row, programs: Mapping[str, int | None]) -> None:
-    """Those that are there, by their names; with the pids of their programs, where they have one."""
+    """Remove existing containers by name, with the pids of their programs if they have one."""
     for name, pid in programs.items():
         kill_with_conmon(name, pid)
     names = tuple(programs)

@@ -116,7 +116,7 @@ class Machine:
         self.wait_until_up(seconds)
 
     def wait_until_up(self, seconds: float = _BOOT_SECONDS, *, other_than: str = "") -> None:
-        """Until commands can be run and systemd is done, in another boot than that of this id."""
+        """Wait until commands can be run and systemd is done, in a boot with another id than this."""
         deadline = time.monotonic() + self.scaled(seconds)
         state = "no answer by ssh"
         while time.monotonic() < deadline:

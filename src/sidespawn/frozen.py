@@ -71,7 +71,7 @@ else:
         return record
 
     def asdict(value):
-        """Of a record, and of the records in it."""
+        """Return the fields of a record, and of the records in it."""
         if hasattr(value, "_names"):
             return {name: asdict(each) for name, each in value.__dict__.items()}
         if isinstance(value, dict):

@@ -127,6 +127,8 @@ def test_a_docstring_begins_with_a_verb_or_a_noun(path: Path) -> None:
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             text = ast.get_docstring(node) or ""
             assert not text.startswith(("Whether ", "What ")), f"write: Return {text[:1].lower()}{text[1:60]}"
+            # "Of a service": the reader must guess what is done with it.
+            assert not text.startswith(("Of ", "Those ", "Until ")), f"begin with a verb: {text[:60]}"
 
 
 def test_what_we_do_not_write_is_found() -> None:

@@ -41,7 +41,7 @@ def is_answered_here(local, arguments):
 
 def ring(doorbell):
     # type: (str) -> None
-    """Tell systemd that the service is wanted. It looks at no more than that something is in the FIFO."""
+    """Tell systemd that the service is needed. It only notices that something is in the FIFO."""
     try:
         fd = posix.open(doorbell, posix.O_WRONLY | posix.O_NONBLOCK | posix.O_NOFOLLOW | posix.O_CLOEXEC)
         try:
@@ -155,7 +155,7 @@ def read_reply(content, path):
 
 def encode(value):
     # type: (Any) -> str
-    """As json.dumps does it, for what a request consists of; see read_reply for why."""
+    """Encode as json.dumps does, for the types in a request; see read_reply for why."""
     if isinstance(value, dict):
         return "{%s}" % ",".join("%s:%s" % (encode(key), encode(each)) for key, each in value.items())
     if isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""From values that were seen to the patterns that allow them: names that the request had bound, types, ranges.
+"""Turns values that were seen into patterns that allow them: names that the request had bound, types, ranges.
 
 A value is cut where words end (`,` `=` `:` and the like, and `/` in a path).  A piece that is an address, a uuid and so
 on becomes its type; a number that differs between values becomes a range; words stay as they are unless there are many

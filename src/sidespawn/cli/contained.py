@@ -79,7 +79,7 @@ def agent_options(services: tuple[Places, ...], engine: str, kind: str, user: tu
 
 
 def security_modules_of(options: AgentOptions) -> list[str]:
-    """Without the list of system calls, in whose place the recipe has another one."""
+    """Return the options without the list of system calls, which the recipe replaces."""
     return [each for each in (*podman_options(options), *security_options(options)) if "seccomp=" not in each]
 
 

@@ -90,7 +90,7 @@ def disable(places: Places, purge: bool, dry_run: bool, as_json: bool) -> None:
 
 
 def policy_or_none(places: Places) -> Policy | None:
-    """None when it is broken or gone: disabling must always work."""
+    """Return the policy, or None if it is broken or gone: disabling must always work."""
     try:
         return load_policy(places)
     except PolicyError:
@@ -117,12 +117,12 @@ def side_containers(places: Places, policy: Policy | None) -> list[tuple[Engine,
 
 
 def docker_may_have_any(service: str) -> bool:
-    """With live-restore, containers go on when docker has stopped."""
+    """Return whether docker may still have some: with live-restore, containers outlive its daemon."""
     return DOCKER_PID.exists() or any(slice_path(service).glob("docker-*.scope"))
 
 
 def remove_accounts(places: Places, policy: Policy | None) -> list[str]:
-    """Those that were made for this service and that no other one needs."""
+    """Remove accounts that were made for this service and that no other service needs."""
     mine = numbers(policy)
     for other in enabled_services():
         if other != places.service and mine & numbers(policy_or_none(Places(other))):

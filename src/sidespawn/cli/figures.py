@@ -35,7 +35,7 @@ class PolicyFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """In use and allowed, by the name that the policy has for it."""
+    """Limits in use and allowed, by their names in the policy."""
 
     used: dict[str, int]
     allowed: dict[str, int]
@@ -123,7 +123,7 @@ def state_of(record: Record) -> str:
 
 
 def ages(places: Places) -> list[float]:
-    """In seconds, of the claims that are not answered yet."""
+    """Return the ages, in seconds, of the unanswered claims."""
     found = []
     with suppress(OSError), os.scandir(places.claims) as entries:
         for entry in entries:

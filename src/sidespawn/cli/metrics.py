@@ -194,7 +194,7 @@ def with_limits(known: list[Figures]) -> list[tuple[str, figures.Limits]]:
 
 
 def answers_of(each: Figures) -> dict[tuple[str, str], float]:
-    """By verdict and reason, only such as this version knows: the number of series has a bound."""
+    """Return counts by verdict and reason, only those that this version knows, so the number of series is bounded."""
     words = ((key.split(" "), count) for key, count in each.counts.items() if key.startswith("answers "))
     known_words = ((tuple(word[1:]), count) for word, count in words if len(word) == 3)
     return {

@@ -69,6 +69,6 @@ def printable(untrusted_text: str) -> str:
 
 
 def console() -> Console:
-    """For a terminal with colour, for a pipe without, and then never cut at 80 columns."""
+    """Return a console: with colour on a terminal; in a pipe without, and not cut at 80 columns."""
     plain = Console(highlight=False)
     return plain if plain.is_terminal else Console(highlight=False, width=400)

@@ -108,7 +108,8 @@ def usage(places: Places) -> Usage:
 
 
 def bytes_waiting(spool: Path) -> int:
-    """Of requests. What else an agent has put in their place is not followed: it may lead to where nothing answers."""
+    """Return the size of queued requests. What else an agent put in their place is not opened: it might never
+    answer."""
     with suppress(OSError):
         status = os.lstat(spool / REQUESTS)
         return status.st_size if stat.S_ISREG(status.st_mode) else 0

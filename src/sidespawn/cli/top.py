@@ -274,7 +274,7 @@ def duration(seconds: float) -> str:
 
 
 def fitting(lines: list[str], height: int) -> list[str]:
-    """As many lines as the screen has; the last one says how many are missing."""
+    """Return as many lines as fit on the screen; the last one says how many are missing."""
     if len(lines) <= height:
         return lines
     return [*lines[: height - 1], f"… {len(lines) - height + 1} more lines; make the window higher, or name a SERVICE"]

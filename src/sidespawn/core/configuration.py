@@ -133,7 +133,7 @@ class Reader:
         return Line(number, untrusted_words[0], " ".join(untrusted_words[1:]) or None, block)
 
     def check_words(self, line: Line, text: str, directive: Directive) -> None:
-        """In what the program gets, nothing that it could read in another way than the policy does."""
+        """Refuse anything that the program could read differently from the policy."""
         allowed = WORD if directive.passed_on and directive.instead is None else LEFT_OUT
         for word in () if directive.secret else text.split(" "):
             is_quoted = self.rules.format is Format.QUOTED and len(word) > 2 and word[0] == word[-1] == '"'
@@ -260,7 +260,7 @@ class Reader:
 
 
 def comment(line: str, form: Format) -> int:
-    """Where the line's comment begins, or its length."""
+    """Return where the line's comment begins, or its length."""
     within_quotes = False
     for position, character in enumerate(line):
         within_quotes ^= character == '"'

@@ -93,7 +93,7 @@ def parse_pattern(source: str) -> Pattern:
 
 
 def hole_start(text: str) -> int:
-    """Where the first hole begins, or the text's length."""
+    """Return where the first hole begins, or the text's length."""
     at = 0
     while at < len(text) and text[at] != "<" and (text[at] != "{" or text[at : at + 2] == "{ "):
         at += 1
@@ -181,7 +181,7 @@ def fill(
 
 
 def hole_ends(following: tuple[Part, ...], value: str, start: int) -> Iterator[int]:
-    """Where a hole that begins at `start` can end: where `following` stands, the nearest first."""
+    """Yield where a hole that begins at `start` can end: before each `following`, the nearest first."""
     if not following:
         yield len(value)
         return

@@ -23,7 +23,7 @@ OUT_OF_MEMORY = "out of memory"
 
 @dataclass(frozen=True, kw_only=True)
 class Pins:
-    """Where the host has pinned what goes into a side container: paths that only root can reach."""
+    """The host's pins for a side container: paths that only root can reach."""
 
     netns: Path
     pid_file: Path  # where the engine may write the program's pid
@@ -78,7 +78,7 @@ class Engine(Protocol):
         one."""
 
     def reap(self, service: str) -> None:
-        """After a run was killed: end what runs in the service's slice without being a running container."""
+        """After a killed run, end what runs in the service's slice without being a running container."""
 
 
 def labels(plan: Plan, request: str) -> dict[str, str]:
@@ -88,7 +88,7 @@ def labels(plan: Plan, request: str) -> dict[str, str]:
 
 
 def found(container: str, name: str, pid: int, state: str, labels: dict[str, str] | None) -> Found:
-    """From the labels that a container has."""
+    """Return a container as found, with what its labels say."""
     keys = {"instance": "instance", "digest": "plan", "request": "request", "netns": "netns"}
     said = {field: (labels or {}).get(LABEL + key, "") for field, key in keys.items()}
     return Found(id=container, name=name, pid=pid or None, state=state, **said)

@@ -1,4 +1,4 @@
-"""Where side containers stand among the host's control groups, and which limits the host can enforce."""
+"""The place of side containers among the host's control groups, and the limits that the host can enforce."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def slice_path(service: str) -> Path:
 
 
 def controllers() -> list[str]:
-    """Those that the host has, such as memory and pids; `sidespawn check` says when a limit has none."""
+    """Return the host's controllers, such as memory and pids; `sidespawn check` reports missing ones."""
     return CONTROLLERS.read_text().split() if CONTROLLERS.exists() else []
 
 

@@ -183,7 +183,7 @@ def mounts(plan: Plan, pins: Pins) -> list[dict[str, Any]]:
 
 
 def limits(plan: Plan) -> dict[str, int]:
-    """Of memory and tasks, where the host's control groups have the controllers."""
+    """Return limits on memory and tasks, if the host's control groups have the controllers."""
     wanted = {
         "memory": {"Memory": plan.limits.memory, "MemorySwap": plan.limits.memory},
         "pids": {"PidsLimit": plan.limits.tasks},

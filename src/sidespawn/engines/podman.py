@@ -152,7 +152,7 @@ class Podman:
         return tuple(each for each in map(self.look, rows) if each is not None)
 
     def look(self, row: dict[str, Any]) -> Found | None:
-        """As `podman ps` has it, which does not say why something was killed."""
+        """Return a container from a row of `podman ps`, which does not say why something was killed."""
         if not row["Pid"] and row["ExitCode"] == KILLED:
             return self.find(row["Id"])
         return found(row["Id"], row["Names"][0], row["Pid"], row["State"], row["Labels"])
@@ -234,7 +234,7 @@ def domain(service: str) -> tuple[str, ...]:
 
 
 def id_file_of(pins: Pins) -> Path:
-    """Where podman writes the container's id, before it starts the program."""
+    """Return the file that podman writes the container's id to, before it starts the program."""
     return pins.pid_file.with_suffix(".cid")
 
 
@@ -256,7 +256,7 @@ def scopes_of(service: str) -> dict[str, str]:
 
 
 def limits(plan: Plan) -> tuple[str, ...]:
-    """Of memory and tasks, where the host's control groups have the controllers."""
+    """Return limits on memory and tasks, if the host's control groups have the controllers."""
     there = controllers()
     # Without a limit of its own podman would ask for 2048 tasks, and fail where it cannot have them.
     tasks = plan.limits.tasks if "pids" in there else 0

@@ -34,7 +34,7 @@ UNLIMITED = 2**64 - 1
 
 
 class PodmanApi(Podman):
-    """Of one service."""
+    """One service's podman, through its API."""
 
     def __init__(self, service: str) -> None:
         self.service, self.unit = service, f"sidespawn-podman@{service}.service"
@@ -199,7 +199,7 @@ def mounts(plan: Plan, pins: Pins) -> Rows:
 
 
 def limits(plan: Plan) -> dict[str, Any]:
-    """Of memory and tasks, where the host's control groups have the controllers."""
+    """Return limits on memory and tasks, if the host's control groups have the controllers."""
     there = controllers()
     # Without a limit of its own podman would ask for 2048 tasks, and fail where it cannot have them.
     tasks = plan.limits.tasks if "pids" in there else 0

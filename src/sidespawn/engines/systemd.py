@@ -112,7 +112,7 @@ class Systemd:
 
 
 def unit_name(name: str) -> str:
-    """Of a side container by its name or by its id, which is this."""
+    """Return the unit of a side container, given its name or its id, which is the unit's name."""
     return name if name.endswith(".service") else f"sidespawn-{name}.service"
 
 

@@ -53,7 +53,8 @@ def seen_of_the_host() -> tuple[str, ...]:
 
 
 def prepare(service: str, image: str, *, refresh: bool = False) -> None:
-    """See that the root is there; `refresh`, that it shows what the image's name stands for now. Raises LaunchError."""
+    """Make the root if it is missing; with `refresh`, from the image that the name refers to now. Raises
+    LaunchError."""
     root, given = root_path(service, image), given_path(service, image)
     if os.path.ismount(root) and is_read_only(given) and not refresh and not (image == HOST and unseen(root)):
         return

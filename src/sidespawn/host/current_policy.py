@@ -38,7 +38,7 @@ def current_policy(places: Places, stamps: Stamps) -> Policy:
 
 
 def load_compiled(places: Places, stamps: Stamps) -> Policy | None:
-    """None if the compiled policy is missing or stale."""
+    """Return None if the compiled policy is missing or stale."""
     try:
         content = json.loads(read_trusted(places.compiled))
         policy = compiled.load(content) if are_current(content["stamps"]) else None

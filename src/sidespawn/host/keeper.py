@@ -88,7 +88,7 @@ class Keeper:
                 adopt(self.policy, self.places, self.old_engine, self.ledger, self.journal)
 
     def start(self, allowed: Allowed, request_id: str) -> Reply:
-        """See that the plan runs. Raises LaunchError."""
+        """Make sure that the plan runs. Raises LaunchError."""
         self.recover()
         with self.only(allowed.plan.instance):
             reply = self.start_alone(allowed, request_id)
@@ -139,7 +139,7 @@ class Keeper:
         return self.running(Event.ANSWERED, f"{plan.name} is running already", record, request_id)
 
     def make_way(self, step: Step, record: Record, request_id: str) -> None:
-        """For a start: what has that name goes, or its remains do."""
+        """Before a start, remove what has that name, or its remains."""
         if step.action is Action.REPLACE:
             self.ledger.mark(request_id, record.key)
             self.stop(record, "TERM")
@@ -248,7 +248,7 @@ class Keeper:
         return LaunchError(Reason.NO_SUCH_PROCESS, message)
 
     def find_pid(self, pid: int) -> Record | None:
-        """From the ledger; when it does not know, from the engine."""
+        """Look in the ledger; if it does not know, ask the engine."""
         record = self.ledger.find_pid(pid)
         if record is None and (process := identify(pid)) is not None:
             listed = self.listing.since(process)
@@ -281,7 +281,7 @@ class Keeper:
         self.journal.write(Event.EXITED, message, reason=why_ended(found), instance=found.instance)
 
     def write_pid_files(self, plan: Plan, record: Record) -> None:
-        """Where the agent looks for them, owned by the program's user, with pids as the host and the agent see them."""
+        """Write them where the agent looks, owned by the program's user, with pids as host and agent see them."""
         pids = {beneath: pid for beneath, (pid, _) in record.children.items()}
         if plan.pid_file is not None:
             pids[plan.pid_file.beneath] = record.pid

@@ -17,7 +17,7 @@ READABLE = "container_ro_file_t"
 
 
 def context_of(kind: str) -> str:
-    """Without categories, which podman gives each container at random."""
+    """Return the context of a type, without the categories that podman gives each container at random."""
     return f"system_u:object_r:{kind}:s0"
 
 
@@ -32,6 +32,6 @@ def is_known(kind: str) -> bool:
 
 
 def label(path: Path, kind: str) -> None:
-    """Where there is SELinux and the policy knows the type. Without the module the directories are as they come."""
+    """Label the path if SELinux's policy knows the type; without the module it keeps the default."""
     if is_known(kind):
         os.setxattr(path, "security.selinux", f"{context_of(kind)}\0".encode(), follow_symlinks=False)

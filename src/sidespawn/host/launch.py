@@ -26,7 +26,7 @@ from sidespawn.system.processes import end, identify
 
 
 class Launcher:
-    """Of one service. `see_log` says of a side container where its output is."""
+    """Launches side containers of one service. `see_log` says where a side container's output is."""
 
     def __init__(
         self,

@@ -60,7 +60,7 @@ class Record:
 
     @property
     def pids(self) -> tuple[int, ...]:
-        """Of the program, and of each child that the agent was told of."""
+        """Return the pids of the program, and of each child that the agent was told of."""
         return (self.pid, *(pid for pid, _ in self.children.values()))
 
     def process_of(self, pid: int) -> Process | None:
@@ -111,7 +111,7 @@ class Ledger:
                 yield record
 
     def keys(self) -> set[str]:
-        """Of what has a record, whether it can be read or not."""
+        """Return the keys of all records, readable or not."""
         return set(self._keys)
 
     def mark(self, request_id: str, key: str) -> None:

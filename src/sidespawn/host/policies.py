@@ -29,7 +29,7 @@ CODE = ("sidespawn.core.", "sidespawn.frozen", "sidespawn.loading.", "sidespawn.
 
 
 def main(places: Places) -> int:
-    """For a run: print the policy, or what is wrong with it, and the stamps of its files."""
+    """Print the policy, or what is wrong with it, and the stamps of its files, for a run."""
     stamps: Stamps = {}
     try:
         found = compiled.dump(load_policy(places, stamps))

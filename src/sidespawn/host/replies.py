@@ -24,7 +24,7 @@ KEPT_SECONDS = HORIZON_MS / 1000 + 60  # an id is remembered longer than a reque
 
 
 class Replies:
-    """Of one service, `most` at a time and those of requests that are `needed`: not answered yet."""
+    """The replies of one service: `most` at a time, and those of requests that are `needed` (not answered yet)."""
 
     def __init__(
         self, places: Places, journal: Journal, tally: Tally, most: int, needed: Callable[[str], bool]

@@ -19,7 +19,7 @@ from sidespawn.system.places import Places
 
 
 class Serving:
-    """By the keeper's policy."""
+    """Serves by the keeper's policy."""
 
     def __init__(self, keeper: Keeper) -> None:
         self.keeper, self.policy, self.journal = keeper, keeper.policy, keeper.journal
@@ -28,12 +28,12 @@ class Serving:
         self.was_told = keeper.ledger.unmark  # the answer is recorded: there is nothing to be cleaned up after
 
     def recover(self) -> None:
-        """After a run that was killed over what it was serving."""
+        """Recover after a run that was killed while serving."""
         self.keeper.interrupted = True
         self.keeper.recover()
 
     def adopt(self) -> None:
-        """In the first run since enabling."""
+        """Adopt, in the first run since enabling."""
         if not self.keeper.places.adoption.exists():
             self.keeper.adopt()
 
@@ -48,7 +48,7 @@ class Serving:
         return self.keeper.start(allowed, request.id)
 
     def netns_of(self, pid: int) -> str:
-        """Of the side container that the pid belongs to; empty if that is not known."""
+        """Return the network namespace of the side container with this pid; empty if unknown."""
         record = self.keeper.ledger.find_pid(pid)
         return record.netns if record else ""
 
@@ -70,7 +70,7 @@ class Serving:
 
 
 class Refusing:
-    """Without a valid policy: each request is refused with what is wrong with it, and what runs is left alone."""
+    """Refuses each request, for want of a valid policy, with its error; leaves running side containers alone."""
 
     def __init__(self, error: PolicyError, places: Places) -> None:
         self.error = error

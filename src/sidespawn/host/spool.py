@@ -116,7 +116,7 @@ def stored(claims: Path) -> list[Claim]:
 
 
 def split_lines(untrusted_content: bytes) -> tuple[bytes, ...]:
-    """By LF and nothing else. What is beyond LINES no wrapper wrote."""
+    """Split at LF and nothing else. No wrapper wrote what is beyond LINES."""
     return tuple(line for line in untrusted_content.split(b"\n", LINES)[:LINES] if line)
 
 
@@ -130,7 +130,7 @@ def clear(spool: Path) -> None:
 
 
 def remove(held: int, name: str, budget: Iterator[int]) -> None:
-    """With all that is under it, as far as the budget goes. No link is followed, and no mount is entered.
+    """Remove it with everything under it, as far as the budget goes. No link is followed, and no mount is entered.
 
     What is in a directory is moved beside it first, so that no depth costs a stack or descriptors.
     """

@@ -143,7 +143,7 @@ class Sync:
             self.empty_doorbells()
 
     def settle(self, watch: int) -> None:
-        """Until no work is left. Nothing more of the agent's is taken; operators do not wait for what there was."""
+        """Serve until no work is left. Nothing more from the agent is taken; operators do not wait for earlier work."""
         while self.lanes.busy:
             if (claim := self.operators_claim()) is not None:
                 self.serve(claim)
@@ -305,7 +305,7 @@ def as_ours(error: Exception) -> SidespawnError:
 
 
 def wait(watch: int, done: int, seconds: float) -> None:
-    """Until a name appears in the spool, a launch is done, or the time is over."""
+    """Wait until a name appears in the spool, a launch is done, or the time is over."""
     for descriptor in select.select([watch, done], [], [], max(0.0, seconds))[0]:
         with suppress(BlockingIOError):
             os.read(descriptor, 65536)

@@ -53,7 +53,7 @@ class Interpreter:
 
 
 def look(files: Mapping[str, str]) -> tuple[Interpreter, ...]:
-    """Of the installed unit files, given by path with their content; if missing, of those to be installed."""
+    """Try the interpreters that the installed unit files name; if there are no files, of those to be installed."""
     named = {python: path for path, content in files.items() for python, _ in [command_of(content)] if python}
     return tuple(look_at(python, path) for python, path in (named or {os.path.realpath(sys.executable): ""}).items())
 

@@ -32,7 +32,7 @@ TIMEOUT = 60.0
 
 @dataclass(frozen=True, kw_only=True)
 class Unit:
-    """As systemd has loaded it."""
+    """A unit as systemd has loaded it."""
 
     name: str
     active: str = "inactive"  # ActiveState

@@ -103,7 +103,7 @@ def common(agent: Agent) -> list[str]:
 
 
 def become(agent: Agent) -> list[str]:
-    """In front of the agent's program where the engine gives no ambient capabilities."""
+    """Return the command before the agent's program, for engines that give no ambient capabilities."""
     wanted = ",".join(("-all", *(f"+{each.lower()}" for each in agent.capabilities)))
     return [
         "setpriv",

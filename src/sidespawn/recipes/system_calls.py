@@ -122,7 +122,7 @@ RULES: tuple[Rule, ...] = (
 
 
 def profile() -> dict[str, Any]:
-    """In the form of docker's and podman's own, which differ from the OCI's in `archMap` and `includes`."""
+    """Return the profile in docker's and podman's form, which differs from the OCI's in `archMap` and `includes`."""
     return {
         "defaultAction": "SCMP_ACT_ERRNO",
         "defaultErrnoRet": ENOSYS,

@@ -63,7 +63,8 @@ class AgentOptions:
 
 
 def options_of(policies: Iterable[Policy], *, image: str = "") -> AgentOptions:
-    """For an agent with all of these services. Raises SidespawnError if they cannot be of one agent."""
+    """Return the options of an agent with all of these services. Raises SidespawnError if they cannot belong to one
+    agent."""
     known = sorted({each.service: each for each in policies}.values(), key=lambda each: each.service)
     return complete(
         services=tuple(each.service for each in known),
@@ -76,7 +77,7 @@ def options_of(policies: Iterable[Policy], *, image: str = "") -> AgentOptions:
 def options_beside_others(
     places: Places, policy: Policy, *, image: str = "", has_module: bool | None = None
 ) -> AgentOptions:
-    """As options_of one service, without the kill scripts that another enabled service of the same agent brings.
+    """Return options_of one service, without the kill scripts that another enabled service of the same agent brings.
 
     `has_module`: whether SELinux has it by the time that the agent starts; by default whether it has it now.
     """
@@ -96,7 +97,7 @@ def complete(
     image: str,
     has_module: bool | None = None,
 ) -> AgentOptions:
-    """With the security options that this host has.
+    """Return the options, with the security options that this host has.
 
     What podman chooses by itself, AppArmor's profile or SELinux's domain, refuses `ip netns add`. podman's list of
     system calls allows ways around any such profile; see host/seccomp.py.
@@ -158,7 +159,8 @@ def brought_by_another(places: Places, policy: Policy) -> set[str]:
 
 
 def podman_options(options: AgentOptions) -> list[str]:
-    """For `podman run`: what every agent needs. `security_options` are for one that makes namespaces."""
+    """Return the options of `podman run` that every agent needs. `security_options` are for one that makes
+    namespaces."""
     found = [f"--volume={each.source}:{each.target}:{mode(each)},rprivate" for each in options.mounts]
     if options.has_image_mount:
         found.append(image_option(options.image))
@@ -171,7 +173,7 @@ def security_options(options: AgentOptions) -> list[str]:
 
 
 def image_option(image: str) -> str:
-    """Where the wrapper finds the program that it hides, for the calls that the agent answers itself."""
+    """Return the mount with the program that the wrapper hides, for the calls that the agent answers itself."""
     return f"--mount=type=image,src={image},dst={IMAGE_IN_AGENT}"
 
 

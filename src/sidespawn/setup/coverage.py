@@ -54,7 +54,8 @@ def is_neutrons(policy: Policy) -> bool:
 
 
 def is_covered(release: str) -> bool:
-    """By version, such as 26.0.6, or by name, such as 2025.1. Empty: no one knows it."""
+    """Return whether the presets cover a release (26.0.6 or 2025.1); an empty one, which no one knows, counts as
+    covered."""
     return not release or release in RELEASES.values() or release.partition(".")[0] in map(str, RELEASES)
 
 

@@ -28,7 +28,7 @@ TIMEOUT = 120.0
 
 
 def install() -> list[str]:
-    """Where the kernel has one of the two. A sentence for each that could not be installed; the rest works."""
+    """Install what the kernel supports. Return a sentence for each that could not be installed; the rest works."""
     failed = []
     for name, is_there, put in (
         ("AppArmor", has_apparmor(), install_profiles),

@@ -92,7 +92,7 @@ def remove() -> list[str]:
 
 
 def processes() -> Iterator[int]:
-    """Those that run in a domain of the module."""
+    """Return the processes that run in a domain of the module."""
     for path in Path("/proc").glob("[0-9]*/attr/current"):
         with suppress(OSError):
             if path.read_text(errors="replace").split(":")[2:3] in ([each] for each in DOMAINS):
@@ -104,7 +104,7 @@ def own_context() -> str:
 
 
 def mend_labels() -> None:
-    """Of what was made before the module was there. What containers have in these places has its own labels."""
+    """Label what was made before the module was installed. What containers have in these places has its own labels."""
     wrong = [str(path) for top in PODMAN for path in tree(top) if UNREADABLE in label_of(path)]
     wrong += [str(path) for path in tree(NAMESPACES) if not any(each in label_of(path) for each in OF_NAMESPACES)]
     for start in range(0, len(wrong), 500):

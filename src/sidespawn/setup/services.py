@@ -40,7 +40,7 @@ def enabled(services: Iterable[Service]) -> tuple[str, ...]:
 
 
 def engines_in_use(services: Iterable[Service]) -> frozenset[str]:
-    """Those that an enabled service starts, or adopts, side containers with."""
+    """Return the engines with which an enabled service starts or adopts side containers."""
     found = set()
     for policy in (each.policy for each in services if each.is_enabled):
         if policy is not None:

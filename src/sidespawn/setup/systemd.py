@@ -98,7 +98,7 @@ def wakes_by_path(service: str) -> bool:
 
 
 def podman_units(service: str) -> tuple[str, ...]:
-    """Those of the service's own podman, for the engine podman; the service's unit starts them."""
+    """Return the units of the service's own podman, for the engine podman; the service's unit starts them."""
     return (f"sidespawn-podman@{service}.socket", f"sidespawn-podman@{service}.service")
 
 
@@ -181,7 +181,7 @@ def systemctl(*arguments: str) -> Output:
 
 
 def forget_failed_scopes(slice_name: str) -> None:
-    """Those of a podman that was killed during a start: systemd keeps them, and with them the slice."""
+    """Forget failed scopes of a podman that was killed during a start: systemd keeps them, and with them the slice."""
     done = run((SYSTEMCTL, "show", "--property=Id,Slice,ActiveState", "libpod-*.scope"), TIMEOUT)
     blocks = [dict(line.partition("=")[::2] for line in block.splitlines()) for block in done.stdout.split("\n\n")]
     failed = [each["Id"] for each in blocks if (each.get("Slice"), each.get("ActiveState")) == (slice_name, "failed")]

@@ -1,4 +1,4 @@
-"""Where a service keeps what, on the host.
+"""The files and directories of a service on the host.
 
     /etc/sidespawn/SERVICE.toml       the policy
     /run/sidespawn/SERVICE/spool      the agent's only writable directory; its own small file system

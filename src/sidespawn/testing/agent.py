@@ -138,7 +138,7 @@ class AgentContainer:
         return self.exec(("ip", "netns", "exec", netns, "env", f"PROCESS_TAG={tag}", *argv), timeout=timeout)
 
     def kill(self) -> None:
-        """As if the agent crashed: SIGKILL, nothing is told to its helpers."""
+        """Kill the agent as a crash would: with SIGKILL, and without telling its helpers."""
         run(("podman", "kill", "--signal=KILL", self.name), code=0)
 
     def remove(self) -> None:
@@ -175,7 +175,7 @@ def process_status(pid: int) -> dict[str, str]:
 
 
 def effective_capabilities(pid: int) -> tuple[str, ...]:
-    """By name, without CAP_, sorted."""
+    """Return the names of a process's capabilities, without CAP_, sorted."""
     bits = int(process_status(pid)["CapEff"], 16)
     known = range(len(CAPABILITY_NAMES))
     unknown = [f"BIT_{bit}" for bit in range(len(CAPABILITY_NAMES), 64) if bits >> bit & 1]

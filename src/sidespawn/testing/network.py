@@ -119,7 +119,7 @@ class Renewals:
         self.reader.start()
 
     def wait_for(self, more: int, timeout: float = 30.0) -> None:
-        """Until that many more renewals were answered or lost. Raises Unexpected."""
+        """Wait until that many more renewals were answered or lost. Raises Unexpected."""
         enough = len(self.done) + more
         wait_until(lambda: len(self.done) >= enough, f"{more} more renewals are tried", timeout)
 

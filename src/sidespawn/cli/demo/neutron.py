@@ -39,7 +39,7 @@ COMMAND = (
 
 
 def address(number: int) -> str:
-    """Of the port number 1, 2, …"""
+    """Return the address of the port number 1, 2, …"""
     return f"10.100.0.{9 + number}"
 
 

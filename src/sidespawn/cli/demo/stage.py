@@ -82,7 +82,7 @@ class Stage:
 
     @property
     def look(self) -> str:
-        """Where to look when something went wrong."""
+        """Return where to look if something went wrong."""
         return (
             f"journalctl -t sidespawn -u 'sidespawn*' --since=@{self.began}; sidespawn demo --keep leaves it to look at"
         )

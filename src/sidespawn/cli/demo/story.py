@@ -251,7 +251,7 @@ def report_renewals(stage: Stage, tell: Teller, renewals: Renewals, gone_at: flo
 
 
 def ask_again(stage: Stage, tell: Teller) -> None:
-    """As Neutron does it: the pid file is deleted, then the same command comes again."""
+    """Restart as Neutron does: the pid file is deleted, then the same command comes again."""
     stage.agent.exec(("rm", neutron.PID_FILE), user=load_policy(stage.places).side_container.uid, code=0)
     done = neutron.start(stage.agent)
     expect(done.code == 0, "the same start command exits with 0", f"{done.code}: {done.stderr.strip()}", stage.look)

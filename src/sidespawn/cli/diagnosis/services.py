@@ -42,7 +42,7 @@ def problem(places: Places, sign: Sign, found: str, message: str, command: str =
 
 
 def examine(service: str) -> Iterator[Ailment]:
-    """Of a service with a policy; the rest is only asked of one that is enabled."""
+    """Yield what is wrong with a service that has a policy; most of it is checked only if the service is enabled."""
     places = Places(service)
     try:
         # From its text: one that was compiled before may still be in use, though nothing would read this one any more.
