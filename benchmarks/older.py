@@ -3,7 +3,7 @@
 `Tripleo` is the pattern of OpenStack's specification as tripleo-ansible's role tripleo_systemd_wrapper shipped it in
 2019: the wrapper appends a line to a file and touches a second one, a .path unit sees that, and a script reads the
 lines and starts a privileged container for each, one after the other.  As shipped, wrapper and script lock different
-files.  Corrected is only what keeps it from running at all here: podman 4.3 leaves conmon in the service, where it dies.
+files.  The only correction lets it run here at all: podman 4.3 leaves conmon in the service, where it dies.
 
 `Nsenter` is how edpm-ansible does it: the wrapper is root in the host's namespaces for as long as it runs.
 
