@@ -105,7 +105,7 @@ class Kubernetes:
                 pin.with_suffix(suffix).unlink(missing_ok=True)
 
     def wait(self, plan: Plan, pin: Path) -> tuple[str, int]:
-        """Until the program runs; its container and pid."""
+        """Wait until the program runs; return its container and pid."""
         made = outcome(plan, pin)
         fifo = RUNC_ROOT / made.container / "exec.fifo"  # at which the program's process waits for its start
         give_up = time.monotonic() + START_TIMEOUT
@@ -248,7 +248,7 @@ def bind(source: Path, target: str, *options: str) -> dict[str, Any]:
 
 
 def limits(plan: Plan) -> dict[str, Any]:
-    """Of memory and tasks, where the host's control groups have the controllers."""
+    """Return limits on memory and tasks, if the host's control groups have the controllers."""
     wanted = {
         "memory": {"memory": {"limit": plan.limits.memory, "swap": plan.limits.memory}},
         "pids": {"pids": {"limit": plan.limits.tasks}},
@@ -303,7 +303,7 @@ def everything(service: str = "") -> Iterator[Found]:
 
 
 def state_of_pod(pod: Pod, started: Run | None) -> str:
-    """Of one of which nothing runs."""
+    """Return the state of a pod in which nothing runs."""
     if started is None:
         return "created" if is_being_made(pod.pin) else "exited"
     events = ""
