@@ -17,7 +17,7 @@ def rows(text: str) -> list[Row]:
 
 
 def mounts(text: str) -> list[Row]:
-    """Of a mountinfo. What is shorter than it can be is left out."""
+    """The rows of a mountinfo. Rows that are shorter than possible are left out."""
     return [row for row in rows(text) if len(row) >= MOUNT_FIELDS]
 
 
