@@ -51,8 +51,7 @@ def disable(places: Places, purge: bool, dry_run: bool, as_json: bool) -> None:
             path = (systemd.path_unit(places.service),) if systemd.wakes_by_path(places.service) else ()
             systemd.systemctl("disable", "--now", *path, *systemd.units(places.service))
             systemd.systemctl("stop", f"sidespawn@{places.service}.service")
-            with suppress(LaunchError):  # what is being started needs its pins; asked again below
-                get_engine(engine_name(policy), places.service).reap(places.service)
+            end_starts(places, policy)
             systemd_roots.release_all(places.service)
             systemd.systemctl("stop", *systemd.all_units(places.service))
             systemd.stop_podman(places.service)
@@ -99,6 +98,13 @@ def policy_or_none(places: Places) -> Policy | None:
 
 def engine_name(policy: Policy | None) -> str:
     return "podman" if policy is None else policy.side_container.engine
+
+
+def end_starts(places: Places, policy: Policy | None) -> None:
+    """What is being started needs its pins. An engine that does not answer is asked again when they are gone."""
+    if engine_name(policy) != "podman":  # a start of the service's podman ends with it
+        with suppress(LaunchError):
+            get_engine(engine_name(policy), places.service).reap(places.service)
 
 
 def side_containers(places: Places, policy: Policy | None) -> list[tuple[Engine, str]]:
