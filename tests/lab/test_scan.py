@@ -38,6 +38,8 @@ FOUND = {
     "root-whole": ("podman", ["-v/:/host:ro,rslave"], {SOCKET, STORAGE}),
     "bound-socket": ("podman", [f"-v{HOME}/bound:/x"], {SOCKET}),
     "by-mount": ("podman", ["--mount=type=bind,src=/run/podman/podman.sock,dst=/x"], {SOCKET}),
+    "volume-of-directory": ("podman", ["-vsidespawn-scan-run:/x"], {SOCKET}),
+    "volume-of-socket": ("podman", ["--mount=type=volume,src=sidespawn-scan-socket,dst=/x"], {SOCKET}),
     "dockers-in-podman": ("podman", ["-v/run/docker.sock:/var/run/docker.sock"], {SOCKET}),
     "cri": ("podman", [f"-v{HOME}/k8s/containerd.sock:/x"], {SOCKET}),
     "neutron_ovn_metadata_agent": ("podman", ["--privileged"], {"privileged"}),
@@ -57,6 +59,7 @@ FOUND = {
     "docker-run": ("docker", ["-v/run:/host/run:ro"], {SOCKET}),
     "docker-root": ("docker", ["--mount=type=bind,source=/,target=/host,readonly"], {SOCKET, STORAGE}),
     "docker-link": ("docker", [f"-v{HOME}/link.sock:/x"], {SOCKET}),
+    "docker-volume-of-directory": ("docker", ["-vsidespawn-scan-run:/x"], {SOCKET}),
     "docker-storage": ("docker", ["-v/var/lib/docker:/var/lib/docker"], {STORAGE}),
     "neutron-l3-agent": ("docker", ["--privileged", "--pid=host"], {"privileged", "host-pids"}),
     "neutron_openvswitch_agent": ("docker", ["--cap-add=ALL"], {"privileged"}),
@@ -78,6 +81,7 @@ QUIET = {
     "users-socket": ("podman", [f"-v{HOME}/user:/run/user/1000/podman"]),
     "engines-name-in-environment": ("podman", ["-eDOCKER_HOST=", "-eENGINE=podman"]),
     "neutron-metadata-agent": ("podman", ["--cap-add=NET_ADMIN"]),
+    "volume-of-another-directory": ("podman", ["-vsidespawn-scan-other:/x"]),
     "docker-plain": ("docker", []),
     "docker-volume": ("docker", ["-vsidespawn-scan:/data"]),
     "docker-privileged": ("docker", ["--privileged"]),
@@ -85,6 +89,12 @@ QUIET = {
 }
 CREATED = [(name, engine, options) for name, (engine, options, _) in FOUND.items()]
 CREATED += [(name, engine, options) for name, (engine, options) in QUIET.items()]
+# Names of volumes that are something else of the host.
+VOLUMES = {
+    "sidespawn-scan-run": "/run/podman",
+    "sidespawn-scan-socket": str(PODMAN_SOCKET),
+    "sidespawn-scan-other": str(HOME / "other"),
+}
 LABELS = {
     "neutron_dhcp_agent": ["--label=kolla_version=22.2.0", "-eKOLLA_NAME=neutron_dhcp_agent"],
     "neutron_l3_agent": ["--label=managed_by=tripleo_ansible"],
@@ -139,6 +149,10 @@ def told(home: None) -> dict[str, Any]:
     """All of them at once, of which one runs: what an engine says of a container, it says before that runs."""
     with dockers.running_docker(IMAGE):
         try:
+            for engine in ("podman", "docker"):
+                for name, device in VOLUMES.items():
+                    bound = ("--opt=type=none", "--opt=o=bind", f"--opt=device={device}")
+                    command(engine, "volume", "create", *bound, name)
             for name, engine, options in CREATED:
                 command(engine, "create", f"--name={name}", *LABELS.get(name, ()), *options, IMAGE, "sleep", "600")
             command("docker", "start", "docker-socket")
@@ -147,7 +161,7 @@ def told(home: None) -> dict[str, Any]:
             for engine in ("podman", "docker"):
                 names = [name for name, of, _ in CREATED if of == engine]
                 command(engine, "rm", "--force", *names, check=False)
-                command(engine, "volume", "rm", "sidespawn-scan", check=False)
+                command(engine, "volume", "rm", "sidespawn-scan", *VOLUMES, check=False)
 
 
 def kinds(told: dict[str, Any], name: str) -> set[str]:

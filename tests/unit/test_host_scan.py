@@ -47,7 +47,49 @@ FILES = [
         "OPTIONS='--log-driver=journald -H unix:///run/docker.sock -H unix:///var/lib/openstack/docker.sock'\n",
         ["deployer-setting:1"],
     ),
+    ("etc/containers/systemd/m.container", "Volume=%t/podman/podman.sock:/x\n", ["unit-file:1"]),
+    ("etc/containers/systemd/n@.container", "Mount=type=bind,src=/run/docker.sock,dst=/x\n", ["unit-file:1"]),
+    ("etc/containers/systemd/n.container", "Volume=%t:/host/run\n", ["unit-file:1"]),
+    ("etc/containers/systemd/o.container", "Volume=/:/host:ro\nVolume=/run:/run\n", ["unit-file:1", "unit-file:2"]),
+    ("etc/containers/systemd/p/q.volume", "[Volume]\nDevice=/run/docker.sock\nOptions=bind\n", ["unit-file:2"]),
+    ("etc/containers/systemd/q.volume", "Device=%t/docker.sock\n", ["unit-file:1"]),
+    (
+        "etc/systemd/system/r.service",
+        "ExecStart=/usr/bin/docker run \\\n -itv /run/docker.sock:/x \\\n",
+        ["unit-file:2"],
+    ),
+    (
+        "etc/kubernetes/manifests/s.yaml",
+        "kind: Pod\nspec:\n  volumes:\n  - name: a\n    hostPath:\n      path: /run/docker.sock\n",
+        ["unit-file:6"],
+    ),
+    (
+        "etc/kubernetes/manifests/t.json",
+        '{"hostPath": {"type": "Socket", "path": "/run/docker.sock"}}',
+        ["unit-file:1"],
+    ),
+    ("etc/containers/systemd/u.yml", "hostPath: {path: '/run'}\n", ["unit-file:1"]),
+    ("etc/docker/daemon.json", '{"hosts":\n["unix:///run/docker.sock", "tcp://0.0.0.0:2375"]}', ["engine-listener:2"]),
+    ("etc/systemd/system/docker.service.d/1.conf", "ExecStart=dockerd -H tcp://:2375\n", ["engine-listener:1"]),
+    ("etc/systemd/system/docker.socket.d/1.conf", "[Socket]\nListenStream=2375\n", ["engine-listener:2"]),
+    ("etc/systemd/system/podman.service", "ExecStart=podman system service tcp://[::]:1\n", ["engine-listener:1"]),
     # None of these alarms.
+    ("etc/docker/daemon.json", '{"hosts": ["tcp://0.0.0.0:2376"],\n"tlsverify": true}', []),
+    ("etc/systemd/system/podman.socket", "[Socket]\nListenStream=%t/podman/podman.sock\nListenStream=/x\n", []),
+    ("etc/systemd/system/other.service", "ExecStart=/usr/bin/x tcp://0.0.0.0:2375 -v /run\n", []),
+    ("etc/systemd/system/v.service", "ExecStart=podman run -v /srv:/srv -w / image ls /run/docker.sock\n", []),
+    ("etc/containers/systemd/users/w.container", "Volume=/run/docker.sock:/x\nVolume=%t/podman/podman.sock:/y\n", []),
+    (
+        "etc/containers/systemd/w.container",
+        "Volume=/data\nVolume=data:/run/docker.sock\nMount=type=tmpfs,dst=/run\n",
+        [],
+    ),
+    (
+        "etc/kubernetes/manifests/x.yaml",
+        "hostPath:\n  path: /etc/ssl\nhttpGet:\n  path: /\n# path: /run/docker.sock\n",
+        [],
+    ),
+    ("etc/containers/systemd/y.volume", "Device=/dev/sdb1\nType=ext4\n", []),
     ("etc/default/docker", "DOCKER_OPTS='-H unix:///var/run/docker.sock'\n# -H unix:///x.sock\n", []),
     ("var/lib/neutron/dhcp_wrapper", "#!/bin/sh\n# was: nsenter -t 1 podman run\nexec dnsmasq\n", []),
     ("var/lib/neutron/ns_wrapper", "nsenter --net=/run/netns/x ip link\n", []),
@@ -66,7 +108,9 @@ FILES = [
 ]
 
 
-@pytest.mark.parametrize(("path", "text", "expected"), FILES, ids=[each[0] for each in FILES])
+@pytest.mark.parametrize(
+    ("path", "text", "expected"), FILES, ids=[f"{number}-{each[0]}" for number, each in enumerate(FILES)]
+)
 def test_file(tmp_path: Path, path: str, text: str, expected: list[str]) -> None:
     file = tmp_path / path
     file.parent.mkdir(parents=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,11 @@ def of_podman() -> Iterator[Container]:
     if os.geteuid() != 0:
         raise LaunchError(Reason.HOST_UNSUITABLE, "only root can see the containers of root's podman")
     ids = podman("ps", "--all", "--quiet", "--no-trunc").split()
+    devices = bound(json.loads(podman("volume", "ls", "--format=json") or "[]")) if ids else {}
     for start in range(0, len(ids), AT_ONCE):
-        yield from map(container_of_podman, inspected(ids[start : start + AT_ONCE]))
+        for told in inspected(ids[start : start + AT_ONCE]):
+            added = told.get("EffectiveCaps") or ()
+            yield container("podman", told, name=str(told["Name"]), added=added, devices=devices)
 
 
 def inspected(ids: list[str]) -> list[dict[str, Any]]:
@@ -52,10 +55,6 @@ def podman(*arguments: str) -> str:
     return done.stdout
 
 
-def container_of_podman(told: Mapping[str, Any]) -> Container:
-    return container("podman", told, name=str(told["Name"]), added=told.get("EffectiveCaps") or ())
-
-
 def of_docker() -> Iterator[Container]:
     """Raises LaunchError if docker does not answer, or has containers and is not running."""
     if not DOCKER_PID.exists() and not is_connectable():
@@ -63,10 +62,21 @@ def of_docker() -> Iterator[Container]:
             if left := len(list(DOCKER_CONTAINERS.iterdir())):
                 raise LaunchError(Reason.ENGINE_FAILED, f"docker is not running, and has {left} containers")
         return
+    devices = bound(answered("/volumes").get("Volumes") or ())
     for each in answered("/containers/json?all=1"):
         with suppress(FileNotFoundError):  # it has since ended
             told = answered(f"/containers/{each['Id']}/json")
-            yield container("docker", told, name=str(told["Name"]).lstrip("/"), added=())
+            yield container("docker", told, name=str(told["Name"]).lstrip("/"), added=(), devices=devices)
+
+
+def bound(volumes: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Of volumes that are another directory or file of the host: which, by where the engine has the volume."""
+    found = {}
+    for each in volumes:
+        options = each.get("Options") or {}
+        if "bind" in str(options.get("o", "")).split(",") and options.get("device"):
+            found[str(each["Mountpoint"])] = str(options["device"])
+    return found
 
 
 def is_connectable() -> bool:
@@ -83,7 +93,7 @@ def answered(path: str) -> Any:
     return answer.body
 
 
-def container(engine: str, told: Mapping[str, Any], *, name: str, added: Any) -> Container:
+def container(engine: str, told: Mapping[str, Any], *, name: str, added: Any, devices: Mapping[str, str]) -> Container:
     host, configuration = told["HostConfig"], told["Config"]
     capabilities = {str(each).upper().removeprefix("CAP_") for each in (*(host.get("CapAdd") or ()), *added)}
     mounts = told.get("Mounts") or ()
@@ -99,7 +109,7 @@ def container(engine: str, told: Mapping[str, Any], *, name: str, added: Any) ->
         capabilities=frozenset(capabilities),
         mounts=tuple(
             ContainerMount(
-                source=str(each["Source"]),
+                source=devices.get(str(each["Source"]), str(each["Source"])),
                 target=str(each["Destination"]),
                 recursive="bind" not in (each.get("Options") or ()) and each["Destination"] not in once,
                 writable=bool(each.get("RW")),

@@ -16,8 +16,9 @@ from contextlib import suppress
 from os.path import realpath
 from pathlib import Path
 
+from sidespawn.host_scan import mounts
 from sidespawn.host_scan.findings import Deployment, Finding, Kind
-from sidespawn.host_scan.sources import Sources
+from sidespawn.host_scan.sources import Sources, is_beneath
 from sidespawn.system.files import closing, read_up_to
 
 LARGEST = 1 << 20  # bytes of a file that is read
@@ -32,18 +33,37 @@ UNITS = (
     "etc/systemd/system/*.service",
     "etc/systemd/system/*.service.d/*.conf",
 )
+# Units of users' own service managers, whose engines have their rights only.
+USERS_UNITS = "etc/containers/systemd/users"
+VOLUMES = tuple(f"{place}/containers/systemd/**/*.volume" for place in ("etc", "usr/share", "run"))
+# Of the kubelet and of what brings its own, and what units of Quadlet's kind .kube name.
+MANIFESTS = tuple(
+    f"{place}/{pattern}"
+    for place in (
+        "etc/kubernetes/manifests",
+        "etc/containers/systemd/**",
+        "var/lib/rancher/*/agent/pod-manifests",
+        "var/lib/rancher/*/server/manifests",
+    )
+    for pattern in ("*.yaml", "*.yml", "*.json")
+)
 STARTUP = ("var/lib/tripleo-config/container-startup-config/**/*.json", "var/lib/edpm-config/**/*.json")
 HIERADATA = ("etc/puppet/hieradata/**/*",)
 # Where puppet-tripleo of releases with docker has it listen on what DockerAdditionalSockets names.
 DOCKER = ("etc/sysconfig/docker", "etc/default/docker")
+LISTENERS = (
+    *DOCKER,
+    "etc/docker/daemon.json",
+    *(f"etc/systemd/system/{unit}" for name in ("docker", "podman") for unit in (f"{name}.*", f"{name}.*.d/*.conf")),
+)
 
 ENTERS = re.compile(r"\bnsenter\b.*(-t\s*1\b|--target[=\s]1\b)|\bnsenter\b.*/proc/1/ns/")
 CALLS = re.compile(r"\b(podman|docker|nerdctl|crictl)\b(?:\s+-{1,2}\S+)*\s+(run|exec|rm|kill|stop|start|ps|create)\b")
 VARIABLE = re.compile(r"""\b\w+=["']?(?:\S*/)?(podman|docker|nerdctl)\b["']?\s*$""")
 SETTING = re.compile(r"additional_sockets|(dhcp|l3|ovn_metadata)_agent_wrappers", re.IGNORECASE)
 LISTENS = re.compile(r"(?:-H|--host)[=\s]+unix://(?!(?:/var)?/run/docker\.sock(?![\w.-]))[^\s'\"]+")
-SOURCE = re.compile(r"""(?:^|[\s="',])(?:source=|src=)?(/[\w./@+-]*)(?=[:,\s"']|$)""")
-MOUNT_WORDS = re.compile(r"(^|\s)(-v|--volume|--mount|Volume=|Mount=|PodmanArgs=.*(-v|--volume|--mount))")
+ON_THE_NETWORK = re.compile(r"tcp://[^\s\"',\]]*|^\s*ListenStream\s*=\s*(?![/%@])[\w.:\[\]]+")
+CERTIFICATES = re.compile(r"""\btlsverify\b(?!["']?\s*[:=]\s*["']?false)""")
 PRIVILEGED = re.compile(r"(^|[\s=])--privileged(?!=false)(\s|=|$)")
 
 
@@ -51,9 +71,12 @@ def look(sources: Sources, root: Path = Path("/")) -> Iterator[Finding]:
     yield from scripts(root, WRAPPERS, Kind.WRAPPER_SCRIPT)
     yield from scripts(root, KILL_SCRIPTS, Kind.KILL_SCRIPT)
     yield from units(root, sources)
+    yield from volumes(root, sources)
+    yield from manifests(root, sources)
     yield from startup_configurations(root, sources)
     yield from settings(root, HIERADATA, SETTING)
     yield from settings(root, DOCKER, LISTENS)
+    yield from listeners(root)
 
 
 def scripts(root: Path, patterns: tuple[str, ...], kind: Kind) -> Iterator[Finding]:
@@ -68,16 +91,47 @@ def scripts(root: Path, patterns: tuple[str, ...], kind: Kind) -> Iterator[Findi
 
 def units(root: Path, sources: Sources) -> Iterator[Finding]:
     for path, lines in files(root, UNITS):
+        if path.is_relative_to(root / USERS_UNITS):
+            continue
         is_quadlet = ".container" in path.name or ".container.d" in str(path)
         emptied = emptied_keys(path)
         for number, line in lines:
             if line.lstrip().startswith(("#", ";")) or line.partition("=")[0].strip() in emptied:
                 continue
             deployment = Deployment.EDPM if "edpm" in str(path) else Deployment.NONE
-            if MOUNT_WORDS.search(line) and (source := first_reaching(line, sources)):
-                yield at(path, number, Kind.UNIT_FILE, f"mounts {source}", deployment)
+            for source in mounts.sources(line):
+                if is_reaching(source, sources):
+                    yield at(path, number, Kind.UNIT_FILE, f"mounts {source}", deployment)
             if PRIVILEGED.search(line) and (is_quadlet or CALLS.search(line)) and is_an_agents(path):
                 yield at(path, number, Kind.UNIT_FILE, "is privileged", deployment)
+
+
+def volumes(root: Path, sources: Sources) -> Iterator[Finding]:
+    """Of Quadlet, which containers mount by name."""
+    for path, lines in files(root, VOLUMES):
+        for number, line in lines:
+            key, _, value = mounts.with_runtime_directory(line).partition("=")
+            if key.strip() == "Device" and is_reaching(value.strip(), sources):
+                yield at(path, number, Kind.UNIT_FILE, f"is a volume of {value.strip()}", Deployment.NONE)
+
+
+def manifests(root: Path, sources: Sources) -> Iterator[Finding]:
+    for path, lines in files(root, MANIFESTS):
+        for number, source in mounts.host_paths("\n".join(line for _, line in lines)):
+            if is_reaching(source, sources):
+                yield at(path, number, Kind.UNIT_FILE, f"mounts {source}", Deployment.KUBERNETES)
+
+
+def listeners(root: Path) -> Iterator[Finding]:
+    """Yield where an engine listens on the network, unless one of docker's files has it ask for certificates."""
+    found = {path: list(lines) for path, lines in files(root, LISTENERS)}
+    certified = any(CERTIFICATES.search(line) for lines in found.values() for _, line in lines)
+    for path, lines in found.items():
+        is_dockers = "podman" not in str(path.relative_to(root))
+        for number, line in lines:
+            is_comment = line.lstrip().startswith(("#", ";"))
+            if not is_comment and (address := ON_THE_NETWORK.search(line)) and not (is_dockers and certified):
+                yield at(path, number, Kind.ENGINE_LISTENER, address[0].strip(), Deployment.NONE)
 
 
 def emptied_keys(path: Path) -> set[str]:
@@ -117,13 +171,14 @@ def settings(root: Path, patterns: tuple[str, ...], setting: re.Pattern[str]) ->
                 yield at(path, number, Kind.DEPLOYER_SETTING, found[0], Deployment.TRIPLEO)
 
 
-def first_reaching(line: str, sources: Sources) -> str:
-    return next((source for source in SOURCE.findall(line) if is_reaching(source, sources)), "")
-
-
 def is_reaching(source: str, sources: Sources) -> bool:
+    """Return whether it is one of them, or a directory with one in it."""
+    if not source.startswith("/"):
+        return False
     resolved = realpath(source)
-    return resolved in sources.sockets | sources.storage | {"/run"}
+    inside = (*sources.present, *(store for store in sources.storage if os.path.isdir(store)))
+    exact = resolved in sources.sockets | sources.storage | {"/run", "/"}
+    return exact or any(is_beneath(path, resolved) for path in inside)
 
 
 def files(root: Path, patterns: tuple[str, ...]) -> Iterator[tuple[Path, Iterator[tuple[int, str]]]]:

@@ -12,6 +12,7 @@ from enum import StrEnum
 class Kind(StrEnum):
     ENGINE_SOCKET = "engine-socket"
     ENGINE_ADDRESS = "engine-address"
+    ENGINE_LISTENER = "engine-listener"
     ENGINE_STORAGE = "engine-storage"
     RUN_DIRECTORY = "run-directory"
     PRIVILEGED = "privileged"
@@ -55,6 +56,9 @@ class Finding:
 MEANINGS = {
     Kind.ENGINE_SOCKET: "anyone in this container can start any container on the host, and so is root on the host",
     Kind.ENGINE_ADDRESS: "this container reaches an engine by its address; an engine that runs as root makes it root",
+    Kind.ENGINE_LISTENER: (
+        "an engine that runs as root takes commands from the network: agents, which have the host's, reach it"
+    ),
     Kind.ENGINE_STORAGE: "it can read the files of every container on the host, and change them if it may write",
     Kind.RUN_DIRECTORY: "an engine's socket appears in it as soon as the engine starts, beside those of systemd",
     Kind.PRIVILEGED: "nothing confines this agent: it is root on the host",
@@ -102,6 +106,9 @@ HINTS = {
     (Kind.ENGINE_SOCKET, Deployment.QUADLET): QUADLET_OPTIONS,
     (Kind.ENGINE_SOCKET, Deployment.COMPOSE): COMPOSE_OPTIONS,
     (Kind.ENGINE_ADDRESS, Deployment.NONE): "remove the variable; with sidespawn, agents need no engine",
+    (Kind.ENGINE_LISTENER, Deployment.NONE): (
+        "have it listen on its socket only, or ask for certificates (docker's tlsverify)"
+    ),
     (Kind.ENGINE_STORAGE, Deployment.NONE): MOUNTS,
     (Kind.ENGINE_STORAGE, Deployment.KOLLA): KOLLA_VOLUMES,
     (Kind.ENGINE_STORAGE, Deployment.EDPM): EDPM_VOLUMES,
@@ -145,4 +152,5 @@ HINTS = {
     (Kind.UNIT_FILE, Deployment.NONE): QUADLET_OPTIONS,
     (Kind.UNIT_FILE, Deployment.EDPM): EDPM_VOLUMES,
     (Kind.UNIT_FILE, Deployment.TRIPLEO): TRIPLEO_TEMPLATE,
+    (Kind.UNIT_FILE, Deployment.KUBERNETES): KUBERNETES_VOLUMES,
 }
