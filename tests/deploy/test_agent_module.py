@@ -172,3 +172,13 @@ def test_the_former_agent_comes_back_whatever_a_podman_that_was_killed_has_left(
     for agent, former in formers.items():
         assert (agent.inspect()["Id"], agent.status()) == (former, "running")
         wait_until(lambda each=agent: each.processes() == 1)  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("state", ["replaced", "restored", "settled"])
+def test_a_podman_that_fails_is_not_one_without_such_a_container(ansible: Ansible, tmp_path: Path, state: str) -> None:
+    (tmp_path / "podman").write_text("#!/bin/sh\necho 'Error: database is locked' >&2\nexit 125\n")
+    (tmp_path / "podman").chmod(0o755)
+    tasks = [{"name": "it", "sidespawn.host.agent": {"name": "no-such-agent", "state": state}}]
+    ran = ansible.play(tasks, check=False, PATH=f"{tmp_path}:{ansible.environment['PATH']}")
+    assert ran.code != 0
+    assert "database is locked" in ran.results["it"]["msg"]

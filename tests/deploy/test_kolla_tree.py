@@ -97,6 +97,12 @@ def test_variables_are_refused_that_another_file_sets_too(ansible: Ansible, oper
     assert ran.code != 0
     assert str(own) in ran.results["it"]["msg"]
     assert not operator.globals.exists()
+    # Other settings are no trouble, also with tags of Ansible's; what is no YAML is said so.
+    own.write_text("mine: !vault |\n  $ANSIBLE_VAULT;1.1;AES256\n  00\nother: !unsafe '{{ x }}'\n")
+    assert ansible.play(task(operator, "kolla_globals", **given), "--check").changed == {"it": True}
+    own.write_text("mine: [\n")
+    broken = ansible.play(task(operator, "kolla_globals", **given), check=False).results["it"]["msg"]
+    assert broken.startswith(f"{own} cannot be read: ")
     own.unlink()
     unknown = task(operator, "kolla_globals", **given | {"agents": {"x": []}})
     assert "no agent of Kolla-Ansible's: x" in ansible.play(unknown, check=False).results["it"]["msg"]

@@ -97,8 +97,14 @@ class Agent:
         self.diff: dict[str, str] = {}
 
     def inspect(self, name: str) -> dict[str, Any] | None:
-        code, out, _ = self.module.run_command([self.program, "container", "inspect", name])
-        return json.loads(out)[0] if code == 0 else None
+        code, out, err = self.module.run_command([self.program, "container", "inspect", name])
+        if code == 0:
+            found: dict[str, Any] = json.loads(out)[0]
+            return found
+        # A podman that fails may have the container all the same.
+        if self.module.run_command([self.program, "container", "exists", name])[0] != 1:
+            self.fail(f"podman does not say whether there is a container {name}: {err.strip()}")
+        return None
 
     def do(self, what: str, *arguments: str, program: str = "") -> None:
         self.steps.append(what)

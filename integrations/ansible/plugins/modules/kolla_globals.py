@@ -156,6 +156,22 @@ def written(name: str, value: str | list[str]) -> str:
     return f"{name}:\n" + "".join(f"  - {json.dumps(each)}\n" for each in value)
 
 
+def read_settings(module: AnsibleModule, path: str) -> object:
+    """Read an operator's file, which may have Ansible's tags, such as !vault."""
+
+    class Loader(yaml.SafeLoader):  # type: ignore[misc]
+        pass
+
+    Loader.add_multi_constructor("!", lambda *_: None)
+    found = None
+    try:
+        with open(path, encoding="utf-8") as file:
+            found = yaml.load(file, Loader=Loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        module.fail_json(msg=f"{path} cannot be read: {error}")
+    return found
+
+
 def refuse_other_settings(module: AnsibleModule, names: set[str]) -> None:
     """One of two files that set a variable would be without effect, and no one would see which."""
     directory = os.path.dirname(module.params["dest"])
@@ -165,8 +181,7 @@ def refuse_other_settings(module: AnsibleModule, names: set[str]) -> None:
     for path in others:
         if path == module.params["dest"] or not path.endswith((".yml", ".yaml", ".json")) or not os.path.exists(path):
             continue
-        with open(path, encoding="utf-8") as file:
-            found = yaml.safe_load(file)
+        found = read_settings(module, path)
         if isinstance(found, dict) and (both := sorted(names & set(found))):
             module.fail_json(msg=f"{path} sets {', '.join(both)} as well: move your volumes to the list for extra ones")
 
