@@ -31,6 +31,19 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return None
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all", action="store_true", help="also what takes many minutes")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is marked `long` unless it was asked for, by `--all` or by its name."""
+    if config.getoption("--all") or any("::" in argument for argument in config.args):
+        return
+    left_out = [each for each in items if each.get_closest_marker("long")]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [each for each in items if each not in left_out]
+
+
 @pytest.fixture(scope="session")
 def neutron_dhcp() -> Policy:
     """The shipped policy neutron-dhcp-dnsmasq, as it stands."""

@@ -6,7 +6,7 @@ project's Neutron image with what theirs do at a start: give all files to neutro
 
 from __future__ import annotations
 
-import os
+import json
 import shutil
 import subprocess
 import uuid
@@ -14,18 +14,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from tests.deploy import kolla
+from tests.deploy import neutron
 from tests.deploy.conftest import CHECKOUT
+from tests.deploy.neutron import DHCP, Daemon
 from tests.lab.networks import command
-from tests.neutron.agents import CONFIGURATION, INSIDE
-from tests.neutron.releases import AGENT_IMAGE, NEWEST, VENVS
+from tests.neutron.releases import AGENT_IMAGE
 
-QUADLET = CHECKOUT / ".cache/quadlet/usr/libexec/podman/quadlet"
+# Where podman's package has it, and a newer one than Debian 12's.
+OWN_QUADLET = Path("/usr/libexec/podman/quadlet")
+QUADLET = OWN_QUADLET if OWN_QUADLET.exists() else CHECKOUT / ".cache/quadlet/usr/libexec/podman/quadlet"
 GENERATORS = Path("/run/systemd/system-generators")
 UNITS = Path("/etc/containers/systemd")
-VENV = VENVS[NEWEST]
 IMAGE = "localhost/edpm/neutron-dhcp-agent:test"
+CONTAINER = "neutron_dhcp_agent"
 STATE = "/var/lib/neutron"
 NEUTRON = 42435
 
@@ -33,13 +36,10 @@ START = f"""\
 #!/bin/sh
 set -e
 chown -R {NEUTRON}:{NEUTRON} {STATE}
-export PYTHONPATH={INSIDE}:{CHECKOUT}/src PATH={VENV}/bin:/usr/local/bin:/usr/sbin:/usr/bin PYTHONWARNINGS=ignore
-cd {STATE}
-exec {VENV}/bin/python3 -B -W ignore {INSIDE}/daemon.py --config-file {STATE}/neutron.conf <questions >answers 2>>stderr
-"""
+{DHCP.start(STATE)}"""
 
 
-def unit(state: Path, *, name: str = "neutron_dhcp_agent", image: str = IMAGE) -> str:
+def unit(state: Path, *, name: str = CONTAINER, image: str = IMAGE) -> str:
     """What EDPM's template of the DHCP agent's unit says, and the volumes by which the tests' image has Neutron."""
     volumes = [
         "/run/netns:/run/netns:shared",
@@ -47,8 +47,7 @@ def unit(state: Path, *, name: str = "neutron_dhcp_agent", image: str = IMAGE) -
         f"{state}/dhcp_agent_haproxy_wrapper:/usr/local/bin/haproxy:ro",
         f"{state}/dhcp_agent_dnsmasq_wrapper:/usr/local/bin/dnsmasq:ro",
         f"{state}/kill_scripts:/etc/neutron/kill_scripts:ro",
-        *(f"{each}:{each}:ro" for each in (VENV, INSIDE, CHECKOUT / "src")),
-        *(f"{VENV}/etc/neutron/{each}:/etc/neutron/{each}:ro" for each in ("rootwrap.conf", "rootwrap.d")),
+        *(f"{source}:{target}:ro" for source, target in neutron.SEEN),
     ]
     return "\n".join(
         (
@@ -98,31 +97,20 @@ class Node:
 
     def prepare(self) -> None:
         make_image()
-        for name in ("", "lock", "metadata"):
-            (self.state / name).mkdir()
-        for name in ("questions", "answers"):
-            os.mkfifo(self.state / name)
-        rootwrap = f"{VENV}/bin/neutron-rootwrap"
-        text = CONFIGURATION.format(
-            state=STATE,
-            privsep=f"{VENV}/bin/privsep-helper",
-            isolated=False,
-            kill_scripts="/etc/neutron/kill_scripts",
-            interval=1,
-            settings="",
-            root_helper=f"{rootwrap} /etc/neutron/rootwrap.conf",
-            root_helper_daemon=f"{rootwrap}-daemon /etc/neutron/rootwrap.conf",
-        )
-        (self.state / "neutron.conf").write_text(text)
+        command("ip", "netns", "add", "edpm-first")  # /run/netns is there and shared
+        command("ip", "netns", "del", "edpm-first")
+        self.state.mkdir()
+        DHCP.prepare(self.state, STATE)
         UNITS.mkdir(parents=True, exist_ok=True)
         self.unit.write_text(unit(self.state))
-        # Where systemd looks for what makes units, beside those of the distribution.
-        GENERATORS.mkdir(exist_ok=True)
-        (GENERATORS / "quadlet").symlink_to(QUADLET)
+        if QUADLET != OWN_QUADLET:
+            # Where systemd looks for what makes units, beside those of the distribution.
+            GENERATORS.mkdir(exist_ok=True)
+            (GENERATORS / "quadlet").symlink_to(QUADLET)
         command("systemctl", "daemon-reload")  # as EDPM does
 
     def clean(self) -> None:
-        command("podman", "rm", "--force", "--time=0", "--ignore", kolla.CONTAINER)
+        command("podman", "rm", "--force", "--time=0", "--ignore", CONTAINER)
         command("systemctl", "stop", self.service, check=False)
         # A podman that has the generator removes it with the container; 4.3 does not.
         Path("/run", self.service).with_suffix(".cid").unlink(missing_ok=True)
@@ -134,21 +122,12 @@ class Node:
         shutil.rmtree(self.state, ignore_errors=True)
 
     def trouble(self) -> str:
-        logs = [
-            path.read_text().splitlines()[-30:]
-            for name in ("stderr", "neutron.log")
-            if (path := self.state / name).exists()
-        ]
         said = command("journalctl", "--lines=30", f"--unit={self.service}", "--no-pager", check=False)
-        return "\n".join((said.stdout, *(line for log in logs for line in log)))
+        return f"{said.stdout}\n{neutron.logged(self.state)}"
 
-
-class Daemon(kolla.Daemon):
-    """The agent that the node's unit runs."""
-
-    def __init__(self, node: Node) -> None:
-        super().__init__()
-        self.state = node.state
+    def inspect(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(command("podman", "container", "inspect", CONTAINER).stdout)[0]
+        return found
 
 
 def make_image() -> None:
@@ -167,9 +146,7 @@ def make_image() -> None:
 @contextmanager
 def running() -> Iterator[tuple[Node, Daemon]]:
     node = Node()
-    daemon = Daemon(node)
-    command("ip", "netns", "add", "edpm-first")  # /run/netns is there and shared
-    command("ip", "netns", "del", "edpm-first")
+    daemon = Daemon(DHCP, node.state, node.trouble)
     try:
         node.prepare()
         yield node, daemon

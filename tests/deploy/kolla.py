@@ -1,7 +1,7 @@
-"""Kolla-Ansible as its users have it: a release from PyPI, its role neutron and its own modules, against podman.
+"""Kolla-Ansible as its users have it: a release from PyPI, its role neutron and its own modules, against an engine.
 
 There are no images of Kolla's here, so the agent's is the project's Neutron image with what theirs do at a start: the
-script copy-wrappers, then the agent. The agent is root, as what theirs starts by sudo is.
+script copy-wrappers, then the agent.
 """
 
 from __future__ import annotations
@@ -12,36 +12,38 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.deploy import neutron
 from tests.deploy.conftest import CHECKOUT
+from tests.deploy.neutron import DHCP, Daemon, Kind
+from tests.lab import dockers
 from tests.lab.networks import command, command_lines, kill_process
-from tests.neutron.agents import CONFIGURATION, INSIDE, WRITABLE_SYSCTLS, policy
-from tests.neutron.releases import AGENT_IMAGE, NEWEST, VENVS
+from tests.neutron.agents import WRITABLE_SYSCTLS
+from tests.neutron.releases import AGENT_IMAGE
 
 RELEASES = ("20.6.0", "21.3.0", "22.2.0")
-VENV = VENVS[NEWEST]
-KOLLA_IMAGE = "localhost/kolla/neutron-dhcp-agent:test"
 STATE = "/var/lib/neutron/kolla"
-VOLUMES = Path("/var/lib/containers/storage/volumes")
-CONTAINER = "neutron_dhcp_agent"
-UNIT = Path(f"/etc/systemd/system/kolla-{CONTAINER}-container.service")
 HANDLERS = "ansible/roles/neutron/handlers/main.yml"
 WRAPPERS = "/usr/local/lib/neutron-wrappers"
-PATIENCE = 90
+VOLUMES = {"podman": Path("/var/lib/containers/storage/volumes"), "docker": Path("/var/lib/docker/volumes")}
+# Which of its settings has Kolla-Ansible start that agent.
+ENABLING = {
+    "dhcp": {"neutron_plugin_agent": "ovn", "neutron_ovn_dhcp_agent": "yes"},
+    "l3": {"neutron_plugin_agent": "another"},  # with openvswitch its agent would be on the host, too
+    "ovn_metadata": {"neutron_plugin_agent": "ovn"},
+}
 
 # Theirs have an init that hands signals on. The first process of a container gets none that it does not wait for, and
 # Kolla's unit waits a minute for it to end.
-START = f"""\
+START = """\
 #!/bin/sh
 set -e
-[ "$KOLLA_NEUTRON_WRAPPERS" != true ] || {WRAPPERS}/copy-wrappers
-export PYTHONPATH={INSIDE}:{CHECKOUT}/src PATH={VENV}/bin:/usr/local/bin:/usr/sbin:/usr/bin PYTHONWARNINGS=ignore
-cd {STATE}
-{VENV}/bin/python3 -B -W ignore {INSIDE}/daemon.py --config-file {STATE}/neutron.conf <questions >answers 2>>stderr &
+[ "$KOLLA_NEUTRON_WRAPPERS" != true ] || {wrappers}/copy-wrappers
+({agent}) &
 trap 'kill "$!"' TERM
 wait "$!"
 """
@@ -67,10 +69,12 @@ def venv(release: str) -> Path:
 
 @dataclass(frozen=True)
 class Operator:
-    """Who runs Kolla-Ansible: a tree of their own, an inventory with one DHCP agent, and /etc/kolla's files."""
+    """Who runs Kolla-Ansible: a tree of their own, an inventory with one agent, and /etc/kolla's files."""
 
     release: str
     home: Path
+    kind: Kind = DHCP
+    engine: str = "podman"
 
     @property
     def tree(self) -> Path:
@@ -83,33 +87,32 @@ class Operator:
     def prepare(self) -> None:
         shutil.copytree(venv(self.release) / "share/kolla-ansible", self.tree)
         self.globals.parent.mkdir(parents=True)
+        agent, group = f"neutron_{self.kind.name}_agent", group_of(self.kind)
         given = {
             "kolla_internal_vip_address": "127.0.0.1",
             "kolla_same_external_internal_vip": True,
             "network_interface": "lo",
             "neutron_external_interface": "lo",
-            "kolla_container_engine": "podman",
-            # Of all agents only that for DHCP is on this host.
-            "neutron_plugin_agent": "ovn",
-            "neutron_ovn_dhcp_agent": "yes",
+            "kolla_container_engine": self.engine,
+            **ENABLING[self.kind.name],
             "CONFIG_DIR": str(self.home / "node"),
             "node_config": str(self.home / "node"),
             "node_config_directory": str(self.home / "node"),
             # A lab cannot raise limits.
-            "neutron_dhcp_agent_dimensions": {},
-            "neutron_dhcp_agent_enable_healthchecks": "no",
-            "neutron_dhcp_agent_image_full": KOLLA_IMAGE,
-            "neutron_extra_volumes": [f"{each}:{each}:ro" for each in (VENV, INSIDE, CHECKOUT / "src")]
-            + [f"{VENV}/etc/neutron/{each}:/etc/neutron/{each}:ro" for each in ("rootwrap.conf", "rootwrap.d")],
+            f"{agent}_dimensions": {},
+            f"{agent}_enable_healthchecks": "no",
+            f"{agent}_image_full": image_of(self.kind),
+            "neutron_extra_volumes": [f"{source}:{target}:ro" for source, target in neutron.SEEN],
         }
         # JSON is YAML.
         (self.home / "etc/globals.yml").write_text(json.dumps(given))
-        (self.home / "node/neutron-dhcp-agent").mkdir(parents=True)
+        (self.home / "node" / group).mkdir(parents=True)
         groups = re.findall(
             r"^\[([\w-]+)(?::children)?\]", (self.tree / "ansible/inventory/all-in-one").read_text(), re.MULTILINE
         )
-        inventory = "".join(f"[{each}]\n" for each in dict.fromkeys(groups) if each != "neutron-dhcp-agent")
-        (self.home / "inventory").write_text(f"{inventory}[neutron-dhcp-agent]\nlocalhost ansible_connection=local\n")
+        # Of all agents only that one is on this host.
+        inventory = "".join(f"[{each}]\n" for each in dict.fromkeys(groups) if each != group)
+        (self.home / "inventory").write_text(f"{inventory}[{group}]\nlocalhost ansible_connection=local\n")
         (self.tree / "ansible/test.yml").write_text(json.dumps(PLAY))  # beside its group_vars
 
     def deploy(self, *options: str) -> dict[str, dict[str, Any]]:
@@ -121,7 +124,7 @@ class Operator:
             "PATH": f"{venv(self.release)}/bin:{os.defpath}:/usr/sbin:/sbin",
             "HOME": str(self.home),
             "LC_ALL": "C.UTF-8",
-            "PYTHONPATH": str(site),  # podman's client, for an interpreter that has dbus
+            "PYTHONPATH": str(site),  # the engines' clients, for an interpreter that has dbus
             "ANSIBLE_HOME": str(self.home / "ansible"),
             "ANSIBLE_ROLES_PATH": str(share / "roles"),
             "ANSIBLE_LIBRARY": str(share / "library"),
@@ -145,83 +148,86 @@ class Operator:
         done = subprocess.run(
             argv, env=environment, cwd=self.home, capture_output=True, text=True, timeout=300, check=False
         )
-        assert done.returncode == 0, done.stdout + done.stderr + trouble()
+        assert done.returncode == 0, done.stdout + done.stderr + Host(self.kind, self.engine).trouble()
         return {row["task"]: row["result"] for row in map(json.loads, record.read_text().splitlines())}
 
 
-class Daemon:
-    """The agent that Kolla's container runs; it talks by two pipes in its state."""
-
-    def __init__(self) -> None:
-        self.state = VOLUMES / "neutron_metadata_socket/_data"
-        self.uid = 0
-
-    def connect(self) -> None:
-        # Each open waits for the other end.
-        self.questions = (self.state / "questions").open("w")
-        self.answers = (self.state / "answers").open()
-        self.read()
-
-    def ask(self, verb: str, **arguments: Any) -> Any:
-        print(json.dumps([verb, arguments]), file=self.questions, flush=True)
-        return self.read()
-
-    def read(self) -> Any:
-        line = self.answers.readline()
-        assert line, f"the agent ended:\n{trouble()}"
-        said = json.loads(line)
-        assert "error" not in said, f"{said['error']}\n{trouble()}"
-        return said["result"]
-
-    def close(self) -> None:
-        for each in ("questions", "answers"):
-            with suppress(OSError, AttributeError):
-                getattr(self, each).close()
+def group_of(kind: Kind) -> str:
+    """Of the inventory; the agent's images and directories are called the same."""
+    return f"neutron-{kind.name.replace('_', '-')}-agent"
 
 
-def trouble() -> str:
-    state = VOLUMES / "neutron_metadata_socket/_data"
-    logs = [
-        path.read_text().splitlines()[-30:] for name in ("stderr", "neutron.log") if (path := state / name).exists()
-    ]
-    said = command("podman", "logs", "--tail=20", CONTAINER, check=False)
-    return "\n".join((said.stdout, said.stderr, *(line for log in logs for line in log)))
+def image_of(kind: Kind) -> str:
+    return f"localhost/kolla/{group_of(kind)}:test"
 
 
-def inspected() -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(command("podman", "container", "inspect", CONTAINER).stdout)[0]
-    return found
+@dataclass(frozen=True)
+class Host:
+    """On which Kolla-Ansible starts an agent."""
 
+    kind: Kind
+    engine: str
 
-def make_image() -> None:
-    scratch, made = Path("/run/kolla-image"), "kolla-image"
-    scratch.mkdir(exist_ok=True)
-    files = {"/usr/local/bin/kolla_start": START, "/usr/local/bin/kolla_set_configs": "#!/bin/sh\n"}
-    files |= {f"{WRAPPERS}/{name}": "#!/bin/sh\nexit 99\n" for name in ("dnsmasq", "haproxy")}
-    files |= {f"{WRAPPERS}/copy-wrappers": THEIR_COPY}
-    command("podman", "create", f"--name={made}", AGENT_IMAGE, "true")
-    for path, text in files.items():
-        source = scratch / path.lstrip("/")
-        source.parent.mkdir(parents=True, exist_ok=True)
-        source.write_text(text)
-        source.chmod(0o755)
-    command("podman", "cp", f"{scratch}/.", f"{made}:/")
-    changes = ('--change=CMD ["/usr/local/bin/kolla_start"]', "--change=LABEL kolla_version=test")
-    command("podman", "commit", "--quiet", *changes, made, KOLLA_IMAGE)
-    command("podman", "rm", made)
-    shutil.rmtree(scratch)
+    @property
+    def container(self) -> str:
+        return f"neutron_{self.kind.name}_agent"
 
+    @property
+    def unit(self) -> Path:
+        return Path(f"/etc/systemd/system/kolla-{self.container}-container.service")
 
-def remove_agent() -> None:
-    if UNIT.exists():
-        command("systemctl", "stop", UNIT.name, check=False)
-        command("systemctl", "disable", UNIT.name, check=False)
-        UNIT.unlink()
-    shutil.rmtree(UNIT.with_name(f"{UNIT.name}.d"), ignore_errors=True)
-    command("systemctl", "daemon-reload")
-    command("podman", "rm", "--force", "--time=0", "--ignore", CONTAINER)
-    for volume in ("neutron_metadata_socket", "kolla_logs"):
-        command("podman", "volume", "rm", "--force", volume, check=False)
+    @property
+    def state(self) -> Path:
+        """The volume that the agent has at STATE."""
+        return VOLUMES[self.engine] / "neutron_metadata_socket/_data"
+
+    def inspect(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(command(self.engine, "container", "inspect", self.container).stdout)[0]
+        return found
+
+    def inside(self, *argv: str) -> int:
+        return command(self.engine, "exec", self.container, *argv, check=False).returncode
+
+    def trouble(self) -> str:
+        said = command(self.engine, "logs", "--tail=20", self.container, check=False)
+        return "\n".join((said.stdout, said.stderr, neutron.logged(self.state)))
+
+    def make_image(self) -> None:
+        """With podman, which has the images of all tests."""
+        scratch, made = Path("/run/kolla-image"), "kolla-image"
+        scratch.mkdir(exist_ok=True)
+        start = START.format(wrappers=WRAPPERS, agent=self.kind.start(STATE))
+        files = {"/usr/local/bin/kolla_start": start, "/usr/local/bin/kolla_set_configs": "#!/bin/sh\n"}
+        files |= {f"{WRAPPERS}/{name}": "#!/bin/sh\nexit 99\n" for name in self.kind.presets}
+        files |= {f"{WRAPPERS}/copy-wrappers": THEIR_COPY}
+        command("podman", "create", f"--name={made}", AGENT_IMAGE, "true")
+        for path, text in files.items():
+            source = scratch / path.lstrip("/")
+            source.parent.mkdir(parents=True, exist_ok=True)
+            source.write_text(text)
+            source.chmod(0o755)
+        command("podman", "cp", f"{scratch}/.", f"{made}:/")
+        changes = ('--change=CMD ["/usr/local/bin/kolla_start"]', "--change=LABEL kolla_version=test")
+        command("podman", "commit", "--quiet", *changes, made, image_of(self.kind))
+        command("podman", "rm", made)
+        shutil.rmtree(scratch)
+
+    def prepare(self) -> None:
+        """Fill the agent's volume."""
+        for volume in ("neutron_metadata_socket", "kolla_logs"):
+            command(self.engine, "volume", "create", volume)
+        self.kind.prepare(self.state, STATE)
+
+    def remove_agent(self) -> None:
+        if self.unit.exists():
+            command("systemctl", "stop", self.unit.name, check=False)
+            command("systemctl", "disable", self.unit.name, check=False)
+            self.unit.unlink()
+        shutil.rmtree(self.unit.with_name(f"{self.unit.name}.d"), ignore_errors=True)
+        command("systemctl", "daemon-reload")
+        command(self.engine, "rm", "--force", self.container, check=False)
+        for volume in ("neutron_metadata_socket", "kolla_logs"):
+            command(self.engine, "volume", "rm", "--force", volume, check=False)
 
 
 def end_monitors() -> None:
@@ -232,42 +238,45 @@ def end_monitors() -> None:
 
 
 @contextmanager
-def host() -> Iterator[Daemon]:
-    """A host for Kolla-Ansible: podman's socket, the image, and the agent's configuration in its volume."""
-    command("systemctl", "start", "podman.socket")
+def directories() -> Iterator[None]:
+    """What agents mount that hosts of Kolla-Ansible have: modules, and Open vSwitch's, on a mount that is shared."""
+    openvswitch = Path("/run/openvswitch")
+    Path("/lib/modules").mkdir(exist_ok=True)
+    openvswitch.mkdir()
+    command("mount", "--bind", str(openvswitch), str(openvswitch))
+    try:
+        command("mount", "--make-shared", str(openvswitch))
+        yield
+    finally:
+        command("umount", str(openvswitch))
+        openvswitch.rmdir()
+
+
+@contextmanager
+def running(kind: Kind, engine: str) -> Iterator[tuple[Host, Daemon]]:
+    """A host for Kolla-Ansible: the engine, the image, the agent's configuration in its volume, and its policies."""
+    host = Host(kind, engine)
     command("ip", "netns", "add", "kolla-first")  # /run/netns is there and shared
     command("ip", "netns", "del", "kolla-first")
-    make_image()
-    daemon = Daemon()
-    try:
-        command("podman", "volume", "create", "neutron_metadata_socket")
-        command("podman", "volume", "create", "kolla_logs")
-        for name in ("lock", "metadata"):
-            (daemon.state / name).mkdir()
-        for name in ("questions", "answers"):
-            os.mkfifo(daemon.state / name)
-        rootwrap = f"{VENV}/bin/neutron-rootwrap"
-        text = CONFIGURATION.format(
-            state=STATE,
-            privsep=f"{VENV}/bin/privsep-helper",
-            isolated=False,
-            kill_scripts="/etc/neutron/kill_scripts",
-            interval=1,
-            settings="",
-            root_helper=f"{rootwrap} /etc/neutron/rootwrap.conf",
-            root_helper_daemon=f"{rootwrap}-daemon /etc/neutron/rootwrap.conf",
-        )
-        (daemon.state / "neutron.conf").write_text(text)
-        yield daemon
-    finally:
-        daemon.close()
-        remove_agent()
-        command("podman", "rmi", "--force", KOLLA_IMAGE, check=False)
-        end_monitors()
-        command("systemctl", "stop", "podman.socket", "podman.service")
-
-
-def own_policy(preset: str) -> str:
-    """Of an agent that is root in its container, with Kolla's paths."""
-    text = policy(preset, VOLUMES / "neutron_metadata_socket/_data")
-    return re.sub(r"(?m)^(state_on_host = .*)", rf'\1\nstate = "{STATE}"', text)
+    with ExitStack() as around:
+        around.enter_context(directories())
+        command("systemctl", "start", "podman.socket")
+        around.callback(command, "systemctl", "stop", "podman.socket", "podman.service")
+        around.callback(end_monitors)
+        around.callback(command, "podman", "rmi", "--force", image_of(kind), check=False)
+        host.make_image()
+        if engine == "docker":
+            around.enter_context(dockers.running_docker(dockers.HELPERS, image_of(kind)))
+        around.callback(host.remove_agent)
+        host.prepare()
+        daemon = Daemon(kind, host.state, host.trouble, engine)
+        around.callback(daemon.close)
+        for name, text in kind.policies(host.state, STATE, engine).items():
+            policy = daemon.services[{preset: program for program, preset in kind.presets.items()}[name]].places.policy
+            policy.parent.mkdir(exist_ok=True)
+            policy.write_text(text)
+        try:
+            yield host, daemon
+        finally:
+            for service in daemon.services.values():
+                service.disable()

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from sidespawn.testing.network import remove_namespace
-from tests.deploy import edpm, kolla
+from tests.deploy import edpm
 from tests.deploy.conftest import CHECKOUT, Ansible
-from tests.deploy.edpm import IMAGE, QUADLET, Daemon, Node
+from tests.deploy.edpm import CONTAINER, IMAGE, QUADLET, Node
+from tests.deploy.neutron import PATIENCE, Daemon
 from tests.deploy.texts import PACKAGE, module_utils
 from tests.lab.networks import SIDESPAWN, Service, command, wait_until
 from tests.neutron import networks
@@ -84,7 +85,7 @@ def test_the_agent_of_a_node_serves_its_network_without_privileges(ansible: Ansi
     ansible.play(tasks, variables=variables)
     assert place.unit.read_text() == theirs
     daemon.connect()
-    held = kolla.inspected()
+    held = place.inspect()
     assert held["HostConfig"]["Privileged"] is False
     assert not {"CAP_SYS_PTRACE", "CAP_SYS_MODULE", "CAP_MKNOD"} & set(held["EffectiveCaps"])
     targets = [each["Destination"] for each in held["Mounts"]]
@@ -93,12 +94,12 @@ def test_the_agent_of_a_node_serves_its_network_without_privileges(ansible: Ansi
     ]
     for wrapper in ("/usr/sbin/dnsmasq", "/usr/local/bin/dnsmasq"):
         assert wrapper in targets
-        assert command("podman", "exec", kolla.CONTAINER, "sh", "-c", f"echo >>{wrapper}", check=False).returncode != 0
+        assert command("podman", "exec", CONTAINER, "sh", "-c", f"echo >>{wrapper}", check=False).returncode != 0
     assert scanned() == set()
     try:
         assert f"Wants=sidespawn-spool@{SERVICE}.service\n" in Path(f"{place.unit}.d/50-sidespawn.conf").read_text()
         assert not any(ansible.play(tasks, variables=variables).changed.values())
-        assert kolla.inspected()["Id"] == held["Id"]
+        assert place.inspect()["Id"] == held["Id"]
         served(place, daemon)
         gone = variables | {"edpm_sidespawn_state": "absent", "edpm_sidespawn_restart": False}
         assert ansible.play(tasks, variables=gone).changed[
@@ -115,7 +116,7 @@ def test_the_agent_of_a_node_serves_its_network_without_privileges(ansible: Ansi
 def scanned() -> set[str]:
     """What `sidespawn scan` finds in the agent's unit and container."""
     found = json.loads(command(*SIDESPAWN, "scan", "--json", check=False).stdout)["findings"]
-    return {each["found"] for each in found if kolla.CONTAINER in each["where"]}
+    return {each["found"] for each in found if CONTAINER in each["where"]}
 
 
 def served(node: Node, daemon: Daemon) -> None:
@@ -126,7 +127,7 @@ def served(node: Node, daemon: Daemon) -> None:
     with lan(daemon, network["id"]) as made:  # type: ignore[arg-type]  # of an agent only its state
         try:
             daemon.ask("create_network", network=network)
-            wait_until(lambda: port["id"] in daemon.ask("ready"), kolla.PATIENCE)
+            wait_until(lambda: port["id"] in daemon.ask("ready"), PATIENCE)
             connect(made)
             lease = made.clients[0].ask(5)
             assert lease is not None
@@ -136,11 +137,11 @@ def served(node: Node, daemon: Daemon) -> None:
             command("chown", "-R", f"{edpm.NEUTRON}:{edpm.NEUTRON}", str(node.state))
             (before,) = pids(name)
             command("podman", "kill", name)
-            wait_until(lambda: bool(pids(name) - {before}), kolla.PATIENCE)
+            wait_until(lambda: bool(pids(name) - {before}), PATIENCE)
             again = made.clients[0].ask(5)
             assert again is not None
             daemon.ask("delete_network", network_id=network["id"])
-            wait_until(lambda: running() == {}, kolla.PATIENCE)
+            wait_until(lambda: running() == {}, PATIENCE)
         finally:
             remove_namespace(f"qdhcp-{network['id']}")
 

@@ -41,7 +41,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--release", type=Release, choices=tuple(Release), default=Release.TRIXIE)
     group.addoption("--module", type=Module, choices=tuple(Module), default=Module.APPARMOR)
     group.addoption("--report", type=Path, help="write versions and parts to this file, as JSON")
-    group.addoption("--all", action="store_true", help="also what takes long")
     group.addoption("--short", action="store_true", help="only what CI runs each time")
 
 

@@ -108,7 +108,6 @@ security_opt:
     # Only the exact word `ro` is read-only to Kolla-Ansible's podman worker.
     ("kolla", "full"): f"""\
 - "{RUN}/spool:{RUN}/spool"
-- "{RUN}/agent/dnsmasq:/usr/sbin/dnsmasq:ro"
 - "{RUN}/agent/dnsmasq:/usr/local/lib/neutron-wrappers/dnsmasq:ro"
 - "{RUN}/agent/dnsmasq-kill:/etc/neutron/kill_scripts/dnsmasq-kill:ro"
 """,

@@ -13,7 +13,7 @@ import click
 
 from sidespawn.errors import Reason, SidespawnError
 from sidespawn.setup import agent_options
-from sidespawn.setup.agent_options import AgentOptions, Mount, podman_options, security_options
+from sidespawn.setup.agent_options import AgentOptions, podman_options, security_options
 
 # At its start Kolla's container copies what is here into /usr/local/bin, which sudo searches first.
 KOLLA_WRAPPERS = "/usr/local/lib/neutron-wrappers"
@@ -74,16 +74,12 @@ def kolla(options: AgentOptions) -> Iterator[str]:
     """Items of a list such as neutron_dhcp_agent_extra_volumes.
 
     Kolla-Ansible's podman worker knows `ro` and `shared` as modes and takes everything else for writable and rprivate,
-    `ro,rprivate` too. Security options are no part of this list.
+    `ro,rprivate` too. A source is mounted once only, and with docker a second time is an error, so a wrapper is only
+    where Kolla's agents copy wrappers from at their start. Security options are no part of this list.
     """
     for each in options.mounts:
-        for target in targets_in_kolla(each):
-            yield f"- {json.dumps(f'{each.source}:{target}' if each.writable else f'{each.source}:{target}:ro')}"
-
-
-def targets_in_kolla(mount: Mount) -> tuple[str, ...]:
-    """A wrapper is found by sudo in one place, and by rootwrap in another."""
-    return (mount.target, f"{KOLLA_WRAPPERS}/{mount.program}") if mount.program else (mount.target,)
+        target = f"{KOLLA_WRAPPERS}/{each.program}" if each.program else each.target
+        yield f"- {json.dumps(f'{each.source}:{target}' if each.writable else f'{each.source}:{target}:ro')}"
 
 
 SYNTAXES: Mapping[str, Callable[[AgentOptions], Iterator[str]]] = {

@@ -24,7 +24,7 @@ options:
       - V(quadlet), lines for the section C([Container]).
       - V(compose), the long syntax, which docker modules take as well.
       - V(kolla), for lists such as C(neutron_dhcp_agent_extra_volumes). Kolla-Ansible takes every mode but C(ro) and
-        C(shared) for writable.
+        C(shared) for writable, and mounts a source once only.
       - V(edpm), as V(podman), with each wrapper in /usr/local/bin as well, where EDPM's agents look first.
     type: str
     choices: [podman, quadlet, compose, kolla, edpm]
@@ -90,8 +90,8 @@ def compose(mount: dict[str, Any]) -> list[dict[str, Any]]:
 
 def kolla(mount: dict[str, Any]) -> list[str]:
     mode = "" if mount["writable"] else ":ro"
-    more = [f"{KOLLA_WRAPPERS}/{mount['program']}"] if mount["program"] else []
-    return [f"{mount['source']}:{target}{mode}" for target in (mount["target"], *more)]
+    target = f"{KOLLA_WRAPPERS}/{mount['program']}" if mount["program"] else mount["target"]
+    return [f"{mount['source']}:{target}{mode}"]
 
 
 def edpm(mount: dict[str, Any]) -> list[str]:
