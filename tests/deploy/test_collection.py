@@ -327,6 +327,43 @@ def test_a_debian_package_is_installed_once(ansible: Ansible, tmp_path: Path) ->
         command("dpkg", "--purge", name, check=False)
 
 
+SPECIFICATION = """\
+Name: {name}
+Version: 1
+Release: 1
+Summary: x
+License: x
+BuildArch: noarch
+%description
+%files
+"""
+
+
+def test_an_rpm_is_installed_once_and_only_unsigned_if_told(ansible: Ansible, tmp_path: Path) -> None:
+    """By dnf, which Debian has as well. A package of no content."""
+    name = "sidespawn-of-the-test"
+    (tmp_path / "test.spec").write_text(SPECIFICATION.format(name=name))
+    command("rpmbuild", "-bb", "--quiet", f"--define=_topdir {tmp_path}", str(tmp_path / "test.spec"))
+    (package,) = (tmp_path / "RPMS").rglob("*.rpm")
+    tasks, variables = installing(
+        install_method="rpm", install_file=str(package), install_directory=str(tmp_path / "packages")
+    )
+    try:
+        ran = ansible.play(tasks, check=False, variables=variables)
+        assert ran.code != 0
+        assert "GPG" in ran.output
+        assert command("rpm", "--query", name, check=False).returncode != 0
+        variables["install_rpm_check_signature"] = False
+        assert "Install the package" in changes(ansible.play(tasks, "--check", variables=variables))
+        assert command("rpm", "--query", name, check=False).returncode != 0
+        assert changes(ansible.play(tasks, variables=variables)) == {"Install the package"}
+        assert command("rpm", "--query", name).stdout == f"{name}-1-1.noarch\n"
+        assert changes(ansible.play(tasks, variables=variables)) == set()
+        assert changes(ansible.play(tasks, "--check", variables=variables)) == set()
+    finally:
+        command("rpm", "--erase", name, check=False)
+
+
 def test_a_host_that_is_not_fit_fails_the_installation(ansible: Ansible, tmp_path: Path) -> None:
     finding = {"state": "problem", "message": "requests cannot be served"}
     (tmp_path / "sidespawn").write_text(f"#!/bin/sh\necho '{json.dumps({'host': {'findings': [finding]}})}'\nexit 69\n")
