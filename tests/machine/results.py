@@ -46,6 +46,7 @@ PARTS = {
     "package": "the package's life: install, upgrade under load, remove, purge",
     "reboot": "after a reboot all comes back by itself; the agent is the Quadlet unit of [agents.md](agents.md)",
     "power-cut": "the same after the power failed",
+    "edpm": "[EDPM](edpm.md)'s unit by podman's own generator: a lease without privileges, also after a reboot",
     "limits": "limits of memory and tasks act, with podman and systemd",
     "limits-docker": "the same with docker",
     "versions": "agents live on while the host changes between 0.1.0 and this version",
