@@ -102,10 +102,11 @@ class Ansible:
         tasks: list[dict[str, Any]],
         variables: Mapping[str, object],
         when: Callable[[], bool],
+        *options: str,
         **environment: str,
     ) -> None:
         """Run the tasks, and kill everything that runs for them once something is so."""
-        argv = self.playbook(tasks, variables)
+        argv = self.playbook(tasks, variables, *options)
         mark = f"SIDESPAWN_INTERRUPTED={uuid.uuid4()}"  # Ansible's workers have sessions of their own
         environment = self.environment | environment | dict([mark.split("=")])
         process = subprocess.Popen(

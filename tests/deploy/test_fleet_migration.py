@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,16 @@ cd {CHECKOUT} && exec /usr/bin/python3 -m lab exec --name "$1" -- sh -c "$2"
 """
 # dnsmasq's shortest lease is of two minutes: a client has a minute from its first renewal until the lease ends.
 LONGEST = 10 * SLOWNESS
+# Steps that a file shows; the others are podman's.
+RECORDED, ENABLED, DISABLED = "recorded", "enabled", "disabled"
+MIGRATION = (RECORDED, ENABLED, "stop", "rename", "create", "start")
+WAY_BACK = ("stop", "rm", "rename", "start", DISABLED)
+# podman, which says when it has done what is named, and then waits to be killed. A lab's commands get this variable.
+PODMAN = """\
+#!/bin/sh
+/usr/bin/podman "$@" || exit
+[ "$1" != "$SIDESPAWN_INTERRUPT_AFTER" ] || { touch /run/interrupted; exec sleep 1000; }
+"""
 MIGRATE, ROLLBACK = (
     [{"name": "role", "ansible.builtin.include_role": {"name": f"sidespawn.host.{role}"}}]
     for role in ("migrate", "rollback")
@@ -68,7 +79,7 @@ class Remote:
         return json.loads(line)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def remotes() -> Iterator[tuple[Remote, ...]]:
     names = [f"fleet-{os.getpid()}-{number}" for number in (1, 2)]
     python = str(CHECKOUT / ".venv/bin/python")
@@ -90,9 +101,10 @@ def remotes() -> Iterator[tuple[Remote, ...]]:
         yield tuple(made)
 
 
-@pytest.fixture
-def fleet(ansible: Ansible, remotes: tuple[Remote, ...], tmp_path: Path) -> Ansible:
-    ssh = tmp_path / "ssh"
+@pytest.fixture(scope="module")
+def fleet(ansible: Ansible, remotes: tuple[Remote, ...], tmp_path_factory: pytest.TempPathFactory) -> Ansible:
+    home = tmp_path_factory.mktemp("fleet")
+    ssh = home / "ssh"
     ssh.write_text(SSH)
     ssh.chmod(0o755)
     reached = {
@@ -103,7 +115,7 @@ def fleet(ansible: Ansible, remotes: tuple[Remote, ...], tmp_path: Path) -> Ansi
         "ansible_ssh_pipelining": True,
     }
     hosts = {each.name: reached | each.ask("variables") for each in remotes}
-    inventory = tmp_path / "inventory.json"
+    inventory = home / "inventory.json"
     inventory.write_text(json.dumps({"all": {"hosts": hosts}}))
     return replace(ansible, inventory=inventory, batches=(("serial", 1), ("max_fail_percentage", 0)))
 
@@ -140,6 +152,73 @@ def test_a_fleet_migrates_and_comes_back_and_loses_no_renewal(fleet: Ansible, re
     for each in remotes:
         assert each.ask("state") == before[each]
         assert_served(each)
+
+
+@pytest.mark.long
+def test_hosts_that_are_killed_at_each_step_end_as_one_that_was_not(
+    fleet: Ansible, remotes: tuple[Remote, ...]
+) -> None:
+    first, second = remotes
+    before = {each: each.ask("state") for each in remotes}
+    fleet.play(MIGRATE, f"--limit={first.name}")
+    for step in MIGRATION:
+        interrupt(fleet, MIGRATE, second, step)
+    fleet.play(MIGRATE)
+    assert_migrated(second, as_well_as=first)
+    for each in remotes:
+        assert_served(each)
+    for step in WAY_BACK:
+        interrupt(fleet, ROLLBACK, first, step)
+        assert second.ask("state")["own helpers"] == NETWORKS
+    fleet.play(ROLLBACK)
+    for each in remotes:
+        assert each.ask("state") == before[each]
+        assert_served(each)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("number", [0, 1], ids=["first", "second"])
+@pytest.mark.parametrize(("there", "back"), tuple(zip_longest(MIGRATION, WAY_BACK)), ids=MIGRATION)
+def test_one_kill_at_any_step_on_any_host_does_not_change_the_end(
+    fleet: Ansible, remotes: tuple[Remote, ...], number: int, there: str, back: str | None
+) -> None:
+    killed, other = remotes[number], remotes[1 - number]
+    before = {each: each.ask("state") for each in remotes}
+    for each in remotes:
+        each.ask("waits")
+    interrupt(fleet, MIGRATE, killed, there)
+    fleet.play(MIGRATE)
+    assert_migrated(killed, as_well_as=other)
+    if back:
+        interrupt(fleet, ROLLBACK, killed, back)
+    fleet.play(ROLLBACK)
+    for each in remotes:
+        assert each.ask("state") == before[each]
+        assert_served(each)
+
+
+def interrupt(fleet: Ansible, tasks: list[dict[str, Any]], host: Remote, step: str) -> None:
+    """Run the tasks on this host, and kill all that runs for them, there as well, when it has done this step."""
+    policies, limit = host.root / "etc/sidespawn", f"--limit={host.name}"
+    podman, says = host.root / "usr/local/bin/podman", host.root / "run/interrupted"
+    seen = {
+        RECORDED: (host.root / f"{DIRECTORY[1:]}/record/before.json").exists,
+        ENABLED: lambda: any(policies.glob("*.toml")),
+        DISABLED: lambda: not any(policies.glob("*.toml")),
+    }
+    podman.write_text(PODMAN)
+    podman.chmod(0o755)
+    try:
+        fleet.interrupt(tasks, {}, seen.get(step, says.exists), limit, SIDESPAWN_INTERRUPT_AFTER=step)
+    finally:
+        podman.unlink()
+        says.unlink(missing_ok=True)
+
+
+def assert_migrated(host: Remote, *, as_well_as: Remote) -> None:
+    end = host.ask("end")
+    assert (end["own helpers"], end["former helpers"], end["status"]) == (NETWORKS, 0, "running")
+    assert end == as_well_as.ask("end")
 
 
 def assert_served(host: Remote) -> None:

@@ -8,6 +8,7 @@ It answers the lines that it reads, each a verb, with lines of JSON, and leaves 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from tests.deploy.hosts import IMAGE, Host
 from tests.lab.conftest import new_service
 from tests.lab.networks import command
 
-NETWORKS = 10
+NETWORKS = int(os.environ.get("SIDESPAWN_NETWORKS", "10"))
 
 
 class FleetHost:
@@ -44,6 +45,24 @@ class FleetHost:
     def variables(self) -> dict[str, Any]:
         """Of both roles."""
         return self.host.role("migrate")[1] | self.host.role("rollback")[1]
+
+    def end(self) -> dict[str, Any]:
+        """What a migration has made of it, in words that do not differ from host to host."""
+        state = self.state()
+        made, former = state.pop("agent"), self.host.inspect(f"{self.host.agent}-before-sidespawn")
+        text = json.dumps(
+            state
+            | {
+                "created by": made["Config"]["CreateCommand"],
+                "status": self.host.inspect()["State"]["Status"],
+                "mounts": sorted(each["Destination"] for each in made["Mounts"]),
+                "former": [former["State"]["Status"], former["Config"]["CreateCommand"]],
+            }
+        )
+        for number, each in enumerate(sorted(self.host.networks, key=lambda each: each.netns)):
+            text = text.replace(each.netns, f"network {number}")
+        found: dict[str, Any] = json.loads(text.replace(self.host.service.name, "the service"))
+        return found
 
     def state(self) -> dict[str, Any]:
         return {
@@ -86,7 +105,7 @@ class FleetHost:
 
 def main() -> None:
     host = FleetHost(Path(sys.argv[1]))
-    verbs: tuple[Callable[[], Any], ...] = (host.variables, host.state, host.waits, host.spoil, host.mend)
+    verbs: tuple[Callable[[], Any], ...] = (host.variables, host.state, host.end, host.waits, host.spoil, host.mend)
     answers = {each.__name__: each for each in verbs}
     print(json.dumps(None), flush=True)
     for line in sys.stdin:
