@@ -101,7 +101,7 @@ def engine_name(policy: Policy | None) -> str:
 
 
 def end_starts(places: Places, policy: Policy | None) -> None:
-    """What is being started needs its pins. An engine that does not answer is asked again when they are gone."""
+    """End starts, which need their pins. An engine that does not answer is asked again once they are gone."""
     if engine_name(policy) != "podman":  # a start of the service's podman ends with it
         with suppress(LaunchError):
             get_engine(engine_name(policy), places.service).reap(places.service)

@@ -70,7 +70,7 @@ def of_docker() -> Iterator[Container]:
 
 
 def bound(volumes: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """Of volumes that are another directory or file of the host: which, by where the engine has the volume."""
+    """The directory or file of the host behind each volume that stands for one, by where the engine has the volume."""
     found = {}
     for each in volumes:
         options = each.get("Options") or {}

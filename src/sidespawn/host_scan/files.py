@@ -107,7 +107,7 @@ def units(root: Path, sources: Sources) -> Iterator[Finding]:
 
 
 def volumes(root: Path, sources: Sources) -> Iterator[Finding]:
-    """Of Quadlet, which containers mount by name."""
+    """Quadlet's volumes, which containers mount by name."""
     for path, lines in files(root, VOLUMES):
         for number, line in lines:
             key, _, value = mounts.with_runtime_directory(line).partition("=")
