@@ -19,7 +19,7 @@ SOURCE = Path(presets.__file__).parent.parent.parent
 
 
 # They boot machines, which takes minutes, or need what a lab has not.
-ONLY_WHEN_NAMED = tuple(Path(__file__).parent / name for name in ("host", "machine"))
+ONLY_WHEN_NAMED = tuple(Path(__file__).parent / name for name in ("host", "machine", "kubernetes/node"))
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -72,6 +72,7 @@ class Containerd:
     home: Path
     runtime: Path = RUNTIME
     address: Path | None = None
+    has_slices: bool = True  # of systemd for control groups, as kubelet names them unless it makes none
     client: subprocess.Popen[str] | None = field(default=None, repr=False)
 
     @property
@@ -158,7 +159,7 @@ class Containerd:
         for name, binary in (("runc", "runc"), ("sidespawn", self.runtime), ("sidespawn-agent", AGENT_RUNTIME)):
             place = f"[plugins.'{plugin}'.containerd.runtimes.{name}"
             handlers += f"{place}]\nruntime_type = 'io.containerd.runc.v2'\n"
-            handlers += f"{place}.options]\nBinaryName = '{binary}'\nSystemdCgroup = true\n"
+            handlers += f"{place}.options]\nBinaryName = '{binary}'\nSystemdCgroup = {str(self.has_slices).lower()}\n"
             handlers += f"Root = '{RUNC}'\n" if name == "sidespawn" else ""
         return (
             f"version = {version}\nroot = '/var/lib/containerd/{self.version}'\nstate = '{self.home}/state'\n"
@@ -174,11 +175,13 @@ class Containerd:
 
 
 @contextmanager
-def running(version: str, *images: str, runtime: Path = RUNTIME, address: Path | None = None) -> Iterator[Containerd]:
+def running(
+    version: str, *images: str, runtime: Path = RUNTIME, address: Path | None = None, has_slices: bool = True
+) -> Iterator[Containerd]:
     if not (PROGRAMS[version].exists() and PYTHON.exists() and PROTOS.exists()):
         pytest.skip("needs containerd and a client of CRI in .cache, which ./dev test kubernetes unpacks")
     home = Path(f"/run/test-containerd-{version}")
-    containerd = Containerd(version=version, home=home, runtime=runtime, address=address)
+    containerd = Containerd(version=version, home=home, runtime=runtime, address=address, has_slices=has_slices)
     assert not Path(containerd.socket).exists(), "another containerd is there"
     make_pause()
     containerd.start()
