@@ -45,7 +45,7 @@ def listed(directory: str) -> Callable[[], None]:
 def connected(path: str) -> Callable[[], None]:
     def work() -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as there:
-            there.connect(HOST + path)
+            there.connect(HOST + path.format(**given))
 
     return work
 
@@ -103,6 +103,7 @@ DENIED: dict[str, Callable[[], None]] = {
     "make a file among what podman keeps in /run": made_in("/run/containers"),
     "talk to systemd": connected("/run/systemd/private"),
     "talk to D-Bus": connected("/run/dbus/system_bus_socket"),
+    "talk to the service's podman": connected("{podman}"),
     "read a file by a process's root": tries.root_of_a_process,
     "read its environment": tries.environment,
     "signal it": tries.signalled,

@@ -78,6 +78,7 @@ def ground() -> Iterator[Ground]:
             more = {
                 "home": str(places.home), "spool": str(places.spool), "wrapper": wrapper, "policy": str(places.policy),
                 "wrapper_on_host": str(service.wrapper), "compiled": str(places.compiled),
+                "podman": str(places.podman),
                 "syscalls": "/run/sidespawn/agent-seccomp.json", "at_home": str(secret),
             }  # fmt: skip
             yield Ground(service=service, enabled=enabled, given=given | more)
@@ -154,7 +155,8 @@ def test_the_docs_name_all_of_it() -> None:
 
 @pytest.fixture(scope="module")
 def agent(ground: Ground) -> Iterator[AgentContainer]:
-    """With what `enable` prints, and the two capabilities of the recipe."""
+    """With what `enable` prints and the capabilities of the recipe. Modules of the kernel are the host's to load."""
+    command("modprobe", "veth")
     made = AgentContainer(
         name=f"{ground.service.name}-agent", image=AGENT_IMAGE, state=ground.service.state,
         service_options=tuple(ground.enabled["podman_options"]),
