@@ -38,20 +38,24 @@ def restless_service(*lines: str, engine: str = ENGINE, wake: str = "doorbell") 
     try:
         yield made
     finally:
-        shutil.rmtree(drop_in_of(made).parent)
+        shutil.rmtree(drop_in_of(made.unit).parent)
         command("systemctl", "daemon-reload")
         made.clean()
 
 
 def drop_in(service: Service, *lines: str) -> None:
-    path = drop_in_of(service)
+    options_for(service.unit, "RestartSec=20ms", *lines)
+
+
+def options_for(unit: str, *lines: str) -> None:
+    path = drop_in_of(unit)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("[Service]\n" + "".join(f"{line}\n" for line in ("RestartSec=20ms", *lines)))
+    path.write_text("[Service]\n" + "".join(f"{line}\n" for line in lines))
     command("systemctl", "daemon-reload")
 
 
-def drop_in_of(service: Service) -> Path:
-    return DROP_INS / f"{service.unit}.d" / "test.conf"
+def drop_in_of(unit: str) -> Path:
+    return DROP_INS / f"{unit}.d" / "test.conf"
 
 
 class Answers:

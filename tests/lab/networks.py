@@ -259,9 +259,9 @@ def unit_state(unit: str) -> str:
     return command("systemctl", "show", "--property=ActiveState", "--value", unit).stdout.strip()
 
 
-def starts(service: Service) -> int:
-    """How often systemd has started it."""
-    done = command("journalctl", "--quiet", "--output=cat", f"UNIT={service.unit}", "JOB_TYPE=start")
+def starts(service: Service, unit: str = "") -> int:
+    """How often systemd has started it, or that unit of it."""
+    done = command("journalctl", "--quiet", "--output=cat", f"UNIT={unit or service.unit}", "JOB_TYPE=start")
     return done.stdout.count("Started ")
 
 
