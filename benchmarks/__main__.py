@@ -51,6 +51,12 @@ def outliving(_context: click.Context, _parameter: click.Parameter, given: Any) 
 @click.option("--limit", type=click.FloatRange(0.1), default=30.0, show_default=True, help="Minutes for each part.")
 @click.option("--seed", type=int, default=1, show_default=True, help="Of the order of the ways within each round.")
 @click.option("--no-older", is_flag=True, help="Leave out the older patterns.")
+@click.option(
+    "--beside",
+    multiple=True,
+    metavar="[NAME=]COMMIT",
+    help="Measure this earlier commit's podman engine, too; may be repeated.",
+)
 @click.option("--without", multiple=True, metavar="WAY", help="Leave out this row of the table; may be repeated.")
 @click.option(
     "--plots", "plots_directory", type=click.Path(path_type=Path), callback=outliving, help="Write plots (SVG) here."
@@ -58,7 +64,8 @@ def outliving(_context: click.Context, _parameter: click.Parameter, given: Any) 
 @click.option("--list", "is_list", is_flag=True, help="Name the parts and end.")
 def main(
     *, quick: bool, json_file: Any, only: tuple[str, ...], engines: tuple[str, ...], rounds: int | None, limit: float,
-    seed: int, no_older: bool, without: tuple[str, ...], plots_directory: Path | None, is_list: bool,
+    seed: int, no_older: bool, beside: tuple[str, ...], without: tuple[str, ...], plots_directory: Path | None,
+    is_list: bool,
 ) -> None:  # fmt: skip
     """How long sidespawn takes, beside the bare engine and older patterns, measured in the same rounds."""
     known = {part.name: part for part in (QUICK if quick else PARTS)}
@@ -77,8 +84,9 @@ def main(
     try:
         with (
             interruptible(),
-            stage(rows, QUICK_LINGER if quick else LINGER, older=not (no_older or quick)) as (staged, networks),
+            stage(rows, QUICK_LINGER if quick else LINGER, older=not (no_older or quick), beside=beside) as given,
         ):
+            staged, networks = given
             ways = compared(staged) if quick else staged
             require_known("--without", without, [way.name for way in ways])
             left_out = {way.name: problem for way in ways if (problem := try_once(way, networks(1)))}

@@ -10,11 +10,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
+from benchmarks import older
 from benchmarks.processes import load, memory_of, parent_of
 from benchmarks.ways import Sidespawn, Way
 from tests.lab.networks import Network, dnsmasqs
 
 BURSTS = (10, 50, 100, 200, 1000)
+NETWORKS = 200
+SYNC_THREADS = 4  # Neutron's num_sync_threads: networks that a DHCP agent works on side by side
 OLDER_ROUNDS = 3  # of the older patterns, which take their time
 HELD = 20  # side containers whose memory is measured
 REST = 1.0  # seconds in which nothing runs before a cold start, the bare engine's as well
@@ -32,19 +35,24 @@ class Part:
     loaded: bool = False
     stop: bool = False
     memory: bool = False
-    older: bool = False  # whether the older patterns are measured, too
+    at_once: int | None = None  # requests of an agent that are under way at a time; None: all
+    older: tuple[str, ...] = ()  # the older patterns that are measured, too
     docker: bool = True  # whether docker is
     seconds: float | None = None  # for all its rounds, in the short form; else as many as the caller says
 
 
+PATTERNS = (older.Tripleo.name, older.Nsenter.name)
+
+
 def burst(size: int) -> Part:
+    patterns = PATTERNS if size <= 50 else ()
     return Part(
-        name=f"burst-{size}", what=f"{size} requests at once, to the last one running", size=size, older=size <= 50
+        name=f"burst-{size}", what=f"{size} requests at once, to the last one running", size=size, older=patterns
     )
 
 
 PARTS = (
-    Part(name="warm", what="one request while the service runs", older=True),
+    Part(name="warm", what="one request while the service runs", older=PATTERNS),
     Part(name="cold", what="one request when nothing has run for a while", cold=True),
     Part(name="stop", what="ending one, until everything of it is gone", stop=True),
     Part(name="loaded-warm", what="as warm, all processors busy", loaded=True),
@@ -52,6 +60,15 @@ PARTS = (
     Part(name="loaded-burst-10", what="10 requests at once, all processors busy", size=10, loaded=True),
     Part(name="memory", what=f"beside the program, for each of {HELD} side containers", size=HELD, memory=True),
     *map(burst, BURSTS),
+    Part(
+        name=f"restart-{NETWORKS}",
+        what=f"an agent with {NETWORKS} networks starts and nothing has run for a while, to the last one running",
+        size=NETWORKS,
+        at_once=SYNC_THREADS,
+        cold=True,
+        docker=False,
+        older=(older.Nsenter.name,),
+    ),
 )
 # Most of the time goes to the part whose rounds differ most, and rest before each start.
 QUICK = (
@@ -94,7 +111,7 @@ def measure(
             note(f"{part.name}: {number} of {rounds} rounds, its time is over")
             return
         note(f"{part.name}: round {number + 1} of {rounds}")
-        shuffled = [each for each in ways if not each.is_older or (part.older and number < OLDER_ROUNDS)]
+        shuffled = [each for each in ways if not each.is_older or (each.name in part.older and number < OLDER_ROUNDS)]
         shuffled = [each for each in shuffled if part.docker or "docker" not in each.name]
         order.shuffle(shuffled)
         for way in shuffled:
@@ -108,7 +125,7 @@ def sample(part: Part, way: Way, networks: Sequence[Network], number: int) -> It
         if part.cold:
             time.sleep(REST)
         with load(2 * (os.cpu_count() or 1)) if part.loaded else nullcontext():
-            found = way.start(networks)
+            found = way.start(networks, part.at_once)
         lost = max(found.lost, len(networks) - running(networks))
         seconds, memory, resident = found.seconds, None, None
         if part.stop:

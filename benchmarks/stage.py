@@ -7,18 +7,22 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from benchmarks.older import Nsenter, Tripleo
 from benchmarks.processes import MESSAGES
-from benchmarks.ways import PIN, Bare, Older, Row, Sidespawn, Way
+from benchmarks.ways import ENGINES, PIN, Bare, Earlier, Older, Row, Sidespawn, Way
+from tests.lab.before import unpack
 from tests.lab.networks import SIDESPAWN, Network, Service, command
 
 Networks = Callable[[int], Sequence[Network]]
 
 
 @contextmanager
-def stage(rows: Sequence[Row], linger: int, *, older: bool) -> Iterator[tuple[list[Way], Networks]]:
-    """The ways to compare, and what gives them networks."""
+def stage(
+    rows: Sequence[Row], linger: int, *, older: bool, beside: Sequence[str] = ()
+) -> Iterator[tuple[list[Way], Networks]]:
+    """The ways to compare, and what gives them networks. `beside` are earlier commits."""
     name = f"bench-{uuid.uuid4().hex[:6]}"
     state = Path("/var/lib") / f"sidespawn-{name}"  # where only root can write, as a host's is
     ways: list[Way] = []
@@ -30,6 +34,15 @@ def stage(rows: Sequence[Row], linger: int, *, older: bool) -> Iterator[tuple[li
         stack.callback(MESSAGES.unlink, missing_ok=True)
         networks: list[Network] = []
         stack.callback(remove_networks, networks)
+        for number, each in enumerate(beside):
+            label, _, commit = each.rpartition("=")
+            unpacked = unpack(Path(stack.enter_context(TemporaryDirectory(prefix="sidespawn-bench-"))), commit)
+            service = Service(name=f"{name}-before-{number}", state=state)
+            earlier = Earlier(ENGINES[0], service, linger, unpacked, label or commit)
+            stack.callback(earlier.remove_units)
+            stack.callback(command, *SIDESPAWN, "disable", "--purge", service.name, check=False)
+            earlier.enable()
+            ways.append(earlier)
         for row in rows:
             stack.enter_context(row.context())
             service = Service(name=f"{name}-{row.name}", state=state)

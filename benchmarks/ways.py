@@ -28,8 +28,10 @@ from sidespawn.engines.systemd import unit_name
 from sidespawn.engines.systemd_roots import root_path
 from sidespawn.host.policies import load_policy
 from sidespawn.loading.parse import ENGINES as KNOWN
+from sidespawn.setup.systemd import INSTALLED
 from sidespawn.testing.commands import run as run_command
 from tests.lab import dockers
+from tests.lab.before import Before
 from tests.lab.networks import Network, Service, unit_state, wait_until
 
 SIDE_BY_SIDE = 4  # bare commands at a time in a burst, as many as sidespawn starts side by side
@@ -59,8 +61,8 @@ class Way(Protocol):
     def prepare(self, *, cold: bool) -> None:
         """Before a measurement: what it measures is awake, or has gone to sleep."""
 
-    def start(self, networks: Sequence[Network]) -> Burst:
-        """Start all of them at once, as this way is used."""
+    def start(self, networks: Sequence[Network], at_once: int | None = None) -> Burst:
+        """Start all of them, as this way is used: all at once, or as many at a time as the agent asks for."""
 
     def stop(self, network: Network) -> Ended | None:
         """End one that runs, and everything of it; None when the way has no stop command."""
@@ -171,6 +173,10 @@ class Sidespawn:
         self.name, self.reference = f"sidespawn, {row.name}", row.reference
 
     def enable(self) -> None:
+        self.write_policy()
+        self.service.enable()
+
+    def write_policy(self) -> None:
         places = self.service.places
         places.policy.parent.mkdir(exist_ok=True)
         places.policy.write_text(
@@ -178,7 +184,6 @@ class Sidespawn:
             f'[pace]\nlinger = {self.linger}\n[side_container]\nengine = "{self.row.name}"\n'
             f"{self.row.policy}{UNLIMITED}"
         )
-        self.service.enable()
 
     def command(self, network: Network) -> Command:
         argv = (str(self.service.wrapper), *network.options())
@@ -194,9 +199,9 @@ class Sidespawn:
         else:
             one(Command(argv=(str(self.service.kill_script), "0", NOWHERE)))  # answered, and the service stays a while
 
-    def start(self, networks: Sequence[Network]) -> Burst:
+    def start(self, networks: Sequence[Network], at_once: int | None = None) -> Burst:
         before = self.usage()
-        seconds, ended = run([self.command(each) for each in networks])
+        seconds, ended = run([self.command(each) for each in networks], at_once=at_once)
         after = self.usage()
         usage = after
         if before is not None and after is not None:
@@ -248,6 +253,34 @@ class Sidespawn:
             network.pid_file.unlink(missing_ok=True)
 
 
+class Earlier(Sidespawn):
+    """The same by an earlier commit, which has units of this service alone; the others' are the checkout's.
+
+    It is enabled before the others, since its `enable` writes the units of all services.
+    """
+
+    def __init__(self, row: Row, service: Service, linger: int, before: Before, name: str) -> None:
+        super().__init__(row, service, linger)
+        self.before, self.name = before, f"{name}, {row.name}"
+
+    def enable(self) -> None:
+        self.write_policy()
+        self.before.enable(self.service.name)
+        for unit in self.units():
+            unit.write_text((INSTALLED / unit.name.replace(f"@{self.service.name}.", "@.")).read_text())
+        run_command(("systemctl", "daemon-reload"), code=0)
+
+    def units(self) -> list[Path]:
+        """systemd prefers them to the templates."""
+        names = (each.name for each in self.before.units if "@." in each.name)
+        return [INSTALLED / each.replace("@.", f"@{self.service.name}.") for each in names]
+
+    def remove_units(self) -> None:
+        for unit in self.units():
+            unit.unlink(missing_ok=True)
+        run_command(("systemctl", "daemon-reload"), code=0)
+
+
 class Bare:
     """The engine's own command for the same plan: the arguments that sidespawn would call it with."""
 
@@ -278,8 +311,8 @@ class Bare:
     def prepare(self, *, cold: bool) -> None:
         pass
 
-    def start(self, networks: Sequence[Network]) -> Burst:
-        seconds, ended = run([self.command(each) for each in networks], at_once=SIDE_BY_SIDE)
+    def start(self, networks: Sequence[Network], at_once: int | None = None) -> Burst:
+        seconds, ended = run([self.command(each) for each in networks], at_once=at_once or SIDE_BY_SIDE)
         return Burst(
             seconds=seconds,
             lost=sum(each.code != 0 for each in ended),
@@ -312,7 +345,7 @@ class Older:
     def prepare(self, *, cold: bool) -> None:
         self.pattern.wait_until_idle()
 
-    def start(self, networks: Sequence[Network]) -> Burst:
+    def start(self, networks: Sequence[Network], at_once: int | None = None) -> Burst:
         commands = []
         for network in networks:
             # What the agent calls /var/lib/neutron is elsewhere on this host, and in these containers.
@@ -321,7 +354,7 @@ class Older:
             argv = self.pattern.call(self.container(network), network.netns, str(pin(network)), arguments)
             commands.append(Command(argv=argv, netns=network.netns))
         began = time.perf_counter()
-        _, ended = run(commands)
+        _, ended = run(commands, at_once=at_once)
         patience = time.monotonic() + older.PATIENCE
         missing, last = {pin(each) for each in networks}, time.perf_counter()
         while missing and time.monotonic() < patience:

@@ -1,4 +1,7 @@
-"""The version before, 0.1.0, as a second installation on this host: its commit, unpacked beside the checkout's."""
+"""The version before, 0.1.0, as a second installation on this host: its commit, unpacked beside the checkout's.
+
+Or any other commit of the checkout's history.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +22,11 @@ ARCHIVE = CHECKOUT / ".cache/before.tar"
 PRIVATE_NETWORK = "PrivateNetwork=yes\n"
 
 
-def archive() -> bytes:
-    if ARCHIVE.exists():
+def archive(commit: str = COMMIT) -> bytes:
+    if commit == COMMIT and ARCHIVE.exists():
         return ARCHIVE.read_bytes()
     done = subprocess.run(
-        ("git", "archive", "--format=tar", COMMIT, "src"), cwd=CHECKOUT, stdout=subprocess.PIPE, check=True, timeout=60
+        ("git", "archive", "--format=tar", commit, "src"), cwd=CHECKOUT, stdout=subprocess.PIPE, check=True, timeout=60
     )
     return done.stdout
 
@@ -55,8 +58,8 @@ class Before:
         return self
 
 
-def unpack(directory: Path) -> Before:
-    subprocess.run(("tar", "--extract", f"--directory={directory}"), input=archive(), check=True, timeout=60)
+def unpack(directory: Path, commit: str = COMMIT) -> Before:
+    subprocess.run(("tar", "--extract", f"--directory={directory}"), input=archive(commit), check=True, timeout=60)
     made = Before(source=directory / "src")
     if sys.version_info >= (3, 14):  # whose code cannot be written in that version
         directories = made.package / "host/directories.py"

@@ -64,7 +64,7 @@ class Claims:
     def prepare(self, *, cold: bool) -> None:
         pass
 
-    def start(self, networks: Sequence[Network]) -> Burst:
+    def start(self, networks: Sequence[Network], at_once: int | None = None) -> Burst:
         return Burst(seconds=0.001 * len(networks), lost=0)
 
     def clear(self, networks: Sequence[Network]) -> None:
@@ -95,6 +95,37 @@ def test_before_a_cold_start_nothing_runs_for_a_second_whichever_way_it_is(
     part = next(part for part in PARTS if part.name == name)
     list(measure(part, [cast("Way", Claims())], [], 1, 60, random.Random(1), lambda _: None))
     assert slept == [parts.REST] * rests
+
+
+@pytest.mark.parametrize(
+    ("name", "patterns", "at_once"),
+    [
+        ("warm", {"TripleO's pattern", "nsenter"}, None),
+        ("burst-50", {"TripleO's pattern", "nsenter"}, None),
+        ("burst-200", set(), None),
+        ("restart-200", {"nsenter"}, 4),
+    ],
+)
+def test_a_part_has_the_patterns_that_it_names_and_asks_as_its_agent_does(
+    monkeypatch: pytest.MonkeyPatch, name: str, patterns: set[str], at_once: int | None
+) -> None:
+    class Pattern(Claims):
+        is_older = True
+
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def start(self, networks: Sequence[Network], at_once: int | None = None) -> Burst:
+            asked.append((self.name, at_once))
+            return super().start(networks)
+
+    asked: list[tuple[str, int | None]] = []
+    monkeypatch.setattr("benchmarks.parts.time.sleep", lambda _: None)
+    monkeypatch.setattr(parts, "APPEARS", 0)
+    part = next(part for part in PARTS if part.name == name)
+    ways = [cast("Way", Pattern(each)) for each in parts.PATTERNS]
+    list(measure(part, ways, [], parts.OLDER_ROUNDS + 1, 60, random.Random(1), lambda _: None))
+    assert sorted(asked) == sorted([(each, at_once) for each in patterns] * parts.OLDER_ROUNDS)
 
 
 def test_growth_is_per_request() -> None:
