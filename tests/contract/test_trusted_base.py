@@ -15,7 +15,7 @@ import pytest
 from sidespawn.loading.parse import ENGINES
 from tests.contract.imports import PACKAGE, imports, path_of
 
-MOST_LINES = 3818  # what grows here makes room for itself; HACKING.md says what is in the way of less
+MOST_LINES = 3825  # what grows here makes room for itself; HACKING.md says what is in the way of less
 # What the unit's command reaches, by import, from its first line.
 START = "sidespawn.run"
 

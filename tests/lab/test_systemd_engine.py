@@ -18,7 +18,7 @@ from sidespawn.system.files import directory
 from sidespawn.system.processes import identify
 from tests.lab.conftest import new_service
 from tests.lab.networks import SIDESPAWN, Network, Service, command, unit_state, wait_until, wait_until_gone
-from tests.lab.test_engines import HOSTILE, IMAGE, STAY, SYSTEMD, Ground, new_ground, output
+from tests.lab.test_engines import HAS_PRIVATE_PIDS, HOSTILE, IMAGE, STAY, SYSTEMD, Ground, new_ground, output
 
 PARTS = ("dev", "etc", "proc", "run", "usr", "var")  # of a root that is the host's
 
@@ -41,9 +41,15 @@ def shown(unit: str, name: str) -> str:
 def test_there_is_no_process_beside_the_program(shared_service: Service) -> None:
     network = shared_service.network()
     network.start()
-    group = Path("/sys/fs/cgroup") / shown(unit_of(network), "ControlGroup").lstrip("/")
-    assert (group / "cgroup.procs").read_text().split() == [str(network.pid)]
+    assert processes_of(unit_of(network)) == [network.pid]
     assert identify(int(shown(unit_of(network), "MainPID"))) == identify(network.pid)
+
+
+def processes_of(unit: str) -> list[int]:
+    """Those in its control group; none if that is gone."""
+    group = shown(unit, "ControlGroup")
+    path = Path(f"/sys/fs/cgroup{group}/cgroup.procs")
+    return [int(each) for each in path.read_text().split()] if group and path.exists() else []
 
 
 def unit_of(network: Network) -> str:
@@ -107,16 +113,17 @@ def test_a_unit_of_somebody_else_is_left_alone(ground: Ground) -> None:
 
 
 def test_a_program_that_ends_well_takes_nothing_along_until_it_is_removed(ground: Ground) -> None:
-    """The unit stays, with what the program left running; both go together."""
-    code = "import os, time\nif os.fork(): time.sleep(0.2)\nelse: print(os.getpid(), flush=True); time.sleep(99)"
+    """The unit stays, and so does what the program left running, unless it was the first of a pid namespace."""
+    code = "import os, time\nif os.fork(): time.sleep(2)\nelse: print('child', flush=True); time.sleep(99)"
     plan = ground.plan(code)
     process = ground.start(plan)
     wait_until(lambda: output(plan) != "")
-    child = int(output(plan).splitlines()[0])
     wait_until_gone(process.pid)
     wait_until(lambda: getattr(ground.engine.find(plan.name), "state", "") == "exited")
+    children = processes_of(unit_name(plan.name))
+    assert len(children) == (0 if HAS_PRIVATE_PIDS else 1)
     ground.engine.remove(plan.name)
-    assert identify(child) is None
+    assert not any(identify(each) for each in children)
 
 
 # ---------------------------------------------------------------- roots
@@ -167,7 +174,7 @@ def test_what_is_given_from_the_host_is_read_only_there(ground: Ground) -> None:
         directories.mount_tmpfs(given, 0, "size=64k", labels.HOST)
         prepare(ground.places.service, image)
         options = {path: each for path, each in mounts_below(root.parent).items() if path != str(root)}
-        assert {f"{given}/{each}" for each in ("sys", "texts", "scripts", "dev/null")} < set(options)
+        assert {f"{given}/{each}" for each in ("proc/sys", "texts", "scripts", "dev/null")} < set(options)
         assert all({"ro", "nosuid"} <= each for each in options.values())
         assert not [each for each in options.values() if any(one.startswith("shared:") for one in each)]
         assert {path for path, each in options.items() if path.startswith(str(given)) and "noexec" not in each} == {

@@ -15,9 +15,10 @@ import pytest
 from sidespawn.authoring.start_command import start_command, written
 from sidespawn.core.plan import Mount, Plan, Script
 from sidespawn.engines import Pins, get_engine, systemd_bus, systemd_roots
-from sidespawn.engines.systemd import CAPABILITIES, Systemd, properties, unit_name
+from sidespawn.engines.systemd import CAPABILITIES, Systemd, properties, unit_name, version_of
 from sidespawn.engines.systemd_bus import Bus, BusError, get, put, split
 from sidespawn.errors import LaunchError, Reason
+from sidespawn.host_report import service_manager
 from sidespawn.loading.parse import CAPABILITIES as POSSIBLE
 from tests.unit.small import NET
 from tests.unit.test_podman import PINS, PLAN
@@ -28,9 +29,13 @@ ID = "0" * 32
 GIVEN = systemd_roots.given_path(PLAN.service, PLAN.image)
 
 
-def unit(plan: Plan = PLAN, pins: Pins = PINS) -> dict[str, Any]:
+HIDDEN = "TemporaryFileSystem"
+OLD, NEW = 252, 257  # versions of systemd, without and with pid namespaces
+
+
+def unit(plan: Plan = PLAN, pins: Pins = PINS, version: int = OLD) -> dict[str, Any]:
     """The values of the unit's properties, of a repeated one the last."""
-    return {name: value for name, (_, value) in properties(plan, pins, ID)}
+    return {name: value for name, (_, value) in properties(plan, pins, ID, version)}
 
 
 def test_the_unit_is_what_the_plan_says() -> None:
@@ -51,10 +56,10 @@ def test_what_confines_every_side_container() -> None:
     found = unit(replace(PLAN, capabilities=(), environment=(), mounts=(), configuration=(), scratch=()), NO_PINS)
     assert found["CapabilityBoundingSet"] == found["AmbientCapabilities"] == found["RestrictNamespaces"] == 0
     assert (found["NoNewPrivileges"], found["ReadOnlyPaths"], found["MountAPIVFS"]) == (True, ["+/"], False)
-    filters = [value for name, (_, value) in properties(PLAN, PINS, ID) if name == "SystemCallFilter"]
+    filters = [value for name, (_, value) in properties(PLAN, PINS, ID, OLD) if name == "SystemCallFilter"]
     assert [allowed for allowed, _ in filters] == [True, False]
     assert {"pidfd_open", "process_vm_readv"} <= set(filters[1][1])
-    assert found["BindPaths"] == [(f"{GIVEN}/sys", "/proc/sys", False, 0), (f"{GIVEN}/dev", "/dev", False, 1 << 14)]
+    assert found["BindPaths"] == [(f"{GIVEN}/{each}", f"/{each}", False, 1 << 14) for each in ("proc", "dev")]
 
 
 NO_PINS = replace(PINS, mounts=(), configuration=())
@@ -89,6 +94,28 @@ def test_root_and_the_hosts_network_are_what_a_unit_has_by_itself() -> None:
     assert not {"User", "Group", "NetworkNamespacePath"} & set(found)
 
 
+def test_a_systemd_that_can_gives_a_pid_namespace() -> None:
+    before = unit(version=256)
+    assert before == unit(version=0)
+    after = unit(version=NEW)
+    assert after == unit(version=300)
+    assert after["PrivatePIDs"] == "yes"
+    assert {name for name in after if after[name] != before.get(name)} == {"PrivatePIDs", "BindPaths", HIDDEN}
+    # What it would mount, writable, if nothing else were there.
+    covered = {path for _, path, *_ in after["BindPaths"]} | {path for path, _ in after[HIDDEN]}
+    assert {"/proc", "/sys", "/dev", "/run"} <= covered
+    assert ("/run", "ro,mode=755,nosuid,nodev,noexec,size=64k") in after[HIDDEN]
+
+
+@pytest.mark.parametrize(
+    ("said", "version"), [("252.39-1~deb12u1", 252), ("257.9-1~deb13u1", 257), ("258~rc2", 258), ("", 0), ("v", 0)]
+)
+def test_the_version_is_that_of_pid_1(server: socket.socket, said: str, version: int) -> None:
+    answers(server, HELLO, message(2, 2, "v", ("s", said)))
+    with Bus(5) as bus:
+        assert version_of(bus) == version
+
+
 def test_scripts_are_mounted_and_can_be_executed() -> None:
     plan, pins = replace(PLAN, scripts=(Script(path="/s", text=""),)), replace(PINS, scripts=(Path("/snapshots/1.1"),))
     assert (f"{GIVEN}/scripts/1.1", "/s", False, 0) in unit(plan, pins)["BindPaths"]
@@ -114,11 +141,14 @@ def test_the_name_is_the_containers_and_can_be_no_other_unit() -> None:
     assert unit_name(unit_name("small_x")) == unit_name("small_x")
 
 
-def test_what_is_described_is_a_command_of_busctl() -> None:
+@pytest.mark.parametrize("version", [OLD, NEW])
+def test_what_is_described_is_a_command_of_busctl(monkeypatch: pytest.MonkeyPatch, version: int) -> None:
+    monkeypatch.setattr(service_manager, "look", lambda: service_manager.Facts(pid_1="systemd", version=str(version)))
     command = start_command(replace(PLAN, engine="systemd", arguments=("--x", "a b")), PINS, ID)
     assert command[:4] == ("/usr/bin/busctl", "--system", "--", "call")
     assert command[7:11] == ("StartTransientUnit", "ssa(sv)a(sa(sv))", f"sidespawn-small_{NET}.service", "fail")
-    assert command[11] == str(len(properties(PLAN, PINS, ID)))
+    assert command[11] == str(len(properties(PLAN, PINS, ID, version)))
+    assert ("PrivatePIDs" in command) is (version == NEW)
     at = command.index("ExecStart")
     assert command[at + 1 : at + 9] == ("a(sasb)", "1", "/usr/sbin/tool", "3", "/usr/sbin/tool", "--x", "a b", "false")
     assert command[-1] == "0"

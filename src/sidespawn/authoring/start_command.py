@@ -12,6 +12,7 @@ from sidespawn.engines.kubernetes import Kubernetes
 from sidespawn.engines.podman import Podman
 from sidespawn.engines.systemd import MANAGER, START, properties, unit_name
 from sidespawn.engines.systemd_bus import split
+from sidespawn.host_report import service_manager
 
 BUSCTL = "/usr/bin/busctl"
 
@@ -29,7 +30,8 @@ def start_command(plan: Plan, pins: Pins, request: str) -> tuple[str, ...]:
 
 def by_busctl(plan: Plan, pins: Pins, request: str) -> tuple[str, ...]:
     """Return the call that the engine makes to PID 1, as a busctl command."""
-    values: tuple[Any, ...] = (unit_name(plan.name), "fail", properties(plan, pins, request), [])
+    described = properties(plan, pins, request, service_manager.look().number)
+    values: tuple[Any, ...] = (unit_name(plan.name), "fail", described, [])
     words = (word for each, value in zip(split(START[1]), values, strict=True) for word in written(each, value))
     return (BUSCTL, "--system", "--", "call", *MANAGER, *START, *words)
 

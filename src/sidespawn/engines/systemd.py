@@ -1,8 +1,8 @@
 """systemd as the engine: a side container is a transient service of PID 1. systemd 252 or later, with its message bus.
 
-No process stands beside the program.  It has mount and ipc its own namespaces and the network's, but no pid
-namespace (systemd has none to give before 257), and therefore no /proc but /proc/sys: it sees no one else's processes.
-It can signal those of its own user; docs/security.md says what this means.
+No process stands beside the program.  It has mount and ipc its own namespaces and the network's, and from systemd 257
+on a pid namespace.  Without one it can signal the processes of its own user; docs/security.md says what this means.  Of
+/proc it has only /proc/sys, so it sees no one else's processes.
 
 A unit is described by values, each with a length in front, and never by text.  But systemd writes them down as text and
 reads that again at a daemon-reload; so of what came from an agent only what passed a type goes into anything but
@@ -17,6 +17,7 @@ and tells which request it was started for.  What a program has left behind is e
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -28,6 +29,7 @@ from sidespawn.engines.control_groups import slice_name
 from sidespawn.engines.systemd_bus import Bus, BusError
 from sidespawn.engines.systemd_roots import given_path, prepare, root_path
 from sidespawn.errors import LaunchError, Reason, quoted
+from sidespawn.system.processes import identify, is_alive
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # importing it costs every run milliseconds
@@ -40,8 +42,8 @@ MANAGER = (SYSTEMD, "/org/freedesktop/systemd1", f"{SYSTEMD}.Manager")
 START = ("StartTransientUnit", "ssa(sv)a(sa(sv))")
 UNIT, SERVICE = f"{SYSTEMD}.Unit", f"{SYSTEMD}.Service"
 GONE = {f"{SYSTEMD}.NoSuchUnit", "org.freedesktop.DBus.Error.UnknownObject"}
-START_TIMEOUT = 60.0  # seconds; it takes 0.02
-QUERY_TIMEOUT = 30.0
+PRIVATE_PIDS = 257  # the first version with PrivatePIDs=
+START_TIMEOUT, QUERY_TIMEOUT = 60.0, 30.0  # seconds; a start takes 0.02
 POLL = 0.002
 # By their numbers in capability.h.
 CAPABILITIES = {
@@ -51,19 +53,18 @@ CAPABILITIES = {
 }  # fmt: skip
 # What systemd gives every service; a plan's own variable of such a name stays.
 ADDED = (
-    "HOME", "INVOCATION_ID", "JOURNAL_STREAM", "LANG", "LOGNAME", "PATH", "SHELL", "SYSTEMD_EXEC_PID", "TERM", "USER",
-)  # fmt: skip
+    *("HOME", "INVOCATION_ID", "JOURNAL_STREAM", "LANG", "LOGNAME", "MEMORY_PRESSURE_WATCH", "MEMORY_PRESSURE_WRITE"),
+    *("PATH", "SHELL", "SYSTEMD_EXEC_PID", "TERM", "USER"),
+)
 # Of @system-service: what reaches into other processes of the same user, and what is not the container's own. A pidfd
 # gives a descriptor of each namespace of its process (Linux 6.11).
 FORBIDDEN = [
-    *("@keyring", "io_uring_setup", "kcmp", "pidfd_open", "process_madvise"),
-    *("process_vm_readv", "process_vm_writev"),
-]
+    "@keyring", "io_uring_setup", "kcmp", "pidfd_open", "process_madvise", "process_vm_readv", "process_vm_writev",
+]  # fmt: skip
 INOTIFY = ["inotify_init", "inotify_init1"]  # of which root has 128 in all
 FAMILIES = ["AF_UNIX", "AF_INET", "AF_INET6", "AF_NETLINK", "AF_PACKET"]
 TMPFS = "nosuid,nodev,noexec,size=64k"
 PRIVATE, RECURSIVE = 1 << 18, 1 << 14  # MS_PRIVATE, MS_REC
-EPERM = 1
 EXECUTION_FAILED = range(200, 246)  # systemd.exec(5), process exit codes: the program has not been reached
 
 
@@ -73,7 +74,7 @@ class Systemd:
         unit = unit_name(plan.name)
         with Bus(START_TIMEOUT) as bus:
             try:
-                bus.call(*MANAGER, *START, unit, "fail", properties(plan, pins, request), [])
+                bus.call(*MANAGER, *START, unit, "fail", properties(plan, pins, request, version_of(bus)), [])
                 return unit, started(bus, unit, plan)
             except BusError as error:  # also when somebody else has removed the unit in the meantime
                 if error.name == f"{SYSTEMD}.UnitExists":
@@ -96,10 +97,12 @@ class Systemd:
     def remove(self, name: str) -> None:
         unit = unit_name(name)
         with Bus(QUERY_TIMEOUT) as bus:
-            if look(bus, unit) is None:  # nothing there, or a unit of somebody else
-                return
-            attempt(bus, "KillUnit", "ssi", unit, "all", 9)
-            while look(bus, unit) is not None:
+            found = look(bus, unit)
+            program = identify(found.pid) if found is not None and found.pid else None
+            if found is not None:  # else there is nothing, or a unit of somebody else
+                attempt(bus, "KillUnit", "ssi", unit, "all", 9)
+            # The first process of a pid namespace may leave its control group, and so the unit, before it has ended.
+            while look(bus, unit) is not None or (program is not None and is_alive(program)):
                 attempt(bus, "StopUnit", "ss", unit, "replace")
                 attempt(bus, "ResetFailedUnit", "s", unit)
                 pause(bus)
@@ -116,11 +119,10 @@ def unit_name(name: str) -> str:
     return name if name.endswith(".service") else f"sidespawn-{name}.service"
 
 
-def properties(plan: Plan, pins: Pins, request: str) -> Properties:
-    """All that the unit is, as D-Bus has it (org.freedesktop.systemd1(5))."""
+def properties(plan: Plan, pins: Pins, request: str, version: int) -> Properties:
+    """All that the unit is, as D-Bus has it (org.freedesktop.systemd1(5)), for a systemd of this version."""
     capabilities = ("t", sum(1 << CAPABILITIES[each] for each in plan.capabilities))
     argv = [plan.command, *(argument.replace("$", "$$") for argument in plan.arguments)]
-    variables = dict(plan.environment)
     given = given_path(plan.service, plan.image)
     # What is mounted has the flags of the mount that it is taken from: read-only, nosuid, nodev, noexec where it must
     # be. For each path that systemd 252 is to give one of them it reads the host's whole list of mounts twice.
@@ -129,13 +131,18 @@ def properties(plan: Plan, pins: Pins, request: str) -> Properties:
     binds += [bind(given / "texts" / pin.name, file.path) for file, pin in texts]
     scripts = zip(plan.scripts, pins.scripts, strict=True)
     binds += [bind(given / "scripts" / pin.name, script.path) for script, pin in scripts]
-    binds += [bind(given / "sys", "/proc/sys"), bind(given / "dev", "/dev", RECURSIVE)]
+    binds += [bind(given / name, f"/{name}", RECURSIVE) for name in ("proc", "dev")]
     # Mount points for what is in the agent's state are made in an empty directory, for this side container alone; those
     # elsewhere, which only a policy names, in the root, for all of the service.
-    state = [plan.state] if any(path.startswith(f"{plan.state}/") for _, path, *_ in binds) else []
-    empty = [(path, f"ro,mode=755,{TMPFS}") for path in state]
+    has_state = any(path.startswith(f"{plan.state}/") for _, path, *_ in binds)
+    empty = [(plan.state, f"ro,mode=755,{TMPFS}")] if has_state else []
     empty += [(path, f"mode=1777,{TMPFS}") for path in ("/dev/shm", *plan.scratch)]  # noqa: S108
     own: Properties = [] if plan.host_network else [("NetworkNamespacePath", ("s", str(pins.netns)))]
+    if version >= PRIVATE_PIDS:
+        own.append(("PrivatePIDs", ("s", "yes")))
+        # It would also mount all of /proc, /sys and /run, writable, where nothing else is mounted.
+        binds.append(bind(given / "sys", "/sys"))
+        empty.append(("/run", f"ro,mode=755,{TMPFS}"))
     own += [("User", ("s", str(plan.uid))), ("Group", ("s", str(plan.gid)))] if plan.uid or plan.gid else []
     return [
         ("Description", ("s", f"Side container {plan.name}")),
@@ -167,10 +174,10 @@ def properties(plan: Plan, pins: Pins, request: str) -> Properties:
         ("SystemCallArchitectures", ("as", ["native"])),
         ("SystemCallFilter", ("(bas)", (True, ["@system-service"]))),
         ("SystemCallFilter", ("(bas)", (False, FORBIDDEN + (INOTIFY if plan.uid == 0 else [])))),
-        ("SystemCallErrorNumber", ("i", EPERM)),
+        ("SystemCallErrorNumber", ("i", 1)),  # EPERM
         ("DevicePolicy", ("s", "closed")),
         ("Environment", ("as", [f"{name}={value}" for name, value in plan.environment])),
-        ("UnsetEnvironment", ("as", [name for name in ADDED if name not in variables])),
+        ("UnsetEnvironment", ("as", [name for name in ADDED if name not in dict(plan.environment)])),
         ("UMask", ("u", 0o022)),
         ("LimitNOFILE", ("t", plan.limits.open_files)),
         ("LimitCORE", ("t", 0)),
@@ -236,6 +243,11 @@ def units_of(bus: Bus, service: str) -> Iterator[Any]:
         yield from bus.call(*MANAGER, "ListUnitsByPatterns", "asas", [], [f"sidespawn-{service}[-_]*.service"])
     except BusError as error:
         raise engine_error("ListUnitsByPatterns", error) from None
+
+
+def version_of(bus: Bus) -> int:
+    """PID 1's, without what a distribution adds, as in 257.9-1~deb13u1."""
+    return int(re.split("[^0-9]", get(bus, *MANAGER[1:], "Version"))[0] or 0)
 
 
 def get(bus: Bus, path: str, interface: str, name: str) -> Any:

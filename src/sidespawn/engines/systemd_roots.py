@@ -1,8 +1,9 @@
 """The root directories of side containers that systemd starts: made once for a service's image, and kept.
 
     /run/sidespawn/SERVICE/roots/KEY/root   what a program sees as /, read-only for it
-    /run/sidespawn/SERVICE/roots/KEY/given  what else it is given that is the service's, read-only: /dev, /proc/sys, and
-                                            the directory of copies twice, for texts and for scripts
+    /run/sidespawn/SERVICE/roots/KEY/given  what else it is given that is the service's, read-only: /dev, /proc with
+                                            nothing but /proc/sys, an empty /sys, and the directory of copies
+                                            twice, for texts and for scripts
     /run/sidespawn/SERVICE/roots/KEY/image  the name of an image that podman keeps mounted for it
 
 KEY is made from the policy's image: the name of one that podman has, a directory of the host, or `host` for the host's
@@ -56,14 +57,14 @@ def prepare(service: str, image: str, *, refresh: bool = False) -> None:
     """Make the root if it is missing; with `refresh`, from the image that the name refers to now. Raises
     LaunchError."""
     root, given = root_path(service, image), given_path(service, image)
-    if os.path.ismount(root) and is_read_only(given) and not refresh and not (image == HOST and unseen(root)):
+    if os.path.ismount(root) and is_read_only(given / "proc") and not refresh and not (image == HOST and unseen(root)):
         return
     try:
         root.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with closing(os.open(root.parent / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             make(root, image, refresh)
-            if not is_read_only(given):
+            if not is_read_only(given / "proc"):
                 make_given(given, Places(service).snapshots)
     except OSError as error:
         raise LaunchError(Reason.ENGINE_FAILED, f"no root directory for {image}: {error.strerror}") from None
@@ -118,12 +119,12 @@ def make_given(place: Path, copies: Path) -> None:
         kernel.unmount(str(place))  # a run was killed while it did this
     make_directory(place)
     kernel.mount("sidespawn", str(place), "tmpfs", HARMLESS, "mode=755,size=64k")
-    for each in ("dev", "dev/shm", "dev/mqueue", "sys", "texts", "scripts"):
+    for each in ("dev", "dev/shm", "dev/mqueue", "proc", "proc/sys", "sys", "texts", "scripts"):
         make_directory(place / each)
     for name in DEVICES:
         (place / "dev" / name).touch()
         show(f"/dev/{name}", place / "dev" / name, kernel.MS_NOSUID)
-    show("/proc/sys", place / "sys", HARMLESS)
+    show("/proc/sys", place / "proc/sys", HARMLESS)
     show(str(copies), place / "texts", HARMLESS)
     show(str(copies), place / "scripts", FLAGS)
     kernel.remount(str(place), HARMLESS | kernel.MS_RDONLY)  # last, since it tells that all is there

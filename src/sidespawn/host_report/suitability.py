@@ -9,7 +9,9 @@ from sidespawn.core.policy import Policy
 from sidespawn.engines import docker, kubernetes, systemd_roots
 from sidespawn.engines.api import in_url
 from sidespawn.engines.podman import PODMAN
+from sidespawn.engines.systemd import PRIVATE_PIDS
 from sidespawn.errors import LaunchError
+from sidespawn.host_report import service_manager
 from sidespawn.host_report.findings import Finding
 from sidespawn.host_report.kubernetes import look as look_at_kubernetes
 from sidespawn.host_report.trusted_code import is_writable_by_others
@@ -92,15 +94,28 @@ def account_warnings(policy: Policy) -> list[str]:
         found.append(
             f"{policy.table.program} needs /proc, which the systemd engine does not provide; use podman or docker"
         )
-    if side_container.uid == 0:
+    return found + confinement_warnings(policy)
+
+
+def confinement_warnings(policy: Policy) -> list[str]:
+    """Return what podman and docker would keep a program from that is taken over; docs/engines.md has it in full."""
+    side_container, found = policy.side_container, []
+    has_private_pids = service_manager.look().number >= PRIVATE_PIDS
+    if side_container.uid == 0 and not has_private_pids:
         found.append(
-            "systemd gives no pid namespace, and the program runs as root: one that is taken over could signal every"
-            " process of this host; podman and docker do not have that"
+            f"systemd gives no pid namespace before version {PRIVATE_PIDS}, and the program runs as root: one that is"
+            " taken over could signal every process of this host; podman and docker do not have that"
         )
     if "NET_ADMIN" in side_container.capabilities and not side_container.host_network:
+        lack = (
+            "opens a program's output in the host's network"
+            if has_private_pids
+            else f"gives no pid namespace before version {PRIVATE_PIDS}"
+        )
+        where = "of this host" if has_private_pids else "of this host and of other namespaces"
         found.append(
-            "systemd gives no pid namespace, and the program has NET_ADMIN: one that is taken over could change every"
-            " interface of this host and of other namespaces; podman and docker do not have that"
+            f"systemd {lack}, and the program has NET_ADMIN: one that is taken over could change every interface"
+            f" {where}; podman and docker do not have that"
         )
     return found
 
