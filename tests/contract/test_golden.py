@@ -12,6 +12,7 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -178,7 +179,7 @@ def test_top_with_services(name: str, tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(
         top, "side_containers", lambda places, _: [RUNNING, EXITED] if places.service == SERVING.service else []
     )
-    monkeypatch.setattr(top.time, "time", lambda: 1800000000.0)
+    monkeypatch.setattr(time, "time", lambda: 1800000000.0)
     done = CliRunner().invoke(cli, shlex.split(LIVE[name]))
     found = f"$ sidespawn {LIVE[name]}\n{done.output}--- exit code {done.exit_code}\n"
     assert agreed(name, found) == found
