@@ -186,19 +186,6 @@ def test_a_release_without_a_word_in_the_changelog_is_refused(checkout: Path, he
         publication.publish("1.1.0", dry_run=True)
 
 
-def test_what_is_not_released_yet_can_be_collected() -> None:
-    """Of this checkout: no file has a name that would be passed over."""
-    names = [path.name for path in (source.CHECKOUT / "changelog.d").iterdir()]
-    sections = ("added", "changed", "deprecated", "removed", "fixed", "security")
-    assert [
-        name for name in names if not re.fullmatch(rf"\+[\w.-]+\.({'|'.join(sections)})\.md|README\.md", name)
-    ] == []
-    for path in (source.CHECKOUT / "changelog.d").glob("+*.md"):
-        first, *others = path.read_text().splitlines()
-        assert not first.startswith(("-", " "))
-        assert [line for line in others if not line.startswith(("- ", "  "))] == []
-
-
 def test_distributions_sort_what_comes_before_a_version_before_it() -> None:
     versions = ["1.1.0.dev0", "1.1.0a1", "1.1.0rc1", "1.1.0"]
     named = [
