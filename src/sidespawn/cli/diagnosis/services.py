@@ -19,7 +19,7 @@ from sidespawn.core.policy import Policy
 from sidespawn.engines.systemd_roots import HOST
 from sidespawn.errors import PolicyError, Reason
 from sidespawn.host.ledger import Ledger
-from sidespawn.host.limits import SUFFIX, Falls
+from sidespawn.host.limits import FREE_FALLS, SUFFIX, Falls
 from sidespawn.host.policies import policy_of
 from sidespawn.host_report.findings import State
 from sidespawn.host_report.suitability import IMAGES
@@ -29,7 +29,6 @@ from sidespawn.system.files import read_trusted
 from sidespawn.system.places import Places
 
 STUCK_SECONDS = 120.0
-MANY_FALLS = 3
 RECENTLY = "1 hour ago"
 EXPECTED = (Reason.NO_SUCH_PROCESS, Reason.BACKING_OFF)  # of an agent that behaves; and what is told on its own
 
@@ -113,13 +112,13 @@ def of_side_containers(places: Places, policy: Policy) -> Iterator[Ailment]:
 
 
 def falling(places: Places, longest: int) -> dict[str, int]:
-    """Return what has fallen often by now, whether or not its pause is over."""
+    """Return what is started only after a pause by now, whether or not that pause is over."""
     falls, ledger = Falls(places.ledger, longest), Ledger(places.ledger)
     counts = {path.stem: falls.pause(path.stem)[0] for path in places.ledger.glob(f"*{SUFFIX}")}
     return {
         instance: count
         for instance, count in sorted(counts.items())
-        if count >= MANY_FALLS and not ((record := ledger.find(instance)) and record.is_running)
+        if count >= FREE_FALLS and not ((record := ledger.find(instance)) and record.is_running)
     }
 
 
