@@ -753,7 +753,9 @@ def test_no_pin_is_needed_once_it_runs(ground: Ground) -> None:
 
 def test_the_command_that_is_described_does_the_same(ground: Ground) -> None:
     plan, request = ground.plan(STAY, *HOSTILE), uuid.uuid4().hex
-    started = views(Running(plan, ground.start(plan, request)))
+    first = Running(plan, ground.start(plan, request))
+    wait_until(lambda: "it runs" in ground.kind.said(plan))
+    started = views(first)
     ground.engine.remove(plan.name)
     with ground.pins(plan, request) as pins:
         ground.kind.carry_out(start_command(plan, pins, request), plan, pins)
