@@ -85,6 +85,19 @@ def test_a_listed_agent_shares_the_names_of_namespaces_and_is_contained(
     assert found["linux"]["maskedPaths"] == before["linux"]["maskedPaths"]
 
 
+@pytest.mark.parametrize(("given", "added"), [((), ("rprivate",)), (("rslave",), ()), (("private",), ())], ids=str)
+def test_a_mount_that_does_not_say_how_it_propagates_is_private(
+    host: Path, given: tuple[str, ...], added: tuple[str, ...]
+) -> None:
+    """Else runc would share it with the host, as it does with the root by then: a device's, say."""
+    before = agent()
+    device = {"destination": "/x", "type": "", "source": "/srv", "options": ["rbind", *given]}
+    before["mounts"].append(device)
+    code, found = call(host, before)
+    assert code == 0
+    assert found["mounts"][-1] == device | {"options": ["rbind", *given, *added]}
+
+
 def test_a_list_of_system_calls_is_put_in_where_the_pod_has_none(host: Path) -> None:
     description = agent()
     del description["linux"]["seccomp"]
@@ -172,6 +185,11 @@ def shared(description: Description) -> None:
     description["mounts"].append({"destination": "/x", "type": "bind", "source": "/srv", "options": ["rshared"]})
 
 
+def shared_by_its_options(description: Description) -> None:
+    """What is a bind mount the options say; its type may be anything."""
+    description["mounts"].append({"destination": "/x", "source": "/srv", "options": ["rbind", "rshared"]})
+
+
 @pytest.mark.parametrize(
     ("change", "what"),
     [
@@ -184,6 +202,7 @@ def shared(description: Description) -> None:
         (users, "host's users"),
         (unmasked, "hide parts of /proc"),
         (shared, "no other mount"),
+        (shared_by_its_options, "no other mount"),
     ],
 )
 def test_a_listed_agent_that_is_not_contained_is_refused(

@@ -342,6 +342,26 @@ def test_the_runtime_narrows_dockers_list_of_system_calls(homes: Path) -> None:
     assert wanted == families | {((0, seccomp.NETLINK), (2, each)) for each in seccomp.NETLINKS}
 
 
+def test_the_runtime_leaves_out_a_bind_mount_of_any_type(homes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = description(ID)
+    told["mounts"].append({"destination": "/x", "type": "none", "source": "/srv", "options": ["bind"]})
+    monkeypatch.setattr(sys.modules[__name__], "description", lambda _: told)
+    assert "/x" not in {each["destination"] for each in adapted(homes)[1]["mounts"]}
+
+
+def test_a_record_that_is_gone_by_then_is_none(homes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine removes it as soon as it gives up."""
+    monkeypatch.setattr(oci, "find_record", lambda _: str(homes / "gone.oci"))
+    assert adapted(homes) == (1, description(ID))
+    assert json.loads((homes / "log").read_text())["msg"] == oci.REFUSAL
+
+
+def test_a_host_on_which_no_service_has_started_yet_has_no_record(homes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(oci, "HOMES", str(homes / "none"))
+    assert adapted(homes)[0] == 1
+    assert json.loads((homes / "log").read_text())["msg"] == oci.REFUSAL
+
+
 @pytest.mark.parametrize("uid", [0, 1])
 def test_the_runtime_gives_root_no_inotify(homes: Path, monkeypatch: pytest.MonkeyPatch, uid: int) -> None:
     """Of 128 that root has in all containers together."""

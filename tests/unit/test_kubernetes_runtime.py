@@ -142,11 +142,13 @@ def test_kubelets_mounts_are_left_out(host: Path, version: str) -> None:
 def test_what_the_node_adds_is_left_out(host: Path) -> None:
     description = recorded("container")
     description["hooks"] = {"createRuntime": [{"path": "/opt/hook"}]}
+    description["mounts"] += [{"destination": "/x", "type": each, "options": ["rbind"]} for each in ("bind", "none")]
     description["linux"] |= {
         "sysctl": {"net.ipv4.ip_forward": "1"}, "devices": [{"path": "/dev/x"}], "rootfsPropagation": "rshared"
     }  # fmt: skip
     _, found = call(host, description)
     assert "hooks" not in found
+    assert "/x" not in {each["destination"] for each in found["mounts"]}
     assert "sysctl" not in found["linux"]
     assert "rootfsPropagation" not in found["linux"]
     assert found["linux"]["devices"] == []

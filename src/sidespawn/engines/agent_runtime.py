@@ -90,7 +90,7 @@ def read_list(path: str) -> set[str] | None:
 
 
 def binds_of(description: dict[str, Any], *, netns: bool) -> list[dict[str, Any]]:
-    binds = [each for each in description["mounts"] if each["type"] == "bind"]
+    binds = [each for each in description["mounts"] if oci.is_bind(each)]
     return [each for each in binds if (os.path.realpath(each["source"]) == NETNS) == netns]
 
 
@@ -135,6 +135,8 @@ def adapt(description: dict[str, Any]) -> None:
     for mount in binds_of(description, netns=True):
         mount["options"] = [*(each for each in mount["options"] if each not in SHARING), "rshared"]
     linux["rootfsPropagation"] = "rshared"
+    for mount in binds_of(description, netns=False):  # with that one, those that say nothing would be shared, too
+        mount["options"] = [*mount["options"], *([] if set(mount["options"]) & set(SHARING) else ["rprivate"])]
 
 
 if __name__ == "__main__":

@@ -29,7 +29,10 @@ def main(argv: list[str]) -> int:
     record = oci.find_record(description.get("hostname", ""))
     if record is None:
         return oci.refuse(argv, oci.REFUSAL)
-    adapt(description, oci.read(record))
+    try:
+        adapt(description, oci.read(record))
+    except FileNotFoundError:  # the engine gave up just now
+        return oci.refuse(argv, oci.REFUSAL)
     oci.write(path, description)
     return 0
 
@@ -38,7 +41,7 @@ def adapt(description: dict[str, Any], record: dict[str, Any]) -> None:
     oci.confine(description, record["environment"], record["capabilities"], record["netns"])
     ours = dict.fromkeys(record["binds"], (*oci.HARMLESS, "noexec")) | dict.fromkeys(record["scripts"], oci.HARMLESS)
     # Any other bind mount is docker's: /etc/hosts and the like, and the image's volumes.
-    kept = [each for each in description["mounts"] if each["type"] != "bind" or each["source"] in ours]
+    kept = [each for each in description["mounts"] if not oci.is_bind(each) or each["source"] in ours]
     for mount in kept:
         mount["options"] = [*mount["options"], *ours.get(mount["source"], ())]
     description["mounts"] = kept

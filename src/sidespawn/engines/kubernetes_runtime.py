@@ -123,7 +123,7 @@ def adapt(description: dict[str, Any], record: dict[str, Any]) -> None:
     oci.narrow(linux["seccomp"], as_root=process["user"]["uid"] == 0)
     linux.pop("rootfsPropagation", None)
     # Bind mounts are kubelet's and containerd's: /etc/hosts, the pod's /dev/shm, volumes of the image.
-    description["mounts"] = [each for each in description["mounts"] if each["type"] != "bind"] + record["mounts"]
+    description["mounts"] = [each for each in description["mounts"] if not oci.is_bind(each)] + record["mounts"]
 
 
 def check(description: dict[str, Any], record: dict[str, Any]) -> None:

@@ -58,12 +58,17 @@ def refuse(argv: list[str], why: str) -> int:
 
 def find_record(name: str) -> str | None:
     """Return the path of what an engine left under this name, in the directory of one service."""
-    if len(name) == 32 and HEX.issuperset(name):
+    if len(name) == 32 and HEX.issuperset(name) and os.path.exists(HOMES):  # not before a service starts at boot
         for service in os.listdir(HOMES):
             path = f"{HOMES}/{service}/pins/{name}.oci"
             if os.path.exists(path):
                 return path
     return None
+
+
+def is_bind(mount: dict[str, Any]) -> bool:
+    """By its options: the type of such a mount may be anything, or missing."""
+    return mount.get("type") == "bind" or not {"bind", "rbind"}.isdisjoint(mount.get("options", ()))
 
 
 def confine(description: dict[str, Any], environment: list[str], capabilities: list[str], netns: str) -> None:
