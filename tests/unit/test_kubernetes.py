@@ -497,6 +497,26 @@ def test_a_pid_that_is_used_again_is_no_side_container(home: Path) -> None:
     Kubernetes().remove(PLAN.name)  # and this process goes on
 
 
+@pytest.mark.usefixtures("node")
+def test_a_note_that_is_being_written_is_not_looked_at(home: Path) -> None:
+    """It is whole before it has its name: what it says would run twice."""
+    container, _ = start(home)
+    (home / "runs" / container).rename(home / "runs" / f"{container}.new")
+    assert [each.state for each in Kubernetes().list("small")] == ["exited"]
+    (home / "runs" / f"{container}.new").rename(home / "runs" / container)
+    assert [each.state for each in Kubernetes().list("small")] == ["running"]
+
+
+@pytest.mark.usefixtures("node")
+def test_a_pod_that_a_killed_run_did_not_finish_goes_with_the_next_start(home: Path) -> None:
+    unfinished, others = home / f"pods/.sidespawn.{PLAN.name}.{ID}.json", home / "pods/.backup.json"
+    for each in (unfinished, others):
+        each.write_text("{")
+    start(home)
+    assert not unfinished.exists()
+    assert others.exists()
+
+
 def test_other_files_in_the_directory_are_let_alone(home: Path) -> None:
     others = {
         "kube-apiserver.yaml": "apiVersion: v1\n",

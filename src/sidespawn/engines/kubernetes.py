@@ -268,16 +268,21 @@ def pod_name(plan: Plan, uid: str) -> str:
 def pods() -> Iterator[Pod]:
     for path in sorted(STATIC_PODS.glob(f"{PREFIX}*{SUFFIX}")):
         name, _, uid = path.name.removeprefix(PREFIX).removesuffix(SUFFIX).rpartition(".")
-        if len(uid) == 32 and HEX.issuperset(uid):
+        if is_uid(uid):
             with suppress(OSError, ValueError, KeyError):  # removed just now, or not ours
                 yield Pod(path, name, uid, json.loads(path.read_text(encoding="utf-8"))["metadata"]["annotations"])
+
+
+def is_uid(text: str) -> bool:
+    """Return whether it is one; a note that is being written has another name."""
+    return len(text) == 32 and HEX.issuperset(text)
 
 
 def runs() -> Iterator[Run]:
     """Yield what was started and whose pod is there, or was when it was last looked for."""
     with suppress(FileNotFoundError):  # nothing was started since the host booted
-        for name in sorted(os.listdir(RUNS)):
-            with suppress(OSError, ValueError, KeyError):  # removed just now, or not whole yet
+        for name in sorted(filter(is_uid, os.listdir(RUNS))):
+            with suppress(OSError, ValueError, KeyError):  # removed just now
                 yield run_of(name)
 
 
@@ -353,6 +358,8 @@ def only_one() -> Iterator[None]:
         raise LaunchError(Reason.ENGINE_FAILED, message, hint) from None
     try:
         fcntl.flock(held, fcntl.LOCK_EX)
+        for unfinished in STATIC_PODS.glob(f".{PREFIX}*{SUFFIX}"):  # by a run that was killed
+            unfinished.unlink(missing_ok=True)
         yield
     finally:
         os.close(held)
