@@ -73,6 +73,14 @@ def test_a_directory_that_others_can_write() -> None:
     assert "root on this node" in sentence
 
 
+def test_a_kubelet_that_may_read_no_static_pods() -> None:
+    """Its configuration names no directory, or is not where kubeadm puts it."""
+    state, sentence = judged(replace(GOOD, says_directory=False))["static-pods"]
+    assert state == "warning"
+    assert "staticPodPath" in sentence
+    assert judged(replace(GOOD, says_directory=False, has_directory=False))["static-pods"][0] == "problem"
+
+
 def test_the_hint_says_what_containerd_needs() -> None:
     _, sentence = judged(replace(GOOD, runtime=""))["kubernetes"]
     assert json.dumps({"BinaryName": str(kubernetes.RUNTIME), "Root": RUNC}) in sentence
@@ -115,9 +123,32 @@ def test_no_handler(configuration: dict[str, object]) -> None:
         ("", "", ""),
     ],
 )
-def test_what_kubelets_configuration_says(text: str, path: str, most: str) -> None:
-    assert kubernetes.setting(text, "staticPodPath") == path
-    assert kubernetes.setting(text, "maxPods") == most
+def test_what_kubelets_configuration_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, path: str, most: str
+) -> None:
+    monkeypatch.setattr(kubernetes, "KUBELET_CONFIGURATION", tmp_path / "kubelet")
+    (tmp_path / "kubelet").write_bytes(b"# \xff\n" + text.encode() if text[:1] != "{" else text.encode())
+    assert kubernetes.setting("staticPodPath") == path
+    assert kubernetes.setting("maxPods") == most
+    assert kubernetes.most_pods() == int(most or kubernetes.MOST_PODS)
+
+
+@pytest.mark.parametrize("most", ["many", "-1", "1.5", "9" * 5000, "\u0663"])
+def test_a_number_of_pods_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: str) -> None:
+    monkeypatch.setattr(kubernetes, "KUBELET_CONFIGURATION", tmp_path / "kubelet")
+    (tmp_path / "kubelet").write_text(f"maxPods: {most}\n")
+    assert kubernetes.most_pods() == kubernetes.MOST_PODS
+
+
+def test_a_kubelet_whose_configuration_only_root_can_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`sidespawn check FILE` needs no root."""
+    monkeypatch.setattr(Path, "read_text", refuse)
+    assert kubernetes.setting("staticPodPath") == ""
+    assert kubernetes.most_pods() == kubernetes.MOST_PODS
+
+
+def refuse(*_: object, **__: object) -> str:
+    raise PermissionError(13, "Permission denied")
 
 
 @pytest.fixture
@@ -138,7 +169,7 @@ def test_looking_at_a_node(node: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     )
     monkeypatch.setattr(kubernetes, "run", lambda *_: Output(0, text, ""))
     found = kubernetes.look()
-    assert (found.runtime, found.root, found.reads, found.most_pods) == ("/b", "/r", "/x/pods", 250)
+    assert (found.runtime, found.root, found.reads, found.says_directory) == ("/b", "/r", "/x/pods", True)
     assert (found.lists_agents, found.agent_runtime) == (False, "/a")
     monkeypatch.setattr(agent_runtime, "LIST", str(node / "list"))
     (node / "list").write_text("openstack/dhcp\n")
@@ -173,6 +204,11 @@ def test_the_directory_may_be_a_link_to_kubelets(node: Path, monkeypatch: pytest
         (Output(1, "", "containerd: line 3\n"), "line 3"),
         (Output(0, "no = TOML = x", ""), "cannot be read"),
         (Output(0, "plugins = 3", ""), "cannot be read"),
+        (Output(0, "plugins.'io.containerd.grpc.v1.cri'.containerd.runtimes = 3", ""), "cannot be read"),
+        (
+            Output(0, "plugins.'io.containerd.grpc.v1.cri'.containerd.runtimes.sidespawn.options = ['x']", ""),
+            "cannot be",
+        ),
         (LaunchError(Reason.ENGINE_TIMEOUT, "it took long"), "it took long"),
     ],
 )
@@ -190,7 +226,7 @@ def test_a_node_without_kubelets_configuration_or_containerd(node: Path, monkeyp
     monkeypatch.setattr(kubernetes, "run", lambda *_: Output(0, "", ""))
     (node / "kubelet").rename(node / "other")
     monkeypatch.setattr(kubernetes, "CONTAINERD", str(node / "other"))
-    assert (kubernetes.look().reads, kubernetes.look().most_pods) == ("", kubernetes.MOST_PODS)
+    assert (kubernetes.look().reads, kubernetes.look().says_directory) == ("", False)
     monkeypatch.setattr(kubernetes, "CONTAINERD", str(node / "none"))
     assert not kubernetes.look().is_installed
 

@@ -9,6 +9,7 @@ import json
 import re
 import tomllib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -39,8 +40,8 @@ class Facts:
     root: str = ""  # where the handler has runc keep its state
     has_directory: bool = True
     is_writable: bool = False  # the directory, by others than root
-    reads: str = ""  # kubelet's staticPodPath, where its configuration says another one
-    most_pods: int = MOST_PODS
+    says_directory: bool = True  # kubelet's configuration is there, with its staticPodPath
+    reads: str = ""  # that, where it is another one
     lists_agents: bool = False  # whose containers are to share /run/netns
     is_list_safe: bool = True
     agent_runtime: str = ""  # path of the handler for them
@@ -49,13 +50,12 @@ class Facts:
 def look() -> Facts:
     if not Path(CONTAINERD).exists():
         return Facts(is_installed=False)
-    kubelet = KUBELET_CONFIGURATION.read_text(encoding="utf-8") if KUBELET_CONFIGURATION.exists() else ""
-    most = setting(kubelet, "maxPods")
+    says = setting("staticPodPath")
     facts = Facts(
         has_directory=STATIC_PODS.is_dir(),
         is_writable=STATIC_PODS.is_dir() and any(map(is_writable_by_others, places())),
-        reads=other_path(setting(kubelet, "staticPodPath")),
-        most_pods=int(most) if most.isdecimal() else MOST_PODS,
+        says_directory=bool(says),
+        reads=other_path(says),
         lists_agents=Path(agent_runtime.LIST).exists(),
         is_list_safe=agent_runtime.read_list(agent_runtime.LIST) is not None,
     )
@@ -67,7 +67,7 @@ def look() -> Facts:
         handler, of_agents = handler_of(configuration), handler_of(configuration, AGENT_CLASS)
     except LaunchError as error:
         return replace(facts, error=error.message)
-    except (tomllib.TOMLDecodeError, AttributeError):
+    except (ValueError, TypeError, AttributeError):
         return replace(facts, error="`containerd config dump` printed what cannot be read")
     facts = replace(facts, agent_runtime=str(of_agents.get("BinaryName", "")))
     return replace(facts, runtime=str(handler.get("BinaryName", "")), root=str(handler.get("Root", "")))
@@ -85,8 +85,17 @@ def places() -> set[Path]:
     return {each for each in every if not each.is_symlink()}  # who can change a link can write its directory
 
 
-def setting(kubelet: str, key: str) -> str:
-    """A plain value at the top of kubelet's configuration, which is YAML or JSON; empty if it is not there so."""
+def most_pods() -> int:
+    most = setting("maxPods")
+    return int(most) if re.fullmatch(r"[0-9]{1,9}", most) else MOST_PODS
+
+
+def setting(key: str) -> str:
+    """A plain value at the top of kubelet's configuration, which is YAML or JSON; empty if it is not there so, or only
+    root can read it."""
+    kubelet = ""
+    with suppress(OSError):
+        kubelet = KUBELET_CONFIGURATION.read_text(encoding="utf-8", errors="replace")
     found = re.search(rf"""^(?:{key}|\s*"{key}"):[ \t]*["']?([^"',#\s]+)""", kubelet, re.MULTILINE)
     return found[1] if found else ""
 
@@ -129,6 +138,11 @@ def judge(facts: Facts) -> Iterator[Finding]:
     elif facts.is_writable:
         found = f"{STATIC_PODS} can be changed by others than root"
         yield warning(Topic.STATIC_PODS, found, "who can write there is root on this node", "chown root, chmod go-w")
+    elif not facts.says_directory:
+        found = f"{KUBELET_CONFIGURATION} does not say where kubelet reads static pods"
+        message = f"unless an option of kubelet does, {cannot}"
+        hint = f"set staticPodPath: {STATIC_PODS} there and restart kubelet"
+        yield warning(Topic.STATIC_PODS, found, message, hint)
     else:
         yield ok(Topic.STATIC_PODS, f"static pods lie in {STATIC_PODS}")
 

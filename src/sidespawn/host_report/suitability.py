@@ -13,7 +13,7 @@ from sidespawn.engines.systemd import PRIVATE_PIDS
 from sidespawn.errors import LaunchError
 from sidespawn.host_report import service_manager
 from sidespawn.host_report.findings import Finding
-from sidespawn.host_report.kubernetes import look as look_at_kubernetes
+from sidespawn.host_report.kubernetes import most_pods
 from sidespawn.host_report.trusted_code import is_writable_by_others
 from sidespawn.setup import accounts, hardening, security_modules, systemd
 from sidespawn.setup.services import Service, is_enabled
@@ -38,7 +38,7 @@ def policy_warnings(policy: Policy) -> list[str]:
     if policy.side_container.engine == "systemd":
         found += account_warnings(policy)
     if policy.side_container.engine == "kubernetes":
-        found += pod_warnings(policy, look_at_kubernetes().most_pods)
+        found += pod_warnings(policy, most_pods())
     return found + security_modules.warnings(policy.side_container.engine, policy.side_container.apparmor)
 
 
