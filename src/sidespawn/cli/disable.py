@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import click
@@ -12,6 +13,7 @@ from sidespawn.cli.output import json_option, print_json, service_argument
 from sidespawn.core.policy import Policy
 from sidespawn.engines import Engine, get_engine, systemd_roots
 from sidespawn.engines.control_groups import slice_name, slice_path
+from sidespawn.engines.podman import PODMAN
 from sidespawn.errors import LaunchError, PolicyError
 from sidespawn.host import directories
 from sidespawn.host.policies import load_policy
@@ -58,11 +60,7 @@ def disable(places: Places, purge: bool, dry_run: bool, as_json: bool) -> None:
             systemd.reset_failed(*systemd.all_units(places.service))
             if places.home.exists():  # units of an earlier version remove it in their own mount namespace
                 directories.remove(places)
-        found = side_containers(places, policy)
-        containers = [name for _, name in found]
-        for engine, name in found:
-            engine.remove(name)
-        get_engine(engine_name(policy), places.service).reap(places.service)
+        containers = end_side_containers(places, policy)
         systemd.systemctl("stop", slice_name(places.service))
         systemd.forget_failed_scopes(slice_name(places.service))
         if not keeps_policy:
@@ -97,14 +95,27 @@ def policy_or_none(places: Places) -> Policy | None:
 
 
 def engine_name(policy: Policy | None) -> str:
-    return "podman" if policy is None else policy.side_container.engine
+    """Return the engine that must answer. Without a policy that is podman, and none if it is not installed."""
+    if policy is not None:
+        return policy.side_container.engine
+    return "podman" if Path(PODMAN).exists() else ""
 
 
 def end_starts(places: Places, policy: Policy | None) -> None:
     """End starts, which need their pins. An engine that does not answer is asked again once they are gone."""
-    if engine_name(policy) != "podman":  # a start of the service's podman ends with it
+    name = engine_name(policy)
+    if name not in ("", "podman"):  # a start of the service's podman ends with it
         with suppress(LaunchError):
-            get_engine(engine_name(policy), places.service).reap(places.service)
+            get_engine(name, places.service).reap(places.service)
+
+
+def end_side_containers(places: Places, policy: Policy | None) -> list[str]:
+    found = side_containers(places, policy)
+    for engine, name in found:
+        engine.remove(name)
+    if own := engine_name(policy):
+        get_engine(own, places.service).reap(places.service)
+    return [name for _, name in found]
 
 
 def side_containers(places: Places, policy: Policy | None) -> list[tuple[Engine, str]]:
