@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from sidespawn.loading.parse import ENGINES
+from sidespawn.recipes import containers
 from sidespawn.setup import hardening
 from sidespawn.setup.systemd import SHIPPED
 from tests.unit import small
@@ -131,7 +132,7 @@ def test_pods_of_kubernetes_are_removed_at_boot(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(hardening, "INSTALLED", tmp_path / "units")
     monkeypatch.setattr(hardening, "TMPFILES", tmp_path / "tmpfiles")
     pods, podman = (small.load(('engine = "podman"', f'engine = "{each}"')) for each in ("kubernetes", "podman"))
-    path = tmp_path / f"tmpfiles/sidespawn-{pods.service}.conf"
+    path = tmp_path / f"tmpfiles/sidespawn@{pods.service}.conf"
     (tmp_path / "units").mkdir()
     assert hardening.install(pods)
     assert path.read_text().splitlines()[1:] == [f"r! /etc/kubernetes/manifests/sidespawn.{pods.service}_*.json"]
@@ -143,3 +144,9 @@ def test_pods_of_kubernetes_are_removed_at_boot(tmp_path: Path, monkeypatch: pyt
     hardening.install(pods)
     assert hardening.remove(pods.service)
     assert not path.exists()
+
+
+def test_no_services_file_is_that_of_the_agents() -> None:
+    """Which operators write as `sidespawn agent-options` prints it: a service may have any name."""
+    assert Path(containers.TMPFILES) not in hardening.files("agents")
+    assert Path(containers.TMPFILES).parent == hardening.TMPFILES

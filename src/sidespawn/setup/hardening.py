@@ -29,7 +29,7 @@ def drop_in(service: str, unit: str = "sidespawn") -> Path:
 
 
 def at_boot(service: str) -> Path:
-    return TMPFILES / f"sidespawn-{service}.conf"
+    return TMPFILES / f"sidespawn@{service}.conf"  # not sidespawn-agents.conf, which `sidespawn agent-options` shows
 
 
 def engine_of(policy: Policy) -> str:
