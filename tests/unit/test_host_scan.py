@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sidespawn.cli.output import printable
-from sidespawn.host_scan import containers, files, sources
+from sidespawn.host_scan import containers, engines, files, sources
 from sidespawn.host_scan.findings import HINTS, MEANINGS, Deployment, Kind
 from sidespawn.host_scan.sources import HostMount, Sources
 from tests.attacks.catalogue import attack
@@ -68,6 +69,18 @@ FILES = [
         '{"hostPath": {"type": "Socket", "path": "/run/docker.sock"}}',
         ["unit-file:1"],
     ),
+    (
+        "etc/kubernetes/manifests/u.yaml",
+        "hostPath: # the engine's\n  # type: x\n  type: Socket # it is\n  path: /run/docker.sock#\n",
+        [],
+    ),
+    (
+        "etc/kubernetes/manifests/v.yaml",
+        "hostPath: # the engine's\n  # type: x\n  type: Socket # it is\n  path: /run/docker.sock # for all\n",
+        ["unit-file:4"],
+    ),
+    ("etc/kubernetes/manifests/w.json", '{"a": "b #c", "hostPath": {"path": "/run/docker.sock"}}', ["unit-file:1"]),
+    ("etc/kubernetes/manifests/y.yaml", "# hostPath: {path: /run/docker.sock}\na: # hostPath: {path: /run}\n", []),
     ("etc/containers/systemd/u.yml", "hostPath: {path: '/run'}\n", ["unit-file:1"]),
     ("etc/docker/daemon.json", '{"hosts":\n["unix:///run/docker.sock", "tcp://0.0.0.0:2375"]}', ["engine-listener:2"]),
     ("etc/systemd/system/docker.service.d/1.conf", "ExecStart=dockerd -H tcp://:2375\n", ["engine-listener:1"]),
@@ -238,3 +251,34 @@ def test_a_scripts_name_reaches_no_terminal_as_it_is(tmp_path: Path) -> None:
     shown = printable(finding.where)
     assert shown.endswith("/\\x1b]0;x\\x07\\udcff\\n[red]_wrapper:1")
     assert shown.isprintable()
+
+
+INSPECTED = {
+    "Name": "x",
+    "State": {},
+    "HostConfig": {},
+    "Config": {},
+    "Mounts": [{"Source": "/var/lib/containers/storage/volumes/v/_data", "Destination": "/y", "RW": True}],
+}
+VOLUME = {"Mountpoint": "/var/lib/containers/storage/volumes/v/_data", "Options": {"o": "bind", "device": "/run"}}
+
+
+@pytest.mark.parametrize(
+    ("volumes", "source"),
+    [
+        ([VOLUME], "/run"),
+        ([VOLUME | {"Options": None}], VOLUME["Mountpoint"]),
+        ([VOLUME | {"Options": {"o": "rw", "device": "/run"}}], VOLUME["Mountpoint"]),
+        ([], VOLUME["Mountpoint"]),
+        (None, VOLUME["Mountpoint"]),  # as Go writes an empty list in places
+    ],
+)
+def test_a_volume_that_stands_for_a_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, volumes: object, source: str
+) -> None:
+    answers = {"ps": "abc\n", "volume": json.dumps(volumes), "inspect": json.dumps([INSPECTED])}
+    monkeypatch.setattr(engines, "PODMAN", str(tmp_path))
+    monkeypatch.setattr(engines, "podman", lambda verb, *_: answers[verb])
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    (found,) = engines.of_podman()
+    assert [each.source for each in found.mounts] == [source]

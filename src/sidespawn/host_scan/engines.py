@@ -28,7 +28,7 @@ def of_podman() -> Iterator[Container]:
     if os.geteuid() != 0:
         raise LaunchError(Reason.HOST_UNSUITABLE, "only root can see the containers of root's podman")
     ids = podman("ps", "--all", "--quiet", "--no-trunc").split()
-    devices = bound(json.loads(podman("volume", "ls", "--format=json") or "[]")) if ids else {}
+    devices = bound(json.loads(podman("volume", "ls", "--format=json") or "[]") or ()) if ids else {}
     for start in range(0, len(ids), AT_ONCE):
         for told in inspected(ids[start : start + AT_ONCE]):
             added = told.get("EffectiveCaps") or ()

@@ -64,6 +64,7 @@ SETTING = re.compile(r"additional_sockets|(dhcp|l3|ovn_metadata)_agent_wrappers"
 LISTENS = re.compile(r"(?:-H|--host)[=\s]+unix://(?!(?:/var)?/run/docker\.sock(?![\w.-]))[^\s'\"]+")
 ON_THE_NETWORK = re.compile(r"tcp://[^\s\"',\]]*|^\s*ListenStream\s*=\s*(?![/%@])[\w.:\[\]]+")
 CERTIFICATES = re.compile(r"""\btlsverify\b(?!["']?\s*[:=]\s*["']?false)""")
+COMMENT = re.compile(r"(^|\s)#.*")  # in YAML
 PRIVILEGED = re.compile(r"(^|[\s=])--privileged(?!=false)(\s|=|$)")
 
 
@@ -117,7 +118,8 @@ def volumes(root: Path, sources: Sources) -> Iterator[Finding]:
 
 def manifests(root: Path, sources: Sources) -> Iterator[Finding]:
     for path, lines in files(root, MANIFESTS):
-        for number, source in mounts.host_paths("\n".join(line for _, line in lines)):
+        text = "\n".join(line if path.suffix == ".json" else COMMENT.sub("", line) for _, line in lines)
+        for number, source in mounts.host_paths(text):
             if is_reaching(source, sources):
                 yield at(path, number, Kind.UNIT_FILE, f"mounts {source}", Deployment.KUBERNETES)
 
