@@ -152,6 +152,9 @@ def test_without_a_watch_requests_are_served_all_the_same(
     hand_over(run, FIRST)
     run.run()
     assert names(run) == {f"{FIRST}.json"}
+    before = os.listdir("/proc/self/fd")
+    os.close(kernel.watch_directories("/"))
+    assert os.listdir("/proc/self/fd") == before  # an instance that nothing uses is one less for others
 
 
 @attack(246)

@@ -89,10 +89,9 @@ def watch_directories(*paths: str) -> int:
     It never does where none can be had: a user, root as well, has 128 in all containers together (inotify(7)). So who
     waits for it looks every now and then as well.
     """
-    try:
-        descriptor = checked(libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC), "inotify_init1")
-        for path in paths:
-            checked(libc.inotify_add_watch(descriptor, os.fsencode(path), IN_CREATE | IN_MOVED_TO), path)
-    except OSError:
+    descriptor = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+    if descriptor < 0:
         return os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-    return descriptor
+    for path in paths:
+        libc.inotify_add_watch(descriptor, os.fsencode(path), IN_CREATE | IN_MOVED_TO)
+    return int(descriptor)
