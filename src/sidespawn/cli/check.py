@@ -120,7 +120,7 @@ def services(results: Iterable[Checked]) -> list[Service]:
 
 
 def notes(each: Checked, policy: Policy, *, is_alone: bool) -> list[tuple[State, str]]:
-    """Do not repeat findings about the host after its report."""
+    """Return what to know of a policy. Findings about the host are not repeated after its report."""
     own = [(State.WARNING, text) for text in (*policy_warnings(policy), *unit_warnings(policy))]
     if each.is_dangerous:
         own += [(State.PROBLEM, f"{text}; {coverage.CONSEQUENCE}") for text in each.gaps]
@@ -178,7 +178,7 @@ def written_out(policy: Policy, pattern: Pattern) -> str:
 
 
 def show_host(findings: tuple[Finding, ...]) -> None:
-    """Return a row for each finding; under one that is not ok, its consequence and what to do."""
+    """Print a row for each finding; under one that is not ok, its consequence and what to do."""
     if not findings:
         return
     table = Table(box=None, pad_edge=False, show_header=False)
@@ -195,7 +195,7 @@ def show_host(findings: tuple[Finding, ...]) -> None:
 
 
 def show_examples(policy: Policy) -> None:
-    """Return a line for each rule, quoted for a shell."""
+    """Print a line for each rule, quoted for a shell."""
     click.echo("  examples of calls that it allows, one for each rule:")
     for call in example_calls(policy):
         where = f"ip netns exec {call.netns} " if call.netns else ""

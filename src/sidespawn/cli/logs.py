@@ -16,6 +16,7 @@ from sidespawn.core.adoption import names_of
 from sidespawn.core.pattern import render_first
 from sidespawn.core.plan import container_name
 from sidespawn.engines.control_groups import slice_name
+from sidespawn.engines.kubernetes import NAMESPACE
 from sidespawn.errors import PolicyError, Reason, SidespawnError
 from sidespawn.host.policies import load_policy
 from sidespawn.host_report.journal import JOURNALCTL
@@ -50,7 +51,8 @@ def logs(
     require_journalctl()
     if writes_files(places):
         click.echo(
-            f"their output is in {PODS}/*/program/0.log, which kubectl logs shows; the journal has the rest", err=True
+            f"their output is in {PODS}, in {NAMESPACE}_*/program/0.log, and shown by kubectl logs; the rest is here",
+            err=True,
         )
     matching = matches(places, name, refused)
     command = [JOURNALCTL, "--no-pager", "--quiet", *newest(lines, since, matching)]

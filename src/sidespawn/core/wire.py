@@ -189,7 +189,7 @@ def integer(untrusted_object: Mapping[str, Any], key: str, low: int, high: int) 
 
 
 def plain_text(untrusted_value: object, where: str) -> str:
-    """Return whether the string is printable. Line ends, escapes, bidirectional overrides and surrogates are not."""
+    """Return the value if it is a string of printable characters; line ends, escapes and surrogates are not."""
     if not isinstance(untrusted_value, str):
         raise RequestError(f"{where} is not a string")
     if untrusted_value and not untrusted_value.isprintable():

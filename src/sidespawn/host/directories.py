@@ -176,10 +176,10 @@ def write_wrappers(places: Places, policy: Policy) -> None:
 
 
 def wrapper_texts(places: Places, policy: Policy) -> list[tuple[Path, bytes]]:
-    """Return the text of wrapper.py with its settings. Most of it becomes a string, so that the first lines run before
-    all the others
-    are read, and beside it what this Python compiles that to, for agents with the same one: to compile takes 3 ms of
-    processor time, a quarter of what a wrapper costs.
+    """Return the text of wrapper.py with its settings, and what this Python compiles it to.
+
+    Most of it becomes a string, so that the first lines run before all the others are read. What it is compiled to is
+    for agents with the same Python: to compile takes 3 ms of processor time, a quarter of what a wrapper costs.
     """
     source = WRAPPER.read_text(encoding="utf-8")
     first, division, text = source.partition(DIVISION)

@@ -43,7 +43,7 @@ def policy_warnings(policy: Policy) -> list[str]:
 
 
 def unit_warnings(policy: Policy) -> list[str]:
-    """Return whether an enabled service's unit has the rights that its current policy needs."""
+    """Return what an enabled service's unit lacks of the rights that its current policy needs."""
     if not is_enabled(policy.service):
         return []
     found = []

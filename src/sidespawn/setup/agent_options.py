@@ -77,7 +77,7 @@ def options_of(policies: Iterable[Policy], *, image: str = "") -> AgentOptions:
 def options_beside_others(
     places: Places, policy: Policy, *, image: str = "", has_module: bool | None = None
 ) -> AgentOptions:
-    """Return options_of one service, without the kill scripts that another enabled service of the same agent brings.
+    """Return the options of a service, without the kill scripts that another enabled service of the same agent brings.
 
     `has_module`: whether SELinux has it by the time that the agent starts; by default whether it has it now.
     """

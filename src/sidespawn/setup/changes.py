@@ -22,7 +22,7 @@ from sidespawn.system.places import Places
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """Return a file's text, a wrapper's digest, or the state of anything else in a word."""
+    """A change of a file's text, of a wrapper's digest, or of the state of anything else, in a word."""
 
     what: str  # a path, or `unit NAME`, `account NAME`, `SELinux module sidespawn`
     before: str
