@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from sidespawn import presets
 from sidespawn.core.policy import Policy
@@ -16,6 +17,10 @@ from sidespawn.engines import control_groups
 from tests.unit.shipped import preset
 
 SOURCE = Path(presets.__file__).parent.parent.parent
+
+# How long an example takes says nothing of a host on which other tests run as well.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 
 # They boot machines, which takes minutes, or need what a lab has not.
