@@ -24,8 +24,9 @@ from tests.kubernetes import containerds, pods
 from tests.kubernetes.containerds import AGENT, Containerd, Refused
 from tests.lab.conftest import nothing_left_behind  # noqa: F401 - a fixture
 from tests.lab.networks import command, wait_until
+from tests.lab.test_engines import NET_ADMIN, mask
 
-NET_ADMIN, SYS_ADMIN = 12, 21
+SYS_ADMIN = 21
 # clone(2) on x86-64, for a child in a user namespace of its own, on the parent's stack.
 CLONE = "import ctypes; assert ctypes.CDLL(None).syscall(56, 0x10000011, 0, 0, 0, 0) >= 0"
 Manifest = dict[str, Any]
@@ -114,10 +115,6 @@ class Pod:
     def execute(self, *argv: str) -> tuple[int, str]:
         done = self.containerd.call("ExecSync", container_id=self.container, cmd=argv, timeout=20)
         return int(done.get("exit_code", 0)), done.get("stderr", "")
-
-
-def mask(*capabilities: int) -> str:
-    return f"{sum(1 << each for each in capabilities):016x}"
 
 
 def is_mounted(name: str) -> bool:

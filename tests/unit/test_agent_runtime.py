@@ -13,7 +13,7 @@ import pytest
 
 from sidespawn.engines import agent_runtime
 from sidespawn.engines.agent_runtime import NO_RESTORE, UNSAFE_LIST
-from tests.unit.test_kubernetes_runtime import RECORDED, VERSIONS
+from tests.unit.test_kubernetes_runtime import RECORDED, VERSIONS, message
 
 Description = dict[str, Any]
 SHELL = Path(agent_runtime.__file__).with_name("agent-runtime")
@@ -58,10 +58,6 @@ def call(host: Path, description: Description, *verb: str) -> tuple[int, Descrip
     (host / "config.json").write_text(json.dumps(description))
     argv = ["--root", "/r", "--log", str(host / "log"), *(verb or ("create",)), "--bundle", str(host), "abc"]
     return agent_runtime.main([str(SHELL), *argv]), json.loads((host / "config.json").read_text())
-
-
-def message(host: Path) -> str:
-    return str(json.loads((host / "log").read_text().splitlines()[-1])["msg"])
 
 
 @pytest.mark.parametrize("version", VERSIONS)
