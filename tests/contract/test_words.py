@@ -140,5 +140,10 @@ def test_what_we_do_not_write_is_found() -> None:
     assert found("lists of\n\nbefore") == []
 
 
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(CHECKOUT)))
+def test_no_page_has_both_sides_of_a_merge(path: Path) -> None:
+    assert not re.search(r"^(?:<{7}|={7}|>{7})(?: |$)", path.read_text(encoding="utf-8"), re.MULTILINE)
+
+
 def written_of(python: str) -> str:
     return "\n".join(of_python(python))
