@@ -56,6 +56,8 @@ AGENTS = replace(GOOD, lists_agents=True, agent_runtime=str(kubernetes.AGENT_RUN
     ("facts", "state", "said"),
     [
         (AGENTS, "ok", "handler sidespawn-agent"),
+        (replace(AGENTS, has_pods_names=True), "warning", "can enter the network of every pod"),
+        (replace(AGENTS, has_pods_names=True, agent_runtime=""), "problem", "is not there"),
         (replace(AGENTS, agent_runtime=""), "problem", "handler sidespawn-agent is not there"),
         (replace(AGENTS, agent_runtime="/usr/sbin/runc"), "problem", "handler sidespawn-agent is /usr/sbin/runc"),
         (replace(AGENTS, is_list_safe=False), "problem", "can be written by others than root"),
@@ -101,6 +103,18 @@ def test_the_report_of_the_engines_has_it_where_it_is_used() -> None:
 def test_the_handler_where_containerd_1_and_2_have_it(plugin: str) -> None:
     configuration = {"plugins": {plugin: {"containerd": {"runtimes": HANDLER}}, "io.containerd.gc.v1.scheduler": {}}}
     assert kubernetes.handler_of(configuration)["BinaryName"] == "/lib/kubernetes-runtime"
+
+
+@pytest.mark.parametrize("plugin", ["io.containerd.cri.v1.runtime", "io.containerd.grpc.v1.cri"])
+@pytest.mark.parametrize(("line", "shares"), [("x = 1", True), ("{} = false", True), ("{} = true", False)])
+def test_where_the_network_namespaces_of_pods_are(
+    node: Path, monkeypatch: pytest.MonkeyPatch, plugin: str, line: str, shares: bool
+) -> None:
+    """By default where agents that share /run/netns find them."""
+    assert (node / "pods").exists()
+    text = f"[plugins.'{plugin}']\n{line.format('netns_mounts_under_state_dir')}\n"
+    monkeypatch.setattr(kubernetes, "run", lambda *_: Output(0, text, ""))
+    assert kubernetes.look().has_pods_names is shares
 
 
 @pytest.mark.parametrize(

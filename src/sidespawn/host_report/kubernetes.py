@@ -45,6 +45,7 @@ class Facts:
     lists_agents: bool = False  # whose containers are to share /run/netns
     is_list_safe: bool = True
     agent_runtime: str = ""  # path of the handler for them
+    has_pods_names: bool = False  # containerd's names of pods' network namespaces are in /run/netns
 
 
 def look() -> Facts:
@@ -65,11 +66,12 @@ def look() -> Facts:
             return replace(facts, error=last_line(done.stderr))
         configuration = tomllib.loads(done.stdout)
         handler, of_agents = handler_of(configuration), handler_of(configuration, AGENT_CLASS)
+        has_names = not any(each.get("netns_mounts_under_state_dir") for each in plugins_of(configuration))
     except LaunchError as error:
         return replace(facts, error=error.message)
     except (ValueError, TypeError, AttributeError):
         return replace(facts, error="`containerd config dump` printed what cannot be read")
-    facts = replace(facts, agent_runtime=str(of_agents.get("BinaryName", "")))
+    facts = replace(facts, agent_runtime=str(of_agents.get("BinaryName", "")), has_pods_names=has_names)
     return replace(facts, runtime=str(handler.get("BinaryName", "")), root=str(handler.get("Root", "")))
 
 
@@ -101,12 +103,18 @@ def setting(key: str) -> str:
 
 
 def handler_of(configuration: dict[str, Any], name: str = CLASS) -> dict[str, Any]:
-    """The options of a handler; empty without it. Where it stands differs between containerd 1 and 2."""
-    for plugin in ("io.containerd.cri.v1.runtime", "io.containerd.grpc.v1.cri"):
-        runtimes = configuration.get("plugins", {}).get(plugin, {}).get("containerd", {}).get("runtimes", {})
+    """The options of a handler; empty without it."""
+    for plugin in plugins_of(configuration):
+        runtimes = plugin.get("containerd", {}).get("runtimes", {})
         if name in runtimes:
             return dict(runtimes[name].get("options", {}))
     return {}
+
+
+def plugins_of(configuration: dict[str, Any]) -> list[dict[str, Any]]:
+    """The tables of what serves kubelet, which containerd 1 and 2 name differently."""
+    plugins = configuration.get("plugins", {})
+    return [plugins.get(each, {}) for each in ("io.containerd.cri.v1.runtime", "io.containerd.grpc.v1.cri")]
 
 
 def judge(facts: Facts) -> Iterator[Finding]:
@@ -158,4 +166,9 @@ def judge_agents(facts: Facts) -> Finding:
         return problem(
             Topic.KUBERNETES_AGENTS, found, cannot, f"{hint}, then restart containerd; see docs/kubernetes.md"
         )
+    if facts.has_pods_names:
+        found = f"containerd keeps the names of pods' network namespaces in {agent_runtime.NETNS}"
+        message = "the listed agents can enter the network of every pod on this node, and end its name there"
+        hint = "drain the node, set netns_mounts_under_state_dir = true and restart containerd; see docs/kubernetes.md"
+        return warning(Topic.KUBERNETES_AGENTS, found, message, hint)
     return ok(Topic.KUBERNETES_AGENTS, f"containerd has the handler {AGENT_CLASS}, {facts.agent_runtime}")
