@@ -57,6 +57,12 @@ def test_the_service_itself_gets_none_of_them(engine: str) -> None:
     assert made('["NET_RAW"]', engine)["CapabilityBoundingSet"] == made("[]", "docker")["CapabilityBoundingSet"]
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_service_has_a_network_of_its_own_with_every_engine(engine: str) -> None:
+    found = made("[]", engine)
+    assert (found["PrivateNetwork"], found["PrivateMounts"]) == (["yes"], ["no"])
+
+
 def test_only_with_podman_is_there_one_for_podman(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hardening, "INSTALLED", tmp_path)
     podman, docker = small.load(), small.load(('engine = "podman"', 'engine = "docker"'))
