@@ -105,6 +105,8 @@ def test_a_systemd_that_can_gives_a_pid_namespace() -> None:
     covered = {path for _, path, *_ in after["BindPaths"]} | {path for path, _ in after[HIDDEN]}
     assert {"/proc", "/sys", "/dev", "/run"} <= covered
     assert ("/run", "ro,mode=755,nosuid,nodev,noexec,size=64k") in after[HIDDEN]
+    writable = unit(replace(PLAN, scratch=("/run",)), version=NEW)[HIDDEN]
+    assert [options for path, options in writable if path == "/run"] == ["mode=1777,nosuid,nodev,noexec,size=64k"]
 
 
 @pytest.mark.parametrize(

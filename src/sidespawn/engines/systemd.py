@@ -142,7 +142,7 @@ def properties(plan: Plan, pins: Pins, request: str, version: int) -> Properties
         own.append(("PrivatePIDs", ("s", "yes")))
         # It would also mount all of /proc, /sys and /run, writable, where nothing else is mounted.
         binds.append(bind(given / "sys", "/sys"))
-        empty.append(("/run", f"ro,mode=755,{TMPFS}"))
+        empty += [("/run", f"ro,mode=755,{TMPFS}")] if "/run" not in plan.scratch else []
     own += [("User", ("s", str(plan.uid))), ("Group", ("s", str(plan.gid)))] if plan.uid or plan.gid else []
     return [
         ("Description", ("s", f"Side container {plan.name}")),
