@@ -39,6 +39,7 @@ def test_a_node_that_is_ready() -> None:
         (replace(GOOD, runtime="/usr/sbin/runc"), "kubernetes", "handler sidespawn is /usr/sbin/runc"),
         (replace(GOOD, root=""), "kubernetes", "its Root not set"),
         (replace(GOOD, root="/run/x"), "kubernetes", "its Root /run/x"),
+        (replace(GOOD, lacks="/usr/bin/python3"), "kubernetes", "there is no /usr/bin/python3"),
         (replace(GOOD, reads="/var/lib/pods"), "static-pods", "from /var/lib/pods, not from /etc/kubernetes/manifests"),
         (replace(GOOD, has_directory=False), "static-pods", "is not there"),
     ],
@@ -192,6 +193,17 @@ def test_looking_at_a_node(node: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.has_directory
     (node / "pods").rmdir()
     assert not kubernetes.look().has_directory
+
+
+@pytest.mark.parametrize(("python", "lacks"), [("/bin/sh", ""), ("/usr/bin/python0", "/usr/bin/python0")])
+def test_the_python_that_the_runtimes_call(
+    node: Path, monkeypatch: pytest.MonkeyPatch, python: str, lacks: str
+) -> None:
+    assert kubernetes.interpreter() == "/usr/bin/python3"
+    (node / "runtime").write_text(kubernetes.RUNTIME.read_text().replace("/usr/bin/python3", python))
+    monkeypatch.setattr(kubernetes, "RUNTIME", node / "runtime")
+    monkeypatch.setattr(kubernetes, "run", lambda *_: Output(0, "", ""))
+    assert kubernetes.look().lacks == lacks
 
 
 def test_the_directory_may_be_a_link_to_kubelets(node: Path, monkeypatch: pytest.MonkeyPatch) -> None:

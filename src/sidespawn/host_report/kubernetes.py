@@ -38,6 +38,7 @@ class Facts:
     error: str = ""  # of `containerd config dump`
     runtime: str = ""  # path of the handler
     root: str = ""  # where the handler has runc keep its state
+    lacks: str = ""  # the Python that the runtimes call, where it is not there
     has_directory: bool = True
     is_writable: bool = False  # the directory, by others than root
     says_directory: bool = True  # kubelet's configuration is there, with its staticPodPath
@@ -51,8 +52,9 @@ class Facts:
 def look() -> Facts:
     if not Path(CONTAINERD).exists():
         return Facts(is_installed=False)
-    says = setting("staticPodPath")
+    says, python = setting("staticPodPath"), interpreter()
     facts = Facts(
+        lacks="" if Path(python).exists() else python,
         has_directory=STATIC_PODS.is_dir(),
         is_writable=STATIC_PODS.is_dir() and any(map(is_writable_by_others, places())),
         says_directory=bool(says),
@@ -73,6 +75,12 @@ def look() -> Facts:
         return replace(facts, error="`containerd config dump` printed what cannot be read")
     facts = replace(facts, agent_runtime=str(of_agents.get("BinaryName", "")), has_pods_names=has_names)
     return replace(facts, runtime=str(handler.get("BinaryName", "")), root=str(handler.get("Root", "")))
+
+
+def interpreter() -> str:
+    """Return the Python that the runtimes call; a package names its own there."""
+    found = re.search(r"(/\S+) -IS ", RUNTIME.read_text(encoding="utf-8"))
+    return found[1] if found else ""
 
 
 def other_path(reads: str) -> str:
@@ -131,6 +139,9 @@ def judge(facts: Facts) -> Iterator[Finding]:
         found += f", its Root {facts.root or 'not set'}" if facts.runtime == str(RUNTIME) else ""
         hint = f"options of runtimes.{CLASS}: {wanted}, then restart containerd; see docs/kubernetes.md"
         yield problem(Topic.KUBERNETES, found, cannot, hint)
+    elif facts.lacks:
+        found = f"there is no {facts.lacks}, which containerd's handler {CLASS} calls"
+        yield problem(Topic.KUBERNETES, found, cannot, "install python3")
     else:
         yield ok(Topic.KUBERNETES, f"containerd has the handler {CLASS}, {facts.runtime}")
     if facts.lists_agents and not facts.error:
