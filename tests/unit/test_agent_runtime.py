@@ -210,6 +210,21 @@ def test_a_listed_agent_that_is_not_contained_is_refused(
     assert what in message(host)
 
 
+@pytest.mark.parametrize("key", ["mounts", "process", "linux", "annotations"])
+@pytest.mark.parametrize("value", [None, "x", [None]])
+def test_a_description_of_another_form_is_refused(host: Path, key: str, value: object) -> None:
+    before = agent() | {key: value}
+    assert call(host, before) == (1, before)
+    assert message(host)
+
+
+def test_what_cannot_be_adapted_is_refused(host: Path) -> None:
+    before = agent()
+    before["linux"]["readonlyPaths"] = None
+    assert call(host, before) == (1, before)
+    assert "cannot be judged" in message(host)
+
+
 def test_the_mount_is_known_by_what_it_is_and_not_by_its_name(host: Path, tmp_path: Path) -> None:
     """Not by another path to it either: nothing that mounts it is left unconfined."""
     (tmp_path / "way").symlink_to("/run/netns")

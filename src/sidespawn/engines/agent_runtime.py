@@ -46,14 +46,17 @@ def main(argv: list[str]) -> int:
         return oci.refuse(argv, NO_RESTORE) if "--log" in argv else 1
     path = oci.description_of(argv)
     description = oci.read(path)
+    shares = False
     try:
         why = refusal(description)
-    except (OSError, LookupError, TypeError) as error:
-        why = f"the pod cannot be judged: {error}"
+        shares = not why and shares_namespaces(description)
+        if shares:
+            adapt(description)
+    except (OSError, LookupError, TypeError, AttributeError) as error:
+        why = f"the pod cannot be judged: {type(error).__name__}: {error}"
     if why:
         return oci.refuse(argv, why)
-    if shares_namespaces(description):
-        adapt(description)
+    if shares:
         oci.write(path, description)
     return 0
 
