@@ -198,6 +198,16 @@ def test_why_runc_fails_is_noted(host: Path) -> None:
     assert not (host / "runs").exists()
 
 
+@pytest.mark.parametrize("ends", ["echo no pid >{host}/pid", "exit 3"])
+def test_a_service_that_is_disabled_in_the_meantime(host: Path, ends: str) -> None:
+    """No one waits, and there is no place for the note. What runc says is not covered by another error."""
+    script = f'#!/bin/sh\nrm -r {host}/homes/small\necho \'{{"msg": "no luck"}}\' >>{host}/log\n'
+    (host / "bin/runc").write_text(script + ends.format(host=host))
+    code, _ = call(host, recorded("container"))
+    assert code == (3 if "exit" in ends else 1)
+    assert ("no luck" if "exit" in ends else "ValueError") in message(host)
+
+
 def test_a_runc_that_does_not_say_why_it_fails(host: Path) -> None:
     assert kubernetes_runtime.last_error(str(host / "none")) == "runc failed and did not say why"
     for text in ("", "no JSON\n", '{"level": "error"}\n'):

@@ -76,7 +76,7 @@ def create_program(argv: list[str], path: str, description: dict[str, Any], plac
         return oci.refuse(argv, USED)
     except (Refusal, OSError, ValueError, LookupError, TypeError) as error:
         why = str(error) if isinstance(error, Refusal) else f"the pod cannot be made: {error!r}"
-        note(f"{place}.failed", {"message": why})
+        note_failure(place, why)
         return oci.refuse(argv, why)
 
 
@@ -86,7 +86,7 @@ def create_by(record: dict[str, Any], argv: list[str], path: str, description: d
     oci.write(path, description)
     code = runc(argv)
     if code:
-        note(f"{place}.failed", {"message": last_error(oci.option(argv, "--log"))})
+        note_failure(place, last_error(oci.option(argv, "--log")))
         return code
     try:
         told = made(argv, description)
@@ -164,6 +164,12 @@ def made(argv: list[str], description: dict[str, Any]) -> dict[str, Any]:
         group = os.path.dirname(groups.read().rstrip().rpartition(":")[2])
     ours = {key: value for key, value in description["annotations"].items() if not key.startswith(CRI)}
     return {"container": argv[-1], "pid": pid, "started": started, "annotations": ours, "group": group}
+
+
+def note_failure(place: str, message: str) -> None:
+    """For the engine, which may not wait any more: the service is disabled, say, and its directory gone."""
+    if os.path.isdir(os.path.dirname(place)):
+        note(f"{place}.failed", {"message": message})
 
 
 def note(path: str, content: dict[str, Any]) -> None:
