@@ -101,3 +101,9 @@ def test_nothing_else_in_a_state_counts_as_the_reason() -> None:
     assert why_ended(ended("exited")) is Reason.EXITED
     assert why_ended(ended("out of memory, removing")) is Reason.EXITED
     assert why_ended(None) is Reason.EXITED
+
+
+def test_where_its_output_is_the_agent_is_not_told_wrongly(places: Places) -> None:
+    """With the engine kubernetes it is not in the journal; `sidespawn logs` says where it is."""
+    keeper = Keeper(small.load(), places, Engine(None), Journal("small", str(places.home / "none")))
+    assert keeper.see_log("small_1") == "for its output: sidespawn logs small small_1"

@@ -300,7 +300,7 @@ class Keeper:
         return Reply(id=request_id, status=status, reason=Reason.OK, message=message, pid=pid, container=name)
 
     def see_log(self, name: str) -> str:
-        return f"its output is in the host's journal: sidespawn logs {self.policy.service} {name}"
+        return f"for its output: sidespawn logs {self.policy.service} {name}"
 
 
 def done(request: SignalRequest, message: str, container: str = "") -> Reply:
