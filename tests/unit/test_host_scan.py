@@ -86,6 +86,7 @@ FILES = [
     ("etc/systemd/system/docker.service.d/1.conf", "ExecStart=dockerd -H tcp://:2375\n", ["engine-listener:1"]),
     ("etc/systemd/system/docker.socket.d/1.conf", "[Socket]\nListenStream=2375\n", ["engine-listener:2"]),
     ("etc/systemd/system/podman.service", "ExecStart=podman system service tcp://[::]:1\n", ["engine-listener:1"]),
+    ("etc/systemd/system/z.service", "ExecStart=docker run -v=/run/docker.sock:/x y\n", ["unit-file:1"]),
     # None of these alarms.
     ("etc/docker/daemon.json", '{"hosts": ["tcp://0.0.0.0:2376"],\n"tlsverify": true}', []),
     ("etc/systemd/system/podman.socket", "[Socket]\nListenStream=%t/podman/podman.sock\nListenStream=/x\n", []),

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 # Their value is the next word; -v may end other options of one letter, as in -itv.
 SEPARATE = re.compile(r"-[A-Za-z]*v|--volume|--mount")
-JOINED = re.compile(r"(-v|--volume=|--mount=)(.+)", re.DOTALL)
+JOINED = re.compile(r"(-v=?|--volume=|--mount=)(.+)", re.DOTALL)
 # `path` need not come first. In YAML it is on another line, or in braces.
 HOST_PATH = re.compile(
     r"""\bhostPath["']?\s*:\s*\{?\s*(?:["']?type["']?\s*:\s*["']?\w*["']?,?\s*)?["']?path["']?\s*:\s*["']?(/[^\s"',}]*)"""
