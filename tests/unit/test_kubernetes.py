@@ -508,6 +508,15 @@ def test_a_note_that_is_being_written_is_not_looked_at(home: Path) -> None:
 
 
 @pytest.mark.usefixtures("node")
+def test_what_is_started_just_now_has_not_ended(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The notes were read before, and by now there is no record of it any more."""
+    start(home)
+    with monkeypatch.context() as before:
+        before.setattr(kubernetes, "runs", lambda: ())
+        assert [each.state for each in Kubernetes().list("small")] == ["created"]
+
+
+@pytest.mark.usefixtures("node")
 def test_a_pod_that_a_killed_run_did_not_finish_goes_with_the_next_start(home: Path) -> None:
     unfinished, others = home / f"pods/.sidespawn.{PLAN.name}.{ID}.json", home / "pods/.backup.json"
     for each in (unfinished, others):

@@ -310,7 +310,8 @@ def everything(service: str = "") -> Iterator[Found]:
 def state_of_pod(pod: Pod, started: Run | None) -> str:
     """Return the state of a pod in which nothing runs."""
     if started is None:
-        return "created" if is_being_made(pod.pin) else "exited"
+        # Its start may have been noted, and its record removed, since the notes were read.
+        return "created" if is_being_made(pod.pin) or (Path(RUNS) / pod.uid).exists() else "exited"
     events = ""
     with suppress(OSError):  # a host without that controller, or kubelet has removed the pod's group
         events = (CONTROL_GROUPS / started.pods_group.lstrip("/") / "memory.events").read_text()
