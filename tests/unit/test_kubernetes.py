@@ -487,7 +487,10 @@ def test_services_do_not_see_each_others(home: Path) -> None:
 
 @pytest.mark.usefixtures("node")
 def test_a_pid_that_is_used_again_is_no_side_container(home: Path) -> None:
-    container, _ = start(home)
+    container, pid = start(home)
+    process = identify(pid)
+    assert process is not None
+    end(process, "KILL", 0)
     note = home / "runs" / container
     told = json.loads(note.read_text())
     note.write_text(json.dumps(told | {"pid": os.getpid()}))
