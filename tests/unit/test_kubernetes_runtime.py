@@ -126,6 +126,25 @@ def test_containerds_list_of_system_calls_is_narrowed(host: Path, version: str) 
     assert all(argument["op"] == "SCMP_CMP_EQ" for each in sockets for argument in each["args"])
 
 
+@pytest.mark.parametrize(
+    ("machine", "listed", "kept"),
+    [
+        ("x86_64", ["X86_64", "X86", "X32"], ["X86_64"]),
+        ("aarch64", ["ARM", "AARCH64"], ["AARCH64"]),
+        ("s390x", ["S390", "S390X"], ["S390X"]),
+        ("ppc64le", [], []),  # runc has the host's own one in any case
+    ],
+)
+def test_only_the_hosts_own_architecture_is_kept(
+    monkeypatch: pytest.MonkeyPatch, machine: str, listed: list[str], kept: list[str]
+) -> None:
+    """containerd names the one with 32 bits first on some."""
+    monkeypatch.setattr(os, "uname", lambda: os.uname_result(("Linux", "node", "6", "1", machine)))
+    calls: Description = {"architectures": [f"SCMP_ARCH_{each}" for each in listed], "syscalls": []}
+    oci.narrow(calls, as_root=False)
+    assert calls["architectures"] == [f"SCMP_ARCH_{each}" for each in kept]
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 def test_kubelets_mounts_are_left_out(host: Path, version: str) -> None:
     before = recorded("container", version)

@@ -86,7 +86,8 @@ def confine(description: dict[str, Any], environment: list[str], capabilities: l
 def narrow(calls: dict[str, Any], *, as_root: bool) -> None:
     """Leave out system calls that no side container needs."""
     left_out = LEFT_OUT | INOTIFY if as_root else LEFT_OUT
-    calls["architectures"] = calls["architectures"][:1]  # its own: of others no filter sees all arguments
+    own = f"SCMP_ARCH_{os.uname().machine.upper()}"  # of others no filter sees all arguments
+    calls["architectures"] = [each for each in calls["architectures"] if each == own]
     for rule in calls["syscalls"]:
         rule["names"] = [name for name in rule["names"] if name not in left_out]
     for wanted in SOCKETS:
