@@ -9,7 +9,7 @@ import pytest
 from sidespawn.cli.diagnosis.ailments import CAUSES, ORDER, Ailment, Id, Sign, ailment_of, in_order
 from sidespawn.cli.diagnosis.services import invalid
 from sidespawn.errors import PolicyError
-from sidespawn.host_report.agents import restarting
+from sidespawn.host_report.agents import container_of, restarting
 from sidespawn.host_report.findings import State, Topic, problem, warning
 from sidespawn.system.places import Places
 
@@ -114,3 +114,18 @@ def test_what_mends_a_policy(message: str, command: str) -> None:
 )
 def test_how_an_agent_is_restarted(control_group: str, command: str) -> None:
     assert restarting(control_group) == command
+
+
+@pytest.mark.parametrize(
+    "of_container",
+    [
+        "0::/machine.slice/libpod-{}.scope",
+        "0::/kubepods.slice/kubepods-pod1.slice/cri-containerd-{}.scope",
+        "0::/kubepods/burstable/pod1/{}",
+    ],
+)
+def test_an_agents_own_groups_are_of_its_container(of_container: str) -> None:
+    """It may make any number of them, and each look at an agent takes a while."""
+    group = of_container.format("0" * 64)
+    assert container_of(group) == container_of(f"{group}/{'1' * 64}") == container_of(f"{group}/x") == "0" * 64
+    assert container_of("0::/user.slice") == "0::/user.slice"

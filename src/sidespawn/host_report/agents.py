@@ -56,7 +56,7 @@ def look(services: Iterable[str]) -> tuple[Agent, ...]:
             theirs, group = devices(pid), os.fsdecode(Path(f"/proc/{pid}/cgroup").read_bytes())
             # `ip netns exec` in an agent makes one more mount namespace in the same container; an agent can make any
             # number of them, each in another control group, and each look takes a while.
-            container = restarting(group) or group
+            container = container_of(group)
             for name in names:
                 places = Places(name)
                 spool = str(places.spool)
@@ -65,6 +65,12 @@ def look(services: Iterable[str]) -> tuple[Agent, ...]:
                     agent = replace(look_at(name, pid, is_current, theirs), restart=restarting(group))
                     found[name, container] = agent
     return tuple(found.values())
+
+
+def container_of(control_group: str) -> str:
+    """Return the id of the container, which its own groups are below; without one, all of the group's name."""
+    found = re.search(r"[0-9a-f]{64}", control_group)
+    return found[0] if found else control_group
 
 
 def restarting(control_group: str) -> str:
