@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -252,6 +253,25 @@ def test_a_scripts_name_reaches_no_terminal_as_it_is(tmp_path: Path) -> None:
     shown = printable(finding.where)
     assert shown.endswith("/\\x1b]0;x\\x07\\udcff\\n[red]_wrapper:1")
     assert shown.isprintable()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "podman" + " --a" * 40 + " zzz", "podman" + " -- -" * 40, "nsenter " * 100_000, "podman -" * 100_000,
+        "a=/podman" * 80_000, "a=" * 300_000, "#" + " " * 800_000, " " * 800_000 + "podman",
+    ],
+    ids=range(8),
+)  # fmt: skip
+def test_a_line_that_is_made_to_keep_us_busy(tmp_path: Path, line: str) -> None:
+    """Agents can write wrappers and kill scripts; by the clock of this process, since others run as well."""
+    path = tmp_path / "var/lib/neutron/x_wrapper"
+    path.parent.mkdir(parents=True)
+    path.write_text(f"{line}\nnsenter -t 1 true\n")
+    began = time.process_time()
+    (found,) = files.scripts(tmp_path, files.WRAPPERS, Kind.WRAPPER_SCRIPT)
+    assert found.where == f"{path}:2"
+    assert time.process_time() - began < 5
 
 
 INSPECTED = {

@@ -22,6 +22,7 @@ from sidespawn.host_scan.sources import Sources, is_beneath
 from sidespawn.system.files import closing, read_up_to
 
 LARGEST = 1 << 20  # bytes of a file that is read
+LONGEST = 2000  # characters of a script's line that are searched: an agent may have written it, to keep us busy
 # Below `root`: where wrappers and kill scripts of TripleO and EDPM, and kill scripts of anybody, are.
 WRAPPERS = ("var/lib/neutron/*wrapper", "var/lib/neutron/*/*wrapper", "usr/local/lib/neutron-wrappers/*")
 KILL_SCRIPTS = ("var/lib/neutron/kill_scripts/*", "etc/neutron/kill_scripts/*")
@@ -58,7 +59,7 @@ LISTENERS = (
 )
 
 ENTERS = re.compile(r"\bnsenter\b.*(-t\s*1\b|--target[=\s]1\b)|\bnsenter\b.*/proc/1/ns/")
-CALLS = re.compile(r"\b(podman|docker|nerdctl|crictl)\b(?:\s+-{1,2}\S+)*\s+(run|exec|rm|kill|stop|start|ps|create)\b")
+CALLS = re.compile(r"\b(podman|docker|nerdctl|crictl)\b(?:\s+-\S+)*\s+(run|exec|rm|kill|stop|start|ps|create)\b")
 VARIABLE = re.compile(r"""\b\w+=["']?(?:\S*/)?(podman|docker|nerdctl)\b["']?\s*$""")
 SETTING = re.compile(r"additional_sockets|(dhcp|l3|ovn_metadata)_agent_wrappers", re.IGNORECASE)
 LISTENS = re.compile(r"(?:-H|--host)[=\s]+unix://(?!(?:/var)?/run/docker\.sock(?![\w.-]))[^\s'\"]+")
@@ -82,7 +83,8 @@ def look(sources: Sources, root: Path = Path("/")) -> Iterator[Finding]:
 
 def scripts(root: Path, patterns: tuple[str, ...], kind: Kind) -> Iterator[Finding]:
     for path, lines in files(root, patterns):
-        for number, line in lines:
+        for number, whole in lines:
+            line = whole[:LONGEST]
             if not line.lstrip().startswith("#") and (
                 found := ENTERS.search(line) or CALLS.search(line) or VARIABLE.search(line)
             ):
