@@ -1,6 +1,6 @@
-"""An engine's work: start a plan as a side container, find it, list a service's, remove it.
+"""The interface of an engine: start a plan as a side container, find it, list a service's side containers, remove it.
 
-One file per engine.  An engine judges nothing and decides nothing; it turns a plan into its own terms.
+One file per engine.  An engine decides nothing; it translates a plan into its own terms.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Pins:
     """The host's pins for a side container: paths that only root can reach."""
 
     netns: Path
-    pid_file: Path  # where the engine may write the program's pid
+    pid_file: Path  # the engine may write the program's pid here
     mounts: tuple[Path, ...]  # as plan.mounts
     configuration: tuple[Path, ...]  # as plan.configuration
     scripts: tuple[Path, ...] = ()  # as plan.scripts; they are executed
@@ -39,7 +39,7 @@ class Found:
     id: str
     name: str
     pid: int | None
-    state: str  # the engine's word, for people; see `state_of`
+    state: str  # the engine's term, for people; see `state_of`
     instance: str
     digest: str
     request: str
@@ -52,50 +52,49 @@ class Other:
 
     id: str
     name: str
-    image: str  # as it was asked for
+    image: str  # as requested
     pid: int  # of its first process
 
 
 class NameTaken(Exception):
-    """The engine has a container of that name already."""
+    """The engine already has a container of that name."""
 
 
 class Engine(Protocol):
     def start(self, plan: Plan, pins: Pins, request: str) -> tuple[str, int]:
-        """Start the plan's program; its container's id and its pid on the host. Raises NameTaken or LaunchError."""
+        """Start the plan's program; return container id and pid on the host. Raises NameTaken or LaunchError."""
 
     def find(self, name: str) -> Found | None:
-        """The container of that name, running or not. Raises LaunchError when the engine does not answer."""
+        """Return the container of that name, running or not. Raises LaunchError if the engine does not answer."""
 
     def list(self, service: str) -> tuple[Found, ...]:
-        """Every container of the service, running or not."""
+        """Return every container of the service, running or not."""
 
     def others(self) -> tuple[Other, ...]:
-        """Every running container that sidespawn did not start; empty where the engine has no such notion."""
+        """Return every running container that sidespawn did not start; empty if the engine cannot tell."""
 
     def remove(self, name: str) -> None:
-        """End whatever is left of the container of that name or id, and free its name; no error if there is no such
-        one."""
+        """Remove the container of that name or id and its remains, and free its name; no error if it does not exist."""
 
     def reap(self, service: str) -> None:
-        """After a killed run, end what runs in the service's slice without being a running container."""
+        """After a killed run, end processes in the service's slice that belong to no running container."""
 
 
 def labels(plan: Plan, request: str) -> dict[str, str]:
-    """Return what each container carries: the truth about what runs, of which the ledger is an index."""
+    """Return the labels of a container: the truth about what runs, which the ledger indexes."""
     said = {"service": plan.service, "instance": plan.instance, "netns": plan.netns, "request": request}
     return {LABEL + key: value for key, value in (*said.items(), ("plan", plan.digest))}
 
 
 def found(container: str, name: str, pid: int, state: str, labels: dict[str, str] | None) -> Found:
-    """Return a container as found, with what its labels say."""
+    """Return a container as found, with the values of its labels."""
     keys = {"instance": "instance", "digest": "plan", "request": "request", "netns": "netns"}
     said = {field: (labels or {}).get(LABEL + key, "") for field, key in keys.items()}
     return Found(id=container, name=name, pid=pid or None, state=state, **said)
 
 
 def state_of(word: str, out_of_memory: bool) -> str:
-    """The state of what the engine calls `word`, and whether the kernel ended it for its memory limit."""
+    """Return the state: the engine's `word`, and whether the kernel killed it at its memory limit."""
     return f"{word}, {OUT_OF_MEMORY}" if out_of_memory else word
 
 
@@ -109,8 +108,8 @@ def image_missing(whose: str, image: str) -> LaunchError:
 
 
 def get_engine(name: str, service: str) -> Engine:
-    """The engine that a policy names, for this service; policies can only name those there are."""
-    match name:  # only the one that is used is loaded
+    """Return the engine that a policy names, for this service; a policy can name only existing engines."""
+    match name:  # load only the engine in use
         case "podman":
             from sidespawn.engines.podman import podman_of  # noqa: PLC0415
 

@@ -1,12 +1,12 @@
-"""Shares /run/netns with an agent's container, which Kubernetes does only if the container is privileged.
+"""Shares /run/netns with an agent's container, which Kubernetes does only for privileged containers.
 
-For the containers of pods of RuntimeClass sidespawn-agent. Each must be named in a list on the node that only root can
-write, LIST: a line `NAMESPACE/CONTAINER` for each, as the pod has them. Others are refused.
+It runs the containers of pods with RuntimeClass sidespawn-agent. A list on the node, LIST, which only root can write,
+must name each container in a line `NAMESPACE/CONTAINER`, as in the pod. Others are refused.
 
-An agent that makes namespaces needs SYS_ADMIN, and with that is root on the node unless it is contained. So the
-contained recipe of docs/agents.md is enforced here, whatever the pod says: its list of system calls, and capabilities
-as ambient ones. A pod that shares the host's pids, runs as root, is privileged or may gain privileges is refused, and
-so is one that shares another mount with the host. A listed container that does not mount /run/netns is left as it is.
+An agent that makes namespaces needs SYS_ADMIN, which makes it root on the node unless it is contained. So this runtime
+enforces the contained recipe of docs/agents.md, whatever the pod says: its list of system calls, and ambient
+capabilities. It refuses a pod that shares the host's pids or another mount with the host, runs as root, is privileged
+or may gain privileges. It does not change a listed container that does not mount /run/netns.
 
 Runs alone, as root, once per container: standard library only, and little of that (annotations as containerd 1.6 to 2.1
 write them).
@@ -41,7 +41,7 @@ NOT_CONTAINED = "an agent that shares /run/netns must {what}"
 
 
 def main(argv: list[str]) -> int:
-    """Prepare runc's call `argv`, or refuse it; the exit status."""
+    """Prepare runc's call `argv`, or refuse it; return the exit status."""
     if "create" not in argv[1:]:
         return oci.refuse(argv, NO_RESTORE) if "--log" in argv else 1
     path = oci.description_of(argv)
@@ -62,7 +62,7 @@ def main(argv: list[str]) -> int:
 
 
 def refusal(description: dict[str, Any]) -> str:
-    """Return why a container is refused, or nothing."""
+    """Return why a container is refused; empty if it is not."""
     said = description.get("annotations", {})
     namespace, name = (said.get(f"{CRI}{each}", "") for each in ("sandbox-namespace", "container-name"))
     listed = read_list(LIST)
@@ -81,7 +81,7 @@ def refusal(description: dict[str, Any]) -> str:
 
 
 def read_list(path: str) -> set[str] | None:
-    """Return its lines, without comments; None if it is missing or others can write it."""
+    """Return the list's lines without comments; None if the list is missing or others can write it."""
     try:
         with open(path, encoding="utf-8") as file:
             status = os.fstat(file.fileno())
@@ -102,7 +102,7 @@ def shares_namespaces(description: dict[str, Any]) -> bool:
 
 
 def contained(description: dict[str, Any]) -> dict[str, bool]:
-    """Return what the recipe asks of a pod, and whether it is so."""
+    """Return what the recipe requires of a pod, and whether the pod complies."""
     process, linux = description["process"], description["linux"]
     kinds = {each["type"]: each.get("path", "") for each in linux["namespaces"]}
     given = set(process.get("capabilities", {}).get("bounding") or ())
@@ -121,7 +121,7 @@ def contained(description: dict[str, Any]) -> dict[str, bool]:
 
 
 def is_private(kinds: dict[str, str], kind: str) -> bool:
-    """Return whether a namespace is another than the host's. It may be the pod's."""
+    """Return whether a namespace differs from the host's. It may be the pod's."""
     path = kinds.get(kind)
     if path is None:
         return False
@@ -133,7 +133,7 @@ def adapt(description: dict[str, Any]) -> None:
     given = process.get("capabilities", {}).get("bounding") or []
     process["capabilities"] = dict.fromkeys(oci.SETS, given)
     linux["seccomp"] = oci.read(SYSTEM_CALLS)
-    # The user's own rights protect it; the settings of a network namespace are below.
+    # File modes protect it from the user; it contains the network namespace's settings.
     linux["readonlyPaths"] = [each for each in linux.get("readonlyPaths", ()) if each != "/proc/sys"]
     for mount in binds_of(description, netns=True):
         mount["options"] = [*(each for each in mount["options"] if each not in SHARING), "rshared"]

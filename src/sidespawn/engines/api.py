@@ -1,4 +1,4 @@
-"""An engine's API: HTTP at a socket of the host, one connection for each request. docker and podman have one."""
+"""Calls an engine's API, as docker and podman have one: HTTP over a host socket, one connection per request."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SAFE_IN_URL = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ012
 
 
 class Unanswered(LaunchError):
-    """The connection ended before the whole answer came: what was asked for may be done, or not, or half."""
+    """The connection ended before the whole answer arrived: the request may have been done, not done, or half done."""
 
 
 @dataclass(frozen=True)
@@ -35,15 +35,15 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True)
 class Api:
-    engine: str  # its name, for messages
+    engine: str  # for messages
     path: str  # of its socket
     prefix: str  # of each URL: the version
-    unit: str  # systemd's, for hints
+    unit: str  # the systemd unit, for hints
 
     def ask(self, method: str, path: str, body: str, timeout: float) -> Answer:
-        """One request. Raises LaunchError when it is not answered, Unanswered when it may have had an effect.
+        """Send one request. Raises LaunchError if it is not answered, Unanswered if it may have had an effect.
 
-        By HTTP 1.0 the answer ends with the connection and comes in one piece.
+        With HTTP 1.0, the answer ends with the connection and is not chunked.
         """
         content = body.encode()
         request = (

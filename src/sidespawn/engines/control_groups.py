@@ -1,4 +1,4 @@
-"""The place of side containers among the host's control groups, and the limits that the host can enforce."""
+"""Places side containers in the host's control groups, and finds the limits that the host can enforce."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ PID_1_LIMITS = Path("/proc/1/limits")
 
 
 def slice_name(service: str) -> str:
-    """systemd.slice(5) reads hyphens as levels; without them every service is directly below sidespawn.slice."""
+    """Return a name without hyphens, which systemd.slice(5) reads as levels, so every slice is in sidespawn.slice."""
     return f"sidespawn-{service.replace('-', '_')}.slice"
 
 
@@ -24,7 +24,7 @@ def controllers() -> list[str]:
 
 
 def process_limit() -> int:
-    """Return what PID 1 has, and so every service; -1 for no limit. More than that takes CAP_SYS_RESOURCE."""
+    """Return the limit of PID 1, and so of every service; -1 for no limit. Exceeding it takes CAP_SYS_RESOURCE."""
     rows = PID_1_LIMITS.read_text().split("\n")
     said = next((row.split()[-2] for row in rows if row.startswith("Max processes")), "4096")
     return -1 if said == "unlimited" else int(said)

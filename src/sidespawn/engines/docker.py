@@ -1,11 +1,11 @@
-"""docker as the engine: its API at its socket, 20.10 or later.
+"""The docker engine: docker's API at its socket, 20.10 or later.
 
-A container is described by JSON, so nothing is ever read as an option.  What docker cannot say (the namespace by its
-path, capabilities of a user that is not root, nothing but the plan's environment and mounts) is put in by a runtime of
-our own around runc, docker_runtime.py, which daemon.json must name; without it docker refuses the container.  Even then
-the container would have an empty network namespace, never the host's.
+A container is described by JSON, so nothing is ever read as an option.  docker cannot express a namespace by its path,
+capabilities of a user other than root, or only the plan's environment and mounts.  Our own runtime around runc,
+docker_runtime.py, adds these; daemon.json must name it.  Without it docker refuses the container.  Even if docker did
+not, the container would have an empty network namespace, never the host's.
 
-docker runs the side containers under containerd, so nothing dies with sync.  That nothing dies with docker takes
+docker runs the side containers under containerd, so none ends with sync.  For none to end with docker, docker needs
 `live-restore`, which `sidespawn check` looks for.
 """
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # importing it costs every run milliseconds
     from typing import Any
 
 SOCKET = "/run/docker.sock"
-API = "/v1.41"  # of docker 20.10; later ones speak it too
+API = "/v1.41"  # of docker 20.10; later versions support it too
 RUNTIME = "sidespawn"
 START_TIMEOUT = 60.0  # seconds
 QUERY_TIMEOUT = 30.0
@@ -53,7 +53,7 @@ class Docker:
 
     def describe(self, plan: Plan, pins: Pins, request: str) -> tuple[str, ...]:
         body = {
-            "Hostname": request,  # by which docker_runtime.py finds its record
+            "Hostname": request,  # docker_runtime.py finds its record by this
             "Image": plan.image,
             "Entrypoint": [plan.command],
             "Cmd": list(plan.arguments),
@@ -61,7 +61,7 @@ class Docker:
             "User": f"{plan.uid}:{plan.gid}",
             "WorkingDir": "/",
             "Labels": labels(plan, request),
-            # Not even a member of the network "none": its end is what docker 20.10 can hang at, for good (moby#46661).
+            # Not even a member of the network "none": docker 20.10 can hang forever when it leaves that (moby#46661).
             "NetworkDisabled": True,
             "Healthcheck": {"Test": ["NONE"]},
             "HostConfig": {
@@ -113,10 +113,10 @@ class Docker:
         )
 
     def remove(self, name: str) -> None:
-        # With the volumes that docker made for the image's VOLUME lines, though nothing could ever see them.
+        # Also remove volumes that docker made for the image's VOLUME lines, though nothing could ever see them.
         give_up = time.monotonic() + QUERY_TIMEOUT
         while (answer := ask("DELETE", f"/containers/{in_url(name)}?force=1&v=1", "", QUERY_TIMEOUT)).status == 409:
-            # "Already in progress": a run that was killed had asked for it.
+            # "Already in progress": a killed run had requested it.
             if time.monotonic() > give_up:
                 break
             time.sleep(0.02)
@@ -124,8 +124,8 @@ class Docker:
             raise api().error("remove", answer)
 
     def reap(self, service: str) -> None:
-        # docker goes on with a start that no one waits for, without its pins if they were removed now. Removing the
-        # container waits until it is started, or keeps it from being started.
+        # docker continues a start that no one waits for, without its pins if they were removed now. Removing the
+        # container waits until it has started, or prevents the start.
         for each in self.list(service):
             if each.state == "created":
                 self.remove(each.id)
@@ -153,7 +153,7 @@ def ps(query: str) -> list[dict[str, Any]]:
 
 
 def pid_of(container: dict[str, Any]) -> int:
-    """0 unless it runs."""
+    """Return its pid; 0 unless it runs."""
     return int(container["State"]["Pid"]) if container["State"]["Running"] else 0
 
 

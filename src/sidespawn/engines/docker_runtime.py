@@ -1,12 +1,12 @@
-"""Puts what docker cannot say of a side container into its OCI description before runc reads it.
+"""Adds settings that docker cannot express to a side container's OCI description before runc reads it.
 
-docker joins no network namespace by path, gives programs that are not root no capabilities, adds variables and volumes
-of the image to what it was asked for, and sets network settings in the namespace.  docker.py asks for the container
-with the request's id as host name, and leaves a record beside the pinned namespace, in a directory that only root can
-reach; this takes from the record what the description must have.  A container without such a record is refused: the
-runtime is for side containers only, and one that is started again by hand has lost its namespace.
+docker joins no network namespace by path, gives programs no capabilities unless they are root, adds the image's
+variables and volumes to the requested ones, and sets network settings in the namespace.  docker.py creates the
+container with the request's id as host name, and leaves a record beside the pinned namespace, in a directory that only
+root can reach.  This runtime takes the description's settings from the record.  It refuses a container without such a
+record: it is for side containers only, and a container that is restarted by hand has lost its namespace.
 
-Runs alone, as root, once per container: standard library only, and little of that.
+Runs alone, as root, once per container: it imports little, and only from the standard library.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Kubernetes as the engine: a static pod for each side container, which the node's own kubelet runs by containerd.
+"""The Kubernetes engine: a static pod for each side container, which the node's own kubelet runs through containerd.
 
-Nothing is asked of the API server, and no credential is needed: the kubelet runs what lies in its staticPodPath.  A pod
-says as much of the plan as Kubernetes can; the rest (the namespace by its path, capabilities, mounts, exactly the
-plan's environment) is put in by a runtime of our own around runc, kubernetes_runtime.py, which containerd knows as the
-handler `sidespawn` of the RuntimeClass of that name.  Without the runtime a pod's program cannot start.
+It needs no API server and no credentials, because the kubelet runs the pods in its staticPodPath.  A pod says as much
+of the plan as Kubernetes can express.  Our own runtime around runc, kubernetes_runtime.py, adds the rest: the namespace
+by its path, capabilities, mounts, exactly the plan's environment.  containerd knows it as the handler `sidespawn` of
+the RuntimeClass of that name.  Without the runtime, a pod's program cannot start.
 
-A pod is written for each start, with a uid and a name that no other one ever has; while the file lies there, its side
-container has its name, running or not.  What runs is known from the runtime's notes and /proc, not from kubelet.
+Each start writes a new pod with a unique uid and name.  While its file exists, the side container holds its name,
+running or not.  The runtime's notes and /proc tell what runs, not kubelet.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ WORD = "/.sidespawn"
 PREFIX, SUFFIX = "sidespawn.", ".json"
 START_TIMEOUT = 60.0  # seconds
 QUERY_TIMEOUT = 30.0
-DOUBT = 2.0  # after that long without a container, the image is looked for
+DOUBT = 2.0  # after this long without a container, look for the image
 PAUSE = 0.01
 NO_LIMIT = 2**64 - 1
 DNS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
-# Of 253. The kubelet appends the node's name, and names a directory for namespace, pod and uid.
+# Of 253. The kubelet appends the node's name, and puts namespace, pod and uid into a directory's name.
 NAME_CHARACTERS = 80
 REQUESTED = 8 * 2**20  # bytes; no program needs less
 
 
 @dataclass(frozen=True)
 class Pod:
-    """One of ours in the directory."""
+    """One of our pods in the directory."""
 
     path: Path
     name: str  # the side container's
@@ -64,19 +64,19 @@ class Pod:
 
     @property
     def pin(self) -> Path:
-        """Where its record and what became of it lie; see kubernetes_runtime.py."""
+        """Return the path of its record and outcome; see kubernetes_runtime.py."""
         return Path(HOMES) / self.service / "pins" / self.uid
 
 
 @dataclass(frozen=True)
 class Run:
-    """A program that was started, as the runtime noted it."""
+    """A started program, as the runtime recorded it."""
 
     path: Path
     container: str
     process: Process
     labels: dict[str, str]
-    pods_group: str  # the control group of its pod; it outlives the program's for a while
+    pods_group: str  # its pod's control group; it outlives the program's for a while
 
     @property
     def uid(self) -> str:
@@ -107,7 +107,7 @@ class Kubernetes:
     def wait(self, plan: Plan, pin: Path) -> tuple[str, int]:
         """Wait until the program runs; return its container and pid."""
         made = outcome(plan, pin)
-        fifo = RUNC_ROOT / made.container / "exec.fifo"  # at which the program's process waits for its start
+        fifo = RUNC_ROOT / made.container / "exec.fifo"  # the program's process waits here for its start
         give_up = time.monotonic() + START_TIMEOUT
         while time.monotonic() < give_up:
             if not is_alive(made.process):
@@ -118,7 +118,7 @@ class Kubernetes:
         raise not_started(plan, "made its container and does not start it")
 
     def describe(self, plan: Plan, pins: Pins, request: str, uid: str = "") -> tuple[str, ...]:
-        """Return the record's file and text, and the pod's. For people, with the request's id as uid."""
+        """Return file and text of the record and of the pod. For people, with the request's id as uid."""
         uid = uid or request
         context = {
             "allowPrivilegeEscalation": False,
@@ -147,7 +147,7 @@ class Kubernetes:
             "restartPolicy": "Never",
             "terminationGracePeriodSeconds": max(1, round(plan.grace)),
             "priorityClassName": "system-node-critical",
-            "priority": 2000001000,  # nothing on the way of a static pod looks it up
+            "priority": 2000001000,  # nothing that handles a static pod looks it up
             "tolerations": [{"operator": "Exists"}],
             "securityContext": {
                 "runAsUser": plan.uid,
@@ -178,7 +178,7 @@ class Kubernetes:
 
     def remove(self, name: str) -> None:
         of_id = {each.uid for each in runs() if name in (each.container, each.name)} | {name}
-        for pod in pods():  # first, lest kubelet start what is ended here
+        for pod in pods():  # first, so that kubelet does not restart it
             if pod.name == name or pod.uid in of_id:
                 of_id.add(pod.uid)
                 pod.path.unlink(missing_ok=True)
@@ -189,18 +189,18 @@ class Kubernetes:
                 each.path.unlink(missing_ok=True)
 
     def reap(self, service: str) -> None:
-        # The kubelet goes on with a start that no one waits for, without its pins if they were removed now.
+        # The kubelet continues a start that no one waits for, without its pins if they were removed now.
         for each in self.list(service):
             if each.state == "created":
                 self.remove(each.id)
         left = {pod.uid for pod in pods()}
-        for old in runs():  # of pods that something else has removed
+        for old in runs():  # of pods that something else removed
             if old.uid not in left and not is_alive(old.process):
                 old.path.unlink(missing_ok=True)
 
 
 def record(plan: Plan, pins: Pins, request: str, uid: str) -> dict[str, Any]:
-    """Return what the runtime puts into the description of the program's container."""
+    """Return the settings that the runtime adds to the description of the program's container."""
     most = {"NOFILE": plan.limits.open_files, "CORE": 0, "NPROC": process_limit()}
     rlimits = [
         {"type": f"RLIMIT_{kind}", "hard": NO_LIMIT if limit < 0 else limit, "soft": NO_LIMIT if limit < 0 else limit}
@@ -227,7 +227,7 @@ def record(plan: Plan, pins: Pins, request: str, uid: str) -> dict[str, Any]:
 
 
 def mounts(plan: Plan, pins: Pins) -> list[dict[str, Any]]:
-    """Parents before what is mounted within them."""
+    """Return the mounts, parents before mounts inside them."""
     small = [*HARMLESS, "noexec", "mode=1777", "size=64k"]
     made = [
         {"destination": path, "type": "tmpfs", "source": "tmpfs", "options": small}
@@ -257,7 +257,7 @@ def limits(plan: Plan) -> dict[str, Any]:
 
 
 def pod_name(plan: Plan, uid: str) -> str:
-    """For people; a name that was never used, since kubelet starts one only when all of the earlier one is gone."""
+    """Return a readable name that was never used: kubelet reuses a name only when all of the earlier pod is gone."""
     readable = "".join(each if each in DNS else "-" for each in f"{plan.service}-{plan.instance}".lower())
     return f"{readable[:NAME_CHARACTERS].strip('-')}-{uid[:12]}"
 
@@ -294,8 +294,8 @@ def run_of(uid: str) -> Run:
 
 
 def everything(service: str = "") -> Iterator[Found]:
-    """All side containers, or a service's: those that run, with a pod or without, and pods of which nothing runs."""
-    there = list(pods())  # first, since what was noted later than that has its pod
+    """Return all side containers, or a service's: running ones, with or without a pod, and pods where nothing runs."""
+    there = list(pods())  # first, since a program that is recorded later has its pod
     started = {each.uid: each for each in runs()}
     alive = {each.uid for each in started.values() if is_alive(each.process)}
     for uid in alive:
@@ -313,7 +313,7 @@ def state_of_pod(pod: Pod, started: Run | None) -> str:
         # Its start may have been noted, and its record removed, since the notes were read.
         return "created" if is_being_made(pod.pin) or (Path(RUNS) / pod.uid).exists() else "exited"
     events = ""
-    with suppress(OSError):  # a host without that controller, or kubelet has removed the pod's group
+    with suppress(OSError):  # the host lacks the controller, or kubelet has removed the pod's group
         events = (CONTROL_GROUPS / started.pods_group.lstrip("/") / "memory.events").read_text()
     kills = dict(line.split() for line in events.splitlines()).get("oom_kill", "0")
     return state_of("exited", pod.uid in started.pods_group and kills != "0")
@@ -324,7 +324,7 @@ def is_being_made(pin: Path) -> bool:
 
 
 def withdraw(pin: Path) -> None:
-    """No runtime takes the record any more; one that had is waited for."""
+    """Withdraw the record from runtimes, and wait for one that has taken it."""
     with suppress(FileNotFoundError):
         pin.with_suffix(".oci").unlink()
     give_up = time.monotonic() + QUERY_TIMEOUT
@@ -337,7 +337,7 @@ def withdraw(pin: Path) -> None:
 
 
 def write(record: str, text_of_record: str, path: str, text: str) -> None:
-    """The record first. Raises LaunchError."""
+    """Write the record, then the pod. Raises LaunchError."""
     unfinished = Path(path).with_name(f".{Path(path).name}")  # kubelet reads no file whose name begins with a dot
     try:
         Path(record).write_text(text_of_record, encoding="utf-8")
@@ -350,7 +350,7 @@ def write(record: str, text_of_record: str, path: str, text: str) -> None:
 
 @contextmanager
 def only_one() -> Iterator[None]:
-    """One start at a time looks whether a name is free and takes it. Raises LaunchError without the directory."""
+    """Let only one start at a time check for a free name and take it. Raises LaunchError without the directory."""
     try:
         held = os.open(STATIC_PODS, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
@@ -370,7 +370,7 @@ def only_one() -> Iterator[None]:
 
 
 def outcome(plan: Plan, pin: Path) -> Run:
-    """Return what the runtime noted of the container that it made. Raises LaunchError."""
+    """Return the runtime's record of the container that it made. Raises LaunchError."""
     began = time.monotonic()
     looked = False
     while (waited := time.monotonic() - began) < START_TIMEOUT:
@@ -381,14 +381,14 @@ def outcome(plan: Plan, pin: Path) -> Run:
             raise LaunchError(Reason.ENGINE_FAILED, f"{plan.name} cannot start: {quoted(message[-SHOWN:], SHOWN)}")
         if waited > DOUBT and not looked:
             looked = True
-            if has_image(plan.image) is False:  # kubelet would wait for it without end
+            if has_image(plan.image) is False:  # kubelet would wait for it forever
                 raise image_missing("containerd", plan.image)
         time.sleep(PAUSE)
     raise not_started(plan, "does not start its pod")
 
 
 def has_image(image: str) -> bool | None:
-    """Return None if containerd's own command cannot be asked: not every node has it."""
+    """Return whether containerd has the image; None if containerd's own command cannot tell: not every node has it."""
     try:
         done = run((*CTR, "images", "list", "--quiet"), QUERY_TIMEOUT)
     except LaunchError:

@@ -1,20 +1,20 @@
-"""Puts what Kubernetes cannot say of a side container into its OCI description before runc reads it.
+"""Adds settings that Kubernetes cannot express to a side container's OCI description before runc reads it.
 
-Kubernetes joins no network namespace by path and gives programs that are not root no capabilities.  kubernetes.py
+Kubernetes joins no network namespace by path and gives programs no capabilities unless they are root.  kubernetes.py
 writes a pod whose uid names a record, which it leaves beside the pinned namespace in a directory that only root can
-reach: parts of a description (see `record` there).  The pod's sandbox, the container that does nothing, needs a
-record; the program's container uses it up.  So all of these are refused: the pod of somebody else with this runtime's
-class, a copy of a pod, a second start in the same pod, a pod of the time before a reboot, and `kubectl exec`.
+reach.  The record holds parts of a description (see `record` there).  The pod's sandbox, a container that does nothing,
+needs a record; the program's container uses it up.  So the runtime refuses another user's pod with this runtime's
+class, a copy of a pod, a second start in the same pod, a pod from before a reboot, and `kubectl exec`.
 
-The command in a pod is `/.sidespawn`, which no image has, and the program's own for people to read: a node that maps
-the class to plain runc fails to start it.  The pod has the host's network, since it must have one; its sandbox is given
-a network namespace with nothing in it.
+The command in a pod is `/.sidespawn`, which no image has, followed by the program's own for people to read.  A node
+that maps the class to plain runc fails to start it.  The pod has the host's network, since it must have one, but its
+sandbox gets an empty network namespace.
 
-The outcome is told to the engine: beside the record, UID.taken is the record once used, locked while runc makes the
-container, and UID.failed says why it failed. What was made stands in RUNS/UID as long as its pod is there.
+The runtime leaves the outcome for the engine.  Beside the record, UID.taken is the used record, locked while runc makes
+the container, and UID.failed says why it failed.  RUNS/UID describes the container while its pod exists.
 
-Runs alone, as root, once per container: standard library only, and little of that (annotations as containerd 1.6 to 2.1
-write them).
+Runs alone, as root, once per container: it imports little, and only from the standard library (annotations as
+containerd 1.6 to 2.1 write them).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Refusal(Exception):
 
 
 def main(argv: list[str]) -> int:
-    """Carry out runc's call `argv`, or refuse it; the exit status."""
+    """Carry out runc's call `argv`, or refuse it; return the exit status."""
     if "create" not in argv[1:]:
         return oci.refuse(argv, ONLY_CREATE) if "--log" in argv else 1
     path = oci.description_of(argv)
@@ -72,7 +72,7 @@ def create_program(argv: list[str], path: str, description: dict[str, Any], plac
             fcntl.flock(file, fcntl.LOCK_EX)  # until this process ends
             os.rename(f"{place}.oci", f"{place}.taken")
             return create_by(json.load(file), argv, path, description, place)
-    except FileNotFoundError:  # taken by another start, or withdrawn, just now
+    except FileNotFoundError:  # just taken by another start, or withdrawn
         return oci.refuse(argv, USED)
     except (Refusal, OSError, ValueError, LookupError, TypeError) as error:
         why = str(error) if isinstance(error, Refusal) else f"the pod cannot be made: {error!r}"
@@ -81,7 +81,7 @@ def create_program(argv: list[str], path: str, description: dict[str, Any], plac
 
 
 def create_by(record: dict[str, Any], argv: list[str], path: str, description: dict[str, Any], place: str) -> int:
-    """Raises Refusal, and what reading and writing raises."""
+    """Create the container. Raises Refusal, and the errors of reading and writing."""
     adapt(description, record)
     oci.write(path, description)
     code = runc(argv)
@@ -98,7 +98,7 @@ def create_by(record: dict[str, Any], argv: list[str], path: str, description: d
 
 
 def adapt_sandbox(description: dict[str, Any]) -> None:
-    """The pod's first container, which holds namespaces that nothing uses: no privilege, and no one's network."""
+    """Give the pod's first container, whose namespaces nothing uses, no privileges and an empty network."""
     description["process"]["capabilities"] = {}
     others = [each for each in description["linux"]["namespaces"] if each["type"] not in ("network", "uts")]
     description["linux"]["namespaces"] = [*others, {"type": "network"}, {"type": "uts"}]
@@ -107,7 +107,7 @@ def adapt_sandbox(description: dict[str, Any]) -> None:
 
 
 def adapt(description: dict[str, Any], record: dict[str, Any]) -> None:
-    """Raises Refusal."""
+    """Add the record's settings to the description. Raises Refusal."""
     process, linux = description["process"], description["linux"]
     check(description, record)
     oci.confine(description, record["process"]["env"], record["capabilities"], record["netns"])
@@ -149,13 +149,13 @@ def check(description: dict[str, Any], record: dict[str, Any]) -> None:
 
 
 def runc(argv: list[str]) -> int:
-    """As a child: what becomes of it is noted for the engine."""
+    """Run runc as a child, and record its outcome for the engine."""
     pid = os.posix_spawnp("runc", ["runc", *argv[1:]], os.environ)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def made(argv: list[str], description: dict[str, Any]) -> dict[str, Any]:
-    """The program's process waits for its start, so its pid is no other's."""
+    """Describe the program's process, which waits for its start, so its pid cannot have been reused."""
     with open(oci.option(argv, "--pid-file"), encoding="ascii") as file:
         pid = int(file.read())
     with open(f"/proc/{pid}/stat", "rb") as stat:
@@ -173,13 +173,13 @@ def note_failure(place: str, message: str) -> None:
 
 
 def note(path: str, content: dict[str, Any]) -> None:
-    """Whole or not at all, since the engine waits for it."""
+    """Write the file atomically, since the engine waits for it."""
     oci.write(f"{path}.new", content)
     os.rename(f"{path}.new", path)
 
 
 def last_error(log: str) -> str:
-    """The last line of runc's log, a JSON object per line."""
+    """Return the last line of runc's log, which has a JSON object per line."""
     try:
         with open(log, encoding="utf-8") as file:
             return str(json.loads(file.read().rstrip().rpartition("\n")[2])["msg"])

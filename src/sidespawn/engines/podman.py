@@ -1,8 +1,8 @@
-"""podman as the engine: the rootful command, 4.0 or later; by its API see podman_api.py.
+"""The podman engine through the rootful command, 4.0 or later; podman_api.py uses the API.
 
-Everything that widens a container is switched off by name, since containers.conf and the image could switch it on.
-The program's arguments stand behind the image, where podman reads no options; `--entrypoint` is the policy's path.
-podman gives the side container and its conmon their own scopes in the service's slice, so nothing dies with sync.
+Everything that widens a container is switched off by name, since containers.conf and the image could switch it on. The
+program's arguments come after the image, where podman reads no options; `--entrypoint` is the policy's path. podman
+gives the side container and its conmon their own scopes in the service's slice, so none ends with sync.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ if TYPE_CHECKING:  # importing it costs every run milliseconds
 PODMAN = "/usr/bin/podman"
 SYSTEMCTL = "/usr/bin/systemctl"
 UMOUNT = "/usr/bin/umount"
-START_TIMEOUT = 60.0  # seconds; podman takes 0.15, much longer when hundreds start at once or the disk is busy
+START_TIMEOUT = 60.0  # seconds; podman takes 0.15, but much longer if hundreds start at once or the disk is busy
 QUERY_TIMEOUT = 30.0
-# The second: podman was killed while it made or removed the container, and only one of its two lists has it.
+# The second: podman was killed while it created or removed the container, so only one of its two lists has it.
 NO_SUCH_CONTAINER = ("no such container", "container not known")
 HARMLESS = "nosuid,nodev,noexec"
 KILLED = 137  # exit code: 128 and the number of SIGKILL
@@ -44,13 +44,13 @@ class Podman:
         try:
             done = run(self.describe(plan, pins, request), START_TIMEOUT)
             if done.code != 0:
-                # The second is what it says when an earlier one was killed between its two lists of containers.
+                # podman says the second if an earlier one was killed between updating its two lists of containers.
                 if "is already in use" in done.stderr or "container already exists" in done.stderr:
                     raise NameTaken(plan.name)
                 raise start_error(plan, done)
             return id_file.read_text(), int(pins.pid_file.read_text())
         except (LaunchError, OSError, ValueError) as error:
-            if id_file.exists():  # podman was ended, by the time limit or by somebody else, and may not know about it
+            if id_file.exists():  # podman was killed, by the time limit or otherwise, and may not know the container
                 end_container(plan.service, id_file.read_text())
             if isinstance(error, LaunchError):
                 raise
@@ -139,8 +139,8 @@ class Podman:
         return parsed("podman container inspect", done)[0]
 
     def find_torn(self, name: str, trouble: LaunchError) -> Found:
-        """One that does not run and that podman lists, and can remove, but not inspect: when the power failed, files of
-        its store were not written out ("getting graph driver info", podman 5.4.2). Raises the trouble if it is another.
+        """Return a stopped container that podman lists and can remove, but not inspect, because a power failure kept
+        files of its store from being written ("getting graph driver info", podman 5.4.2). Raises `trouble` without one.
         """
         for row in self.rows():
             if name in (row["Id"], *row["Names"]) and not row["Pid"]:
@@ -158,7 +158,7 @@ class Podman:
         return found(row["Id"], row["Names"][0], row["Pid"], row["State"], row["Labels"])
 
     def rows(self, label: str = "") -> Rows:
-        """Every container, running or not; those with this label if it is given."""
+        """Return every container, running or not; if a label is given, only those with it."""
         wanted = (f"--filter=label={label}",) if label else ()
         done = run((PODMAN, "ps", "--all", *wanted, "--format=json"), QUERY_TIMEOUT)
         if done.code != 0:
@@ -173,33 +173,33 @@ class Podman:
         )
 
     def reap(self, service: str) -> None:
-        # A podman that is killed between starting the program and writing that down leaves a process which no podman
-        # command knows of, not even `podman rm --force`. Its scope does.
+        # A podman that is killed between starting the program and recording it leaves a process that no podman command
+        # knows, not even `podman rm --force`. Its scope does.
         alive = {each.id for each in self.list(service) if each.pid is not None}
         orphans = {scope: container for scope, container in scopes_of(service).items() if container not in alive}
         end_scopes(orphans)
-        for container in set(orphans.values()):  # else it would look like a program that had ended by itself
+        for container in set(orphans.values()):  # otherwise it would look like a program that ended by itself
             self.remove(container)
 
     def remove(self, name: str) -> None:
         if trouble := self.rm(name):
-            # A podman that was killed may have mounted this and not written it down (seen with 4.3.1).
+            # A killed podman may have mounted this without recording it (seen with 4.3.1).
             left = [word.rstrip(":") for word in trouble.message.split() if word.endswith("/userdata/shm:")]
             for path in left:
                 run((UMOUNT, "--lazy", path), QUERY_TIMEOUT)
-            # Also when its program ended under podman's hands: "container state improper: stopped" (4.3.1).
+            # Also if the program ended while podman handled it: "container state improper: stopped" (4.3.1).
             trouble = self.rm(name)
         if trouble:
             raise trouble
 
     def rm(self, name: str) -> LaunchError | None:
-        """Return what kept it from being removed."""
+        """Remove it; return the error if podman could not."""
         done = run((PODMAN, "rm", "--force", "--time=0", "--ignore", name), QUERY_TIMEOUT)
         return engine_error("podman rm", done) if done.code != 0 else None
 
 
 def podman_of(service: str) -> Podman:
-    """By its API, where systemd listens for it."""
+    """Return podman through its API if systemd listens for it, else the command."""
     if Places(service).podman.exists():
         from sidespawn.engines.podman_api import PodmanApi  # noqa: PLC0415 - it is one of these
 
@@ -216,15 +216,15 @@ def parsed(what: str, done: Output) -> Rows:
 
 
 def system_calls(service: str) -> str:
-    """The profile without namespaces that was made with the service's directories."""
+    """Return the profile without namespaces that was made with the service's directories."""
     profile = Places(service).syscalls
     return str(profile) if profile.exists() else ""
 
 
 def domain(service: str) -> tuple[str, ...]:
-    """That of side containers, where SELinux has it, which the label of the service's directory says.
+    """Return the SELinux domain of side containers, if the label of the service's directory shows that there is one.
 
-    Without categories: the files that a side container writes are for its agent, and for the one that comes after it.
+    It has no categories, because the files that a side container writes are for its agent and the next side container.
     """
     try:
         label = os.getxattr(Places(service).home, "security.selinux")
@@ -245,12 +245,12 @@ def end_scopes(scopes: Iterable[str]) -> None:
 
 
 def end_container(service: str, container: str) -> None:
-    """End what runs of it, whether podman knows of it or not."""
+    """End its processes, whether podman knows about them or not."""
     end_scopes(scope for scope, of in scopes_of(service).items() if of == container)
 
 
 def scopes_of(service: str) -> dict[str, str]:
-    """The scopes in the service's slice, each with its container's id: of the side containers and their conmons."""
+    """Return the scopes of side containers and conmons in the service's slice, each with its container's id."""
     names = (path.name for path in slice_path(service).glob("libpod-*.scope"))
     return {name: name.removesuffix(".scope").rpartition("-")[2] for name in names}
 
@@ -258,7 +258,7 @@ def scopes_of(service: str) -> dict[str, str]:
 def limits(plan: Plan) -> tuple[str, ...]:
     """Return limits on memory and tasks, if the host's control groups have the controllers."""
     there = controllers()
-    # Without a limit of its own podman would ask for 2048 tasks, and fail where it cannot have them.
+    # Without an explicit limit, podman would ask for 2048 tasks, and fail where it cannot get them.
     tasks = plan.limits.tasks if "pids" in there else 0
     memory = (f"--memory={plan.limits.memory}", f"--memory-swap={plan.limits.memory}")
     return (f"--pids-limit={tasks}", *(memory if "memory" in there else ()))

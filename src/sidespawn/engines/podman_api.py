@@ -1,11 +1,11 @@
-"""podman by its API: the service's own podman, `podman system service`, which systemd starts at its socket.
+"""The podman engine through podman's API: each service's own `podman system service`, which systemd starts at a socket.
 
-The container is the one that the command makes (podman.py): tests/lab compares what the runtime is given. What the API
-leaves to containers.conf where nothing is said is said here.
+It creates the same container as the command (podman.py); tests/lab compares what the runtime gets. Settings that the
+API would take from containers.conf if they were missing are set explicitly.
 
-podman goes on with a request that no one waits for any more, and may be killed in the middle of one. A start counts
-only when it was answered: otherwise what runs of it is ended, whether podman knows of it or not, and it is done again.
-A new podman answers only when all processes of the last one are gone, since systemd starts none before.
+podman continues a request that no one waits for any more, and may be killed in the middle of one. A start counts only
+if it was answered. Otherwise its processes are ended, whether podman knows about them or not, and the start is retried.
+A new podman answers only after all processes of the last one are gone, since systemd does not start it earlier.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # importing it costs every run milliseconds
 
     from sidespawn.engines.podman import Rows
 
-VERSION = "/v4.0.0/libpod"  # later ones speak it too
+VERSION = "/v4.0.0/libpod"  # later versions support it too
 TRIES = 8  # of a request during which podman ended
 UNLIMITED = 2**64 - 1
 
@@ -73,7 +73,8 @@ class PodmanApi(Podman):
                     self.remove(made.id)
         else:
             raise AssertionError  # pragma: no cover
-        # Whatever is wrong, the status is 500 (podman 4.3.1). The second is when one was killed between its two lists.
+        # The status is 500 for any error (podman 4.3.1). The second appears if a podman was killed between its two
+        # lists.
         if created.status != 201 and ("is already in use" in created.message or "already exists" in created.message):
             raise NameTaken(plan.name)
         if created.status != 201 and ("image not known" in created.message or "no such image" in created.message):
@@ -153,14 +154,15 @@ class PodmanApi(Podman):
         answer = self.ask("DELETE", f"/containers/{in_url(name)}?force=true&timeout=0&ignore=true")
         if answer.status not in (200, 204, 404):
             return self.api.error("remove", answer)
-        # A podman that was killed while it removed this may have left the program running; the next takes it for dead.
+        # A podman that was killed while it removed this may have left the program running; the next one considers it
+        # dead.
         for each in answer.body if isinstance(answer.body, list) else ():
             if (slice_path(self.service) / f"libpod-{each['Id']}.scope").exists():
                 end_container(self.service, each["Id"])
         return None
 
     def reap(self, service: str) -> None:
-        # The podman that a killed run asked goes on with what it was asked for.
+        # The podman that a killed run called continues its request.
         self.end()
         super().reap(service)
         for each in self.list(service):
@@ -179,7 +181,7 @@ class PodmanApi(Podman):
         raise AssertionError  # pragma: no cover
 
     def end(self) -> None:
-        """End this podman at once, and what it is doing. systemd starts another one for the next request."""
+        """Kill this podman and whatever it is doing. systemd starts another one for the next request."""
         run((SYSTEMCTL, "kill", "--signal=KILL", self.unit), podman.QUERY_TIMEOUT)
 
 
@@ -201,7 +203,7 @@ def mounts(plan: Plan, pins: Pins) -> Rows:
 def limits(plan: Plan) -> dict[str, Any]:
     """Return limits on memory and tasks, if the host's control groups have the controllers."""
     there = controllers()
-    # Without a limit of its own podman would ask for 2048 tasks, and fail where it cannot have them.
+    # Without an explicit limit, podman would ask for 2048 tasks, and fail where it cannot get them.
     tasks = plan.limits.tasks if "pids" in there else 0
     memory = {"memory": {"limit": plan.limits.memory, "swap": plan.limits.memory}} if "memory" in there else {}
     return {"pids": {"limit": tasks}, **memory}

@@ -1,18 +1,18 @@
-"""systemd as the engine: a side container is a transient service of PID 1. systemd 252 or later, with its message bus.
+"""The systemd engine: a side container is a transient service of PID 1. systemd 252 or later, with its message bus.
 
-No process stands beside the program.  It has mount and ipc its own namespaces and the network's, and from systemd 257
-on a pid namespace.  Without one it can signal the processes of its own user; docs/security.md says what this means.  Of
-/proc it has only /proc/sys, so it sees no one else's processes.
+There is no process besides the program.  It has its own mount and ipc namespaces, the requested network namespace and,
+from systemd 257 on, its own pid namespace.  Without a pid namespace it can signal other processes of its user;
+docs/security.md says what this means.  Its /proc contains only /proc/sys, so it sees no other processes.
 
-A unit is described by values, each with a length in front, and never by text.  But systemd writes them down as text and
-reads that again at a daemon-reload; so of what came from an agent only what passed a type goes into anything but
-arguments and environment, and those two were tried with all that is hostile (tests/lab/test_engines.py).  `$` in an
-argument is doubled, since systemd would replace variables; the property without that (ExecStartEx) makes a unit of
-systemd 252 unreadable at the next daemon-reload.  What was read again is never executed: nothing restarts a side
-container, and its pins are gone when it runs.
+A unit is described by values with their lengths, never by text.  But systemd stores them as text and reads that text at
+a daemon-reload.  So strings from an agent go into arguments and environment, which were tried with hostile values
+(tests/lab/test_engines.py), and into other properties only if they passed a type.  `$` in an argument is doubled, since
+systemd would expand variables; the property without expansion (ExecStartEx) makes a unit of systemd 252 unreadable at
+the next daemon-reload.  Text that was read again is never executed: nothing restarts a side container, and its pins are
+gone once it runs.
 
-A unit stays when its program has ended, by `RemainAfterExit` or as failed, until it is removed: it keeps the name taken
-and tells which request it was started for.  What a program has left behind is ended with it.
+When its program has ended, a unit stays until it is removed, by `RemainAfterExit` or as failed: it holds the name and
+tells which request started it.  Processes that a program leaves behind are ended with it.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ GONE = {f"{SYSTEMD}.NoSuchUnit", "org.freedesktop.DBus.Error.UnknownObject"}
 PRIVATE_PIDS = 257  # the first version with PrivatePIDs=
 START_TIMEOUT, QUERY_TIMEOUT = 60.0, 30.0  # seconds; a start takes 0.02
 POLL = 0.002
-# By their numbers in capability.h.
+# In the order of their numbers in capability.h.
 CAPABILITIES = {
     "CHOWN": 0, "DAC_OVERRIDE": 1, "DAC_READ_SEARCH": 2, "FOWNER": 3, "FSETID": 4, "KILL": 5, "SETGID": 6, "SETUID": 7,
     "SETPCAP": 8, "NET_BIND_SERVICE": 10, "NET_BROADCAST": 11, "NET_ADMIN": 12, "NET_RAW": 13, "IPC_LOCK": 14,
     "SYS_CHROOT": 18, "SYS_NICE": 23, "AUDIT_WRITE": 29,
 }  # fmt: skip
-# What systemd gives every service; a plan's own variable of such a name stays.
+# systemd sets these for every service; a plan's own variable of such a name stays.
 ADDED = (
     *("HOME", "INVOCATION_ID", "JOURNAL_STREAM", "LANG", "LOGNAME", "MEMORY_PRESSURE_WATCH", "MEMORY_PRESSURE_WRITE"),
     *("PATH", "SHELL", "SYSTEMD_EXEC_PID", "TERM", "USER"),
@@ -76,7 +76,7 @@ class Systemd:
             try:
                 bus.call(*MANAGER, *START, unit, "fail", properties(plan, pins, request, version_of(bus)), [])
                 return unit, started(bus, unit, plan)
-            except BusError as error:  # also when somebody else has removed the unit in the meantime
+            except BusError as error:  # also if the unit has been removed in the meantime
                 if error.name == f"{SYSTEMD}.UnitExists":
                     raise NameTaken(plan.name) from None
                 raise engine_error("StartTransientUnit", error) from None
@@ -91,7 +91,7 @@ class Systemd:
         return tuple(each for each in seen if each is not None)
 
     def others(self) -> tuple[Other, ...]:
-        """None: whatever runs on a host is a unit of systemd's."""
+        """Return none: every process on the host belongs to a unit of systemd."""
         return ()
 
     def remove(self, name: str) -> None:
@@ -99,16 +99,16 @@ class Systemd:
         with Bus(QUERY_TIMEOUT) as bus:
             found = look(bus, unit)
             program = identify(found.pid) if found is not None and found.pid else None
-            if found is not None:  # else there is nothing, or a unit of somebody else
+            if found is not None:  # otherwise there is no unit, or it is not ours
                 attempt(bus, "KillUnit", "ssi", unit, "all", 9)
-            # The first process of a pid namespace may leave its control group, and so the unit, before it has ended.
+            # The first process of a pid namespace may leave its control group, and so the unit, before it ends.
             while look(bus, unit) is not None or (program is not None and is_alive(program)):
                 attempt(bus, "StopUnit", "ss", unit, "replace")
                 attempt(bus, "ResetFailedUnit", "s", unit)
                 pause(bus)
 
     def reap(self, service: str) -> None:
-        """No process is unknown to systemd. But what it is about to start still needs its pins."""
+        """Wait for starts that are in progress, which still need their pins. systemd knows every process."""
         with Bus(START_TIMEOUT) as bus:
             while any(job for *_, job, _, _ in units_of(bus, service)):
                 pause(bus)
@@ -120,27 +120,27 @@ def unit_name(name: str) -> str:
 
 
 def properties(plan: Plan, pins: Pins, request: str, version: int) -> Properties:
-    """All that the unit is, as D-Bus has it (org.freedesktop.systemd1(5)), for a systemd of this version."""
+    """Return all properties of the unit for D-Bus (org.freedesktop.systemd1(5)), for this version of systemd."""
     capabilities = ("t", sum(1 << CAPABILITIES[each] for each in plan.capabilities))
     argv = [plan.command, *(argument.replace("$", "$$") for argument in plan.arguments)]
     given = given_path(plan.service, plan.image)
-    # What is mounted has the flags of the mount that it is taken from: read-only, nosuid, nodev, noexec where it must
-    # be. For each path that systemd 252 is to give one of them it reads the host's whole list of mounts twice.
+    # Mounts inherit the flags of their sources: read-only, nosuid, nodev and noexec as needed. systemd 252 reads the
+    # host's whole list of mounts twice for each path to which it adds such a flag.
     binds = [bind(pin, mount.path) for mount, pin in zip(plan.mounts, pins.mounts, strict=True)]
     texts = zip(plan.configuration, pins.configuration, strict=True)
     binds += [bind(given / "texts" / pin.name, file.path) for file, pin in texts]
     scripts = zip(plan.scripts, pins.scripts, strict=True)
     binds += [bind(given / "scripts" / pin.name, script.path) for script, pin in scripts]
     binds += [bind(given / name, f"/{name}", RECURSIVE) for name in ("proc", "dev")]
-    # Mount points for what is in the agent's state are made in an empty directory, for this side container alone; those
-    # elsewhere, which only a policy names, in the root, for all of the service.
+    # Mount points in the agent's state are made in an empty directory, for this side container only. Mount points
+    # elsewhere, which only a policy names, are made in the root, for the whole service.
     has_state = any(path.startswith(f"{plan.state}/") for _, path, *_ in binds)
     empty = [(plan.state, f"ro,mode=755,{TMPFS}")] if has_state else []
     empty += [(path, f"mode=1777,{TMPFS}") for path in ("/dev/shm", *plan.scratch)]  # noqa: S108
     own: Properties = [] if plan.host_network else [("NetworkNamespacePath", ("s", str(pins.netns)))]
     if version >= PRIVATE_PIDS:
         own.append(("PrivatePIDs", ("s", "yes")))
-        # It would also mount all of /proc, /sys and /run, writable, where nothing else is mounted.
+        # It would also mount all of /proc, /sys and /run, writable, unless something else is mounted there.
         binds.append(bind(given / "sys", "/sys"))
         empty += [("/run", f"ro,mode=755,{TMPFS}")] if "/run" not in plan.scratch else []
     own += [("User", ("s", str(plan.uid))), ("Group", ("s", str(plan.gid)))] if plan.uid or plan.gid else []
@@ -156,7 +156,7 @@ def properties(plan: Plan, pins: Pins, request: str, version: int) -> Properties
         ("RootDirectory", ("s", str(root_path(plan.service, plan.image)))),
         ("MountAPIVFS", ("b", False)),
         ("MountFlags", ("t", PRIVATE)),
-        ("ReadOnlyPaths", ("as", ["+/"])),  # + for under the root directory; with what is mounted in it already
+        ("ReadOnlyPaths", ("as", ["+/"])),  # `+`: relative to the root directory, including what is mounted in it
         ("TemporaryFileSystem", ("a(ss)", empty)),
         ("BindPaths", ("a(ssbt)", binds)),
         *own,
@@ -198,7 +198,7 @@ def bind(source: Path, path: str, flags: int = 0) -> tuple[str, str, bool, int]:
 
 
 def log_fields(plan: Plan, request: str) -> list[str]:
-    """The labels: the journal has them with every line of the program, and the unit gives them back."""
+    """Return the labels as fields: the journal adds them to every line of the program, and the unit returns them."""
     said = {each.removeprefix(LABEL): value for each, value in labels(plan, request).items()}
     return [f"CONTAINER_NAME={plan.name}", *(f"{LABEL_FIELD}{key.upper()}={value}" for key, value in said.items())]
 
@@ -207,7 +207,7 @@ LABEL_FIELD = "SIDESPAWN_LABEL_"
 
 
 def started(bus: Bus, unit: str, plan: Plan) -> int:
-    """The program's pid once it is being executed; 0 when it has ended already. Raises LaunchError."""
+    """Return the program's pid once it has been executed; 0 if it has already ended. Raises LaunchError."""
     path = bus.call(*MANAGER, "GetUnit", "s", unit)
     while (state := get(bus, path, UNIT, "ActiveState")) == "activating" or get(bus, path, UNIT, "Job")[0]:
         pause(bus)
@@ -218,7 +218,7 @@ def started(bus: Bus, unit: str, plan: Plan) -> int:
 
 
 def look(bus: Bus, unit: str, service: str | None = None) -> Found | None:
-    """The unit if it is a side container, of that service if one is named."""
+    """Return the unit if it is a side container, and of that service if one is named."""
     try:
         path = bus.call(*MANAGER, "GetUnit", "s", unit)
         fields = [bytes(each).decode() for each in get(bus, path, SERVICE, "LogExtraFields")]
@@ -235,9 +235,9 @@ def look(bus: Bus, unit: str, service: str | None = None) -> Found | None:
 
 
 def units_of(bus: Bus, service: str) -> Iterator[Any]:
-    """Rows with the name first and the job that waits third from the end; also of services that begin like this one.
+    """Return rows with the name first and the waiting job third from the end; includes services with the same prefix.
 
-    Earlier versions had a hyphen behind the service.
+    Earlier versions had a hyphen after the service.
     """
     try:
         yield from bus.call(*MANAGER, "ListUnitsByPatterns", "asas", [], [f"sidespawn-{service}[-_]*.service"])
@@ -246,7 +246,7 @@ def units_of(bus: Bus, service: str) -> Iterator[Any]:
 
 
 def version_of(bus: Bus) -> int:
-    """PID 1's, without what a distribution adds, as in 257.9-1~deb13u1."""
+    """Return PID 1's version without the distribution's suffix, as in 257.9-1~deb13u1."""
     return int(re.split("[^0-9]", get(bus, *MANAGER[1:], "Version"))[0] or 0)
 
 
@@ -255,13 +255,13 @@ def get(bus: Bus, path: str, interface: str, name: str) -> Any:
 
 
 def attempt(bus: Bus, member: str, signature: str, *values: Any) -> None:
-    """Allow a failure because it has been done, or is being done, already."""
+    """Make a call and ignore its failure: what it asks for is already done or in progress."""
     with suppress(BusError):
         bus.call(*MANAGER, member, signature, *values)
 
 
 def pause(bus: Bus) -> None:
-    """A tenth of what was waited, since each look costs PID 1 as much as us, and a start among many waits long."""
+    """Sleep a tenth of the time waited: each check costs PID 1 as much as us, and one of many starts waits long."""
     left = bus.give_up - time.monotonic()
     if left < 0:
         raise bus.failed(TimeoutError())

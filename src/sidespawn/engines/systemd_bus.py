@@ -1,10 +1,10 @@
-"""Calls to a service of the system's message bus, such as systemd: just enough of D-Bus for the engine.
+"""Calls a service on the system's message bus, such as systemd: just enough of D-Bus for the engine.
 
-The bus is the host's own and trusted; what goes to it are strings with lengths in front, so no value can be taken for
-anything else.  Written here, since a call by busctl takes six milliseconds and one by this a tenth of one.
+The bus is the host's own and trusted.  Strings are sent with their lengths, so no value can be mistaken for anything
+else.  A call through busctl takes six milliseconds, and a call through this module a tenth of one.
 
-A value stands as its signature says (D-Bus specification, 0.38): an array is a list, a structure a tuple, a variant the
-pair of a signature and a value.  Dictionaries, descriptors and signals are not spoken.
+Values correspond to their signatures (D-Bus specification, 0.38): an array is a list, a structure a tuple, a variant a
+pair of signature and value.  Dictionaries, descriptors and signals are not supported.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PATH, INTERFACE, MEMBER, ERROR_NAME, REPLY_TO, DESTINATION, SIGNATURE = 1, 2, 3,
 
 
 class BusError(Exception):
-    """The service's refusal: its name for it, such as org.freedesktop.systemd1.UnitExists, and one line for people."""
+    """An error from the service: its name, such as org.freedesktop.systemd1.UnitExists, and one line for people."""
 
     def __init__(self, name: str, message: str) -> None:
         super().__init__(message)
@@ -38,7 +38,7 @@ class BusError(Exception):
 
 
 class Bus:
-    """A connection, for one thread. It must have its answers `timeout` seconds after it was made."""
+    """A connection, for one thread. All answers must arrive within `timeout` seconds after it is made."""
 
     def __init__(self, timeout: float) -> None:
         self.timeout, self.give_up = timeout, time.monotonic() + timeout
@@ -63,7 +63,7 @@ class Bus:
         self.socket.close()
 
     def call(self, destination: str, path: str, interface: str, member: str, signature: str = "", *values: Any) -> Any:
-        """The first value of the answer. Raises BusError, and LaunchError if none comes in time."""
+        """Return the first value of the answer. Raises BusError, and LaunchError if no answer arrives in time."""
         self.serial += 1
         fields = [(PATH, ("o", path)), (INTERFACE, ("s", interface)), (MEMBER, ("s", member))]
         fields += [(DESTINATION, ("s", destination)), (SIGNATURE, ("g", signature))]
@@ -84,7 +84,7 @@ class Bus:
         return value
 
     def answer(self) -> tuple[int, tuple[str, bytes, str]]:
-        """The kind of the answer to the last call, and its signature, body and error name."""
+        """Return type, signature, body and error name of the answer to the last call."""
         while True:
             start = self.take(16)
             _, kind, _, _, length, _, fields_length = struct.unpack("<BBBBIII", start)
@@ -115,7 +115,7 @@ class Bus:
 
 
 def split(signature: str) -> list[str]:
-    """The complete types of a signature."""
+    """Split a signature into its complete types."""
     types = []
     while signature:
         end = len(signature) - len(signature.lstrip("a")) + 1
@@ -158,7 +158,7 @@ def put(message: bytearray, kind: str, value: Any) -> None:
 
 
 def get(message: bytes, at: int, kind: str) -> tuple[Any, int]:
-    """The value at that place, and where the next one is. Little-endian, as the bus of this machine's kind answers."""
+    """Return the value at that offset and the offset of the next one. Little-endian, as this machine's bus answers."""
     at += -at % ALIGNMENT[kind[0]]
     match kind[0]:
         case "s" | "o":

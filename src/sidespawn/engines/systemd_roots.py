@@ -1,4 +1,4 @@
-"""The root directories of side containers that systemd starts: made once for a service's image, and kept.
+"""Root directories of side containers that systemd starts: made once for a service's image, and kept.
 
     /run/sidespawn/SERVICE/roots/KEY/root   what a program sees as /, read-only for it
     /run/sidespawn/SERVICE/roots/KEY/given  what else it is given that is the service's, read-only: /dev, /proc with
@@ -6,13 +6,13 @@
                                             twice, for texts and for scripts
     /run/sidespawn/SERVICE/roots/KEY/image  the name of an image that podman keeps mounted for it
 
-KEY is made from the policy's image: the name of one that podman has, a directory of the host, or `host` for the host's
-own programs.  An overlay in memory covers an image or a directory, so that mount points can be made where it has
-none; nothing else is ever written there.  The root of `host` is empty but for what the program may see of the host,
-mounted read-only.
+KEY is made from the policy's image: the name of a podman image, a directory of the host, or `host` for the host's own
+programs.  An overlay in memory covers an image or a directory, so that missing mount points can be made; nothing else
+is ever written there.  The root of `host` contains only what the program may see of the host, mounted read-only.
 
-What is read-only here stays so wherever it is mounted from here: so systemd has nothing to make read-only but the root,
-for which it would read the host's whole list of mounts at each start, which grows with the number of namespaces.
+Read-only mounts here stay read-only wherever they are mounted from here.  So systemd needs to make only the root
+read-only.  For each further path, it would read the host's whole list of mounts at each start, and that list grows with
+the number of namespaces.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ DEVICES = ("null", "zero", "full", "random", "urandom")
 PODMAN = "/usr/bin/podman"
 TIMEOUT = 120.0  # seconds; a large image is mounted slowly on a slow disk
 FLAGS = kernel.MS_NOSUID | kernel.MS_NODEV
-# Of the host's own root: programs and what they need to be run. Whatever is not there on this host is left out.
+# Parts of the host's own root: programs and what they need to run. Those that do not exist on this host are left out.
 PROGRAMS = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 SETTINGS = ("alternatives", "group", "ld.so.cache", "localtime", "nsswitch.conf", "passwd", "protocols", "services")
 
@@ -48,14 +48,13 @@ def given_path(service: str, image: str) -> Path:
 
 
 def seen_of_the_host() -> tuple[str, ...]:
-    """Return what is mounted into the root of `host`, each at its own path."""
+    """Return the host's paths that are mounted into the root of `host`, each at its own path."""
     paths = (*(path for path in PROGRAMS if not os.path.islink(path)), *(f"/etc/{name}" for name in SETTINGS))
     return tuple(path for path in paths if os.path.exists(path))
 
 
 def prepare(service: str, image: str, *, refresh: bool = False) -> None:
-    """Make the root if it is missing; with `refresh`, from the image that the name refers to now. Raises
-    LaunchError."""
+    """Make the root if missing, or with `refresh` from the image that the name now refers to. Raises LaunchError."""
     root, given = root_path(service, image), given_path(service, image)
     if os.path.ismount(root) and is_read_only(given / "proc") and not refresh and not (image == HOST and unseen(root)):
         return
@@ -77,7 +76,7 @@ def make(root: Path, image: str, refresh: bool) -> None:
     if os.path.ismount(root):
         if not refresh:
             return
-        kernel.unmount(str(root))  # side containers that run have their own mounts
+        kernel.unmount(str(root))  # running side containers have their own mounts
         release_image(root.parent)
     lower = image if image.startswith("/") else mount_image(root.parent, image)
     if not os.path.isdir(lower):
@@ -108,15 +107,14 @@ def make_host(root: Path) -> None:
 
 
 def unseen(root: Path) -> list[str]:
-    """Return what the host has replaced since it was mounted, as tools do with /etc/passwd, or what is not mounted
-    yet."""
+    """Return paths that are not mounted yet, or that the host has since replaced, as tools do with /etc/passwd."""
     targets = ((path, root / path[1:]) for path in seen_of_the_host())
     return [path for path, target in targets if not (target.exists() and os.path.samefile(path, target))]
 
 
 def make_given(place: Path, copies: Path) -> None:
     if os.path.ismount(place):
-        kernel.unmount(str(place))  # a run was killed while it did this
+        kernel.unmount(str(place))  # a run was killed while doing this
     make_directory(place)
     kernel.mount("sidespawn", str(place), "tmpfs", HARMLESS, "mode=755,size=64k")
     for each in ("dev", "dev/shm", "dev/mqueue", "proc", "proc/sys", "sys", "texts", "scripts"):
@@ -127,12 +125,12 @@ def make_given(place: Path, copies: Path) -> None:
     show("/proc/sys", place / "proc/sys", HARMLESS)
     show(str(copies), place / "texts", HARMLESS)
     show(str(copies), place / "scripts", FLAGS)
-    kernel.remount(str(place), HARMLESS | kernel.MS_RDONLY)  # last, since it tells that all is there
+    kernel.remount(str(place), HARMLESS | kernel.MS_RDONLY)  # last, since it shows that everything is there
 
 
 def show(source: str, target: Path, flags: int) -> None:
     kernel.mount(source, str(target), None, kernel.MS_BIND)
-    kernel.mount("none", str(target), None, kernel.MS_PRIVATE)  # what is mounted under it on the host stays there
+    kernel.mount("none", str(target), None, kernel.MS_PRIVATE)  # mounts under it on the host stay there
     kernel.remount(str(target), flags | kernel.MS_RDONLY)
 
 
@@ -142,7 +140,7 @@ def is_read_only(path: Path) -> bool:
 
 def make_directory(path: Path) -> None:
     path.mkdir(exist_ok=True)
-    path.chmod(0o755)  # whatever the umask is
+    path.chmod(0o755)  # regardless of the umask
 
 
 def mount_image(place: Path, image: str) -> str:
@@ -162,7 +160,7 @@ def release_image(place: Path) -> None:
 
 
 def release_all(service: str) -> None:
-    """Used by `sidespawn disable`; when the service's units stop, only what lies in its own directory goes."""
+    """Release all roots, for `sidespawn disable`. When the service's units stop, only its own directory is removed."""
     for place in (Places(service).home / "roots").glob("*"):
         for each in (place / "root", place / "given"):
             if os.path.ismount(each):

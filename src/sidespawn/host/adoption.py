@@ -1,8 +1,8 @@
-"""Finding the side containers that legacy wrappers started, and making sure of each.
+"""Finds and verifies side containers that legacy wrappers started.
 
-The engine's word is only where to look: a container counts as a policy's when its name and image are such as the policy
-says, its program runs in that container, with arguments for that instance, and in the very network namespace that its
-name stands for.  Their first process may be a shell or `ip netns exec`, so the program is looked for below it.
+The engine only says where to look.  A container counts as a policy's if its name and image match the policy, and its
+program runs in that container, with arguments for that instance, in the network namespace that its name stands for.
+The first process may be a shell or `ip netns exec`, so the program is searched for among its descendants.
 """
 
 from __future__ import annotations
@@ -27,8 +27,7 @@ from sidespawn.system.processes import Process, identify, is_alive
 
 
 def adopt(policy: Policy, places: Places, engine: Engine, ledger: Ledger, journal: Journal) -> None:
-    """Write down what runs of the old wrappers' containers, and say once why another one with such a name is not
-    adopted."""
+    """Record running containers of the old wrappers, and report once why others with such a name are not adopted."""
     reported = places.adoption.read_text().split() if places.adoption.exists() else []
     refused = []
     for other, found in find_old(policy, engine):
@@ -46,7 +45,7 @@ def adopt(policy: Policy, places: Places, engine: Engine, ledger: Ledger, journa
 
 
 def find_old(policy: Policy, engine: Engine) -> Iterator[tuple[Other, Record | SidespawnError]]:
-    """Each running container with a name of the old wrappers: as a record, or why it is not the policy's."""
+    """Yield each running container with a name of the old wrappers: a record, or why it is not the policy's."""
     adopt = policy.adopt
     if adopt is None:
         return
@@ -73,7 +72,7 @@ def verified(policy: Policy, adopt: Adopt, other: Other, bindings: dict[str, str
     except OSError as error:
         message = f"its network namespace cannot be used: {error.strerror or error}"
         raise Denied(Reason.NAMESPACE_UNUSABLE, message) from None
-    if not is_alive(program):  # else all that was read may be of a process that got its pid
+    if not is_alive(program):  # otherwise everything read may be from a process that reused its pid
         raise Denied(Reason.NO_SUCH_PROCESS, "it has just ended")
     return Record(
         instance=old.instance,
@@ -96,17 +95,17 @@ def verified(policy: Policy, adopt: Adopt, other: Other, bindings: dict[str, str
 
 
 def processes_of(other: Other, program: str) -> Iterator[Process]:
-    """The container's processes that run the program, each before those that it has started."""
+    """Yield the container's processes that run the program, each before its descendants."""
     for process in map(identify, (other.pid, *descendants(other.pid))):
         with suppress(OSError):
             runs = process and read_argv(process.pid)[0].rpartition("/")[2] == program
-            # Its control group has the container's id in its name, with podman as with docker.
+            # Its control group's name contains the container's id, with podman and docker.
             group = Path(f"/proc/{process.pid}/cgroup").read_bytes() if process and runs else b""
             if process and other.id.encode() in group and is_alive(process):
                 yield process
 
 
 def read_argv(pid: int) -> tuple[str, ...]:
-    """Return what the process says of itself. Raises OSError when it is gone."""
+    """Return the arguments that the process shows. Raises OSError if it is gone."""
     words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").removesuffix("\0")
     return tuple(words.split("\0"))

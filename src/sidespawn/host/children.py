@@ -1,8 +1,8 @@
-"""Children of a side container's program whose pids the agent wants to know, such as the vrrp process of keepalived.
+"""Finds children of a side container's program whose pids the agent needs, such as keepalived's vrrp process.
 
-The program writes a child's pid to its own file, as its pid namespace counts.  That file is the side container's
-to fake, so what it says is only a question: which process below the program, in the program's own pid namespace, has
-this pid there?  What the host believes is the kernel's answer, and that process by pid and start.
+The program writes a child's pid, as seen in its pid namespace, to a file.  The side container can fake that file, so
+its content is only a question: which descendant of the program, in the program's own pid namespace, has this pid there?
+The host trusts the kernel's answer, and identifies that process by pid and start time.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PID_FILE_BYTES = 32
 
 
 def find_children(program: Process, wanted: tuple[ChildPidFile, ...]) -> dict[str, list[int]] | None:
-    """Pid and start of each child, by the agent's pid file; None while one of them is not there."""
+    """Return pid and start time of each child, by the agent's pid file; None while one is missing."""
     found = {}
     for each in wanted:
         child = find_child(program, each.inside)
@@ -35,19 +35,19 @@ def find_children(program: Process, wanted: tuple[ChildPidFile, ...]) -> dict[st
 
 
 def find_child(program: Process, inside: str) -> Process | None:
-    """The child of the program whose pid stands in the file `inside` its root; None while there is no such."""
+    """Return the program's child whose pid is in the file `inside` its root; None without one."""
     with suppress(OSError):  # the program is gone, or has not written the file yet
         wanted = read_pid(program.pid, inside)
         for child in map(identify, descendants(program.pid) if wanted is not None else ()):
-            # It is below the program still, after it was identified, or another could have its pid by now. All of that
-            # was read of these two processes and no others if they are still there afterwards.
+            # Check again that it is a descendant, since another process could have its pid by now. If both processes
+            # still exist afterwards, everything was read from them and no others.
             if child and pid_inside(child.pid, program.pid) == wanted and child.pid in descendants(program.pid):
                 return child if is_alive(child) and is_alive(program) else None
     return None
 
 
 def read_pid(program: int, inside: str) -> int | None:
-    """The number in a file of the side container; None unless it is a small regular file that holds nothing else."""
+    """Return the number in a side container's file; None unless it is a small regular file with nothing else in it."""
     with closing(open_inside(program, inside)) as found:
         if not stat.S_ISREG(os.fstat(found).st_mode):
             return None
@@ -58,13 +58,13 @@ def read_pid(program: int, inside: str) -> int | None:
 
 
 def open_inside(program: int, path: str) -> int:
-    """A path of the side container as a descriptor that says what is there and cannot be read (O_PATH)."""
+    """Open a path of the side container as a descriptor that shows its type and cannot be read (O_PATH)."""
     with closing(os.open(f"/proc/{program}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as root:
         return kernel.openat2(root, path, os.O_PATH | os.O_NOFOLLOW, IN_ROOT)
 
 
 def descendants(pid: int) -> Iterator[int]:
-    """Its children, theirs, and so on; some may be missing while others end (proc_pid_task(5))."""
+    """Yield its descendants; some may be missing while others end (proc_pid_task(5))."""
     waiting = [pid]
     while waiting:
         for tasks in Path(f"/proc/{waiting.pop()}/task").glob("*/children"):
@@ -75,7 +75,7 @@ def descendants(pid: int) -> Iterator[int]:
 
 
 def pid_inside(pid: int, program: int) -> int | None:
-    """Its pid as the program's pid namespace counts; None when it is gone, or in another one."""
+    """Return its pid in the program's pid namespace; None if it is gone, or in another namespace."""
     with suppress(OSError):
         if os.stat(f"/proc/{pid}/ns/pid").st_ino == os.stat(f"/proc/{program}/ns/pid").st_ino:
             return int(status_of(pid, b"NSpid:")[-1])

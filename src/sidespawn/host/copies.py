@@ -1,8 +1,8 @@
-"""Copies of answers, for an agent to read: which of them go, and which were not written by the service.
+"""Expires the copies of answers that agents read, and finds copies that the service did not write.
 
 Root's own record says what was answered. An agent with CAP_SYS_ADMIN can make its view of the copies writable, so a
-copy is compared with its record, once: then the record's time of change is set to the copy's last change of any kind
-(st_ctime, which no one can set), and as long as both are equal nothing needs to be read.
+copy is compared with its record once. Then the record's modification time is set to the copy's last change of any kind
+(st_ctime, which no one can set). While both are equal, nothing needs to be read.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from sidespawn.system.files import directory, entries_of, read_regular_beneath
 from sidespawn.system.places import Places
 
 SETTLED_NS = 100_000_000  # longer than a clock tick, in which a second change leaves no trace
-REMOVED = 1024  # names at a time that lie in foreign directories
+REMOVED = 1024  # names read at a time in a foreign directory
 
 
 def expire(places: Places, most: int, seconds: float, needed: Callable[[str], bool]) -> list[str]:
-    """Remove old answers, the oldest of more than `most`, and all that no one wrote; none that is `needed`.
+    """Remove old answers, the oldest beyond `most`, and copies that the service did not write; keep those `needed`.
 
-    The names of copies that are not the service's.
+    Return the names of copies that the service did not write.
     """
     copies = listing(places.replies, 8 * most)  # first, since a copy is made after its record
     records = listing(places.answers, 8 * most)
@@ -50,7 +50,7 @@ def expire(places: Places, most: int, seconds: float, needed: Callable[[str], bo
 
 
 def listing(path: Path, most: int) -> dict[str, os.stat_result]:
-    """At most that many names. What an agent can write to may hold any number of them."""
+    """Return at most that many names, since an agent can make any number of them."""
     found = {}
     with directory(path) as held, entries_of(held, most) as entries:
         for entry in entries:

@@ -1,10 +1,10 @@
-"""A service's policy as a run has it: compiled, and current.
+"""Provides a service's policy to a run: compiled, and current.
 
-Reading TOML and judging what it says is no work for the process that serves requests.  Another one does it
-(policies.py) and leaves the policy compiled (core/compiled.py) in the service's own directory, which only root can
-reach, together with a stamp of every file that had a part in it: those that were read, those that would have been read
-had they been there, and the code that made a policy of them.  A run uses it as long as none of them has changed, and
-has a new one made when one has, so a changed policy still holds from the next request on.
+The process that serves requests does not read or check TOML.  Another process does (policies.py).  It leaves the
+compiled policy (core/compiled.py) in the service's own directory, which only root can reach, with a stamp of every file
+that contributed to it: files that were read, files that would have been read if they existed, and the code that
+compiled it.  A run uses the compiled policy while none of these has changed, and otherwise has it compiled again.  So a
+changed policy applies from the next request on.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from sidespawn.system.processes import last_line, run
 
 LOADER = (sys.executable, "-I", "-S", str(Path(__file__).parent.parent / "run.py"), "load")
 LOADING_SECONDS = 30.0
-BROKEN = (ValueError, LookupError, TypeError, AttributeError)  # what a text raises that is no compiled policy
+BROKEN = (ValueError, LookupError, TypeError, AttributeError)  # raised for a text that is not a compiled policy
 
 Stamp = list[int] | None
 Stamps = dict[str, Stamp]  # by path
 
 
 def current_policy(places: Places, stamps: Stamps) -> Policy:
-    """The policy that the files make as they are now. Raises PolicyError.
+    """Return the policy from the files as they are now. Raises PolicyError.
 
-    `stamps` is given one for each file that had a part in it, or in the error.
+    `stamps` receives a stamp for each file that contributed to the policy or to the error.
     """
     return load_compiled(places, stamps) or load_elsewhere(places, stamps)
 
@@ -51,7 +51,7 @@ def load_compiled(places: Places, stamps: Stamps) -> Policy | None:
 
 
 def load_elsewhere(places: Places, stamps: Stamps) -> Policy:
-    """Have another process load it, whatever becomes of that process. Raises PolicyError."""
+    """Load the policy in another process, which may fail in any way. Raises PolicyError."""
     stamp(places.policy, stamps)
     try:
         done = run((*LOADER, places.service), LOADING_SECONDS)
@@ -70,17 +70,17 @@ def load_elsewhere(places: Places, stamps: Stamps) -> Policy:
 
 
 def are_current(stamps: Stamps) -> bool:
-    """Return whether every file is as it was then."""
+    """Return whether no file has changed since."""
     return all(status_of(path) == status for path, status in stamps.items())
 
 
 def stamp(path: Path, stamps: Stamps) -> None:
-    """Before the file is read, so that a change in between is seen."""
+    """Stamp a file before it is read, so that a change in between is noticed."""
     stamps.setdefault(str(path), status_of(path))
 
 
 def status_of(path: str | Path) -> Stamp:
-    """Changes whenever the file is written, replaced, made or removed."""
+    """Return values that change whenever the file is written, replaced, created or removed."""
     try:
         status = os.lstat(path)
     except OSError:

@@ -1,11 +1,10 @@
-"""The directories of a service under /run, made when its units start and removed when they stop.
+"""Makes a service's directories under /run when its units start, and removes them when they stop.
 
-Small file systems in memory: the service's own, which no container gets a mount of, and one for each kind of what
-containers are given: spool, replies, wrappers, and checked copies of configuration files.  A mount of one file is
-enough to reach the whole file system with fanotify(7) and to change its options by remounting, so the host keeps
-nothing that it trusts in one of those.  Each is a private mount, so that nothing an agent mounts over what it was given
-comes back to the host, whatever propagation its container has; each has a size and a number of files, so that an agent
-can fill only what is its own.
+They are small file systems in memory.  No container gets a mount of the service's own.  Containers get mounts of one
+for each purpose: spool, replies, wrappers, and checked copies of configuration files.  A mount of one file is enough to
+reach its whole file system with fanotify(7), and to change its options by remounting, so the host keeps nothing that it
+trusts in these.  Each is a private mount, so an agent's mounts over it never appear on the host, whatever propagation
+its container has.  Each has a limited size and number of files, so an agent can fill only its own.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ def main(verb: str, service: str) -> int:
     try:
         if verb == "directories":
             make(places, load_policy(places))
-            load_policy(places)  # now that there is a place for it: compiled, so that the first request finds it so
+            load_policy(places)  # now that its place exists: compile the policy for the first request
         else:
             remove(places)
     except SidespawnError as error:
@@ -76,7 +75,7 @@ def make(places: Places, policy: Policy) -> None:
         path.mkdir(exist_ok=True)
     mount_tmpfs(of_spool.path, of_spool.flags, of_spool.options, labels.WRITABLE)
     mount_tmpfs(replies.path, replies.flags, replies.options, labels.READABLE)
-    # The first version had copies right here. What runs with one has mounted it, and is reloaded by writing into it.
+    # The first version had its copies here. Running programs have mounted them, and are reloaded by writing into them.
     has_copies_of_the_first = not os.path.ismount(places.snapshots) and any(places.snapshots.iterdir())
     for each in (agent,) if has_copies_of_the_first else (agent, snapshots):
         mount_tmpfs(each.path, each.flags, each.options, labels.READABLE)
@@ -88,10 +87,10 @@ def make(places: Places, policy: Policy) -> None:
     if policy.agent.wakes_by_path and not os.statvfs(places.spool).f_flag & file_systems.NO_LINKS:
         message = 'wake = "path" needs Linux 5.10, which keeps PID 1 from following links that an agent makes'
         raise SidespawnError(Reason.HOST_UNSUITABLE, message, 'take wake = "doorbell", or boot a later Linux')
-    spool.clear(places.spool)  # a link in there would have kept the path unit from starting
+    spool.clear(places.spool)  # a link in it would have kept the path unit from starting
     write_wrappers(places, policy)
     write_system_calls(places, policy)
-    places.adoption.unlink(missing_ok=True)  # look again: the agent may have had its old wrappers until now
+    places.adoption.unlink(missing_ok=True)  # check again: the agent may have had its old wrappers until now
 
 
 def write_system_calls(places: Places, policy: Policy) -> None:
@@ -100,22 +99,22 @@ def write_system_calls(places: Places, policy: Policy) -> None:
         (seccomp.place_of_agents(places.run), seccomp.of_agents()),
     ):
         if text is not None:
-            # Each service that starts writes the agents', and one of them may be starting at this moment.
+            # Each starting service writes the agents' list, and another one may be starting now.
             written = path.with_suffix(f".{os.getpid()}")
             written.write_text(text, encoding="utf-8")
             written.rename(path)
 
 
 def given_to_containers(places: Places) -> tuple[Path, ...]:
-    """The directories of which agents and side containers get mounts, each its own file system."""
+    """Return the directories that agents and side containers get mounts of, each its own file system."""
     return (places.spool, places.replies, places.agent, places.snapshots)
 
 
 def make_namespaces_directory() -> None:
-    """Agents mount it, and after a boot no one has made it yet. Like ip(8), with a mode that lets everybody look."""
+    """Create it after boot, so that agents can mount it; readable for everyone, as with ip(8)."""
     with suppress(FileExistsError):
         NAMESPACES.mkdir()
-        NAMESPACES.chmod(0o755)  # the unit's umask left it to root alone
+        NAMESPACES.chmod(0o755)  # the unit's umask made it readable only by root
 
 
 def mount_tmpfs(path: Path, flags: int, options: str, label: str) -> None:
@@ -129,7 +128,7 @@ def remove(places: Places) -> None:
     for path in (*given_to_containers(places), places.home):
         while os.path.ismount(path):
             kernel.unmount(str(path))
-    # What systemd's socket unit and runs made where the directories were not mounted: in another mount namespace.
+    # Made by systemd's socket unit and runs while the directories were not mounted: in another mount namespace.
     for file in (places.lock, places.compiled, places.syscalls, places.adoption, places.bucket, places.tally):
         file.unlink(missing_ok=True)
     for doorbell in (places.doorbell, places.operators_doorbell):
@@ -145,7 +144,7 @@ def remove(places: Places) -> None:
 
 
 def wrapper_settings(places: Places, policy: Policy) -> dict[str, object]:
-    """Return what a wrapper of this service needs to know; see agent/wrapper.py."""
+    """Return the settings of this service's wrappers; see agent/wrapper.py."""
     return {
         "service": places.service,
         "program": policy.table.program,
@@ -164,7 +163,7 @@ def wrapper_settings(places: Places, policy: Policy) -> dict[str, object]:
 
 
 def wrapper_files(places: Places, policy: Policy) -> dict[Path, str]:
-    """The wrapper and the kill scripts on the host, each with the path that it is mounted over in the agent."""
+    """Return wrapper and kill scripts on the host, each with the path that it is mounted over in the agent."""
     paths = (policy.agent.wrapper, *policy.agent.kill_scripts, *policy.agent.shared_kill_scripts)
     return {places.agent / path.rpartition("/")[2]: path for path in paths}
 
@@ -192,16 +191,16 @@ def wrapper_texts(places: Places, policy: Policy) -> list[tuple[Path, bytes]]:
         literal = pprint.pformat(json.loads(json.dumps(settings)), width=110)
         later = IN_AGENT.format(text=text, code=encoded_code(text, target), magic=MAGIC_NUMBER)
         content = first.replace(SETTINGS_LINE, f"SETTINGS = {literal}  # type: Dict[str, Any]\n") + division + later
-        found.append((path, content.encode()))  # bytes: an agent may have made its wrapper no text
+        found.append((path, content.encode()))  # bytes: an agent may have written binary data to its wrapper
     return found
 
 
 def write_in_place(held: int, name: str, content: bytes) -> None:
-    """Keep the inode, which agents have mounted, and never leave it empty, not for a moment.
+    """Replace the content but keep the inode, which agents have mounted, and never leave it empty.
 
-    An agent may run the wrapper in the meantime. An empty script succeeds without having asked for anything; one that
-    is partly the old and partly the new text fails. One that was handed the directory by fanotify(7) may have put a
-    link in its place: no link is followed, and what is no file is removed.
+    An agent may run the wrapper at any time. An empty script would succeed without requesting anything; a mixture of
+    the old and new text fails. An agent that got a descriptor of the directory through fanotify(7) may have put a link
+    there, so links are not followed, and anything but a file is removed.
     """
     with suppress(FileNotFoundError):
         if not stat.S_ISREG(os.stat(name, dir_fd=held, follow_symlinks=False).st_mode):
@@ -217,10 +216,9 @@ def write_in_place(held: int, name: str, content: bytes) -> None:
 
 
 def encoded_code(text: str, target: str) -> str:
-    """Return what this Python compiles the text to, in Base64; empty where it has no stable form, and agents compile
-    it."""
+    """Return the compiled text in Base64; empty if this Python has no stable form, and agents compile the text."""
     try:
-        # 2: from the same text always the same bytes. Code of Python 3.14 cannot be written in this version.
+        # 2: the same text always gives the same bytes. Code of Python 3.14 cannot be written in this version.
         code = marshal.dumps(compile(text, target, "exec"), 2)
     except ValueError:
         return ""

@@ -1,8 +1,8 @@
-"""The small file systems in memory of which containers hold mounts: their sizes and flags, and putting them right.
+"""Restores sizes and flags of the small file systems in memory that containers have mounts of.
 
-Anyone who has CAP_SYS_ADMIN and one mount of a file system can remount all of it with another size, another number of
-files, or read-only, and can fill it with as much as fits by then.  Each run compares what is there with what the policy
-says.  Content that a smaller size has no room for is the agent's, and is removed.
+Anyone with CAP_SYS_ADMIN and one mount of a file system can remount all of it with another size, another number of
+files, or read-only, and then fill it.  Each run compares the file systems with the policy.  Content that does not fit
+into the restored size is the agent's, and is removed.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from sidespawn.system.places import Places
 
 FLAGS = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
 RUNNABLE = FLAGS & ~kernel.MS_NOEXEC
-# As statvfs(3) says them, most with the numbers of mount(2): also read-only, synchronous and mandatory locks.
+# Flags of statvfs(3), mostly with the numbers of mount(2); also read-only, synchronous and mandatory locks.
 NO_LINKS = 0x2000
 SEEN = FLAGS | kernel.MS_RDONLY | 0x10 | 0x40 | NO_LINKS
-REMOVED = 20_000  # names at a time; what is more is left to the next run
+REMOVED = 20_000  # names at a time; the next run handles the others
 ALL = ("*",)
-KEPT_BYTES = spool.CLAIM_BYTES  # of a file that stays; no wrapper is as large
+KEPT_BYTES = spool.CLAIM_BYTES  # of a file that stays; all wrappers are smaller
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class FileSystem:
     names: int
     mode: int
     owner: int = 0
-    keeps: tuple[str, ...] = ()  # names that stay when the file system is emptied, or ALL
+    keeps: tuple[str, ...] = ()  # names to keep when the file system is emptied, or ALL
 
     @property
     def seen(self) -> int:
@@ -53,7 +53,7 @@ class FileSystem:
 
 
 def given_to_containers(places: Places, policy: Policy) -> tuple[FileSystem, ...]:
-    """Four times the replies that are kept: those that a crash must not forget come on top. Each takes 4 KiB."""
+    """Return the file systems. Replies: room for four times the kept ones (4 KiB each), for those a crash must not lose."""
     replies = policy.limits.replies * 4
     return (
         FileSystem(
@@ -75,11 +75,11 @@ def given_to_containers(places: Places, policy: Policy) -> tuple[FileSystem, ...
 
 
 def put_right(each: FileSystem) -> str:
-    """Return what was changed, or an empty text. Raises OSError if it cannot be restored.
+    """Return a description of the change, or an empty string. Raises OSError if it cannot be restored.
 
-    That is so when there is more to remove than this does at a time, or when it was made to have no limit at all.
+    That happens if there is more to remove than is removed at a time, or if the file system was given no limit at all.
     """
-    if not os.path.ismount(each.path):  # copies of the first version lie in no file system of their own
+    if not os.path.ismount(each.path):  # copies of the first version are not in a separate file system
         return ""
     with directory(each.path) as held:
         status, found = os.fstat(held), os.fstatvfs(held)
@@ -94,9 +94,9 @@ def put_right(each: FileSystem) -> str:
         try:
             kernel.mount("sidespawn", str(each.path), None, kernel.MS_REMOUNT | each.flags, each.limits)
         except OSError:
-            if not found.f_blocks or not found.f_files:  # tmpfs(5): what has no limit can get none
+            if not found.f_blocks or not found.f_files:  # tmpfs(5): a file system without a limit cannot be given one
                 raise
-            empty(held, each.keeps)  # there is more in it than that
+            empty(held, each.keeps)  # its content is larger
             kernel.mount("sidespawn", str(each.path), None, kernel.MS_REMOUNT | each.flags, each.limits)
     was = f"{found.f_blocks * found.f_frsize} bytes, {found.f_files} names, flags {found.f_flag & SEEN:#x}"
     return f"{was}, mode {stat.S_IMODE(status.st_mode):o} of uid {status.st_uid}"

@@ -1,8 +1,8 @@
-"""Every verdict, start and stop, as a structured record of the journal.
+"""Writes every verdict, start and stop as a structured record to the journal.
 
-The fields are those of systemd.journal-fields(7) and SIDESPAWN_*; `journalctl SIDESPAWN_SERVICE=…` finds them, and
-each kind of event has a MESSAGE_ID.  The native protocol (https://systemd.io/JOURNAL_NATIVE_PROTOCOL) carries lengths,
-so no string of an agent can forge a field; strings are escaped and capped before they come here all the same.
+The fields are those of systemd.journal-fields(7) and SIDESPAWN_*; `journalctl SIDESPAWN_SERVICE=…` finds them, and each
+kind of event has a MESSAGE_ID.  The native protocol (https://systemd.io/JOURNAL_NATIVE_PROTOCOL) transmits lengths, so
+an agent's string cannot forge a field.  Strings are escaped and truncated before they get here anyway.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Event(Enum):
         self.priority = priority
 
 
-# What an agent can cause as fast as it writes lines. What starts or ends a side container is always told.
+# Events that an agent can cause as fast as it writes lines. Starts and ends of side containers are always recorded.
 SUMMARISED = frozenset(
     {
         *(Event.ANSWERED, Event.SIGNALLED, Event.REJECTED, Event.MONITORED, Event.FAILED, Event.EXPIRED),
@@ -59,15 +59,15 @@ SUMMARISED = frozenset(
 
 
 class Journal:
-    """Writes records about one service. Losing one never stops the work: the journal may be restarting.
+    """Writes records about one service. Losing a record never stops the work, since the journal may be restarting.
 
-    Of each kind in SUMMARISED at most `records` are written in a minute; the rest is counted and said in one.
+    At most `records` of each kind in SUMMARISED are written per minute; one record reports the number of the others.
     """
 
     def __init__(self, service: str, path: str = JOURNAL) -> None:
         self.service = service
         self.path = path
-        self.tally: Tally | None = None  # counts all of them, those that are left out as well
+        self.tally: Tally | None = None  # counts all records, including suppressed ones
         self.records = ServiceLimits.records
         self.lock = threading.Lock()
         self.counts: Counter[Event] = Counter()
@@ -88,7 +88,7 @@ class Journal:
             self.send(event, message, fields)
 
     def summarise(self) -> None:
-        """Say how many records were left out since the last time, and begin to count again."""
+        """Report how many records were suppressed since the last time, and reset the count."""
         with self.lock:
             left_out = {event.name.lower(): count - self.records for event, count in self.counts.items()}
             self.counts.clear()
