@@ -53,7 +53,7 @@ class FileSystem:
 
 
 def given_to_containers(places: Places, policy: Policy) -> tuple[FileSystem, ...]:
-    """Return the file systems. Replies: room for four times the kept ones (4 KiB each), for those a crash must not lose."""
+    """Return the file systems. Replies: four times the kept ones, for those a crash must not forget; 4 KiB each."""
     replies = policy.limits.replies * 4
     return (
         FileSystem(

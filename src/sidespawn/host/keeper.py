@@ -1,8 +1,8 @@
-"""Starting, signalling and stopping the side containers of one service: what a verdict leads to.
+"""Starts, signals and stops the side containers of one service, after a verdict.
 
     pin -> start -> verify -> wait until ready -> record -> pid file
 
-Every step can be repeated after a crash at any point, because the container's name is made from the instance and its
+Every step can be repeated after a crash at any point, because the container's name is made from the instance, and its
 labels tell which request started it with which plan.
 """
 
@@ -37,7 +37,7 @@ ENDS = ("TERM", "KILL")
 
 
 class Keeper:
-    """Safe for several threads: what is done to one instance is done by one of them after the other."""
+    """Safe for several threads: operations on one instance run one after the other."""
 
     def __init__(self, policy: Policy, places: Places, engine: Engine, journal: Journal) -> None:
         self.policy, self.places, self.engine, self.journal = policy, places, engine, journal
@@ -48,7 +48,7 @@ class Keeper:
         self.falls = Falls(places.ledger, policy.limits.backoff)
         self.room = Room(policy.service, self.ledger, policy.limits.instances)
         self.lock = threading.Lock()
-        self.interrupted = False  # an earlier run was killed, and what it was in the middle of is not put in order yet
+        self.interrupted = False  # an earlier run was killed, and its unfinished work is not cleaned up yet
         self.state = AgentState(policy.agent.state_on_host)
         self.locks: dict[str, threading.Lock] = {}
         self.listing = Listing(policy.service, engine, self.adopt)
@@ -58,16 +58,16 @@ class Keeper:
             unfinished.unlink()
 
     def only(self, instance: str) -> threading.Lock:
-        """To be held while something is done to that instance; lanes keep most of it apart, not all.
+        """Hold this while operating on the instance; lanes separate most operations, but not all.
 
-        Nothing forgets them but the end of the run, which takes minutes at most.
+        The locks are kept until the run ends, which takes minutes at most.
         """
         return self.locks.setdefault(instance, threading.Lock())
 
     def recover(self) -> None:
-        """When an earlier run was killed: remove what it was in the middle of. Nothing is started before that worked.
+        """If an earlier run was killed, remove its unfinished work. Nothing is started until that has succeeded.
 
-        Which start it tried stands in the ledger, so that this start is continued or cleaned up after; see `clean`.
+        The ledger says which start it tried, so that this start is continued or cleaned up; see `clean`.
         """
         with self.lock:
             if not self.interrupted:
@@ -80,7 +80,7 @@ class Keeper:
             self.interrupted = False
 
     def adopt(self) -> None:
-        """Record what legacy wrappers started and still runs."""
+        """Record running side containers of legacy wrappers."""
         if self.policy.adopt is not None:
             from sidespawn.host.adoption import adopt  # noqa: PLC0415 - few runs need it
 
@@ -88,11 +88,11 @@ class Keeper:
                 adopt(self.policy, self.places, self.old_engine, self.ledger, self.journal)
 
     def start(self, allowed: Allowed, request_id: str) -> Reply:
-        """Make sure that the plan runs. Raises LaunchError."""
+        """Ensure that the plan runs. Raises LaunchError."""
         self.recover()
         with self.only(allowed.plan.instance):
             reply = self.start_alone(allowed, request_id)
-            self.ledger.unmark(request_id)  # before the reply: what an agent was told of is not cleaned up after
+            self.ledger.unmark(request_id)  # before the reply: a start that was reported to the agent is not cleaned up
             return reply
 
     def start_alone(self, allowed: Allowed, request_id: str) -> Reply:
@@ -117,7 +117,7 @@ class Keeper:
         try:
             self.write_pid_files(plan, record)
         except LaunchError:
-            self.stop(record, "KILL")  # an agent that was told of a failure must find nothing running
+            self.stop(record, "KILL")  # after an agent gets a failure, nothing may run
             raise
         return self.running(Event.STARTED, f"{plan.name} is running", record, request_id)
 
@@ -131,7 +131,7 @@ class Keeper:
         )
 
     def keep(self, plan: Plan, record: Record, request_id: str) -> Reply:
-        if plan.child_pid_files:  # a child may have been replaced by one with another pid
+        if plan.child_pid_files:  # a child may have been replaced by one with a different pid
             children = wait_until_ready(plan, record.process, self.see_log(plan.name))
             record = replace(record, children=children)
             self.ledger.write(record)
@@ -139,7 +139,7 @@ class Keeper:
         return self.running(Event.ANSWERED, f"{plan.name} is running already", record, request_id)
 
     def make_way(self, step: Step, record: Record, request_id: str) -> None:
-        """Before a start, remove what has that name, or its remains."""
+        """Before a start, remove the container with that name and its remains."""
         if step.action is Action.REPLACE:
             self.ledger.mark(request_id, record.key)
             self.stop(record, "TERM")
@@ -152,10 +152,10 @@ class Keeper:
             self.forget(record)
 
     def clean(self, request_id: str) -> None:
-        """Remove what a start left that failed, now or in a run that was killed.
+        """Remove the remains of a start that failed, now or in a killed run.
 
-        Only after the reply: until then it proves that the start was tried. When the engine does not work, the ledger
-        still says so to the next sweep.
+        Call this only after the reply: until then the remains prove that the start was tried. If the engine does not
+        work, the ledger keeps them for the next sweep.
         """
         instance = self.ledger.marked(request_id)
         if instance is None:
@@ -170,9 +170,10 @@ class Keeper:
         return self.state.read(beneath, CONFIGURATION_BYTES)
 
     def renew_snapshots(self, record: Record) -> None:
-        """Check the configuration files again before the program reads them again. Raises Denied; nothing changed then.
+        """Check the configuration files again before the program rereads them. If it raises Denied, nothing has
+        changed.
 
-        What is adopted has no copies, and reads the agent's own.
+        Adopted side containers have no copies, and read the agent's own files.
         """
         texts = []
         for file in record.configuration:
@@ -192,14 +193,14 @@ class Keeper:
             self.ledger.write(record)
 
     def signal(self, request: SignalRequest) -> Reply:
-        """Deliver it; for TERM and KILL, return when process, container, name and pid file are gone.
+        """Deliver the signal; for TERM and KILL, return when process, container, name and pid file are gone.
 
-        A child that the agent knows is just a process: its end is for the program to deal with.
+        A child that the agent knows is just a process: the program handles its end.
         """
         found = self.find_pid(request.pid)  # first, since mark and record could be torn
         key = None if found else self.ledger.marked(request.id)
         if found and found.pid == request.pid and request.signal in ENDS and self.only(found.instance).locked():
-            # What is being started need not become ready first.
+            # A side container that is being started does not need to become ready first.
             self.ledger.mark(request.id, key := found.key)
             send(found.process, request.signal)
         if key is not None:  # an earlier run was killed while it ended this one
@@ -233,7 +234,7 @@ class Keeper:
         return self.signalled(Event.SIGNALLED, f"{whom} was sent {request.signal}", record.instance, request)
 
     def finish(self, request: SignalRequest, record: Record | None) -> Reply:
-        """Return what TERM and KILL ask for; None when all of it is gone already."""
+        """Finish what TERM and KILL ask for; return None if everything is already gone."""
         if record is not None:
             self.stop(record, request.signal)
         name, instance = (record.name, record.instance) if record else (f"process {request.pid}", "")
@@ -248,7 +249,7 @@ class Keeper:
         return LaunchError(Reason.NO_SUCH_PROCESS, message)
 
     def find_pid(self, pid: int) -> Record | None:
-        """Look in the ledger; if it does not know, ask the engine."""
+        """Look in the ledger; if it does not know the pid, ask the engine."""
         record = self.ledger.find_pid(pid)
         if record is None and (process := identify(pid)) is not None:
             listed = self.listing.since(process)
@@ -264,24 +265,24 @@ class Keeper:
         self.forget(record)
 
     def forget(self, record: Record) -> None:
-        """Remove all that a side container whose program has ended leaves: container, copies, pid files, record."""
+        """Remove the remains of a side container whose program has ended: container, copies, pid files, record."""
         if record.adopted:
             self.old_engine.remove(record.container)
         else:
             self.engine.remove(record.name)
-        if not record.adopted or self.ledger.find(record.instance) is None:  # else they are those of what replaced it
+        if not record.adopted or self.ledger.find(record.instance) is None:  # otherwise they belong to its replacement
             self.snapshots.remove(record.instance)
             for beneath in filter(None, (record.pid_file, *record.children)):
                 self.state.remove(beneath)
         self.ledger.remove(record.key)
 
     def note_end(self, found: Found) -> None:
-        """Tell the journal of an end that no one had asked for, before the container is removed."""
+        """Report an end that no one requested to the journal, before the container is removed."""
         message = f"{found.name} had ended by itself ({found.state})"
         self.journal.write(Event.EXITED, message, reason=why_ended(found), instance=found.instance)
 
     def write_pid_files(self, plan: Plan, record: Record) -> None:
-        """Write them where the agent looks, owned by the program's user, with pids as host and agent see them."""
+        """Write pid files where the agent looks, owned by the program's user, with pids as host and agent see them."""
         pids = {beneath: pid for beneath, (pid, _) in record.children.items()}
         if plan.pid_file is not None:
             pids[plan.pid_file.beneath] = record.pid

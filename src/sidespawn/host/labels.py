@@ -1,7 +1,7 @@
-"""Labels for SELinux on what the host makes in /run. selinux/sidespawn.cil says who may do what with each.
+"""Sets SELinux labels on what the host creates in /run. selinux/sidespawn.cil says who may do what with each.
 
-A directory is labelled as soon as it is made, and what is made in it inherits the label. restorecon(8) later, for all
-of it, would follow paths that an agent can change at the same time, and label something else on the host.
+A directory is labelled as soon as it is created, and new files in it inherit the label. A later restorecon(8) for the
+whole tree would follow paths that an agent can change at the same time, and label something else on the host.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def context_of(kind: str) -> str:
 
 
 def is_known(kind: str) -> bool:
-    """Return whether the policy that the kernel has loaded knows this type of file."""
+    """Return whether the kernel's loaded policy knows this file type."""
     try:
         with open(VALID, "wb", 0) as kernel:
             kernel.write(context_of(kind).encode())

@@ -1,13 +1,13 @@
-"""A few worker threads for many pieces of work, where pieces of one lane must keep their order.
+"""A few worker threads for many pieces of work, where the pieces of one lane keep their order.
 
-Urgent work has its own lanes and workers, so that it never waits behind what is not.
+Urgent work has its own lanes and workers, so it never waits behind other work.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-from _queue import SimpleQueue  # not queue, which is this and 0.4 ms of others
+from _queue import SimpleQueue  # not queue, which is this plus 0.4 ms of other imports
 from collections import deque
 from collections.abc import Callable
 
@@ -26,7 +26,7 @@ class Lanes:
         self.done = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._workers = {False: workers, True: URGENT}
         self._threads = {False: 0, True: 0}
-        self._lanes: dict[Lane, deque[tuple[Work, Work]]] = {}  # a lane that is here has work waiting or under way
+        self._lanes: dict[Lane, deque[tuple[Work, Work]]] = {}  # lanes with queued or running work
         self._ready: dict[bool, SimpleQueue[Lane]] = {False: SimpleQueue(), True: SimpleQueue()}
 
     @property
@@ -35,7 +35,7 @@ class Lanes:
             return bool(self._lanes)
 
     def add(self, name: str, work: Work, finished: Work, *, urgent: bool = False) -> None:
-        """Run `work`, then `finished`, when the lane's earlier work is done. Neither may raise."""
+        """Run `work`, then `finished`, after the lane's earlier work. Neither may raise."""
         lane = (urgent, name)
         with self.lock:
             if lane in self._lanes:

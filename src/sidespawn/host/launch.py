@@ -1,8 +1,8 @@
-"""One launch: from a plan that was allowed to a side container that runs and is ready, as a record.
+"""Launches one allowed plan, and returns a record of the side container once it runs and is ready.
 
     mark -> copies and mounts -> start -> verify -> wait until ready
 
-What it leaves when it fails is removed by the keeper, once the failure is told; see Keeper.clean.
+If it fails, the keeper removes the remains after the failure is reported; see Keeper.clean.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Launcher:
             if error.reason in (Reason.EXITED, Reason.NOT_READY):
                 self.falls.note(plan.instance)
             if error.reason is Reason.EXITED:
-                error.reason = why_ended(self.engine.find(plan.name))  # maybe for its memory, before it was ready
+                error.reason = why_ended(self.engine.find(plan.name))  # maybe at its memory limit, before it was ready
             raise
         return Record(
             instance=plan.instance,
@@ -96,10 +96,10 @@ class Launcher:
         )
 
     def take_over(self, plan: Plan, pins: Pins, netns: PinnedNamespace, request_id: str) -> tuple[str, int]:
-        """The name is taken, but not in the ledger: an earlier run was killed between its start and its record."""
+        """Take over a container whose name is not in the ledger: an earlier run was killed between start and record."""
         found = self.engine.find(plan.name)
         if found is not None and found.pid is not None:
-            # With a configuration file no one knows any more which text it was given.
+            # With a configuration file: which text it got is no longer known.
             same = found.digest == plan.digest and not plan.configuration
             if same and namespace_of(found.pid) == netns.inode:
                 return found.id, found.pid

@@ -1,8 +1,8 @@
-"""The service's own list of its side containers: one file for each instance.
+"""A service's own list of its side containers: one file for each instance.
 
-The engine's labels are the truth about what runs; the ledger is an index of it, so that a request costs no call of
-the engine.  A record that is missing or cannot be read is no harm: the next start finds the name taken and asks the
-engine.  Only root can write here, and no pid is ever taken from anywhere else.
+The engine's labels are the truth about what runs.  The ledger indexes it, so that a request needs no call to the
+engine.  A missing or unreadable record does no harm: the next start finds the name taken and asks the engine.  Only
+root can write here, and pids come from nowhere else.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sidespawn.system.namespaces import namespace_of
 from sidespawn.system.processes import Process, is_alive
 
 RECORD_VERSION = 1
-ADOPTED = ".old"  # no instance can end so
+ADOPTED = ".old"  # no instance's name ends like this
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,15 +39,15 @@ class Record:
     digest: str  # of the plan
     request: str  # the id of the request that started it
     pid_file: str | None  # under the agent's state
-    configuration: list[dict[str, str]]  # path, beneath, rules and text's SHA-256 of each file, as plan.configuration
+    configuration: list[dict[str, str]]  # each file's path, beneath, rules and text's SHA-256, as plan.configuration
     bindings: dict[str, str]
     grace: float
-    children: dict[str, list[int]]  # pid and start of each child that the agent was told of, by its pid file there
+    children: dict[str, list[int]]  # pid and start time of each child whose pid the agent got, by its pid file there
     adopted: bool = False  # a container of legacy wrappers; see host/adoption.py
 
     @property
     def key(self) -> str:
-        """Names its file. Several adopted ones can be of one instance."""
+        """Return the name of its file. Several adopted ones can belong to one instance."""
         return f"{self.name}{ADOPTED}" if self.adopted else self.instance
 
     @property
@@ -60,19 +60,19 @@ class Record:
 
     @property
     def pids(self) -> tuple[int, ...]:
-        """Return the pids of the program, and of each child that the agent was told of."""
+        """Return the pids of the program and of each child whose pid the agent got."""
         return (self.pid, *(pid for pid, _ in self.children.values()))
 
     def process_of(self, pid: int) -> Process | None:
-        """The program, or the child of it, that the agent knows by this pid, if it still runs."""
+        """Return the program, or its child, that the agent knows by this pid, if it still runs."""
         known = (self.process, *(Process(*each) for each in self.children.values()))
         return next((each for each in known if each.pid == pid and is_alive(each)), None)
 
 
 class Ledger:
-    """Not safe for two threads on one instance; the caller keeps equal instances in order.
+    """Not safe for two threads on one instance; the caller serialises work on one instance.
 
-    One run at a time writes, so it lists its records once and reads all of them at most once, however many there are.
+    Only one run at a time writes, so it lists its records once and reads each at most once, however many there are.
     """
 
     def __init__(self, path: Path) -> None:
@@ -80,7 +80,7 @@ class Ledger:
         self.lock = threading.Lock()
         names = (name for name in os.listdir(path) if name.endswith(".json") and not name.startswith("."))
         self._keys = {name.removesuffix(".json") for name in names}
-        self._by_pid: dict[int, str] | None = None  # the key to look at; made when a pid is first asked for
+        self._by_pid: dict[int, str] | None = None  # pid to key; filled when a pid is first looked up
 
     def find(self, key: str) -> Record | None:
         try:
@@ -92,7 +92,7 @@ class Ledger:
             return None
 
     def find_pid(self, pid: int) -> Record | None:
-        """The side container whose running program, or a known child of it, has this pid on the host."""
+        """Return the side container whose running program, or a known child of it, has this pid on the host."""
         with self.lock:
             if self._by_pid is None:
                 self._by_pid = {
@@ -115,12 +115,12 @@ class Ledger:
         return set(self._keys)
 
     def mark(self, request_id: str, key: str) -> None:
-        """Remember, until it is answered, that this request is about to start or to end what has that key."""
+        """Remember until its answer that this request is about to start or end the side container with that key."""
         with directory(self.path) as held:
             write_whole(held, f"{request_id}.tried", key.encode())
 
     def marked(self, request_id: str) -> str | None:
-        """That key; None when nothing was tried for this request."""
+        """Return that key; None if nothing was tried for this request."""
         try:
             return (self.path / f"{request_id}.tried").read_text()
         except OSError:
@@ -147,7 +147,7 @@ class Ledger:
 
 
 def recovered(found: Found, process: Process, grace: float) -> Record:
-    """A record from what the engine knows. Where the agent looks for the pid is not known any more."""
+    """Return a record of what the engine knows. The paths of the agent's pid files are lost."""
     return Record(
         instance=found.instance,
         container=found.id,
@@ -172,6 +172,6 @@ def digest_of(text: str) -> str:
 
 
 def is_same(record: Record, plan: Plan) -> bool:
-    """Return whether what runs is what the plan wants, its configuration files included."""
+    """Return whether the running side container matches the plan, including its configuration files."""
     texts = [digest_of(file.text or "") for file in plan.configuration]
     return record.digest == plan.digest and texts == [file["digest"] for file in record.configuration]

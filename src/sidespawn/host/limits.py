@@ -1,7 +1,7 @@
-"""Limits of a service: requests that are taken, side containers, starts of what keeps ending.
+"""Limits of a service: rate of requests, number of side containers, restarts of programs that keep exiting.
 
-Bucket and falls remember across runs, in small files that may be lost or torn: the limit then begins again, and no
-request is lost or refused for it.  Times are seconds of CLOCK_BOOTTIME, which nothing can turn back.
+Bucket and falls persist across runs, in small files that may be lost or torn.  Then the limit starts afresh, and no
+request is lost or refused.  Times are seconds of CLOCK_BOOTTIME, which cannot be set back.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from sidespawn.errors import Denied, LaunchError, Reason
 from sidespawn.host.ledger import Ledger
 from sidespawn.system.processes import Process
 
-CLOCK_TICKS = os.sysconf("SC_CLK_TCK")  # a second, as of a process's start
-# Each start costs the host a fifth of a second, and a neighbour waits for the half of it: pauses that only doubled made
-# its starts 1.66 times as long beside four that fall.
+CLOCK_TICKS = os.sysconf("SC_CLK_TCK")  # per second, as in a process's start time
+# Each start costs the host a fifth of a second, and a neighbour waits for half of it: with pauses that only doubled,
+# its starts took 1.66 times as long beside four crash loops.
 FREE_FALLS, GROWTH = 2, 4.0
 SUFFIX = ".falls"
 
@@ -31,7 +31,7 @@ def now() -> float:
 
 
 def read_numbers(path: Path) -> tuple[float, float] | None:
-    """The two numbers of a file, or None when it is not there or torn."""
+    """Return the two numbers in a file, or None if it is missing or torn."""
     with suppress(OSError, ValueError):
         first, second, end = path.read_text(encoding="ascii").split(" ")
         if end == "\n":
@@ -40,26 +40,26 @@ def read_numbers(path: Path) -> tuple[float, float] | None:
 
 
 class Bucket:
-    """`burst` requests at once, `rate` a second after that. Who finds it empty waits; nothing is refused for it."""
+    """Allows `burst` requests at once, then `rate` a second. If it is empty, requests wait; none is refused."""
 
     def __init__(self, path: Path, burst: int, rate: int) -> None:
         self.path, self.burst, self.rate = path, burst, rate
         self.left, self.at = read_numbers(path) or (float(burst), now())
 
     def closed_for(self) -> float:
-        """Seconds until a request may be taken; 0 when one may be now."""
+        """Return the seconds until a request may be taken; 0 if one may be taken now."""
         moment = now()
         self.left = min(float(self.burst), self.left + max(0.0, moment - self.at) * self.rate)
         self.at = moment
         return max(0.0, (1 - self.left) / self.rate)
 
     def take(self, requests: int) -> None:
-        self.left -= requests  # a claim may hold more than there is; it is paid in full all the same
+        self.left -= requests  # a claim may hold more requests than tokens; it is charged in full anyway
         self.path.write_text(f"{self.left:.3f} {self.at:.3f} \n", encoding="ascii")
 
 
 class Listing:
-    """The engine's word on what runs, asked for once a second at most, whatever pids an agent guesses."""
+    """Asks the engine what runs, at most once a second, whatever pids an agent guesses."""
 
     def __init__(self, service: str, engine: Engine, before: Callable[[], None]) -> None:
         self.service, self.engine, self.before = service, engine, before
@@ -68,7 +68,7 @@ class Listing:
         self.listed: tuple[Found, ...] = ()
 
     def since(self, process: Process) -> tuple[Found, ...]:
-        """Return what ran at a moment when the process was there; `before` is called first when the engine is asked."""
+        """Return what ran at a moment when the process existed; `before` is called before the engine is asked."""
         with self.lock:
             if (process.started + 1) / CLOCK_TICKS >= self.asked:
                 time.sleep(max(0.0, self.asked + 1 - now()))
@@ -79,23 +79,23 @@ class Listing:
 
 
 class Falls:
-    """How often each instance's program ended right after its start, one time after the other.
+    """Counts how often in a row each instance's program ended right after its start.
 
-    Files lie beside the ledger's records. Equal instances are the caller's to keep in order.
+    The files are beside the ledger's records. The caller serialises work on one instance.
     """
 
     def __init__(self, path: Path, longest: int) -> None:
         self.path, self.longest = path, longest
 
     def note(self, instance: str) -> None:
-        """Its program ended, or was not ready in time, less than STEADY_SECONDS after its start."""
+        """Record that its program ended, or was not ready in time, less than STEADY_SECONDS after its start."""
         count, at = read_numbers(self.path / f"{instance}{SUFFIX}") or (0.0, 0.0)
         recently = now() - at < self.longest + STEADY_SECONDS
         text = f"{count + 1 if recently else 1:.0f} {now():.3f} \n"
         (self.path / f"{instance}{SUFFIX}").write_text(text, encoding="ascii")
 
     def pause(self, instance: str) -> tuple[int, float]:
-        """How often it fell, and the seconds until it may be started again: 1, 4, 16 … from the second fall on."""
+        """Return how often it fell, and the seconds until it may be restarted: 1, 4, 16 … from the second fall on."""
         count, at = read_numbers(self.path / f"{instance}{SUFFIX}") or (0.0, 0.0)
         if count < FREE_FALLS:
             return int(count), 0.0
@@ -110,7 +110,7 @@ class Falls:
             raise LaunchError(Reason.BACKING_OFF, message, hint)
 
     def expire(self) -> None:
-        """Forget those that have no meaning any more."""
+        """Forget counts that no longer apply."""
         for path in self.path.glob(f"*{SUFFIX}"):
             _, at = read_numbers(path) or (0.0, 0.0)
             if now() - at >= self.longest + STEADY_SECONDS:
@@ -118,7 +118,7 @@ class Falls:
 
 
 class Room:
-    """How many instances there may be at a time: those with a record, and those that are being started."""
+    """Limits how many instances exist at a time: those with a record, and those being started."""
 
     def __init__(self, service: str, ledger: Ledger, most: int) -> None:
         self.service, self.ledger, self.most = service, ledger, most
@@ -127,7 +127,7 @@ class Room:
 
     @contextmanager
     def for_one_more(self, instance: str) -> Iterator[None]:
-        """While in the context the instance counts. Raises Denied when there are too many others."""
+        """Count the instance while in the context. Raises Denied if there are too many others."""
         with self.lock:
             if len((self.starting | self.ledger.keys()) - {instance}) >= self.most:
                 hint = "raise `instances` in its [limits]; what ended by itself counts until the next sweep"

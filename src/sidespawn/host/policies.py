@@ -1,9 +1,9 @@
-"""A service's policy loaded from /etc/sidespawn, with the presets and program tables that it builds on.
+"""Loads a service's policy from /etc/sidespawn, with the presets and program tables that it builds on.
 
-`/etc/sidespawn/presets` and `/etc/sidespawn/programs` may hold more of both, or an operator's own version of one.
+`/etc/sidespawn/presets` and `/etc/sidespawn/programs` may add more of both, or override one with an operator's version.
 
-The command's verbs load a policy this way, and so does the process that a run starts when a file has changed
-(current_policy.py).  Each leaves it compiled for the next.
+The command's verbs load a policy this way, and so does the process that a run starts if a file has changed
+(current_policy.py).  Each stores it compiled for the next.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from sidespawn.loading.parse import parse_policy
 from sidespawn.system.files import directory, read_trusted, write_whole
 from sidespawn.system.places import Places
 
-TICK_NS = 100_000_000  # longer than the clock of any file system takes to show two changes as two
+TICK_NS = 100_000_000  # longer than any file system's clock tick, within which two changes look like one
 
 CODE = ("sidespawn.core.", "sidespawn.frozen", "sidespawn.loading.", "sidespawn.host.policies", "sidespawn.presets")
 
 
 def main(places: Places) -> int:
-    """Print the policy, or what is wrong with it, and the stamps of its files, for a run."""
+    """Print the policy, or its error, and the stamps of its files, for a run."""
     stamps: Stamps = {}
     try:
         found = compiled.dump(load_policy(places, stamps))
@@ -40,9 +40,9 @@ def main(places: Places) -> int:
 
 
 def load_policy(places: Places, stamps: Stamps | None = None) -> Policy:
-    """Raises PolicyError, also when others than root could have written a file of it.
+    """Load a policy. Raises PolicyError, also if anyone but root could have written one of its files.
 
-    `stamps` is given one for each file that had a part in it, or in the error.
+    `stamps` receives a stamp for each file that contributed to the policy or to the error.
     """
     stamps = {} if stamps is None else stamps
     policy = load_compiled(places, stamps)
@@ -55,9 +55,9 @@ def load_policy(places: Places, stamps: Stamps | None = None) -> Policy:
 
 
 def policy_of(places: Places, text: str, source: str = "", stamps: Stamps | None = None) -> Policy:
-    """The policy that `text` would be for the service; `source` names it in messages. Raises PolicyError.
+    """Return the service's policy from `text`; `source` names it in messages. Raises PolicyError.
 
-    `stamps` is given one for each file.
+    `stamps` receives a stamp for each file.
     """
     known = {} if stamps is None else stamps
 
@@ -85,7 +85,7 @@ def compile_policy(places: Places, policy: Policy, stamps: Stamps) -> None:
             stamp(Path(str(module.__file__)), stamps)
     newest = max(status[-1] for status in stamps.values() if status)
     if time.time_ns() - newest < TICK_NS:
-        return  # a file that changes again right now might keep its stamp
+        return  # a file that changes again right away might keep its stamp
     content = json.dumps({**compiled.dump(policy), "stamps": stamps}).encode()
     with directory(places.home) as held:
         write_whole(held, places.compiled.name, content)

@@ -1,4 +1,4 @@
-"""When a side container's program is ready, as its policy says: a file is there, a port is bound, or it lived on."""
+"""Waits until a program is ready, as its policy says: a file exists, a port is bound, or it has lived long enough."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from sidespawn.errors import LaunchError, Reason
 from sidespawn.host.children import find_children, open_inside
 from sidespawn.system.processes import Process, exited, held
 
-POLL, LONGEST_POLL = 0.004, 0.1  # seconds between two looks: a twentieth of what was waited
+POLL, LONGEST_POLL = 0.004, 0.1  # seconds between two checks: a twentieth of the time waited
 
 
 def wait_until_ready(plan: Plan, process: Process, hint: str) -> dict[str, list[int]]:
-    """Return what the ledger keeps of the children that the agent wants to know of.
+    """Return the ledger's entries for children whose pids the agent needs.
 
-    Raises LaunchError when the program ends first, or takes longer than the policy gives it.
+    Raises LaunchError if the program ends first, or takes longer than the policy allows.
     """
     readiness = plan.readiness
     began = time.monotonic()
@@ -51,13 +51,12 @@ def is_ready(pid: int, readiness: Readiness, alive_until: float) -> bool:
 
 
 def is_listening(pid: int, what: str) -> bool:
-    """Return whether a socket of the program's network namespace is bound to it; `what` is such as udp:67
-    (proc_net(5))."""
+    """Return whether a socket in the program's network namespace is bound to `what`, such as udp:67 (proc_net(5))."""
     protocol, _, port = what.partition(":")
     suffix = f":{int(port):04X}"
     listening = "0A" if protocol == "tcp" else "07"  # TCP_LISTEN; a bound UDP socket says TCP_CLOSE
     for table in (protocol, f"{protocol}6"):
-        # Line by line: who shares the namespace makes the table as long as it likes.
+        # Line by line: others in the namespace can make the table as long as they like.
         with open(f"/proc/{pid}/net/{table}", encoding="ascii") as file:
             if any(row[1].endswith(suffix) and row[3] == listening for row in map(str.split, file)):
                 return True
