@@ -1,7 +1,8 @@
-"""Answers: written down where only root can write, then told to the one that asked.
+"""Records answers where only root can write, then tells the requester.
 
 Agents get copies, which are never read back: an agent with CAP_SYS_ADMIN can make its view of them writable. Operators
-are told in the record itself, where no agent gets to. Who waits is woken at a bell, a FIFO with the request's id.
+read the record itself, which no agent can reach. A waiting wrapper is woken through a bell, a FIFO named after the
+request's id.
 """
 
 from __future__ import annotations
@@ -24,16 +25,16 @@ KEPT_SECONDS = HORIZON_MS / 1000 + 60  # an id is remembered longer than a reque
 
 
 class Replies:
-    """The replies of one service: `most` at a time, and those of requests that are `needed` (not answered yet)."""
+    """The replies of one service: at most `most` at a time, plus those of `needed` requests (not answered yet)."""
 
     def __init__(
         self, places: Places, journal: Journal, tally: Tally, most: int, needed: Callable[[str], bool]
     ) -> None:
         self.places, self.journal, self.tally, self.most, self.needed = places, journal, tally, most, needed
-        self.expiring = threading.Lock()  # one at a time: what it removes must not look as if no one had written it
+        self.expiring = threading.Lock()  # one at a time: a copy whose record is just being removed would look forged
 
     def find(self, request_id: str) -> bytes | None:
-        """Return what was answered, by root's own record: a reply that an agent sees may be the agent's own."""
+        """Return the answer from root's own record: a reply that an agent sees may be the agent's own."""
         try:
             return (self.places.answers / f"{request_id}.json").read_bytes()
         except FileNotFoundError:
@@ -46,13 +47,13 @@ class Replies:
         self.tell(reply.id, answer, by_operator=by_operator)
 
     def tell(self, request_id: str, answer: bytes, *, by_operator: bool) -> None:
-        """Again, perhaps: a run may have been killed between the record and this."""
+        """Tell the answer, perhaps again: a run may have been killed between the record and this."""
         if not by_operator:
             self._write(self.places.replies, request_id, answer)
         self._ring(request_id, by_operator=by_operator)
 
     def put_bell(self, request_id: str, *, by_operator: bool) -> None:
-        """A FIFO that its wrapper can wait at, instead of looking for the reply again and again."""
+        """Make a FIFO for its wrapper to wait at, instead of polling for the reply."""
         name, flags = f"{request_id}.fifo", os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
         with suppress(OSError), directory(self._seen(by_operator=by_operator)) as held:
             os.mkfifo(name, dir_fd=held)
@@ -60,7 +61,7 @@ class Replies:
                 os.fchmod(bell, 0o444)
 
     def expire(self) -> None:
-        """Remove old ones, and the oldest of too many, but none that a run would need that continues this one."""
+        """Remove old replies, and the oldest of too many, but none that a run needs to continue this one."""
         with self.expiring:
             forged = copies.expire(self.places, self.most, KEPT_SECONDS, self.needed)
         if forged:
@@ -68,11 +69,11 @@ class Replies:
             self.journal.write(Event.FORGED, message)
 
     def _seen(self, *, by_operator: bool) -> Path:
-        """The directory that who asked looks into."""
+        """Return the directory where the requester looks."""
         return self.places.answers if by_operator else self.places.replies
 
     def _ring(self, request_id: str, *, by_operator: bool) -> None:
-        """Wake the wrapper that waits at its bell, by opening and closing the other end, and remove the bell."""
+        """Wake the wrapper that waits at its bell by opening and closing the other end, and remove the bell."""
         name, flags = f"{request_id}.fifo", os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
         with suppress(OSError), directory(self._seen(by_operator=by_operator)) as held:
             with suppress(OSError):  # no one waits
@@ -86,7 +87,7 @@ class Replies:
                     write_whole(held, f"{request_id}.json", answer, mode=0o444)
                 return
             except OSError as error:
-                if is_last:  # the wrapper will find no answer in time, and its caller asks again
+                if is_last:  # the wrapper will time out, and its caller asks again
                     message = f"a reply cannot be written: {error.strerror}"
                     self.journal.write(Event.INTERNAL, message, request=request_id)
-                self.expire()  # an agent that can make its view writable has filled it up
+                self.expire()  # an agent that can make its view writable has filled it

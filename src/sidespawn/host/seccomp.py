@@ -1,15 +1,15 @@
-"""System calls of side containers and of agents: podman's own list, without those that neither needs.
+"""Makes seccomp profiles for side containers and agents: podman's own list, without calls that they do not need.
 
-podman's list (containers-common) is made for any program, with any capabilities.
+podman's list (containers-common) is made for any program with any capabilities.
 
-Side containers make and enter no namespaces. podman lets every program make a user namespace, and be root with all
-capabilities in it: much of the kernel's surface that a program without capabilities cannot reach. docker's profile and
-systemd's RestrictNamespaces= do not allow it either. They use no keys, which have no namespace, and few families of
-sockets.
+Side containers create and enter no namespaces. podman lets every program create a user namespace and be root with all
+capabilities in it, which exposes much of the kernel that a program without capabilities cannot reach. docker's profile
+and systemd's RestrictNamespaces= do not allow that either. Side containers also use no keys, which have no namespace,
+and few socket families.
 
-Agents that make network namespaces have CAP_SYS_ADMIN, for which podman allows much more. What a path or a mount is
-needed to judge is left to AppArmor; here is what it does not see, such as the new mount API, whose calls AppArmor lets
-through (seen with Linux 6.1 and 6.12). mount(8) uses mount(2) where that API does not exist.
+Agents that make network namespaces have CAP_SYS_ADMIN, for which podman allows much more. AppArmor handles calls that
+must be judged by path or mount. This list denies what AppArmor does not see, such as the new mount API, whose calls
+AppArmor lets through (seen with Linux 6.1 and 6.12). Without that API, mount(8) uses mount(2).
 """
 
 from __future__ import annotations
@@ -23,37 +23,37 @@ if TYPE_CHECKING:  # importing it costs every run milliseconds
     from collections.abc import Iterable
     from typing import Any
 
-BASES = (Path("/etc/containers/seccomp.json"), Path("/usr/share/containers/seccomp.json"))  # as podman looks for it
+BASES = (Path("/etc/containers/seccomp.json"), Path("/usr/share/containers/seccomp.json"))  # where podman looks for it
 EPERM, ENOSYS = 1, 38
 NEW_NAMESPACES = 0x7E020000  # CLONE_NEWNS, -CGROUP, -UTS, -IPC, -USER, -PID, -NET
 NEW_USER_NAMESPACE = 0x10000000
-INT = 0xFFFFFFFF  # of an argument that is an int the kernel ignores the other half of the register
+INT = 0xFFFFFFFF  # for an int argument, the kernel ignores the other half of the register
 UNIX, INET, INET6, NETLINK, PACKET = 1, 2, 10, 16, 17
-# Netlink's protocols: routes, sockets, xfrm, netfilter, generic. Not 15, by which uevents can be forged.
+# Netlink protocols: routes, sockets, xfrm, netfilter, generic. Not 15, which allows forging uevents.
 NETLINKS = (0, 4, 6, 12, 16)
 
 NEW_MOUNT_API = frozenset(
     ("fsconfig", "fsmount", "fsopen", "fspick", "mount_setattr", "move_mount", "open_tree", "open_tree_attr")
 )
-# The keys of a user are those of all its processes; root's are the host's own.
+# All processes of a user share its keys; root's are the host's own.
 KEYS = frozenset(("add_key", "keyctl", "request_key"))
-# A user may have 128 in all (inotify(7)): with them, root in a container would use up those of systemd and of the host.
+# A user may have 128 in total (inotify(7)), so root in a container could use up those of systemd and the host.
 INOTIFY = frozenset(("inotify_init", "inotify_init1"))
 REFUSED = KEYS | INOTIFY | frozenset((
-    # A whole file system through a mount of one of its files.
+    # Reaching a whole file system through a mount of one of its files.
     "fanotify_init", "open_by_handle_at", "quotactl", "quotactl_fd",
-    # The kernel itself, and what it keeps for root.
+    # The kernel itself, and functions reserved for root.
     "bpf", "io_uring_enter", "io_uring_register", "io_uring_setup", "lookup_dcookie", "perf_event_open",
     # Other processes' memory and descriptors.
     "kcmp", "pidfd_getfd", "process_madvise", "process_vm_readv", "process_vm_writev", "ptrace",
 ))  # fmt: skip
-# Limits, processors and priorities: allowed to a process for itself.
+# Limits, processors and priorities: a process may set its own.
 OF_A_PROCESS = frozenset(("prlimit64", "sched_setaffinity", "sched_setattr", "sched_setparam", "sched_setscheduler"))
 FILTERED = frozenset(("clone", "ioprio_set", "setpriority", "socket", "unshare"))
 
 
 def of_side_containers(*, as_root: bool) -> str | None:
-    """The text of the profile; None where podman has no file to begin with, and uses what is built into it."""
+    """Return the profile's text; None if podman has no file to start from, and uses its built-in list."""
     refused = KEYS | {"setns", "unshare"} | (INOTIFY if as_root else frozenset())
     return narrowed(
         refused | {"clone", "clone3", "socket", "socketcall"},
@@ -67,7 +67,7 @@ def of_side_containers(*, as_root: bool) -> str | None:
 
 
 def of_agents() -> str | None:
-    """The same for agents."""
+    """Return the same for agents."""
     return narrowed(
         NEW_MOUNT_API | REFUSED | OF_A_PROCESS | FILTERED | {"clone3", "socketcall"},
         [
@@ -91,7 +91,7 @@ def sockets() -> list[dict[str, Any]]:
 
 
 def place_of_agents(run: Path) -> Path:
-    """Where the list for agents is, whatever their services; none of these can have this name."""
+    """Return the path of the list for agents of all services; no service can have this name."""
     return run / "agent-seccomp.json"
 
 
@@ -107,14 +107,15 @@ def narrowed(left_out: frozenset[str], added: list[dict[str, Any]]) -> str | Non
     for rule in made["syscalls"]:
         rule["names"] = [name for name in rule["names"] if name not in left_out]
     made["syscalls"] = [*(rule for rule in made["syscalls"] if rule["names"]), *added]
-    # Of other architectures some calls take arguments in memory, where no filter sees them: socketcall(2) of i386.
+    # Some calls of other architectures, such as i386's socketcall(2), take arguments in memory, where no filter sees
+    # them.
     for each in made.get("archMap", ()):
         each["subArchitectures"] = []
     return json.dumps(made)
 
 
 def allow(names: Iterable[str], arguments: dict[int, tuple[int, int]]) -> dict[str, Any]:
-    """Where each argument, by its number, has these bits of a mask."""
+    """Allow a call if each argument, by its number, has these bits of a mask."""
     return {
         "names": sorted(names),
         "action": "SCMP_ACT_ALLOW",
@@ -126,10 +127,10 @@ def allow(names: Iterable[str], arguments: dict[int, tuple[int, int]]) -> dict[s
 
 
 def refuse(names: Iterable[str], error: int) -> dict[str, Any]:
-    """ENOSYS makes programs use an older call. The flags of clone3 are in memory, where no filter sees them."""
+    """Fail with ENOSYS, so that programs use an older call. clone3's flags are in memory, where no filter sees them."""
     return {"names": sorted(names), "action": "SCMP_ACT_ERRNO", "errnoRet": error}
 
 
 def clone_flags() -> int:
-    """Which argument of clone(2) they are."""
+    """Return which argument of clone(2) contains the flags."""
     return 1 if os.uname().machine.startswith("s390") else 0

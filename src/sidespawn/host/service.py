@@ -1,4 +1,4 @@
-"""Serves or refuses a service's requests: with a valid policy they are judged and carried out, without one refused.
+"""Serves a service's requests, or refuses them all if it has no valid policy.
 
 decide -> start
 check -> signal
@@ -19,13 +19,13 @@ from sidespawn.system.places import Places
 
 
 class Serving:
-    """Serves by the keeper's policy."""
+    """Serves requests by the keeper's policy."""
 
     def __init__(self, keeper: Keeper) -> None:
         self.keeper, self.policy, self.journal = keeper, keeper.policy, keeper.journal
         self.pace, self.limits, self.spool_uid = self.policy.pace, self.policy.limits, self.policy.agent.spool_uid
         self.clean = keeper.clean
-        self.was_told = keeper.ledger.unmark  # the answer is recorded: there is nothing to be cleaned up after
+        self.was_told = keeper.ledger.unmark  # the answer is recorded, so nothing needs cleaning up
 
     def recover(self) -> None:
         """Recover after a run that was killed while serving."""
@@ -33,12 +33,12 @@ class Serving:
         self.keeper.recover()
 
     def adopt(self) -> None:
-        """Adopt, in the first run since enabling."""
+        """Adopt side containers in the first run since enabling."""
         if not self.keeper.places.adoption.exists():
             self.keeper.adopt()
 
     def answer(self, request: Request, *, by_operator: bool) -> Reply:
-        """Judge the request and carry it out. Raises SidespawnError."""
+        """Check the request and carry it out. Raises SidespawnError."""
         if isinstance(request, SignalRequest):
             if not by_operator:
                 check_signal(self.policy, request)
@@ -53,7 +53,7 @@ class Serving:
         return record.netns if record else ""
 
     def put_file_systems_right(self) -> None:
-        """An agent with CAP_SYS_ADMIN can have changed them since they were made, or since the last time."""
+        """Restore file systems that an agent with CAP_SYS_ADMIN has changed since they were made or last checked."""
         for each in file_systems.given_to_containers(self.keeper.places, self.policy):
             try:
                 if was := file_systems.put_right(each):
@@ -70,12 +70,12 @@ class Serving:
 
 
 class Refusing:
-    """Refuses each request, for want of a valid policy, with its error; leaves running side containers alone."""
+    """Refuses each request with the error of the invalid policy; leaves running side containers alone."""
 
     def __init__(self, error: PolicyError, places: Places) -> None:
         self.error = error
         self.pace, self.limits = Pace(linger=0, parallel=1), ServiceLimits()
-        self.spool_uid = places.spool.stat().st_uid  # to whom the last valid policy gave it
+        self.spool_uid = places.spool.stat().st_uid  # the owner that the last valid policy gave it
 
     def answer(self, *_: object, **__: object) -> Reply:
         raise self.error
@@ -93,7 +93,7 @@ Service = Serving | Refusing
 
 
 def note_excused(journal: Journal, allowed: Allowed, request_id: str) -> None:
-    """Record what monitor mode let pass, as `sidespawn learn` reads it: values as JSON, so escaped."""
+    """Record arguments that monitor mode let pass, for `sidespawn learn`: values as JSON, and so escaped."""
     names = json.dumps(dict(allowed.bindings))
     where = {"names": names, "instance": allowed.plan.instance, "request": request_id}
     for each in allowed.excused:

@@ -1,6 +1,6 @@
-"""Copies of what a side container reads: its accepted configuration files, and the scripts that a policy gives it.
+"""Copies a side container's accepted configuration files, and the scripts that a policy gives it.
 
-The program sees them as they were accepted, whatever the agent does next to its own files.
+The program sees them as they were accepted, whatever the agent does to its own files later.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from sidespawn.system.files import directory, write_whole
 
 
 class Snapshots:
-    """Files INSTANCE.NUMBER in a directory of root's: a plan's configuration files in their order, then its scripts."""
+    """Files INSTANCE.NUMBER in a directory that root owns: a plan's configuration files in order, then its scripts."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        for unfinished in path.glob(".*"):  # by a run that was killed
+        for unfinished in path.glob(".*"):  # by a killed run
             unfinished.unlink()
 
     def write(self, plan: Plan) -> tuple[Path, ...]:
@@ -29,7 +29,7 @@ class Snapshots:
         return tuple(self.path / f"{plan.instance}.{number}" for number in range(len(texts)))
 
     def renew(self, instance: str, texts: Sequence[str]) -> None:
-        """New texts for the configuration files, in place: the side container has them mounted by inode."""
+        """Write new texts into the configuration files, in place: the side container has them mounted by inode."""
         for number, text in enumerate(texts):
             (self.path / f"{instance}.{number}").write_text(text)
 

@@ -1,11 +1,12 @@
-"""Taking requests out of a spool, durably, without trusting anything in it.
+"""Takes requests out of a spool, durably, without trusting anything in it.
 
-The spool is a directory that an agent can write and cannot replace.  A claim is one file of complete lines that the
-host has made its own: it is stored before the spool is emptied, and removed when each of its lines is answered, so a
-crash at any point loses nothing; a line taken twice has the same id and is answered once.
+The spool is a directory that an agent can write but not replace.  A claim is one file of complete lines, out of the
+agent's reach.  It is stored before the spool is emptied, and removed when all its lines are answered, so a crash at any
+point loses nothing.  A line that is taken twice has the same id and is answered once.
 
-The lock is flock(2) on the inode of `processes`.  An agent that never gives it up wastes one second: the host then
-takes the file without it.  A wrapper that was about to write finds its file gone and writes again (agent/wrapper.py).
+The lock is flock(2) on the inode of `processes`.  An agent that never releases it wastes one second: then the host
+takes the file without the lock.  A wrapper that was about to write finds its file gone and writes again
+(agent/wrapper.py).
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ REQUESTS = "processes"
 TAKEN = "processes-taken"
 BY_OPERATOR = ".operator"
 CLAIM_BYTES = 1024 * 1024
-LINES = CLAIM_BYTES // 96  # no request is shorter
+LINES = CLAIM_BYTES // 96  # all requests are longer
 LOCK_PATIENCE = 1.0  # seconds
-NAMES = 128  # that its file system has room for
+NAMES = 128  # limit of its file system
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Claim:
 
 
 def claim(spool: Path, claims: Path, owner: int, *, by_operator: bool = False) -> Claim | None:
-    """Take what the spool holds, and store it in `claims`; the spool's file is gone then. None if there was no request.
+    """Move the spool's requests into a claim in `claims`, and remove the spool's file. None if there was no request.
 
     `owner` is the uid that may have written it.
     """
@@ -52,7 +53,7 @@ def claim(spool: Path, claims: Path, owner: int, *, by_operator: bool = False) -
         except FileNotFoundError:
             return None
         except OSError:
-            unlink(held, REQUESTS)  # a link, a pipe, a device: no wrapper made it
+            unlink(held, REQUESTS)  # a link, a pipe, a device: not made by a wrapper
             unlink(held, TAKEN)
             return None
         with closing(descriptor):
@@ -67,22 +68,23 @@ def claim(spool: Path, claims: Path, owner: int, *, by_operator: bool = False) -
 
 
 def open_request_file(held: int) -> int:
-    """The file with the requests, out of the wrappers' way: what is written to it from now on is written again.
+    """Open the file with the requests, out of the wrappers' way: lines written to it from now on are written again.
 
-    It is renamed before it is read.  A wrapper that was stopped while it had the lock finds after its write that its
-    file is not at the path any more; had the file been read first, that wrapper could write in between and be content.
+    It is renamed before it is read.  A wrapper that was stopped while it held the lock finds after its write that its
+    file is no longer at the path.  If the file were read first, that wrapper could write in between and believe it
+    succeeded.
     """
     with suppress(FileNotFoundError):
-        return open_regular_beneath(held, TAKEN, os.O_RDWR)  # an earlier run was killed behind the renaming
+        return open_regular_beneath(held, TAKEN, os.O_RDWR)  # an earlier run was killed after renaming it
     with closing(open_regular_beneath(held, REQUESTS, os.O_RDWR)) as descriptor:
         lock(descriptor)
         os.rename(REQUESTS, TAKEN, src_dir_fd=held, dst_dir_fd=held)
-    # What is there now may be another file, put in its place in the meantime, with its own requests.
+    # It may have been replaced by another file since, with its own requests.
     return open_regular_beneath(held, TAKEN, os.O_RDWR)
 
 
 def lock(descriptor: int) -> bool:
-    """Return whether the lock was had within the host's patience."""
+    """Return whether the lock was acquired within the host's patience."""
     give_up = time.monotonic() + LOCK_PATIENCE
     while True:
         try:
@@ -104,25 +106,25 @@ def store(claims: Path, content: bytes, by_operator: bool) -> Claim:
 
 
 def remove_unfinished(claims: Path) -> None:
-    """Remove what a run left that was killed while it stored a claim: the spool still has those lines."""
+    """Remove the remains of a run that was killed while storing a claim: the spool still has those lines."""
     for path in claims.glob(".*"):
         path.unlink()
 
 
 def stored(claims: Path) -> list[Claim]:
-    """The claims that an earlier run did not finish, oldest first."""
+    """Return claims that an earlier run did not finish, oldest first."""
     names = sorted(name for name in os.listdir(claims) if name[:1].isdigit())
     return [Claim(claims / name, split_lines((claims / name).read_bytes())) for name in names]
 
 
 def split_lines(untrusted_content: bytes) -> tuple[bytes, ...]:
-    """Split at LF and nothing else. No wrapper wrote what is beyond LINES."""
+    """Split at LF only. Wrappers never write more than LINES."""
     return tuple(line for line in untrusted_content.split(b"\n", LINES)[:LINES] if line)
 
 
 def clear(spool: Path) -> None:
-    """Remove what does not belong in a spool."""
-    budget = iter(range(NAMES))  # an agent that makes more in the meantime waits for the next time
+    """Remove everything that does not belong in a spool."""
+    budget = iter(range(NAMES))  # names that an agent adds in the meantime wait for the next time
     with directory(spool) as held, entries_of(held, 4 * NAMES) as entries:
         for entry in entries:
             if entry.name not in (REQUESTS, TAKEN) or not entry.is_file(follow_symlinks=False):
@@ -130,9 +132,9 @@ def clear(spool: Path) -> None:
 
 
 def remove(held: int, name: str, budget: Iterator[int]) -> None:
-    """Remove it with everything under it, as far as the budget goes. No link is followed, and no mount is entered.
+    """Remove it with everything under it, as far as the budget allows. Links are not followed, and mounts not entered.
 
-    What is in a directory is moved beside it first, so that no depth costs a stack or descriptors.
+    The contents of a directory are first moved beside it, so that depth costs no stack or descriptors.
     """
     waiting, flags = [name], os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW  # not openat2: sidespawn-spool@ may not call it
     device = kernel.device_and_mode(held)[0]
@@ -160,7 +162,7 @@ def unlink(held: int, name: str) -> None:
 
 
 def has_requests(spool: Path) -> bool:
-    """Return whether there may be some: without a look into the file, which a wrapper may be writing."""
+    """Return whether there may be requests, without reading the file, which a wrapper may be writing."""
     try:
         return stat.S_ISREG(os.lstat(spool / REQUESTS).st_mode)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""The agent's state directory on the host. The agent writes there at will: nothing in it is reached by a plain path."""
+"""The agent's state directory on the host. The agent can write anything there, so plain paths are never used in it."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ from sidespawn.system.files import closing, directory, open_directory_beneath, p
 class AgentState:
     """Paths are relative to `root`, or to another root of the policy (core/plan.py).
 
-    Raises LaunchError where a path cannot be used.
+    Methods raise LaunchError if a path cannot be used.
     """
 
     def __init__(self, root: str) -> None:
         self.root = root
 
     def read(self, beneath: str, most: int) -> bytes:
-        """A regular file's content, read once; at most `most` bytes."""
+        """Return a regular file's content, read once; at most `most` bytes."""
         on_host, _, inside = beneath.rpartition("//")
         with usable(beneath), directory(on_host or self.root) as root:
             return read_regular_beneath(root, inside, most)
 
     def write(self, beneath: str, content: bytes, owner: tuple[int, int]) -> None:
-        """A file that everybody may read."""
+        """Write a file that is readable for everyone."""
         parent, name = split(beneath)
         with self.directory(parent) as held, usable(beneath):
             write_whole(held, name, content, mode=0o644, owner=owner)
 
     def remove(self, beneath: str) -> None:
-        """No error when the agent has removed it, or its directory."""
+        """Remove a file; no error if the agent has removed it, or its directory."""
         parent, name = split(beneath)
         with suppress(OSError, LaunchError), self.directory(parent) as held:
             os.unlink(name, dir_fd=held)
 
     @contextmanager
     def directory(self, beneath: str) -> Iterator[int]:
-        """A directory, held open."""
+        """Return a directory, held open."""
         on_host, _, inside = beneath.rpartition("//")
         with usable(beneath), directory(on_host or self.root) as root:
             descriptor = open_directory_beneath(root, inside)
@@ -57,7 +57,7 @@ def split(beneath: str) -> tuple[str, str]:
 
 @contextmanager
 def usable(beneath: str) -> Iterator[None]:
-    """An OSError in the context is a LaunchError about that path."""
+    """Turn an OSError in the context into a LaunchError about that path."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The work of the timer's run: put in order what has ended by itself, and what an earlier run could not remove."""
+"""Does the timer's work: cleans up after programs that ended by themselves, and after cleanups that failed."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ def sweep(keeper: Keeper) -> None:
     for each in listed:
         if each.pid is None:
             known = keeper.ledger.find(each.instance)
-            if known is None or known.name != each.name:  # earlier versions gave other names
+            if known is None or known.name != each.name:  # earlier versions used other names
                 keeper.engine.remove(each.name)
             elif not known.is_running:
                 keeper.forget(known)
             keeper.note_end(each)
     alive = {each.instance for each in listed if each.pid is not None}
     for key in keeper.ledger.keys() - alive:
-        if keeper.ledger.find(key) is None:  # torn, and of nothing that runs
+        if keeper.ledger.find(key) is None:  # torn, and its side container does not run
             keeper.ledger.remove(key)
             keeper.snapshots.remove(key)
 
 
 def renew_children(keeper: Keeper, key: str) -> None:
-    """Tell the agent the pids of children that the program has replaced by itself."""
+    """Update the agent's pid files for children that the program has replaced."""
     with keeper.only(key):
         record = keeper.ledger.find(key)
         if record is None or record.adopted or record.pids == tuple(filter(record.process_of, record.pids)):

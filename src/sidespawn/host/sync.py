@@ -2,11 +2,11 @@
 
     claim -> parse -> answer (service.py) -> record -> reply
 
-One run takes what is there, serves it, looks again, stays a few seconds for what comes next, and ends.  Requests for
-different instances are launched side by side, those for one instance in their order.  A request is answered exactly
-once: its claim is kept until it is answered, root's own record of the answer tells that it was, and a container's
-labels tell that it was started, so a run that is killed at any point is continued by the next.  Agents are given copies
-of the answers, which are never read back.
+One run takes the queued requests, serves them, checks again, waits a few seconds for more, and ends.  Requests for
+different instances run in parallel, those for one instance in order.  A request is answered exactly once: its claim is
+kept until it is answered, root's own record shows that it was answered, and a container's labels show that it was
+started.  So if a run is killed at any point, the next one continues.  Agents get copies of the answers, which are never
+read back.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ from sidespawn.system import kernel
 from sidespawn.system.files import closing
 from sidespawn.system.places import Places
 
-LONGEST_RUN = 300.0  # seconds; then it ends as soon as its work is done, and what piled up is swept
-DOORBELL_BYTES = 65536  # all that a FIFO can hold (pipe(7))
-CLAIMS = 16  # at most 1 MiB each, that may wait for their answers; what is more waits in the spool
-HELD_BYTES = 6 * spool.CLAIM_BYTES  # of lines that wait; each byte may cost 13, as one of 1,024 arguments of a line
+LONGEST_RUN = 300.0  # seconds; then it ends as soon as its work is done, and the backlog is swept
+DOORBELL_BYTES = 65536  # the capacity of a FIFO (pipe(7))
+CLAIMS = 16  # at most 1 MiB each, that may wait for answers; others wait in the spool
+HELD_BYTES = 6 * spool.CLAIM_BYTES  # of waiting lines; each byte may cost 13, in a line of 1,024 arguments
 TIDY_SECONDS = 30.0
-SHORTEST_RUN = 1.0  # seconds; anyone who rings without a request, again and again, starts no more than this
+SHORTEST_RUN = 1.0  # seconds; ringing repeatedly without a request starts no more runs than this
 
 
 def main(service: str) -> int:
@@ -55,13 +55,13 @@ def main(service: str) -> int:
 
 
 def handed_doorbells() -> tuple[int, ...]:
-    """The FIFOs that systemd listens at, none when its socket unit is stopped; see sd_listen_fds(3)."""
+    """Return the FIFOs that systemd listens at, none if its socket unit is stopped; see sd_listen_fds(3)."""
     is_ours = os.environ.get("LISTEN_PID") == str(os.getpid())
     return tuple(range(3, 3 + int(os.environ["LISTEN_FDS"]))) if is_ours else ()
 
 
 def make_service(places: Places, journal: Journal, stamps: Stamps) -> Service:
-    """A broken policy is no reason to leave requests unanswered."""
+    """Return the service; with an invalid policy, one that refuses all requests instead of leaving them unanswered."""
     try:
         policy = current_policy(places, stamps)
     except PolicyError as error:
@@ -72,7 +72,7 @@ def make_service(places: Places, journal: Journal, stamps: Stamps) -> Service:
 
 @contextmanager
 def only_one(path: Path) -> Iterator[None]:
-    """Held for as long as this process runs; no agent can reach this lock."""
+    """Hold a lock while this process runs; no agent can reach it."""
     with closing(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)) as descriptor:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
@@ -92,8 +92,8 @@ class Sync:
         self.lanes = Lanes(service.pace.parallel)
         self.bucket = Bucket(places.bucket, self.limits.burst, self.limits.rate)
         self.limited = False
-        self.accepted: dict[str, str] = {}  # id to claim, of those claims that are not finished
-        self.unanswered: dict[str, int] = {}  # claim to the number of its lines that have no answer yet
+        self.accepted: dict[str, str] = {}  # id to claim, for unfinished claims
+        self.unanswered: dict[str, int] = {}  # claim to the number of its unanswered lines
         self.sizes: dict[str, int] = {}  # the same claims, in bytes
         self.replies = Replies(places, journal, self.tally, self.limits.replies, lambda each: each in self.accepted)
 
@@ -102,10 +102,10 @@ class Sync:
         self.tally.add("runs")
         spool.remove_unfinished(self.places.claims)
         self.service.put_file_systems_right()
-        spool.clear(self.places.spool)  # what lies there might leave no room for requests
+        spool.clear(self.places.spool)  # files there might leave no room for requests
         with closing(kernel.watch_directories(str(self.places.spool), str(self.places.operator))) as watch:
             unfinished = spool.stored(self.places.claims)
-            self.tally.add("runs continued", bool(unfinished))  # of one that was killed
+            self.tally.add("runs continued", bool(unfinished))  # of a killed run
             if unfinished:
                 self.attempt(self.service.recover)
             self.attempt(self.service.adopt)
@@ -114,7 +114,7 @@ class Sync:
                 served = True
             began = tidied = time.monotonic()
             rest_at = began + (SHORTEST_RUN if self.doorbells else 0.0)
-            while are_current(self.stamps):  # else the next run serves by the changed policy
+            while are_current(self.stamps):  # otherwise the next run serves by the changed policy
                 if time.monotonic() - tidied >= TIDY_SECONDS:
                     self.service.put_file_systems_right()
                     self.replies.expire()
@@ -133,7 +133,7 @@ class Sync:
                     break
                 wait(watch, self.lanes.done, min(1.0, rest_at - time.monotonic()))
             self.settle(watch)
-            if not served or time.monotonic() - began >= LONGEST_RUN:  # the timer's, or one that let none of those be
+            if not served or time.monotonic() - began >= LONGEST_RUN:  # the timer's, or instead of it
                 self.lanes.add("", partial(self.attempt, self.service.sweep), lambda: None)
                 self.settle(watch)
         self.replies.expire()
@@ -143,16 +143,17 @@ class Sync:
             self.empty_doorbells()
 
     def settle(self, watch: int) -> None:
-        """Serve until no work is left. Nothing more from the agent is taken; operators do not wait for earlier work."""
+        """Serve until no work is left. Take nothing more from the agent; operators do not wait for earlier work."""
         while self.lanes.busy:
             if (claim := self.operators_claim()) is not None:
                 self.serve(claim)
             wait(watch, self.lanes.done, 1.0)
 
     def empty_doorbells(self) -> None:
-        """Ringing starts the next run from here on. Until here it did as well, so that a run that is killed has a next.
+        """Empty the doorbells: from here on, ringing starts the next run. Until here they were full, so that a killed
+        run has a successor.
 
-        The bell is rung again for a request that came since this run last looked.
+        Ring the doorbell again for a request that arrived since this run last checked.
         """
         for doorbell in self.doorbells:
             with suppress(BlockingIOError):
@@ -161,7 +162,7 @@ class Sync:
             os.write(self.doorbells[0], b"\n")
 
     def claim(self) -> list[spool.Claim]:
-        """The requests of the operator, and those of the agent as far as its limits let them be taken."""
+        """Take the operator's requests, and the agent's as far as its limits allow."""
         claims = [self.operators_claim()]
         if self.may_take():
             claims.append(spool.claim(self.places.spool, self.places.claims, self.service.spool_uid))
@@ -173,14 +174,13 @@ class Sync:
         return spool.claim(self.places.operator, self.places.claims, 0, by_operator=True)
 
     def may_take(self) -> bool:
-        """Return whether an agent's requests are taken now. What is not taken waits in the spool, and with it its
-        wrappers."""
+        """Return whether to take an agent's requests now. Others wait in the spool, and their wrappers with them."""
         closed_for = self.bucket.closed_for()
         if closed_for and not self.limited and spool.has_requests(self.places.spool):
             message = f"rate limit reached ({self.limits.rate} requests/s); remaining requests stay queued"
             self.journal.write(Event.LIMITED, message)
             self.limited = True
-        self.limited = self.limited and self.bucket.left < self.limits.burst / 2  # said once for each flood
+        self.limited = self.limited and self.bucket.left < self.limits.burst / 2  # reported once for each flood
         with self.lanes.lock:
             waiting, size = list(self.unanswered.values()), sum(self.sizes.values())
         return not closed_for and len(waiting) < CLAIMS and sum(waiting) < spool.LINES and size < HELD_BYTES
@@ -196,7 +196,7 @@ class Sync:
             self.accept(untrusted_line, claim)
 
     def finished(self, claim: spool.Claim) -> None:
-        """One more line of the claim is answered; with the last one the claim has done its duty."""
+        """Count one more answered line of the claim, and remove the claim after the last one."""
         with self.lanes.lock:
             self.unanswered[claim.path.name] -= 1
             if self.unanswered[claim.path.name]:
@@ -212,19 +212,19 @@ class Sync:
             request = parse_request(untrusted_line, self.limits.line)
         except RequestError as error:
             self.journal.write(Event.UNREADABLE, error.message, reason=error.reason)
-            # Not here: ten thousand of them take seconds, for which an operator would wait. As an error that holds no
-            # frames, with all that was read in them.
+            # Not here: ten thousand of them take seconds, for which an operator would wait. As an error without frames,
+            # which would hold everything that was read.
             told = RequestError(error.message, error.request_id)
             work = partial(self.refuse_line, told, by_operator=claim.by_operator)
             self.lanes.add("", work, partial(self.finished, claim), urgent=claim.by_operator)
             return
         if request.id in self.accepted:
-            self.finished(claim)  # written twice, because the spool was taken away while it was written
+            self.finished(claim)  # written twice, because the spool was taken during the write
             return
         with self.lanes.lock:
             self.accepted[request.id] = claim.path.name
         self.tally.accepted[request.id] = time.monotonic()
-        if len(self.accepted) <= self.limits.replies:  # more might leave no room for the replies
+        if len(self.accepted) <= self.limits.replies:  # more might leave no room for replies
             self.replies.put_bell(request.id, by_operator=claim.by_operator)
         self.lanes.add(
             self.lane_of(request),
@@ -234,15 +234,15 @@ class Sync:
         )
 
     def lane_of(self, request: Request) -> str:
-        """Requests of one lane are served in their order. Signals go by what they are for, as starts do."""
+        """Return the lane, in which requests are served in order. Signals use the lane of their target, like starts."""
         if isinstance(request, StartRequest):
             return request.untrusted_netns or " ".join(request.untrusted_argv)
         return self.service.netns_of(request.pid) or str(request.pid)
 
     def carry_out(self, request: Request, *, by_operator: bool) -> None:
-        """Answer one request, whatever happens on the way to the answer."""
+        """Answer one request, whatever happens before the answer."""
         if (answer := self.replies.find(request.id)) is not None:
-            self.replies.tell(request.id, answer, by_operator=by_operator)  # maybe a run was killed before it did
+            self.replies.tell(request.id, answer, by_operator=by_operator)  # maybe a run was killed before that
             self.attempt(partial(self.service.clean, request.id))
             return
         try:
@@ -278,10 +278,10 @@ class Sync:
         self.replies.give(reply, by_operator=by_operator)
 
     def attempt(self, tidying: Callable[[], None]) -> None:
-        """An engine that fails or prints rubbish now is the next request's trouble, not the end of this run."""
+        """Run a cleanup. If an engine fails or prints garbage, leave that to the next request."""
         try:
             tidying()
-        except Exception as error:  # noqa: BLE001 - what raises here would end a worker, and its lane would wait forever
+        except Exception as error:  # noqa: BLE001 - an exception would end a worker, and its lane would wait forever
             failure = as_ours(error)
             self.journal.write(Event.FAILED, f"cleanup deferred: {failure.message}", reason=failure.reason)
 
@@ -305,7 +305,7 @@ def as_ours(error: Exception) -> SidespawnError:
 
 
 def wait(watch: int, done: int, seconds: float) -> None:
-    """Wait until a name appears in the spool, a launch is done, or the time is over."""
+    """Wait until a name appears in the spool, a launch is done, or the time is up."""
     for descriptor in select.select([watch, done], [], [], max(0.0, seconds))[0]:
         with suppress(BlockingIOError):
             os.read(descriptor, 65536)

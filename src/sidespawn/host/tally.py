@@ -1,10 +1,10 @@
-"""Events of a service, counted in one small file of root's own; `sidespawn metrics` reads it.
+"""Counts a service's events in one small file that only root can reach; `sidespawn metrics` reads it.
 
     {"answers rejected option-not-allowed": 3, "events exited out-of-memory": 1, "runs": 7, "starts 0.5": 4, …}
 
-Keys are made of statuses, events and reasons, never of what an agent wrote, so the file cannot grow.  It is written
-with every answer, which makes the counts survive runs that are killed, and lives in /run like the side containers: a
-reboot begins again at zero.  A file that is lost or torn does so as well, and no request fails for it.
+Keys consist of statuses, events and reasons, never of an agent's text, so the file cannot grow.  It is written with
+every answer, so the counts survive killed runs.  It is in /run, like the side containers: a reboot resets the counts to
+zero.  A lost or torn file does so too, and no request fails because of it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from sidespawn.system.files import directory, write_whole
 
-# Upper bounds in seconds of the histogram of starts.
+# Upper bounds of the histogram of starts, in seconds.
 BOUNDS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
@@ -40,7 +40,7 @@ class Tally:
             self.counts[key] = round(self.counts.get(key, 0) + count, 3)
 
     def started(self, request_id: str) -> None:
-        """The program that the request asked for became ready now."""
+        """Record that the requested program is now ready."""
         if (since := self.accepted.get(request_id)) is not None:
             seconds = time.monotonic() - since
             self.add(f"starts {next((each for each in BOUNDS if seconds <= each), 'more')}")
