@@ -1,9 +1,9 @@
-"""Side containers that legacy wrappers started: is a container one of them, and for what instance?
+"""Recognises side containers that legacy wrappers started, and their instances.
 
-TripleO's, EDPM's and Kolla-Ansible's wrappers start privileged containers that are named for program and namespace.
-Anyone who has the engine's socket can make a container of any name, image and arguments, so these say only which
-instance it would be.  What is recognised may be ended, and be told to read again what the policy's rules accept;
-nothing else follows from it.  That it is in the namespace of its name is for the host to see.
+The wrappers of TripleO, EDPM and Kolla-Ansible start privileged containers that are named after program and namespace.
+Anyone with the engine's socket can make a container with any name, image and arguments, so these only say which
+instance it would be.  A recognised container may be ended, and be told to reload files that the policy's rules accept;
+nothing else is allowed because of it.  The host verifies that it is in the namespace of its name.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from sidespawn.core.policy import Adopt, Policy
 from sidespawn.errors import Denied, Reason, quoted
 from sidespawn.frozen import dataclass
 
-# The wrappers append when they were called, in case the name is taken: -2026-01-31-235959-123456789, Kolla's with _.
+# If the name is taken, the wrappers append the time: -2026-01-31-235959-123456789, Kolla's with _.
 DATE = "0000-00-00-000000-000000000"
 
 
@@ -28,12 +28,12 @@ class Old:
     bindings: dict[str, str]
     pid_file: str | None  # under the agent's state
     child_pid_files: tuple[str, ...]
-    # As in the ledger: path, place in the state and rules of each file that the program reads; no rules where none fit.
+    # As in the ledger: path, place in the state and rules of each file that the program reads; no rules if none fit.
     configuration: list[dict[str, str]]
 
 
 def names_of(policy: Policy, adopt: Adopt, name: str) -> dict[str, str] | None:
-    """Return what the name of a container binds; None if the old wrappers would not have given it."""
+    """Return what a container's name binds; None if it is not a name that the old wrappers use."""
     end = len(name) - len(DATE) - 1
     shape = "".join("0" if each in "0123456789" else each for each in name[end + 1 :])
     plain = name[:end] if end > 0 and name[end] in "-_" and shape == DATE else name
@@ -43,9 +43,11 @@ def names_of(policy: Policy, adopt: Adopt, name: str) -> dict[str, str] | None:
 def recognise(
     policy: Policy, adopt: Adopt, bindings: dict[str, str], image: str, untrusted_argv: tuple[str, ...]
 ) -> Old:
-    """A container whose name bound `bindings`, with its program's arguments. Raises Denied when it is not what it says.
+    """Return the verdict on a container whose name bound `bindings`. Raises Denied if its arguments contradict its
+    name.
 
-    Arguments need not be allowed; where they name anything of the policy, it must be this instance's.
+    The program's arguments do not need to be allowed, but anything that they name from the policy must be this
+    instance's.
     """
     if match_any(adopt.images, image, policy.names, bindings) is None:
         wanted = " or ".join(pattern.source for pattern in adopt.images)
@@ -58,7 +60,7 @@ def recognise(
     except Conflict as conflict:
         message = f"its arguments are for {quoted(conflict.untrusted_value)}, its name for {quoted(conflict.bound)}"
         raise Denied(Reason.VALUE_CONFLICT, message) from None
-    except Denied:  # in a spelling that is not read here
+    except Denied:  # in a spelling that is not parsed here
         configuration.append(unknown("its arguments"))
     instance = render_first(policy.instance, bindings)
     netns = None if policy.netns is None else render(policy.netns, bindings)
@@ -78,7 +80,7 @@ def recognise(
 
 
 def understand(policy: Policy, given: Given, bindings: dict[str, str]) -> tuple[dict[str, str], list[dict[str, str]]]:
-    """The bindings after one option of the old program, and the file that makes it do more, if it names one."""
+    """Return the bindings after one option of the old program, and the configuration file that it names, if any."""
     allowed, value = policy.options.get(given.option.name), given.untrusted_value
     if allowed is None:
         return bindings, [unknown(given.option.spelling)] if given.option.danger else []

@@ -1,4 +1,4 @@
-"""A policy written down so that it can be read back without the code that makes one of TOML.
+"""Stores a policy so that it can be read back without the code that parses TOML.
 
     {"kinds": ["sidespawn.core.plan.Limits", …], "value": …}
 
@@ -8,8 +8,8 @@
     record                            [N, value of each field, …], of the N-th of `kinds`, counted from 1
     enum                              [N, value]
 
-What there is to write is taken from the records themselves, so a field more or less needs no change here.  Unlike
-pickle it can name nothing but records and enums of `core`, and unlike marshal a damaged text is an error at worst.
+The fields are taken from the records themselves, so adding or removing one needs no change here.  Unlike pickle, the
+format can name only records and enums of `core`.  Unlike with marshal, a damaged text is an error at worst.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def dump(value: object) -> dict[str, Any]:
 
 
 def load(content: dict[str, Any]) -> Any:
-    """The value that was written. Raises ValueError, KeyError, TypeError or AttributeError for anything else."""
+    """Return the stored value. Raises ValueError, KeyError, TypeError or AttributeError for anything else."""
     makers: list[Callable[[list[Any]], Any]] = [tuple, *map(maker, content["kinds"])]
 
     def read(written: Any) -> Any:

@@ -1,9 +1,9 @@
-"""Configuration files of a program, checked directive by directive against an allow-list.
+"""Checks a program's configuration files, directive by directive, against an allow-list.
 
-A program that is told to read a file does whatever the file says, so the file is judged like the arguments are: each
-directive must be named by the policy, and its values must match.  What the program is given is not the agent's file
-but the accepted directives, rewritten in one plain spelling, so that it cannot read them in another way than the
-policy did.  There are no quotes, escapes, variables or includes in that spelling; a file that uses them is refused.
+A program does whatever its configuration file says, so the file is checked like the arguments: the policy must name
+each directive, and its values must match.  The program does not get the agent's file, but the accepted directives,
+rewritten in one plain spelling that it cannot read differently from the policy.  That spelling has no quotes, escapes,
+variables or includes; a file that uses them is refused.
 
 Formats:
 
@@ -24,13 +24,13 @@ from sidespawn.core.values import ALPHANUMERIC, only
 from sidespawn.errors import Denied, Reason, quoted
 from sidespawn.frozen import dataclass
 
-CONFIGURATION_BYTES = 4 * 2**20  # the most that a policy can say
-LINE_CHARACTERS = 1000  # dnsmasq 2.90 reads 1024 at a time, and would take the rest of a longer line for another line
+CONFIGURATION_BYTES = 4 * 2**20  # the most that a policy can allow
+LINE_CHARACTERS = 1000  # dnsmasq 2.90 reads 1024 at a time, and would read the rest of a longer line as another line
 DEPTH = 8
-WORD = ALPHANUMERIC | frozenset("._-:/%+*[](),<>=&")  # nothing that quotes, escapes, expands or comments anywhere
-# What may also stand in words that the program does not get. `@` in front makes a line conditional for keepalived.
+WORD = ALPHANUMERIC | frozenset("._-:/%+*[](),<>=&")  # none quotes, escapes, expands or comments
+# Also allowed in words that the program does not get. A leading `@` makes a line conditional for keepalived.
 LEFT_OUT = WORD | frozenset("@$~^|?")
-ANY = "*"  # the rule for lines that consist of values only
+ANY = "*"  # the rule for lines that contain only values
 
 
 class Format(StrEnum):
@@ -43,15 +43,15 @@ class Format(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Directive:
-    """An allowed directive. `values` is empty when it takes none; `block` is None when it opens no block."""
+    """An allowed directive. `values` is empty if it takes none; `block` is None if it opens no block."""
 
     name: str
     values: tuple[Pattern, ...]
     block: tuple[Directive, ...] | None
-    bare: bool  # it may stand without its block, or, where it has none, without its value
+    bare: bool  # it may appear without its block or, if it has none, without its value
     passed_on: bool
     instead: Pattern | None  # what the program gets in place of the values
-    secret: bool  # its values are secrets, which may hold characters that other words may not
+    secret: bool  # its values are secrets, which may contain characters that other words may not
     rule: str  # FILE:LINE in the policy
 
 
@@ -60,14 +60,14 @@ class ConfigurationRules:
     name: str
     format: Format
     directives: tuple[Directive, ...]
-    dangers: Mapping[str, str]  # what a directive could do, for the message when it is not allowed
+    dangers: Mapping[str, str]  # what a directive could do, for the message if it is not allowed
     most: int  # bytes
     rule: str
 
 
 @dataclass(frozen=True)
 class Line:
-    """One directive as the file has it: its words, joined by single blanks, and the content of its block."""
+    """One directive in the file: its words, joined by single blanks, and the content of its block."""
 
     number: int
     untrusted_name: str
@@ -78,7 +78,7 @@ class Line:
 def accept_configuration(
     rules: ConfigurationRules, path: str, untrusted_content: bytes, names: Names, bindings: Bindings
 ) -> tuple[str, dict[str, str]]:
-    """The text that the program may have, and the bindings after it. Raises Denied at the first line not allowed."""
+    """Return the text for the program, and the bindings after it. Raises Denied at the first forbidden line."""
     reader = Reader(rules, path, names, dict(bindings))
     lines = reader.read(untrusted_content)
     text = "".join(reader.accept(lines, rules.directives, depth=0))
@@ -94,7 +94,7 @@ class Reader:
         return Denied(Reason.CONFIGURATION_NOT_ALLOWED, message, rule=rule or self.rules.rule)
 
     def read(self, untrusted_content: bytes) -> list[Line]:
-        """The file's lines, with their blocks."""
+        """Return the file's lines, with their blocks."""
         if len(untrusted_content) > self.rules.most:
             message = f"{quoted(self.path)} is larger than {self.rules.most} bytes ({self.rules.rule})"
             raise Denied(Reason.CONFIGURATION_NOT_ALLOWED, message, rule=self.rules.rule)
@@ -106,9 +106,9 @@ class Reader:
         return self.blocks(list(self.statements(plain)))
 
     def plain_lines(self, text: str) -> Iterator[tuple[int, str]]:
-        """Each line less its comment, unless nothing is left of it, without the blanks around it.
+        """Yield each line that is not empty without its comment and surrounding blanks.
 
-        What is in a comment plays no part but for control characters: the program gets none of it.
+        Comments are only checked for control characters, since the program does not get them.
         """
         for number, untrusted_line in enumerate(text.split("\n"), 1):
             spaced = untrusted_line.removesuffix("\r").replace("\t", " ")
@@ -123,7 +123,7 @@ class Reader:
                 yield number, line
 
     def assignment(self, number: int, line: str) -> Line:
-        """dnsmasq takes blanks around `=` and commas, and leaves them out."""
+        """Remove blanks around `=` and commas, which dnsmasq ignores."""
         name, equals, value = line.partition("=")
         if '"' not in value:
             value = ",".join(each.strip(" ") for each in value.split(","))
@@ -155,7 +155,7 @@ class Reader:
         return found
 
     def statements(self, plain: list[tuple[int, str]]) -> Iterator[tuple[int, list[str], str]]:
-        """Words and what ends them: `{`, `}`, or nothing for a directive without a block."""
+        """Yield words and what ends them: `{`, `}`, or nothing for a directive without a block."""
         words: list[str] = []
         by_semicolon = self.rules.format is Format.BRACES
         last = 0
@@ -189,7 +189,7 @@ class Reader:
                 if not open_blocks:
                     raise self.denied(number, "}", "closes a block that is not open")
                 continue
-            if not words:  # the brace of a block whose name stood on the line before
+            if not words:  # the brace of a block whose name was on the line before
                 continue
             following = statements[position + 1] if position + 1 < len(statements) else (0, [], "")
             opens = end == "{" or (following[2] == "{" and not following[1])
@@ -204,7 +204,7 @@ class Reader:
         return top
 
     def accept(self, lines: list[Line], allowed: tuple[Directive, ...], depth: int) -> Iterator[str]:
-        """Each line that is passed on, in its one spelling."""
+        """Yield each line that is passed on, in canonical spelling."""
         by_name = {directive.name: directive for directive in allowed}
         for line in lines:
             name, value = line.untrusted_name, line.untrusted_value
@@ -223,7 +223,7 @@ class Reader:
             inside = "".join(self.accept(line.block or [], directive.block or (), depth + 1))
             if directive.instead is not None:
                 instead = render(directive.instead, self.bindings)
-                # Arguments may have bound them to more than a word, so that they would be their own words here.
+                # Arguments may have bound them to more than one word, so they would become separate words here.
                 if instead is None or not all(only(self.bindings[each], WORD) for each in directive.instead.names):
                     problem = "has a replacement with a name that is not bound, or not to a plain word"
                     raise self.denied(line.number, text, problem, directive.rule)

@@ -1,7 +1,8 @@
-"""The verdict: a policy and a request in, a plan or a refusal out.
+"""Decides a request by a policy: the result is a plan or a refusal.
 
-`Judge.decide` is a straight line: program, namespace, environment, arguments, then the plan from what these bound.
-A plan consists of the policy's own text and of values that passed a type; of the request itself nothing is left.
+`Judge.decide` is a straight line: program, namespace, environment, arguments, then the plan from the names that these
+bound.  A plan consists of the policy's own text and of values that passed a type; it contains nothing else of the
+request.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from sidespawn.frozen import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Judged:
-    """One argument of an allowed request, for `explain`: what is passed on for it, and the rule that allowed it."""
+    """One argument of an allowed request, for `explain`: the arguments passed on for it, and its rule."""
 
     argument: int
     option: str
@@ -37,7 +38,7 @@ class Excused:
     message: str
     rule: str
     option: str
-    count: int  # of this option up to here; 0 for one that is missing
+    count: int  # of this option up to here; 0 for a missing one
     untrusted_value: str | None
 
 
@@ -49,14 +50,14 @@ class Allowed:
     excused: tuple[Excused, ...]
 
 
-# What monitor mode only notes. Everything else stays refused, including files that have their own rules.
+# Refusals that monitor mode only records. All others remain, including those of files that have their own rules.
 OF_ARGUMENTS = frozenset(
     {Reason.OPTION_NOT_ALLOWED, Reason.OPTION_REPEATED, Reason.OPTION_MISSING, Reason.OPTION_MALFORMED}
     | {Reason.VALUE_NOT_ALLOWED, Reason.VALUE_CONFLICT}
 )
 STATE_CHARACTERS = PATH_CHARACTERS | {":"}
 
-# The content of a file under the agent's state, or None where it cannot be read and that is no fault.
+# The content of a file under the agent's state, or None if it cannot be read and that is not an error.
 ReadFile = Callable[[str], bytes | None]
 
 
@@ -66,7 +67,7 @@ def decide(policy: Policy, request: StartRequest, read_file: ReadFile) -> Allowe
 
 
 class Judge:
-    """Goes through one request. Each part is accepted or raises Denied; what it binds holds from then on."""
+    """Goes through one request. Each part is accepted or raises Denied; names that it binds stay bound."""
 
     def __init__(self, policy: Policy, read_file: ReadFile) -> None:
         self.policy, self.read_file = policy, read_file
@@ -83,12 +84,12 @@ class Judge:
         for given in read_arguments(self.policy.table, request.untrusted_argv):
             self.argument(given)
         self.whole()
-        # Every name and value of the environment has been accepted by now, so it is passed on as it is.
+        # Every name and value of the environment has been accepted by now, so it is passed on unchanged.
         plan = make_plan(self.policy, self, request.untrusted_environment)
         return Allowed(plan=plan, bindings=self.bindings, judged=tuple(self.judged), excused=tuple(self.excused))
 
     def program(self, untrusted_program: str) -> None:
-        """Check only the name: the policy says which file is run."""
+        """Check only the name: the policy says which file to run."""
         if untrusted_program.rpartition("/")[2] != self.policy.table.program:
             message = f"{quoted(untrusted_program)} is not {self.policy.table.program}, this service's only program"
             raise Denied(Reason.PROGRAM_NOT_ALLOWED, message, argument=0)
@@ -117,7 +118,7 @@ class Judge:
         self.bind(patterns, untrusted_value, f"{what}, {quoted(untrusted_value)},", rule)
 
     def argument(self, given: Given) -> None:
-        """One option, as its rule says; in monitor mode in its canonical form also where no rule allows it."""
+        """Accept one option as its rule says. In monitor mode, accept its canonical form even if no rule allows it."""
         option, value, allowed = given.option, given.untrusted_value, self.policy.options.get(given.option.name)
         try:
             rule = self.option(given, allowed)
@@ -147,7 +148,7 @@ class Judge:
         )
 
     def option(self, given: Given, allowed: OptionRule | None) -> str:
-        """The rule that allows it."""
+        """Return the rule that allows it."""
         option, value, argument = given.option, given.untrusted_value, given.argument
         what = f"argument {argument}, {option.spelling},"
         if allowed is None:
@@ -163,13 +164,13 @@ class Judge:
             raise Denied(Reason.OPTION_MALFORMED, f"{what} has no value ({rule})", argument=argument, rule=rule)
         if value is not None and not self.is_configuration(allowed, value):
             wanted = allowed.values
-            if allowed.configuration:  # it is no such path, so this only says what was wanted, or what conflicts
+            if allowed.configuration:  # it is not such a path, so this only says what was expected, or what conflicts
                 wanted += (self.policy.configuration[allowed.configuration].path,)
             self.bind(wanted, value, f"{what} has the value {quoted(value)}, which", rule, argument=argument)
         return rule
 
     def passed_on(self, allowed: OptionRule, value: str | None) -> tuple[str, ...]:
-        """Return what the program gets for an accepted argument."""
+        """Return the arguments that the program gets for an accepted argument."""
         if not allowed.passed_on:
             return ()
         if allowed.instead is None:
@@ -203,7 +204,7 @@ class Judge:
         return True
 
     def whole(self) -> None:
-        """Check what depends on all options."""
+        """Check requirements that involve all options."""
         given = {each.option for each in self.judged}
         for name, allowed in self.policy.options.items():
             if allowed.required and name not in given:
@@ -245,7 +246,7 @@ def make_plan(policy: Policy, judge: Judge, environment: tuple[tuple[str, str], 
     defaults = (each for each in policy.unless_given if each.lstrip("-").partition("=")[0] not in given)
     mounts = place_mounts(policy, bindings)
     for path in (*(mount.path for mount in mounts), *(file.path for file in judge.configuration)):
-        if not is_path(path):  # no character may stand in it that an engine reads as its own, such as a comma
+        if not is_path(path):  # it must not contain characters that an engine interprets, such as a comma
             raise Denied(Reason.VALUE_NOT_ALLOWED, f"{quoted(path)} cannot be a path in the side container")
     scripts, checked = side_container.scripts, judge.configuration
     for path in (side_container.command, *(each.path for each in scripts), *(each.path for each in checked)):
@@ -304,7 +305,7 @@ def place_mounts(policy: Policy, bindings: dict[str, str]) -> tuple[Mount, ...]:
 
 
 def beneath(policy: Policy, path: str, *, or_all: bool = False, writes: bool = False) -> str:
-    """The path relative to the agent's state directory, or to another root. Components are compared, not characters."""
+    """Return the path relative to the agent's state directory or another root, comparing components, not characters."""
     agent, parts = policy.agent, path.split("/")
     state = Root(path=agent.state, on_host="", writable=True)
     for root in (state, *agent.roots):

@@ -1,9 +1,8 @@
-"""The options of a program, and what a request's arguments mean in terms of them.
+"""Parses a request's arguments by a table of the program's options.
 
-A program's table comes from its manual page (presets/programs/*.toml).  Reading arguments by it is stricter than
-getopt_long(3), on purpose: no abbreviations, no glued short options, no `--`, nothing positional but one of the words
-that a program wants first.  What comes out is canonical, so that the program cannot understand it in another way than
-the policy did.
+A program's table comes from its manual page (presets/programs/*.toml).  Parsing is deliberately stricter than
+getopt_long(3): no abbreviations, no glued short options, no `--`, and no positional arguments except a word that a
+program expects first.  The result is canonical, so the program cannot read it differently from the policy.
 """
 
 from __future__ import annotations
@@ -18,24 +17,24 @@ from sidespawn.frozen import dataclass
 class Takes(StrEnum):
     NOTHING = "nothing"
     VALUE = "value"
-    OPTIONAL = "optional"  # a value only behind `=`
-    WORD = "word"  # no option at all: what to do, `start` for example, said by the first argument
+    OPTIONAL = "optional"  # a value only after `=`
+    WORD = "word"  # not an option, but a verb such as `start` in the first argument
 
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
-    """One option of a program. `name` is the canonical spelling without dashes: `pid-file`, or `f` if it is all.
+    """One option of a program. `name` is the canonical spelling without dashes: `pid-file`, or `f` without a long one.
 
-    `dash` is empty for programs that use getopt_long(3).  Others write every name behind that dash, and values in
-    their own argument: `-` for haproxy, `--` for scripts with their own parser.
+    `dash` is empty for programs that use getopt_long(3).  Others put this dash before every name, and values into a
+    separate argument: `-` for haproxy, `--` for scripts with their own parser.
     """
 
     name: str
     takes: Takes
     dash: str = ""
     short: str = ""
-    short_takes_value: bool = False  # the letter needs one, though for the name it is optional
-    danger: str = ""  # what it could do, for the message when a policy does not allow it
+    short_takes_value: bool = False  # the letter requires a value, although it is optional for the name
+    danger: str = ""  # what it could do, for the message if a policy does not allow it
 
     @property
     def spelling(self) -> str:
@@ -44,7 +43,7 @@ class Option:
         return (self.dash or ("--" if len(self.name) > 1 else "-")) + self.name
 
     def written(self, value: str | None) -> tuple[str, ...]:
-        """The arguments that give the program this option, in the spelling with the fewest ways to be misread."""
+        """Return the arguments for this option, in the spelling that is hardest to misread."""
         if value is None:
             return (self.spelling,)
         glued = len(self.name) > 1 and not self.dash
@@ -58,7 +57,7 @@ class ProgramTable:
     program: str
     version: str
     options: Mapping[str, Option]
-    directives: Mapping[str, str]  # what one could do in a configuration file, for the message when it is refused
+    directives: Mapping[str, str]  # what one could do in a configuration file, for the message if it is refused
 
     def spelled(self, untrusted_spelling: str) -> Option | None:
         """Return the option with exactly this spelling, dashes included."""
@@ -81,13 +80,13 @@ class Given:
 
 
 def read_arguments(table: ProgramTable, untrusted_argv: tuple[str, ...]) -> tuple[Given, ...]:
-    """Parse the arguments after the program's name (argv[1:]). Raises Denied at the first that is not exact."""
+    """Parse the arguments after the program's name (argv[1:]). Raises Denied at the first inexact one."""
     given: list[Given] = []
     index = 1
     while index < len(untrusted_argv):
         untrusted_argument = untrusted_argv[index]
         if not untrusted_argument.strip(" "):
-            index += 1  # Neutron passes an empty argument where an option is off; programs ignore it, so we drop it
+            index += 1  # Neutron passes an empty argument if an option is off; programs ignore it, so we drop it
             continue
         untrusted_spelling, equals, untrusted_value = untrusted_argument.partition("=")
         option = table.spelled(untrusted_spelling)

@@ -5,13 +5,13 @@ A pattern is literal text with two kinds of holes:
     <type>      a value of that type (core/values.py); each occurrence stands for itself
     {name}      a value bound once: it must be the same everywhere in the request
 
-A name stands for one or several patterns of its own (`[names]` in a policy), so a name can be as simple as `<uuid>`
-or as large as a directory.  The text that follows a hole ends it; where it occurs more than once, each occurrence is
-tried, so `<ipv6>:<integer 1..65535>` matches an address with colons in it.  In literal text a brace stands with a blank
-inside of it, `{ ` and ` }`, and angle brackets cannot stand at all.
+A name stands for one or more patterns (`[names]` in a policy), so it can be as simple as `<uuid>` or as large as a
+directory.  The text after a hole ends it.  If that text occurs more than once, each occurrence is tried, so
+`<ipv6>:<integer 1..65535>` matches an address with colons in it.  Literal text writes braces with a blank inside, `{ `
+and ` }`, and cannot contain angle brackets.
 
-A match never depends on the order of alternatives for its safety: whatever matched consists of the policy's own
-literals and of values that passed their type.
+The safety of a match never depends on the order of alternatives: a matching value consists of the policy's own literals
+and of values that passed their types.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Pattern:
 
 
 TEXTS = (Typed("text"), Typed("quoted"))
-LONGEST = 1024  # characters that a hole stands for, unless it ends the pattern: a bound to what is tried
+LONGEST = 1024  # characters that a hole can stand for, unless it ends the pattern: limits the attempts
 
 Names = Mapping[str, tuple[Pattern, ...]]
 Bindings = Mapping[str, str]
@@ -66,7 +66,7 @@ class Conflict(Exception):
 
 
 def parse_pattern(source: str) -> Pattern:
-    """Raises ValueError with a message for the policy's author."""
+    """Parse a pattern. Raises ValueError with a message for the policy's author."""
     parts: list[Part] = []
     rest = source
     while rest:
@@ -84,7 +84,7 @@ def parse_pattern(source: str) -> Pattern:
         if parts and not isinstance(parts[-1], Literal):
             raise ValueError(f"{source!r} has two holes with no text between them, so where one ends is not defined")
         if rest[0] == "<":
-            parse_type(inside)  # raises ValueError when there is no such type
+            parse_type(inside)  # raises ValueError if there is no such type
             parts.append(Typed(inside))
         else:
             parts.append(Name(inside))
@@ -103,9 +103,9 @@ def hole_start(text: str) -> int:
 def match_any(
     patterns: tuple[Pattern, ...], untrusted_value: str, names: Names, bindings: Bindings, *, blanks: bool = True
 ) -> dict[str, str] | None:
-    """The bindings after the first pattern that the value matches, or None when none does.
+    """Return the bindings after the first pattern that the value matches, or None without a match.
 
-    Raises Conflict when the value has the right form but a name in it is already bound to another value.
+    Raises Conflict if the value has the right form, but a name in it is already bound to another value.
     """
     conflict: Conflict | None = None
     for pattern in patterns:
@@ -124,9 +124,9 @@ def match_any(
 def match(
     pattern: Pattern, untrusted_value: str, names: Names, bindings: Bindings, *, blanks: bool = True
 ) -> dict[str, str] | None:
-    """The bindings extended by what this value binds, or None. Raises Conflict.
+    """Return the bindings, extended by this value's, or None. Raises Conflict.
 
-    Without `blanks` no hole but `<text>` and `<quoted>` stands for anything with a blank, whatever else it accepts.
+    Without `blanks`, only `<text>` and `<quoted>` stand for values with blanks, whatever other types accept.
     """
     conflict: Conflict | None = None
     tried = set()
@@ -166,7 +166,7 @@ def match(
 def fill(
     part: Typed | Name, untrusted_segment: str, names: Names, bindings: dict[str, str], *, blanks: bool
 ) -> dict[str, str] | None:
-    """The bindings with what one hole stands for, or None when it cannot stand for that. Raises Conflict."""
+    """Return the bindings with the value of one hole, or None if the hole cannot have that value. Raises Conflict."""
     if isinstance(part, Typed):
         return bindings if parse_type(part.spelling)(untrusted_segment) else None
     bound = bindings.get(part.name)
@@ -198,7 +198,7 @@ def hole_ends(following: tuple[Part, ...], value: str, start: int) -> Iterator[i
 
 
 def render(pattern: Pattern, bindings: Bindings) -> str | None:
-    """The pattern with its names filled in, or None when one of them is not bound."""
+    """Return the pattern with its names filled in, or None if one of them is not bound."""
     pieces = []
     for part in pattern.parts:
         if isinstance(part, Literal):
@@ -211,5 +211,5 @@ def render(pattern: Pattern, bindings: Bindings) -> str | None:
 
 
 def render_first(patterns: tuple[Pattern, ...], bindings: Bindings) -> str | None:
-    """The first of the patterns whose names are all bound, filled in."""
+    """Return the first pattern whose names are all bound, filled in."""
     return next((text for text in (render(pattern, bindings) for pattern in patterns) if text is not None), None)

@@ -1,7 +1,7 @@
-"""The plan for an engine: everything about one side container, decided.
+"""The plan for an engine: everything about one side container, already decided.
 
-A plan holds nothing that still needs judgement.  The digest of a plan is how the host tells whether a running side
-container is what a new request asks for.
+Nothing in a plan needs further checks.  The host compares plans' digests to tell whether a running side container is
+what a new request asks for.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class Mount:
     """A directory of the agent's state that the side container gets at `path`.
 
     `beneath` is the path relative to the policy's `state_on_host`, or `ON_HOST//PATH`, relative to another root of the
-    policy; the host opens PATH without following links. So it is everywhere below.
+    policy. The host opens PATH without following links. This holds for every `beneath` in this module.
     """
 
     path: str
@@ -28,9 +28,9 @@ class Mount:
 
 @dataclass(frozen=True, kw_only=True)
 class ConfigurationFile:
-    """A file of the agent's state that was checked by the named rules; the program gets `text` at `path`, read-only.
+    """A file of the agent's state that the named rules accepted; the program gets `text` at `path`, read-only.
 
-    `text` is None only where somebody asks what a policy says of a file that cannot be read here.
+    `text` is None only for questions about a file that cannot be read here.
     """
 
     path: str
@@ -41,7 +41,7 @@ class ConfigurationFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Script:
-    """A program of the policy's own, which the side container finds at `path`, read-only."""
+    """A program from the policy, which the side container finds at `path`, read-only."""
 
     path: str
     text: str
@@ -58,7 +58,7 @@ class PidFile:
 class ChildPidFile(PidFile):
     """Where the agent looks for the pid of one child of the program."""
 
-    inside: str  # where the program writes it, as the side container counts pids; a path there
+    inside: str  # where the program writes it, in the side container, with pids as seen there
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,7 @@ class Limits:
 class ReadyWhen(StrEnum):
     FILE = "file"  # the program made this file, a path inside the side container
     LISTENS = "listens"  # a socket is bound: udp:67
-    ALIVE = "alive"  # it lived that many milliseconds
+    ALIVE = "alive"  # it lived for this many milliseconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +100,7 @@ class Plan:
     configuration: tuple[ConfigurationFile, ...]
     scripts: tuple[Script, ...]
     scratch: tuple[str, ...]  # small empty directories in memory
-    apparmor: str  # the profile; empty: whatever the engine gives by itself
+    apparmor: str  # the profile; empty: the engine's default
     limits: Limits
     pid_file: PidFile | None
     child_pid_files: tuple[ChildPidFile, ...]
@@ -109,16 +109,16 @@ class Plan:
 
     @property
     def name(self) -> str:
-        """Return what the engine calls it, and what an operator reads in its lists."""
+        """Return its name in the engine, and in lists for operators."""
         return container_name(self.service, self.instance)
 
     @property
     def digest(self) -> str:
-        """SHA-256 over everything above but the texts of configuration files, which a program may read again."""
+        """Return the SHA-256 of everything above except texts of configuration files, which a program may reread."""
         fields = asdict(replace(self, configuration=tuple(replace(each, text=None) for each in self.configuration)))
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
 def container_name(service: str, instance: str) -> str:
-    """Neither has an underscore, so no two services' side containers have the same name."""
+    """Return a name that is unique across services, because neither part has an underscore."""
     return f"{service}_{instance}"

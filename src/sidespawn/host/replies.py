@@ -61,7 +61,7 @@ class Replies:
                 os.fchmod(bell, 0o444)
 
     def expire(self) -> None:
-        """Remove old replies, and the oldest of too many, but none that a run needs to continue this one."""
+        """Remove old replies, or the oldest of too many, but none that the next run needs to continue this one."""
         with self.expiring:
             forged = copies.expire(self.places, self.most, KEPT_SECONDS, self.needed)
         if forged:
