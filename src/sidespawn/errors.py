@@ -1,10 +1,10 @@
 """Errors, with stable reason codes.
 
-Every error that may reach an agent, an operator or the journal is a `SidespawnError` with a reason from `Reason`,
-a message that says which argument and which rule, and, where something can be done, a hint.  Whatever is raised
-before a verdict denies: `Denied` is a refusal, and so are an unreadable policy and a malformed request.
+Every error that may reach an agent, an operator or the journal is a `SidespawnError` with a reason from `Reason`, a
+message that names the argument and the rule, and a hint if something can be done.  Any error before a verdict denies:
+`Denied` is a refusal, and so are an unreadable policy and a malformed request.
 
-Strings of an agent enter a message only through `quoted`.
+An agent's strings enter a message only through `quoted`.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Reason(StrEnum):
     NO_SUCH_PROCESS = "no-such-process"
     STILL_RUNNING = "still-running"
     INTERNAL = "internal"
-    # Said to an operator by the command line only.
+    # Reported to operators by the command line only.
     USAGE = "usage"
     NOT_ENABLED = "not-enabled"
     HOST_UNSUITABLE = "host-unsuitable"
@@ -78,12 +78,12 @@ class Denied(SidespawnError):
         self, reason: Reason, message: str, hint: str = "", *, argument: int | None = None, rule: str = ""
     ) -> None:
         super().__init__(reason, message, hint)
-        self.argument = argument  # index into the request's argv, where one argument is to blame
+        self.argument = argument  # index into the request's argv, if one argument is to blame
         self.rule = rule  # "FILE:LINE" of the rule that refused
 
 
 class RequestError(Denied):
-    """A line of the spool is not a request. `request_id` is set when the line at least named a valid one."""
+    """A line in the spool is not a valid request. `request_id` is set if the line contains a valid one."""
 
     def __init__(self, message: str, request_id: str | None = None) -> None:
         super().__init__(Reason.BAD_REQUEST, message)
@@ -91,7 +91,7 @@ class RequestError(Denied):
 
 
 class PolicyError(Denied):
-    """A policy cannot be used. The message opens with FILE:LINE."""
+    """A policy cannot be used. The message begins with FILE:LINE."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(Reason.POLICY_INVALID, message, hint)
@@ -102,6 +102,6 @@ class LaunchError(SidespawnError):
 
 
 def quoted(untrusted_text: str, most: int = QUOTED_CHARACTERS) -> str:
-    """One printable ASCII line for a string that an agent wrote: escaped, in quotes, at most `most` characters."""
+    """Return one printable ASCII line for a string from an agent: escaped, in quotes, at most `most` characters."""
     escaped = ascii(untrusted_text)
     return escaped if len(escaped) <= most else escaped[: most - 4] + "...'"

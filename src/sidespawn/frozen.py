@@ -1,9 +1,9 @@
-"""Frozen dataclasses that cost a run next to nothing: what `dataclasses` offers of them, and no more.
+"""Frozen dataclasses that cost a run almost nothing: the part of `dataclasses` that we need.
 
-The standard library's module imports inspect, ast and dis, and compiles their own methods for each class: for our
-forty, 21 of the 58 ms of processor time that a run took to its first request.  Here all classes share their methods.
-A type checker and a reader may take `dataclass` for the real one.  The standard library's own `replace`, `asdict` and
-`fields` take these records, too; only then is its module loaded.
+The standard library's module imports inspect, ast and dis, and compiles methods for each class.  For our forty classes,
+that took 21 of the 58 ms of processor time that a run needed until its first request.  Here all classes share their
+methods.  Type checkers and readers can treat `dataclass` as the real one.  The standard library's `replace`, `asdict`
+and `fields` also accept these records; only then is its module loaded.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 else:
 
     def dataclass(*, frozen, kw_only=False):
-        """A decorator: the class's annotated names, behind those of its bases, become fields."""
+        """Decorate a class: its annotated names, after those of its bases, become fields."""
         assert frozen  # noqa: S101 - nothing else is offered, and type checkers do not know
 
         def decorate(cls):
@@ -65,7 +65,7 @@ else:
         return type(record)(**(record.__dict__ | changes))
 
     def rebuild(cls, values):
-        """A record of that class from the values of its fields, in their order."""
+        """Return a record of that class from the values of its fields, in order."""
         record = object.__new__(cls)
         record.__dict__.update(zip(cls._names, values, strict=True))
         return record
@@ -79,7 +79,7 @@ else:
         return type(value)(asdict(each) for each in value) if isinstance(value, list | tuple) else value
 
     class Fields:
-        """Answers what the standard library asks a dataclass for, made when it asks."""
+        """Provides what the standard library expects of a dataclass, made on demand."""
 
         def __get__(self, record, cls):
             import dataclasses  # noqa: PLC0415 - that is the point

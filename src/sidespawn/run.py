@@ -8,7 +8,7 @@ import gc
 import os
 import sys
 
-sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # behind the standard library
+sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # after the standard library
 
 
 def main(arguments: list[str]) -> int:
@@ -19,7 +19,7 @@ def main(arguments: list[str]) -> int:
         return 64
     verb, service = arguments
     if verb == "sync":
-        gc.disable()  # all that an import makes stays: looking again and again for what does not takes 2 ms
+        gc.disable()  # everything that an import makes stays: searching repeatedly for garbage takes 2 ms
         from sidespawn.host import sync
 
         gc.freeze()

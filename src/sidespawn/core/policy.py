@@ -1,6 +1,6 @@
-"""A service's policy, as it was loaded: what an agent may ask for, and what a side container is given.
+"""A loaded policy of a service: what an agent may request, and what a side container gets.
 
-loading/parse.py makes it of TOML; docs/policy.md is the reference for people.
+loading/parse.py parses it from TOML; docs/policy.md is the reference for people.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ class OptionRule:
     """A policy's rule for one option of the program."""
 
     option: Option
-    values: tuple[Pattern, ...]  # empty: it must stand alone
-    bare: bool  # it may stand alone
+    values: tuple[Pattern, ...]  # empty: it must have no value
+    bare: bool  # it may have no value
     required: bool
     most: int
     passed_on: bool
-    instead: Pattern | None  # what the program gets in place of the value, or of the word
+    instead: Pattern | None  # the program gets this in place of the value, or of the word
     configuration: str  # the rules for the file that the value names; empty for none
     rule: str  # FILE:LINE
 
@@ -37,8 +37,8 @@ class OptionRule:
 @dataclass(frozen=True, kw_only=True)
 class Configuration:
     path: Pattern
-    file: str  # the path is that of a directory, in which this is the file; empty where it is the file's own
-    at: str  # where the program finds it; empty for the path at which the agent knows it
+    file: str  # the file's name if the path is that of its directory; empty if the path is the file's own
+    at: str  # where the program finds it; empty: at the agent's path
     rules: ConfigurationRules
 
 
@@ -53,7 +53,7 @@ class Root:
 
 @dataclass(frozen=True, kw_only=True)
 class Agent:
-    """The requesting container's side."""
+    """The requesting container."""
 
     state: str
     state_on_host: str
@@ -61,38 +61,38 @@ class Agent:
     spool_uid: int
     wrapper: str
     kill_scripts: tuple[str, ...]
-    shared_kill_scripts: tuple[str, ...]  # of several of the agent's services
+    shared_kill_scripts: tuple[str, ...]  # shared by several of the agent's services
     timeout: int  # seconds
     local: tuple[tuple[str, ...], ...]
     stop: tuple[tuple[str, ...], ...]
-    wakes_by_path: bool  # whether a file in the spool wakes the service, as the doorbell does
-    refusals_fail: bool  # whether the wrapper tells the agent so of a start or a HUP that is refused or fails
+    wakes_by_path: bool  # whether a file in the spool also wakes the service, like the doorbell
+    refusals_fail: bool  # whether the wrapper reports a refused or failed start or HUP to the agent as a failure
 
 
 class Caller(StrEnum):
     """Where a request comes from."""
 
-    INSIDE = "inside"  # the namespace that the side container is to run in
-    OUTSIDE = "outside"  # no named one; the arguments say for which it is, if for any
+    INSIDE = "inside"  # the side container's namespace
+    OUTSIDE = "outside"  # no named one; the arguments say which namespace it is for, if any
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pace:
     """How the host serves the spool."""
 
-    linger: int  # seconds that a run waits for more requests once it has served one
-    parallel: int  # launches side by side
+    linger: int  # seconds that a run waits for more requests after serving one
+    parallel: int  # parallel launches
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServiceLimits:
     """The most that a service may cost the host, whatever its agent does. The defaults hold without [limits]."""
 
-    burst: int = 2000  # requests that may come at once
-    rate: int = 20  # requests a second after that; what is more waits in the spool
+    burst: int = 2000  # requests that may arrive at once
+    rate: int = 20  # requests a second after that; others wait in the spool
     instances: int = 1000  # side containers at a time
-    backoff: int = 60  # seconds, the longest pause before a program that keeps ending is started again; 0: none
-    records: int = 600  # of one kind in the journal within a minute; what is more is counted
+    backoff: int = 60  # seconds, the longest backoff before a program that keeps ending is restarted; 0: none
+    records: int = 600  # of one kind in the journal per minute; others are only counted
     replies: int = 4096  # kept at a time
     spool: int = 4 * 2**20  # bytes
     line: int = LINE_BYTES  # of a request
@@ -108,11 +108,11 @@ class SideContainer:
     host_network: bool
     capabilities: tuple[str, ...]
     environment: tuple[tuple[str, str], ...]
-    mounts: tuple[Pattern, ...]  # writable, at the path that the agent knows
-    writes: tuple[tuple[str, Pattern], ...]  # writable, at a path of the policy's own
-    reads: tuple[tuple[str, Pattern], ...]  # read-only, at a path of the policy's own
+    mounts: tuple[Pattern, ...]  # writable, at the agent's path
+    writes: tuple[tuple[str, Pattern], ...]  # writable, at a path that the policy sets
+    reads: tuple[tuple[str, Pattern], ...]  # read-only, at a path that the policy sets
     scratch: tuple[str, ...]
-    apparmor: str  # the profile; empty: whatever the engine gives by itself
+    apparmor: str  # the profile; empty: the engine's default
     scripts: tuple[Script, ...]
     pid_file: Pattern | None
     child_pid_files: tuple[tuple[Pattern, str], ...]  # a pid file of the agent, a path in the side container
@@ -123,9 +123,9 @@ class SideContainer:
 
 @dataclass(frozen=True, kw_only=True)
 class Adopt:
-    """How side containers of legacy wrappers look; see core/adoption.py."""
+    """Describes the side containers of legacy wrappers; see core/adoption.py."""
 
-    names: tuple[Pattern, ...]  # of the container, without the date that may end it
+    names: tuple[Pattern, ...]  # of the container, without a date at its end
     images: tuple[Pattern, ...]
     engine: str
     rule: str  # FILE:LINE
@@ -135,7 +135,7 @@ class Adopt:
 class Policy:
     service: str
     description: str
-    is_monitor: bool  # arguments that are not allowed are noted and passed on
+    is_monitor: bool  # forbidden arguments are recorded and passed on
     table: ProgramTable
     agent: Agent
     pace: Pace
@@ -160,5 +160,5 @@ class Policy:
 
 
 def is_service_name(text: str) -> bool:
-    """Lower-case letters, digits and hyphens, at most 40: it becomes part of unit, slice and container names."""
+    """Check for lower-case letters, digits and hyphens, at most 40, for names of units, slices and containers."""
     return only(text, SERVICE_CHARACTERS) and len(text) <= 40 and "-" not in (text[0], text[-1])

@@ -1,4 +1,4 @@
-"""Decides what to do about an instance, from what runs and what is wanted.
+"""Decides what to do about an instance, from the current and the requested state.
 
 nothing is known of it              start
 it runs, as the plan wants it       keep
@@ -14,7 +14,7 @@ from enum import Enum
 
 from sidespawn.frozen import dataclass
 
-STEADY_SECONDS = 60.0  # a program that lived as long has not ended right after its start
+STEADY_SECONDS = 60.0  # a program that lived this long has not ended right after its start
 
 
 class Action(Enum):
@@ -28,9 +28,9 @@ class Standing:
     """The facts about an instance with a record: from root's own records, the kernel and the plan."""
 
     is_running: bool
-    is_same: bool  # made from an equal plan, with equal configuration files
-    is_there: bool  # in the network namespace that has the plan's name now
-    was_asked_to_end: bool  # by a request that is being served again, since a run was killed over it
+    is_same: bool  # from an equal plan, with equal configuration files
+    is_there: bool  # in the network namespace that now has the plan's name
+    was_asked_to_end: bool  # by a request that is being retried, since a run was killed while serving it
     age: float  # seconds since its start
 
 

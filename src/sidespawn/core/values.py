@@ -1,14 +1,14 @@
 """The types of values that a policy can name, as `<type>` in a pattern.
 
-A type is a predicate over one string of an agent.  There are no regular expressions and no conversions: a value is
-either exactly what the type says, in its one usual spelling, or refused, so what was judged is what is passed on.
-Every type accepts printable ASCII only; no type but `text` and `secret` accepts a quote, none
-but these and `word` an equals sign, and none but `text`, `name` and lists a blank or a comma.
+A type is a predicate over one string from an agent.  There are no regular expressions and no conversions: a value
+either matches its type exactly, in its one usual spelling, or is refused, so the checked value is the one passed on.
+Every type accepts only printable ASCII.  Only `text` and `secret` accept quotes, only these and `word` an equals sign,
+and only `text`, `name` and lists a blank or a comma.
 """
 
 from __future__ import annotations
 
-import _socket  # the part of socket without its enumerations, which cost each run a millisecond
+import _socket  # socket without its enumerations, which cost each run a millisecond
 from collections.abc import Callable
 
 Check = Callable[[str], bool]
@@ -24,7 +24,7 @@ LABEL = ALPHANUMERIC | frozenset("-_")
 WORD = ALPHANUMERIC | frozenset("._-:/%+*[]()=&@~?#")
 PATH_CHARACTERS = ALPHANUMERIC | frozenset("._-/+@ ")
 
-INTERFACE_CHARACTERS = 15  # IFNAMSIZ less the terminating NUL
+INTERFACE_CHARACTERS = 15  # IFNAMSIZ minus the terminating NUL
 DECIMAL_DIGITS = 20  # enough for 2^64; keeps int() away from 5,000 digits
 
 
@@ -34,13 +34,13 @@ def only(text: str, allowed: frozenset[str]) -> bool:
 
 
 def is_uuid(text: str) -> bool:
-    """Lower-case hexadecimal, 8-4-4-4-12, as OpenStack and Linux write them."""
+    """Check for lower-case hexadecimal, 8-4-4-4-12, as OpenStack and Linux write UUIDs."""
     groups = text.split("-")
     return [len(group) for group in groups] == [8, 4, 4, 4, 12] and all(only(group, LOWER_HEX) for group in groups)
 
 
 def is_decimal(text: str) -> bool:
-    """Unsigned, without leading zeros."""
+    """Check for an unsigned number without leading zeros."""
     return only(text, DIGITS) and len(text) <= DECIMAL_DIGITS and (text == "0" or text[0] != "0")
 
 
@@ -73,7 +73,7 @@ def is_cidr(text: str) -> bool:
 
 
 def is_netmask(text: str) -> bool:
-    """A dotted IPv4 mask with contiguous ones."""
+    """Check for a dotted IPv4 mask with contiguous ones."""
     if not is_ipv4(text):
         return False
     inverted = 0xFFFFFFFF ^ int.from_bytes(_socket.inet_pton(_socket.AF_INET, text), "big")
@@ -90,7 +90,7 @@ def is_interface(text: str) -> bool:
 
 
 def is_hostname(text: str) -> bool:
-    """Labels of letters, digits, hyphens and underscores, joined by dots; one dot may end it."""
+    """Check for labels of letters, digits, hyphens and underscores, joined by dots; a dot may end it."""
     labels = text.removesuffix(".").split(".")
     return len(text) <= 253 and all(only(label, LABEL) and len(label) <= 63 and label[0] != "-" for label in labels)
 
@@ -100,32 +100,32 @@ def is_tag(text: str) -> bool:
 
 
 def is_name(text: str) -> bool:
-    """One component of a path: never `.`, `..`, hidden, or with a blank at an end."""
+    """Check for one path component: not `.`, `..` or hidden, and without a blank at either end."""
     return only(text, NAME) and len(text) <= 64 and text[0] in ALPHANUMERIC and text[-1] != " "
 
 
 def is_duration(text: str) -> bool:
-    """Seconds, minutes or hours, such as 86400s or 24h, or `infinite`."""
+    """Check for seconds, minutes or hours, such as 86400s or 24h, or `infinite`."""
     return text == "infinite" or (text[-1:] in ("s", "m", "h") and is_decimal(text[:-1]))
 
 
 def is_text(text: str) -> bool:
-    """Printable ASCII, at most 255 characters. For values that the program only repeats."""
+    """Check for printable ASCII, at most 255 characters. For values that the program only repeats."""
     return 0 < len(text) <= 255 and text.isascii() and text.isprintable()
 
 
 def is_word(text: str) -> bool:
-    """An address, a URL and the like: no blank, comma, quote or backslash. Begins with none of its signs but [_:."""
+    """Check for an address, URL or similar: no blank, comma, quote or backslash. If it begins with a sign, one of [_:."""
     return only(text, WORD) and len(text) <= 255 and text[0] in ALPHANUMERIC | {"[", "_", ":"}
 
 
 def is_quoted(text: str) -> bool:
-    """Printable ASCII in double quotes, with no quotes or backslashes inside."""
+    """Check for printable ASCII in double quotes, with no quotes or backslashes inside."""
     return is_text(text) and len(text) > 2 and text[0] == text[-1] == '"' and not set(text[1:-1]) & set('"\\')
 
 
 def is_secret(text: str) -> bool:
-    """One word of printable ASCII that keepalived 2.2 reads literally: no quote, comment, brace or variable."""
+    """Check for a word of printable ASCII that keepalived 2.2 reads literally: no quote, comment, brace or variable."""
     return (
         0 < len(text) <= 255
         and text.isascii()
@@ -137,7 +137,7 @@ def is_secret(text: str) -> bool:
 
 
 def is_path(text: str, allowed: frozenset[str] = PATH_CHARACTERS) -> bool:
-    """Absolute, in its canonical spelling. Not a type for patterns, which say more exactly what they want."""
+    """Check for an absolute path in canonical spelling. Not a type for patterns, which are more specific."""
     parts = text.split("/")
     return only(text, allowed) and text[0] == "/" and all(part not in ("", ".", "..") for part in parts[1:])
 
@@ -165,9 +165,9 @@ MEMBERS = 64  # of a list
 
 def parse_type(spelling: str) -> Check:
     """Return the predicate for the text between `<` and `>`: a type's name, or `integer LOW..HIGH`.
-    Either with `,...` behind it is a list of such values with commas between them.
 
-    Raises ValueError, with a message for the policy's author, when there is no such type.
+    With `,...` after it, either is a list of such values with commas between them. Raises ValueError, with a message
+    for the policy's author, if there is no such type.
     """
     if spelling.endswith(",..."):
         member = parse_type(spelling.removesuffix(",..."))

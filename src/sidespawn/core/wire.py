@@ -1,12 +1,12 @@
-"""The format between a wrapper and the host, version 1.  docs/wire.md shows it to people.
+"""The format between wrapper and host, version 1.  docs/wire.md explains it for people.
 
 A request is one line of JSON (RFC 8259) in strict UTF-8, at most 64 KiB unless the policy allows more, ended by LF:
 
     {"v":1,"id":"<32 hex>","op":"start","deadline":MS,"argv":["dnsmasq",…],"netns":"qdhcp-…","env":{"NAME":"value"}}
     {"v":1,"id":"<32 hex>","op":"signal","deadline":MS,"signal":"HUP","pid":4711}
 
-`deadline` is in milliseconds of CLOCK_BOOTTIME, which agent and host share.  `netns` is null when the wrapper ran in
-no named network namespace.  A reply is one JSON object in a file named after the request's id:
+`deadline` is in milliseconds of CLOCK_BOOTTIME, which agent and host share.  `netns` is null if the wrapper ran in no
+named network namespace.  A reply is one JSON object in a file named after the request's id:
 
     {"v":1,"id":"…","status":"running|done|rejected|failed|expired","reason":"<code>","message":"…","pid":N,"container":"…"}
 
@@ -30,19 +30,19 @@ if TYPE_CHECKING:  # importing it costs every run milliseconds
 
 VERSION = 1
 LINE_BYTES = 64 * 1024  # without its LF; a policy may allow more, up to
-LONGEST_LINE = 512 * 1024  # half of what the host takes at once
-ARGUMENT_BYTES = 64  # of a line for each argument: 1024 arguments in the shortest limit
+LONGEST_LINE = 512 * 1024  # half of what the host takes at a time
+ARGUMENT_BYTES = 64  # of a line per argument: 1024 arguments with the smallest limit
 ENVIRONMENT_NAMES = 32
 NETNS_CHARACTERS = 64
-HORIZON_MS = 15 * 60 * 1000  # a deadline further ahead is refused, so that an id is remembered longer than it can live
+HORIZON_MS = 15 * 60 * 1000  # a later deadline is refused, so that an id is remembered longer than its request can live
 PID_MAX = 2**22  # the kernel's PID_MAX_LIMIT on 64-bit machines
-PROBE = "0"  # as in kill(2): nothing is sent, the answer says whether it is there
+PROBE = "0"  # as in kill(2): nothing is sent; the answer says whether it exists
 SIGNALS = ("HUP", "INT", "QUIT", "USR1", "USR2", "WINCH", "TERM", "KILL")
 
 
 @dataclass(frozen=True, kw_only=True)
 class StartRequest:
-    """A request to run a program. The values are well-formed, but not yet judged."""
+    """A request to run a program. The values are well-formed, but not yet checked by a policy."""
 
     id: str
     deadline: int  # milliseconds, CLOCK_BOOTTIME
@@ -87,9 +87,9 @@ def is_request_id(text: str) -> bool:
 
 
 def parse_request(untrusted_line: bytes, most: int = LINE_BYTES) -> Request:
-    """The request in one line (without its LF) of at most so many bytes.
+    """Parse the request in one line (without its LF) of at most this many bytes.
 
-    Raises RequestError, naming the id when the line has a valid one.
+    Raises RequestError, which names the id if the line has a valid one.
     """
     if len(untrusted_line) > LONGEST_LINE:
         raise RequestError(f"the line is longer than {most} bytes")
@@ -140,7 +140,7 @@ def refuse_number(_text: str) -> NoReturn:
 
 
 def build_request(request_id: str, untrusted_object: Mapping[str, Any], arguments: int) -> Request:
-    # First: everything else may be different in another version.
+    # First, because everything else may differ in another version.
     if "v" in untrusted_object and (version := integer(untrusted_object, "v", 0, 1000)) != VERSION:
         raise RequestError(f"version {version} is not supported, only {VERSION}: recreate the agent")
     operations = {"start": {"argv", "netns", "env"}, "signal": {"signal", "pid"}}

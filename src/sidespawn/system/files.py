@@ -1,8 +1,8 @@
 """Opens files that others can change, and writes files that others can see.
 
-Everything below an agent's directory is opened from a held descriptor, never by a path from the root; links and
-mounts are not followed; what was opened is checked on the descriptor before anything is read.  The host's own files
-are trusted only when root owns them and all their parents and no one else can write them.
+Everything in an agent's directory is opened from a held descriptor, never by a path from the root.  Links and mounts
+are not followed, and the opened descriptor is checked before anything is read.  The host's own files are trusted only
+if root owns them and all their parents, and no one else can write them.
 """
 
 from __future__ import annotations
@@ -32,10 +32,11 @@ def closing(descriptor: int) -> Iterator[int]:
 
 @contextmanager
 def directory(path: str | Path, flags: int = os.O_PATH) -> Iterator[int]:
-    """A directory of the host itself, held as the place for `*at` calls, not open for reading.
+    """Hold a directory of the host itself as the place for `*at` calls, without opening it for reading.
 
-    Anyone who has CAP_SYS_ADMIN and a mount of the same file system is given a descriptor of all that is opened there
-    (fanotify(7)), by the opener's mount: with a directory's, `..` leads to the host's root. O_PATH tells no one.
+    Anyone with CAP_SYS_ADMIN and a mount of the same file system can get descriptors of everything that is opened there
+    (fanotify(7)), on the opener's mount. From a directory's descriptor, `..` leads to the host's root. O_PATH triggers
+    no such event.
     """
     with closing(os.open(path, os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | flags)) as descriptor:
         yield descriptor
@@ -43,9 +44,9 @@ def directory(path: str | Path, flags: int = os.O_PATH) -> Iterator[int]:
 
 @contextmanager
 def entries_of(held: int, most: int) -> Iterator[list[os.DirEntry[str]]]:
-    """At most that many; an agent can make any number. For why it is not opened see `directory`.
+    """Yield at most this many entries, since an agent can make any number. `directory` says why it is not opened.
 
-    None where the unit's filter of system calls is an earlier version's, until the service is enabled again.
+    Yield none if the unit has the system call filter of an earlier version, until the service is enabled again.
     """
     try:
         descriptor = kernel.open_detached(held)
@@ -57,12 +58,12 @@ def entries_of(held: int, most: int) -> Iterator[list[os.DirEntry[str]]]:
 
 
 def open_directory_beneath(parent: int, path: str) -> int:
-    """A directory below `parent`, for `*at` calls and bind mounts. Raises OSError for a link or a mount on the way."""
+    """Open a directory below `parent`, for `*at` calls and bind mounts. Raises OSError for links and mounts."""
     return kernel.openat2(parent, path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, BENEATH)
 
 
 def open_regular_beneath(parent: int, path: str, flags: int = os.O_RDONLY) -> int:
-    """A regular file with one link below `parent`. It is opened as a path first: nothing blocks, nothing is touched."""
+    """Open a regular file with one link below `parent`, first as a path, so that nothing blocks or is touched."""
     with closing(kernel.openat2(parent, path, os.O_PATH | os.O_NOFOLLOW, BENEATH)) as found:
         status = os.fstat(found)
         if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
@@ -71,7 +72,7 @@ def open_regular_beneath(parent: int, path: str, flags: int = os.O_RDONLY) -> in
 
 
 def read_regular_beneath(parent: int, path: str, most: int) -> bytes:
-    """The content of such a file, read once. Raises OSError when there is more than `most` bytes."""
+    """Return the content of such a file, read once. Raises OSError if it has more than `most` bytes."""
     with closing(open_regular_beneath(parent, path)) as descriptor:
         content = read_up_to(descriptor, most + 1)
     if len(content) > most:
@@ -88,7 +89,7 @@ def read_up_to(descriptor: int, most: int) -> bytes:
 
 
 def write_whole(parent: int, name: str, content: bytes, mode: int = 0o600, owner: tuple[int, int] = (0, 0)) -> None:
-    """Make or replace the file `name` in the directory `parent`, complete or not at all."""
+    """Create or replace the file `name` in the directory `parent` atomically."""
     temporary = f".{name}.new"
     with suppress(FileNotFoundError):
         os.unlink(temporary, dir_fd=parent)
@@ -108,7 +109,7 @@ def write_whole(parent: int, name: str, content: bytes, mode: int = 0o600, owner
 
 
 def read_trusted(path: Path) -> str:
-    """The text of a file that decides what root does. Raises PolicyError unless only root could have written it."""
+    """Return the text of a file that decides what root does. Raises PolicyError unless only root can write it."""
     try:
         for each in (*reversed(path.parents), path):
             status = os.lstat(each)
@@ -132,10 +133,10 @@ def read_trusted(path: Path) -> str:
 
 @contextmanager
 def pinned(descriptor: int, target: Path, *, is_directory: bool, writable: bool = True) -> Iterator[Path]:
-    """The open file or directory bind-mounted at `target`, a path that only root can reach, while in the context.
+    """Bind-mount the open file or directory at `target`, a path that only root can reach, while in the context.
 
-    An engine opens what it mounts late and by name; a pin names the very inode that was checked.  Directories are
-    pinned nosuid, nodev, noexec, and read-only unless `writable`.
+    An engine opens its mounts late and by name; a pin names exactly the inode that was checked.  Directories are pinned
+    nosuid, nodev, noexec, and read-only unless `writable`.
     """
     if is_directory:
         target.mkdir(mode=0o700)

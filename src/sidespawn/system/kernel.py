@@ -1,6 +1,6 @@
-"""The few system calls that Python does not offer: openat2, open_tree, mount, umount2, statx, inotify.
+"""Calls system calls that Python does not provide: openat2, open_tree, mount, umount2, statx, inotify.
 
-Called through the C library by ctypes; every failure is an OSError with its errno. Linux 5.6 or later (openat2).
+They go through the C library with ctypes; every failure is an OSError with its errno. Linux 5.6 or later (openat2).
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ def checked(result: int, what: str) -> int:
 
 
 def openat2(directory: int, path: str, flags: int, resolve: int) -> int:
-    """A descriptor (close-on-exec) for `path` from the directory descriptor, resolved as `resolve` allows."""
+    """Return a descriptor (close-on-exec) for `path` from the directory descriptor, resolved as `resolve` allows."""
     how = OpenHow(flags | os.O_CLOEXEC, 0, resolve)
     arguments = (ctypes.c_int(directory), os.fsencode(path), ctypes.byref(how), ctypes.c_size_t(ctypes.sizeof(how)))
     return checked(libc.syscall(ctypes.c_long(SYS_OPENAT2), *arguments), path)
 
 
 def open_detached(directory: int) -> int:
-    """The directory, open for reading by a mount that is no one's, so that `..` leads nowhere from there."""
+    """Open the directory for reading on a detached mount, so that `..` leads nowhere from there."""
     flags = OPEN_TREE_CLONE | AT_EMPTY_PATH | os.O_CLOEXEC
     arguments = (ctypes.c_int(directory), b"", ctypes.c_uint(flags))
     tree = checked(libc.syscall(ctypes.c_long(SYS_OPEN_TREE), *arguments), "open_tree")
@@ -75,7 +75,7 @@ def unmount(target: str) -> None:
 
 
 def device_and_mode(descriptor: int) -> tuple[int, int]:
-    """st_dev and st_mode from what the kernel has cached, so that no FUSE or NFS server is asked and can stall us."""
+    """Return st_dev and st_mode from the kernel's cache, so that no FUSE or NFS server is asked and can stall us."""
     buffer = ctypes.create_string_buffer(256)  # struct statx
     flags = AT_EMPTY_PATH | AT_STATX_DONT_SYNC
     checked(libc.statx(descriptor, b"", flags, STATX_BASIC_STATS, buffer), "statx")
@@ -84,10 +84,10 @@ def device_and_mode(descriptor: int) -> tuple[int, int]:
 
 
 def watch_directories(*paths: str) -> int:
-    """A non-blocking descriptor that becomes readable whenever a name appears in one of the directories.
+    """Return a non-blocking descriptor that becomes readable whenever a name appears in one of the directories.
 
-    It never does where none can be had: a user, root as well, has 128 in all containers together (inotify(7)). So who
-    waits for it looks every now and then as well.
+    If no inotify instance is available, it never becomes readable: a user, including root, has 128 in all containers
+    together (inotify(7)). So callers must also check from time to time.
     """
     descriptor = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
     if descriptor < 0:

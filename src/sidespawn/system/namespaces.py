@@ -1,8 +1,8 @@
-"""Named network namespaces: found safely, pinned while an engine opens them, verified afterwards.
+"""Finds named network namespaces safely, pins them while an engine opens them, and verifies them afterwards.
 
 An agent shares /run/netns with the host, so a name there can be a link, a pipe, a file on a file system that never
-answers, or a bind mount of a namespace that is not the agent's.  A name is followed only one step, without touching
-what it leads to before the kernel's cached data say that it is a namespace file.
+answers, or a bind mount of a namespace that is not the agent's.  A name is followed only one step, and its target is
+not touched before the kernel's cached data show that it is a namespace file.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class PinnedNamespace:
 
 @contextmanager
 def pinned_namespace(name: str | None, target: Path, names: Path = NAMESPACES) -> Iterator[PinnedNamespace]:
-    """The network namespace called `name`, or the host's own, bind-mounted at `target` while in the context.
+    """Bind-mount the network namespace called `name`, or the host's own, at `target` while in the context.
 
     Raises LaunchError.
     """
@@ -51,7 +51,7 @@ def pinned_namespace(name: str | None, target: Path, names: Path = NAMESPACES) -
 
 @contextmanager
 def opened_names(names: Path) -> Iterator[int]:
-    """The directory as a place. Without O_DIRECTORY, which would wait for an autofs mount that an agent put there."""
+    """Hold the directory as a place. Without O_DIRECTORY, which would wait for an autofs mount made by an agent."""
     with closing(os.open(names, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)) as held:
         if kernel.device_and_mode(held)[0] != os.stat(names.parent).st_dev:
             raise Hidden(f"something is mounted over {names}")
@@ -63,7 +63,7 @@ class Hidden(OSError):
 
 
 def open_namespace(name: str, names: Path) -> int:
-    """A descriptor of that namespace. Raises OSError when it is anything but a network namespace, or is the host's."""
+    """Return a descriptor of that namespace. Raises OSError if it is not a network namespace, or is the host's."""
     namespace_device = os.stat("/proc/self/ns/net").st_dev
     flags = os.O_PATH | os.O_NOFOLLOW
     with opened_names(names) as held, closing(kernel.openat2(held, name, flags, WITHOUT_LINKS)) as found:
@@ -82,7 +82,7 @@ def open_namespace(name: str, names: Path) -> int:
 
 
 def namespace_of(pid: int) -> int | None:
-    """The inode of a process's network namespace; None when it is gone, or has begun to go."""
+    """Return the inode of a process's network namespace; None if the process is gone, or is exiting."""
     try:
         return os.stat(f"/proc/{pid}/ns/net").st_ino
     except OSError:

@@ -1,10 +1,10 @@
 """Common parts of the OCI runtimes around runc: finding root's record of a side container, and confining it.
 
-An engine leaves a record beside the pinned namespace, in a directory that only root can reach; a runtime takes from it
-what the description of a new container must have (config.md of the OCI runtime specification, version 1.0 to 1.2).
+An engine leaves a record beside the pinned namespace, in a directory that only root can reach.  A runtime takes
+settings for the new container's description from it (config.md of the OCI runtime specification, version 1.0 to 1.2).
 Without a record there is no container: these runtimes are for side containers only.
 
-Standard library only, and little of that: each container waits for it.
+It imports little, and only from the standard library, since each container waits for it.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ RUNS = f"{RUNC}/runs"  # a file for each program that was started
 HEX = frozenset("0123456789abcdef")
 REFUSAL = "no record of such a side container: only sidespawn uses this runtime"
 HARMLESS = ("nosuid", "nodev")
-# Of docker's and containerd's lists. Of AF_UNIX, AF_INET, AF_INET6, AF_PACKET and of netlink's protocols the same as
+# From docker's and containerd's lists. For AF_UNIX, AF_INET, AF_INET6, AF_PACKET and netlink protocols the same as
 # podman's: see host/seccomp.py.
 LEFT_OUT = {"io_uring_enter", "io_uring_register", "io_uring_setup", "socket", "socketcall"}
-INOTIFY = {"inotify_init", "inotify_init1"}  # of which root has 128 in all containers and on the host together
+INOTIFY = {"inotify_init", "inotify_init1"}  # root has 128, on the host and in all containers together
 SOCKETS = [*({0: each} for each in (1, 2, 10, 17)), *({0: 16, 2: each} for each in (0, 4, 6, 12, 16))]
 SETS = ("bounding", "permitted", "effective", "inheritable", "ambient")
 
@@ -35,7 +35,7 @@ def option(argv: list[str], name: str) -> str:
 
 
 def description_of(argv: list[str]) -> str:
-    """Return the path of the description that a call of runc to create a container names."""
+    """Return the path of the description in a call of runc that creates a container."""
     return os.path.join(option(argv, "--bundle"), "config.json")
 
 
@@ -50,7 +50,7 @@ def write(path: str, content: dict[str, Any]) -> None:
 
 
 def refuse(argv: list[str], why: str) -> int:
-    """Say it where the caller of runc looks for an error; the exit status."""
+    """Report the refusal where runc's caller looks for an error; return the exit status."""
     with open(option(argv, "--log"), "a", encoding="utf-8") as log:
         log.write(json.dumps({"level": "error", "msg": why}) + "\n")
     return 1
@@ -72,7 +72,7 @@ def is_bind(mount: dict[str, Any]) -> bool:
 
 
 def confine(description: dict[str, Any], environment: list[str], capabilities: list[str], netns: str) -> None:
-    """Exactly these variables and capabilities, no groups of the image's, and the network namespace at that path."""
+    """Give it exactly these variables and capabilities, none of the image's groups, and that network namespace."""
     process, linux = description["process"], description["linux"]
     process["env"] = environment
     process["user"]["additionalGids"] = []
@@ -80,11 +80,11 @@ def confine(description: dict[str, Any], environment: list[str], capabilities: l
     others = [each for each in linux["namespaces"] if each["type"] != "network"]
     linux["namespaces"] = [*others, {"type": "network", "path": netns}]
     linux.pop("sysctl", None)  # they would be set in the agent's namespace
-    description.pop("hooks", None)  # programs that an engine runs around the container, in its namespaces
+    description.pop("hooks", None)  # programs that an engine runs before and after the container, in its namespaces
 
 
 def narrow(calls: dict[str, Any], *, as_root: bool) -> None:
-    """Leave out system calls that no side container needs."""
+    """Remove system calls that no side container needs."""
     left_out = LEFT_OUT | INOTIFY if as_root else LEFT_OUT
     own = f"SCMP_ARCH_{os.uname().machine.upper()}"  # of others no filter sees all arguments
     calls["architectures"] = [each for each in calls["architectures"] if each == own]

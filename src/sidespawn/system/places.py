@@ -1,4 +1,4 @@
-"""The files and directories of a service on the host.
+"""Files and directories of a service on the host.
 
     /etc/sidespawn/SERVICE.toml       the policy
     /run/sidespawn/SERVICE/spool      the agent's only writable directory; its own small file system
@@ -49,7 +49,7 @@ class Places:
         self.snapshots = self.home / "snapshots"
         self.compiled = self.home / "policy.json"
         self.syscalls = self.home / "seccomp.json"
-        # Which containers with names of the old wrappers were looked at and not adopted; there once one has looked.
+        # Containers with names of the old wrappers that were checked and not adopted; exists after the first check.
         self.adoption = self.home / "adoption"
         self.bucket = self.home / "bucket"
         self.tally = self.home / "tally"

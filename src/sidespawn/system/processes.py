@@ -1,7 +1,7 @@
-"""Processes: run an engine's command with a time limit, and identify a side container's program reliably.
+"""Runs an engine's command with a time limit, and identifies a side container's program reliably.
 
-A pid alone means nothing, since the kernel uses it again.  A `Process` is a pid and the time it started; a signal goes
-through a pidfd that was opened before that time was compared, so it can reach no other process.
+A pid alone means nothing, since the kernel reuses it.  A `Process` is a pid and its start time.  A signal goes through
+a pidfd that was opened before the start time was compared, so it can reach no other process.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from contextlib import contextmanager, suppress
 from sidespawn.errors import LaunchError, Reason, quoted
 from sidespawn.frozen import dataclass
 
-# Nothing of the service's own environment: INVOCATION_ID makes podman 4.3 leave conmon in the service's control group,
-# to die with it, and NOTIFY_SOCKET would be passed on to the program. Engines are written in Go, and live too short for
-# its garbage collector at its usual pace: with less of it a start takes a tenth less processor time, and 4 MiB more.
+# Not the service's own environment: INVOCATION_ID makes podman 4.3 leave conmon in the service's control group, to end
+# with it, and NOTIFY_SOCKET would be passed on to the program. Engines are written in Go, and are too short-lived for
+# its garbage collector's usual pace: with fewer collections, a start takes a tenth less processor time, and 4 MiB more
+# memory.
 ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LC_ALL": "C",
     "GOGC": "400",
 }  # fmt: skip
-SHOWN = 400  # characters of what an engine said
+SHOWN = 400  # characters of an engine's output
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def last_line(text: str) -> str:
 
 
 def identify(pid: int) -> Process | None:
-    """The process that has this pid now; None if it is gone or only its remains are left."""
+    """Return the process that now has this pid; None if it is gone or a zombie."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()
@@ -69,8 +70,8 @@ def identify(pid: int) -> Process | None:
 
 
 def status_of(pid: int, field: bytes) -> list[bytes]:
-    """The words of that line in /proc/PID/status. As bytes: a process may give itself any name, no text, or one with
-    what some take for the end of a line. Raises OSError when the process is gone.
+    """Return the words of that line in /proc/PID/status, as bytes: a process may have any name, even one that is not
+    text or contains characters that some read as the end of a line. Raises OSError if the process is gone.
     """
     with open(f"/proc/{pid}/status", "rb") as file:
         return next((line.split()[1:] for line in file if line.startswith(field)), [])
@@ -78,7 +79,7 @@ def status_of(pid: int, field: bytes) -> list[bytes]:
 
 @contextmanager
 def held(process: Process) -> Iterator[int | None]:
-    """A pidfd of just this process, or None when it is gone."""
+    """Return a pidfd of exactly this process, or None if it is gone."""
     try:
         descriptor = os.pidfd_open(process.pid)
     except OSError:
@@ -95,7 +96,7 @@ def is_alive(process: Process) -> bool:
 
 
 def send(process: Process, name: str) -> bool:
-    """Deliver the signal called `name`; False when the process is gone."""
+    """Deliver the signal called `name`; return False if the process is gone."""
     with held(process) as pidfd:
         if pidfd is None:
             return False
@@ -109,7 +110,7 @@ def send(process: Process, name: str) -> bool:
 def end(process: Process, name: str, grace: float) -> None:
     """Send the signal, wait `grace` seconds for the process to go, then send KILL and wait again.
 
-    Raises LaunchError when not even that ended it: it then hangs in the kernel.
+    Raises LaunchError if not even that ends it: it then hangs in the kernel.
     """
     with held(process) as pidfd:
         if pidfd is None:

@@ -1,7 +1,8 @@
-"""Tables of the kernel whose rows hold names that anybody on the host may have chosen: mounts and sockets.
+"""Reads kernel tables whose rows contain names that anyone on the host may have chosen: mounts and sockets.
 
-The kernel escapes of a name what it takes for the end of a row or field, and no more.  Python's splitlines() and
-split() take a dozen other characters for one, such as U+2028 or the vertical tab: the name of a mount could be a row.
+The kernel escapes only characters in names that it reads as the end of a row or field.  Python's splitlines() and
+split() also split at a dozen other characters, such as U+2028 or the vertical tab, so part of a mount's name could look
+like a row.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 Row = list[str]
-MOUNT_FIELDS = 5  # at least: the last is where it is mounted (proc_pid_mountinfo(5))
+MOUNT_FIELDS = 5  # at least: the last is the mount point (proc_pid_mountinfo(5))
 
 
 def rows(text: str) -> list[Row]:
@@ -17,7 +18,7 @@ def rows(text: str) -> list[Row]:
 
 
 def mounts(text: str) -> list[Row]:
-    """The rows of a mountinfo. Rows that are shorter than possible are left out."""
+    """Yield the rows of a mountinfo, except rows that are too short to be one."""
     return [row for row in rows(text) if len(row) >= MOUNT_FIELDS]
 
 
