@@ -102,7 +102,7 @@ def engine_name(policy: Policy | None) -> str:
 
 
 def end_starts(places: Places, policy: Policy | None) -> None:
-    """End starts, which need their pins. An engine that does not answer is asked again once they are gone."""
+    """End starts, which need their pins. Retry an engine that does not answer once they are gone."""
     name = engine_name(policy)
     if name not in ("", "podman"):  # a start of the service's podman ends with it
         with suppress(LaunchError):

@@ -8,8 +8,8 @@ enforces the contained recipe of docs/agents.md, whatever the pod says: its list
 capabilities. It refuses a pod that shares the host's pids or another mount with the host, runs as root, is privileged
 or may gain privileges. It does not change a listed container that does not mount /run/netns.
 
-Runs alone, as root, once per container: standard library only, and little of that (annotations as containerd 1.6 to 2.1
-write them).
+Runs alone, as root, once per container: it imports little, and only from the standard library (annotations as
+containerd 1.6 to 2.1 write them).
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ def adapt(description: dict[str, Any]) -> None:
     for mount in binds_of(description, netns=True):
         mount["options"] = [*(each for each in mount["options"] if each not in SHARING), "rshared"]
     linux["rootfsPropagation"] = "rshared"
-    for mount in binds_of(description, netns=False):  # with that one, those that say nothing would be shared, too
+    for mount in binds_of(description, netns=False):  # with that one, mounts without a setting would be shared too
         mount["options"] = [*mount["options"], *([] if set(mount["options"]) & set(SHARING) else ["rprivate"])]
 
 

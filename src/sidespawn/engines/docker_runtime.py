@@ -40,7 +40,7 @@ def main(argv: list[str]) -> int:
 def adapt(description: dict[str, Any], record: dict[str, Any]) -> None:
     oci.confine(description, record["environment"], record["capabilities"], record["netns"])
     ours = dict.fromkeys(record["binds"], (*oci.HARMLESS, "noexec")) | dict.fromkeys(record["scripts"], oci.HARMLESS)
-    # Any other bind mount is docker's: /etc/hosts and the like, and the image's volumes.
+    # docker added all other bind mounts: /etc/hosts and the like, and the image's volumes.
     kept = [each for each in description["mounts"] if not oci.is_bind(each) or each["source"] in ours]
     for mount in kept:
         mount["options"] = [*mount["options"], *ours.get(mount["source"], ())]

@@ -269,7 +269,7 @@ def pods() -> Iterator[Pod]:
     for path in sorted(STATIC_PODS.glob(f"{PREFIX}*{SUFFIX}")):
         name, _, uid = path.name.removeprefix(PREFIX).removesuffix(SUFFIX).rpartition(".")
         if is_uid(uid):
-            with suppress(OSError, ValueError, KeyError):  # removed just now, or not ours
+            with suppress(OSError, ValueError, KeyError):  # just removed, or not ours
                 yield Pod(path, name, uid, json.loads(path.read_text(encoding="utf-8"))["metadata"]["annotations"])
 
 
@@ -279,8 +279,8 @@ def is_uid(text: str) -> bool:
 
 
 def runs() -> Iterator[Run]:
-    """Yield what was started and whose pod is there, or was when it was last looked for."""
-    with suppress(FileNotFoundError):  # nothing was started since the host booted
+    """Yield the started programs whose pods exist, or did at the last check."""
+    with suppress(FileNotFoundError):  # nothing has started since boot
         for name in sorted(filter(is_uid, os.listdir(RUNS))):
             with suppress(OSError, ValueError, KeyError):  # removed just now
                 yield run_of(name)
@@ -359,7 +359,7 @@ def only_one() -> Iterator[None]:
         raise LaunchError(Reason.ENGINE_FAILED, message, hint) from None
     try:
         fcntl.flock(held, fcntl.LOCK_EX)
-        for unfinished in STATIC_PODS.glob(f".{PREFIX}*{SUFFIX}"):  # by a run that was killed
+        for unfinished in STATIC_PODS.glob(f".{PREFIX}*{SUFFIX}"):  # by a killed run
             unfinished.unlink(missing_ok=True)
         yield
     finally:

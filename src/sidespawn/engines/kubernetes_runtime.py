@@ -122,7 +122,7 @@ def adapt(description: dict[str, Any], record: dict[str, Any]) -> None:
     linux["devices"] = []
     oci.narrow(linux["seccomp"], as_root=process["user"]["uid"] == 0)
     linux.pop("rootfsPropagation", None)
-    # Bind mounts are kubelet's and containerd's: /etc/hosts, the pod's /dev/shm, volumes of the image.
+    # kubelet and containerd added the bind mounts: /etc/hosts, the pod's /dev/shm, volumes of the image.
     description["mounts"] = [each for each in description["mounts"] if not oci.is_bind(each)] + record["mounts"]
 
 
@@ -167,7 +167,7 @@ def made(argv: list[str], description: dict[str, Any]) -> dict[str, Any]:
 
 
 def note_failure(place: str, message: str) -> None:
-    """For the engine, which may not wait any more: the service is disabled, say, and its directory gone."""
+    """Note it for the engine, which may no longer wait: the service may be disabled, and its directory gone."""
     if os.path.isdir(os.path.dirname(place)):
         note(f"{place}.failed", {"message": message})
 

@@ -54,8 +54,8 @@ def look(services: Iterable[str]) -> tuple[Agent, ...]:
                 continue
             seen.add(namespace)
             theirs, group = devices(pid), os.fsdecode(Path(f"/proc/{pid}/cgroup").read_bytes())
-            # `ip netns exec` in an agent makes one more mount namespace in the same container; an agent can make any
-            # number of them, each in another control group, and each look takes a while.
+            # `ip netns exec` in an agent makes one more mount namespace in the same container. An agent can make any
+            # number of them, each in another control group, and examining each takes a while.
             container = container_of(group)
             for name in names:
                 places = Places(name)
@@ -68,7 +68,7 @@ def look(services: Iterable[str]) -> tuple[Agent, ...]:
 
 
 def container_of(control_group: str) -> str:
-    """Return the id of the container, which its own groups are below; without one, all of the group's name."""
+    """Return the id of the container, which contains its own groups; without one, the group's whole name."""
     found = re.search(r"[0-9a-f]{64}", control_group)
     return found[0] if found else control_group
 

@@ -37,13 +37,13 @@ class Facts:
     is_installed: bool = True  # containerd
     error: str = ""  # of `containerd config dump`
     runtime: str = ""  # path of the handler
-    root: str = ""  # where the handler has runc keep its state
-    lacks: str = ""  # the Python that the runtimes call, where it is not there
+    root: str = ""  # runc's state directory for the handler
+    lacks: str = ""  # the Python that the runtimes call, if it is missing
     has_directory: bool = True
-    is_writable: bool = False  # the directory, by others than root
+    is_writable: bool = False  # others than root can write the directory
     says_directory: bool = True  # kubelet's configuration is there, with its staticPodPath
-    reads: str = ""  # that, where it is another one
-    lists_agents: bool = False  # whose containers are to share /run/netns
+    reads: str = ""  # that path, if it is a different one
+    lists_agents: bool = False  # whose containers share /run/netns
     is_list_safe: bool = True
     agent_runtime: str = ""  # path of the handler for them
     has_pods_names: bool = False  # containerd's names of pods' network namespaces are in /run/netns
@@ -101,8 +101,10 @@ def most_pods() -> int:
 
 
 def setting(key: str) -> str:
-    """A plain value at the top of kubelet's configuration, which is YAML or JSON; empty if it is not there so, or only
-    root can read it."""
+    """Return a plain top-level value of kubelet's configuration, which is YAML or JSON.
+
+    Empty without one, or if only root can read the file.
+    """
     kubelet = ""
     with suppress(OSError):
         kubelet = KUBELET_CONFIGURATION.read_text(encoding="utf-8", errors="replace")
@@ -111,7 +113,7 @@ def setting(key: str) -> str:
 
 
 def handler_of(configuration: dict[str, Any], name: str = CLASS) -> dict[str, Any]:
-    """The options of a handler; empty without it."""
+    """Return a handler's options; empty without it."""
     for plugin in plugins_of(configuration):
         runtimes = plugin.get("containerd", {}).get("runtimes", {})
         if name in runtimes:
@@ -120,7 +122,7 @@ def handler_of(configuration: dict[str, Any], name: str = CLASS) -> dict[str, An
 
 
 def plugins_of(configuration: dict[str, Any]) -> list[dict[str, Any]]:
-    """The tables of what serves kubelet, which containerd 1 and 2 name differently."""
+    """Return the tables of the plugin that serves kubelet; containerd 1 and 2 name it differently."""
     plugins = configuration.get("plugins", {})
     return [plugins.get(each, {}) for each in ("io.containerd.cri.v1.runtime", "io.containerd.grpc.v1.cri")]
 

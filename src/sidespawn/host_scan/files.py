@@ -21,9 +21,9 @@ from sidespawn.host_scan.findings import Deployment, Finding, Kind
 from sidespawn.host_scan.sources import Sources, is_beneath
 from sidespawn.system.files import closing, read_up_to
 
-LARGEST = 1 << 20  # bytes of a file that is read
+LARGEST = 1 << 20  # bytes read of a file
 LONGEST = 2000  # characters of a script's line that are searched: an agent may have written it, to keep us busy
-# Below `root`: where wrappers and kill scripts of TripleO and EDPM, and kill scripts of anybody, are.
+# Under `root`: directories of TripleO's and EDPM's wrappers and kill scripts, and of other kill scripts.
 WRAPPERS = ("var/lib/neutron/*wrapper", "var/lib/neutron/*/*wrapper", "usr/local/lib/neutron-wrappers/*")
 KILL_SCRIPTS = ("var/lib/neutron/kill_scripts/*", "etc/neutron/kill_scripts/*")
 UNITS = (

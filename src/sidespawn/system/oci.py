@@ -57,7 +57,7 @@ def refuse(argv: list[str], why: str) -> int:
 
 
 def find_record(name: str) -> str | None:
-    """Return the path of what an engine left under this name, in the directory of one service."""
+    """Return the path of the record that an engine left under this name, in one service's directory."""
     if len(name) == 32 and HEX.issuperset(name) and os.path.exists(HOMES):  # not before a service starts at boot
         for service in os.listdir(HOMES):
             path = f"{HOMES}/{service}/pins/{name}.oci"
@@ -67,7 +67,7 @@ def find_record(name: str) -> str | None:
 
 
 def is_bind(mount: dict[str, Any]) -> bool:
-    """By its options: the type of such a mount may be anything, or missing."""
+    """Return whether it is a bind mount, by its options: its type may be anything, or missing."""
     return mount.get("type") == "bind" or not {"bind", "rbind"}.isdisjoint(mount.get("options", ()))
 
 
@@ -86,7 +86,7 @@ def confine(description: dict[str, Any], environment: list[str], capabilities: l
 def narrow(calls: dict[str, Any], *, as_root: bool) -> None:
     """Remove system calls that no side container needs."""
     left_out = LEFT_OUT | INOTIFY if as_root else LEFT_OUT
-    own = f"SCMP_ARCH_{os.uname().machine.upper()}"  # of others no filter sees all arguments
+    own = f"SCMP_ARCH_{os.uname().machine.upper()}"  # filters do not see all arguments of others
     calls["architectures"] = [each for each in calls["architectures"] if each == own]
     for rule in calls["syscalls"]:
         rule["names"] = [name for name in rule["names"] if name not in left_out]
