@@ -1,4 +1,4 @@
-"""How fast sidespawn is, measured beside what somebody would do without it: `./dev bench`.
+"""How fast sidespawn is, compared with the ways to do without it: `./dev bench`.
 
 A *way* starts one program in a network namespace: sidespawn with some engine, that engine's own command, or one of the
 two older patterns.  A *part* is one question, such as a burst of 200.  Each round of a part measures all ways, in its

@@ -35,7 +35,7 @@ class Assumptions:
     agents: tuple[int, ...] = (1, 1, 1, 1, 1, 1, 1, 1, 1, 3)  # of nine compute nodes and a network node
     gate: float = 60  # how long a host is watched before it counts as well
     spread: float = 0.3  # of the logarithm of a host's time: the slowest of fifty takes about twice the median
-    person: float = 30 * 60  # until somebody has looked, decided and started the run again
+    person: float = 30 * 60  # until an operator has looked, decided and restarted the run
 
 
 @dataclass(frozen=True, kw_only=True)

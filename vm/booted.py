@@ -1,6 +1,6 @@
 """The third layer: the disk and the memory of a machine that has just booted.
 
-A machine goes on from there in seconds, with nothing in it that a boot would not have made. Its later boots are real.
+A machine resumes from there in seconds, and contains only what a boot would have made. Its later boots are real.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ def ensure_booted(cache: Cache, recipe: Recipe, keys: Keys, disk: Disk) -> Path:
 
 
 def _hardware(accelerator: Accelerator) -> tuple[object, ...]:
-    """Saved memory goes on only on what it was saved on."""
+    """Return the key of the machine: saved memory resumes only on the machine that it was saved on."""
     version = programs.run("qemu-system-x86_64", "--version", seconds=60)
     processor = re.findall(r"^(?:model name|flags)\s*:.*", Path("/proc/cpuinfo").read_text(), re.MULTILINE)[:2]
     return (version, accelerator.options, qemu.DEVICES, processor if accelerator.name == "kvm" else ())
 
 
 def _boot_once(draft: Path, cache: Cache, recipe: Recipe, keys: Keys, disk: Disk) -> None:
-    say(f"booting {recipe} for the first time, for later ones to go on from")
+    say(f"booting {recipe} for the first time; later machines resume from it")
     written = draft / "disk.qcow2"
     qemu.create_overlay(written, disk.image)
     place = Place(name=name_for_this_process("boot"))

@@ -26,7 +26,7 @@ DEVICES = (
 class Hardware:
     """The files that a machine boots from.
 
-    `state` names a saved memory in the disk's file, to go on from instead of booting.
+    `state` names saved memory in the disk's file, to resume from instead of booting.
     """
 
     disk: Path

@@ -55,6 +55,11 @@ INSTEAD = {
     r"put right": "restored, corrected",
     r"what stands": "the text, the content",
     r"has not got": "lacks",
+    r"by way of": "through, with",
+    r"(?:some|any|every)body": "someone, anyone, everyone; or say who",
+    r"goes on|go on": "continue, keep doing",
+    r"what is left(?: of)?": "the rest, what remains",
+    r"lest": "so that it does not",
     # Longer than the common word.
     r"in order to": "to",
     r"to this end": "so",

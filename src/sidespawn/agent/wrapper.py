@@ -140,7 +140,7 @@ def ask(settings, body, brief=False):
 
 def read_reply(content, path):
     # type: (bytes, str) -> Dict[str, Any]
-    """The reply in this file, with the fields that everybody looks at; a failure if it is not one."""
+    """Return the reply in this file, with the fields that all callers use; a failure if it is not a reply."""
     import json  # with re and enum it takes as long as the interpreter and all the rest; most wrappers never need it
 
     try:
@@ -244,12 +244,12 @@ def note_time(spool, request_id):
 
 def wait_for(path, doorbell, deadline):
     # type: (str, str, int) -> Optional[bytes]
-    """The reply's bytes, or None. The host renames it into place, so that a file that is there is complete.
+    """Return the reply's bytes, or None. The host renames it into place, so that an existing file is complete.
 
-    Once the host has taken the request there is a FIFO, the bell, which no one writes to: the host opens and closes it
-    when the reply is there, which wakes those that poll it, and removes it.  Where it does not come, or was rung by
-    somebody else, the wrapper looks for the reply from time to time; and as long as no one has taken the request, it
-    rings the host's doorbell again.
+    Once the host has taken the request, there is a FIFO, the bell, which is never written to.  When the reply is there,
+    the host opens and closes the bell, which wakes its pollers, and removes it.  Without a bell, or if it was rung too
+    early, the wrapper looks for the reply from time to time.  While the request has not been taken, it rings the host's
+    doorbell again.
     """
     bell, poll, rung = None, select.poll(), False
     try:
@@ -428,7 +428,7 @@ def kill_main(settings, arguments):
     if reply["reason"] == "no-such-process":
         say("kill: (%s) - No such process" % words[1])  # Neutron looks for just this text
         return GONE
-    # After a HUP that did not come the program goes on as it was; that one has ended is never said without a need.
+    # If a HUP does not arrive, the program continues as before. Never say without need that a program has ended.
     return report(reply, settings["refusals_fail"] or name != "HUP")
 
 

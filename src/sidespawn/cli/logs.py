@@ -25,7 +25,7 @@ from sidespawn.system.processes import last_line, run
 
 JOURNAL_SECONDS = 120
 PODS = "/var/log/pods"  # where kubelet keeps it
-# Everybody on the host may write records with any fields, but for those with an underscore, which are journald's own.
+# Any user of the host may write records with any fields except those with an underscore, which journald sets.
 BY_ROOT = "_UID=0"
 
 

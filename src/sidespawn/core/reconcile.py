@@ -3,7 +3,7 @@
 nothing is known of it              start
 it runs, as the plan wants it       keep
 it runs, but not so                 replace
-it ended because somebody asked     start, after clearing up
+it ended because it was asked to    start, after clearing up
 it ended by itself                  start, after clearing up and saying so
 it ended by itself, and soon        the same, and it counts as a fall
 """

@@ -115,7 +115,7 @@ def is_text(text: str) -> bool:
 
 
 def is_word(text: str) -> bool:
-    """Check for an address, URL or similar: no blank, comma, quote or backslash. If it begins with a sign, one of [_:."""
+    """Check for an address, URL or similar: no blank, comma, quote or backslash. If it begins with a sign, then [_:."""
     return only(text, WORD) and len(text) <= 255 and text[0] in ALPHANUMERIC | {"[", "_", ":"}
 
 

@@ -51,7 +51,7 @@ def source(option: str, value: str) -> Iterator[str]:
 def words(line: str) -> list[str]:
     try:
         return shlex.split(line)
-    except ValueError:  # a quotation goes on in the next line
+    except ValueError:  # a quotation continues in the next line
         return line.split()
 
 

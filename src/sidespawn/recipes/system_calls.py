@@ -90,7 +90,7 @@ TERMINAL = {
     0x5421: "FIONBIO", 0x5422: "TIOCNOTTY", 0x5429: "TIOCGSID", 0x5450: "FIONCLEX", 0x5451: "FIOCLEX",
     0x5452: "FIOASYNC",
 }  # fmt: skip
-PRETENDED = "`ip netns exec` mounts a fresh sysfs, without flags: it is told that it did, and goes on without"
+PRETENDED = "`ip netns exec` mounts a fresh sysfs, without flags: it is told that it did, and continues without it"
 ATTRIBUTES = "programs that copy files take this for an answer, and ENOSYS for an error"
 
 RULES: tuple[Rule, ...] = (

@@ -1,7 +1,7 @@
 """AppArmor and SELinux: what the package ships for them, installed where the kernel has them.
 
 AppArmor: two profiles. `sidespawn-side-container` is used where a policy says `apparmor = "sidespawn-side-container"`,
-`sidespawn-agent` where somebody starts an agent with it; loaded, they bind no one.
+`sidespawn-agent` if an agent is started with it. Loading them confines nothing by itself.
 
 SELinux: a module with labels for what agents share with the host, and domains for agents and side containers; see
 setup/selinux.py.

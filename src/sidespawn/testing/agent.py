@@ -149,7 +149,7 @@ class AgentContainer:
 def podman() -> tuple[str, ...]:
     """The command; where there is SELinux without the categories of root's login.
 
-    conmon's pipes have those, and a container in a domain that heeds categories could write nothing to them. By way of
+    conmon's pipes have those, and a container in a domain that obeys categories could not write to them. Through
     env(1), since Debian's policy does not let root's domain be entered through podman itself.
     """
     return ("runcon", "--range=s0", "env", "podman") if SELINUX.exists() else ("podman",)

@@ -2,7 +2,7 @@
 
     lan = Lan("my-lan", macs=("fa:16:3e:00:00:01",), scripts=Path("/var/lib/my-test"))
     lan.make()                     # namespace my-lan with a bridge, namespace my-lan-1 with a client
-    lan.connect("port0")           # an interface that somebody put into namespace my-lan
+    lan.connect("port0")           # an existing interface in namespace my-lan
     lan.clients[0].ask()           # a lease, or None
     lan.remove()
 

@@ -24,7 +24,7 @@ class AgentError(Exception):
 def creating(command: list[str], image: str, options: list[str]) -> list[str]:
     """`podman create` for the same container, with the options added.
 
-    What is left out: mounts of engines' sockets and storage, of earlier wrappers, and what the options mount.
+    Mounts of engines' sockets and storage and of earlier wrappers are left out, and mounts that the options replace.
     """
     verb = next((index for index, word in enumerate(command) if word in ("run", "create")), None)
     if verb is None or image not in command[verb:]:

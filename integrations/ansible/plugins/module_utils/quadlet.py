@@ -1,6 +1,6 @@
 # Copyright: the sidespawn authors
 # Apache License 2.0 (see LICENSE-2.0 at https://www.apache.org/licenses/)
-"""A drop-in that takes an engine's socket and privileges from somebody else's Quadlet unit; text in, text out.
+"""A drop-in that takes an engine's socket and privileges from a Quadlet unit of another tool; text in, text out.
 
 A drop-in can only add to a list or empty it. So it empties the lists of the unit and has them again, without what is
 not to be there.

@@ -13,7 +13,7 @@ description:
   - For agents that podman's command line started. The former container is stopped and kept under another name, so that
     V(restored) starts the very same one.
   - Side containers are not touched, no matter who started them.
-  - Each step can be interrupted; the next run goes on from there.
+  - Each step can be interrupted; the next run continues from there.
 author: The sidespawn authors (!UNKNOWN)
 options:
   name:

@@ -175,7 +175,7 @@ def template_of(module: AnsibleModule, agent: str) -> str:
 
 
 def mine(path: str) -> str:
-    """Return what is there. A file that somebody else wrote is not overwritten."""
+    """Return the existing content. A file that this module did not write is not overwritten."""
     if not os.path.exists(path):
         return ""
     with open(path, encoding="utf-8") as file:

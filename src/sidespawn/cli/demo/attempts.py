@@ -38,7 +38,7 @@ ATTEMPTS = (
     Attempt(
         what="find a container engine's socket",
         script=f"for s in {SOCKETS}; do test -S $s && exit 0; done; echo no socket; exit 1",
-        today=False,  # only there if somebody mounted it; nsenter is as good
+        today=False,  # only there if it was mounted; nsenter works as well
     ),
     Attempt(what="answer a request in the host's name", script=f"echo x >{REPLIES}/x", today=False),
     Attempt(what="change the wrapper", script="echo >>/usr/sbin/dnsmasq", today=False),
