@@ -1,7 +1,7 @@
 """Examines the host for `sidespawn check`. Nothing here runs on a request, and nothing changes the host.
 
-Each module looks at one thing: what it finds are facts, which its `judge` turns into findings without looking again, so
-that tests can give it the facts of any host. An error in one look becomes a finding and keeps no other from being made.
+Each module examines one thing. It collects facts, and its `judge` turns them into findings without looking again, so
+that tests can supply the facts of any host. An error in one module becomes a finding and does not stop the others.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""The agents that run: do they have the service's directories as they are now, and an AppArmor profile that lets them
-make namespaces?
+"""Examines running agents: do they have the service's current directories, and an AppArmor profile for namespaces?
 
-An agent is found by its mounts: its processes see a service's spool, and not the service's own directory around it.
+An agent is found by its mounts: its processes see a service's spool, but not the service's own directory around it.
 """
 
 from __future__ import annotations
@@ -32,13 +31,13 @@ OPTION = f"--security-opt=apparmor={security_modules.AGENT}"
 class Agent:
     service: str
     pid: int  # the lowest that its container has
-    is_current: bool = True  # its spool is that of the host
-    profile: str = ""  # AppArmor's name for it, with the mode; empty without AppArmor
+    is_current: bool = True  # its spool is the host's
+    profile: str = ""  # its AppArmor profile, with the mode; empty without AppArmor
     may_mount: bool = False  # it has CAP_SYS_ADMIN
-    lacks: str = ""  # the program that its wrapper executes for calls that the agent answers itself
-    restart: str = ""  # the command of the engine that it runs in
-    release: str = ""  # of Neutron, where the presets do not know its calls
-    is_vital: bool = False  # without the service's program Neutron gives up what works
+    lacks: str = ""  # the program that its wrapper executes for local calls
+    restart: str = ""  # the command of its engine
+    release: str = ""  # of Neutron, if the presets do not know its calls
+    is_vital: bool = False  # without the service's program, Neutron takes down what works
 
 
 def look(services: Iterable[str]) -> tuple[Agent, ...]:
@@ -105,7 +104,7 @@ def policy_of(service: str) -> Policy | None:
 
 
 def lacking(policy: Policy | None, mounts: Iterable[str], root: Path) -> str:
-    """Return the program that a wrapper hides in the agent, if the wrapper finds it nowhere else."""
+    """Return the program that a wrapper hides in the agent, unless the wrapper finds it elsewhere."""
     if policy is None or not policy.agent.local or policy.agent.wrapper not in mounts:
         return ""
     others = (f"{IMAGE_IN_AGENT}{policy.agent.wrapper}", f"{policy.agent.wrapper}.real")
@@ -121,7 +120,7 @@ def may_be_there(path: str) -> bool:
 
 
 def profile(pid: int) -> str:
-    # The second is of whichever security module comes first (Linux before 5.8 has no other).
+    # The second belongs to the first security module (Linux before 5.8 has no other).
     for name in ("attr/apparmor/current", "attr/current"):
         with suppress(OSError):
             return Path(f"/proc/{pid}/{name}").read_text(encoding="utf-8", errors="replace").strip("\0\n")
@@ -129,7 +128,7 @@ def profile(pid: int) -> str:
 
 
 def devices(pid: int) -> dict[str, str]:
-    """The device of each mount point, as MAJOR:MINOR; of mounts over each other the last, which is seen."""
+    """Return the device of each mount point, as MAJOR:MINOR; of stacked mounts the last, which is visible."""
     return {row[4]: row[2] for row in tables.mounts(tables.read(Path(f"/proc/{pid}/mountinfo")))}
 
 
@@ -169,7 +168,7 @@ def judge_agent(agent: Agent, has_apparmor: bool) -> Iterator[Finding]:
     if not has_apparmor or not agent.may_mount or not agent.profile:
         return
     name, _, mode = agent.profile.partition(" (")  # "unconfined" has no mode, and some profiles have it as their mode
-    if security_modules.AGENT in name.split("//&"):  # Debian 13 stacks crun's own on the container's
+    if security_modules.AGENT in name.split("//&"):  # Debian 13 stacks crun's own profile on the container's
         return
     if name == "unconfined" or mode == "unconfined)":
         found, message = (

@@ -1,4 +1,4 @@
-"""AppArmor: does the kernel have it, and are the profiles that ship here loaded, enforced, and as they ship?"""
+"""Examines AppArmor: does the kernel have it, and are the shipped profiles loaded, enforced and unchanged?"""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Facts:
     has_parser: bool = True
     loaded: Mapping[str, str] = field(default_factory=dict)  # mode by profile
     shipped: tuple[str, ...] = ()
-    installed: Mapping[str, bool] = field(default_factory=dict)  # whether the file is as it ships, by profile
+    installed: Mapping[str, bool] = field(default_factory=dict)  # whether the file is as shipped, by profile
 
 
 def look() -> Facts:
@@ -38,7 +38,7 @@ def look() -> Facts:
 
 
 def parse(text: str) -> dict[str, str]:
-    """`NAME (MODE)` in each line; a name may have blanks."""
+    """Parse `NAME (MODE)` in each line; a name may contain blanks."""
     rows = (line.rpartition(" (") for line in text.splitlines())
     return {name: mode.rstrip(")") for name, _, mode in rows if name}
 

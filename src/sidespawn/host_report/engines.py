@@ -1,6 +1,6 @@
-"""podman, docker and systemd as engines: is each there, new enough, and able to start a side container?
+"""Examines the engines podman, docker and systemd: is each installed, new enough, and able to start side containers?
 
-An engine that no enabled service uses may be missing; one that works must be there.
+An engine that no enabled service uses may be missing, but at least one must work.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PODMAN_NEEDED = (4, 0)
 DOCKER_RUNTIME = PACKAGE / "engines/docker-runtime"
 DOCKER_PID = Path("/run/docker.pid")
 HOST_PYTHON = Path("/usr/bin/python3")  # what docker-runtime calls
-# What is in podman's message, and what helps.
+# Text in podman's message, and the remedy.
 PODMAN_HINTS = {
     "OCI runtime": "install crun or runc, or correct runtime= in /etc/containers/containers.conf",
     "netavark": "install netavark; podman needs it even without networks",
@@ -48,13 +48,13 @@ class Podman:
 
 @dataclass(frozen=True, kw_only=True)
 class Docker:
-    is_installed: bool = True  # its socket is there
+    is_installed: bool = True  # its socket exists
     is_running: bool = True
     version: str = ""
-    api: str = ""  # the newest it speaks
+    api: str = ""  # the newest that it supports
     error: str = ""
     hint: str = ""
-    refusal: str = ""  # docker's own words when it does not speak our version of its API
+    refusal: str = ""  # docker's message if it does not support our version of its API
     runtime: str = ""  # path of the runtime called sidespawn
     live_restore: bool = False
     has_python: bool = True
@@ -70,7 +70,7 @@ class Facts:
     podman: Podman
     docker: Docker
     bus: Bus
-    kubernetes: kubernetes.Facts | None = None  # only looked at where it is used
+    kubernetes: kubernetes.Facts | None = None  # examined only if it is used
 
 
 def look(engines: frozenset[str]) -> Facts:
@@ -95,7 +95,7 @@ def look_at_podman() -> Podman:
     try:
         info = json.loads(done.stdout)
         version = str(info["version"]["Version"])
-        if info["host"]["ociRuntime"] is None:  # it is configured and does not run
+        if info["host"]["ociRuntime"] is None:  # it is configured but does not run
             return Podman(version=version, error=last_line(done.stderr))
         runtime = str(info["host"]["ociRuntime"]["path"])
         return Podman(
@@ -114,7 +114,7 @@ def look_at_docker(is_used: bool) -> Docker:
     if not Path(docker.SOCKET).exists():
         return Docker(is_installed=False)
     if not is_used and not DOCKER_PID.exists():
-        return Docker(is_running=False)  # systemd would start it for our question
+        return Docker(is_running=False)  # systemd would start it for our request
     try:
         answer = docker.ask("GET", "/version", "", TIMEOUT)
         if answer.status != 200:

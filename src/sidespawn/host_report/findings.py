@@ -12,12 +12,12 @@ from enum import StrEnum
 
 class State(StrEnum):
     OK = "ok"
-    WARNING = "warning"  # requests are served, with less than what is promised
+    WARNING = "warning"  # requests are served, but not everything that is promised holds
     PROBLEM = "problem"  # requests fail: all of them, or those of the subject
 
 
 class Topic(StrEnum):
-    """Ids of findings. A look that finds several things wrong has one for each kind of them."""
+    """Ids of findings. A module that finds several kinds of problems has one for each."""
 
     KERNEL = "kernel"
     CONTROL_GROUPS = "control-groups"
@@ -72,7 +72,7 @@ class Finding:
     found: str
     message: str = ""
     hint: str = ""
-    subject: str = ""  # the service, engine, file or profile, where the id alone does not say which
+    subject: str = ""  # the service, engine, file or profile, if the id does not say which
     command: str = ""
 
     @property

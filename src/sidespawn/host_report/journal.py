@@ -1,4 +1,4 @@
-"""The journal, in which verdicts and the output of side containers are."""
+"""Examines the journal, which contains verdicts and the output of side containers."""
 
 from __future__ import annotations
 

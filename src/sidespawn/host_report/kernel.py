@@ -1,4 +1,4 @@
-"""Requirements on Linux: openat2(2), and control groups with the controllers that enforce the limits."""
+"""Checks requirements on Linux: openat2(2), and control groups with the controllers that enforce the limits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sidespawn.host_report.findings import Finding, Topic, ok, problem, warning
 from sidespawn.system import kernel
 from sidespawn.system.files import closing
 
-LIMITS = {"memory": "the memory", "pids": "the number of tasks"}  # by the controller that enforces each
+LIMITS = {"memory": "the memory", "pids": "the number of tasks"}  # by controller
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,9 +21,7 @@ class Facts:
     openat2: int = 0  # errno of a call
     control_groups: str = "v2"  # or hybrid, v1, none
     controllers: frozenset[str] = frozenset(LIMITS)  # of the whole host
-    slices: Mapping[str, frozenset[str]] = field(
-        default_factory=dict
-    )  # by the slice's name, where something runs in it
+    slices: Mapping[str, frozenset[str]] = field(default_factory=dict)  # by the slice's name, if something runs in it
 
 
 def look(services: tuple[str, ...]) -> Facts:
@@ -37,7 +35,7 @@ def look(services: tuple[str, ...]) -> Facts:
 
 
 def try_openat2() -> int:
-    """Called as for a request; a release number says nothing about a seccomp filter or a backport."""
+    """Call it as for a request, since a release number says nothing about seccomp filters and backports."""
     try:
         with closing(os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as root:
             os.close(kernel.openat2(root, "etc", os.O_PATH, kernel.RESOLVE_BENEATH | kernel.RESOLVE_NO_MAGICLINKS))

@@ -1,6 +1,6 @@
-"""Kubernetes as the engine: what kubelet and containerd must know so that a side container's pod starts.
+"""Examines the Kubernetes engine: are kubelet and containerd configured to start side containers' pods?
 
-Both are configured by files of the node's operator, which are read here and never written.
+Their configuration files belong to the node's operator; they are only read here.
 """
 
 from __future__ import annotations
@@ -84,15 +84,15 @@ def interpreter() -> str:
 
 
 def other_path(reads: str) -> str:
-    """Return kubelet's staticPodPath if that is another directory than ours, which may be a link to it."""
+    """Return kubelet's staticPodPath if it is a different directory from ours, which may be a link to it."""
     return reads if reads and Path(reads).resolve() != STATIC_PODS.resolve() else ""
 
 
 def places() -> set[Path]:
-    """Return what leads to the directory, by its name and by a link."""
+    """Return the paths that lead to the directory, by its name and through a link."""
     real = STATIC_PODS.resolve()
     every = {STATIC_PODS, *STATIC_PODS.parents, real, *real.parents}
-    return {each for each in every if not each.is_symlink()}  # who can change a link can write its directory
+    return {each for each in every if not each.is_symlink()}  # a link can be changed by writing its directory
 
 
 def most_pods() -> int:

@@ -1,4 +1,4 @@
-"""Remains of earlier versions, or of services that are gone, on the host."""
+"""Finds remains of earlier versions and of removed services on the host."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ ACCOUNT = re.compile(r"sidespawn-\d+")
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    links: tuple[str, ...] = ()  # paths: what systemd starts at boot
+    links: tuple[str, ...] = ()  # paths: units that systemd starts at boot
     drop_ins: tuple[str, ...] = ()  # directories
     homes: tuple[str, ...] = ()  # services with a directory in /run/sidespawn
     accounts: tuple[str, ...] = ()
     policies: frozenset[str] = frozenset()  # services with a policy
     enabled: frozenset[str] = frozenset()
-    needed_accounts: frozenset[str] | None = frozenset()  # None when a policy is invalid: no one knows
+    needed_accounts: frozenset[str] | None = frozenset()  # None if a policy is invalid: unknown
 
 
 def look(services: Iterable[Service]) -> Facts:
@@ -91,7 +91,7 @@ def judge_accounts(facts: Facts) -> Iterator[Finding]:
 
 
 def without_policy(paths: Iterable[str], policies: frozenset[str]) -> Iterator[tuple[str, list[str]]]:
-    """The paths of units of services that have no policy, by service."""
+    """Return the paths of units of services without a policy, by service."""
     found: dict[str, list[str]] = {}
     for path in paths:
         unit = UNIT.fullmatch(path.rpartition("/")[2])

@@ -1,8 +1,8 @@
-"""Do the units of a service share PID 1's mount namespace?
+"""Checks that a service's units share PID 1's mount namespace.
 
-What they mount is for others: agents, PID 1, docker. Options that give a unit a mount namespace differ between versions
-of systemd (PrivateNetwork= does it since 254), and an operator's drop-in can set one. So the running processes and PID
-1's mounts are asked; the options only explain.
+Their mounts are for others: agents, PID 1, docker. The options that give a unit a mount namespace differ between
+versions of systemd (PrivateNetwork= does since 254), and an operator's drop-in can set one. So the running processes
+and PID 1's mounts decide; the options only explain.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from sidespawn.setup.systemd import SHIPPED
 from sidespawn.system import tables
 from sidespawn.system.places import Places
 
-# By name, the values that need none; see exec_needs_mount_namespace() of systemd 252 to 258. A test tries them.
+# By name, the values that need no mount namespace; see exec_needs_mount_namespace() in systemd 252 to 258. A test tries
+# them.
 OFF = frozenset(("", "no", "false", "n", "f", "off", "0"))
 IMPLYING: Mapping[str, frozenset[str]] = dict.fromkeys(
     (
@@ -37,8 +38,9 @@ IMPLYING: Mapping[str, frozenset[str]] = dict.fromkeys(
     "ProcSubset": OFF | {"all"},
     "MountFlags": OFF | {"shared"},
 }  # fmt: skip
-# Those that did not always, with the first version of systemd that they do in. Each follows another option unless that
-# one is set: the first two PrivateMounts=, for a /sys of the network namespace, the third BindLogSockets=.
+# Options that did not always need one, with the first version of systemd in which they do. Each depends on another
+# option that is not set: the first two on PrivateMounts=, for a /sys of the network namespace, the third on
+# BindLogSockets=.
 SINCE = {
     "PrivateNetwork": (254, "PrivateMounts"),
     "NetworkNamespacePath": (254, "PrivateMounts"),
@@ -62,7 +64,7 @@ class Facts:
     units: tuple[Unit, ...]
     mounts: frozenset[str]  # mount points of PID 1
     namespaces: Mapping[int, str]  # mount namespaces, by pid; PID 1's among them
-    options: Mapping[str, tuple[Option, ...]]  # what gives a unit a mount namespace, by the unit's name
+    options: Mapping[str, tuple[Option, ...]]  # options that give a unit a mount namespace, by the unit's name
 
     def unit(self, name: str) -> Unit:
         return next((each for each in self.units if each.name == name), Unit(name=name))
@@ -84,14 +86,14 @@ def mount_points(pid: int = 1) -> frozenset[str]:
 
 
 def namespace(pid: int) -> str:
-    """Empty if the process has ended."""
+    """Return its mount namespace; empty if the process has ended."""
     with suppress(FileNotFoundError, ProcessLookupError):
         return os.readlink(f"/proc/{pid}/ns/mnt")
     return ""
 
 
 def read_options(paths: Iterable[str]) -> dict[str, Option]:
-    """The options of the section [Service] that are in effect: an empty value takes back what came before."""
+    """Return the effective options of the section [Service]: an empty value resets earlier ones."""
     found: dict[str, Option] = {}
     for path in paths:
         with suppress(OSError):
@@ -129,7 +131,7 @@ def judge(facts: Facts) -> Iterator[Finding]:
 
 
 def judge_spool(facts: Facts, service: str) -> Iterator[Finding]:
-    """No process of it is left, so whether PID 1 sees the mounts decides; the options, what it will see next time."""
+    """Judge a spool unit by whether PID 1 sees its mounts, as its processes are gone; options tell about the next."""
     unit, places = facts.unit(f"sidespawn-spool@{service}.service"), Places(service)
     wanted = (places.home, *given_to_containers(places))
     unseen = [str(each) for each in wanted if str(each) not in facts.mounts]

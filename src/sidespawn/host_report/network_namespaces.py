@@ -1,4 +1,4 @@
-"""/run/netns: can every agent find names in it, and does what an agent adds reach the host?"""
+"""Examines /run/netns: can every agent find names in it, and do names that an agent adds reach the host?"""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from sidespawn.system.files import entries_of
 from sidespawn.system.namespaces import Hidden, opened_names
 from sidespawn.system.places import NAMESPACES
 
-MOST = 1_000_000  # names that are counted
+MOST = 1_000_000  # names that count
 
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
     mode: int | None  # permissions, None if it does not exist
     names: int = 0
-    is_shared: bool = True  # the mount that it is, or is on
+    is_shared: bool = True  # the mount that it is or is on
     is_hidden: bool = False  # another file system is mounted over it
 
 
 def look() -> Facts:
-    """Agents can mount here: nothing is asked of a file system that may never answer, or whose `..` they could use."""
+    """Collect facts without touching mounts of agents, which may never answer, or whose `..` they could use."""
     try:
         with opened_names(NAMESPACES) as held:
             mode = kernel.device_and_mode(held)[1]
@@ -40,8 +40,7 @@ def look() -> Facts:
 
 
 def is_shared(mountinfo: str, path: str) -> bool:
-    """Return whether the mount that has this path propagates: `shared:N` before the hyphen (proc(5)); the last one is
-    seen."""
+    """Return whether this mount propagates: `shared:N` before the hyphen (proc(5)); the last one is visible."""
     above = [row for row in tables.mounts(mountinfo) if path == row[4] or path.startswith(row[4].rstrip("/") + "/")]
     longest = max((len(row[4]) for row in above), default=0)
     last = next((row for row in reversed(above) if len(row[4]) == longest), [])

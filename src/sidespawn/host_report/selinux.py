@@ -1,4 +1,4 @@
-"""SELinux: its mode and policy, our module, and the labels of what agents and engines share with the host."""
+"""Examines SELinux: mode, policy, our module, and the labels of what agents and engines share with the host."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sidespawn.system.places import NAMESPACES, RUN, Places
 from sidespawn.system.processes import run
 
 CONFIGURATION = Path("/etc/selinux/config")
-# What podman keeps outside of its store. After a podman that was run by hand a service may not be able to read it.
+# podman's files outside its store. If podman was run by hand, a service may not be able to read them.
 PODMAN_LEAVES = tuple(map(str, (*selinux.PODMAN, *selinux.FILES)))
 RELABEL = re.compile(r"Would relabel (?P<path>\S+) from (?P<old>\S+) to (?P<new>\S+)")
 TIMEOUT = 120.0
@@ -27,7 +27,7 @@ class Facts:
     mode: str  # enforcing, permissive, or disabled
     policy: str = ""  # SELINUXTYPE
     has_module: bool = True  # of this version
-    wrong: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # label as it is and as it should be, by path
+    wrong: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # actual and expected label, by path
     error: str = ""  # why the labels were not compared
 
 
@@ -51,10 +51,10 @@ def policy_name(text: str) -> str:
 
 
 def wrong_labels(services: Iterable[str]) -> tuple[dict[str, tuple[str, str]], str]:
-    """Return what restorecon would change, and what it said when it could not tell."""
+    """Return what restorecon would change, and its message if it could not tell."""
     paths = [str(Places(each).home) for each in services]
     found: dict[str, tuple[str, str]] = {}
-    # Not what is in /run/netns: restorecon may not look at namespaces, whose labels no one sets.
+    # Not the content of /run/netns: restorecon may not look at namespaces, whose labels are never set.
     for options, tops in ((("-R",), (*paths, *PODMAN_LEAVES)), ((), (str(NAMESPACES),))):
         existing = [each for each in tops if os.path.exists(each)]
         if not existing:
@@ -68,13 +68,13 @@ def wrong_labels(services: Iterable[str]) -> tuple[dict[str, tuple[str, str]], s
 
 
 def parse(text: str) -> dict[str, tuple[str, str]]:
-    """The types that differ. Users and categories may, and restorecon -F would change them as well."""
+    """Return the types that differ. Users and categories may differ, and restorecon -F would change them too."""
     found = {}
     for row in RELABEL.finditer(text):
         with suppress(IndexError):
             old, new = row["old"].split(":")[2], row["new"].split(":")[2]
             in_podmans = row["path"].startswith(tuple(map(str, selinux.PODMAN)))
-            if old != new and (old in selinux.UNREADABLE or not in_podmans):  # what containers have there is theirs
+            if old != new and (old in selinux.UNREADABLE or not in_podmans):  # the containers' files there are theirs
                 found[row["path"]] = (old, new)
     return found
 
@@ -116,11 +116,11 @@ def judge_labels(facts: Facts) -> Iterator[Finding]:
         by_podman = root in PODMAN_LEAVES
         message = "left by a podman that was run by hand" if by_podman else "agents may not be able to use it"
         message = f"{message}; where SELinux enforces, the service's podman cannot read it" if by_podman else message
-        # Not restorecon where an agent can write: it could change what the names lead to in the meantime.
+        # No restorecon where an agent can write: the agent could change where the names lead in the meantime.
         service = root.removeprefix(f"{RUN}/")
         anew = f"sidespawn disable {service}, then enable it again and restart its agent"
         hint = f"restorecon -F {root}" if service == root else anew
-        # Not restorecon -R: containers that run have files there, with other labels.
+        # Not restorecon -R: running containers have files there with other labels.
         hint = "`sidespawn enable` of any service repairs it" if by_podman else hint
         yield warning(Topic.SELINUX_LABELS, found, message, hint, root)
     if not roots:

@@ -1,4 +1,4 @@
-"""systemd: is it PID 1, and what does its version lack?"""
+"""Examines systemd: is it PID 1, and what does its version lack?"""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sidespawn.setup.systemd import SYSTEMCTL
 from sidespawn.system.processes import last_line, run
 
 NEEDED = 247
-# By the first version that has it (NEWS of systemd): what older ones lack, what follows, and for which engine.
+# By the first version that has it (systemd's NEWS): what older ones lack, the consequence, and for which engine.
 LACKS = (
     (249, "RestrictAddressFamilies=none", warning, "sidespawn-spool@.service may open sockets", ""),
     (248, "PrivateIPC=", problem, "the engine systemd cannot start a side container", "systemd"),
@@ -25,7 +25,7 @@ TIMEOUT = 30.0
 class Facts:
     pid_1: str  # its name
     is_booted: bool = True
-    version: str = ""  # as the running manager says it, with the distribution's part
+    version: str = ""  # as the running manager reports it, with the distribution's suffix
     error: str = ""  # why there is no version
 
     @property

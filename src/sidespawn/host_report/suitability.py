@@ -29,8 +29,7 @@ def host_findings(policy: Policy) -> tuple[Finding, ...]:
 
 
 def policy_warnings(policy: Policy) -> list[str]:
-    """Return what this policy needs that the host lacks: one sentence for each thing that an operator should know
-    beforehand."""
+    """Return what this policy needs and the host lacks, one sentence for each thing to know in advance."""
     found = [MONITOR] if policy.is_monitor else []
     if not Path(policy.agent.state_on_host).is_dir():
         found.append(f"{policy.agent.state_on_host}, the agent's state directory, does not exist yet")
@@ -98,7 +97,7 @@ def account_warnings(policy: Policy) -> list[str]:
 
 
 def confinement_warnings(policy: Policy) -> list[str]:
-    """Return what podman and docker would keep a program from that is taken over; docs/engines.md has it in full."""
+    """Return what podman and docker would prevent a taken-over program from doing; docs/engines.md has details."""
     side_container, found = policy.side_container, []
     has_private_pids = service_manager.look().number >= PRIVATE_PIDS
     if side_container.uid == 0 and not has_private_pids:
@@ -129,7 +128,7 @@ def kubernetes_image(image: str) -> list[str]:
 
 
 def pod_warnings(policy: Policy, most: int) -> list[str]:
-    """kubelet counts each side container as a pod, and makes room for them by ending others."""
+    """Warn if there may be too many pods: kubelet counts each side container as one, and ends others to make room."""
     if policy.limits.instances < most:
         return []
     found = f"the policy allows {policy.limits.instances} side containers and kubelet {most} pods"

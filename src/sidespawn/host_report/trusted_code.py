@@ -1,7 +1,7 @@
-"""The code that runs as root on a request: the interpreter that the units name, and this package.
+"""Examines the code that runs as root on a request: the interpreter that the units name, and this package.
 
-The interpreter is tried as the units run it, with what run.py does before it imports anything: a Python may be built
-without SHA-2 of its own (RHEL and its like), OpenSSL may be in FIPS mode, and modules may be packaged apart.
+The interpreter is tried as the units run it, with everything that run.py does before imports: a Python may be built
+without its own SHA-2 (as on RHEL), OpenSSL may be in FIPS mode, and modules may be packaged separately.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Interpreter:
     named_by: str = ""
     exists: bool = True
     version: str = ""
-    sha256: str = ""  # the module that it comes from
+    sha256: str = ""  # its module
     has_fips: bool = False
     error: str = ""
 
@@ -109,7 +109,7 @@ def judge_writable(paths: list[Path]) -> Finding:
 
 
 def writable_code() -> list[Path]:
-    """At most three, to begin with."""
+    """Return at most three files that others than root can write."""
     suspects = [PACKAGE, *PACKAGE.parents, *PACKAGE.rglob("*.py"), *PACKAGE.glob("engines/*-runtime")]
     return [path for path in suspects if is_writable_by_others(path)][:3]
 

@@ -1,4 +1,4 @@
-"""systemd's view of the services: the unit files on disk, and the units as they are now."""
+"""Examines systemd's view of the services: the unit files on disk, and the current units."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sidespawn.setup.systemd import (
 )
 from sidespawn.system.processes import last_line, run
 
-# systemd.unit(5), the first that has a file of a name wins.
+# systemd.unit(5): the first directory with a file of that name wins.
 DIRECTORIES = tuple(Path(each, "systemd/system") for each in ("/etc", "/run", "/usr/local/lib", "/usr/lib", "/lib"))
 PROPERTIES = ("Id", "ActiveState", "MainPID", "FragmentPath", "DropInPaths", "NeedDaemonReload")
 COMMAND = re.compile(r"^ExecStart=(\S+) -I -S (\S+)/run\.py ", re.MULTILINE)
@@ -44,15 +44,15 @@ class Unit:
 @dataclass(frozen=True, kw_only=True)
 class Facts:
     files: Mapping[str, str]  # the installed unit files: content by path, by precedence
-    shipped: Mapping[str, str]  # as this version has them: content by name, @PYTHON@ and its like not filled in
+    shipped: Mapping[str, str]  # of this version: content by name, with @PYTHON@ and the like not filled in
     package: str  # where this version is
-    packages: frozenset[str] = frozenset()  # of those that the files name, those with a run.py
+    packages: frozenset[str] = frozenset()  # of the packages that the files name, those with a run.py
     units: tuple[Unit, ...] = ()
     services: tuple[str, ...] = ()  # enabled
 
 
 def unit_files() -> dict[str, str]:
-    """Every file of a unit of ours on this host. /lib may be the same directory as /usr/lib."""
+    """Return every file of our units on this host. /lib may be the same directory as /usr/lib."""
     found: dict[Path, str] = {}
     for directory in dict.fromkeys(each.resolve() for each in DIRECTORIES):
         for path in sorted((*directory.glob("sidespawn*@.*"), *map(directory.joinpath, METRICS))):
@@ -66,13 +66,13 @@ def shipped_files() -> dict[str, str]:
 
 
 def command_of(content: str) -> tuple[str, str]:
-    """The interpreter and the package that a unit file names; empty where it runs neither."""
+    """Return the interpreter and the package that a unit file names; empty if it runs neither."""
     found = COMMAND.search(content)
     return (found[1], found[2]) if found else ("", "")
 
 
 def loaded(services: Iterable[str]) -> tuple[Unit, ...]:
-    """Raises LaunchError when systemd does not answer."""
+    """Return the loaded units. Raises LaunchError if systemd does not answer."""
     names = [name for service in services for name in (*all_units(service), *podman_units(service))]
     if not names:
         return ()
@@ -119,7 +119,7 @@ def judge_files(facts: Facts) -> Iterator[Finding]:
 
 
 def judge_file(facts: Facts, name: str, paths: list[str], renew: str) -> Iterator[Finding]:
-    """All files of one name; the first is in effect."""
+    """Judge all files of one name; the first is in effect."""
     path, topic = paths[0], Topic.UNIT_FILES
     python, package = command_of(facts.files[path])
     metrics = METRICS_COMMAND.search(facts.files[path])
@@ -146,7 +146,7 @@ def judge_file(facts: Facts, name: str, paths: list[str], renew: str) -> Iterato
 
 
 def judge_units(facts: Facts) -> Iterator[Finding]:
-    """Judge what must be active: is it, and as it is on disk?"""
+    """Judge units that must be active: are they, and do they match the files on disk?"""
     stale = [each.name for each in facts.units if each.needs_reload]
     if stale:
         found = f"systemd has older versions of {', '.join(stale)} in memory than on disk"
@@ -160,7 +160,7 @@ def judge_units(facts: Facts) -> Iterator[Finding]:
         socket = by_name.get(f"sidespawn-podman@{service}.socket")
         if down:
             found = f"{service}: {', '.join(f'{name} is {by_name[name].active}' for name in down)}"
-            # A path unit does not start as long as something is in its way, which `enable` removes.
+            # A path unit does not start while something blocks its path, which `enable` removes.
             is_path = path_unit(service) in down
             start = f"sidespawn enable {service}" if is_path else f"systemctl start {' '.join(down)}"
             hint = f"{start}; why: systemctl status {' '.join(down)}"

@@ -1,5 +1,6 @@
-"""Examines the host for `sidespawn scan`: sockets, privileges and old wrappers that are left. Nothing is changed. What
-cannot be checked is reported, and does not stop the other checks.
+"""Examines the host for `sidespawn scan`: remaining sockets, privileges and old wrappers. Nothing is changed.
+
+Checks that fail are reported, and do not stop the others.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ ENGINES: dict[str, Callable[[], Iterable[Container]]] = {"podman": engines.of_po
 @dataclass(frozen=True, kw_only=True)
 class Report:
     findings: tuple[Finding, ...]
-    notes: tuple[str, ...]  # what is no finding, for those who wonder
+    notes: tuple[str, ...]  # things that are not findings, for information
     not_looked_at: tuple[str, ...]
     containers: int
 
@@ -49,7 +50,7 @@ def scan(root: Path = Path("/")) -> Report:
 
 
 def shipped() -> tuple[Policy, ...]:
-    """Presets know the names that the old wrappers gave to containers."""
+    """Return the presets, which know the names that the old wrappers gave to containers."""
     names = presets.names()
     texts = ((name, presets.read_preset(name)) for name in names)
     return tuple(

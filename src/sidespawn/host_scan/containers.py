@@ -1,7 +1,7 @@
-"""Containers as their engine describes them, running or not, and the findings about each.
+"""Examines containers as their engine describes them, running or not.
 
-Only an agent, a container that starts helpers, can do without privileges because of sidespawn. Other containers that
-are privileged or have the host's pids are named as notes; an engine's socket or storage is a finding in any container.
+Only an agent, a container that starts helpers, no longer needs privileges because of sidespawn. Other containers that
+are privileged or have the host's pids become notes; an engine's socket or storage is a finding in any container.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from sidespawn.system.places import RUN
 
 # neutron_dhcp_agent (Kolla), neutron_dhcp and ovn_metadata_agent (TripleO), edpm_neutron_dhcp_agent and the like.
 AGENT = re.compile(r"(\w+[_-])?(neutron|ovn_metadata|ovn)[_-](\w+[_-])*(agent|dhcp|l3|ovn)|ovn[_-]metadata[_-]agent")
-# With one of these and the host's pids a process can enter other processes, or load code into the kernel.
+# With one of these and the host's pids, a process can enter other processes, or load code into the kernel.
 TRACING = {"ALL", "SYS_PTRACE", "SYS_MODULE"}
-EVERYTHING = {"SYS_ADMIN", "SYS_MODULE", "SYS_PTRACE", "SYS_RAWIO"}  # podman names all of them instead of ALL
+EVERYTHING = {"SYS_ADMIN", "SYS_MODULE", "SYS_PTRACE", "SYS_RAWIO"}  # podman lists all of them instead of ALL
 ENGINE_VARIABLES = ("DOCKER_HOST", "CONTAINER_HOST")
 KOLLA_WRAPPERS = "/usr/local/lib/neutron-wrappers"
 
@@ -31,7 +31,7 @@ KOLLA_WRAPPERS = "/usr/local/lib/neutron-wrappers"
 class ContainerMount:
     source: str
     target: str
-    recursive: bool = True  # what is mounted below the source is there too
+    recursive: bool = True  # includes mounts under the source
     writable: bool = True
 
 
@@ -44,7 +44,7 @@ class Container:
     host_pids: bool = False
     capabilities: frozenset[str] = frozenset()  # added, without CAP_
     mounts: tuple[ContainerMount, ...] = ()
-    covered: tuple[str, ...] = ()  # targets of mounts that are none of the host: volumes, tmpfs
+    covered: tuple[str, ...] = ()  # targets of mounts that do not come from the host: volumes, tmpfs
     environment: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
 
@@ -72,7 +72,7 @@ class Container:
 
     @property
     def is_of_sidespawn(self) -> bool:
-        """An agent with a service's spool."""
+        """Return whether it is an agent with a service's spool."""
         return any(is_beneath(each.source, str(RUN)) and each.source.endswith("/spool") for each in self.mounts)
 
     @property
@@ -137,7 +137,7 @@ def reached_sockets(container: Container, mount: ContainerMount, source: str, so
 
 
 def reaches(source: str, path: str, mount: ContainerMount) -> bool:
-    """Without recursion only what is on the source's own file system is there."""
+    """Return the paths that the mount reaches: without recursion, only those on the source's own file system."""
     return mount.recursive or device(source) == device(path)
 
 
@@ -153,14 +153,14 @@ def is_run(source: str, mount: ContainerMount) -> bool:
 
 
 def is_storage(source: str, mount: ContainerMount, sources: Sources) -> bool:
-    """The storage itself, or a directory around it; a volume in it is not one."""
+    """Return whether it is the storage or a directory around it, but not a volume in it."""
     exact = any(source == store + below for store in sources.storage for below in BELOW_STORAGE)
     around = (store for store in sources.storage if is_beneath(store, source) and os.path.isdir(store))
     return exact or any(reaches(source, store, mount) for store in around)
 
 
 def is_covered(container: Container, mount: ContainerMount, target: str) -> bool:
-    """Return whether another mount of the container is what one sees there."""
+    """Return whether another mount of the container covers this path."""
     others = [*container.covered, *(each.target for each in container.mounts if each is not mount)]
     return any(is_beneath(target, each) and len(each) > len(mount.target) for each in others)
 

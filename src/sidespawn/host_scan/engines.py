@@ -16,13 +16,13 @@ from sidespawn.host_scan.containers import Container, ContainerMount
 from sidespawn.system.processes import last_line, run
 
 TIMEOUT = 120.0
-AT_ONCE = 50  # containers that podman is asked about by one command
+AT_ONCE = 50  # containers per podman command
 DOCKER_PID = Path("/run/docker.pid")
 DOCKER_CONTAINERS = Path("/var/lib/docker/containers")
 
 
 def of_podman() -> Iterator[Container]:
-    """Raises LaunchError if podman is there and does not answer."""
+    """Return podman's containers. Raises LaunchError if podman is installed but does not answer."""
     if not Path(PODMAN).exists():
         return
     if os.geteuid() != 0:
@@ -36,7 +36,7 @@ def of_podman() -> Iterator[Container]:
 
 
 def inspected(ids: list[str]) -> list[dict[str, Any]]:
-    """A container that ends in the meantime makes the command fail, although it prints the others."""
+    """Inspect containers. If one ends in the meantime, the command fails but still prints the others."""
     try:
         found: list[dict[str, Any]] = json.loads(podman("inspect", "--type=container", *ids))
         return found
@@ -56,7 +56,7 @@ def podman(*arguments: str) -> str:
 
 
 def of_docker() -> Iterator[Container]:
-    """Raises LaunchError if docker does not answer, or has containers and is not running."""
+    """Return docker's containers. Raises LaunchError if docker does not answer, or is stopped but has containers."""
     if not DOCKER_PID.exists() and not is_connectable():
         with suppress(FileNotFoundError):
             if left := len(list(DOCKER_CONTAINERS.iterdir())):
@@ -64,13 +64,13 @@ def of_docker() -> Iterator[Container]:
         return
     devices = bound(answered("/volumes").get("Volumes") or ())
     for each in answered("/containers/json?all=1"):
-        with suppress(FileNotFoundError):  # it has since ended
+        with suppress(FileNotFoundError):  # it has ended since
             told = answered(f"/containers/{each['Id']}/json")
             yield container("docker", told, name=str(told["Name"]).lstrip("/"), added=(), devices=devices)
 
 
 def bound(volumes: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """The directory or file of the host behind each volume that stands for one, by where the engine has the volume."""
+    """Return the host's directory or file behind each volume that binds one, by the engine's path of the volume."""
     found = {}
     for each in volumes:
         options = each.get("Options") or {}
@@ -80,7 +80,7 @@ def bound(volumes: Iterable[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def is_connectable() -> bool:
-    """A service manager that listens for docker would start it; so only a socket without one counts."""
+    """Return whether connecting starts nothing: a service manager that listens at the socket would start docker."""
     return Path(docker.SOCKET).exists() and not Path("/run/systemd/system").exists()
 
 

@@ -1,8 +1,8 @@
-"""Files of the three deployers, and units, that give or would give a container more than sidespawn's agents need.
+"""Examines units and files of the three deployers that give a container more than sidespawn's agents need.
 
-A script counts by what it does, not by its name alone: it enters the namespaces of PID 1, or has an engine start, end
-or enter a container. In units and in what deployers wrote down of containers, each mount's source is judged as a
-running container's is.
+A script counts if it enters the namespaces of PID 1, or makes an engine start, stop or enter a container; its name
+alone is not enough. In units and in deployers' descriptions of containers, mount sources are judged like those of
+running containers.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ UNITS = (
     "etc/systemd/system/*.service",
     "etc/systemd/system/*.service.d/*.conf",
 )
-# Units of users' own service managers, whose engines have their rights only.
+# Units of users' own service managers, whose engines only have those users' rights.
 USERS_UNITS = "etc/containers/systemd/users"
 VOLUMES = tuple(f"{place}/containers/systemd/**/*.volume" for place in ("etc", "usr/share", "run"))
-# Of the kubelet and of what brings its own, and what units of Quadlet's kind .kube name.
+# Manifests of the kubelet and of distributions with their own, and those that Quadlet's .kube units name.
 MANIFESTS = tuple(
     f"{place}/{pattern}"
     for place in (
@@ -50,7 +50,7 @@ MANIFESTS = tuple(
 )
 STARTUP = ("var/lib/tripleo-config/container-startup-config/**/*.json", "var/lib/edpm-config/**/*.json")
 HIERADATA = ("etc/puppet/hieradata/**/*",)
-# Where puppet-tripleo of releases with docker has it listen on what DockerAdditionalSockets names.
+# Here puppet-tripleo, in releases with docker, makes docker listen on DockerAdditionalSockets.
 DOCKER = ("etc/sysconfig/docker", "etc/default/docker")
 LISTENERS = (
     *DOCKER,
@@ -110,7 +110,7 @@ def units(root: Path, sources: Sources) -> Iterator[Finding]:
 
 
 def volumes(root: Path, sources: Sources) -> Iterator[Finding]:
-    """Quadlet's volumes, which containers mount by name."""
+    """Return Quadlet's volumes, which containers mount by name."""
     for path, lines in files(root, VOLUMES):
         for number, line in lines:
             key, _, value = mounts.with_runtime_directory(line).partition("=")
@@ -127,7 +127,7 @@ def manifests(root: Path, sources: Sources) -> Iterator[Finding]:
 
 
 def listeners(root: Path) -> Iterator[Finding]:
-    """Yield where an engine listens on the network, unless one of docker's files has it ask for certificates."""
+    """Yield where an engine listens on the network, unless one of docker's files makes it ask for certificates."""
     found = {path: list(lines) for path, lines in files(root, LISTENERS)}
     certified = any(CERTIFICATES.search(line) for lines in found.values() for _, line in lines)
     for path, lines in found.items():
@@ -139,7 +139,7 @@ def listeners(root: Path) -> Iterator[Finding]:
 
 
 def emptied_keys(path: Path) -> set[str]:
-    """Keys of a Quadlet unit that a drop-in beside it empties: what the unit says of them does not hold."""
+    """Return the keys of a Quadlet unit that a drop-in beside it empties, so the unit's own values do not apply."""
     drop_ins = path.with_name(f"{path.name}.d").glob("*.conf") if path.suffix == ".container" else ()
     texts = [read(each).decode(errors="replace") for each in drop_ins]
     return {found for text in texts for found in re.findall(r"(?m)^[ \t]*(\w+)[ \t]*=[ \t]*$", text)}
@@ -150,7 +150,7 @@ def is_an_agents(path: Path) -> bool:
 
 
 def startup_configurations(root: Path, sources: Sources) -> Iterator[Finding]:
-    """Yield what TripleO and EDPM start containers from: JSON with volumes and privileged."""
+    """Yield the files from which TripleO and EDPM start containers: JSON with volumes and privileged."""
     for path, lines in files(root, STARTUP):
         rows = list(lines)
         with suppress(ValueError, AttributeError, TypeError, RecursionError):
@@ -186,7 +186,7 @@ def is_reaching(source: str, sources: Sources) -> bool:
 
 
 def files(root: Path, patterns: tuple[str, ...]) -> Iterator[tuple[Path, Iterator[tuple[int, str]]]]:
-    """Each file once, with its numbered lines. What is no text has none."""
+    """Yield each file once, with its numbered lines. A file that is not text has none."""
     for path in sorted({each for pattern in patterns for each in root.glob(pattern)}):
         text = read(path)
         if b"\0" not in text:
@@ -194,10 +194,10 @@ def files(root: Path, patterns: tuple[str, ...]) -> Iterator[tuple[Path, Iterato
 
 
 def read(path: Path) -> bytes:
-    """A regular file's content; nothing of what is larger, or something else.
+    """Return a regular file's content; empty if it is too large or something else.
 
-    Some of the directories belong to agents, whose links may lead anywhere: nothing is opened before it is known to be
-    a regular file, and a file of the kernel's from which reading would wait is not waited for.
+    Some of the directories belong to agents, whose links may lead anywhere. So a path is opened only once it is known
+    to be a regular file, and reading does not wait for kernel files that would block.
     """
     with suppress(OSError), closing(os.open(path, os.O_PATH | os.O_CLOEXEC)) as found:
         if stat.S_ISREG(os.fstat(found).st_mode):
@@ -208,7 +208,7 @@ def read(path: Path) -> bytes:
 
 
 def deployment_of(root: Path) -> Deployment:
-    """EDPM and TripleO have their scripts in the same places."""
+    """Return the deployment. EDPM and TripleO have their scripts in the same places."""
     if (root / "var/lib/edpm-config").is_dir():
         return Deployment.EDPM
     return Deployment.TRIPLEO if (root / "var/lib/tripleo-config").is_dir() else Deployment.NONE

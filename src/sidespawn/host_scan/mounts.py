@@ -1,5 +1,5 @@
-"""Sources of mounts in texts: in a line of a unit, as Quadlet and the engines' command lines write them, and in a
-manifest of Kubernetes.
+"""Finds sources of mounts in text: in a unit's line, as Quadlet and the engines' command lines write them, and in a
+Kubernetes manifest.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ import re
 import shlex
 from collections.abc import Iterator
 
-# Their value is the next word; -v may end other options of one letter, as in -itv.
+# Their value is the next word; -v may end a group of short options, as in -itv.
 SEPARATE = re.compile(r"-[A-Za-z]*v|--volume|--mount")
 JOINED = re.compile(r"(-v=?|--volume=|--mount=)(.+)", re.DOTALL)
 # `path` need not come first. In YAML it is on another line, or in braces.
@@ -18,7 +18,7 @@ HOST_PATH = re.compile(
 
 
 def sources(line: str) -> Iterator[str]:
-    """Paths and names of volumes, in a unit of the system's own service manager."""
+    """Return paths and names of volumes in a unit of the system's own service manager."""
     line = with_runtime_directory(line)
     key, _, value = line.strip().partition("=")
     if key.strip() in ("Volume", "Mount"):
@@ -33,14 +33,14 @@ def sources(line: str) -> Iterator[str]:
 
 
 def with_runtime_directory(line: str) -> str:
-    """With systemd's specifier for it put in."""
+    """Replace systemd's specifier for the runtime directory."""
     return re.sub(r"%t(?![A-Za-z])", "/run", line)
 
 
 def source(option: str, value: str) -> Iterator[str]:
     if not option.startswith("--mount"):
         path, colon, _ = value.strip().strip("\"'").partition(":")
-        if colon:  # a path alone is an anonymous volume's
+        if colon:  # a path alone means an anonymous volume
             yield path
         return
     keys = dict(each.partition("=")[::2] for each in value.strip().strip("\"'").split(","))
@@ -56,6 +56,6 @@ def words(line: str) -> list[str]:
 
 
 def host_paths(text: str) -> Iterator[tuple[int, str]]:
-    """With the lines where they are."""
+    """Return paths on the host, with their lines."""
     for found in HOST_PATH.finditer(text):
         yield text.count("\n", 0, found.start(1)) + 1, found[1]

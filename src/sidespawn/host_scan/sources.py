@@ -1,8 +1,7 @@
-"""The host's ways to an engine: sockets and storage, and by which other paths the same files are there.
+"""Finds the host's ways to an engine: sockets and storage, and other paths to the same files.
 
-A mount is judged by where its source leads: links are followed, a directory counts for what is in it, and a socket that
-is mounted somewhere else counts there too. Sockets of an engine that is a user's give that user's rights only and are
-left out.
+A mount is judged by where its source leads: links are followed, a directory counts for its content, and a socket that
+is mounted elsewhere counts there too. Sockets of a user's engine only give that user's rights and are left out.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ A_USERS = re.compile(r"/run/user/[1-9]\d*(/|$)")
 
 @dataclass(frozen=True, kw_only=True)
 class Sources:
-    """`sockets` has every path of each socket, whether it is there at the moment or not; `present` those that are."""
+    """`sockets` has every path of each socket, whether it exists at the moment or not; `present` has existing ones."""
 
     sockets: frozenset[str]
     present: frozenset[str]
@@ -65,8 +64,8 @@ def look(proc: Path = Path("/proc")) -> Sources:
 
 
 def listening(proc: Path) -> Iterator[str]:
-    """Sockets under an engine's usual name in another place, such as docker's with `--host=unix://…`, and those of the
-    podman that each of our own services has.
+    """Return sockets with an engine's usual name in another place, such as docker's with `--host=unix://…`, and the
+    sockets of our own services' podmans.
     """
     with suppress(OSError):
         for *_, path in tables.rows(tables.read(proc / "net/unix")):
@@ -90,17 +89,17 @@ def host_mounts(proc: Path) -> tuple[HostMount, ...]:
 
 
 def unescaped(text: str) -> str:
-    """The kernel writes blanks and backslashes in octal; see proc_pid_mountinfo(5)."""
+    """Decode blanks and backslashes, which the kernel writes in octal; see proc_pid_mountinfo(5)."""
     return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), text)
 
 
 def other_paths(path: str, mounts: Iterable[HostMount]) -> Iterator[str]:
-    """Where a part of the same file system, with this file in it, is mounted as well."""
+    """Return other paths at which a part of the same file system that contains this file is mounted."""
     mounts = tuple(mounts)
     around = [each for each in mounts if is_beneath(path, each.point)]
     if not around:
         return
-    home = max(around, key=lambda each: len(each.point))  # of two on one point the last is seen; either will do
+    home = max(around, key=lambda each: len(each.point))  # of two on one point the last is visible; either will do
     inside = joined(home.root, relative(path, home.point))
     for each in mounts:
         if each.device == home.device and each != home and is_beneath(inside, each.root):
