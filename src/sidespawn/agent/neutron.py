@@ -1,4 +1,4 @@
-"""Neutron's process manager on top of sidespawn: without wrappers, kill scripts or the host's pids.
+"""Neutron's process manager on top of sidespawn, without wrappers, kill scripts or the host's pids.
 
     [sidespawn]                                                         in the agent's configuration file
     services = dnsmasq:neutron-dhcp-dnsmasq, haproxy:neutron-dhcp-haproxy
@@ -7,16 +7,15 @@
 
 or, in another program, before Neutron makes its first process manager: `sidespawn.agent.neutron.install()`.
 
-`services` says which service has which program. A program that is not named there is run by Neutron itself.
+`services` maps programs to services. Neutron itself runs programs that are not listed there.
 
-The class is derived from Neutron's, so that what is not about processes (names of pid files, defaults, arguments that
-a later Neutron adds) stays Neutron's own. What it does differently: it starts and signals by the service's spool, and
-asks the host whether a helper is active. The host writes the pid file into the agent's state directory; so an agent
-that was restarted finds the pid there and asks the host about it. The pid is a handle here and means nothing in the
-agent's /proc.
+The class is derived from Neutron's, so Neutron still handles everything except processes (names of pid files, defaults,
+arguments that a later Neutron adds). The differences: it starts and signals through the service's spool, and asks the
+host whether a helper is active. The host writes the pid file into the agent's state directory, so a restarted agent
+finds the pid there and asks the host about it. The pid is a handle and means nothing in the agent's /proc.
 
-Runs in the agent, with Neutron 29 or later, and no privilege but writing the spool. It trusts the pid file as little
-as Neutron does: an answer counts if it is about a side container that is named for the same uuid.
+Runs in the agent, with Neutron 29 or later; its only privilege is to write the spool. It trusts the pid file as little
+as Neutron does: an answer counts only if it is about a side container that is named after the same uuid.
 """
 
 from __future__ import annotations
@@ -45,18 +44,18 @@ OPTIONS = [
 UUID = re.compile("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 SIGNALS = {"1": "HUP", "9": "KILL", "10": "USR1", "15": "TERM"}
 EXIT_CODES = {Rejected: wrapper.REJECTED, NoAnswer: wrapper.NO_ANSWER, Unavailable: wrapper.UNAVAILABLE}
-# When a start or a HUP of these fails, Neutron removes the router's namespace, and all that works in it.
+# If a start or a HUP of these fails, Neutron removes the router's namespace and everything that works in it.
 OF_ROUTERS = ("keepalived", "neutron-keepalived-state-change", "radvd")
-# Neutron's name for the process, where it is not the program's.
+# Neutron's name for the process, if it differs from the program's.
 PROGRAMS = {"neutron-keepalived-state-change-monitor": "neutron-keepalived-state-change"}
 
 cfg.CONF.register_opts(OPTIONS, "sidespawn")
 
 
 class ProcessManager(external_process.ProcessManager):
-    """One helper, as Neutron's class of this name. Errors are Neutron's ProcessExecutionError where Neutron has them.
+    """One helper, like Neutron's class of this name. Raises Neutron's ProcessExecutionError where Neutron would.
 
-    If the host does not answer, `active` raises a ClientError: a helper that may be running must not be taken for
+    If the host does not answer, `active` raises a ClientError: a helper that may be running must not be considered
     dead. A helper that a router needs is then assumed to run.
     """
 
@@ -64,7 +63,7 @@ class ProcessManager(external_process.ProcessManager):
     def program(self) -> str:
         if self.service != external_process.DEFAULT_SERVICE_NAME:
             return str(PROGRAMS.get(self.service, self.service))
-        # Two of Neutron's have no name and are told apart by their pid files.
+        # Two of Neutron's processes have no name and are distinguished by their pid files.
         name = os.path.basename(self.get_pid_file_name())
         return "keepalived" if name.endswith("-vrrp") else name.partition(".")[0]
 
@@ -85,7 +84,7 @@ class ProcessManager(external_process.ProcessManager):
             if not self.goes_on_after(error):
                 raise
             return True
-        # A file from before a reboot may hold the pid of another helper by now.
+        # A file from before a reboot may now contain the pid of another helper.
         return helper is not None and all(uuid in helper.container for uuid in UUID.findall(self.uuid))
 
     def enable(
@@ -145,7 +144,7 @@ class ProcessManager(external_process.ProcessManager):
             except ClientError as error:
                 if name != "HUP" or not self.goes_on_after(error):
                     raise failure(["kill", f"-{name}", str(self.pid)], error) from error
-            if delete_pid_file or name == "KILL":  # the host has done it, unless it had lost its record
+            if delete_pid_file or name == "KILL":  # the host has done this, unless it had lost its record
                 with suppress(OSError):
                     os.unlink(self.get_pid_file_name())
         else:
@@ -166,7 +165,7 @@ def install() -> None:
     own = conntrackd.ConntrackdManager.create_pid_file
 
     def create_pid_file(manager: Any) -> None:
-        """Neutron's own looks for the pid among the agent's processes; here the host has already written the file."""
+        """Skip Neutron's search for the pid among the agent's processes: the host has already written the file."""
         if manager.get_process().client is None:
             own(manager)
 

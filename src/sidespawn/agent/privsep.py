@@ -1,17 +1,17 @@
-"""oslo.privsep's daemon for an agent that is not root: its children keep the capabilities that it has.
+"""oslo.privsep's daemon for an agent that is not root: its children keep its capabilities.
 
     [privsep]                                             in the agent's configuration file, and in each privsep_...
     helper_command = python3 -m sidespawn.agent.privsep --config-file /etc/neutron/neutron.conf
     capabilities = CAP_SYS_ADMIN, CAP_NET_ADMIN
 
-oslo.privsep reduces its daemon to the capabilities of its context, and clears the inheritable ones. To root that makes
-no difference. Of another user the programs that the daemon runs then have none: `ip netns exec` fails. With sudo there
-would be none to keep either, and no_new_privs leaves sudo no way. Here the same capabilities become inheritable and
-ambient, so that a program has what its daemon has. What the daemon itself has is as oslo.privsep has it, and is never
-more than its container gives.
+oslo.privsep reduces its daemon to the capabilities of its context, and clears the inheritable ones. This does not
+affect root. But programs that the daemon runs as another user then have none, and `ip netns exec` fails. With sudo they
+would not keep any either, and no_new_privs makes sudo unusable. Here the same capabilities become inheritable and
+ambient, so programs have the daemon's capabilities. The daemon's own capabilities are those that oslo.privsep sets, and
+never more than its container gives.
 
-Runs in the agent, as the agent's user, in place of privsep-helper, whose arguments it takes. It holds no privilege
-and judges nothing: what the daemon may be asked is oslo.privsep's matter.
+Runs in the agent, as the agent's user, in place of privsep-helper, whose arguments it takes. It holds no privileges and
+checks nothing: oslo.privsep decides what the daemon may be asked.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ def ambient(action: int, capability: int = 0) -> None:
 
 
 def keep(effective: Iterable[int], permitted: Iterable[int], inheritable: Iterable[int]) -> None:
-    """Called by oslo.privsep with no inheritable ones: the permitted ones take their place, and become ambient.
+    """Make the permitted capabilities inheritable and ambient; oslo.privsep calls this without inheritable ones.
 
-    Raises OSError, as oslo.privsep's does when the container lacks one of them; the daemon then does not start.
+    Raises OSError, as oslo.privsep's function does, if the container lacks one of them; then the daemon does not start.
     """
     wanted = tuple(permitted)
     drop_all_caps_except(effective, wanted, sorted({*inheritable, *wanted}))

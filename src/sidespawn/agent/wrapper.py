@@ -1,20 +1,20 @@
 #!/usr/bin/python3 -IS
-"""Stands in the agent where a helper program would: asks the host to start it, and returns when it runs.
+"""Replaces a helper program in the agent: asks the host to start it, and returns when it runs.
 
-One file, standard library only, Python 3.6 or later, so that it works in any agent's image.  `sidespawn enable`
-copies it once per program and kill script, with the settings below filled in; the agent mounts the copies read-only.
-Other Python programs may import it and use `start`, `signal` and `ask`.
+One file, standard library only, Python 3.6 or later, so that it works in any agent's image.  `sidespawn enable` copies
+it once per program and kill script, with the settings below filled in; the agent mounts the copies read-only. Other
+Python programs may import it and use `start`, `signal` and `ask`.
 
-It runs inside the agent and has no privilege there to lose: the host checks all that it writes.  It writes one line
-to SPOOL/processes and a date to SPOOL/processes-timestamp, both under flock(2) on the former, rings REPLIES/doorbell,
-a FIFO by which systemd knows that the service is wanted, and waits for REPLIES/<id>.json.  Several wrappers and the
-host share the spool, so two rules keep every request: the lock is on the file's own inode, which must still be the one
-at the path; and a line counts as handed over only if that is so after it was written, too.  Otherwise it is written
-again under the same id, which the host answers once.
+It runs inside the agent and has no privileges to lose there, since the host checks everything that it writes.  It
+writes one line to SPOOL/processes and a date to SPOOL/processes-timestamp, both under flock(2) on the former.  It rings
+REPLIES/doorbell, a FIFO that tells systemd to start the service, and waits for REPLIES/<id>.json.  Several wrappers and
+the host share the spool, so two rules protect every request: the lock is on the file's inode, which must still be the
+one at the path; and a line counts as handed over only if this still holds after the write.  Otherwise the line is
+written again with the same id, which the host answers once.
 
 Exit codes: 0 it runs (kill script: the signal was delivered; for TERM and KILL, the process is gone), 1 no such
-process, 64 wrong use, 69 the host's directories or the real program are not there, 70 the start failed, 75 no
-answer in time, 77 rejected by the host's policy; 0 instead of 70, 75 and 77 where its `refusals_fail` is false.
+process, 64 wrong use, 69 the host's directories or the real program are missing, 70 the start failed, 75 no answer in
+time, 77 rejected by the host's policy; 0 instead of 70, 75 and 77 if its `refusals_fail` is false.
 """
 
 import posix  # os has this from it, and takes a millisecond to import
@@ -49,7 +49,7 @@ def ring(doorbell):
         finally:
             posix.close(fd)
     except OSError:
-        pass  # full, as it was rung so often; or no one listens, and anyone who waits for a reply rings again
+        pass  # full, because it was rung so often; or no one listens, and wrappers that wait for replies ring again
 
 
 if __name__ == "__main__" and not is_answered_here(SETTINGS["local"], sys.argv[1:]):
@@ -65,11 +65,11 @@ import select
 import stat
 import time
 
-CLAIM_BYTES = 1024 * 1024  # what the host takes at once; a longer file waits for the host
+CLAIM_BYTES = 1024 * 1024  # the host takes this much at a time; a longer file waits for the host
 LINE_BYTES = 64 * 1024  # of a request, where the service's policy does not allow more
 CLOCK_BOOTTIME = 7  # Linux; time.CLOCK_BOOTTIME came with Python 3.7
 NAMESPACES = "/run/netns"
-RING_AGAIN = 0.1  # when a pause is longer, so after 4 s
+RING_AGAIN = 0.1  # once a pause is longer, which is after 4 s
 SHORTEST_PAUSE, LONGEST_PAUSE, OF_THE_TIME_WAITED = 0.002, 1.0, 1 / 40.0
 PLAIN = frozenset(map(chr, range(32, 127))) - frozenset('"\\')
 PROBE = "0"  # asks whether a process is there
@@ -95,13 +95,13 @@ class Unavailable(Exception):
 
 def start(settings, argv, netns, environment, brief=False):
     # type: (Dict[str, Any], List[str], Optional[str], Dict[str, str], bool) -> Dict[str, Any]
-    """Ask for a program. `argv` holds strings, `netns` a name or None. Returns the reply; see `ask` for more."""
+    """Request a program. `argv` holds strings, `netns` a name or None. Returns the reply; see `ask` for more."""
     return ask(settings, {"op": "start", "argv": argv, "netns": netns, "env": environment}, brief)
 
 
 def signal(settings, name, pid, brief=False):
     # type: (Dict[str, Any], str, int, bool) -> Dict[str, Any]
-    """Ask for a signal, such as HUP, to the side container whose program is `pid`. Returns the reply; see `ask`."""
+    """Request a signal, such as HUP, to the side container whose program is `pid`. Returns the reply; see `ask`."""
     return ask(settings, {"op": "signal", "signal": name, "pid": pid}, brief)
 
 
@@ -109,9 +109,9 @@ def ask(settings, body, brief=False):
     # type: (Dict[str, Any], Dict[str, Any], bool) -> Dict[str, Any]
     """Hand one request over and wait for the answer, an object as docs/wire.md describes it.
 
-    Without an answer in time the status is "expired": the host then starts nothing for it any more.  A success may be
-    answered with no more than its status when the caller is content with a `brief` reply, which comes 6 ms sooner.
-    Raises Unavailable when there is no spool, ValueError when the request is too long for the format.
+    Without an answer in time, the status is "expired": the host then no longer starts anything for it.  If the caller
+    accepts a `brief` reply, a success may contain only the status, which arrives 6 ms sooner. Raises Unavailable if
+    there is no spool, ValueError if the request is too long for the format.
     """
     request_id = binascii.hexlify(os.urandom(16)).decode("ascii")
     deadline = boottime_ms() + settings["timeout"] * 1000
@@ -141,7 +141,7 @@ def ask(settings, body, brief=False):
 def read_reply(content, path):
     # type: (bytes, str) -> Dict[str, Any]
     """Return the reply in this file, with the fields that all callers use; a failure if it is not a reply."""
-    import json  # with re and enum it takes as long as the interpreter and all the rest; most wrappers never need it
+    import json  # with re and enum it takes as long as the interpreter and everything else; most wrappers never need it
 
     try:
         reply = json.loads(content.decode("utf-8"))
@@ -175,13 +175,13 @@ def escape(character):
 
 def hand_over(spool, doorbell, line, request_id, deadline):
     # type: (str, str, bytes, str, int) -> bool
-    """Append the line to the spool's file, and again whenever the host has taken the file away since."""
+    """Append the line to the spool's file, and again whenever the host has taken the file since."""
     rung = False
     for pause in pauses(deadline):
         if try_to_hand_over(spool, doorbell, line, request_id):
             return True
         if not rung or pause > RING_AGAIN:
-            ring(doorbell)  # whatever is in the way there, the host removes it; mostly it is another wrapper
+            ring(doorbell)  # something is in the way, which the host removes; mostly it is another wrapper
             rung = True
         time.sleep(pause)
     return False
@@ -195,12 +195,12 @@ def try_to_hand_over(spool, doorbell, line, request_id):
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
             raise Unavailable("cannot open %s: %s" % (path, error.strerror)) from None
-        return False  # no space, or something else lies there: the host will remove it
+        return False  # no space, or something else is there: the host will remove it
     try:
         status = os.fstat(fd)
         if not (stat.S_ISREG(status.st_mode) and status.st_nlink == 1 and try_lock(fd) and is_at(path, fd)):
             return False
-        ring(doorbell)  # before the line, so that no line is there without; the host then waits for the lock
+        ring(doorbell)  # before the line, so that each line has a ring; the host then waits for the lock
         if not append(fd, line):
             return False
         note_time(spool, request_id)
@@ -211,10 +211,10 @@ def try_to_hand_over(spool, doorbell, line, request_id):
 
 def append(fd, line):
     # type: (int, bytes) -> bool
-    """One whole line at the end of the file, or no change to it."""
+    """Append one whole line to the file, or leave it unchanged."""
     size = os.fstat(fd).st_size
     if size and os.pread(fd, 1, size - 1) != b"\n":
-        line = b"\n" + line  # a writer before us was killed in the middle
+        line = b"\n" + line  # an earlier writer was killed in the middle
     if size + len(line) > CLAIM_BYTES:
         return False
     try:
@@ -229,7 +229,7 @@ def append(fd, line):
 
 def note_time(spool, request_id):
     # type: (str, str) -> None
-    """For people, and for those who know the pattern by its two files. The host never reads it."""
+    """Write the date for people, and because the original pattern has two files. The host never reads it."""
     text = "%s %s\n" % (time.strftime("%Y-%m-%dT%H:%M:%S%z"), request_id)
     path = os.path.join(spool, "processes-timestamp")
     try:
@@ -257,7 +257,7 @@ def wait_for(path, doorbell, deadline):
             if bell is None:
                 bell = open_bell(os.path.splitext(path)[0] + ".fifo")
                 if bell is not None:
-                    poll.register(bell, 0)  # what is reported unasked: the other end was closed
+                    poll.register(bell, 0)  # always reported: the other end was closed
             try:
                 with open(path, "rb") as file:
                     return file.read()
@@ -286,11 +286,11 @@ def open_bell(path):
 
 def pauses(deadline):
     # type: (int) -> Iterator[float]
-    """How long to pause before each next try: a fortieth of the time waited so far, 2 ms to 1 s.
+    """Yield the pause before each next try: a fortieth of the time waited so far, 2 ms to 1 s.
 
-    A look takes 0.03 to 0.04 ms, so that waiting without a bell costs 2 % of a processor at first, and in the end so
-    little that a thousand can wait.  Not inotify: it would wake all of those who wait for each reply, and root has 128
-    instances of it for the whole host.
+    A check takes 0.03 to 0.04 ms, so waiting without a bell costs 2 % of a processor at first, and later so little that
+    a thousand can wait.  Not inotify: each reply would wake all waiters, and root has 128 instances of it for the whole
+    host.
     """
     began = now = boottime_ms()
     while now < deadline:
@@ -325,26 +325,26 @@ def is_at(path, fd):
 
 def identify_netns():
     # type: () -> Optional[str]
-    """The name of this process's network namespace, or None.
+    """Return the name of this process's network namespace, or None.
 
-    The kernel's list of mounts says which namespace stands at which name.  To look at the names, as `ip netns identify`
-    does, would hang forever at a file system that never answers, and each agent that shares the directory can mount
-    one there.
+    The kernel's list of mounts says which namespace has which name.  Looking at the names, as `ip netns identify` does,
+    would hang forever at a file system that never answers, and each agent that shares the directory can mount one
+    there.
     """
-    here = os.readlink("/proc/self/ns/net")  # net:[INODE], as proc(5) has it for the root of such a mount, too
+    here = os.readlink("/proc/self/ns/net")  # net:[INODE], which proc(5) also shows for the root of such a mount
     prefix = NAMESPACES + "/"
     found = {}  # type: Dict[str, str]
     with open("/proc/self/mountinfo", errors="replace") as mounts:
         for line in mounts:
             fields = line.split(" ", 5)
             if fields[4].startswith(prefix):
-                found[fields[4][len(prefix) :]] = fields[3]  # the last of several is the one that is seen
+                found[fields[4][len(prefix) :]] = fields[3]  # the last of several is visible
     return min((name for name, namespace in found.items() if namespace == here), default=None)
 
 
 def real_program(settings):
     # type: (Dict[str, Any]) -> Optional[str]
-    """The program that this wrapper stands in front of, or None where the agent's image has no other way to it."""
+    """Return the program that this wrapper replaces, or None if the agent's image has no other path to it."""
     own = os.stat(os.path.abspath(__file__))
     directories = os.environ.get("PATH", "").split(":") + ["/usr/sbin"]
     paths = list(settings["real"])  # type: List[str]
@@ -367,9 +367,9 @@ def say(text):
 
 def named_pid_file(stop, arguments):
     # type: (List[List[str]], List[str]) -> Optional[str]
-    """The pid file of what a call is to end; None for a call of another kind. `stop` holds lists as `local` does.
+    """Return the pid file of the process that a call stops; None for other calls. `stop` holds lists as `local` does.
 
-    There, the text after ANY is the file's path in the directory that the argument names.
+    In these, the text after ANY is the file's path in the directory that the argument names.
     """
     for each in stop:
         named = [index for index, wanted in enumerate(each) if wanted.startswith(ANY)]
@@ -434,7 +434,7 @@ def kill_main(settings, arguments):
 
 def service_of(settings, pid):
     # type: (Dict[str, Any], int) -> Optional[Dict[str, Any]]
-    """The settings for whichever other service of this agent the pid belongs to; None when it is no one's."""
+    """Return the settings of the other service of this agent that the pid belongs to; None if it belongs to none."""
     home = os.path.dirname(os.path.dirname(settings["spool"]))
     for service in sorted(set(os.listdir(home)) - {settings["service"]}):
         other = dict(settings, service=service, timeout=min(PROBE_TIMEOUT, settings["timeout"]))
@@ -443,7 +443,7 @@ def service_of(settings, pid):
             if signal(other, PROBE, pid)["status"] == "done":
                 return dict(other, timeout=settings["timeout"])
         except Unavailable:
-            continue  # it is no service of this agent
+            continue  # not a service of this agent
     return None
 
 
@@ -471,4 +471,4 @@ def main(settings=None):
 if __name__ == "__main__":
     code = main()
     sys.stderr.flush()
-    os._exit(code)  # nothing is left to do, and taking the interpreter down would take 2 ms
+    os._exit(code)  # nothing is left to do, and shutting down the interpreter would take 2 ms

@@ -1,1 +1,1 @@
-"""A policy made of TOML: read when a file of it has changed, never on a request."""
+"""Loads a policy from TOML, when one of its files has changed, never on a request."""

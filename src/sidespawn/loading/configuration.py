@@ -1,4 +1,4 @@
-"""The rules for a program's configuration files, `[configuration.NAME]`, from a policy's TOML."""
+"""Parses the rules for a program's configuration files, `[configuration.NAME]`, from a policy's TOML."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ def every(directives: tuple[Directive, ...]) -> Iterator[Directive]:
 
 
 def build_directives(table: Table, depth: int) -> tuple[Directive, ...]:
-    """The long form is a table; `true`, a pattern or a list of patterns are short for one."""
+    """Build directives. The long form is a table; `true`, a pattern or a list of patterns are short for one."""
     found = []
     for name in table.keys():
         given = table.take(name, bool, str, list, dict)
         if given is False:
-            continue  # a service's own policy takes back what its preset allows
+            continue  # a service's own policy revokes what its preset allows
         long = table.table(name) if isinstance(given, dict) else None
         if long is None:
             values = () if given is True else table.patterns(name)

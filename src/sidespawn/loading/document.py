@@ -1,7 +1,7 @@
-"""TOML as policies use it: each key read once with its exact type, each error with file and line.
+"""Reads TOML for policies: each key once with its exact type, each error with file and line.
 
-Nothing here knows what a policy means. tomllib reads the text; `Table` hands out its keys and refuses the ones that
-no one asked for.
+Nothing here knows what a policy means. tomllib reads the text; `Table` hands out its keys and refuses keys that were
+not read.
 """
 
 from __future__ import annotations
@@ -94,14 +94,14 @@ class Table:
         self._names: frozenset[str] = frozenset()
 
     def path_keys(self) -> tuple[str, ...]:
-        """The keys of a table in which each is a path."""
+        """Return the keys of a table whose keys are paths."""
         for path in self._content:
             if not is_path(path):
                 raise self.error(path, "must be an absolute path in the side container")
         return self.keys()
 
     def declare(self, names: Iterable[str]) -> None:
-        """The names that patterns in this table and in those taken from it later may use."""
+        """Declare names that patterns in this table, and in tables taken from it later, may use."""
         self._names = frozenset(names)
 
     def keys(self) -> tuple[str, ...]:
@@ -113,7 +113,7 @@ class Table:
         return key in self._content
 
     def where(self, key: str = "") -> str:
-        """FILE:LINE of a key, or of the nearest table around it."""
+        """Return FILE:LINE of a key, or of the nearest table around it."""
         path = (*self._path, key) if key else self._path
         while path:
             if path in self._lines:
@@ -125,7 +125,7 @@ class Table:
         return PolicyError(f"{self.where(key)}: {'.'.join(filter(None, (*self._path, key)))} {problem}", hint)
 
     def take(self, key: str, *kinds: type, default: Any = None) -> Any:
-        """The value of a key, of one of these exact types. Without a default the key must be there."""
+        """Return the value of a key, of exactly one of these types. Without a default, the key is required."""
         self._taken.add(key)
         value = self._content.get(key, default)
         if value is None:
@@ -143,7 +143,7 @@ class Table:
         return value
 
     def strings(self, key: str, *, optional: bool = False) -> tuple[str, ...]:
-        """One string or a list of strings."""
+        """Return one string or a list of strings."""
         value = self.take(key, str, list, default=[] if optional else None)
         values = [value] if isinstance(value, str) else value
         if not all(isinstance(each, str) for each in values) or not (values or optional):
@@ -154,7 +154,7 @@ class Table:
         return self.parsed(key, self.strings(key, optional=optional))
 
     def parsed(self, key: str, texts: tuple[str, ...]) -> tuple[Pattern, ...]:
-        """Patterns that stand at a key, or are the key itself."""
+        """Return the patterns at a key, or the key itself as one."""
         try:
             patterns = tuple(parse_pattern(each) for each in texts)
         except ValueError as error:
@@ -170,7 +170,7 @@ class Table:
         return patterns[0]
 
     def path(self, key: str) -> str:
-        """An absolute path in its canonical spelling."""
+        """Return an absolute path in canonical spelling."""
         value: str = self.take(key, str)
         if not is_path(value):
             raise self.error(key, "must be an absolute path without '.', '..', doubled slashes or special characters")

@@ -1,7 +1,7 @@
-"""A service's policy from TOML text: one frozen `Policy`, or an error with file and line.
+"""Parses a service's policy from TOML text: one frozen `Policy`, or an error with file and line.
 
-A policy is loaded whole or not at all: an unknown key, a wrong type, a placeholder that no one declared, an option
-that the program does not have, all refuse the file.
+A policy is loaded as a whole or not at all. An unknown key, a wrong type, an undeclared placeholder, or an option that
+the program does not have makes the file invalid.
 
 A service's file may say `extends = "PRESET"`: the preset's tables come first, the file's keys replace or add to them.
 Strings may use `{parameter}` for a value of `[parameters]`.
@@ -56,12 +56,12 @@ WAKES = ("doorbell", "path")
 EXTENSIONS = 4
 ENGINES = ("podman", "docker", "systemd", "kubernetes")
 IMAGE_CHARACTERS = ALPHANUMERIC | frozenset("._-/:@")
-# SYS_ADMIN, SYS_PTRACE, SYS_MODULE and their like are root on the host under another name: no policy can give them.
+# SYS_ADMIN, SYS_PTRACE, SYS_MODULE and similar ones amount to root on the host: no policy can give them.
 CAPABILITIES = frozenset(
     {"AUDIT_WRITE", "CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "IPC_LOCK", "KILL", "NET_ADMIN"}
     | {"NET_BIND_SERVICE", "NET_BROADCAST", "NET_RAW", "SETGID", "SETPCAP", "SETUID", "SYS_CHROOT", "SYS_NICE"}
 )
-# On the host's own network NET_ADMIN and NET_RAW are the host's, and sockets that trust root can be reached.
+# On the host's own network, NET_ADMIN and NET_RAW apply to the host, and sockets that trust root can be reached.
 ON_HOST_NETWORK = frozenset({"NET_BIND_SERVICE"})
 SMALLEST_SPOOL = 2 * 2**20  # bytes
 
@@ -70,7 +70,7 @@ Read = Callable[[str], str]  # the text of a preset or of a program's table, by 
 
 
 def parse_policy(service: str, source: str, text: str, read_preset: Read, read_program: Read) -> Policy:
-    """The policy of `service` in `text`; `source` is the file's name for messages. Raises PolicyError."""
+    """Parse the policy of `service` in `text`; `source` is the file's name for messages. Raises PolicyError."""
     document, lines = extended(source, text, read_preset, EXTENSIONS)
     parameters = read_parameters(Table(document, lines, source).table("parameters", optional=True))
     document.pop("parameters", None)
@@ -78,7 +78,7 @@ def parse_policy(service: str, source: str, text: str, read_preset: Read, read_p
 
 
 def extended(source: str, text: str, read_preset: Read, most: int) -> tuple[dict[str, Any], dict[tuple[str, ...], str]]:
-    """The document with the presets that it extends, and FILE:LINE of each key."""
+    """Return the document with the presets that it extends, and FILE:LINE of each key."""
     document, lines = parse_toml(source, text)
     preset = document.pop("extends", None)
     if preset is None:
@@ -101,7 +101,7 @@ def extended(source: str, text: str, read_preset: Read, most: int) -> tuple[dict
 def read_parameters(table: Table) -> dict[str, str | int]:
     parameters: dict[str, str | int] = {}
     for name in table.keys():
-        value = substitute(table.take(name, str, int), parameters)  # of those before it
+        value = substitute(table.take(name, str, int), parameters)  # of earlier ones
         if isinstance(value, str) and not only(value, PATH_CHARACTERS | IMAGE_CHARACTERS):
             raise table.error(name, "holds a character that a parameter cannot have")
         parameters[name] = value
@@ -109,7 +109,7 @@ def read_parameters(table: Table) -> dict[str, str | int]:
 
 
 def build_policy(service: str, top: Table, read_program: Read) -> Policy:
-    top.check_keys(KEYS)  # first, or a misspelled table would be missed as another one
+    top.check_keys(KEYS)  # first, or a misspelled table would be reported as a missing one
     if top.take("version", int) != POLICY_VERSION:
         raise top.error("version", f"must be {POLICY_VERSION}")
     declared = top.table("names", optional=True)
@@ -155,7 +155,7 @@ def build_policy(service: str, top: Table, read_program: Read) -> Policy:
         side_container=side_container,
         adopt=build_adopt(top.table("adopt"), side_container.engine) if top.has("adopt") else None,
     )
-    top.take("test", list, default=[])  # cases for `sidespawn check`, which mean nothing here
+    top.take("test", list, default=[])  # cases for `sidespawn check`, not used here
     for each in (request, arguments, top):
         each.done()
     check_policy(policy, top, request)
@@ -193,7 +193,7 @@ def build_agent(table: Table) -> Agent:
 
 
 def build_roots(agent: Table) -> tuple[Root, ...]:
-    """None may lie in another one: who can write there could replace a directory on the way to it by a link."""
+    """Build the roots. None may be inside another: its writers could replace a directory in the path with a link."""
     table = agent.table("roots", optional=True)
     roots = []
     taken = [(agent.path("state"), agent.path("state_on_host"), "state")]
@@ -248,12 +248,12 @@ def build_options(table: Table, program: ProgramTable) -> Iterable[OptionRule]:
             problem = f"is not an option of {program.program} {program.version}{meant(name, program.options)}"
             raise table.error(name, problem)
         if table.take(name, bool, str, list, dict) is False:
-            continue  # a service's own policy takes back what its preset allows
+            continue  # a service's own policy revokes what its preset allows
         yield build_option_rule(table, name, option)
 
 
 def build_option_rule(table: Table, name: str, option: Option) -> OptionRule:
-    """The long form is a table; `true`, a pattern or a list of patterns are short for one."""
+    """Build a rule. The long form is a table; `true`, a pattern or a list of patterns are short for one."""
     given = table.take(name, bool, str, list, dict)
     if isinstance(given, dict):
         long = table.table(name)
@@ -348,7 +348,7 @@ def build_places(table: Table) -> tuple[tuple[str, Pattern], ...]:
 
 
 def is_image(text: str) -> bool:
-    """[HOST[:PORT]/]PATH[:TAG][@DIGEST]: no option, and no transport such as dir: or oci:, which would open a path."""
+    """Check for [HOST[:PORT]/]PATH[:TAG][@DIGEST]: no option, no transport such as dir: or oci:, which open paths."""
     registry, _, rest = text.rpartition("/")[0].partition("/")
     host, colon, port = registry.partition(":")
     return (
@@ -403,7 +403,7 @@ def check_policy(policy: Policy, top: Table, request: Table) -> None:
 
 
 def uses(names: Names, patterns: tuple[Pattern, ...], found: set[str]) -> set[str]:
-    """Every name that the patterns use, directly or through another name."""
+    """Return every name that the patterns use, directly or through another name."""
     for name in (name for pattern in patterns for name in pattern.names if name not in found):
         found.add(name)
         uses(names, names[name], found)

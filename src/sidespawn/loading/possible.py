@@ -1,7 +1,7 @@
 """Checks that a policy can allow anything at all: each of its paths and names is tried with examples.
 
-A pattern's examples are its text with a plain value of its type in each hole.  Where none of them can be part of a
-plan, no request will be, so the policy is refused when it is loaded, with the line.
+A pattern's examples are its text with a plain value of its type in each hole.  If none of them can be part of a plan,
+no request can, so loading fails with the line.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ Bound = dict[str, str]
 
 
 def example(spelling: str) -> str:
-    """A value of a type."""
+    """Return an example value of a type."""
     if spelling.startswith("integer "):
         return spelling.removeprefix("integer ").removesuffix(",...").partition("..")[0]
     return EXAMPLES.get(spelling.removesuffix(",..."), "a")
 
 
 def examples(patterns: tuple[Pattern, ...], names: Names, bound: Bound) -> Iterator[tuple[str, Bound]]:
-    """Values that the patterns match, each with the names that it binds."""
+    """Yield values that the patterns match, each with the names that it binds."""
     for pattern in patterns:
         yield from islice(filled(pattern.parts, names, bound), MOST)
 

@@ -1,4 +1,4 @@
-"""A program's table of options from TOML text; docs/policy.md shows the format to people."""
+"""Parses a program's table of options from TOML text; docs/policy.md explains the format."""
 
 from __future__ import annotations
 
