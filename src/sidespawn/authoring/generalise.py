@@ -1,8 +1,8 @@
 """Turns values that were seen into patterns that allow them: names that the request had bound, types, ranges.
 
-A value is cut where words end (`,` `=` `:` and the like, and `/` in a path).  A piece that is an address, a uuid and so
-on becomes its type; a number that differs between values becomes a range; words stay as they are unless there are many
-different ones at one place.  Each pattern is tried on the values that it was made from before it is given out.
+A value is split where words end (`,` `=` `:` and the like, and `/` in a path).  A piece such as an address or a uuid
+becomes its type, and a number that differs between values becomes a range.  Words stay unchanged unless there are many
+different ones at one place.  Each pattern is tested on the values that it was made from before it is returned.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from dataclasses import dataclass
 from sidespawn.core.pattern import Conflict, Names, match, parse_pattern
 from sidespawn.core.values import is_decimal, parse_type
 
-SHORTEST_NAME = 8  # characters: a shorter bound value, such as a directory's name, can stand somewhere by chance
-MOST_WORDS = 4  # different ones at a place; with more, the place gets a type
+SHORTEST_NAME = 8  # characters: a shorter bound value, such as a directory's name, can occur by chance
+MOST_WORDS = 4  # different words at a place; with more, the place gets a type
 CUT = re.compile(r"([,;=|#\[\]() ])")
 UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-TYPED = ("uuid", "mac", "netmask", "ipv4", "ipv6", "cidr")  # always a type: they are what differs between instances
+TYPED = ("uuid", "mac", "netmask", "ipv4", "ipv6", "cidr")  # always a type: these differ between instances
 WORDS = ("tag", "interface", "hostname", "name", "text")
-ZERO = "0.0.0.0"  # noqa: S104 - a mask of no ones is written like an address
+ZERO = "0.0.0.0"  # noqa: S104 - a mask without ones is written like an address
 
 
 @dataclass(frozen=True)
 class Value:
-    """A value that was seen, and the names that its request had bound."""
+    """An observed value, and the names that its request had bound."""
 
     text: str
     names: Mapping[str, str]
@@ -33,7 +33,7 @@ class Value:
 
 @dataclass(frozen=True)
 class Piece:
-    """`kind` is `literal` for what separates, `name`, `word`, `integer`, `duration`, or a type."""
+    """`kind` is `literal` for separators, `name`, `word`, `integer`, `duration`, or a type."""
 
     kind: str
     text: str
@@ -63,7 +63,7 @@ def generalise(values: Iterable[Value], names: Names) -> tuple[list[str], list[V
 
 
 def shape(piece: Piece) -> Piece | str:
-    """Return what must be equal for two values to be of one kind: separators and names; of the rest only what it is."""
+    """Return what two values of one kind have in common: separators, names, and the kinds of the other pieces."""
     return piece if piece.kind in ("literal", "name") else piece.kind
 
 
@@ -78,9 +78,9 @@ def cut(value: Value, names: Names) -> list[Piece]:
 
 
 def by_names(value: Value, names: Names) -> Iterator[tuple[str, str]]:
-    """The text with what bound names stand for taken out, the longest first: text and the name, or the empty string."""
+    """Split the text at values of bound names, longest first: pairs of text and name, or the empty string."""
     bound = [(text, name) for name, text in value.names.items() if len(text) >= SHORTEST_NAME and name in names]
-    # Of two names for the same text the plainer one: `network` rather than `key`.
+    # Of two names for the same text, prefer the plainer one: `network` rather than `key`.
     bound.sort(key=lambda each: (-len(each[0]), max(len(pattern.parts) for pattern in names[each[1]]), each[1]))
     rest = value.text
     while rest:
@@ -126,7 +126,7 @@ def classified(text: str) -> Iterator[Piece]:
 
 
 def written(group: list[tuple[list[Piece], Value]]) -> Iterator[tuple[str, list[Value]]]:
-    """The patterns for values of one shape, each with its values."""
+    """Yield the patterns for values of one shape, each with its values."""
     columns = [[pieces[at] for pieces, _ in group] for at in range(len(group[0][0]))]
     many = len({tuple(each.text for each in pieces if each.kind == "word") for pieces, _ in group}) > MOST_WORDS
     texts = [column_text(column, merge_words=many) for column in columns]
@@ -164,7 +164,7 @@ def plainer(value: Value, names: Names) -> Iterator[str]:
 
 
 def allows(pattern: str, values: list[Value], names: Names) -> bool:
-    if not pattern.isascii():  # nothing of a program's arguments should be taken for what it looks like
+    if not pattern.isascii():  # a program's arguments should not be interpreted by their looks
         return False
     try:
         parsed = parse_pattern(pattern)

@@ -1,4 +1,4 @@
-"""The start of a side container, as a command for people; for podman, one that can be executed as it is."""
+"""Shows the start of a side container as a command for people; podman's can be executed unchanged."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""All that `sidespawn enable` sets up on a host, and what an agent's container is given."""
+"""Sets up a host for `sidespawn enable`, and describes an agent's container."""

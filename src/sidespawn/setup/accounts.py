@@ -1,4 +1,4 @@
-"""Accounts for the users that side containers of systemd run as.
+"""Makes accounts for the users that systemd's side containers run as.
 
 systemd cannot run a program as a user id that has no account. An account is created only if the id has none, as
 sidespawn-ID, without home and login, and is removed with the last service that needs it.
@@ -25,7 +25,7 @@ def account(number: int) -> str:
 
 
 def missing(uid: int, gid: int) -> list[str]:
-    """The group and the user that this host lacks, in the words of sysusers.d(5)."""
+    """Return the group and the user that this host lacks, in the syntax of sysusers.d(5)."""
     found = []
     if not has(grp.getgrgid, gid):
         found.append(f"g {account(gid)} {gid}")
@@ -43,7 +43,7 @@ def has(look_up: Callable[[int], object], number: int) -> bool:
 
 
 def make(uid: int, gid: int) -> None:
-    """Raises SidespawnError with systemd-sysusers' own words."""
+    """Make the accounts. Raises SidespawnError with systemd-sysusers' message."""
     lines = missing(uid, gid)
     if not lines:
         return
@@ -57,7 +57,7 @@ def make(uid: int, gid: int) -> None:
 
 
 def remove(uid: int, gid: int) -> list[str]:
-    """The accounts that `make` made; their names. A user goes with the group that only it is in."""
+    """Remove accounts that `make` made, and return their names. A user is removed with its own group."""
     removed = []
     for command, database, number in ((USERDEL, pwd.getpwall, uid), (GROUPDEL, grp.getgrall, gid)):
         named = any(each[0] == account(number) and each[2] == number for each in database())

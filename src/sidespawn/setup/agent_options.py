@@ -1,7 +1,7 @@
-"""Options of an agent's container for its services: mounts, security options, and units to start before it.
+"""Computes the options of an agent's container: mounts, security options, and units to start before it.
 
-An agent may have several services. Its options are the union of theirs: kill scripts that services share are mounted
-once, and services that put different wrappers in one place cannot be of one agent.
+An agent may have several services. Its options are the union of theirs: shared kill scripts are mounted once, and
+services with different wrappers in one place cannot belong to one agent.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from sidespawn.system.places import RUN, Places
 
 @dataclass(frozen=True, kw_only=True)
 class Mount:
-    """A bind mount. Its propagation is always rprivate: nothing that the agent mounts below it reaches the host."""
+    """A bind mount. Its propagation is always rprivate: nothing that the agent mounts in it reaches the host."""
 
     source: str
     target: str
     writable: bool = False
-    program: str = ""  # the program whose place a wrapper takes; empty for everything else
+    program: str = ""  # the program that a wrapper replaces; empty for everything else
 
     def as_json(self) -> dict[str, object]:
         return {
@@ -41,20 +41,20 @@ class Mount:
 
 @dataclass(frozen=True, kw_only=True)
 class AgentOptions:
-    """`apparmor`, `seccomp` and `label_type` are for agents that make namespaces; empty where the host lacks them."""
+    """`apparmor`, `seccomp` and `label_type` are for agents that make namespaces; empty if the host lacks them."""
 
     services: tuple[str, ...]
     mounts: tuple[Mount, ...]
     apparmor: str = ""  # the profile's name
     seccomp: str = ""  # the path of the profile
-    label_level: str = ""  # SELinux; without categories, as what the agent shares with side containers has none
+    label_level: str = ""  # SELinux; without categories, since files shared with side containers have none
     label_type: str = ""
-    answers_itself: bool = False  # some calls are answered by the program of the agent's image; see IMAGE_IN_AGENT
+    answers_itself: bool = False  # the program in the agent's image answers some calls; see IMAGE_IN_AGENT
     image: str = ""  # the agent's image; empty if unknown
 
     @property
     def units(self) -> tuple[str, ...]:
-        """The agent has nothing to mount before these have started."""
+        """Return the units that create the agent's mounts, and must start before it."""
         return tuple(f"sidespawn-spool@{name}.service" for name in self.services)
 
     @property
@@ -79,7 +79,7 @@ def options_beside_others(
 ) -> AgentOptions:
     """Return the options of a service, without the kill scripts that another enabled service of the same agent brings.
 
-    `has_module`: whether SELinux has it by the time that the agent starts; by default whether it has it now.
+    `has_module`: whether SELinux will have the module when the agent starts; by default, whether it has it now.
     """
     brought = brought_by_another(places, policy)
     mounts = tuple(each for each in mounts_of(places, policy) if each.target not in brought)
@@ -99,8 +99,8 @@ def complete(
 ) -> AgentOptions:
     """Return the options, with the security options that this host has.
 
-    What podman chooses by itself, AppArmor's profile or SELinux's domain, refuses `ip netns add`. podman's list of
-    system calls allows ways around any such profile; see host/seccomp.py.
+    podman's default AppArmor profile and SELinux domain deny `ip netns add`. podman's list of system calls allows ways
+    around any such profile; see host/seccomp.py.
     """
     if has_module is None:
         has_module = selinux.is_installed()
@@ -117,12 +117,12 @@ def complete(
 
 
 def value(option: str) -> str:
-    """`--security-opt=label=level:s0` to `s0`."""
+    """Turn `--security-opt=label=level:s0` into `s0`."""
     return option.rpartition(":")[2]
 
 
 def union(policies: Iterable[Policy]) -> tuple[Mount, ...]:
-    """The first to mount a path brings it. Others may want the same only if it is a kill script that they share."""
+    """Return the union of mounts. Only a shared kill script may be mounted at the same path by several services."""
     found: dict[str, Mount] = {}
     brought_by: dict[str, Policy] = {}
     for policy in policies:
@@ -148,7 +148,7 @@ def mounts_of(places: Places, policy: Policy) -> Iterator[Mount]:
 
 
 def brought_by_another(places: Places, policy: Policy) -> set[str]:
-    """Kill scripts that an enabled service of the same agent shares and, being the first by name, has the mount of."""
+    """Return shared kill scripts that another enabled service of the same agent mounts, as its name sorts first."""
     found: set[str] = set()
     for other in services(None):
         with suppress(PolicyError):

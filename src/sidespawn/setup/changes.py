@@ -1,6 +1,7 @@
-"""Changes that `sidespawn enable` would make on this host, for a dry run and for a real run.
+"""Lists changes that `sidespawn enable` makes on this host, for a dry run and for a real run.
 
-Programs that manage hosts tell by it whether anything changed, and show it. What cannot be read counts as missing.
+Programs that manage hosts use the list to tell whether anything changed, and show it. Unreadable files count as
+missing.
 """
 
 from __future__ import annotations

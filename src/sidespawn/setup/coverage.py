@@ -1,10 +1,10 @@
-"""Checks that the presets know what the agent's release of Neutron calls. Nothing here runs on a request.
+"""Checks that the presets know the calls of the agent's Neutron release. Nothing here runs on a request.
 
-Neutron before 29 that cannot start its state-change monitor, because the image lacks it, gives up the router with its
-namespace, and a monitor whose calls are refused reports no failover.  So that monitor is held to more than a warning.
+If Neutron before 29 cannot start its state-change monitor, because the image lacks it, it removes the router with its
+namespace. A monitor whose calls are refused reports no failover.  So for that monitor, a warning is not enough.
 
-Of images and agents only names are read: a link in one of them may lead anywhere. What an agent has mounted may never
-answer, so its files are looked at by another process, which is given up after a while.
+Only names are read in images and agents, since a link in one of them may lead anywhere. A file system that an agent has
+mounted may never answer, so another process examines its files, with a timeout.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sidespawn.engines.podman import PODMAN
 from sidespawn.errors import LaunchError, Reason, SidespawnError
 from sidespawn.system.processes import run
 
-# By the first number of its version. tests/data/README.md says how their calls were recorded.
+# By the first number of the version. tests/data/README.md says how their calls were recorded.
 RELEASES = {
     22: "2023.1",
     23: "2023.2",
@@ -48,7 +48,7 @@ CONSEQUENCE = "without their state-change monitor routers report no failover, an
 
 
 def is_neutrons(policy: Policy) -> bool:
-    """Return whether it extends one of the presets for Neutron's agents, or is a copy of one, by its name."""
+    """Return whether the policy extends a preset for Neutron's agents or, by its name, is a copy of one."""
     rules = (policy.options_rule, *(each.rule for each in policy.options.values()))
     return any(rule.rpartition("/")[2].startswith("neutron-") for rule in rules)
 
@@ -60,7 +60,7 @@ def is_covered(release: str) -> bool:
 
 
 def release_in(root: Path) -> str:
-    """The version of Neutron whose packages lie there; empty for none that is found."""
+    """Return the version of Neutron whose packages are there; empty if none is found."""
     for pattern in PLACES:
         with suppress(OSError):
             for path in root.glob(f"{pattern}/neutron-*info"):
@@ -70,7 +70,7 @@ def release_in(root: Path) -> str:
 
 
 def release_of_agent(pid: int) -> str:
-    """The same in the files that a process of an agent sees; empty, too, when they do not answer in time."""
+    """Return the same for the files that an agent's process sees; also empty if they do not answer in time."""
     try:
         done = run((sys.executable, "-I", "-c", LOOK, f"/proc/{pid}/root"), PATIENCE)
     except LaunchError:
@@ -80,7 +80,7 @@ def release_of_agent(pid: int) -> str:
 
 @contextmanager
 def mounted(image: str) -> Iterator[Path | None]:
-    """The image's files, read-only; None where podman cannot show them."""
+    """Mount the image's files read-only; None if podman cannot show them."""
     try:
         done = run((PODMAN, "image", "mount", image), 60)
     except LaunchError:
@@ -100,7 +100,7 @@ def uncovered(release: str) -> str:
 
 
 def problems(policy: Policy, release: str = "", agent_image: str = "") -> list[str]:
-    """Why the service's calls may fail with this release of Neutron, declared or found in the image of the agent."""
+    """Return why calls may fail with this release of Neutron, which is declared or found in the agent's image."""
     if not is_neutrons(policy):
         return []
     side_container, found = policy.side_container, []
@@ -119,13 +119,13 @@ def problems(policy: Policy, release: str = "", agent_image: str = "") -> list[s
 
 
 def is_file_in(root: Path, path: str) -> bool:
-    """A link counts: it would be followed in the image, not here."""
+    """Return whether it is a file there. A link counts, since it would be followed in the image, not here."""
     place = root / path.lstrip("/")
     return place.is_symlink() or place.is_file()
 
 
 def require(policy: Policy, found: list[str]) -> None:
-    """Raises SidespawnError when these would cost working routers."""
+    """Raise SidespawnError if these problems would cost working routers."""
     if found and policy.table.program in VITAL:
         hint = "use the agent's own image, of a known release; or enable it anyway with --uncovered"
         raise SidespawnError(Reason.HOST_UNSUITABLE, f"{'; '.join(found)}; {CONSEQUENCE}", hint)

@@ -1,8 +1,8 @@
-"""Rights of a service's units beyond what every service's may: drop-ins made from its engine and its policy.
+"""Writes drop-ins with the extra rights of a service's units, from its engine and its policy.
 
-`units/ENGINE.conf` says what the service needs with this engine and why. podman is a unit of the service's own, for
-which there is `units/podman-service.conf`; the policy adds the capabilities that its side containers get, since what
-starts them as its children cannot give capabilities that it lacks itself.
+`units/ENGINE.conf` says what the service needs with this engine and why. podman runs in the service's own podman unit,
+which uses `units/podman-service.conf`. The policy adds the capabilities of its side containers, since a parent cannot
+give its children capabilities that it lacks itself.
 
 With the engine kubernetes, a line for systemd-tmpfiles removes the service's static pods at boot, before kubelet
 starts: their records were in /run, and the runtime would refuse them until the first sweep.
@@ -33,12 +33,12 @@ def at_boot(service: str) -> Path:
 
 
 def engine_of(policy: Policy) -> str:
-    """Whose needs count. podman's include those of the others, and who adopts its containers must end them with it."""
+    """Return the engine whose needs count: podman's include the others', and adopted containers may be podman's."""
     return "podman" if policy.adopt and policy.adopt.engine == "podman" else policy.side_container.engine
 
 
 def texts(policy: Policy) -> dict[Path, str]:
-    """Each file's; empty for one that is not to be there."""
+    """Return each file's text; empty for a file that must not exist."""
     podman = text_of(policy, "podman-service") if engine_of(policy) == "podman" else ""
     pods = of_pods(policy.service) if policy.side_container.engine == "kubernetes" else ""
     return {
@@ -49,7 +49,7 @@ def texts(policy: Policy) -> dict[Path, str]:
 
 
 def of_pods(service: str) -> str:
-    """See tmpfiles.d(5)."""
+    """Return a line that removes the service's pods; see tmpfiles.d(5)."""
     return (
         "# Written by `sidespawn enable` for the engine kubernetes: a reboot leaves no pods to start again.\n"
         f"r! {STATIC_PODS}/{PREFIX}{container_name(service, '*')}{SUFFIX}\n"
@@ -87,7 +87,7 @@ def has_selinux() -> bool:
 
 
 def install(policy: Policy) -> bool:
-    """Write the drop-ins of the policy's service; whether any changed."""
+    """Write the drop-ins of the policy's service; return whether any changed."""
     changed = [remove_file(path) if not text else write(path, text) for path, text in texts(policy).items()]
     return any(changed)
 
@@ -106,7 +106,7 @@ def is_current(policy: Policy) -> bool:
 
 
 def remove(service: str) -> bool:
-    """Return whether there was any. Options that an operator has put beside them stay."""
+    """Remove the drop-ins; return whether there were any. An operator's drop-ins beside them stay."""
     removed = [remove_file(path) for path in files(service)]
     return any(removed)
 

@@ -1,4 +1,4 @@
-"""AppArmor and SELinux: what the package ships for them, installed where the kernel has them.
+"""Installs the shipped AppArmor profiles and SELinux module if the kernel supports them.
 
 AppArmor: two profiles. `sidespawn-side-container` is used where a policy says `apparmor = "sidespawn-side-container"`,
 `sidespawn-agent` if an agent is started with it. Loading them confines nothing by itself.
@@ -19,7 +19,7 @@ from sidespawn.setup.systemd import PACKAGE
 from sidespawn.system.processes import last_line, run
 
 PROFILES = PACKAGE / "apparmor"
-AGENT = "sidespawn-agent"  # the profile that an agent which makes namespaces is started with
+AGENT = "sidespawn-agent"  # the profile for agents that make namespaces
 APPARMOR_HOME = Path("/etc/apparmor.d")
 PROCESSES = Path("/proc")
 LOADED = Path("/sys/kernel/security/apparmor/profiles")
@@ -44,7 +44,7 @@ def install() -> list[str]:
 
 
 def remove() -> list[str]:
-    """When no service is left; a sentence for each thing that stays.
+    """Remove them when no service is left; return a sentence for each thing that stays.
 
     A profile that confines a process stays loaded until the next boot: unloading it would set the process free.
     """
@@ -94,7 +94,7 @@ def is_loaded(profile: str) -> bool:
 
 
 def in_use() -> set[str]:
-    """The profiles that confine a process, alone or stacked with others."""
+    """Return the profiles that confine a process, alone or stacked with others."""
     found: set[str] = set()
     for process in PROCESSES.glob("[0-9]*"):
         with suppress(OSError):  # it has ended, or the kernel has another module

@@ -1,7 +1,8 @@
-"""The module for SELinux: installed when the policy that the kernel has lacks it, removed with the last service.
+"""Installs the SELinux module if the kernel's policy lacks it, and removes it with the last service.
 
-It is CIL, which semodule(8) takes as it is. To install a module semodule rebuilds the whole policy, which takes seconds
-to minutes, so it is called only when the kernel does not know a type whose name has a digest of the module's text.
+It is CIL, which semodule(8) reads directly. To install a module, semodule rebuilds the whole policy, which takes
+seconds to minutes. So it is called only if the kernel does not know a type whose name contains a digest of the module's
+text.
 """
 
 from __future__ import annotations
@@ -22,21 +23,21 @@ from sidespawn.system.processes import last_line, run
 MODULE = PACKAGE / "selinux" / "sidespawn.cil"
 SEMODULE, RESTORECON, RUNCON = "/usr/sbin/semodule", "/usr/sbin/restorecon", "/usr/bin/runcon"
 OWN_CONTEXT = Path("/proc/self/attr/current")
-RUNCON_REFUSED = (125, 126, 127)  # it could not become what was asked, or not execute the program
+RUNCON_REFUSED = (125, 126, 127)  # it could not change its domain, or not execute the program
 TIMEOUT = 900.0  # seconds; on an emulated machine the policy is rebuilt in one to two minutes
-# What podman by hand leaves with labels that podman started by a service cannot read, under the reference policy. The
-# module gives names in these places the right label from the start; what was there before is relabelled.
+# Under the reference policy, podman run by hand leaves files here with labels that a service's podman cannot read. The
+# module labels names in these places correctly from the start; existing ones are relabelled.
 PODMAN = (Path("/run/containers"), Path("/run/crun"), Path("/run/libpod"), Path("/run/runc"))
 UNREADABLE = ":var_run_t:"
-# What may lie in /run/netns; the rest was made before the module told who makes it which label that is.
+# Names that may be in /run/netns; others were made before the module told their creators the label.
 OF_NAMESPACES = (":ifconfig_runtime_t:", ":ifconfig_var_run_t:", ":nsfs_t:")
 FILES = {
     Path("/dev/shm/libpod_lock"): "container_engine_tmpfs_t",  # noqa: S108
     Path("/run/lock/netavark.lock"): "container_engine_lock_t",
 }
-# For `podman run` of an agent: no categories, as what it shares with its side containers has none.
+# For `podman run` of an agent: no categories, since files shared with its side containers have none.
 LEVEL = "--security-opt=label=level:s0"
-# For one that makes namespaces, which container_t may not.
+# For an agent that makes namespaces, which container_t may not.
 AGENT = "--security-opt=label=type:sidespawn_agent_t"
 DOMAINS = ("sidespawn_agent_t", "sidespawn_side_container_t")
 
@@ -79,7 +80,7 @@ def install_module() -> None:
 
 
 def remove() -> list[str]:
-    """A sentence if it must stay: a process whose domain is gone may do nothing any more."""
+    """Remove the module; return a sentence if it must stay: a process without its domain may no longer do anything."""
     if not is_installed():
         return []
     if confined := sorted(processes()):
@@ -104,7 +105,7 @@ def own_context() -> str:
 
 
 def mend_labels() -> None:
-    """Label what was made before the module was installed. What containers have in these places has its own labels."""
+    """Label files from before the module was installed. Containers' files in these places have their own labels."""
     wrong = [str(path) for top in PODMAN for path in tree(top) if UNREADABLE in label_of(path)]
     wrong += [str(path) for path in tree(NAMESPACES) if not any(each in label_of(path) for each in OF_NAMESPACES)]
     for start in range(0, len(wrong), 500):
@@ -115,7 +116,7 @@ def mend_labels() -> None:
 
 
 def tree(top: Path) -> Iterator[Path]:
-    """Without what is mounted in it: the file systems of containers."""
+    """Yield the tree without mounts in it, which are the file systems of containers."""
     for directory, below, files in os.walk(top):
         yield from (Path(directory, name) for name in ("", *files))
         below[:] = [name for name in below if not os.path.ismount(os.path.join(directory, name))]
@@ -129,10 +130,10 @@ def label_of(path: Path) -> str:
 
 
 def semodule(*arguments: str) -> None:
-    """Raises SidespawnError with what it said; the last line is `Failed!`, and the cause stands before it.
+    """Run semodule. Raises SidespawnError with its message; the last line is `Failed!`, after the cause.
 
     It stays in this process's domain if the policy lets it. Debian's policy gives it a domain that may not set the
-    labels of the store that it copies, which is more than a thousand denials for each call.
+    labels of the store that it copies, which causes more than a thousand denials per call.
     """
     try:
         done = run((RUNCON, own_context(), SEMODULE, *arguments), TIMEOUT)

@@ -1,7 +1,7 @@
-"""An agent's options in the syntax of the tool that starts its container.
+"""Writes an agent's options in the syntax of the tool that starts its container.
 
-Each syntax mounts read-only what is read-only in sidespawn, and fails where a source is missing if it can be told to:
-docker's `--volume` and short syntax of compose would make a directory in its place.
+Each syntax keeps read-only mounts read-only, and fails if a source is missing, where that can be requested: docker's
+`--volume` and compose's short syntax would create a directory in its place.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from sidespawn.errors import Reason, SidespawnError
 from sidespawn.setup import agent_options
 from sidespawn.setup.agent_options import AgentOptions, podman_options, security_options
 
-# At its start Kolla's container copies what is here into /usr/local/bin, which sudo searches first.
+# At its start, Kolla's container copies files from here into /usr/local/bin, which sudo searches first.
 KOLLA_WRAPPERS = "/usr/local/lib/neutron-wrappers"
 
 
@@ -34,7 +34,7 @@ def docker(options: AgentOptions) -> Iterator[str]:
 
 
 def quadlet(options: AgentOptions) -> Iterator[str]:
-    """A drop-in: NAME.container.d/50-sidespawn.conf."""
+    """Return a drop-in: NAME.container.d/50-sidespawn.conf."""
     units = " ".join(options.units)
     yield from ("[Unit]", f"Wants={units}", f"After={units}", "", "[Container]")
     for each in options.mounts:
@@ -43,7 +43,7 @@ def quadlet(options: AgentOptions) -> Iterator[str]:
         "SeccompProfile=": options.seccomp,
         "SecurityLabelType=": options.label_type,
         "SecurityLabelLevel=": options.label_level,
-        # Generators that are in use have no key for AppArmor.
+        # Generators in use have no key for AppArmor.
         "PodmanArgs=--security-opt=apparmor=": options.apparmor,
     }
     yield from (f"{key}{given}" for key, given in keys.items() if given)
@@ -52,7 +52,7 @@ def quadlet(options: AgentOptions) -> Iterator[str]:
 
 
 def compose(options: AgentOptions) -> Iterator[str]:
-    """The keys of one service in a compose file. A JSON string is a YAML string, quoted."""
+    """Return the keys of one service in a compose file. A JSON string is a quoted YAML string."""
     yield "volumes:"
     for each in options.mounts:
         yield "  - type: bind"
@@ -71,11 +71,11 @@ def compose(options: AgentOptions) -> Iterator[str]:
 
 
 def kolla(options: AgentOptions) -> Iterator[str]:
-    """Items of a list such as neutron_dhcp_agent_extra_volumes.
+    """Return items of a list such as neutron_dhcp_agent_extra_volumes.
 
-    Kolla-Ansible's podman worker knows `ro` and `shared` as modes and takes everything else for writable and rprivate,
-    `ro,rprivate` too. A source is mounted once only, and with docker a second time is an error, so a wrapper is only
-    where Kolla's agents copy wrappers from at their start. Security options are no part of this list.
+    Kolla-Ansible's podman worker knows the modes `ro` and `shared`, and treats all others as writable and rprivate,
+    even `ro,rprivate`. A source is mounted only once, and with docker a second time is an error. So wrappers are
+    mounted only where Kolla's agents copy wrappers from at their start. Security options are not part of this list.
     """
     for each in options.mounts:
         target = f"{KOLLA_WRAPPERS}/{each.program}" if each.program else each.target
@@ -124,14 +124,14 @@ def written(options: AgentOptions, syntax: str) -> str:
 
 
 def show(options: AgentOptions, syntax: str, notes: Iterable[str] = ()) -> None:
-    """Only the options on standard output, for a file or a command line; everything else on standard error."""
+    """Print only the options on standard output, for a file or a command line; everything else on standard error."""
     click.echo(written(options, syntax), nl=False)
     for note in (*notes, *missing(options, syntax)):
         click.echo(f"sidespawn: warning: {note}", err=True)
 
 
 def missing(options: AgentOptions, syntax: str) -> Iterator[str]:
-    """Yield what the agent needs as well and this text does not have."""
+    """Yield other things that the agent needs and that this text does not contain."""
     if options.answers_itself and not (options.image and syntax in WITH_IMAGE_MOUNT):
         hidden = ", ".join(each.target for each in options.mounts if each.program)
         ways = ["give --agent-image"] if syntax in WITH_IMAGE_MOUNT else []

@@ -1,9 +1,9 @@
-"""The units of a service: installing, enabling, removing them.
+"""Installs, enables and removes the units of a service.
 
-Their files are in one of two places. A distribution's package brings them in /usr/lib/systemd/system, where they are
-the package manager's alone. Any other installation, such as one by pip, has none there, and `sidespawn enable` writes
-them to /etc/systemd/system. systemd prefers those in /etc, so what an earlier installation by pip left there would
-replace the package's; `enable` removes it.
+Their files are in one of two places. A distribution's package installs them in /usr/lib/systemd/system, which only the
+package manager changes. Any other installation, such as one by pip, has none there, and `sidespawn enable` writes them
+to /etc/systemd/system. systemd prefers those in /etc, so files of an earlier installation by pip would override the
+package's; `enable` removes them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def own_command() -> str:
 
 
 def contents(python: str, command: str = PACKAGED_COMMAND) -> dict[str, str]:
-    """The content of each unit file by its name, for this installation and the given interpreter and command."""
+    """Return the content of each unit file by name, for this installation and the given interpreter and command."""
     for path in (python, command.removesuffix(MODULE), str(PACKAGE)):
         if any(character in path for character in " %\"'\\$"):
             raise SidespawnError(Reason.HOST_UNSUITABLE, f"a unit cannot name {path!r}", "install elsewhere")
@@ -50,7 +50,7 @@ def filled_in(text: str, python: str, package: str, command: str) -> str:
 def is_packaged() -> bool:
     """Return whether a distribution's package has installed this code and its units.
 
-    The package chooses the interpreter, which need not be the one that runs this.
+    The package chooses the interpreter, which may differ from the one that runs this.
     """
     python, package = command_of(PACKAGED / "sidespawn@.service")
     return package == str(PACKAGE) and all(
@@ -59,7 +59,7 @@ def is_packaged() -> bool:
 
 
 def command_of(unit: Path) -> tuple[str, str]:
-    """The interpreter and the package that a unit's command names; empty strings if there is no such unit."""
+    """Return the interpreter and the package that a unit's command names; empty strings if there is no such unit."""
     text = unit.read_text() if unit.exists() else ""
     found = re.search(r"^ExecStart=(\S+) -I -S (\S+)/run\.py ", text, re.MULTILINE)
     return (found[1], found[2]) if found else ("", "")
@@ -74,9 +74,10 @@ def in_etc() -> list[Path]:
 
 
 def left_over() -> list[Path]:
-    """Files in /etc that another installation wrote and systemd prefers to the package's: their commands name its code.
+    """Return files in /etc that another installation wrote and that override the package's: their commands name its
+    code.
 
-    What an operator made with `systemctl edit --full` names this installation's.
+    Files that an operator made with `systemctl edit --full` name this installation's code.
     """
     commands = (command_of(INSTALLED / name) for name in ("sidespawn@.service", "sidespawn-spool@.service"))
     is_of_another = any(package not in {"", str(PACKAGE)} for _, package in commands)
@@ -84,12 +85,12 @@ def left_over() -> list[Path]:
 
 
 def units(service: str) -> tuple[str, ...]:
-    """The units that are enabled for a service."""
+    """Return the units that are enabled for a service."""
     return (f"sidespawn@{service}.socket", f"sidespawn@{service}.timer")
 
 
 def path_unit(service: str) -> str:
-    """Enabled besides where the policy says `wake = "path"`; started and stopped with the socket."""
+    """Return the path unit, which is also enabled with `wake = "path"`, and starts and stops with the socket."""
     return f"sidespawn@{service}.path"
 
 
@@ -103,7 +104,7 @@ def podman_units(service: str) -> tuple[str, ...]:
 
 
 def stop_podman(service: str) -> None:
-    """No error when there is no such unit, as where an earlier version's files are."""
+    """Stop the service's podman; no error without such a unit, as with an earlier version's files."""
     run((SYSTEMCTL, "stop", *podman_units(service)), TIMEOUT)
     reset_failed(*podman_units(service))
 
@@ -114,7 +115,7 @@ def all_units(service: str) -> tuple[str, ...]:
 
 
 def started_units(service: str) -> tuple[str, ...]:
-    """Return what the enabled ones start."""
+    """Return the units that the enabled ones start."""
     return (f"sidespawn@{service}.service", f"sidespawn-spool@{service}.service")
 
 
@@ -126,9 +127,9 @@ def require_systemd() -> None:
 
 
 def install_templates() -> list[str]:
-    """Write the unit files that differ, or remove what hides the package's; their names.
+    """Write the unit files that differ, or remove those that override the package's; return their names.
 
-    With one, systemd needs a daemon-reload.
+    If there are any, systemd needs a daemon-reload.
     """
     if is_packaged():
         return remove(left_over())
@@ -149,7 +150,7 @@ def is_any_enabled() -> bool:
 def remove_templates() -> list[str]:
     """Remove the unit files that `enable` wrote, and stop the slices; for when no service is enabled.
 
-    Returns the files' names. With one, systemd needs a daemon-reload.
+    Returns the files' names. If there are any, systemd needs a daemon-reload.
     """
     if not is_packaged() and (INSTALLED / METRICS[1]).exists():
         systemctl("disable", "--now", METRICS[1])
@@ -171,7 +172,7 @@ def remove(paths: list[Path]) -> list[str]:
 
 
 def systemctl(*arguments: str) -> Output:
-    """Raises SidespawnError with systemd's own words."""
+    """Run systemctl. Raises SidespawnError with systemd's message."""
     done = run((SYSTEMCTL, *arguments), TIMEOUT)
     if done.code != 0:
         command = " ".join(("systemctl", *arguments))
@@ -190,5 +191,5 @@ def forget_failed_scopes(slice_name: str) -> None:
 
 
 def reset_failed(*units: str) -> None:
-    """Have systemd forget that they failed; it has forgotten the others already, and complains about them."""
+    """Reset failed units. systemd has already forgotten the others, and complains about them."""
     run((SYSTEMCTL, "reset-failed", *units), TIMEOUT)

@@ -1,1 +1,1 @@
-"""Ground of this project's tests and demo, and what others may use to test against it."""
+"""The basis of this project's tests and demo, which others may also use for tests."""
