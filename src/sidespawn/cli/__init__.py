@@ -1,1 +1,1 @@
-"""The command line: one file for each verb. Only here is anything printed, and only `main` exits."""
+"""The command line: one file per verb. Only this package prints, and only `main` exits."""

@@ -170,7 +170,7 @@ def allows(policy: Policy) -> list[tuple[str, str]]:
 
 
 def written_out(policy: Policy, pattern: Pattern) -> str:
-    """Replace a pattern that is only a name with what the name stands for."""
+    """Replace a pattern that is only a name with the name's own patterns."""
     match pattern.parts:
         case (Name(name=name),):
             return " or ".join(each.source for each in policy.names[name])

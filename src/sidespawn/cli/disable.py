@@ -1,4 +1,4 @@
-"""`sidespawn disable`: nothing of a service is left."""
+"""`sidespawn disable`: removes everything of a service."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def disable(places: Places, purge: bool, dry_run: bool, as_json: bool) -> None:
     if not dry_run:
         systemd.require_systemd()
         if places.home.is_dir() or is_installed(places):
-            # What starts the service before the service itself.
+            # First the units that start the service, then the service itself.
             path = (systemd.path_unit(places.service),) if systemd.wakes_by_path(places.service) else ()
             systemd.systemctl("disable", "--now", *path, *systemd.units(places.service))
             systemd.systemctl("stop", f"sidespawn@{places.service}.service")
@@ -119,17 +119,17 @@ def end_side_containers(places: Places, policy: Policy | None) -> list[str]:
 
 
 def side_containers(places: Places, policy: Policy | None) -> list[tuple[Engine, str]]:
-    """Each with its engine: an earlier policy may have named another one."""
+    """Return side containers with their engines: an earlier policy may have named another one."""
     found = []
     for name in ENGINES:
         if name == "docker" != engine_name(policy) and not docker_may_have_any(places.service):
-            continue  # the question would start docker
+            continue  # asking would start docker
         engine = get_engine(name, places.service)
         try:
             found += [(engine, each.name) for each in engine.list(places.service)]
         except LaunchError:
             if name == engine_name(policy):
-                raise  # the others need not be there
+                raise  # the others may be missing
     return found
 
 
@@ -148,7 +148,7 @@ def remove_accounts(places: Places, policy: Policy | None) -> list[str]:
 
 
 def numbers(policy: Policy | None) -> set[int]:
-    """The ids that need accounts; root's has one."""
+    """Return the ids that need accounts; root's has one."""
     if policy is None or policy.side_container.engine != "systemd":
         return set()
     return {policy.side_container.uid, policy.side_container.gid} - {0}

@@ -1,4 +1,4 @@
-"""`sidespawn doctor`: what is wrong on this host, in the order in which to fix it."""
+"""`sidespawn doctor`: problems on this host, in the order to fix them."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ def enable(
     }
     if not dry_run:
         apply(places, policy, text if is_new else None)
-    notes += [each.sentence for each in host_findings(policy)]  # of the units as they are now
+    notes += [each.sentence for each in host_findings(policy)]  # of the current units
     if as_json:
         print_json(result)
     elif syntax is not None:
@@ -187,12 +187,12 @@ def apply(places: Places, policy: Policy, text: str | None) -> None:
     if places.home.is_dir():
         systemd.systemctl("reload", spool_unit)  # a second run: the wrappers may have changed
     systemd.systemctl("start", spool_unit, *wanted)
-    if not places.operators_doorbell.exists():  # the socket unit runs as an earlier version had it
+    if not places.operators_doorbell.exists():  # the socket unit runs with an earlier version's settings
         systemd.systemctl("restart", f"sidespawn@{places.service}.socket")
-    if hardening.engine_of(policy) != "podman":  # as an earlier policy may have had it
+    if hardening.engine_of(policy) != "podman":  # an earlier policy may have used it
         systemd.stop_podman(places.service)
     if policy.side_container.engine == "systemd":
-        with suppress(LaunchError):  # a warning said so; the first request tries again
+        with suppress(LaunchError):  # a warning was printed; the first request tries again
             systemd_roots.prepare(places.service, policy.side_container.image, refresh=True)
 
 

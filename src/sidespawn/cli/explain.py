@@ -26,7 +26,7 @@ from sidespawn.host.state import AgentState
 from sidespawn.system.places import Places
 
 EXAMPLE_ID = "0" * 32
-LATEST = 10**12  # a deadline with as many digits as any will have
+LATEST = 10**12  # a deadline with the usual number of digits
 
 
 @click.command()
@@ -71,7 +71,7 @@ def explain(
     allowed, 77 if it is refused.
     """
     if preset is not None and service is not None:
-        argv, service = (service, *argv), None  # click gave it the first word behind --
+        argv, service = (service, *argv), None  # click gave it the first word after --
     if (preset is None) == (service is None) or not argv:
         raise click.UsageError("give a SERVICE or a --preset, then -- and the call: dnsmasq ARGS...", context)
     policy = preset_policy(preset) if preset is not None else service_policy(str(service))
@@ -81,7 +81,7 @@ def explain(
     judge = Judge(policy, reader(policy, root))
     try:
         allowed = judge.decide(as_request(policy, argv, netns, environment))
-    except LaunchError as error:  # what a start would say of a file: too large, a link, no regular file
+    except LaunchError as error:  # a start's error about a file: too large, a link, not a regular file
         report_denied(argv, judge, Denied(error.reason, error.message, error.hint), as_json)
         return 77
     except Denied as denied:
@@ -105,7 +105,7 @@ def service_policy(name: str) -> Policy:
 def as_request(policy: Policy, argv: tuple[str, ...], netns: str | None, environment: tuple[str, ...]) -> StartRequest:
     """Return the request that a wrapper would write, parsed as the host would parse it.
 
-    Of the environment, as a wrapper does, only what the policy names.
+    Like a wrapper, it includes only environment variables that the policy names.
     """
     pairs = dict(each.partition("=")[::2] for each in environment)
     for name in [each for each in pairs if each not in policy.environment]:

@@ -1,4 +1,4 @@
-"""Counts and measures of one service, without asking its engine: an engine that hangs must not end this."""
+"""Collects one service's counts and gauges, without asking its engine, which may hang."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ STATES = ("running", "adopted", "orphan", "exited")
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyFacts:
-    digest: str  # of all that counts: the file, its preset and the program's table
+    digest: str  # over the file, its preset and the program's table
     engine: str
     mode: str
 
@@ -48,22 +48,22 @@ class Figures:
     """`policy` and `limits` are None if the policy is invalid."""
 
     service: str
-    is_active: bool  # requests would be served
+    is_active: bool  # requests are accepted
     policy: PolicyFacts | None = None
     limits: Limits | None = None
     side_containers: dict[str, int] = field(default_factory=dict)  # by state
     unanswered: int = 0  # claims
-    oldest: float = 0.0  # seconds that the oldest of them has waited
+    oldest: float = 0.0  # seconds that the oldest has waited
     counts: dict[str, float] = field(default_factory=dict)  # see host/tally.py
 
 
 def watched_services() -> list[str]:
-    """Enabled, or with directories all the same."""
+    """Return services that are enabled, or have directories anyway."""
     return [name for name in enabled_services() if is_enabled(name) or (RUN / name).is_dir()]
 
 
 def look(service: str, loaded: Iterable[Unit]) -> Figures:
-    """`loaded` are the service's units as systemd has them."""
+    """Collect the figures. `loaded` are the service's units as systemd has loaded them."""
     places = Places(service)
     policy = limits = None
     with suppress(PolicyError):
@@ -127,6 +127,6 @@ def ages(places: Places) -> list[float]:
     found = []
     with suppress(OSError), os.scandir(places.claims) as entries:
         for entry in entries:
-            with suppress(OSError):  # it was answered in the meantime
+            with suppress(OSError):  # it has been answered since
                 found.append(max(0.0, time.time() - entry.stat(follow_symlinks=False).st_mtime))
     return found

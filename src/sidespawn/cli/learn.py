@@ -37,11 +37,11 @@ class Seen:
 
 @dataclass(frozen=True, kw_only=True)
 class Lesson:
-    """The policy's needs for one option. `doubts` say why to think twice; with any, the line is commented out."""
+    """Changes that the policy needs for one option. With any `doubts`, the line is commented out."""
 
     option: str
     line: str
-    now: str  # FILE:LINE of the rule that there is, or the empty string
+    now: str  # FILE:LINE of the existing rule, or the empty string
     requests: int
     examples: tuple[str, ...]
     doubts: tuple[str, ...]
@@ -101,7 +101,7 @@ def learned(policy: Policy, seen: Iterable[Seen]) -> list[Lesson]:
 
 
 def lesson(policy: Policy, option: Option, rule: OptionRule | None, seen: list[Seen]) -> Lesson | None:
-    """Return what it takes to allow these, or None if the policy already does."""
+    """Return the changes that allow these, or None if the policy already does."""
     given = [each for each in seen if each.reason != Reason.OPTION_MISSING]
     refused = [each for each in given if not fits(policy, rule, each)]
     unknown = [Value(each.value, each.names) for each in refused if each.value is not None]
@@ -132,8 +132,7 @@ def lesson(policy: Policy, option: Option, rule: OptionRule | None, seen: list[S
 
 
 def fits(policy: Policy, rule: OptionRule | None, seen: Seen) -> bool:
-    """Return whether the rule allows the value: it may have been refused for being one too many, or the policy was
-    changed."""
+    """Return whether the rule allows the value: it may have been refused as one too many, or the policy has changed."""
     try:
         return rule is not None and match_any(rule.values, seen.value or "", policy.names, seen.names) is not None
     except Conflict:
@@ -146,7 +145,7 @@ def doubts(option: Option, patterns: list[str], refused: list[Seen], hopeless: l
     of_another = any(each.reason == Reason.VALUE_CONFLICT for each in refused)
     if of_another or any(each.startswith("/") and "<uuid>" in each for each in patterns):
         yield "a request for one instance could name the files of another"
-    if any("<text>" in each for each in patterns):  # also what one value with < or { in it comes to
+    if any("<text>" in each for each in patterns):  # also the result for a single value with < or {
         yield "any text would be allowed"
     for value in hopeless:
         yield f"no pattern can allow {quoted(value.text)}"

@@ -24,7 +24,7 @@ from sidespawn.system.places import Places
 from sidespawn.system.processes import last_line, run
 
 JOURNAL_SECONDS = 120
-PODS = "/var/log/pods"  # where kubelet keeps it
+PODS = "/var/log/pods"  # where kubelet stores output
 # Any user of the host may write records with any fields except those with an underscore, which journald sets.
 BY_ROOT = "_UID=0"
 
@@ -62,7 +62,7 @@ def logs(
     command += matching
     if as_json:
         os.execv(JOURNALCTL, command)
-    # journalctl shows as a blob what controls a terminal, but not what turns text around or looks like a line's end.
+    # journalctl shows text with terminal controls as a blob, but not text with direction overrides or odd line ends.
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, errors="replace"
     ) as process:
@@ -74,7 +74,7 @@ def logs(
 
 
 def writes_files(places: Places) -> bool:
-    """Return whether kubelet keeps what the service's side containers say."""
+    """Return whether kubelet stores the output of the service's side containers."""
     with suppress(PolicyError):
         return load_policy(places).side_container.engine == "kubernetes"
     return False
@@ -83,13 +83,13 @@ def writes_files(places: Places) -> bool:
 def newest(lines: int, since: str | None, matching: list[str]) -> list[str]:
     """Return journalctl's options for the last `lines` records that match, none of them older than `since`.
 
-    Together with --since, --lines counts from the oldest in some versions (252) and from the newest in others, but in
-    all of them from the newest with --reverse. So that finds the record to begin with.
+    Together with --since, --lines counts from the oldest in some versions (252) and from the newest in others, but with
+    --reverse always from the newest. So --reverse finds the first record.
     """
     if since is None:
         return [f"--lines={lines}"]
     command = (JOURNALCTL, "--no-pager", "--quiet", "--reverse", f"--lines={lines}", f"--since={since}")
-    fields = ("--output=json", "--output-fields=MESSAGE_ID")  # and with any fields the cursor
+    fields = ("--output=json", "--output-fields=MESSAGE_ID")  # the cursor is included with any fields
     done = run((*command, *fields, *matching), JOURNAL_SECONDS)
     if done.code != 0:
         raise SidespawnError(
@@ -128,7 +128,7 @@ def instance_of(places: Places, name: str) -> str:
 
 
 def matches(places: Places, name: str | None, refused: bool) -> list[str]:
-    """journalctl(1): different fields must all match, equal ones are alternatives, + separates alternatives."""
+    """Return matches for journalctl(1): different fields must all match; equal ones, and parts around +, are alternatives."""
     if refused:
         events = ("rejected", "failed", "expired", "unreadable", "limited", "internal")
         return [BY_ROOT, f"SIDESPAWN_SERVICE={places.service}", *(f"SIDESPAWN_EVENT={event}" for event in events)]

@@ -30,7 +30,7 @@ from sidespawn.cli.verbs import USAGE, Verbs, did_you_mean
 from sidespawn.errors import Denied, PolicyError, Reason, SidespawnError
 
 UNAVAILABLE, FAILED, NO_ANSWER, REFUSED, INVALID = 69, 70, 75, 77, 78  # sysexits.h(3head)
-INTERRUPTED, BROKEN_PIPE = 130, 141  # as a shell says of SIGINT and SIGPIPE
+INTERRUPTED, BROKEN_PIPE = 130, 141  # as a shell reports SIGINT and SIGPIPE
 
 SECTIONS = {
     "Set up": (enable, options, agent_options, disable),
@@ -83,7 +83,7 @@ def report(error: SidespawnError, *, as_json: bool) -> int:
 
 
 def of_usage(error: click.ClickException) -> SidespawnError:
-    """Return what was wrong with the words of the command, without click's own form of it."""
+    """Return the usage error in the common form, without click's own."""
     context = error.ctx if isinstance(error, click.UsageError) else None
     see = f"see: {context.command_path if context else 'sidespawn'} --help"
     if isinstance(error, click.NoSuchOption) and context is not None:
@@ -95,7 +95,7 @@ def of_usage(error: click.ClickException) -> SidespawnError:
 
 
 def of_system(error: OSError) -> SidespawnError:
-    """Return what the system refused, with the file instead of a number."""
+    """Return the system's error, with the file instead of a number."""
     said = (error.strerror or str(error)).lower()
     what = f"{error.filename}: {said}" if error.filename else said
     if isinstance(error, PermissionError):

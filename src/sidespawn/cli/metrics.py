@@ -1,7 +1,7 @@
-"""`sidespawn metrics`: what a monitoring system needs to know of this host, in Prometheus' text format.
+"""`sidespawn metrics`: this host's metrics in Prometheus' text format.
 
-Every label's value is a word of this code, or was chosen by the operator: services, engines, reasons, states. Nothing
-that an agent writes becomes one, such as a network's id, so no agent can make the number of time series grow.
+Every label value comes from this code or from the operator: services, engines, reasons, states. Text from an agent,
+such as a network's id, never becomes one, so no agent can increase the number of time series.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from prometheus_client import Metric
 
 FILE = "sidespawn.prom"
-# What is not told by the verdicts already, and is worth a line on a dashboard. Ends have their own metric.
+# Events that the verdicts do not include, and that are worth a line on a dashboard. Ends have their own metric.
 EVENTS = (
     Event.ADOPTED, Event.NOT_ADOPTED, Event.REPLACED, Event.MONITORED, Event.UNREADABLE, Event.LIMITED, Event.INTERNAL,
 )  # fmt: skip

@@ -56,7 +56,7 @@ def print_table(columns: Iterable[str], rows: Iterable[Iterable[str]], empty: st
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))  # text of an agent is never markup
+        table.add_row(*(Text(cell) for cell in row))  # an agent's text is never markup
     if table.row_count:
         console().print(table)
     else:
@@ -64,7 +64,7 @@ def print_table(columns: Iterable[str], rows: Iterable[Iterable[str]], empty: st
 
 
 def printable(untrusted_text: str) -> str:
-    """The text with what a terminal might obey, or cannot show, as an escape."""
+    """Return the text with escapes for characters that a terminal might obey or cannot show."""
     return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in untrusted_text)
 
 

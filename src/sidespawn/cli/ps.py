@@ -1,4 +1,4 @@
-"""`sidespawn ps`: the side containers, as the engine and the ledger see them, and what a service's limits hold back."""
+"""`sidespawn ps`: side containers, as the engine and the ledger see them, and requests that limits hold back."""
 
 from __future__ import annotations
 
@@ -69,12 +69,12 @@ def ps(places: Places | None, limits: bool, as_json: bool) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Usage:
-    """How much of a service's limits is used."""
+    """Usage of a service's limits."""
 
     service: str
     instances: int
     most_instances: int
-    requests_left: int  # that would be taken at once; below zero after a flood
+    requests_left: int  # requests that would be taken at once; negative after a flood
     burst: int
     rate: int
     waiting: int  # bytes in the spool
@@ -108,8 +108,7 @@ def usage(places: Places) -> Usage:
 
 
 def bytes_waiting(spool: Path) -> int:
-    """Return the size of queued requests. What else an agent put in their place is not opened: it might never
-    answer."""
+    """Return the size of queued requests. Do not open other things that an agent put there: they might block."""
     with suppress(OSError):
         status = os.lstat(spool / REQUESTS)
         return status.st_size if stat.S_ISREG(status.st_mode) else 0
@@ -150,8 +149,7 @@ def shown(row: Row) -> Row:
 
 
 def is_orphan(pid: int, netns: str) -> bool:
-    """Return whether the namespace that it runs in has lost its name: nothing can reach it, and no agent asks for it
-    again."""
+    """Return whether its network namespace has lost its name: nothing can reach it, and no agent requests it again."""
     inode = namespace_of(pid)
     if not netns or inode is None:
         return False
@@ -214,7 +212,7 @@ def moment(since: float) -> str:
 
 
 def adopted(policy: Policy) -> list[Record]:
-    """Side containers of legacy wrappers that still run, whether or not a run of the service has seen it yet."""
+    """Return running side containers of legacy wrappers, whether or not a run of the service has seen them yet."""
     if policy.adopt is None:
         return []
     found = find_old(policy, get_engine(policy.adopt.engine, policy.service))

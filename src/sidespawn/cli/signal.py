@@ -41,11 +41,11 @@ def stop(places: Places, instances: tuple[str, ...], every: bool, kill: bool, as
     show([ask(places, each, "KILL" if kill else "TERM") for each in found], as_json)
 
 
-Target = Found | Record  # one of ours, or an adopted one
+Target = Found | Record  # our own or an adopted one
 
 
 def running(places: Places) -> list[Target]:
-    """Asked of the engine: an operator must reach what runs, whatever the ledger knows."""
+    """Ask the engine: an operator must reach running side containers, whatever the ledger knows."""
     require_enabled(places)
     policy = load_policy(places)
     found = get_engine(policy.side_container.engine, places.service).list(places.service)

@@ -1,6 +1,6 @@
-"""`sidespawn top`: services, requests, limits and side containers, drawn again and again.
+"""`sidespawn top`: services, requests, limits and side containers, live.
 
-Reads what the service keeps in /run, and /proc. It asks no engine, so an engine that hangs does not stop it.
+It reads the service's files in /run, and /proc. It asks no engine, so a hanging engine does not stop it.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def top(places: Places | None, once: bool, interval: float, as_json: bool) -> No
 
 
 def look(only: str | None) -> Iterator[Frame]:
-    """Yield a frame each time that one is asked for."""
+    """Yield a frame whenever one is requested."""
     before: Frame | None = None
     while True:
         before = frame(gather(), only, time.time(), before)
@@ -179,7 +179,7 @@ def side_containers(places: Places, now: float) -> Iterator[SideContainer]:
 
 
 def memory(pid: int) -> int | None:
-    with suppress(OSError, IndexError):  # what has just ended has no memory
+    with suppress(OSError, IndexError):  # a process that has just ended has no memory
         return int(status_of(pid, b"VmRSS:")[0]) * 1024
     return None
 
@@ -188,7 +188,7 @@ def memory(pid: int) -> int | None:
 
 
 def drawn(frame: Frame) -> list[str]:
-    """The lines of a frame, in colour on a terminal."""
+    """Return the lines of a frame, in colour on a terminal."""
     if not frame.services:
         return [NONE_ENABLED]
     out = console()
@@ -282,7 +282,7 @@ def fitting(lines: list[str], height: int) -> list[str]:
 
 @contextmanager
 def screen() -> Iterator[None]:
-    """Take the terminal's second screen, and read keys without Enter; give both back in the end."""
+    """Use the terminal's alternate screen, and read keys without Enter; restore both at the end."""
     keys = sys.stdin.fileno() if sys.stdin.isatty() else None
     kept = None if keys is None else termios.tcgetattr(keys)
     sys.stdout.write(ALTERNATE)

@@ -1,4 +1,4 @@
-"""The group of all verbs: its help has sections, and a misspelt verb is answered with the one that was meant."""
+"""The group of all verbs: its help has sections, and the error for a misspelt verb suggests the right one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def did_you_mean(word: str, known: Sequence[str], *, otherwise: str = "") -> str
 
 
 class Suggesting(click.Group):
-    """A group that says which of its commands was probably meant."""
+    """A group that suggests which of its commands was probably meant."""
 
     def resolve_command(
         self, context: click.Context, arguments: list[str]

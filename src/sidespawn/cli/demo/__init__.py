@@ -1,4 +1,4 @@
-"""`sidespawn demo`: the whole story on this host, for real, and nothing left of it afterwards."""
+"""`sidespawn demo`: shows everything on this host, for real, and removes it afterwards."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sidespawn.cli.demo.story import KEPT_STEPS, REMOVE, STEPS, Step
 from sidespawn.errors import SidespawnError
 from sidespawn.testing.commands import Unexpected
 
-FAILED = 70  # as `sidespawn --help` has it
+FAILED = 70  # as in `sidespawn --help`
 
 
 @click.command()
@@ -49,7 +49,7 @@ def demo(image: str, engine: str, agent_image: str, keep: bool, remove: bool, as
                 code = code or play(step, stage, teller)
         except Stopped as stopped:
             stage.result["stopped"], code = str(stopped), 128 + stopped.signal
-        finally:  # also when no one reads what is printed any more
+        finally:  # even if no one reads the output any more
             stops.hold()
             stage.stop_renewing()
             if not keep:
@@ -62,7 +62,7 @@ def demo(image: str, engine: str, agent_image: str, keep: bool, remove: bool, as
 
 
 def play(step: Step, stage: Stage, teller: Teller) -> int:
-    """Run a step and tell how it went; an exit code."""
+    """Run a step and report its outcome; return an exit code."""
     with teller.step(step.name, step.title) as outcome:
         try:
             step.act(stage, teller)

@@ -1,6 +1,6 @@
-"""First attempts of a compromised agent: really tried, in an agent as today's deployments have it and in the demo's.
+"""Tries what a compromised agent would try first, in an agent like those of today's deployments and in the demo's.
 
-Nothing is changed on the host by any of it, apart from one file in the demo's own directory.
+The attempts change nothing on the host, apart from one file in the demo's own directory.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SOCKETS = "/run/podman/podman.sock /run/docker.sock /var/run/docker.sock /run/co
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
     what: str
-    script: str  # for sh -c in the agent; ends with 0 when it worked
+    script: str  # for sh -c in the agent; exits with 0 if it worked
     today: bool = True  # whether it makes sense in an agent without sidespawn
     trace: Path | None = None  # made on the host if it worked
 
@@ -47,7 +47,7 @@ ATTEMPTS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Remaining:
-    """The agent can still do this, with what it has for its own work. Probed without doing it."""
+    """Something that the agent can still do with what it has for its work. Probed without doing it."""
 
     what: str
     because: str
@@ -75,7 +75,7 @@ REMAINING = (
 
 
 def attempt(agent: AgentContainer, each: Attempt) -> Tried:
-    """Try it, look whether it left its trace on the host, and remove that."""
+    """Try it, check for its trace on the host, and remove that."""
     done = agent.exec(("sh", "-c", each.script))
     worked = done.code == 0 and (each.trace is None or each.trace.exists())
     if each.trace is not None:

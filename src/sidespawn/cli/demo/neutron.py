@@ -1,4 +1,4 @@
-"""Work of Neutron's DHCP agent for a network, as neutron 29 was seen doing it: its files, its command, its checks."""
+"""Does the work of Neutron's DHCP agent for a network, as observed with neutron 29: its files, command and checks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ INTERFACE = "tap7c91d0e2-4f"  # tap and the first 11 characters of the port's id
 SWITCH_PORT = "port0"
 SERVER, ROUTER, PREFIX, MTU = "10.100.0.2", "10.100.0.1", 24, "1450"
 KILL_SCRIPT = "/etc/neutron/kill_scripts/dnsmasq-kill"
-# What Neutron asks before it uses host tags: no daemon, so the agent's own dnsmasq answers.
+# Neutron's question before it uses host tags: it starts no daemon, so the agent's own dnsmasq answers.
 PROBE = ("env", "LC_ALL=C", "PATH=/sbin:/usr/sbin", "dnsmasq", "--test", "--dhcp-host=tag:foo")
 COMMAND = (
     "dnsmasq",
@@ -44,7 +44,7 @@ def address(number: int) -> str:
 
 
 def write_files(agent: AgentContainer, macs: tuple[str, ...]) -> None:
-    """The ports of the network, with these MAC addresses, as the user neutron."""
+    """Write the network's ports, with these MAC addresses, as the user neutron."""
     names = [(mac, address(number), f"host-{address(number).replace('.', '-')}") for number, mac in enumerate(macs, 1)]
     files = {
         "host": "".join(f"{mac},{name}.openstacklocal,{ip}\n" for mac, ip, name in names),
@@ -56,7 +56,7 @@ def write_files(agent: AgentContainer, macs: tuple[str, ...]) -> None:
 
 
 def write_leases(agent: AgentContainer, mac: str) -> None:
-    """Written once, before the first start; then the file is dnsmasq's."""
+    """Write the leases once, before the first start; afterwards the file belongs to dnsmasq."""
     agent.write(f"{HOME}/leases", f"0 {mac} {address(1)} * *\n")
 
 
@@ -69,7 +69,7 @@ def kill(agent: AgentContainer, signal: str, pid: int) -> Output:
 
 
 def active_pid(agent: AgentContainer) -> int | None:
-    """The pid in the file, if Neutron takes it for active: a process with the network in its arguments."""
+    """Return the pid in the file if Neutron considers it active: a process with the network in its arguments."""
     script = f'pid=$(cat {PID_FILE}) && tr "\\0" " " </proc/$pid/cmdline | grep -q {NETWORK} && echo $pid'
     done = agent.exec(("sh", "-c", script))
     return int(done.stdout) if done.code == 0 else None

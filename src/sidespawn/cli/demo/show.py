@@ -16,12 +16,12 @@ from rich.text import Text
 from sidespawn.cli.demo.stage import KEPT_HINT, Stage
 from sidespawn.testing.agent import CAPABILITIES
 
-PIPE_WIDTH = 400  # nothing is cut where no one looks at a terminal
+PIPE_WIDTH = 400  # do not truncate unless the output is a terminal
 NOTE = (0, 0, 0, 6)  # padding: a long line stays indented where it wraps
 
 
 class Outcome:
-    """How a step went, filled in by the code that ran it."""
+    """The outcome of a step, filled in by the code that ran it."""
 
     def __init__(self) -> None:
         self.trouble: dict[str, str] = {}
@@ -40,7 +40,7 @@ class Teller:
 
     @contextmanager
     def step(self, name: str, title: str) -> Iterator[Outcome]:
-        """Times what runs in the context, then prints the outcome with the notes taken in the meantime."""
+        """Time the context, then print the outcome with the notes taken in it."""
         outcome, began, finished = Outcome(), time.monotonic(), False
         self.notes = []
         number = len(self.steps) + 1
@@ -62,11 +62,11 @@ class Teller:
                     self.out.print(indented(f"[red]{what:8}[/red]  {escape(text)}"))
 
     def note(self, text: str) -> None:
-        """A line about the step that runs."""
+        """Note a line about the running step."""
         self.notes.append(indented(escape(text)))
 
     def call(self, text: str) -> None:
-        """A command that an operator or an agent would type, as it was executed."""
+        """Show a command that an operator or an agent would type, as it was executed."""
         self.notes.append(indented(f"[cyan]{escape(text)}[/cyan]"))
 
     def table(self, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:

@@ -1,11 +1,11 @@
-"""Everything that the demo makes on this host, under its own names, and how all of it is removed.
+"""Knows everything that the demo makes on this host, under its own names, and removes it.
 
     service     demo-dnsmasq, made by `sidespawn enable`, removed by `sidespawn disable`
     containers  sidespawn-demo-agent, sidespawn-demo-today
     namespaces  qdhcp-NETWORK, made by the agent; sidespawn-demo (a switch) and sidespawn-demo-1, -2 (clients)
     directory   /var/lib/sidespawn-demo: the agent's state, the clients' script
 
-Fixed names, so that the removal needs to remember nothing and works from any point, by any later process.
+The names are fixed, so the removal needs no memory and works at any point, in any later process.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Stage:
         )
 
     def remove(self) -> list[str]:
-        """Remove everything, however far it got; what could not be removed."""
+        """Remove everything, however far it got; return what could not be removed."""
         trouble = []
         for work in (
             self.stop_renewing,
@@ -117,7 +117,7 @@ class Stage:
         self.lan.remove()
 
     def leftovers(self) -> list[str]:
-        """All that is there now under the demo's names."""
+        """Return everything that exists under the demo's names."""
         there = [str(path) for path in (self.places.policy, self.places.home, HOME) if os.path.lexists(path)]
         there += [f"namespace {name}" for name in (self.netns, *self.lan.namespaces) if has_namespace(name)]
         there += [f"container {each.name}" for each in (self.agent, self.today) if each.exists()]
@@ -136,9 +136,9 @@ def make_directories() -> None:
 
 
 def sidespawn(*arguments: str, code: int | None = None) -> Output:
-    """The command line of this very installation, in its own process."""
+    """Run the command line of this installation, in its own process."""
     command = (sys.executable, "-m", "sidespawn.cli.main", *arguments)
-    # A package may have what the command line needs in its own directories.
+    # A package may keep the command line's dependencies in its own directories.
     paths = {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONSAFEPATH": "1"}
     return run(command, 180.0, code=code, environment=paths)
 
@@ -152,13 +152,13 @@ def sidespawn_json(*arguments: str, code: int = 0) -> Any:
 
 
 def journal(*arguments: str) -> list[dict[str, str]]:
-    """Records of the journal by `sidespawn logs`, oldest first."""
+    """Return journal records through `sidespawn logs`, oldest first."""
     done = sidespawn("logs", SERVICE, *arguments, "--json", code=0)
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def require_host(image: str, engine: str, agent_image: str) -> None:
-    """Raises SidespawnError when the demo cannot run here, or something has its names already."""
+    """Raise SidespawnError if the demo cannot run here, or something already has its names."""
     if os.geteuid() != 0:
         raise unsuitable("the demo needs root: it makes namespaces, a service and containers")
     if not Path("/run/systemd/system").is_dir():
@@ -184,21 +184,21 @@ def unsuitable(message: str) -> SidespawnError:
 
 
 def require_ours() -> None:
-    """Raises SidespawnError for a service of that name that no demo made."""
+    """Raise SidespawnError for a service of that name that no demo made."""
     policy = Places(SERVICE).policy
     if policy.exists() and f'"{STATE}"' not in policy.read_text(encoding="utf-8"):
         raise SidespawnError(Reason.USAGE, f"{policy} was not made by the demo", f"sidespawn disable {SERVICE}")
 
 
 def engine_of_what_was_kept() -> str:
-    """Only that one is asked what it has; others may not even run."""
+    """Return the engine of what was kept. Only this one is asked; others may not even run."""
     with suppress(SidespawnError):
         return load_policy(Places(SERVICE)).side_container.engine
     return ENGINES[0]
 
 
 def remove_what_was_kept() -> None:
-    """Raises SidespawnError when something stays, or is not the demo's."""
+    """Remove what was kept. Raises SidespawnError if something remains, or is not the demo's."""
     if os.geteuid() != 0:
         raise unsuitable("--remove needs root")
     require_ours()

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM during the demo: the story stops at once, the removal is never interrupted."""
+"""Handles Ctrl-C and SIGTERM during the demo: the story stops at once, the removal is never interrupted."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stopped(BaseException):
-    """Raised wherever the story is when a signal comes. No Exception, so that no step takes it for a failure."""
+    """Raised anywhere in the story when a signal arrives. Not an Exception, so that no step treats it as a failure."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)

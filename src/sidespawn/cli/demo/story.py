@@ -1,4 +1,4 @@
-"""The steps of the demo, in their order. Each checks what it shows; a check that fails ends the story."""
+"""The steps of the demo, in order. Each checks what it shows; a failed check ends the story."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def start_helper(stage: Stage, tell: Teller) -> None:
 
 
 def check_side_container(stage: Stage, tell: Teller) -> None:
-    """It is what the policy says, by the kernel's word."""
+    """Check in the kernel that the side container is as the policy says."""
     listed = sidespawn_json("ps", SERVICE, "--json")
     found = [(each["name"], each["pid"], each["netns"]) for each in listed]
     stage.side_container = container_name(SERVICE, neutron.NETNS)
@@ -179,7 +179,7 @@ def first_lease(stage: Stage, tell: Teller) -> None:
 
 
 def leased(stage: Stage, number: int, tell: Teller) -> Lease:
-    """The lease of client 1 or 2; it must be what Neutron's files say."""
+    """Return the lease of client 1 or 2, which must match Neutron's files."""
     lease = stage.lan.clients[number - 1].ask()
     if lease is None:
         raise Unexpected(f"client {number} gets a lease", "no one answered", stage.look)
@@ -251,7 +251,7 @@ def report_renewals(stage: Stage, tell: Teller, renewals: Renewals, gone_at: flo
 
 
 def ask_again(stage: Stage, tell: Teller) -> None:
-    """Restart as Neutron does: the pid file is deleted, then the same command comes again."""
+    """Restart as Neutron does: delete the pid file, then repeat the same command."""
     stage.agent.exec(("rm", neutron.PID_FILE), user=load_policy(stage.places).side_container.uid, code=0)
     done = neutron.start(stage.agent)
     expect(done.code == 0, "the same start command exits with 0", f"{done.code}: {done.stderr.strip()}", stage.look)
@@ -263,7 +263,7 @@ def ask_again(stage: Stage, tell: Teller) -> None:
 
 
 def wait_for_record(stage: Stage, event: str, *arguments: str) -> dict[str, str]:
-    """The newest record of this event since the demo began."""
+    """Return the newest record of this event since the demo began."""
     found: list[dict[str, str]] = []
 
     def is_there() -> bool:
@@ -309,7 +309,7 @@ def stop(stage: Stage, tell: Teller) -> None:
     began = time.monotonic()
     done = neutron.kill(stage.agent, "15", stage.pid)
     seconds = time.monotonic() - began
-    # Looked at at once: Neutron starts the next one within milliseconds.
+    # Check at once: Neutron starts the next one within milliseconds.
     left = [
         what
         for what, there in (

@@ -1,6 +1,7 @@
-"""Finds what is wrong on this host, in the order in which to fix it, for `sidespawn doctor`. Changes nothing.
+"""Finds problems on this host, in the order to fix them, for `sidespawn doctor`. Changes nothing.
 
-It starts with what `sidespawn check` finds, adds what each service's requests met, and tells causes from consequences.
+It starts with the findings of `sidespawn check`, adds problems with each service's requests, and tells causes from
+consequences.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def diagnose() -> Diagnosis:
     for name in names:
         try:
             found += examine(name)
-        except Exception as error:  # noqa: BLE001 - whatever it is, an operator needs the rest
+        except Exception as error:  # noqa: BLE001 - whatever it is, an operator needs the others
             blind.append(f"{name}: {error}")
     return Diagnosis(causes=in_order(found), not_looked_at=tuple(blind))
 

@@ -1,4 +1,4 @@
-"""An ailment: one thing that is wrong on a host, with the command that fixes it, and its place among the others.
+"""An ailment: one problem on a host, with the command that fixes it, and its place among the others.
 
 Programs read these as JSON, so an id keeps its meaning once it is published; docs/operating.md lists them.
 """
@@ -13,7 +13,7 @@ from sidespawn.host_report.findings import Finding, State, Topic
 
 
 class Sign(StrEnum):
-    """Ids of what `sidespawn check` does not look for, beside those of its findings."""
+    """Ids of problems that `sidespawn check` does not look for, besides the ids of its findings."""
 
     POLICY_UNSAFE = "policy-unsafe"
     POLICY_INVALID = "policy-invalid"
@@ -29,7 +29,7 @@ class Sign(StrEnum):
 
 Id = Topic | Sign
 
-# From the ground up: an earlier one may be why later ones fail, and is fixed first.
+# From the ground up: an earlier one may cause later ones, and is fixed first.
 ORDER: tuple[Id, ...] = (
     Topic.NOT_LOOKED_AT,
     Topic.KERNEL, Topic.CONTROL_GROUPS, Topic.MEMORY_CONTROLLER, Topic.PIDS_CONTROLLER,
@@ -74,12 +74,12 @@ CAUSES: Mapping[Id, frozenset[Id]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Ailment:
-    """`advice` is for people: where no command does it, or an operator chooses. `service` is empty for the host."""
+    """`advice` is for people, if no command does it or an operator must choose. `service` is empty for the host."""
 
     id: Id
     state: State
     found: str
-    message: str  # what follows from it
+    message: str  # its consequences
     command: str = ""
     advice: str = ""
     service: str = ""
@@ -87,7 +87,7 @@ class Ailment:
 
 
 def ailment_of(finding: Finding, services: Iterable[str]) -> Ailment:
-    """A finding's subject is a service, or something of the host."""
+    """Return the ailment. A finding's subject is a service or a part of the host."""
     return Ailment(
         id=finding.id,
         state=finding.state,
@@ -102,7 +102,7 @@ def ailment_of(finding: Finding, services: Iterable[str]) -> Ailment:
 def in_order(found: Iterable[Ailment]) -> tuple[Ailment, ...]:
     """Return the causes in the order in which to fix them, each with its consequences.
 
-    What lets requests fail comes before what does not.
+    Causes that make requests fail come first.
     """
     known = sorted(found, key=lambda each: (ORDER.index(each.id), each.state is not State.PROBLEM, each.service))
     below: dict[int, list[Ailment]] = {}
@@ -122,7 +122,7 @@ def is_problem(cause: Ailment) -> bool:
 
 
 def root(number: int, known: list[Ailment]) -> int:
-    """The cause of the cause, and so on; it ends, since each stands before the next in ORDER."""
+    """Return the root cause; the search ends, since each cause comes before its consequence in ORDER."""
     above = next((each for each, other in enumerate(known) if is_cause(other, known[number])), None)
     return number if above is None else root(above, known)
 

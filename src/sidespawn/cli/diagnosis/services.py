@@ -1,4 +1,4 @@
-"""Finds faults of one service beyond what `sidespawn check` looks for: its policy, and what its requests met."""
+"""Finds faults of one service that `sidespawn check` does not look for: in its policy, and in its requests."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from sidespawn.system.places import Places
 
 STUCK_SECONDS = 120.0
 RECENTLY = "1 hour ago"
-EXPECTED = (Reason.NO_SUCH_PROCESS, Reason.BACKING_OFF)  # of an agent that behaves; and what is told on its own
+EXPECTED = (Reason.NO_SUCH_PROCESS, Reason.BACKING_OFF)  # normal for well-behaved agents, or reported separately
 
 
 def problem(places: Places, sign: Sign, found: str, message: str, command: str = "", advice: str = "") -> Ailment:
@@ -41,10 +41,10 @@ def problem(places: Places, sign: Sign, found: str, message: str, command: str =
 
 
 def examine(service: str) -> Iterator[Ailment]:
-    """Yield what is wrong with a service that has a policy; most of it is checked only if the service is enabled."""
+    """Yield problems of a service that has a policy; most are checked only if the service is enabled."""
     places = Places(service)
     try:
-        # From its text: one that was compiled before may still be in use, though nothing would read this one any more.
+        # From its text: an older compiled policy may still be in use, although the current text is invalid.
         policy = policy_of(places, read_trusted(places.policy))
     except PolicyError as error:
         yield invalid(places, error)
