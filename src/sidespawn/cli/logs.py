@@ -128,7 +128,7 @@ def instance_of(places: Places, name: str) -> str:
 
 
 def matches(places: Places, name: str | None, refused: bool) -> list[str]:
-    """Return matches for journalctl(1): different fields must all match; equal ones, and parts around +, are alternatives."""
+    """Return journalctl(1)'s matches: different fields must all match; equal ones are alternatives, as are + parts."""
     if refused:
         events = ("rejected", "failed", "expired", "unreadable", "limited", "internal")
         return [BY_ROOT, f"SIDESPAWN_SERVICE={places.service}", *(f"SIDESPAWN_EVENT={event}" for event in events)]

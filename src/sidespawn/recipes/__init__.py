@@ -1,1 +1,1 @@
-"""Recipes for containers of agents: what `sidespawn agent-options` prints, and the files that it names."""
+"""Recipes for agents' containers: the output of `sidespawn agent-options`, and the files that it names."""

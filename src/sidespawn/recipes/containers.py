@@ -1,11 +1,11 @@
-"""The container of an agent that makes network namespaces and is contained without a security module, for each engine.
+"""Describes, for each engine, the container of an agent that makes network namespaces without a security module.
 
-Pure: what the host has is told. An agent needs all of it together; docs/agents.md has what fails without each part, and
-what an attacker reaches in it.
+Pure: facts about the host are passed in. An agent needs all parts together; docs/agents.md says what fails without each
+part, and what an attacker can reach.
 
-podman gives the capabilities to a user other than root as ambient ones. docker and kubelets do not (moby issue 8460):
-there the container begins as root, and setpriv of util-linux, in the agent's image, becomes the user before the agent's
-program begins. no_new_privs leaves no way back.
+podman gives a user other than root ambient capabilities. docker and kubelets do not (moby issue 8460): there the
+container starts as root, and setpriv of util-linux, in the agent's image, switches to the user before the agent's
+program starts. no_new_privs prevents a way back.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 from sidespawn.recipes.system_calls import FILE, OCI_FILE
 
 ENGINES = ("podman", "docker", "quadlet", "kubernetes")
-# By agent of Neutron's: what `ip netns` needs, and what the agent does in the namespaces.
+# By Neutron agent: for `ip netns`, and for the agent's work in the namespaces.
 CAPABILITIES = {
     "dhcp": ("NET_ADMIN", "SYS_ADMIN"),
     "l3": ("NET_ADMIN", "NET_RAW", "SYS_ADMIN"),
@@ -26,13 +26,13 @@ CAPABILITIES = {
 }
 TO_BECOME_THE_USER = ("SETGID", "SETPCAP", "SETUID")
 NAMESPACES = "/run/netns"
-KUBELET = "sidespawn/contained-agent.json"  # below the kubelet's /var/lib/kubelet/seccomp
+KUBELET = "sidespawn/contained-agent.json"  # under the kubelet's /var/lib/kubelet/seccomp
 TMPFILES = "/etc/tmpfiles.d/sidespawn-agents.conf"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mount:
-    """A file or directory of the host's in the agent, not shared with it."""
+    """A file or directory of the host in the agent, without shared propagation."""
 
     source: str
     target: str
@@ -45,19 +45,19 @@ class Mount:
 
 @dataclass(frozen=True, kw_only=True)
 class Agent:
-    """The subject of the recipe. `program` is what the container runs; empty for what its image says."""
+    """The subject of the recipe. `program` is the container's command; empty for the image's."""
 
     uid: int
     gid: int
     capabilities: tuple[str, ...]
     mounts: tuple[Mount, ...] = ()
-    more: tuple[str, ...] = ()  # options of the host's security modules, as podman and docker take them
+    more: tuple[str, ...] = ()  # options for the host's security modules, for podman and docker
     image: str = "AGENT-IMAGE"
     program: tuple[str, ...] = ()
 
 
 def preparation(agent: Agent, engine: str) -> list[str]:
-    """Return what root does on the host, once: commands of a shell."""
+    """Return shell commands that root runs once on the host."""
     lines = [
         f"printf 'd {NAMESPACES} 2775 root {agent.gid}\\n' >{TMPFILES}",
         f"systemd-tmpfiles --create {TMPFILES}",
@@ -68,7 +68,7 @@ def preparation(agent: Agent, engine: str) -> list[str]:
 
 
 def podman(agent: Agent) -> list[str]:
-    """Options of `podman run`."""
+    """Return options of `podman run`."""
     return [
         f"--user={agent.uid}:{agent.gid}",
         "--cap-drop=all",
@@ -81,7 +81,7 @@ def podman(agent: Agent) -> list[str]:
 
 
 def docker(agent: Agent) -> list[str]:
-    """Options of `docker run`; `become` goes in front of the agent's program."""
+    """Return options of `docker run`; `become` goes in front of the agent's program."""
     return [
         "--user=0:0",
         "--cap-drop=ALL",
@@ -119,7 +119,7 @@ def become(agent: Agent) -> list[str]:
 
 
 def quadlet(agent: Agent) -> str:
-    """The [Container] section."""
+    """Return the [Container] section."""
     lines = [
         "[Container]",
         f"Image={agent.image}",
@@ -140,8 +140,8 @@ def quadlet(agent: Agent) -> str:
 
 
 def kubernetes(agent: Agent) -> dict[str, Any]:
-    """A pod. Kubernetes shares mounts back to the host with privileged containers only: see `notes`."""
-    # Its /proc/sys is a read-only mount that SYS_ADMIN can take away, and file modes protect what is below.
+    """Return a pod. Kubernetes shares mounts back to the host only for privileged containers: see `notes`."""
+    # Its /proc/sys is a read-only mount that SYS_ADMIN can remove, and file modes protect the files under it.
     begin = ["sh", "-c", 'umount -l /proc/sys && exec "$@"', "sh", *become(agent)]
     volumes = {f"sidespawn-{number}": mount for number, mount in enumerate(agent.mounts)}
     return {
@@ -201,7 +201,7 @@ def notes(engine: str) -> list[str]:
 
 
 def recipe(agent: Agent, engine: str) -> dict[str, Any]:
-    """All that `sidespawn agent-options --json` prints."""
+    """Return everything that `sidespawn agent-options --json` prints."""
     made: dict[str, Any] = {"engine": engine, "preparation": preparation(agent, engine), "notes": notes(engine)}
     if engine == "quadlet":
         return made | {"unit": quadlet(agent)}
@@ -213,7 +213,7 @@ def recipe(agent: Agent, engine: str) -> dict[str, Any]:
 
 
 def shown(made: dict[str, Any]) -> str:
-    """The same for people, to be copied."""
+    """Return the same as text for people to copy."""
     parts = ["# once, on the host, as root:", *made["preparation"], ""]
     if "unit" in made:
         parts.append(made["unit"])

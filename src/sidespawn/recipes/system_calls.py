@@ -1,4 +1,4 @@
-"""The system calls of a contained agent: everything that is not listed here does not exist for it.
+"""Lists the system calls of a contained agent; for the agent, others do not exist.
 
     python3 -m sidespawn.recipes.system_calls     writes contained-agent.json, which podman and docker read, and
                                                   contained-agent.oci.json for nodes of Kubernetes
@@ -7,13 +7,12 @@ The list is for an agent that makes network namespaces, with SYS_ADMIN and NET_A
 contains such an agent only together with the rest of the recipe: a user other than root, no_new_privs, no host pids.
 docs/agents.md says what each part is for.
 
-A filter sees numbers, and none of the memory that they point to. So flags are compared for equality: mount(2) ignores
+A filter sees numbers, but not the memory that they point to. Flags are compared for equality, since mount(2) ignores
 0xC0ED0000 in the upper half of its flags, and a comparison under a mask can miss a bit that has a meaning. A call whose
 arguments are in memory (clone3, openat2's flags aside) is allowed only if no argument of it can do harm.
 
 A call is listed because Neutron's agents make it in this recipe, which tests/neutron/record_calls.py records, or for
-the reason that stands beside its group. A call that is not listed answers ENOSYS, for which the C library knows older
-ways.
+the reason given with its group. A call that is not listed fails with ENOSYS, for which the C library has fallbacks.
 """
 
 from __future__ import annotations
@@ -31,11 +30,11 @@ ANY_NAMESPACE = 0x7E020000  # each CLONE_NEW... that clone(2) takes
 READ_ONLY, BIND, RECURSIVE, SLAVE, SHARED = 1, 1 << 12, 1 << 14, 1 << 19, 1 << 20  # MS_...
 DETACH = 2  # MNT_DETACH
 UNIX, INET, INET6, NETLINK, PACKET = 1, 2, 10, 16, 17
-ROUTE, NETFILTER = 0, 12  # netlink's protocols
+ROUTE, NETFILTER = 0, 12  # netlink protocols
 ARCHITECTURES = ("X86_64", "AARCH64", "PPC64LE", "S390X")
 
-# What Neutron's agents were seen to do in this recipe (tests/data/contained-calls.json): to their own memory, threads
-# and descriptors, and to files as their modes allow.
+# Calls that Neutron's agents were seen to make in this recipe (tests/data/contained-calls.json): on their own memory,
+# threads and descriptors, and on files as their modes allow.
 PLAIN: dict[str, str] = {
     "files, as their modes allow": """
         access openat close close_range read readlink pread64 write lseek fstat newfstatat statx getdents64 getcwd
@@ -53,7 +52,7 @@ PLAIN: dict[str, str] = {
         bind connect listen accept4 getsockname getpeername getsockopt setsockopt sendto sendmsg recvfrom recvmsg""",
     "random numbers": "getrandom",
 }
-# What they were not seen to do, and may do for the reason that stands here. What had none was taken out.
+# Calls that they were not seen to make, but may for the reason given here. Calls without a reason were removed.
 UNSEEN: dict[str, str] = {
     "other forms of what was seen: of other C libraries, languages and architectures": """
         accept clock_getres creat dup dup3 epoll_create epoll_pwait eventfd eventfd2 faccessat faccessat2 fork
@@ -76,12 +75,12 @@ UNSEEN: dict[str, str] = {
 
 @dataclass(frozen=True)
 class Rule:
-    """Allow a call if each argument, by its number, is this; `(mask, value)` compares under a mask."""
+    """Allow a call if each argument, by its number, has this value; `(mask, value)` compares under a mask."""
 
     name: str
     why: str
     arguments: tuple[tuple[int, int | tuple[int, int]], ...]
-    error: int | None = None  # if it is answered, and not done
+    error: int | None = None  # if the call is answered without being carried out
 
 
 TERMINAL = {
@@ -108,7 +107,7 @@ RULES: tuple[Rule, ...] = (
     *(Rule("socket", why, ((0, family),)) for family, why in (
         (UNIX, "oslo.privsep and Neutron's own"), (INET, "network"), (INET6, "network"), (PACKET, "arping"),
     )),
-    # Not the generic one, by which SYS_ADMIN and NET_ADMIN command drivers, those of block devices among them.
+    # Not the generic one, through which SYS_ADMIN and NET_ADMIN command drivers, including those of block devices.
     *(Rule("socket", why, ((0, NETLINK), (2, protocol))) for protocol, why in (
         (ROUTE, "ip and pyroute2"), (NETFILTER, "iptables, conntrack"),
     )),
@@ -159,10 +158,10 @@ def comparison(index: int, wanted: int | tuple[int, int]) -> dict[str, Any]:
 
 
 def oci_profile() -> dict[str, Any]:
-    """In the OCI's form, not for s390x.
+    """Return the profile in the OCI's form, not for s390x.
 
-    containerd reads the list of a pod in this form and ignores what docker and podman have beyond it. It would then
-    apply both entries for clone on every architecture, and one of them compares another argument than the flags.
+    containerd reads a pod's list in this form, and ignores docker's and podman's extensions. It would then apply both
+    entries for clone on every architecture, and one of them does not compare the flags but another argument.
     """
     found = {key: value for key, value in profile().items() if key != "archMap"}
     calls = [{key: value for key, value in each.items() if key != "excludes"} for each in found["syscalls"]]
@@ -174,7 +173,7 @@ def text(made: dict[str, Any]) -> str:
 
 
 def allowed() -> frozenset[str]:
-    """The calls that an agent has, in some form."""
+    """Return the calls that an agent has, in some form."""
     plain = (name for names in (*PLAIN.values(), *UNSEEN.values()) for name in names.split())
     return frozenset((*plain, *(rule.name for rule in RULES if rule.error in (None, 0))))
 

@@ -1,4 +1,4 @@
-"""An agent container to test against, such as Neutron's DHCP agent has one: run, exec, kill, restart.
+"""An agent container to test against, like that of Neutron's DHCP agent: run, exec, kill, restart.
 
     agent = AgentContainer(name="my-agent", image="localhost/sidespawn-agent:latest", state=Path("/var/lib/my-state"),
                            service_options=tuple(json_of_sidespawn_enable["podman_options"]),
@@ -7,13 +7,13 @@
     agent.exec(("ip", "netns", "add", "qdhcp-…"), code=0)
     agent.kill(); agent.remove()
 
-The container is started by podman, needs root, and has nothing that its own job does not need: no engine's socket, not
-privileged, no-new-privileges, a seccomp profile, and of the capabilities those in `CAPABILITIES`.  It
-shares the host's network and pids, as Neutron's agents must: they look their helpers up in /proc by pid.
+podman starts the container, as root. It has only what its job needs: no engine's socket, not privileged,
+no-new-privileges, a seccomp profile, and only the capabilities in `CAPABILITIES`.  It shares the host's network and
+pids, as Neutron's agents must: they look up their helpers in /proc by pid.
 
 The set was found by dropping one capability after the other from podman's and Kolla's (podman 4.3.1, Linux 6.18).
-It is what working with namespaces takes; the wrapper and the kill scripts need none.  Neutron's own privilege helper
-may want more of its own (DAC_OVERRIDE, to delete files of its user as root), which changes nothing here.
+Working with namespaces needs it; the wrapper and the kill scripts need none.  Neutron's own privilege helper may need
+more (DAC_OVERRIDE, to delete its user's files as root), which changes nothing here.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from sidespawn.recipes.containers import NAMESPACES
 from sidespawn.system.processes import Output
 from sidespawn.testing.commands import TIMEOUT, run
 
-# Each with what fails when it is dropped.
+# Each with what fails without it.
 CAPABILITIES = {
     "SYS_ADMIN": "ip netns add (unshare, mounting the name in /run/netns), ip netns exec (setns, mounting /sys)",
     "NET_ADMIN": "ip link add, ip address add (making interfaces in namespaces, giving them addresses)",
@@ -53,21 +53,21 @@ CAPABILITY_NAMES = (
 
 @dataclass(frozen=True, kw_only=True)
 class AgentContainer:
-    """One agent container; the methods act on whatever has its name, so an object can be made again at any time."""
+    """One agent container; the methods act on the container of its name, so an object can be recreated at any time."""
 
     name: str
     image: str
     state: Path  # the agent's state directory on the host; /var/lib/neutron in the agent
-    service_options: tuple[str, ...] = ()  # `podman_options` of `sidespawn enable --json`, of each service it has
+    service_options: tuple[str, ...] = ()  # `podman_options` of `sidespawn enable --json`, of each of its services
     # `security_options` likewise. Without them podman's own seccomp profile, and no security module, confines it.
     security_options: tuple[str, ...] = ()
     capabilities: tuple[str, ...] = tuple(CAPABILITIES)
-    host_pids: bool = True  # False: an agent that asks by sidespawn.agent.client and looks up no one in /proc
-    contained: bool = False  # by `sidespawn agent-options`: not root, and nothing of `security_options` and `host_pids`
-    privileged: bool = False  # as agents are run without sidespawn: everything is allowed. For comparisons only
+    host_pids: bool = True  # False: an agent that uses sidespawn.agent.client and does not look up pids in /proc
+    contained: bool = False  # by `sidespawn agent-options`: not root, without `security_options` and `host_pids`
+    privileged: bool = False  # like agents without sidespawn: everything is allowed. Only for comparisons
 
     def options(self) -> tuple[str, ...]:
-        """Return what `podman run` is given besides the name and the image."""
+        """Return the options of `podman run` besides the name and the image."""
         return (
             "--pull=never",
             *(self.recipe() if self.contained else self.own_options()),
@@ -86,7 +86,7 @@ class AgentContainer:
             "--network=host",
             *(("--pid=host",) if self.host_pids else ()),
             *(("--privileged",) if self.privileged else self.confinement()),
-            # What the agent makes there must appear on the host, and the other way round.
+            # Mounts of the agent there must appear on the host, and vice versa.
             "--volume=/run/netns:/run/netns:rshared",
         )
 
@@ -103,7 +103,8 @@ class AgentContainer:
         return tuple(options)
 
     def start(self) -> int:
-        """Start it; its pid on the host. `ip netns` must have been used once on the host, for /run/netns to be there.
+        """Start it; return its pid on the host. `ip netns` must have been used once on the host, so that /run/netns
+        exists.
 
         Raises Unexpected, as all methods do.
         """
@@ -122,11 +123,11 @@ class AgentContainer:
     def exec(
         self, argv: tuple[str, ...], *, user: int = 0, timeout: float = TIMEOUT, code: int | None = None
     ) -> Output:
-        """Run a command in it, as root or another user. `code`: what it must end with."""
+        """Run a command in it, as root or another user. `code`: the required exit code."""
         return run((*podman(), "exec", f"--user={user}:{user}", self.name, *argv), timeout, code=code)
 
     def write(self, path: str, text: str, user: int = NEUTRON) -> None:
-        """Make or replace a file, as Neutron does it: a new one, renamed into place. Missing parents are made."""
+        """Create or replace a file as Neutron does: a new one, renamed into place. Missing parents are created."""
         script = 'umask 022 && mkdir -p "${1%/*}" && printf %s "$2" >"$1.new" && mv "$1.new" "$1"'
         self.exec(("sh", "-c", script, "sh", path, text), user=user, code=0)
 
@@ -142,12 +143,12 @@ class AgentContainer:
         run(("podman", "kill", "--signal=KILL", self.name), code=0)
 
     def remove(self) -> None:
-        """End and remove whatever has its name; no error when there is nothing."""
+        """End and remove the container of its name; no error without one."""
         run(("podman", "rm", "--force", "--time=0", "--ignore", self.name), code=0)
 
 
 def podman() -> tuple[str, ...]:
-    """The command; where there is SELinux without the categories of root's login.
+    """Return the command; with SELinux, without the categories of root's login.
 
     conmon's pipes have those, and a container in a domain that obeys categories could not write to them. Through
     env(1), since Debian's policy does not let root's domain be entered through podman itself.
@@ -157,7 +158,7 @@ def podman() -> tuple[str, ...]:
 
 @contextmanager
 def namespaces_of_a_group(gid: int = NEUTRON) -> Iterator[None]:
-    """/run/netns as `sidespawn agent-options` prepares it, and afterwards as it was."""
+    """Prepare /run/netns as `sidespawn agent-options` says, and restore it afterwards."""
     before = os.stat(NAMESPACES)
     os.chown(NAMESPACES, 0, gid)
     os.chmod(NAMESPACES, 0o2775)  # noqa: S103 - for the agent's group
@@ -169,7 +170,7 @@ def namespaces_of_a_group(gid: int = NEUTRON) -> Iterator[None]:
 
 
 def process_status(pid: int) -> dict[str, str]:
-    """/proc/PID/status. Raises OSError when there is no such process."""
+    """Return /proc/PID/status. Raises OSError if there is no such process."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 

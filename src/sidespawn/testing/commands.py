@@ -1,7 +1,7 @@
-"""Runs the commands of a test or a demo, and says what was expected if one fails.
+"""Runs the commands of a test or a demo, and reports what was expected if one fails.
 
-Each command gets a built environment, a time limit and its own session: Ctrl-C is for the test, which lets the
-command finish, so that nothing is left half made.
+Each command gets a built environment, a time limit and its own session. Ctrl-C reaches only the test, which lets the
+command finish, so that nothing is left half done.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SHOWN = 600  # characters of an output
 
 
 class Unexpected(Exception):
-    """A check failed: what was expected, what came instead, and where to look for the cause (may be empty)."""
+    """A check failed: what was expected, what happened instead, and where to look for the cause (may be empty)."""
 
     def __init__(self, expected: str, came: str, look: str = "") -> None:
         super().__init__(f"expected: {expected}; came: {came}" + (f"; look: {look}" if look else ""))
@@ -32,13 +32,13 @@ class Unexpected(Exception):
 
 
 def expect(holds: bool, expected: str, came: object, look: str = "") -> None:
-    """Raises Unexpected unless it holds."""
+    """Raise Unexpected unless it holds."""
     if not holds:
         raise Unexpected(expected, str(came), look)
 
 
 def wait_until(holds: Callable[[], bool], expected: str, timeout: float, look: str = "") -> None:
-    """Raises Unexpected when it does not come true within `timeout` seconds."""
+    """Wait until it holds. Raises Unexpected if it does not within `timeout` seconds."""
     give_up = time.monotonic() + timeout
     while not holds():
         if time.monotonic() > give_up:
@@ -53,7 +53,7 @@ def run(
     code: int | None = None,
     environment: dict[str, str] | None = None,
 ) -> Output:
-    """Run a command to its end. Raises Unexpected when it takes too long, or ends otherwise than with `code`."""
+    """Run a command to its end. Raises Unexpected if it takes too long, or exits with another code than `code`."""
     shown = " ".join(argv)
     try:
         process = subprocess.Popen(
@@ -86,7 +86,7 @@ def run(
 
 
 def end_session(process: subprocess.Popen[bytes]) -> None:
-    """Kill a command that `run` started, and what it started in its session."""
+    """Kill a command that `run` started, and all processes in its session."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.communicate()

@@ -1,12 +1,11 @@
-"""Small container images for the tests and the demo, made from the machine's Debian sources.
+"""Makes small container images for the tests and the demo, from the machine's Debian sources.
 
-`localhost/sidespawn-helpers` holds the programs that side containers run.
-`localhost/sidespawn-agent` looks like the container of a Neutron agent: Python, iproute2, the user
-neutron and its directories. No registry is asked: each is a tar of unpacked packages (no maintainer
-script runs, nothing is started), made once per recipe and kept in a cache.
+`localhost/sidespawn-helpers` holds the programs that side containers run. `localhost/sidespawn-agent` looks like the
+container of a Neutron agent: Python, iproute2, the user neutron and its directories. No registry is used: each is a tar
+of unpacked packages (no maintainer script runs, nothing is started), made once per recipe and kept in a cache.
 
-Needs root, Debian, mmdebstrap and podman. For those who work on sidespawn or try it; no part of
-what answers requests.
+Needs root, Debian, mmdebstrap and podman. For developing and trying sidespawn; not part of the code that answers
+requests.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ _IMPORT_SECONDS = 900  # emulated machines read and write the layers slowly
 _IPTABLES = tuple(f"{family}{verb}" for family in ("iptables", "ip6tables") for verb in ("", "-save", "-restore"))
 _PODMAN_SECONDS = 120
 
-# What no one reads in a container: patterns under the root of the image.
+# Files that are not needed in a container: patterns under the root of the image.
 _LEFT_OUT = (
     "usr/share/doc",
     "usr/share/man",
@@ -49,32 +48,32 @@ _LEFT_OUT = (
     "var/lib/apt",
     "var/cache",
 )
-# Packages that Debian has removed since Debian 13.
+# Packages that Debian removed after Debian 13.
 _GONE = {"sid": ("dibbler-client", "dibbler-server")}
 
 
 class ImageError(Exception):
-    """An image cannot be made or imported; the message says which command failed, and how."""
+    """An image cannot be made or imported; the message says which command failed and how."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """One image: its name, its packages (what they depend on comes along), its accounts."""
+    """One image: its name, its packages (with their dependencies), its accounts."""
 
     name: str
     packages: tuple[str, ...]
     users: tuple[tuple[str, int, str], ...]  # name, uid and gid, home
     directories: tuple[tuple[str, int], ...] = ()  # path, uid and gid
-    links: tuple[tuple[str, str], ...] = ()  # path, target: what maintainer scripts make of alternatives
-    wheels: tuple[tuple[str, str, str], ...] = ()  # a release on PyPI, a file in its wheel, where it goes
-    busybox: bool = False  # a link for each applet that no package brings
+    links: tuple[tuple[str, str], ...] = ()  # path, target: links that maintainer scripts make for alternatives
+    wheels: tuple[tuple[str, str, str], ...] = ()  # a release on PyPI, a file in its wheel, its destination
+    busybox: bool = False  # a link for each applet that no package provides
 
     def within(self, suite: str) -> Recipe:
-        """The recipe without the packages that the suite does not have."""
+        """Return the recipe without packages that the suite does not have."""
         return replace(self, packages=tuple(each for each in self.packages if each not in _GONE.get(suite, ())))
 
     def digest(self, suite: str) -> str:
-        """Names the tar: equal recipes for equal suites give equal names."""
+        """Return the tar's name: equal recipes for equal suites give equal names."""
         identity = repr((_RECIPE_VERSION, suite, os.uname().machine, self.within(suite)))
         return hashlib.sha256(identity.encode()).hexdigest()[:16]
 
@@ -87,7 +86,7 @@ HELPERS = Recipe(
     name="localhost/sidespawn-helpers",
     packages=(
         *("conntrackd", "dibbler-client", "dnsmasq-base", "haproxy", "keepalived", "radvd"),
-        *("coreutils", "curl", "dash", "grep", "iproute2", "mawk", "procps"),  # what Neutron's script below calls
+        *("coreutils", "curl", "dash", "grep", "iproute2", "mawk", "procps"),  # Neutron's script below calls these
         "netbase",  # /etc/protocols for conntrackd
         "dibbler-server",  # for a test of the client
     ),
@@ -112,7 +111,7 @@ AGENT = Recipe(
     directories=(("var/lib/neutron", _NEUTRON), ("etc/neutron/kill_scripts", 0)),
     busybox=True,
 )
-# As images of Neutron's agents are: the helpers are in it as well, and what Neutron itself runs.
+# Like images of Neutron's agents: it also contains the helpers, and programs that Neutron itself runs.
 NEUTRON_AGENT = Recipe(
     name="localhost/sidespawn-neutron-agent",
     packages=(
@@ -131,7 +130,7 @@ NEUTRON_AGENT = Recipe(
     directories=(*AGENT.directories, ("etc/neutron/rootwrap.d", 0)),
     busybox=True,
 )
-# What OVN's metadata agent talks to: OVN's databases, and a switch that needs no kernel module.
+# OVN's metadata agent talks to these: OVN's databases, and a switch that needs no kernel module.
 OVN = Recipe(
     name="localhost/sidespawn-ovn",
     packages=("busybox-static", "openvswitch-switch", "ovn-central"),
@@ -143,7 +142,7 @@ WITH_NEUTRON = (*USUAL, NEUTRON_AGENT, OVN)
 
 
 def build_tars(cache: Path, recipes: tuple[Recipe, ...] = USUAL, suite: str = "") -> tuple[Path, ...]:
-    """Makes the tars that the cache lacks; returns all. Needs the network the first time only.
+    """Make the tars that the cache lacks; return all. Needs the network only the first time.
 
     `suite` is a Debian suite by its code name; by default, the machine's.
     """
@@ -153,7 +152,7 @@ def build_tars(cache: Path, recipes: tuple[Recipe, ...] = USUAL, suite: str = ""
 
 
 def ensure_images(cache: Path, recipes: tuple[Recipe, ...] = USUAL, suite: str = "") -> tuple[str, ...]:
-    """Makes the images available to this host's podman; returns their names. Quick if they are."""
+    """Make the images available to this host's podman; return their names. Quick if they already are."""
     suite = suite or machine_suite()
     for recipe in recipes:
         exact = f"{recipe.name}:{recipe.digest(suite)}"
@@ -165,7 +164,7 @@ def ensure_images(cache: Path, recipes: tuple[Recipe, ...] = USUAL, suite: str =
 
 
 def _build_tar(cache: Path, recipe: Recipe, suite: str) -> Path:
-    # The machine's own suite is not in the name, which would outdate tars that are there.
+    # The machine's own suite is not in the name, since that would invalidate existing tars.
     stem = recipe.name.rpartition("/")[2] + (f"-{suite}" if suite != machine_suite() else "")
     tar = cache / f"{stem}-{recipe.digest(suite)}.tar"
     if tar.exists():
@@ -210,7 +209,7 @@ def _unpack_packages(root: Path, recipe: Recipe, suite: str) -> None:
 
 
 def _unpack_file(root: Path, scratch: Path, release: str, source: str, target: str) -> None:
-    """One program out of a wheel: nothing of the release is installed, and what it depends on is not asked for."""
+    """Unpack one program from a wheel, without installing the release or its dependencies."""
     options = ("--quiet", "--no-deps", "--only-binary=:all:", f"--dest={scratch}")
     _run((sys.executable, "-m", "pip", "download", *options, release), _BUILD_SECONDS)
     (wheel,) = scratch.glob(f"{release.partition('=')[0]}-*.whl")
@@ -220,7 +219,7 @@ def _unpack_file(root: Path, scratch: Path, release: str, source: str, target: s
 
 
 def _adapt(root: Path, recipe: Recipe) -> None:
-    """Does by hand what maintainer scripts would have done, and removes what no one reads."""
+    """Do what maintainer scripts would have done, and remove files that are not needed."""
     for pattern in _LEFT_OUT:
         for directory in root.glob(pattern):
             shutil.rmtree(directory)
@@ -229,7 +228,7 @@ def _adapt(root: Path, recipe: Recipe) -> None:
     for path in ("tmp", "var/tmp"):
         (root / path).chmod(0o1777)
     run_directory = root / "var/run"
-    if not run_directory.is_symlink():  # a package may have brought a directory, for want of the link
+    if not run_directory.is_symlink():  # a package may have made a directory, since the link was missing
         shutil.rmtree(run_directory, ignore_errors=True)
         run_directory.symlink_to("/run")
     users = (("root", 0, "/root"), *recipe.users)
@@ -259,7 +258,7 @@ def _link_applets(root: Path) -> None:
 
 
 def package_sources(apt: Path, suite: str) -> tuple[Path, ...]:
-    """The files under `apt` that name `suite` as its own word, as other vendors' do not."""
+    """Return files under `apt` that name `suite` as a separate word, which other vendors' files do not."""
     about = re.compile(rf"(?<![\w./-]){re.escape(suite)}(-updates|-security)?(?![\w./-])")
     candidates = (apt / "sources.list", *sorted((apt / "sources.list.d").glob("*")))
     return tuple(
@@ -270,7 +269,7 @@ def package_sources(apt: Path, suite: str) -> tuple[Path, ...]:
 
 
 def sources_of(suite: str, scratch: Path) -> tuple[Path, ...]:
-    """Files that name the machine's own package sources for `suite`; rewritten into `scratch` for another suite."""
+    """Return files with the machine's package sources for `suite`; rewritten into `scratch` for another suite."""
     own = machine_suite()
     files = package_sources(Path("/etc/apt"), own)
     if suite == own:
@@ -285,7 +284,7 @@ def sources_of(suite: str, scratch: Path) -> tuple[Path, ...]:
 
 
 def _for_suite(text: str, own: str, wanted: str, *, deb822: bool) -> str:
-    """The sources with another suite; entries that offer nothing for it are left out."""
+    """Return the sources for another suite, without entries that offer nothing for it."""
     word = re.compile(rf"(?<![\w./-]){re.escape(own)}(?P<pocket>-\w+)?(?![\w./-])")
 
     def rewrite(found: re.Match[str]) -> str:
@@ -303,19 +302,19 @@ def _for_suite(text: str, own: str, wanted: str, *, deb822: bool) -> str:
 
 
 def apt_options() -> Iterator[str]:
-    """How this machine reaches its sources (proxies, retries); mmdebstrap does not ask it."""
+    """Return how this machine reaches its sources (proxies, retries), which mmdebstrap does not read."""
     for line in _run(("apt-config", "dump"), _PODMAN_SECONDS).splitlines():
         if re.match(r"Acquire::(https?|Check-|Retries)", line) and not line.endswith(' "";'):
             yield line
 
 
 def machine_suite() -> str:
-    """The code name of this machine's Debian suite."""
+    """Return the code name of this machine's Debian suite."""
     release = Path("/etc/os-release").read_text()
     found = re.search(r"^VERSION_CODENAME=\"?([a-z]+)", release, re.MULTILINE)
     if found is None:
         raise ImageError("/etc/os-release names no Debian suite (VERSION_CODENAME)")
-    # testing and sid have the same os-release; what their packages come from tells them apart.
+    # testing and sid have the same os-release; their package sources tell them apart.
     if "/sid" in release and package_sources(Path("/etc/apt"), "sid"):
         return "sid"
     return found[1]

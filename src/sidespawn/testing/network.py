@@ -49,12 +49,12 @@ class Lease:
 @dataclass(frozen=True, kw_only=True)
 class Renewal:
     asked: float  # time.monotonic()
-    seconds: float | None  # until it was answered; None: it was lost
+    seconds: float | None  # until the answer; None: it was lost
     address: str | None
 
 
 def udhcpc() -> tuple[str, ...] | None:
-    """The command on this host, or None."""
+    """Return the command on this host, or None."""
     path = ENVIRONMENT["PATH"]
     if found := shutil.which("udhcpc", path=path):
         return (found,)
@@ -63,7 +63,7 @@ def udhcpc() -> tuple[str, ...] | None:
 
 
 def parse_lease(line: str) -> Lease | None:
-    """The lease in a line of SCRIPT's, if it tells of one."""
+    """Return the lease in a line of SCRIPT's output, if there is one."""
     words = line.split()
     if len(words) != 8 or words[0] != "lease" or words[1] not in ("bound", "renew"):
         return None
@@ -87,7 +87,7 @@ class DhcpClient:
         return ("ip", "netns", "exec", self.netns, *program, *fixed, *options)
 
     def ask(self, tries: int = 5) -> Lease | None:
-        """Discover and request, as a machine that boots does; None when no one answers `tries` times, one a second."""
+        """Discover and request, like a booting machine; None without an answer to `tries` attempts, one a second."""
         done = run(self.command("-n", "-q", "-t", str(tries)), timeout=tries * 4 + 10)
         for line in done.stdout.splitlines():
             if lease := parse_lease(line):
@@ -96,9 +96,9 @@ class DhcpClient:
 
 
 class Renewals:
-    """A client that holds a lease and renews it over and over, in its own process; see renew.py.
+    """A client that holds a lease and renews it repeatedly, in its own process; see renew.py.
 
-    `close` must be called; what a killed test leaves runs in the client's namespace, and `Lan.remove` ends it.
+    Call `close`. The client of a killed test keeps running in the client's namespace, where `Lan.remove` ends it.
     """
 
     def __init__(self, client: DhcpClient, lease: Lease, pause: float = 0.1, patience: float = 2.0) -> None:
@@ -151,7 +151,7 @@ class Lan:
         self.namespaces = (name, *(client.netns for client in self.clients))
 
     def make(self) -> None:
-        """Raises Unexpected."""
+        """Make the LAN. Raises Unexpected."""
         self.script.write_text(SCRIPT)
         self.script.chmod(0o755)
         for netns in self.namespaces:
@@ -170,14 +170,14 @@ class Lan:
         ip("-n", self.name, "link", "set", port, "master", BRIDGE, "up")
 
     def remove(self) -> None:
-        """End all that runs in the LAN's namespaces, and remove them; no error when there is nothing."""
+        """End all processes in the LAN's namespaces, and remove these; no error if they do not exist."""
         for netns in reversed(self.namespaces):
             remove_namespace(netns)
         self.script.unlink(missing_ok=True)
 
 
 def ip(*arguments: str) -> None:
-    """ip(8). Raises Unexpected when it fails."""
+    """Run ip(8). Raises Unexpected if it fails."""
     run(("ip", *arguments), code=0)
 
 
@@ -186,10 +186,10 @@ def has_namespace(netns: str) -> bool:
 
 
 def remove_namespace(netns: str) -> None:
-    """Remove a named network namespace, and end what runs in it; no error if it is missing."""
+    """Remove a named network namespace, and end its processes; no error if it is missing."""
     if not has_namespace(netns):
         return
-    # Anyone who shares /run/netns can have bound the host's own namespace there, with all of its processes.
+    # Anyone who shares /run/netns may have bound the host's own namespace there, with all its processes.
     if os.stat(f"/run/netns/{netns}").st_ino != os.stat("/proc/self/ns/net").st_ino:
         for pid in run(("ip", "netns", "pids", netns)).stdout.split():
             with suppress(ProcessLookupError):

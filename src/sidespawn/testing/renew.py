@@ -1,12 +1,12 @@
-"""A DHCP client that renews one lease over and over, and says of each renewal how long it took.
+"""A DHCP client that renews one lease repeatedly, and reports how long each renewal took.
 
     python3 -I -S renew.py ADDRESS MAC SERVER PAUSE PATIENCE
 
-Run in the client's network namespace, with ADDRESS on its interface. Sends what a client in the state RENEWING sends
-(RFC 2131, 4.3.2): a DHCPREQUEST by unicast, with its address in ciaddr. After each it prints a line of JSON with the
-time it asked (CLOCK_MONOTONIC), the seconds until the DHCPACK, or null when none came within PATIENCE seconds, and the
-address. It sends nothing twice, so that a lost renewal is a renewal that the server did not answer; udhcpc would
-repeat it. Ends by a signal. One file, standard library only.
+Run it in the client's network namespace, with ADDRESS on its interface. It sends what a client in the state RENEWING
+sends (RFC 2131, 4.3.2): a unicast DHCPREQUEST with its address in ciaddr. After each it prints a line of JSON with the
+time of the request (CLOCK_MONOTONIC), the seconds until the DHCPACK, or null without one within PATIENCE seconds, and
+the address. It sends nothing twice, so a lost renewal is one that the server did not answer; udhcpc would repeat it. A
+signal ends it. One file, standard library only.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def request(xid: int, address: str, mac: bytes) -> bytes:
 
 
 def acknowledged(packet: bytes, xid: int) -> str | None:
-    """The address, if the packet is the DHCPACK to this request."""
+    """Return the address if the packet is the DHCPACK to this request."""
     if len(packet) <= FIXED.size:
         return None
     fields = FIXED.unpack_from(packet)
@@ -51,7 +51,7 @@ def acknowledged(packet: bytes, xid: int) -> str | None:
 
 
 def renew(link: socket.socket, server: str, address: str, mac: bytes, patience: float) -> str | None:
-    """Ask once; the address that was acknowledged."""
+    """Ask once; return the acknowledged address."""
     xid = int.from_bytes(os.urandom(4), "big")
     give_up = time.monotonic() + patience
     try:
@@ -60,7 +60,7 @@ def renew(link: socket.socket, server: str, address: str, mac: bytes, patience: 
             link.settimeout(left)
             if got := acknowledged(link.recv(4096), xid):
                 return got
-    except OSError:  # no one listens there, or the time is over
+    except OSError:  # no one listens there, or the time is up
         pass
     return None
 
