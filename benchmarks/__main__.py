@@ -33,7 +33,7 @@ CONTAINER = Path("/run/systemd/container")  # says "lab" in a lab
 
 
 def outliving(_context: click.Context, _parameter: click.Parameter, given: Any) -> Any:
-    """A file or directory that is still there when the lab is gone, which is everywhere outside of one."""
+    """Check that a file or directory survives the lab; outside of a lab, all do."""
     if given is None or not CONTAINER.exists() or CONTAINER.read_text().strip() != "lab":
         return given
     path = given if isinstance(given, Path) else Path(given.name)  # that of stdout is no absolute path
@@ -67,7 +67,7 @@ def main(
     seed: int, no_older: bool, beside: tuple[str, ...], without: tuple[str, ...], plots_directory: Path | None,
     is_list: bool,
 ) -> None:  # fmt: skip
-    """How long sidespawn takes, beside the bare engine and older patterns, measured in the same rounds."""
+    """Measure sidespawn, the bare engine and older patterns in the same rounds."""
     known = {part.name: part for part in (QUICK if quick else PARTS)}
     if is_list:
         click.echo("\n".join(f"{part.name:16} {part.what}" for part in known.values()))

@@ -56,7 +56,7 @@ class Figure:
 
 
 def figures(samples: Iterable[Sample]) -> list[Figure]:
-    """In the order of the samples' first appearance."""
+    """Return the figures in the order of the samples' first appearance."""
     groups: dict[tuple[str, str], list[Sample]] = {}
     for each in samples:
         groups.setdefault((each.part, each.way), []).append(each)
@@ -92,7 +92,7 @@ def middle(values: Iterable[float | None]) -> float | None:
 
 
 def growth(found: Sequence[Figure]) -> dict[str, float]:
-    """For each way, the time per request of 1,000 at once against that of 100."""
+    """Return, for each way, the time per request of 1,000 at once relative to that of 100."""
     per_request = {(each.part, each.way): each.seconds.median / each.size for each in found}
     return {
         way: per_request["burst-1000", way] / per_request["burst-100", way]
@@ -102,12 +102,12 @@ def growth(found: Sequence[Figure]) -> dict[str, float]:
 
 
 def lost(found: Iterable[Figure]) -> int:
-    """By sidespawn, at any size."""
+    """Return the number of requests that sidespawn lost, at any size."""
     return sum(each.lost for each in found if each.way.startswith("sidespawn"))
 
 
 def quick(found: Sequence[Figure]) -> dict[str, float | int | None]:
-    """The short form: ratios to the bare engine, None where an engine is not there."""
+    """Return the short form: ratios to the bare engine, None if an engine is missing."""
     ratios = {(each.part, each.way): each.ratio.median for each in found if each.ratio is not None}
     keys: dict[str, float | int | None] = {
         key: round(ratios[part, way], 3) if (part, way) in ratios else None for key, part, way in QUICK_KEYS

@@ -51,7 +51,7 @@ def host_seconds(of: Assumptions, chance: random.Random) -> float:
 
 
 def batches(hosts: int, sizes: Sequence[int]) -> Iterator[int]:
-    """The last size is repeated, as Ansible's `serial` does."""
+    """Yield the batches' sizes. The last size is repeated, as in Ansible's `serial`."""
     number = 0
     while hosts > 0:
         size = min(hosts, sizes[min(number, len(sizes) - 1)])
@@ -60,7 +60,7 @@ def batches(hosts: int, sizes: Sequence[int]) -> Iterator[int]:
 
 
 def batch_seconds(size: int, of: Assumptions, chance: random.Random) -> float:
-    """As many side by side as there are forks; each wave takes as long as its slowest host."""
+    """Return a batch's time: one host per fork in parallel; each wave takes as long as its slowest host."""
     waves = [min(of.forks, size - first) for first in range(0, size, of.forks)]
     return sum(max(host_seconds(of, chance) for _ in range(wave)) for wave in waves)
 
@@ -99,7 +99,7 @@ def damage(sizes: Sequence[int], affected: float, of: Assumptions, chance: rando
 
 
 def figures_of(service: str, reasons: int) -> Figures:
-    """A service that has answered with so many reasons so far."""
+    """Return the figures of a service that has answered with this many reasons so far."""
     found = [f"answers {Status.REJECTED} {reason}" for reason in list(Reason)[:reasons]]
     counts = dict.fromkeys(found, 12345.0) | {f"starts {bound}": 12345.0 for bound in BOUNDS} | {"seconds": 12345.678}
     return Figures(

@@ -63,7 +63,7 @@ class Pattern(Protocol):
     def remove(self) -> None: ...
 
     def call(self, container: str, netns: str, pid_file: str, arguments: tuple[str, ...]) -> tuple[str, ...]:
-        """The wrapper with what it is told."""
+        """Return the wrapper's command line."""
 
     def wait_until_idle(self) -> None: ...
 

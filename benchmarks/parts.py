@@ -119,7 +119,7 @@ def measure(
 
 
 def sample(part: Part, way: Way, networks: Sequence[Network], number: int) -> Iterator[Sample]:
-    """One measurement; whatever it started is gone afterwards."""
+    """Take one measurement, and remove everything that it started."""
     try:
         way.prepare(cold=part.cold)
         if part.cold:
@@ -162,7 +162,7 @@ def sample(part: Part, way: Way, networks: Sequence[Network], number: int) -> It
 
 
 def running(networks: Sequence[Network]) -> int:
-    """How many of them have their program, which is what a way says of itself when it succeeds."""
+    """Return how many of them have their program, as a way claims when it succeeds."""
     give_up = time.monotonic() + APPEARS
     while True:
         lines = dnsmasqs()
@@ -173,7 +173,7 @@ def running(networks: Sequence[Network]) -> int:
 
 
 def memory_beside(way: Way, networks: Sequence[Network]) -> float | None:
-    """The mean of what each program's parent holds, unless that is PID 1, which is there anyway."""
+    """Return the mean memory of the programs' parents, except PID 1, which exists anyway."""
     pids = [way.pid(each) for each in networks]
     held = []
     for pid in pids:

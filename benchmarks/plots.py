@@ -36,7 +36,7 @@ class Bar:
 
 
 def draw(title: str, unit: str, bars: Sequence[Bar]) -> str:
-    """The text of an SVG file. Ways of sidespawn stand out."""
+    """Return the text of an SVG file. Ways of sidespawn stand out."""
     scale = LONGEST / max(bar.spread.high for bar in bars)
     height = TOP + ROW * len(bars) + 4
     opening = f'<svg xmlns="http://www.w3.org/2000/svg" class="picture" viewBox="0 0 {WIDTH} {height}"'
@@ -75,7 +75,7 @@ def unit_sign(unit: str) -> str:
 
 
 def write(found: Sequence[Figure], directory: Path) -> Iterator[Path]:
-    """A plot for each part that was measured."""
+    """Return a plot for each measured part."""
     directory.mkdir(parents=True, exist_ok=True)
     for part in dict.fromkeys(each.part for each in found):
         bars = [

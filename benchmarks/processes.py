@@ -41,7 +41,7 @@ class Ended:
 
 @contextmanager
 def in_namespace(name: str | None) -> Iterator[None]:
-    """This thread, and the commands that it starts."""
+    """Move this thread into the namespace, and the commands that it starts."""
     if name is None:
         yield
         return
@@ -62,7 +62,7 @@ def enter(namespace: int) -> None:
 
 
 def start(command: Command) -> int:
-    """Its pid."""
+    """Start a command; return its pid."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     quiet = (
         (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
@@ -129,7 +129,7 @@ def one(command: Command, timeout: float = 120) -> Ended:
 
 
 def said() -> str:
-    """The last of what commands said on standard error."""
+    """Return the end of the commands' standard error."""
     try:
         return MESSAGES.read_text(errors="replace")[-2000:]
     except OSError:
@@ -163,7 +163,7 @@ class Usage:
 
 
 def usage_of(pid: int) -> Usage:
-    """Raises OSError when there is no such process."""
+    """Return the usage of a process. Raises OSError if it does not exist."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     ticks = os.sysconf("SC_CLK_TCK")
     status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
@@ -175,7 +175,7 @@ def usage_of(pid: int) -> Usage:
 
 
 def memory_of(pid: int) -> int:
-    """Its proportional share in bytes (PSS). Raises OSError when there is no such process."""
+    """Return its proportional share in bytes (PSS). Raises OSError if it does not exist."""
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
         if line.startswith("Pss:"):
             return int(line.split()[1]) * 1024
@@ -187,5 +187,5 @@ def parent_of(pid: int) -> int:
 
 
 def argv_of(pid: int) -> list[str]:
-    """Raises OSError when there is no such process."""
+    """Return the arguments of a process. Raises OSError if it does not exist."""
     return Path(f"/proc/{pid}/cmdline").read_text(errors="replace").split("\0")

@@ -22,7 +22,7 @@ Networks = Callable[[int], Sequence[Network]]
 def stage(
     rows: Sequence[Row], linger: int, *, older: bool, beside: Sequence[str] = ()
 ) -> Iterator[tuple[list[Way], Networks]]:
-    """The ways to compare, and what gives them networks. `beside` are earlier commits."""
+    """Yield the ways to compare, and the maker of their networks. `beside` are earlier commits."""
     name = f"bench-{uuid.uuid4().hex[:6]}"
     state = Path("/var/lib") / f"sidespawn-{name}"  # where only root can write, as a host's is
     ways: list[Way] = []

@@ -103,7 +103,7 @@ def podman_run(plan: Plan, pins: Pins) -> tuple[str, ...]:
 
 
 def docker_run(plan: Plan, pins: Pins) -> tuple[str, ...]:
-    """The same plan, as far as docker's command goes: it joins no namespace, and has its own runtime.
+    """Return the same plan as far as docker's command can express it: without the namespace, with docker's runtime.
 
     It gives capabilities to no one but root (docker 20.10: dnsmasq says that it misses NET_ADMIN, and ends), so root it
     is. With three more of them root can write the state, and dnsmasq can stay root, as it is told to.
@@ -121,7 +121,7 @@ def docker_run(plan: Plan, pins: Pins) -> tuple[str, ...]:
 
 
 def systemd_run(plan: Plan, pins: Pins) -> tuple[str, ...]:
-    """The same program on the same root directory, with the plan's user, capabilities, namespace and mounts."""
+    """Return the same program on the same root directory, with the plan's user, capabilities, namespace and mounts."""
     capabilities = " ".join(f"CAP_{each}" for each in plan.capabilities)
     mounts = zip(plan.mounts, pins.mounts, strict=True)
     properties = (
@@ -242,7 +242,7 @@ class Sidespawn:
         return read_pid(network.pid_file)
 
     def clear(self, networks: Sequence[Network]) -> None:
-        """Without asking the service, which would take as long as it took to start them."""
+        """Stop them without asking the service, which would take as long as starting them."""
         remove_containers(
             self.row, {container_name(self.service.name, each.netns): self.pid(each) for each in networks}
         )
@@ -394,7 +394,7 @@ def pin(network: Network) -> Path:
 
 
 def clear_pins() -> None:
-    """Whatever files the engines' commands were told to write."""
+    """Remove the files that the engines' commands were told to write."""
     for path in PIN.iterdir():
         path.unlink()
 
@@ -417,10 +417,10 @@ def remove_containers(row: Row, programs: Mapping[str, int | None]) -> None:
 
 
 def kill_with_conmon(name: str, pid: int | None) -> None:
-    """The program of this podman container, and its conmon first.
+    """Kill conmon, then the program of this podman container.
 
-    That would run `podman container cleanup` beside `podman rm`, which does the same: to remove 200 containers takes
-    8 s with it and 1.5 without. It is asked for its container, since a pid file outlives its program.
+    conmon would run `podman container cleanup` beside `podman rm`, which does the same: removing 200 containers takes
+    8 s with it and 1.5 without. The process is asked for its container, since a pid file outlives its program.
     """
     if pid is not None:
         with suppress(OSError):  # ended

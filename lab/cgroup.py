@@ -16,7 +16,7 @@ _REMOVE_PATIENCE = 5.0  # seconds; a killed process stays listed until it has be
 
 
 def _tree() -> Path:
-    """Where the machine has mounted the cgroup2 hierarchy."""
+    """Return where the machine has mounted the cgroup2 hierarchy."""
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         place, _, kind = line.partition(" - ")
         if kind.split(" ", 1)[0] == "cgroup2":

@@ -28,7 +28,7 @@ class Console:
             self._printed += os.read(self._reader, _CHUNK)
 
     def printed(self) -> str:
-        """All that was printed so far."""
+        """Return everything printed so far."""
         self.read_for(0)
         return self._printed.decode(errors="replace").replace("\r\n", "\n")
 

@@ -56,5 +56,5 @@ def _environment() -> dict[str, str]:
 
 
 def bring_up_loopback() -> None:
-    """A new network namespace has `lo`, but down."""
+    """Bring up `lo`, which is down in a new network namespace."""
     subprocess.run(("/sbin/ip", "link", "set", "lo", "up"), env={}, timeout=10, check=True)

@@ -49,7 +49,7 @@ class Directory:
         draft.rename(self.path / "record.json")
 
     def load(self) -> dict[str, Any] | None:
-        """The record; None if nothing of this name was started."""
+        """Return the record; None if nothing of this name was started."""
         try:
             record: dict[str, Any] = json.loads((self.path / "record.json").read_text())
         except FileNotFoundError:
@@ -76,7 +76,7 @@ class Directory:
 
     @contextmanager
     def locked_if_free(self) -> Iterator[bool]:
-        """The same without waiting: whether no other command holds it."""
+        """Lock without waiting; yield whether no other command holds the lock."""
         _make_base(self.base)
         try:
             lock = self._try_lock(fcntl.LOCK_NB)
@@ -115,7 +115,7 @@ def _make_base(base: Path) -> None:
 
 
 def names(base: Path) -> list[str]:
-    """Every name that has a directory."""
+    """Return every name that has a directory."""
     return [path.name for path in sorted(base.iterdir()) if path.is_dir()] if base.is_dir() else []
 
 

@@ -53,7 +53,7 @@ class Place:
         self._directory.save(asdict(record))
 
     def load(self) -> Record | None:
-        """The record, or None when there is no lab of this name."""
+        """Return the record, or None if there is no lab of this name."""
         record = self._directory.load()
         return None if record is None else Record(**record)
 
@@ -72,5 +72,5 @@ class Place:
 
 
 def all_places() -> list[Place]:
-    """Every lab that has files, by name."""
+    """Return every lab that has files, by name."""
     return [Place(name=name) for name in places.names(BASE)]

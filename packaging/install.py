@@ -63,7 +63,7 @@ def install(family: str, package: Path, destination: Path, python: str, bundled:
 
 
 def own_profiles(code: Path, destination: Path) -> None:
-    """The distribution's tools load and unload them; `sidespawn enable` finds links and leaves them alone."""
+    """Install profiles for the distribution's tools to load; `sidespawn enable` finds links and leaves them alone."""
     for profile in (code / "apparmor").iterdir():
         owned = destination / PROFILES / profile.name
         write(owned, profile.read_text())

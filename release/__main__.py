@@ -34,7 +34,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def build(kind: str, version: str, output: Path) -> list[Path]:
-    """The packages of one kind, in `output`."""
+    """Build the packages of one kind, in `output`."""
     bundle = ensure_bundle() if kind == "rpm" else None
     with building() as root:
         source = export(CHECKOUT, root.build / "source", version)

@@ -41,7 +41,7 @@ ENTERPRISES = (
 
 
 def build_python(root: Root, source: Source) -> tuple[Path, Path]:
-    """The sdist and the wheel, in the root's build directory."""
+    """Build sdist and wheel, in the root's build directory."""
     made = root.build / "python"
     made.mkdir()
     shutil.copytree(source.tree, root.build / "tree", symlinks=True)
@@ -75,7 +75,7 @@ def make_reproducible(sdist: Path, epoch: int) -> None:
 
 
 def unpack(sdist: Path, target: Path, source: Source) -> Path:
-    """Its tree."""
+    """Unpack the sdist and return its tree."""
     shutil.unpack_archive(sdist, target)
     (tree,) = target.iterdir()
     set_times(tree, source.epoch)
@@ -116,14 +116,14 @@ def lint_deb(root: Root, deb: Path) -> str:
 
 
 def complaints(lintian: str) -> list[str]:
-    """The errors and warnings in what lintian said."""
+    """Return the errors and warnings in lintian's output."""
     return [line for line in lintian.splitlines() if line.startswith(("E: ", "W: "))]
 
 
 def build_rpms(
     root: Root, source: Source, sdist: Path, bundle: Bundle, enterprises: tuple[Enterprise, ...] = ENTERPRISES
 ) -> list[Path]:
-    """One for each Enterprise Linux, in the root's build directory."""
+    """Build one for each Enterprise Linux, in the root's build directory."""
     top = root.build / "rpm"
     for each in ("SOURCES", "SPECS", "RPMS", "BUILD", "BUILDROOT"):
         (top / each).mkdir(parents=True)

@@ -45,7 +45,7 @@ class Root:
     build: Path
 
     def run(self, *argv: str, directory: str = "/build", environment: Mapping[str, str] | None = None) -> str:
-        """Raises BuildError with all that the command said when it fails."""
+        """Run a command. Raises BuildError with all its output if it fails."""
         own = ("unshare", "--mount", "--net", "--ipc", "--pid", "--fork", "--kill-child", "sh", "-ec", _ENTER, "enter")
         return run(
             *own, str(self.directory), str(self.build), "env", f"--chdir={directory}", *argv,
@@ -85,7 +85,7 @@ def _make(root: Path) -> None:
 
 @contextmanager
 def building() -> Iterator[Root]:
-    """A root with an empty directory for one build."""
+    """Yield a root with an empty directory for one build."""
     root = ensure_root()
     with tempfile.TemporaryDirectory(prefix="sidespawn-build-") as build:
         yield Root(directory=root, build=Path(build))

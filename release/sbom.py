@@ -58,7 +58,7 @@ class Wheel:
 
     @property
     def needs(self) -> set[str]:
-        """By name, without what only extras need or other Pythons."""
+        """Return them by name, without those that only extras or other Pythons need."""
         required = (each.partition(";") for each in self.metadata.get_all("Requires-Dist", []))
         return {normalised(re.split(r"[^\w.-]", words)[0]) for words, _, marker in required if not marker}
 

@@ -29,7 +29,7 @@ class Source:
 
     @property
     def distributions_version(self) -> str:
-        """As dpkg and rpm compare it: what comes before a version stands behind a tilde."""
+        """Return the version as dpkg and rpm compare it: a pre-release follows a tilde."""
         return re.sub(r"\.?(a|b|rc|dev)(\d+)", r"~\1\2", self.version)
 
     @property
@@ -60,7 +60,7 @@ def git(checkout: Path, *arguments: str, environment: dict[str, str] | None = No
 
 
 def maintainer(checkout: Path) -> str:
-    """Who packages name: by the variables that Debian's tools read, else who made the last commit."""
+    """Return the packages' maintainer: from Debian's variables, else the last commit's committer."""
     name, address = (os.environ.get(each, "") for each in ("DEBFULLNAME", "DEBEMAIL"))
     if not name or not address:
         name, address = git(checkout, "log", "-1", "--format=%cn%n%ce").splitlines()

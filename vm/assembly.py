@@ -31,7 +31,7 @@ class Plan:
 
 
 def assemble(cache: Cache, keys: Keys, place: Place, plan: Plan) -> Machine:
-    """The caller holds the lock of the place. Until it says otherwise, the machine belongs to this process."""
+    """Assemble a machine, which belongs to this process until told otherwise. The caller holds the place's lock."""
     port = qemu.free_port()
     me = os.getpid()
     record = Record(

@@ -31,7 +31,7 @@ _WARM_UP = "sidespawn --version; podman images; systemctl list-units; ip netns l
 
 
 def ensure_booted(cache: Cache, recipe: Recipe, keys: Keys, disk: Disk) -> Path:
-    """The disk; made unless it is there."""
+    """Return the disk; make it if it is missing."""
     accelerator = choose(cache)
     identity = digest(_VERSION, disk.identity, recipe.kernel_options, _hardware(accelerator))
     name = f"{recipe.release}-{recipe.module}-{identity}"

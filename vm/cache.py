@@ -39,7 +39,7 @@ class Cache:
     top: Path
 
     def layer(self, kind: str, name: str, build: Callable[[Path], None]) -> Path:
-        """The directory kind/name; `build` fills it if it is missing, under another name, in the same folder."""
+        """Return the directory kind/name. If it is missing, `build` fills it under another name in the same folder."""
         made = self.top / kind / name
         if made.is_dir():
             os.utime(made)
@@ -85,7 +85,7 @@ class Cache:
 
     @contextmanager
     def locked(self, name: str) -> Iterator[None]:
-        """One command at a time; says so when this one waits for another."""
+        """Let one command in at a time; report it if this one waits for another."""
         with open(self._lock(name), "w", encoding="ascii") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

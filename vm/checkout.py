@@ -24,7 +24,7 @@ ln -sfn {HOME}/.venv/bin/sidespawn /usr/local/bin/sidespawn
 
 
 def archive() -> bytes:
-    """A compressed tar."""
+    """Return a compressed tar."""
     known = _output(("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"))
     names = (name for name in known.split(b"\0") if name)
     present = b"\0".join(name for name in names if (CHECKOUT / name.decode()).exists())

@@ -17,7 +17,7 @@ _SECONDS = 600
 
 
 def label_files(root: Path) -> None:
-    """The files of an unpacked system; what is written there afterwards has no label."""
+    """Label the files of an unpacked system; files written there afterwards have no label."""
     configuration = root / "etc/selinux/config"
     configuration.write_text(re.sub("(?m)^SELINUX=.*", "SELINUX=enforcing", configuration.read_text()))
     programs.run("chroot", str(root), "setfiles", "-F", f"/{_SPECIFICATION}", "/", seconds=_SECONDS)

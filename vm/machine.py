@@ -76,7 +76,7 @@ class Machine:
         return done
 
     def copy_in(self, source: Path, target: str) -> None:
-        """A file, or a directory with all that is in it."""
+        """Copy a file, or a directory with everything in it."""
         self.shell.copy(str(source.absolute()), f"vm:{target}", self.scaled(_COPY_SECONDS))
 
     def copy_out(self, source: str, target: Path) -> None:
@@ -87,7 +87,7 @@ class Machine:
         self.shell_run(checkout.RENEW, stdin=checkout.archive())
 
     def shell_run(self, script: str, stdin: bytes | None = None) -> str:
-        """As `run`, wherever ssh puts it: the checkout need not be there."""
+        """Run a script like `run`, but in ssh's directory, without needing the checkout."""
         done = self.shell.run(script, self.scaled(_COPY_SECONDS), stdin)
         if done.returncode != 0:
             raise CommandFailed(f"{script} exited with {done.returncode}\n{done.stdout}{done.stderr}".rstrip())
@@ -142,7 +142,7 @@ class Machine:
         return self.shell_run("cat /proc/sys/kernel/random/boot_id").strip()
 
     def reboot(self) -> None:
-        """As `systemctl reboot` does it; returns when it is up again."""
+        """Reboot with `systemctl reboot`; return when it is up again."""
         before = self.boot_id()
         self.shell.run("systemctl reboot", self.scaled(_GRACE_SECONDS))
         self.shell.hang_up()
@@ -175,7 +175,7 @@ class Machine:
         self.kill()
 
     def console(self) -> str:
-        """The last lines that it printed."""
+        """Return the last lines that it printed."""
         return qemu.last_words(self.hardware.console)
 
 

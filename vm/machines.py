@@ -49,7 +49,7 @@ def up(recipe: Recipe, name: str) -> None:
 
 @contextmanager
 def temporary(recipe: Recipe, what: str = "run") -> Iterator[Machine]:
-    """A machine with this checkout, which ends with this process at the latest. One at a time for each `what`."""
+    """Yield a machine with this checkout, which ends with this process at the latest. One at a time for each `what`."""
     remove_stale()
     place = Place(name=name_for_this_process(what))
     with place.locked():
@@ -71,7 +71,7 @@ def down(name: str) -> None:
 
 
 def shell(name: str) -> Shell:
-    """The way into a machine that runs."""
+    """Return the way into a running machine."""
     place = Place(name=name)
     record = place.load()
     if record is None or not record.process.alive():

@@ -67,7 +67,7 @@ class Process:
         return start_time(self.pid) == self.started
 
     def kill(self) -> None:
-        """As a power cut does: nothing in the machine is told."""
+        """End it like a power cut, without telling the machine."""
         kill(self.pid, self.started, _END_SECONDS)
 
 
@@ -114,13 +114,13 @@ def free_port() -> int:
 
 
 def create_overlay(disk: Path, backing: Path) -> None:
-    """An empty disk that shows the other one, a raw one, until it is written to. That one must not change any more."""
+    """Make an empty disk that shows the other, raw one until it is written to. The other must not change any more."""
     below = os.path.relpath(backing, disk.parent)
     programs.run("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", below, str(disk), seconds=60)
 
 
 def last_words(console: Path) -> str:
-    """The end of what qemu and the machine printed."""
+    """Return the end of the output of qemu and the machine."""
     text = ""
     for file in (console.with_suffix(".qemu"), console):
         if file.exists():

@@ -81,7 +81,7 @@ class Place:
         self.directory.save(asdict(record))
 
     def load(self) -> Record | None:
-        """The record, or None when there is no machine of this name."""
+        """Return the record, or None if there is no machine of this name."""
         record = self.directory.load()
         return None if record is None else Record(**record)
 
@@ -105,7 +105,7 @@ class Place:
 
 
 def all_places() -> list[Place]:
-    """Every machine that has files, by name."""
+    """Return every machine that has files, by name."""
     return [Place(name=name) for name in places.names(BASE)]
 
 
@@ -126,5 +126,5 @@ def remove_unrecorded_disks(cache: Cache) -> None:
 
 
 def name_for_this_process(what: str) -> str:
-    """A name for a machine that this process will end."""
+    """Return a name for a machine that this process will end."""
     return f"{what}-{os.getpid()}"

@@ -43,7 +43,7 @@ class Shell:
         return ("-F", "none", *(word for setting in settings for word in ("-o", setting)))
 
     def command(self, argv: tuple[str, ...] | str, *, terminal: bool = False) -> tuple[str, ...]:
-        """The ssh command that runs it: an argument list as it is, a text by bash."""
+        """Return the ssh command that runs it: an argument list unchanged, a text with bash."""
         remote = shlex.join(argv if not isinstance(argv, str) else ("/bin/bash", "-c", argv))
         flag = "-t" if terminal else "-T"
         return ("ssh", *self.options, flag, "-p", str(self.port), "root@127.0.0.1", "--", remote)

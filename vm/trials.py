@@ -23,7 +23,7 @@ ALL = (
 
 
 def run(recipes: tuple[Recipe, ...], arguments: tuple[str, ...]) -> int:
-    """The worst of pytest's exit codes. `arguments` are pytest's."""
+    """Run the tests; return the worst of pytest's exit codes. `arguments` are pytest's."""
     machines.remove_stale()
     with tempfile.TemporaryDirectory(prefix="sidespawn-vm-") as scratch:
         reports = [Path(scratch, f"{recipe.release}-{recipe.module}.json") for recipe in recipes]

@@ -34,7 +34,7 @@ def environment() -> tuple[object, ...]:
 
 
 def ensure_wheels(cache: Cache, python: str) -> Path:
-    """The directory with the wheels for a version of Python such as 3.13; needs the network the first time."""
+    """Return the directory with wheels for a version of Python such as 3.13; needs the network the first time."""
     wanted = requirements()
     name = f"{python}-{digest(wanted)}"
     return cache.layer("wheels", name, lambda draft: _download(draft, python, wanted))

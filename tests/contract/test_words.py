@@ -82,6 +82,12 @@ INSTEAD = {
 }
 PATTERNS = {re.compile(rf"(?<![\w-])(?:{word})(?![\w-])", re.IGNORECASE): instead for word, instead in INSTEAD.items()}
 
+# A function's docstring says what the function does: "Return the program's pid", not "The program's pid".
+NO_VERB = {
+    *("A", "All", "An", "As", "By", "Each", "Every", "From", "How", "Its", "No", "None", "Not", "Nothing", "One"),
+    *("Raises", "That", "The", "Their", "Where", "Who", "With", "Without"),
+}
+
 FOLDERS = ("src", "lab", "release", "vm", "benchmarks", "packaging", "integrations")
 PAGES = [
     *CHECKOUT.glob("*.md"),
@@ -134,6 +140,8 @@ def test_a_docstring_begins_with_a_verb_or_a_noun(path: Path) -> None:
             assert not text.startswith(("Whether ", "What ")), f"write: Return {text[:1].lower()}{text[1:60]}"
             # "Of a service": the reader must guess what is done with it.
             assert not text.startswith(("Of ", "Those ", "Until ")), f"begin with a verb: {text[:60]}"
+            is_function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+            assert not is_function or text.split(" ")[0] not in NO_VERB, f"say what the function does: {text[:60]}"
 
 
 def test_what_we_do_not_write_is_found() -> None:

@@ -103,7 +103,7 @@ class Falls:
         return int(count), max(0.0, at + pause - now())
 
     def check(self, instance: str, name: str, hint: str) -> None:
-        """Raises LaunchError while the instance must wait."""
+        """Raise LaunchError while the instance must wait."""
         count, pause = self.pause(instance)
         if pause > 0:
             message = f"{name} ended right after its start {count} times; not started again for {pause:.0f} s"

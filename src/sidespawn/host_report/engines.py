@@ -142,7 +142,7 @@ def look_at_bus() -> Bus:
 
 
 def judge(facts: Facts, engines: frozenset[str]) -> Iterator[Finding]:
-    """Only mention an engine that is not in use, unless no engine works."""
+    """Judge the engines. Unused ones are only mentioned, unless no engine works."""
     judged = {
         "podman": tuple(judge_podman(facts.podman)),
         "docker": tuple(judge_docker(facts.docker)),

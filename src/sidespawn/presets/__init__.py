@@ -10,12 +10,12 @@ DIRECTORY = Path(__file__).parent
 
 
 def read_preset(name: str) -> str:
-    """The text of a preset. Raises PolicyError if no file has that name."""
+    """Return the text of a preset. Raises PolicyError if no file has that name."""
     return read(DIRECTORY / f"{name}.toml", "preset", name)
 
 
 def read_program(name: str) -> str:
-    """The text of a program's option table. Raises PolicyError if no file has that name."""
+    """Return the text of a program's option table. Raises PolicyError if no file has that name."""
     return read(DIRECTORY / "programs" / f"{name}.toml", "program", name)
 
 

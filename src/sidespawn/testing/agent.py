@@ -78,7 +78,7 @@ class AgentContainer:
         )
 
     def recipe(self) -> tuple[str, ...]:
-        """The group of /run/netns must be the agent's: see `namespaces_of_a_group`."""
+        """Return the recipe's options. /run/netns must belong to the agent's group: see `namespaces_of_a_group`."""
         return tuple(containers.podman(containers.Agent(uid=NEUTRON, gid=NEUTRON, capabilities=self.capabilities)))
 
     def own_options(self) -> tuple[str, ...]:

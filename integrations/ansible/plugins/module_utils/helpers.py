@@ -10,7 +10,7 @@ NAMESPACES = "/run/netns"
 
 
 def running(programs: list[str]) -> list[dict[str, object]]:
-    """One row for each process: program, netns and pid, in this order."""
+    """Return one row for each process: program, netns and pid, in this order."""
     names = namespaces()
     found = []
     for pid in filter(str.isdecimal, os.listdir("/proc")):

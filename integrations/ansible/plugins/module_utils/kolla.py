@@ -38,7 +38,7 @@ def variable(agent: str) -> str:
 
 
 def without_engine(agent: str, volumes: object) -> list[str]:
-    """The agent's volumes as the tree has them, but for the engine's."""
+    """Return the agent's volumes in the tree, except the engine's."""
     if not isinstance(volumes, list) or not all(isinstance(each, str) for each in volumes):
         raise TreeError(f"{DEFAULTS} has no list {variable(agent)}")
     kept = [each for each in volumes if not ENGINE.search(each)]
@@ -48,7 +48,7 @@ def without_engine(agent: str, volumes: object) -> list[str]:
 
 
 def unprivileged_defaults(text: str, agents: tuple[str, ...]) -> str:
-    """The role's services, with these agents not privileged. `text` has no line of this collection."""
+    """Return the role's services, with these agents unprivileged. `text` has no line of this collection."""
     wanted = {service(each): each for each in agents}
     written, done, agent = [], set(), None
     for line in text.splitlines():
@@ -69,7 +69,7 @@ def unprivileged_defaults(text: str, agents: tuple[str, ...]) -> str:
 
 
 def passing_handlers(text: str, agents: tuple[str, ...]) -> str:
-    """The role's handlers, which pass on what the services say. `text` has no line of this collection."""
+    """Return the role's handlers, which pass on the services' settings. `text` has no line of this collection."""
     wanted = {service(each) for each in agents}
     written, done = [], set()
     for task in re.split(r"(?m)^(?=- )", text):
@@ -92,7 +92,7 @@ def passing_handlers(text: str, agents: tuple[str, ...]) -> str:
 
 
 def restored(text: str) -> str:
-    """Without what this collection wrote into it."""
+    """Remove lines that this collection wrote into it."""
     kept = [line for line in text.splitlines() if not line.endswith(MARK)]
     return joined([re.sub(rf"^( *){re.escape(INSTEAD)}", r"\1", line) for line in kept])
 
@@ -102,7 +102,7 @@ def joined(lines: list[str]) -> str:
 
 
 def edited(path: str, text: str, agents: tuple[str, ...]) -> str:
-    """One of the two files as it should be; without agents as it was. Raises TreeError."""
+    """Return one of the two files with its changes; without agents, the original. Raises TreeError."""
     original = restored(text)
     if not agents:
         return original

@@ -34,7 +34,7 @@ def disabled(text: str, condition: re.Pattern[str]) -> str:
 
 
 def restored(text: str) -> str:
-    """Without what this collection wrote into it."""
+    """Remove lines that this collection wrote into it."""
     return re.sub(rf"(?m)^([ \t]*)if false \{{{re.escape(MARK)}", r"\1", text)
 
 

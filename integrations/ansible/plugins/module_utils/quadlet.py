@@ -76,7 +76,7 @@ def kept_arguments(given: list[str], targets: set[str], *, unprivileged: bool) -
 
 
 def options_in(words: list[str]) -> Iterator[list[str]]:
-    """An option that mounts something is together with its value."""
+    """Yield the options, those that mount something together with their values."""
     remaining = iter(words)
     for word in remaining:
         yield [word, next(remaining, "")] if word in MOUNTING else [word]
@@ -87,14 +87,14 @@ def mounts_in(words: list[str]) -> list[tuple[str, str]]:
 
 
 def quoted(word: str) -> str:
-    """For systemd and Quadlet, whose quoting is not a shell's."""
+    """Quote for systemd and Quadlet, whose quoting differs from a shell's."""
     if re.fullmatch(r"[\w./:=@,+-]+", word):
         return word
     return '"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def image_of(texts: list[str]) -> str:
-    """The name that podman knows it by; nothing if it is that of another unit."""
+    """Return podman's name for it; empty if it belongs to another unit."""
     image = values(texts, "Image")[-1:]
     return image[0] if image and not image[0].endswith((".image", ".build")) else ""
 
@@ -151,7 +151,7 @@ def drop_in(
 
 
 def started(printed: str, name: str) -> list[str]:
-    """The command that starts the container, of what `quadlet --dryrun` printed."""
+    """Return the command that starts the container, from the output of `quadlet --dryrun`."""
     _, _, unit = printed.partition(f"---{name}.service---\n")
     unit = unit.partition("\n---")[0]
     found = re.search(r"(?m)^ExecStart=(.*(?:\\\n.*)*)", unit)

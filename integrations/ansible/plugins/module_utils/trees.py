@@ -28,7 +28,7 @@ def finish(module: AnsibleModule, tree: str, before: dict[str, str], after: dict
 
 
 def write(module: AnsibleModule, path: str, text: str) -> None:
-    """In one step: a run of the deployer may read the file at the same time. Owner, mode and ends of lines stay."""
+    """Write atomically: a run of the deployer may read the file at the same time. Owner, mode and line ends stay."""
     draft = os.path.join(module.tmpdir, os.path.basename(path))
     with open(draft, "w", encoding="utf-8", newline="") as file:
         file.write(text)

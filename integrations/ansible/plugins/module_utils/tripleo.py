@@ -64,7 +64,7 @@ GONE = object()
 
 
 def derived(template: Any, volumes: list[str], capabilities: tuple[str, ...]) -> dict[str, Any]:
-    """The template of an agent that has these volumes and capabilities, and no more of the host. Raises TreeError."""
+    """Return the template of an agent with only these volumes and capabilities of the host. Raises TreeError."""
     made: dict[str, Any] = copy.deepcopy(template)
     try:
         role = made["outputs"]["role_data"]["value"]
@@ -144,7 +144,7 @@ def filtered(node: Any, goes: Callable[[Any], bool]) -> Any:
 
 
 def without_settings(node: Any) -> Any:
-    """Without hieradata of the classes that write wrappers."""
+    """Remove hieradata of the classes that write wrappers."""
     if isinstance(node, list):
         return [without_settings(each) for each in node]
     if isinstance(node, dict):
@@ -153,7 +153,7 @@ def without_settings(node: Any) -> Any:
 
 
 def without_lines(node: Any) -> Any:
-    """Without the lines of a manifest that include these classes."""
+    """Remove the lines of a manifest that include these classes."""
     if isinstance(node, str):
         return "".join(line for line in node.splitlines(keepends=True) if WRAPPERS not in line)
     if isinstance(node, list):
@@ -164,7 +164,7 @@ def without_lines(node: Any) -> Any:
 
 
 def without_tasks(node: Any) -> Any:
-    """Without the tasks for kill scripts."""
+    """Remove the tasks for kill scripts."""
     if isinstance(node, list):
         return [without_tasks(each) for each in node if not is_about_kill_scripts(each)]
     if isinstance(node, dict):

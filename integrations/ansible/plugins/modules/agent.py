@@ -148,7 +148,7 @@ class Agent:
             self.module.run_command([self.program, "rm", "--force", "--ignore", self.name])
 
     def finish_renaming(self) -> None:
-        """A podman that was killed can have renamed the former container, and not its storage."""
+        """Finish a rename: a killed podman may have renamed the former container, but not its storage."""
         if not self.module.check_mode:
             for names in ((self.former, self.name), (self.name, self.former)):
                 self.module.run_command([self.program, "rename", *names])

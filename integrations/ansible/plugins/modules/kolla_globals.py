@@ -150,7 +150,7 @@ def read_defaults(module: AnsibleModule) -> dict[str, object]:
 
 
 def written(name: str, value: str | list[str]) -> str:
-    """A JSON string is a YAML string, quoted."""
+    """Return a variable in YAML. A JSON string is a quoted YAML string."""
     if isinstance(value, str) or not value:
         return f"{name}: {json.dumps(value)}\n"
     return f"{name}:\n" + "".join(f"  - {json.dumps(each)}\n" for each in value)
@@ -173,7 +173,7 @@ def read_settings(module: AnsibleModule, path: str) -> object:
 
 
 def refuse_other_settings(module: AnsibleModule, names: set[str]) -> None:
-    """One of two files that set a variable would be without effect, and no one would see which."""
+    """Fail if another file sets the variables: one of the two would silently have no effect."""
     directory = os.path.dirname(module.params["dest"])
     others = [os.path.join(os.path.dirname(directory), "globals.yml")]
     if os.path.isdir(directory):

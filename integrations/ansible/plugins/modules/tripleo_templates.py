@@ -137,7 +137,7 @@ def main() -> None:
 
 
 def wanted(module: AnsibleModule) -> tuple[dict[str, str], dict[str, str]]:
-    """The files to be, and for each template what it is made of."""
+    """Return the resulting files, and the source of each template."""
     given = module.params
     texts: dict[str, str] = {}
     shown: dict[str, str] = {}
@@ -165,7 +165,7 @@ def wanted(module: AnsibleModule) -> tuple[dict[str, str], dict[str, str]]:
 
 
 def ours(module: AnsibleModule) -> list[str]:
-    """All that the module may have written."""
+    """Return all files that the module may have written."""
     return [module.params["environment"], *(path_of(template_of(module, agent)) for agent in AGENTS)]
 
 

@@ -32,7 +32,7 @@ class Outcome:
 
 class Teller:
     def __init__(self, *, as_json: bool) -> None:
-        """With `as_json`, everything for people goes to standard error."""
+        """Print everything for people on standard error if `as_json`."""
         out = Console(stderr=as_json, highlight=False)
         self.out = out if out.is_terminal else Console(stderr=as_json, highlight=False, width=PIPE_WIDTH)
         self.steps: list[dict[str, object]] = []
