@@ -1,4 +1,4 @@
-"""The ways to start a program in a network namespace, each behind the same few methods.
+"""The ways to start a program in a network namespace, each with the same few methods.
 
 An engine is one row of `ENGINES`: its name, the reference that a user would do instead, how to see that it is there,
 and how its own command is called for a plan.  A row that is not there on the machine is left out.
@@ -105,8 +105,8 @@ def podman_run(plan: Plan, pins: Pins) -> tuple[str, ...]:
 def docker_run(plan: Plan, pins: Pins) -> tuple[str, ...]:
     """Return the same plan as far as docker's command can express it: without the namespace, with docker's runtime.
 
-    It gives capabilities to no one but root (docker 20.10: dnsmasq says that it misses NET_ADMIN, and ends), so root it
-    is. With three more of them root can write the state, and dnsmasq can stay root, as it is told to.
+    docker 20.10 gives capabilities only to root (otherwise dnsmasq reports that NET_ADMIN is missing, and ends), so it
+    runs as root. With three more capabilities, root can write the state, and dnsmasq can stay root, as requested.
     """
     return (
         "/usr/bin/docker", "run", "--detach", f"--name={plan.name}", "--pull=never", "--network=none",

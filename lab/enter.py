@@ -16,7 +16,7 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 _NSENTER = "/usr/bin/nsenter"
 _NAMESPACES = ("--mount", "--pid", "--cgroup", "--uts", "--ipc", "--net")
-# And SIDESPAWN_…, by which tests are told to do more.
+# And SIDESPAWN_…, which make tests do more.
 _KEPT = ("TERM", "LANG", "LC_ALL", "NO_COLOR", "COLUMNS", "LINES")
 # Beside systemd's slices: a command from outside belongs to no unit.
 _CGROUP = "exec"

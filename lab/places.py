@@ -125,7 +125,7 @@ def start_time(pid: int) -> int | None:
     Beside the pid it tells a process from a later one with the same pid.
     """
     try:
-        # The command name, in parentheses, may hold spaces: count from behind it.
+        # The command name, in parentheses, may contain spaces: count from after it.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None

@@ -169,7 +169,7 @@ def _fill_upper(upper: Path, layout: Layout) -> None:
         "etc/systemd/system/docker.service.d/lab.conf": _DOCKER_UNIT,
         "etc/systemd/system/containerd.service.d/lab.conf": _DOCKER_UNIT,
         "usr/local/sbin/runc": _RUNC.format(checkout=layout.checkout),
-        # Empties /tmp at boot; the checkout may lie there.
+        # Empties /tmp at boot; the checkout may be there.
         "etc/tmpfiles.d/tmp.conf": "",
     }
     for name, text in files.items():

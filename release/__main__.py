@@ -27,7 +27,7 @@ def _parser() -> argparse.ArgumentParser:
         package.add_argument("--as", dest="version", default="", metavar="VERSION", help="as if it were this version")
         package.add_argument("--output", type=Path, default=CHECKOUT / "dist", help="(default: %(default)s)")
     whole = verbs.add_parser("release", help="commit, everything that is published, and a tag")
-    whole.add_argument("version", nargs="?", default="", metavar="VERSION", help="(default: the one that stands there)")
+    whole.add_argument("version", nargs="?", default="", metavar="VERSION", help="(default: the one in the source)")
     whole.add_argument("--dry-run", action="store_true", help="only build")
     verbs.add_parser("prepare", help="only make what needs the network")
     return parser

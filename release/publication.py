@@ -27,7 +27,7 @@ SUMS = "SHA256SUMS"
 
 
 def publish(version: str, *, dry_run: bool) -> Path:
-    """Makes the release `version`, or that of the version which stands there; the directory with its files."""
+    """Make the release `version`, or that of the source's version; return the directory with its files."""
     if git(CHECKOUT, "status", "--porcelain"):
         raise BuildError("the checkout has changes that are not committed")
     with work_tree() as tree:

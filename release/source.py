@@ -70,7 +70,7 @@ def maintainer(checkout: Path) -> str:
 
 
 def export(checkout: Path, target: Path, version: str = "") -> Source:
-    """Copies what git knows or would take, as it lies there. `version` builds it as another one, to try an upgrade."""
+    """Copy files that git knows or would add, unchanged. `version` builds a different one, to test an upgrade."""
     listed = git(checkout, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
     epoch = int(git(checkout, "log", "-1", "--format=%ct"))
     for name in sorted(set(listed.split("\0")) - {""}):

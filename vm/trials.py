@@ -42,7 +42,7 @@ def _run_one(recipe: Recipe, report: Path, arguments: tuple[str, ...]) -> int:
     try:
         return child.wait()
     except BaseException as reason:
-        # By SIGINT, pytest ends its machines first. Ctrl-C has reached it already; told twice, it would leave them.
+        # On SIGINT, pytest ends its machines first. Ctrl-C has already reached it; a second makes it leave them.
         if not isinstance(reason, KeyboardInterrupt):
             child.send_signal(signal.SIGINT)
         child.wait(timeout=_END_SECONDS)

@@ -1,6 +1,6 @@
 """The units' command: `python3 -I -S run.py sync|load|directories|remove-directories SERVICE`.
 
-Without the site module, so that nothing but the standard library and this package can be imported as root on a
+Without the site module, so that only the standard library and this package can be imported as root on a
 request, and the interpreter starts in half the time.
 """
 

@@ -60,6 +60,8 @@ INSTEAD = {
     r"goes on|go on": "continue, keep doing",
     r"what is left(?: of)?": "the rest, what remains",
     r"lest": "so that it does not",
+    r"stands? behind|(?:lie|lies|lay) (?:in|there|beside|below)": "comes after; is in, is there, is beside, is under",
+    r"all the same": "still, anyway",
     # Longer than the common word.
     r"in order to": "to",
     r"to this end": "so",

@@ -136,7 +136,7 @@ def matches(places: Places, name: str | None, refused: bool) -> list[str]:
         own = f"SIDESPAWN_SERVICE={places.service}"
         instance = instance_of(places, name)
         containers = dict.fromkeys((container_name(places.service, instance), name))
-        # podman and docker write it, or a unit of systemd's, whose program has another user.
+        # podman and docker write it, or a systemd unit, whose program has another user.
         writers = (BY_ROOT, f"_SYSTEMD_SLICE={slice_name(places.service)}")
         outputs = [("+", writer, f"CONTAINER_NAME={each}") for writer in writers for each in containers]
         return [BY_ROOT, own, f"SIDESPAWN_INSTANCE={instance}", *(match for output in outputs for match in output)]

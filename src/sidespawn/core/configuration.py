@@ -11,7 +11,7 @@ Formats:
     sections  `name words…`, one a line; a top-level name opens a section          (haproxy)
     blocks    `name words… { … }`, nested; one directive a line                    (keepalived, conntrackd)
     braces    `name words… { … };`, nested; a directive ends with `;`              (radvd)
-    quoted    as blocks; a word may stand in double quotes                         (dibbler-client)
+    quoted    as blocks; a word may be in double quotes                            (dibbler-client)
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ class Serving:
                 self.journal.write(Event.RESTORED, message)
 
     def sweep(self) -> None:
-        from sidespawn.host.sweep import sweep  # noqa: PLC0415 - runs that serve requests do without
+        from sidespawn.host.sweep import sweep  # noqa: PLC0415 - not needed by runs that serve requests
 
         sweep(self.keeper)
 

@@ -165,7 +165,7 @@ def judge(facts: Facts) -> Iterator[Finding]:
         hint = f"set staticPodPath: {STATIC_PODS} there and restart kubelet"
         yield warning(Topic.STATIC_PODS, found, message, hint)
     else:
-        yield ok(Topic.STATIC_PODS, f"static pods lie in {STATIC_PODS}")
+        yield ok(Topic.STATIC_PODS, f"static pods are in {STATIC_PODS}")
 
 
 def judge_agents(facts: Facts) -> Finding:

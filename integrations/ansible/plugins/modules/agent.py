@@ -101,7 +101,7 @@ class Agent:
         if code == 0:
             found: dict[str, Any] = json.loads(out)[0]
             return found
-        # A podman that fails may have the container all the same.
+        # A failing podman may still have the container.
         if self.module.run_command([self.program, "container", "exists", name])[0] != 1:
             self.fail(f"podman does not say whether there is a container {name}: {err.strip()}")
         return None
