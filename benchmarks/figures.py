@@ -1,4 +1,4 @@
-"""Medians and spreads of what was measured, and the ratios that the project promises something about."""
+"""Computes medians and spreads of measurements, and the ratios that the project has aims for."""
 
 from __future__ import annotations
 

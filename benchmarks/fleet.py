@@ -2,8 +2,8 @@
 
     python -m benchmarks.fleet [--hosts 10000] [--rounds 20] [--seed 1]
 
-prints the tables of docs/fleet.md.  A batch of hosts is migrated side by side; after each host a gate decides whether
-it is well; one host that is not stops the run after its batch, until a person has looked and starts it again.
+prints the tables of docs/fleet.md.  A batch of hosts is migrated in parallel.  After each host, a gate decides whether
+it is well.  One host that is not well stops the run after its batch, until a person has looked and restarts it.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
-"""Two patterns that are in use elsewhere, in a few lines each, to be measured beside ours. Within a lab only.
+"""Two patterns in use elsewhere, in a few lines each, for comparison with ours. Only for use in a lab.
 
 `Tripleo` is the pattern of OpenStack's specification as tripleo-ansible's role tripleo_systemd_wrapper shipped it in
-2019: the wrapper appends a line to a file and touches a second one, a .path unit sees that, and a script reads the
+2019.  The wrapper appends a line to a file and touches a second one, a .path unit notices that, and a script reads the
 lines and starts a privileged container for each, one after the other.  As shipped, wrapper and script lock different
-files.  The only correction lets it run here at all: podman 4.3 leaves conmon in the service, where it dies.
+files.  One correction was needed to make it run here at all: podman 4.3 leaves conmon in the service, where it would
+end.
 
-`Nsenter` is how edpm-ansible does it: the wrapper is root in the host's namespaces for as long as it runs.
+`Nsenter` is edpm-ansible's way: the wrapper is root in the host's namespaces while it runs.
 
-Both give the agent root on the host, lose arguments on the way, and are no model for anything.
+Both give the agent root on the host, lose arguments, and are not a model for anything.
 """
 
 from __future__ import annotations

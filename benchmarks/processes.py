@@ -1,7 +1,7 @@
-"""Running many commands at a time, and what each of them took.
+"""Runs many commands at a time, and measures each of them.
 
-One thread starts and collects them, by pidfds, so that measuring costs little beside what is measured.  A command may
-run in a network namespace without anything in between: this thread is in it while it starts the command.
+One thread starts and collects them with pidfds, so that measuring costs little compared with the commands.  A command
+may run in a network namespace without another program in between: this thread is in it while it starts the command.
 """
 
 from __future__ import annotations

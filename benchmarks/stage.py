@@ -1,4 +1,4 @@
-"""Makes what is measured on: a service for each engine, networks for all of them; everything is removed at the end."""
+"""Sets up the benchmarks: a service for each engine, and networks for all of them; everything is removed at the end."""
 
 from __future__ import annotations
 

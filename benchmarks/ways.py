@@ -1,7 +1,7 @@
 """The ways to start a program in a network namespace, each with the same few methods.
 
-An engine is one row of `ENGINES`: its name, the reference that a user would do instead, how to see that it is there,
-and how its own command is called for a plan.  A row that is not there on the machine is left out.
+An engine is one row of `ENGINES`: its name, the reference that a user would use instead, how to check for it, and how
+its own command is called for a plan.  Engines that the machine lacks are left out.
 """
 
 from __future__ import annotations

@@ -4,9 +4,8 @@
          forks the keeper   makes every namespace but the cgroup one; forks PID 1, records it, ends
                forks PID 1  joins the lab's cgroup, builds the root, becomes systemd
 
-PID 1 waits for the record before it does anything, so no lab ever runs that `down` would not find.
-To end a lab is to kill its PID 1: the kernel then ends everything in its PID namespace, and with
-the last process the mounts go.
+PID 1 waits for the record before it does anything, so `down` finds every running lab. Killing its PID 1 ends a lab: the
+kernel then ends everything in its PID namespace, and the mounts disappear with the last process.
 """
 
 from __future__ import annotations

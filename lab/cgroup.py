@@ -1,7 +1,7 @@
-"""its own cgroup for each lab.
+"""Gives each lab its own cgroup.
 
-Without one, equally named units of two labs would have the same path, and a systemd that stops a
-unit kills all that it finds in the path: the other lab's processes too.
+Without one, equally named units of two labs would have the same path, and a systemd that stops a unit kills everything
+in that path, including the other lab's processes.
 """
 
 from __future__ import annotations

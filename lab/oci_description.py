@@ -1,9 +1,8 @@
 """Makes a container inside a lab ask for no more than the machine can give.
 
-A real host may raise limits and has every cgroup controller. A development machine may lack
-CAP_SYS_RESOURCE and the memory and pids controllers, and runc then refuses the whole container.
-Before runc reads the description of a container, this takes out of it what cannot be met; so podman
-takes the same commands in a lab as on a host.
+A real host may raise limits and has every cgroup controller. A development machine may lack CAP_SYS_RESOURCE and the
+memory and pids controllers, and runc then refuses the whole container. Before runc reads the description of a
+container, this removes what the machine cannot provide, so podman accepts the same commands in a lab as on a host.
 
 Runs alone, on each start of a container: it imports nothing of ours and as little as it can.
 """

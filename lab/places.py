@@ -1,6 +1,6 @@
-"""Directories that stand for what runs in the background: one for each name, locked while it is started or ended.
+"""Directories that represent labs or machines in the background: one per name, locked while it is started or ended.
 
-What `lab` and `vm` share. A record in the directory says what is running; only root can read it.
+Shared by `lab` and `vm`. A record in the directory says what is running; only root can read it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The rpms' bundle: the Python packages of the command line, which Enterprise Linux does not have.
+"""Builds the rpms' bundle: the command line's Python packages, which Enterprise Linux does not have.
 
 packaging/rpm/bundled.txt names each wheel with its hash. They are downloaded once.
 """

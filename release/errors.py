@@ -1,4 +1,4 @@
-"""Why nothing was built."""
+"""Errors that say why nothing was built."""
 
 from __future__ import annotations
 

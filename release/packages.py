@@ -1,7 +1,7 @@
-"""Builds what is published of a source tree: sdist and wheel, Debian's package, rpms. Each from the sdist.
+"""Builds the published files of a source tree: sdist and wheel, Debian package, rpms. Each from the sdist.
 
-All run in the build root, without a network. What is built says the time of the last commit, and two builds of the
-same commit give the same bytes.
+All builds run in the build root, without a network. They use the time of the last commit, and two builds of the same
+commit give the same bytes.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A release: a commit that has the version and its heading in the changelog, everything built of it, and a tag.
+"""Makes a release: a commit with the version and its heading in the changelog, everything built from it, and a tag.
 
-All happens in a work tree beside the checkout. The checkout gets the commit and the tag last, when nothing can fail any
-more; a dry run stops before that.
+Everything happens in a work tree beside the checkout. The checkout gets the commit and the tag last, when nothing can
+fail any more; a dry run stops before that.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The root that packages are built in: Debian's oldest release that they are for, with its tools, made once.
+"""Makes the root that packages are built in, once: the oldest Debian release that they support, with its tools.
 
-A command in it has its own namespaces without a network, and what it changes is gone with it, apart from /build. So
-nothing depends on the machine, and nothing is left behind.
+A command in it has its own namespaces without a network, and its changes outside /build are discarded. So nothing
+depends on the machine, and nothing is left behind.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The bill of materials of a release, in CycloneDX's JSON: what is published, and what of others is in it or needed.
+"""Writes the bill of materials of a release, in CycloneDX's JSON: published files, and bundled or needed packages.
 
-The rpms bring along what is listed with a version. Debian's package and the wheel depend on the same names, and get the
-versions that the host has.
+The rpms bundle the packages that are listed with a version. The Debian package and the wheel depend on the same names,
+and use the host's versions.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The source that is built: the files of a checkout, apart from it, with the time of its last commit."""
+"""Exports the source to build: a copy of a checkout's files, with the time of its last commit."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Finds out whether KVM works here, and how much slower machines are where it does not.
+"""Finds out whether KVM works here, and how much slower machines are without it.
 
-That /dev/kvm can be opened says little: nested in another machine it may hang at the first instruction. So a virtual
-processor is asked to count for a moment, which takes KVM a fraction of a second.
+Opening /dev/kvm proves little: nested in another machine, KVM may hang at the first instruction. So a virtual processor
+counts for a moment, which takes KVM a fraction of a second.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Puts a machine together: hardware, connection and record. It is not booted yet."""
+"""Assembles a machine: hardware, connection and record. It does not boot it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The directory that keeps what machines are made of; commands that run at the same time share it.
+"""The cache of the parts of machines; concurrent commands share it.
 
     keys/                    the key that opens the machines, and the one they prove themselves with
     packages/KIND-DIGEST/    Debian's packages, installed
@@ -7,7 +7,7 @@
     booted/KIND-DIGEST/      what changed on the disk in a boot, and the memory of the machine
     run/NAME/                what changed on the disk of a machine that runs
 
-A layer's directory has its name only once it is complete.
+A layer's directory gets its name only when it is complete.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""This checkout, as a machine gets it: what git knows and what is not committed yet, without what git ignores."""
+"""Copies this checkout for a machine: committed and uncommitted files, without ignored ones."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Contents of a disk beside Debian's packages: a virtual environment as `./dev` makes it, and the images in podman.
+"""Makes contents of a disk besides Debian's packages: a virtual environment as `./dev` makes it, and podman's images.
 
-Both are made by the programs of the unpacked system itself, in a chroot and with mounts that no one else sees. So they
-take what its machine would make of them, at the speed of this machine.
+The unpacked system's own programs make both, in a chroot and with private mounts. So the result is what the machine
+itself would make, at the speed of this machine.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The keys of all machines of one cache: who may come in, and how a machine is known."""
+"""The keys of all machines of one cache: for logging in, and for identifying a machine."""
 
 from __future__ import annotations
 

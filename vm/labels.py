@@ -1,6 +1,6 @@
-"""Labels every file of a disk for SELinux, and lets the machine enforce its policy from its first boot on.
+"""Labels every file of a disk for SELinux, so that the machine can enforce its policy from its first boot on.
 
-setfiles(8) needs no SELinux in the kernel that runs it, so no machine boots for this and relabel itself.
+setfiles(8) needs no SELinux in the kernel that runs it, so no machine needs to boot to relabel itself.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
         machine.run(("sidespawn", "check"))
         machine.power_cut()
 
-Time limits are given for a machine that KVM runs; where processors are emulated they are multiplied.
+Time limits are for a machine with KVM; with emulated processors they are multiplied.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Commands in a machine and files into and out of it, by ssh(1). One connection stays open and serves them all."""
+"""Runs commands in a machine and copies files to and from it with ssh(1). One connection stays open for all of them."""
 
 from __future__ import annotations
 

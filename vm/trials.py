@@ -1,4 +1,4 @@
-"""Runs tests/machine for one kind of machine after another, and says in a line of JSON what held on each."""
+"""Runs tests/machine for one kind of machine after another, and prints the results of each in a line of JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Python packages for a machine, which reaches no index: downloaded here, for the machine's version of Python."""
+"""Downloads Python packages for a machine, which has no network, for the machine's version of Python."""
 
 from __future__ import annotations
 
