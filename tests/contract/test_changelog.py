@@ -1,4 +1,4 @@
-"""What is not released yet stands in changelog.d in the form that changelog.d/README.md asks for."""
+"""Unreleased changes in changelog.d have the form that changelog.d/README.md describes."""
 
 from __future__ import annotations
 
