@@ -31,31 +31,40 @@ class Worker(threading.Thread):
     def __init__(self, runtime: Any, manifest: dict[str, Any]) -> None:
         super().__init__(daemon=True)
         self.runtime, self.manifest = runtime, manifest
-        self.is_wanted, self.sandbox = True, ""
+        self.is_wanted = True
 
     def run(self) -> None:
         with suppress(cri.Failed):
             self.start_pod()
         while self.is_wanted:
             time.sleep(LOOK)
-        if self.sandbox:
-            with suppress(cri.Failed):
-                self.runtime.call("StopPodSandbox", pod_sandbox_id=self.sandbox)
-            with suppress(cri.Failed):
-                self.runtime.call("RemovePodSandbox", pod_sandbox_id=self.sandbox)
+        while not self.is_removed():
+            time.sleep(LOOK)
+
+    def is_removed(self) -> bool:
+        """Remove what containerd has of the pod, also after a call that failed; return whether that was all."""
+        ours = {"io.kubernetes.pod.uid": self.manifest["metadata"]["uid"]}
+        try:
+            for each in self.runtime.call("ListPodSandbox", filter={"label_selector": ours}).get("items", ()):
+                with suppress(cri.Failed):
+                    self.runtime.call("StopPodSandbox", pod_sandbox_id=each["id"])
+                self.runtime.call("RemovePodSandbox", pod_sandbox_id=each["id"])
+        except cri.Failed:
+            return False
+        return True
 
     def start_pod(self) -> None:
         config, spec = pods.sandbox(self.manifest), self.manifest["spec"]
         pods.prepare(self.manifest)
         made = self.runtime.call("RunPodSandbox", config=config, runtime_handler=spec["runtimeClassName"])
-        self.sandbox = made["pod_sandbox_id"]
+        sandbox = made["pod_sandbox_id"]
         for number, container in enumerate(spec["containers"]):
             # imagePullPolicy: Never
             while "image" not in self.runtime.call("ImageStatus", image={"image": container["image"]}):
                 if not self.is_wanted:
                     return
                 time.sleep(1)
-            asked = {"pod_sandbox_id": self.sandbox, "sandbox_config": config}
+            asked = {"pod_sandbox_id": sandbox, "sandbox_config": config}
             made = self.runtime.call("CreateContainer", config=pods.container(self.manifest, number), **asked)
             self.runtime.call("StartContainer", container_id=made["container_id"])
 
