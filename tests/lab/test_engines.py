@@ -753,21 +753,18 @@ def test_no_pin_is_needed_once_it_runs(ground: Ground) -> None:
 
 def test_the_command_that_is_described_does_the_same(ground: Ground) -> None:
     plan, request = ground.plan(STAY, *HOSTILE), uuid.uuid4().hex
-    first = Running(plan, ground.start(plan, request))
-    wait_until(lambda: "it runs" in ground.kind.said(plan))
-    started = views(first)
+    started = views(Running(plan, ground.start(plan, request)))
     ground.engine.remove(plan.name)
     with ground.pins(plan, request) as pins:
         ground.kind.carry_out(start_command(plan, pins, request), plan, pins)
         wait_until(lambda: state_of(ground, plan.name) == "running")
-        # systemd has a pid before the program is executed, and what the first said is in the journal already.
-        times = 2 if ground.kind.name == "systemd" else 1
-        wait_until(lambda: ground.kind.said(plan).count("it runs") >= times)
-    found = ground.engine.find(plan.name)
-    assert found is not None
+        found = ground.engine.find(plan.name)
+        assert found is not None
+        process = identify(found.pid or 0)
+        assert process is not None
+        # There is a pid before the program is executed.
+        wait_until(lambda: Running(plan, process).arguments() == started["arguments"])
     assert (found.digest, found.request) == (plan.digest, request)
-    process = identify(found.pid or 0)
-    assert process is not None
     assert views(Running(plan, process)) == started
     ground.engine.remove(plan.name)
 
