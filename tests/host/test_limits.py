@@ -80,14 +80,34 @@ def shown(network: Network) -> dict[str, Any]:
     return dict(row)
 
 
+def outgrow(network: Network) -> None:
+    """Have the program end for its memory limit.
+
+    conmon reads the kernel's count of such ends, and misses it if systemd removes the control group first. So a program
+    of podman gets more than one try.
+    """
+    tries = 3 if network.service.engine == "podman" else 1
+    for rest in reversed(range(tries)):
+        pid = network.pid
+        write_names(network, NAMES)
+        assert network.kill("HUP").returncode == 0
+        wait_until_gone(pid, 60)
+        try:
+            wait_until(lambda: "out of memory" in shown(network)["state"])
+        except AssertionError:
+            if not rest:
+                raise
+            write_names(network, 1)
+            assert network.start().returncode == 0
+        else:
+            return
+
+
 def test_what_takes_more_memory_ends_alone_with_a_reason_and_its_agent_gets_it_again(service: Service) -> None:
     greedy, other = running(service), running(service)
     pid, others_pid = greedy.pid, other.pid
     assert limit(pid, "memory.max") == MEMORY
-    write_names(greedy, NAMES)
-    assert greedy.kill("HUP").returncode == 0
-    wait_until_gone(pid, 60)
-    wait_until(lambda: "out of memory" in shown(greedy)["state"])
+    outgrow(greedy)
     assert "out of memory" in command(*SIDESPAWN, "ps", service.name).stdout
     write_names(greedy, 1)
     assert greedy.start().returncode == 0
@@ -101,11 +121,7 @@ def test_what_takes_more_memory_ends_alone_with_a_reason_and_its_agent_gets_it_a
 
 def test_the_sweep_tells_why_it_ended(service: Service) -> None:
     greedy = running(service)
-    pid = greedy.pid
-    write_names(greedy, NAMES)
-    assert greedy.kill("HUP").returncode == 0
-    wait_until_gone(pid, 60)
-    wait_until(lambda: "out of memory" in shown(greedy)["state"])
+    outgrow(greedy)
     service.wait_until_idle()
     command("systemctl", "start", service.unit)
     wait_until(lambda: bool(service.journal(event="exited", reason="out-of-memory", instance=greedy.netns)))
