@@ -37,7 +37,8 @@ class Runtime:
         asked = json_format.ParseDict(request, getattr(self.messages, f"{method}Request")())
         service = next(each for each in self.services if hasattr(each, method))
         try:
-            answer = getattr(service, method)(asked, timeout=SECONDS)
+            # A containerd that has just been started again is waited for, which a kubelet does by trying again.
+            answer = getattr(service, method)(asked, timeout=SECONDS, wait_for_ready=True)
         except grpc.RpcError as error:
             raise Failed(f"{method}: {error.details()}") from None
         told: dict[str, Any] = json_format.MessageToDict(answer, preserving_proto_field_name=True)
