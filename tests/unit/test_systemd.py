@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
+import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from sidespawn.authoring.start_command import start_command, written
 from sidespawn.core.plan import Mount, Plan, Script
-from sidespawn.engines import Pins, get_engine, systemd_bus, systemd_roots
+from sidespawn.engines import Pins, get_engine, systemd, systemd_bus, systemd_roots
 from sidespawn.engines.systemd import CAPABILITIES, Systemd, properties, unit_name, version_of
 from sidespawn.engines.systemd_bus import Bus, BusError, get, put, split
 from sidespawn.errors import LaunchError, Reason
@@ -295,3 +298,18 @@ def test_a_profile_of_the_policy_is_named_and_must_be_there() -> None:
         "sidespawn-side-container",
     )
     assert "AppArmorProfile" not in unit()
+
+
+def test_a_start_waits_until_systemd_knows_the_program_and_not_what_forked_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    pids = iter([gone.pid, gone.pid, os.getpid()])
+    values: dict[str, Callable[[], Any]] = {
+        "ActiveState": lambda: "active",
+        "Job": lambda: [0, "/"],
+        "MainPID": lambda: next(pids),
+    }
+    bus = SimpleNamespace(call=lambda *_: "/unit")
+    monkeypatch.setattr(systemd, "get", lambda bus, path, interface, name: values[name]())
+    monkeypatch.setattr(systemd, "pause", lambda bus: None)
+    assert systemd.started(cast("Bus", bus), "x.service", PLAN) == os.getpid()

@@ -214,7 +214,10 @@ def started(bus: Bus, unit: str, plan: Plan) -> int:
     if state == "failed" and (status := get(bus, path, SERVICE, "ExecMainStatus")) in EXECUTION_FAILED:
         hint = f"journalctl --unit={unit} has the reason"
         raise LaunchError(Reason.ENGINE_FAILED, f"systemd cannot execute {plan.command}: status {status}", hint)
-    return int(get(bus, path, SERVICE, "MainPID"))
+    # With a pid namespace, the process that enters it forks the program and ends. PID 1 may hear of the program later.
+    while (pid := int(get(bus, path, SERVICE, "MainPID"))) and identify(pid) is None:
+        pause(bus)
+    return pid
 
 
 def look(bus: Bus, unit: str, service: str | None = None) -> Found | None:
