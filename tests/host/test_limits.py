@@ -83,6 +83,9 @@ def shown(network: Network) -> dict[str, Any]:
 def outgrow(network: Network) -> None:
     """Have the program end for its memory limit.
 
+    The first program of an image has the image's files in its control group. At its limit the kernel would throw them
+    out and read them again, for minutes, before it ends the program: another one must be there first.
+
     conmon reads the kernel's count of such ends, and misses it if systemd removes the control group first. So a program
     of podman gets more than one try.
     """
@@ -104,7 +107,7 @@ def outgrow(network: Network) -> None:
 
 
 def test_what_takes_more_memory_ends_alone_with_a_reason_and_its_agent_gets_it_again(service: Service) -> None:
-    greedy, other = running(service), running(service)
+    other, greedy = running(service), running(service)
     pid, others_pid = greedy.pid, other.pid
     assert limit(pid, "memory.max") == MEMORY
     outgrow(greedy)
@@ -120,6 +123,7 @@ def test_what_takes_more_memory_ends_alone_with_a_reason_and_its_agent_gets_it_a
 
 
 def test_the_sweep_tells_why_it_ended(service: Service) -> None:
+    running(service)
     greedy = running(service)
     outgrow(greedy)
     service.wait_until_idle()
