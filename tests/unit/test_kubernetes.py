@@ -112,6 +112,12 @@ def start(home: Path, plan: Plan = PLAN) -> tuple[str, int]:
     return Kubernetes().start(plan, pins(home, plan.service), ID)
 
 
+def kill(pid: int) -> None:
+    process = identify(pid)
+    assert process is not None
+    end(process, "KILL", 0)
+
+
 def pod_of(plan: Plan) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(Kubernetes().describe(plan, PINS, ID)[3])
     return found
@@ -436,9 +442,7 @@ def test_without_the_directory_it_says_which(home: Path) -> None:
 @pytest.mark.usefixtures("node")
 def test_a_program_that_ended_keeps_its_name_until_it_is_removed(home: Path) -> None:
     _, pid = start(home)
-    process = identify(pid)
-    assert process is not None
-    end(process, "KILL", 0)
+    kill(pid)
     found = Kubernetes().find(PLAN.name)
     assert found is not None
     assert (found.pid, found.state, found.request) == (None, "exited", ID)
@@ -488,9 +492,7 @@ def test_services_do_not_see_each_others(home: Path) -> None:
 @pytest.mark.usefixtures("node")
 def test_a_pid_that_is_used_again_is_no_side_container(home: Path) -> None:
     container, pid = start(home)
-    process = identify(pid)
-    assert process is not None
-    end(process, "KILL", 0)
+    kill(pid)
     note = home / "runs" / container
     told = json.loads(note.read_text())
     note.write_text(json.dumps(told | {"pid": os.getpid()}))
@@ -614,9 +616,7 @@ def test_what_runs_and_what_has_ended_is_spared(home: Path) -> None:
 @pytest.mark.usefixtures("node")
 def test_notes_of_pods_that_are_gone_are_removed(home: Path) -> None:
     _, pid = start(home)
-    process = identify(pid)
-    assert process is not None
-    end(process, "KILL", 0)
+    kill(pid)
     for path in (home / "pods").iterdir():
         path.unlink()
     Kubernetes().reap("small")
