@@ -120,7 +120,7 @@ class Files:
     def expect_untouched(self) -> None:
         if self.seen() != self.before:
             was, self.before = self.before, self.seen()
-            raise Succeeded(f"a file of root's was {'changed' if was[0] != self.before[0] else 'touched'}")
+            raise Succeeded(f"a root-owned file was {'changed' if was[0] != self.before[0] else 'touched'}")
         if self.trace.exists():
             said = self.trace.read_text().strip()
             self.trace.unlink()

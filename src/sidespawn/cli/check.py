@@ -36,7 +36,7 @@ STYLES = {State.OK: "green", State.WARNING: "yellow", State.PROBLEM: "bold red"}
 
 @dataclass(frozen=True)
 class Checked:
-    """A policy as found. If it is invalid, `policy` is None and `error` says why."""
+    """A policy that was found. If it is invalid, `policy` is None and `error` says why."""
 
     subject: str
     policy: Policy | None = None

@@ -25,7 +25,7 @@ EXAMPLES = 3
 
 @dataclass(frozen=True)
 class Seen:
-    """An argument that monitor mode let pass. `value` is None for an option without a value, and for a missing one."""
+    """An argument that monitor mode let pass. `value` is None if the option has no value or is missing."""
 
     request: str
     reason: str
