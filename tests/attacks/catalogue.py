@@ -333,8 +333,9 @@ def on_the_first_version() -> str:
 
 ON_THE_FIRST_VERSION = """\
 Some of these tests were run against services that 0.1.0 had enabled (`tests/attacks/on_the_first_version.py`), one at a
-time. If a test fails, the attack succeeded there. Attacks on features that 0.1.0 does not have are not included:
-`scan`, `top`, `agent-options`, and the checks of mounts and agents in `check`.
+time. If a test fails, the attack succeeded there; if a command of the host fails on the way, this is unclear. Attacks
+on features that 0.1.0 does not have are not included: `scan`, `top`, `agent-options`, and the checks of mounts and
+agents in `check`.
 """
 
 INTRODUCTION = """\
