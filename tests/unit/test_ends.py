@@ -29,11 +29,12 @@ def ended(state: str) -> Found:
 class Engine:
     """Starts a program, and says how it ended."""
 
-    def __init__(self, state: str | None) -> None:
+    def __init__(self, state: str | None, pid: int | None = None) -> None:
         self.state = state
+        self.pid = os.getpid() if pid is None else pid
 
     def start(self, plan: Plan, pins: Pins, request: str) -> tuple[str, int]:
-        return "c", os.getpid()
+        return "c", self.pid
 
     def find(self, name: str) -> Found | None:
         return None if self.state is None else ended(self.state)
@@ -57,7 +58,7 @@ def places(tmp_path: Path) -> Places:
     return made
 
 
-@pytest.mark.parametrize(
+HOW_ENDED = pytest.mark.parametrize(
     ("state", "reason"),
     [
         (state_of("exited", True), Reason.OUT_OF_MEMORY),
@@ -65,6 +66,9 @@ def places(tmp_path: Path) -> Places:
         (None, Reason.EXITED),
     ],
 )
+
+
+@HOW_ENDED
 def test_a_start_that_fails_says_so(
     places: Places, monkeypatch: pytest.MonkeyPatch, state: str | None, reason: Reason
 ) -> None:
@@ -80,6 +84,21 @@ def test_a_start_that_fails_says_so(
     with pytest.raises(LaunchError) as caught:
         keeper.launcher.launch(allowed, PinnedNamespace(Path("/nowhere"), INODE), places.pins / "x", "0" * 32)
     assert caught.value.reason is reason
+
+
+@HOW_ENDED
+def test_a_program_that_the_engine_saw_end_is_a_failed_start(
+    places: Places, monkeypatch: pytest.MonkeyPatch, state: str | None, reason: Reason
+) -> None:
+    """As quick as it may be: the agent learns where to look, and the next starts are held back."""
+    monkeypatch.setattr(module, "pin_mounts", lambda *_: ())
+    keeper = Keeper(small.parse(small.POLICY), places, Engine(state, pid=0), Journal("small", "/nowhere"))
+    allowed = small.decide(keeper.policy, small.request())
+    with pytest.raises(LaunchError) as caught:
+        keeper.launcher.launch(allowed, PinnedNamespace(Path("/nowhere"), INODE), places.pins / "x", "0" * 32)
+    assert caught.value.reason is reason
+    assert caught.value.hint == keeper.see_log(allowed.plan.name)
+    assert [each.name for each in places.ledger.glob("*.falls")] != []
 
 
 def test_the_journal_has_the_reason(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:

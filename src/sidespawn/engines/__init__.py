@@ -62,7 +62,10 @@ class NameTaken(Exception):
 
 class Engine(Protocol):
     def start(self, plan: Plan, pins: Pins, request: str) -> tuple[str, int]:
-        """Start the plan's program; return container id and pid on the host. Raises NameTaken or LaunchError."""
+        """Start the plan's program; return container id and pid on the host, 0 if the program has already ended.
+
+        Raises NameTaken or LaunchError.
+        """
 
     def find(self, name: str) -> Found | None:
         """Return the container of that name, running or not. Raises LaunchError if the engine does not answer."""

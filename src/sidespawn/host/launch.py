@@ -59,16 +59,16 @@ class Launcher:
             except NameTaken:
                 container, pid = self.take_over(plan, pins, netns, request_id)
         process = identify(pid)
-        if process is None:
-            self.falls.note(plan.instance)
-            raise LaunchError(Reason.EXITED, f"{plan.name} ended at once", self.see_log(plan.name))
         try:
+            if process is None:
+                raise LaunchError(Reason.EXITED, f"{plan.name} ended at once", self.see_log(plan.name))
             inode = namespace_of(pid)
             if inode is not None and inode != netns.inode:
                 raise LaunchError(Reason.NAMESPACE_MISMATCH, f"{plan.name} came up in another network namespace")
             children = wait_until_ready(plan, process, self.see_log(plan.name))
         except LaunchError as error:
-            end(process, "KILL", plan.grace)
+            if process is not None:
+                end(process, "KILL", plan.grace)
             if error.reason in (Reason.EXITED, Reason.NOT_READY):
                 self.falls.note(plan.instance)
             if error.reason is Reason.EXITED:
