@@ -1,7 +1,8 @@
 """Records what each release of Neutron calls: tests/data/neutron_matrix.jsonl, which tests/unit judges.
 
 Run `python -m tests.neutron.record` after `./dev test neutron`, which installs the newest release and an old one. The
-code of the others is fetched and run with the dependencies of one of these two.
+code of the others is fetched and run with the dependencies of one of these two. `--fetch-only` does no more than fetch;
+`./dev test neutron --all` does that for tests/neutron/test_releases.py.
 """
 
 from __future__ import annotations
@@ -59,7 +60,14 @@ def record(release: Release) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """One line for each different call, with the releases that make it."""
+    for release in RELEASES:
+        code_of(release)
+    if sys.argv[1:] != ["--fetch-only"]:
+        write()
+
+
+def write() -> None:
+    """Write one line for each different call, with the releases that make it."""
     merged: dict[str, list[str]] = {}
     for release in RELEASES:
         for call in record(release):
