@@ -57,6 +57,7 @@ PARTS = {
     "apparmor": "what AppArmor and the list of system calls deny an agent and a side container, each tried",
     "selinux-module": "the SELinux module comes and goes with the demo, and the audit log has only the listed denials",
     "selinux": "what SELinux denies agents and side containers, each tried",
+    "contained": "an agent in the recipe of `sidespawn agent-options` works, and each attempt to get out fails",
     "fips": "the demo with only OpenSSL's FIPS provider",
     "machine": "functions of the machines that tests rely on",
 }

@@ -49,13 +49,21 @@ def with_apparmor(recipe: Recipe) -> None:
 @pytest.mark.part("apparmor")
 @pytest.mark.usefixtures("with_apparmor")
 def test_what_apparmor_and_the_list_of_system_calls_deny(machine: Machine) -> None:
-    run_inside(machine, "tests/host", "-k", "apparmor and not docker", timeout=180)
+    run_inside(machine, "tests/host", "-k", "apparmor and not docker and not contained", timeout=180)
 
 
 @pytest.fixture
 def with_selinux(recipe: Recipe) -> None:
     if recipe.module is not Module.SELINUX:
         pytest.skip("the machine has another security module")
+
+
+@pytest.mark.part("contained")
+@pytest.mark.usefixtures("with_selinux_module")
+def test_an_agent_in_the_printed_recipe_reaches_nothing(machine: Machine, recipe: Recipe) -> None:
+    if recipe.module is Module.NONE:
+        pytest.skip("tests/attacks tries it where there is no security module")
+    run_inside(machine, "tests/host/test_contained_agent.py", "-k", recipe.module.value, timeout=300)
 
 
 @pytest.mark.part("selinux-module")
