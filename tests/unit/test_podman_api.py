@@ -236,11 +236,19 @@ def test_a_failed_start_says_why(
 # ---------------------------------------------------------------- podman ends in the middle of it
 
 
+ASKED_TWICE = error(
+    f"crun: sd-bus call: Unit libpod-{'a' * 64}.scope was already loaded or has a fragment file.: File exists: "
+    "OCI runtime error"
+)
+
+
+@pytest.mark.parametrize("failed", [ENDED, ASKED_TWICE])
 def test_a_start_that_was_not_answered_is_undone_and_done_again(
-    engine: PodmanApi, daemon: Daemon, ended: list[str]
+    engine: PodmanApi, daemon: Daemon, ended: list[str], failed: bytes
 ) -> None:
+    """By podman, or by PID 1 when the runtime asked it for a control group."""
     again = answer(201, {"Id": "def"})
-    daemon.answers = [CREATED, ENDED, answer(200, []), answer(200, []), again, answer(204), RUNS]
+    daemon.answers = [CREATED, failed, answer(200, []), answer(200, []), again, answer(204), RUNS]
     assert engine.start(PLAN, PINS, ID) == ("def", 42)
     assert ended == ["abc"]
     assert [each.removeprefix("DELETE ").partition("?")[0] for each in daemon.asked if each.startswith("DELETE")] == [

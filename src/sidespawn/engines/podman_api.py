@@ -31,6 +31,8 @@ if TYPE_CHECKING:  # importing it costs every run milliseconds
 VERSION = "/v4.0.0/libpod"  # later versions support it too
 TRIES = 8  # of a request during which podman ended
 UNLIMITED = 2**64 - 1
+# If PID 1 does not answer crun within 25 s, crun asks again, for a unit that PID 1 has made in the meantime.
+ASKED_TWICE = "was already loaded or has a fragment file"
 
 
 class PodmanApi(Podman):
@@ -49,7 +51,7 @@ class PodmanApi(Podman):
                 state = (self.inspect(container) or {"State": {"Running": False}})["State"]
                 return container, int(state["Pid"]) if state["Running"] else 0
             except LaunchError as error:
-                again = left > 0 and isinstance(error, Unanswered)
+                again = left > 0 and (isinstance(error, Unanswered) or ASKED_TWICE in error.message)
                 with suppress(LaunchError):
                     if again:
                         self.rows()  # answered by the next podman
