@@ -1,4 +1,4 @@
-"""The shipped policies as they stand, and the recorded calls as requests to them."""
+"""The shipped policies, and the recorded calls as requests to them."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ def preset(name: str) -> Policy:
 
 
 def policy_of(text: str, name: str = "service") -> Policy:
-    """Of a text of one's own, which may extend a preset."""
+    """Load a policy from text, which may extend a preset."""
     return parse_policy(name, f"{name}.toml", text, presets.read_preset, presets.read_program)
 
 
 def request_of(call: Call, *more: str) -> StartRequest:
-    """The call with more arguments."""
+    """Return the call as a request, with more arguments."""
     return start_request((*call.argv, *more), call.netns, dict(sorted(call.env.items())))

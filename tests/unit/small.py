@@ -103,7 +103,7 @@ ID = "0" * 32
 
 
 def changed(*changes: tuple[str, str], text: str = POLICY) -> str:
-    """The policy's text with each `old` replaced by its `new`; an `old` that is not there once is a broken test."""
+    """Return the policy's text with each `old` replaced by its `new`. Each `old` must occur exactly once."""
     for old, new in changes:
         assert text.count(old) == 1, f"{old!r} stands {text.count(old)} times in the text"
         text = text.replace(old, new)
@@ -124,14 +124,14 @@ def parse(text: str, program: str = PROGRAM, **preset_texts: str) -> Policy:
 
 
 def line_of(text: str, fragment: str) -> int:
-    """The number of the one line of `text` that holds the fragment."""
+    """Return the number of the only line of `text` that holds the fragment."""
     numbers = [number for number, line in enumerate(text.split("\n"), 1) if fragment in line]
     assert len(numbers) == 1, f"{fragment!r} stands in the lines {numbers}"
     return numbers[0]
 
 
 def start_request(argv: tuple[str, ...], netns: str | None, environment: Mapping[str, str]) -> StartRequest:
-    """As it comes out of the parser; id and deadline play no part in a verdict."""
+    """Return a request as the parser makes it. Its id and deadline do not influence a verdict."""
     return StartRequest(
         id=ID,
         deadline=0,
@@ -142,18 +142,18 @@ def start_request(argv: tuple[str, ...], netns: str | None, environment: Mapping
 
 
 def request(*arguments: str, netns: str | None = f"ns-{NET}", **environment: str) -> StartRequest:
-    """A request for the tool. The option that the policy requires is there unless `arguments` name it themselves."""
+    """Return a request for the tool, with the option that the policy requires unless `arguments` name it."""
     required = () if any("--data" in each for each in arguments) else (f"--data=/state/{NET}/data",)
     return start_request(("tool", *required, *arguments), netns, dict(sorted(environment.items())))
 
 
 def decide(policy: Policy, untrusted_request: StartRequest, files: Mapping[str, bytes] | None = None) -> core.Allowed:
-    """The verdict where the agent's state holds these files, by their path beneath it; others cannot be read."""
+    """Return the verdict. Of the agent's state only `files`, by path relative to it, can be read."""
     return core.decide(policy, untrusted_request, (files or {}).get)
 
 
 def denial(policy: Policy, untrusted_request: StartRequest, files: Mapping[str, bytes] | None = None) -> Denied:
-    """Why it is refused."""
+    """Return the reason for the refusal."""
     with pytest.raises(Denied) as caught:
         decide(policy, untrusted_request, files)
     return caught.value

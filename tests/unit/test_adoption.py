@@ -1,4 +1,4 @@
-"""Which containers count as started by the wrappers of before, judged by name, image and arguments."""
+"""Which containers count as started by legacy wrappers, judged by name, image and arguments."""
 
 from __future__ import annotations
 
@@ -203,7 +203,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 
 def own_group() -> str:
-    """Something that the control group of this process is called by."""
+    """Return a name that occurs in the path of this process's control group."""
     return Path("/proc/self/cgroup").read_text().split(":")[-1].strip()
 
 
@@ -233,7 +233,7 @@ def test_a_process_below_a_shell_is_found() -> None:
 
 
 def test_a_process_of_another_control_group_is_none_of_the_container() -> None:
-    """The container may have ended, and its pid be that of another program by the same name."""
+    """Containers end, and their pids may then belong to other programs with the same name."""
     assert list(processes_of(other(os.getpid(), "0" * 64), argv_name())) == []
 
 

@@ -1,4 +1,4 @@
-"""The runtime for agents: whom it shares /run/netns with, how it confines them, and all that is refused."""
+"""The runtime for agents: whom it shares /run/netns with, how it confines agents, and what it refuses."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def agent(version: str = "2.1", container: str = "dhcp", namespace: str = "openstack") -> Description:
-    """As containerd describes a pod of the contained recipe."""
+    """Return an agent as containerd describes a pod of the contained recipe."""
     (found,) = (
         each["description"] for each in RECORDED if (each["kind"], each["containerd"]) == ("container", version)
     )
@@ -42,7 +42,7 @@ def agent(version: str = "2.1", container: str = "dhcp", namespace: str = "opens
     process = description["process"]
     process["user"] = {"uid": 42435, "gid": 42435}
     process["capabilities"] = dict.fromkeys(("bounding", "effective", "permitted"), CAPABILITIES)
-    for each in description["linux"]["namespaces"]:  # those of the pod's own process, which does not run here
+    for each in description["linux"]["namespaces"]:  # those of the pod's process, which does not run here
         if each["type"] != "network":
             each.pop("path", None)
     description["mounts"].append(netns())
@@ -85,7 +85,7 @@ def test_a_listed_agent_shares_the_names_of_namespaces_and_is_contained(
 def test_a_mount_that_does_not_say_how_it_propagates_is_private(
     host: Path, given: tuple[str, ...], added: tuple[str, ...]
 ) -> None:
-    """Else runc would share it with the host, as it does with the root by then: a device's, say."""
+    """Otherwise runc would share it with the host, as it does with the root by then."""
     before = agent()
     device = {"destination": "/x", "type": "", "source": "/srv", "options": ["rbind", *given]}
     before["mounts"].append(device)
@@ -182,7 +182,7 @@ def shared(description: Description) -> None:
 
 
 def shared_by_its_options(description: Description) -> None:
-    """What is a bind mount the options say; its type may be anything."""
+    """Only the options make a mount a bind mount; its type may be anything."""
     description["mounts"].append({"destination": "/x", "source": "/srv", "options": ["rbind", "rshared"]})
 
 
@@ -226,7 +226,7 @@ def test_what_cannot_be_adapted_is_refused(host: Path) -> None:
 
 
 def test_the_mount_is_known_by_what_it_is_and_not_by_its_name(host: Path, tmp_path: Path) -> None:
-    """Not by another path to it either: nothing that mounts it is left unconfined."""
+    """Other paths to it are refused as well: nothing that mounts it runs unconfined."""
     (tmp_path / "way").symlink_to("/run/netns")
     for source in ("/run/./netns", "/var/run/netns", str(tmp_path / "way")):
         description = agent()
@@ -250,7 +250,7 @@ def test_nothing_is_started_but_by_create(host: Path, verb: str) -> None:
 
 
 def test_the_shell_part_calls_runc_only_if_it_is_not_refused(host: Path) -> None:
-    """This host has no list."""
+    """This host has no list of refused calls."""
     (host / "runc").write_text(f'#!/bin/sh\necho "$*" >>{host}/calls\n')
     (host / "runc").chmod(0o755)
     environment = {"PATH": f"{host}:{os.environ['PATH']}"}

@@ -1,4 +1,4 @@
-"""How the collection makes the command for an agent's container out of that of the former one."""
+"""How the Ansible collection builds the command for an agent's container from that of the previous one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def agents() -> ModuleType:
 
 
 def creating(agents: ModuleType, *options: str, verb: str = "run") -> list[str]:
-    """Return what is left of the options."""
+    """Return the remaining options."""
     command = ["podman", verb, "--name=x", *options, IMAGE, "agent", "-v", "/run/podman/podman.sock:/of/its/own"]
     made: list[str] = agents.creating(command, IMAGE, OURS)
     assert made[:2] == ["create", "--name=x"]

@@ -1,4 +1,4 @@
-"""What the benchmark makes of its samples."""
+"""The figures that the benchmark computes from its samples."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_ratios_are_of_one_round_each() -> None:
     bare, ours = figures(samples)
     assert bare.ratio is None
     assert ours.ratio is not None
-    assert round(ours.ratio.median, 6) == 1.2  # of 1.1 and 1.3; not of the medians, and not of the unpaired third
+    assert round(ours.ratio.median, 6) == 1.2  # of 1.1 and 1.3, not of the medians; the unpaired third is left out
     assert (ours.rounds, ours.pairs, ours.seconds.median) == (3, 2, 9)
 
 
@@ -57,7 +57,7 @@ def test_lost_counts_what_sidespawn_lost() -> None:
 
 
 class Claims:
-    """A way that says of everything that it runs."""
+    """A method that reports every program as running."""
 
     name, reference, is_older = OURS, BARE, False
 

@@ -1,4 +1,4 @@
-"""A child's pid as the program writes it leads to just that child on the host, or nowhere."""
+"""A child's pid, as the program writes it, leads to exactly that child on the host, or nowhere."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from sidespawn.host.children import find_child, find_children
 from sidespawn.system.processes import Process, end, identify
 from tests.attacks.catalogue import attack
 
-# PID 1 of a namespace, as a side container's program is. It tells the pids of its child, of a grandchild, and of a
-# process of a namespace within its own.
+# PID 1 of a namespace, like a side container's program. It reports the pids of its child, of a grandchild, and of a
+# process in a nested pid namespace.
 PROGRAM = """
 import pathlib, subprocess, sys, time
 sleep = ["/bin/sleep", "60"]
@@ -87,8 +87,8 @@ def test_a_childs_child_is_found(program: Program) -> None:
 
 @attack(145)
 def test_a_process_of_another_namespace_is_never_accepted(program: Program) -> None:
-    assert program.find(program.nested) is None  # its pid as the program's namespace counts
-    assert program.find("1") is None  # as its own counts, and the program's own pid, which is no child's
+    assert program.find(program.nested) is None  # its pid in the program's namespace
+    assert program.find("1") is None  # its pid in its own namespace, and the program's own pid, not a child's
     assert program.find(str(os.getpid())) is None
     assert program.find(str(program.process.pid)) is None
 
@@ -139,7 +139,7 @@ def test_a_program_that_is_gone_has_no_children(program: Program) -> None:
 def test_a_pid_that_was_a_childs_when_it_was_listed_and_is_anothers_now(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With an engine that has no pid namespace, a process of the host's can have it by then."""
+    """If the engine has no pid namespace, the pid may by now belong to a process of the host."""
     with subprocess.Popen(["/bin/sleep", "60"]) as program, subprocess.Popen(["/bin/sleep", "60"]) as stranger:
         lists = [[stranger.pid]]
         monkeypatch.setattr(children, "descendants", lambda _: iter(lists.pop() if lists else []))
@@ -167,7 +167,7 @@ def test_all_that_are_wanted_must_be_there(program: Program) -> None:
 
 @attack(197)
 def test_a_program_that_names_a_process_of_another_side_container_gets_none(program: Program, tmp_path: Path) -> None:
-    """Pids of namespaces are alike: that of a child in this one is that of a stranger in another."""
+    """Pids repeat across namespaces: a child's pid in this one is a stranger's pid in another."""
     other = ("/usr/bin/unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
     with subprocess.Popen([*other, sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, text=True) as unshare:
         assert unshare.stdout is not None
@@ -177,7 +177,7 @@ def test_a_program_that_names_a_process_of_another_side_container_gets_none(prog
         found = program.find(child)
         assert found is not None
         assert parent_of(found) == program.process.pid
-        os.kill(found.pid, signal.SIGKILL)  # replaced by nobody: the stranger with that pid is not taken instead
+        os.kill(found.pid, signal.SIGKILL)  # not replaced: the stranger with that pid is not taken instead
         wait_for_end(found)
         assert program.find(child) is None
         for pid in (stranger, unshare.pid, os.getpid(), os.getppid()):

@@ -1,4 +1,4 @@
-"""A compiled policy says what the policy said, and a damaged one says nothing."""
+"""A compiled policy says the same as its source; a damaged one is refused."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_every_shipped_policy_comes_back_as_it_was(name: str) -> None:
     policy = preset(name)
     again = there_and_back(policy)
     assert again == policy
-    assert repr(again) == repr(policy)  # which tells tuples from lists, and enums from text
+    assert repr(again) == repr(policy)  # which distinguishes tuples from lists, and enums from text
 
 
 def test_verdicts_are_the_same() -> None:

@@ -1,4 +1,4 @@
-"""Configuration files: every line is one that the policy allows, and the program reads it as the policy did."""
+"""Configuration files: the policy allows every line, and the program reads it as the policy did."""
 
 from __future__ import annotations
 
@@ -133,12 +133,12 @@ def test_a_tab_in_a_comment_is_none() -> None:
 
 @pytest.mark.parametrize("filler", ["#" * 1024, "# " + "x" * 1022, "#" + " " * 1023], ids=["#", "x", "blank"])
 def test_no_line_is_longer_than_programs_read_at_once(filler: str) -> None:
-    """dnsmasq 2.90 reads lines by fgets(3) into 1025 bytes: what stands behind them is its own line to it."""
+    """dnsmasq 2.90 reads lines with fgets(3) into 1025 bytes, and takes the rest for another line."""
     refusal(f"log-queries\n{filler}conf-script=/tmp/x\n")
 
 
 def test_neither_by_blanks_that_are_stripped() -> None:
-    """`owner=nobody` would be two lines to such a program, and the second could be another directive."""
+    """Such a program would read two lines in `owner=nobody`, and the second could be another directive."""
     refusal(" " * 1018 + "owner=nobody\n")
 
 
@@ -159,7 +159,7 @@ def test_a_long_line_is_cut_in_the_message() -> None:
 
 
 def test_names_bind_nothing_from_line_to_line() -> None:
-    """The arguments said which network it is; a file cannot."""
+    """Arguments say which network it is; files cannot."""
     policy = load(('["{net}", "nobody"]', '"{home}"'))
     check(f"owner=/state/{NET}\n", policy)
     refusal(f"owner=/state/{OTHER}\n", policy)
@@ -284,7 +284,7 @@ def test_nothing_is_logged_where_a_file_says(neutron_dhcp: Policy) -> None:
     assert accept_configuration(rules, PATH, content, neutron_dhcp.names, {})[0] == "log-async\n"
 
 
-# ---------------------------------------------------------------- what only some programs read in their own way
+# ---------------------------------------------------------------- syntax of single programs
 
 
 def mail(form: str, rule: str) -> Policy:
@@ -423,7 +423,7 @@ def test_quotes_are_refused_where_the_format_has_none() -> None:
     assert "plain words" in refusal('owner "nobody"', blocks).message
 
 
-# ---------------------------------------------------------------- no hole stands for more than a word
+# ---------------------------------------------------------------- no hole matches more than a word
 
 HOLES = ["<name>", "<tag>", "<hostname>", "<interface>", "<ip>", "<cidr>", "<duration>", "{place}", "/run/<name>/x"]
 
@@ -445,7 +445,7 @@ def as_line(form: str, *words: str) -> bytes:
 @pytest.mark.parametrize("form", ["lines", "blocks", "braces", "quoted"])
 @pytest.mark.parametrize("hole", HOLES)
 def test_no_hole_lets_a_keyword_in(form: str, hole: str) -> None:
-    """haproxy's `server metadata SOCKET namespace OTHER` was a socket with blanks in its name."""
+    """In haproxy's `server metadata SOCKET namespace OTHER`, the socket's name seemed to contain blanks."""
     policy = of_format(form, f'server = "{hole}"')
     value = hole.replace("<name>", "a").replace("{place}", "a")
     for more in (" namespace other", " b", " b c"):

@@ -1,4 +1,4 @@
-"""Copies of answers that an agent can see: old ones go, and those that the service did not write are noticed."""
+"""Copies of answers that an agent can see: old ones are removed, and those of other writers are noticed."""
 
 from __future__ import annotations
 

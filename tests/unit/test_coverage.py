@@ -1,4 +1,4 @@
-"""A release of Neutron whose calls no one knows is told of, and kept from what would cost working routers."""
+"""A Neutron release with unknown calls is reported, and nothing is done that would cost working routers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def put(root: Path, *paths: str) -> Path:
 
 @pytest.fixture
 def images(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A directory whose directories are the files of the images of these names; others are not on the host."""
+    """Make a directory with the files of images by their names; no other image is on the host."""
 
     @contextmanager
     def mounted(image: str) -> Iterator[Path | None]:
@@ -140,7 +140,7 @@ def test_an_agents_files_are_looked_at_by_another_process() -> None:
 
 @attack(198)
 def test_an_agent_whose_files_do_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As one can have it by its own file system."""
+    """Agents can cause that with a file system that they serve themselves."""
     monkeypatch.setattr(coverage, "LOOK", "import time; time.sleep(60)")
     monkeypatch.setattr(coverage, "PATIENCE", 0.5)
     began = time.monotonic()

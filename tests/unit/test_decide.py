@@ -215,7 +215,7 @@ DENY = [
     (["--script=/tmp/x"], Reason.OPTION_NOT_ALLOWED),
     (["--script", "/tmp/x"], Reason.OPTION_NOT_ALLOWED),
     (["-s", "/tmp/x"], Reason.OPTION_NOT_ALLOWED),
-    (["--loud"], Reason.OPTION_NOT_ALLOWED),  # the policy gives it itself
+    (["--loud"], Reason.OPTION_NOT_ALLOWED),  # the policy sets it
     (["--scrip=/tmp/x"], Reason.OPTION_UNKNOWN),
     (["-s/tmp/x"], Reason.OPTION_UNKNOWN),
     (["--nothing"], Reason.OPTION_UNKNOWN),
@@ -322,7 +322,7 @@ def test_a_mount_is_beneath_the_agents_state() -> None:
         load(('mounts = ["{home}"]', 'mounts = ["/etc/{net}"]'))
 
 
-# Where a mount's last part is whatever the agent says.
+# The last part of the mount's path is chosen by the agent.
 ANY_MOUNT = (
     ('name = { value = "<tag>", most = 2 }', 'name = "{sub}"'),
     ("[request]", 'sub = "<text>"\n[request]'),
@@ -359,7 +359,7 @@ def test_an_instance_is_fit_for_a_name_or_nothing_starts(value: str) -> None:
     assert denied(f"--name={value}", policy=policy).reason is Reason.POLICY_INVALID
 
 
-# ---------------------------------------------------------------- whatever comes
+# ---------------------------------------------------------------- any request
 
 words = st.sampled_from(
     [
@@ -402,7 +402,7 @@ def test_no_signals_unless_the_policy_names_them() -> None:
         check_signal(policy, SignalRequest(id=ID, deadline=0, signal="HUP", pid=4711))
 
 
-# ---------------------------------------------------------------- a caller outside of the namespace
+# ---------------------------------------------------------------- a caller outside the namespace
 
 OUTSIDE = (('netns = "ns-{net}"', 'caller = "outside"\nnetns = "ns-{net}"'),)
 HOST = (
@@ -435,7 +435,7 @@ def test_the_hosts_own_network_is_given_only_where_the_policy_says_so() -> None:
     assert denied(policy=load(*HOST)).reason is Reason.NAMESPACE_NOT_ALLOWED
 
 
-# ---------------------------------------------------------------- what the program gets in another way
+# ---------------------------------------------------------------- what the program gets by other means
 
 
 def test_a_value_is_replaced_by_the_policys() -> None:

@@ -1,4 +1,4 @@
-"""Causes stand apart from their consequences, and come in the order in which to mend them."""
+"""Causes are told apart from their consequences, and listed in the order in which to fix them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_every_id_has_its_place_in_the_order() -> None:
 
 
 def test_a_cause_always_comes_first() -> None:
-    """Otherwise there could be a circle."""
+    """Otherwise there could be a cycle."""
     for each, causes in CAUSES.items():
         assert all(ORDER.index(cause) < ORDER.index(each) for cause in causes), each
 
@@ -125,7 +125,7 @@ def test_how_an_agent_is_restarted(control_group: str, command: str) -> None:
     ],
 )
 def test_an_agents_own_groups_are_of_its_container(of_container: str) -> None:
-    """It may make any number of them, and each look at an agent takes a while."""
+    """Agents can make any number of groups, and looking at one agent takes a while."""
     group = of_container.format("0" * 64)
     assert container_of(group) == container_of(f"{group}/{'1' * 64}") == container_of(f"{group}/x") == "0" * 64
     assert container_of("0::/user.slice") == "0::/user.slice"

@@ -1,4 +1,4 @@
-"""Making a service's directories."""
+"""Creating a service's directories."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def namespaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_everybody_may_look_at_the_namespaces_whatever_the_umask(namespaces: Path) -> None:
-    before = os.umask(0o077)  # the units'
+    before = os.umask(0o077)  # those of the units
     try:
         directories.make_namespaces_directory()
     finally:
@@ -42,7 +42,7 @@ def test_a_directory_that_is_there_stays_as_it_is(namespaces: Path) -> None:
 
 
 def test_what_systemd_made_where_nothing_was_mounted_is_removed(tmp_path: Path) -> None:
-    """The socket unit makes the doorbell, also when the directories are in a mount namespace that it does not see."""
+    """In that case the socket unit makes the doorbell in a mount namespace where the directories are not visible."""
     places = Places("a", run=tmp_path / "run")
     for doorbell in (places.doorbell, places.operators_doorbell):
         doorbell.parent.mkdir(parents=True)
@@ -53,7 +53,7 @@ def test_what_systemd_made_where_nothing_was_mounted_is_removed(tmp_path: Path) 
 
 
 def test_what_runs_wrote_where_nothing_was_mounted_is_removed(tmp_path: Path) -> None:
-    """A run of 0.1.0 takes the lock and compiles the policy before it looks for the spool, which it does not see."""
+    """Runs of 0.1.0 take the lock and compile the policy before they look for the spool, which they cannot see."""
     places = Places("a", run=tmp_path / "run")
     places.home.mkdir(parents=True)
     for path in (places.lock, places.compiled, places.tally):
@@ -105,7 +105,7 @@ def make_link_to_nothing(path: Path, victim: Path) -> None:
 def test_what_is_in_the_place_of_a_wrapper_is_replaced_and_not_followed(
     tmp_path: Path, make: Callable[[Path, Path], None]
 ) -> None:
-    """An agent that may use fanotify can be handed the wrappers' directory when the host lists it."""
+    """Agents that may use fanotify can get a descriptor of the wrappers' directory when the host lists it."""
     victim, given = tmp_path / "shadow", tmp_path / "given"
     victim.write_bytes(b"root's")
     victim.chmod(0o600)
@@ -120,7 +120,7 @@ def test_what_is_in_the_place_of_a_wrapper_is_replaced_and_not_followed(
 
 
 def test_an_agent_never_finds_its_wrapper_empty(tmp_path: Path) -> None:
-    """Python runs an empty script without an error, and its caller would believe that the program was started."""
+    """Python runs an empty script without an error, and its caller would think that the program was started."""
     path = tmp_path / "wrapper"
     contents = (b"a" * 50_000, b"b" * 40_000)
     done = threading.Event()
@@ -134,7 +134,7 @@ def test_an_agent_never_finds_its_wrapper_empty(tmp_path: Path) -> None:
     writer = threading.Thread(target=rewrite)
     writer.start()
     sizes, give_up = list[int](), time.monotonic() + 60
-    while (len(sizes) < 5000 or len(set(sizes)) < 2) and time.monotonic() < give_up:  # a busy host lets one wait
+    while (len(sizes) < 5000 or len(set(sizes)) < 2) and time.monotonic() < give_up:  # allows for a busy host
         sizes.append(path.stat().st_size)
     done.set()
     writer.join()

@@ -1,4 +1,4 @@
-"""Which engines must answer when a service is disabled: its own one, and of the others those that are there."""
+"""Which engines must answer when a service is disabled: its own, and those of the others that are installed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Silent:
 
 @pytest.fixture(autouse=True)
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """One with podman, of which no engine answers."""
+    """Return a host with podman where no engine answers."""
     monkeypatch.setattr(disable, "PODMAN", str(tmp_path / "podman"))
     monkeypatch.setattr(disable, "get_engine", lambda *_: Silent())
     (tmp_path / "podman").touch()
@@ -39,13 +39,13 @@ def test_a_services_own_engine_must_answer(engine: str) -> None:
 
 
 def test_without_a_policy_podman_must_answer() -> None:
-    """Which engine the service had no one knows."""
+    """Only the policy names the service's engine."""
     with pytest.raises(LaunchError):
         disable.side_containers(PLACES, None)
 
 
 def test_without_a_policy_a_podman_that_is_not_installed_is_not_asked(host: Path) -> None:
-    """Disabling must always work: this may be a node of Kubernetes, or a host with docker only."""
+    """Disabling must always work: this may be a Kubernetes node, or a host that has only docker."""
     (host / "podman").unlink()
     disable.end_starts(PLACES, None)
     assert disable.end_side_containers(PLACES, None) == []

@@ -1,4 +1,4 @@
-"""What docker is asked for: JSON in which all that a side container gets stands, and what the runtime puts in."""
+"""Requests to docker: their JSON has all that a side container gets, and what the runtime adds."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HOSTILE = ("--privileged", "$HOME", "%h", "a\nb", '"', "a,b", "")
 
 
 class Daemon:
-    """Answers each request at a socket with the next of `answers`, and keeps what it was asked."""
+    """Answers each request on a socket with the next of `answers`, and records the requests."""
 
     def __init__(self, path: Path) -> None:
         self.answers: list[bytes] = []
@@ -81,7 +81,7 @@ def pinned(tmp_path: Path) -> Any:
     return replace(PINS, netns=tmp_path / f"{ID}.netns")
 
 
-# ---------------------------------------------------------------- what it is asked for
+# ---------------------------------------------------------------- what it is asked
 
 
 def test_a_side_container_gets_what_the_plan_says_and_nothing_else() -> None:
@@ -263,7 +263,7 @@ def test_names_in_urls() -> None:
     assert in_url('a-b_c.9~/?&%"é\n') == "a-b_c.9~%2F%3F%26%25%22%C3%A9%0A"
 
 
-# ---------------------------------------------------------------- what the runtime puts in
+# ---------------------------------------------------------------- what the runtime adds
 
 
 @pytest.fixture
@@ -278,7 +278,7 @@ def homes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def description(hostname: str) -> dict[str, Any]:
-    """Shortened from what docker 20.10 hands to runc."""
+    """Return a shortened copy of what docker 20.10 passes to runc."""
     return {
         "hostname": hostname,
         "process": {
@@ -351,7 +351,7 @@ def test_the_runtime_leaves_out_a_bind_mount_of_any_type(homes: Path, monkeypatc
 
 
 def test_a_record_that_is_gone_by_then_is_none(homes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The engine removes it as soon as it gives up."""
+    """Docker removes it as soon as it gives up."""
     monkeypatch.setattr(oci, "find_record", lambda _: str(homes / "gone.oci"))
     assert adapted(homes) == (1, description(ID))
     assert json.loads((homes / "log").read_text())["msg"] == oci.REFUSAL
@@ -365,7 +365,7 @@ def test_a_host_on_which_no_service_has_started_yet_has_no_record(homes: Path, m
 
 @pytest.mark.parametrize("uid", [0, 1])
 def test_the_runtime_gives_root_no_inotify(homes: Path, monkeypatch: pytest.MonkeyPatch, uid: int) -> None:
-    """Of 128 that root has in all containers together."""
+    """Root has 128 instances in all containers together."""
     told = description(ID)
     told["process"]["user"]["uid"] = uid
     told["linux"]["seccomp"]["syscalls"][0]["names"].append("inotify_init1")

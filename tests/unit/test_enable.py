@@ -1,4 +1,4 @@
-"""What `sidespawn enable` prints to be mounted into an agent that has several services."""
+"""The mounts that `sidespawn enable` prints for an agent with several services."""
 
 from __future__ import annotations
 

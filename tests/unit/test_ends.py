@@ -1,4 +1,4 @@
-"""Why a program ended: what the engine knows of it reaches the agent and the journal."""
+"""Why a program ended: what the engine knows reaches the agent and the journal."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def ended(state: str) -> Found:
 
 
 class Engine:
-    """Starts a program, and says how it ended."""
+    """Starts a program, and reports how it ended."""
 
     def __init__(self, state: str | None, pid: int | None = None) -> None:
         self.state = state
@@ -90,7 +90,7 @@ def test_a_start_that_fails_says_so(
 def test_a_program_that_the_engine_saw_end_is_a_failed_start(
     places: Places, monkeypatch: pytest.MonkeyPatch, state: str | None, reason: Reason
 ) -> None:
-    """As quick as it may be: the agent learns where to look, and the next starts are held back."""
+    """However quickly it ended, the agent learns where to look, and the following starts are delayed."""
     monkeypatch.setattr(module, "pin_mounts", lambda *_: ())
     keeper = Keeper(small.parse(small.POLICY), places, Engine(state, pid=0), Journal("small", "/nowhere"))
     allowed = small.decide(keeper.policy, small.request())
@@ -123,6 +123,6 @@ def test_nothing_else_in_a_state_counts_as_the_reason() -> None:
 
 
 def test_where_its_output_is_the_agent_is_not_told_wrongly(places: Places) -> None:
-    """With the engine kubernetes it is not in the journal; `sidespawn logs` says where it is."""
+    """Kubernetes keeps the output outside the journal; `sidespawn logs` says where it is."""
     keeper = Keeper(small.load(), places, Engine(None), Journal("small", str(places.home / "none")))
     assert keeper.see_log("small_1") == "for its output: sidespawn logs small small_1"

@@ -1,8 +1,8 @@
-"""Whatever is killed when: each request is answered once, each instance runs once, and nothing is left.
+"""Whatever is killed at any time, each request is answered once, each instance runs once, and nothing leaks.
 
-The real wrapper's spool, the real run of the service, keeper, ledger and claims, in a directory of the test's own; only
-the engine, its processes and mounts are pretended, as files, so that they outlive a run as the real ones do.  A run is
-its own process and dies by a real SIGKILL before any step that changes a file.  hypothesis makes up schedules of
+The wrapper's spool, the service's run, keeper, ledger and claims are the real ones, in a temporary directory. Only the
+engine, its processes and its mounts are simulated, as files, so that they outlive a run like real ones. A run is a
+separate process and dies by a real SIGKILL before any step that changes a file. hypothesis generates schedules of
 requests, kills, engine faults and torn files; docs/exactly-once.md has the argument that this tries to refute.
 """
 
@@ -51,7 +51,7 @@ EXAMPLES = int(os.environ.get("SIDESPAWN_SCHEDULES", "25"))
 
 
 class PretendedEngine:
-    """Containers and processes as files. Each change is a step at which the run can be killed."""
+    """Simulates containers and processes with files. Each change is a step at which the run can be killed."""
 
     def __init__(self, home: Path) -> None:
         self.containers, self.processes, self.fault = home / "containers", home / "processes", home / "fault"
@@ -74,7 +74,7 @@ class PretendedEngine:
         return request, pid
 
     def new_pid(self) -> int:
-        """None is used again; launches are side by side."""
+        """Return an unused pid. Launches run in parallel."""
         for pid in itertools.count(1000):
             with suppress(FileExistsError):
                 (self.containers.parent / f"born{pid}").touch(exist_ok=False)
@@ -116,7 +116,7 @@ class PretendedEngine:
             path.unlink()
 
     def reap(self, service: str) -> None:
-        """As of podman: what runs without its container being known to run."""
+        """Remove processes whose container is not known to run, as podman does."""
         known = {each.pid: each for each in self.list(service)}
         for path in self.processes.iterdir():
             if path.suffix == ".new" or int(path.name) not in known:
@@ -143,7 +143,7 @@ def pretended_pin(*arguments: object, **_named: object) -> Iterator[object]:
 
 
 class Host:
-    """A service in a directory, the agent's side of it, and runs that end as told."""
+    """A service in a directory, the agent's side of it, and runs that end as instructed."""
 
     def __init__(self) -> None:
         self.home = Path(tempfile.mkdtemp(prefix="sidespawn-"))
@@ -175,7 +175,7 @@ class Host:
         return PretendedEngine(self.home)
 
     def run(self, fatal: int) -> bool:
-        """One run, killed before that step; whether it came to its end. Its steps are in `steps`."""
+        """Run once, killed before that step, and return whether the run finished. Its steps are in `steps`."""
         log_path = self.home / "steps"
         log_path.unlink(missing_ok=True)
         self.answers_before = self.answers()
@@ -194,7 +194,7 @@ class Host:
         killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
         assert killed or os.waitstatus_to_exitcode(status) == 0, "a run ended by an error"
         if killed:
-            self.steps.pop()  # that one was not taken any more
+            self.steps.pop()  # that one was no longer accepted
         return not killed
 
     def child(self, fatal: int, log: int) -> None:
@@ -226,10 +226,9 @@ class Host:
         Sync(self.places, keeper.journal, Serving(keeper), {}, ()).run()
 
     def replies_made(self) -> list[str]:
-        """Ids of the answers that the last run recorded. The agent's copy may be made again after a kill.
+        """Return the ids of the answers that the last run recorded. The agent's copy may be made again after a kill.
 
-        A thread tells of its step before it takes it, and another one may die in the meantime: then the file is
-        unchanged.
+        A thread reports its step before taking it, and may be killed in between: then the file is unchanged.
         """
         paths = [Path(step.split()[-1]) for step in self.steps if " os.rename " in step]
         ids = [path.name[1:33] for path in paths if path.parent == self.places.answers]
@@ -237,7 +236,7 @@ class Host:
         return [each for each in ids if ids.count(each) > 1 or after.get(each) != self.answers_before.get(each)]
 
     def answers(self) -> dict[str, int]:
-        """The file of each answer; one that is written again is another file."""
+        """Return the file of each answer; an answer that is written again has another file."""
         return {path.stem: path.stat().st_ino for path in self.places.answers.glob("[!.]*.json")}
 
     def reply(self, request_id: str) -> dict[str, object] | None:
@@ -246,16 +245,16 @@ class Host:
 
 
 class Schedule(RuleBasedStateMachine):
-    """Requests, kills, faults and torn files in any order; at the end of each, all must come to rest."""
+    """Requests, kills, faults and torn files in any order. After each, the host must become idle."""
 
     @initialize()
     def begin(self) -> None:
         self.host = Host()
-        self.sent: dict[str, dict[str, object]] = {}  # id to request, in their order
+        self.sent: dict[str, dict[str, object]] = {}  # request by id, in order
         self.lines: dict[str, bytes] = {}
-        self.made: Counter[str] = Counter()  # replies by id
-        self.runs: dict[str, int | None] = dict.fromkeys(NETWORKS)  # what the answers say: network to pid
-        self.read = 0  # of `sent`, whose answers have been taken into account
+        self.made: Counter[str] = Counter()  # reply by id
+        self.runs: dict[str, int | None] = dict.fromkeys(NETWORKS)  # what the answers say: pid by network
+        self.read = 0  # those of `sent` whose answers have been counted
 
     def hand_over(self, network: str, body: dict[str, object]) -> None:
         request_id = f"{len(self.sent):032x}"
@@ -279,7 +278,7 @@ class Schedule(RuleBasedStateMachine):
 
     @rule(number=st.integers(0, 5))
     def repeat(self, number: int) -> None:
-        """The same line once more, as a wrapper writes it whose file was taken away under its hands."""
+        """Write the same line again, as a wrapper does whose file was taken while it wrote."""
         for line in list(self.lines.values())[-1 - number :][:1]:
             assert wrapper.try_to_hand_over(str(self.host.places.spool), str(self.host.places.doorbell), line, "again")
 
@@ -302,7 +301,7 @@ class Schedule(RuleBasedStateMachine):
 
     @rule(network=st.sampled_from(NETWORKS), length=st.integers(0, 400))
     def tear(self, network: str, length: int) -> None:
-        """The ledger's record cut at any length, when nothing is under way that it alone would know of."""
+        """Truncate a ledger record at any length while no operation depends on it alone."""
         for path in self.host.places.ledger.glob(f"*{network}*.json"):
             path.write_bytes(path.read_bytes()[:length])
 
@@ -327,7 +326,7 @@ class Schedule(RuleBasedStateMachine):
             return
         try:
             self.host.engine().fault.unlink(missing_ok=True)
-            for _ in range(2):  # what waits is served; the second has nothing to serve and sweeps, as the timer's does
+            for _ in range(2):  # the first serves what waits; the second has only to sweep, like the timer's
                 self.run_once(0)
             self.nothing_runs_or_is_answered_twice()
             self.all_is_answered()
@@ -375,7 +374,7 @@ START, REPLACE = "--file=/state/one.conf", "--quiet"
 
 
 def test_what_was_answered_as_running_stays_also_when_its_record_is_torn() -> None:
-    """Killed before each of the last steps, of which some are behind the reply."""
+    """Killed before each of the last steps, some of which come after the reply."""
     for fatal in itertools.count(20):
         schedule = Schedule()
         schedule.begin()
@@ -390,7 +389,7 @@ def test_what_was_answered_as_running_stays_also_when_its_record_is_torn() -> No
 
 @pytest.mark.parametrize("what", ["replace", "TERM"])
 def test_killed_before_every_step(what: str) -> None:
-    """All of them, one after the other, each in its own life."""
+    """Kill a separate run before each step."""
     for step in itertools.count(1):
         schedule = Schedule()
         schedule.begin()
@@ -435,8 +434,8 @@ def started_and_killed(step: int) -> Schedule:
 
 
 def test_killed_again_before_every_step_of_taking_over() -> None:
-    """A start was killed when its program ran already; the next run ends that, begins again, and is killed as well."""
-    last = 0  # step of a start before which the program runs and is not written down
+    """Kill a start after its program ran. Then kill the next run, which ends that program and starts again."""
+    last = 0  # the step of a start at which the program runs and is not recorded yet
     for step in itertools.count(1):
         schedule = started_and_killed(step)
         runs = any(schedule.host.engine().processes.iterdir())
@@ -449,7 +448,7 @@ def test_killed_again_before_every_step_of_taking_over() -> None:
     for step in itertools.count(1):
         schedule = started_and_killed(last)
         ended = schedule.run_once(step)
-        schedule.teardown()  # it was answered as running, and runs
+        schedule.teardown()  # it was reported as running, and runs
         if ended:
             break
     assert step > 20, "a run has more steps than that"

@@ -1,4 +1,4 @@
-"""`check --examples`: a call for each rule, which the policy allows."""
+"""`check --examples` prints a call for each rule, and the policy allows each of them."""
 
 from __future__ import annotations
 

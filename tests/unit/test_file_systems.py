@@ -1,4 +1,4 @@
-"""The file systems of which containers hold mounts: whatever was made of one, it becomes what the policy says."""
+"""The file systems that containers mount: whatever was there before, each becomes what the policy says."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_it_is_made_as_the_policy_says(made: FileSystem) -> None:
 
 
 def test_a_spool_that_a_path_unit_watches_is_made_one_without_links(made: FileSystem) -> None:
-    """Also where it was mounted before the policy said so, and back."""
+    """It is also changed if it was mounted before the policy asked for it, and back."""
     without = replace(made, flags=made.flags | kernel.MS_NOSYMFOLLOW)
     (made.path / "link").symlink_to("/etc/passwd")
     assert (made.path / "link").exists()
@@ -62,7 +62,7 @@ def enlarge_and_fill(path: Path) -> None:
         (path / f"{number}").mkdir()
         (path / f"{number}" / "in").touch()
     held = os.open(path, os.O_PATH)
-    for _ in range(1500):  # deeper than a path can be long, or a stack deep
+    for _ in range(1500):  # longer than a path may be, and deeper than the stack
         os.mkdir("deep", dir_fd=held)
         above, held = held, os.open("deep", os.O_PATH, dir_fd=held)
         os.close(above)
@@ -109,7 +109,7 @@ def test_what_was_changed_is_put_right(made: FileSystem, change: Callable[[Path]
 
 @pytest.mark.parametrize("limit", ["size=0", "nr_inodes=0"])
 def test_a_limit_that_was_taken_away_cannot_be_had_again_and_that_is_said(made: FileSystem, limit: str) -> None:
-    """tmpfs(5). Flags are put right all the same, and nothing is removed for it."""
+    """tmpfs(5) has no way to set one again. Flags are still corrected, and nothing is removed for it."""
     (made.path / "processes").touch()
     remount(made.path, 0, limit)
     with pytest.raises(OSError, match="Invalid argument"):
@@ -151,7 +151,7 @@ def test_a_file_that_containers_have_mounted_keeps_its_inode(tmp_path: Path) -> 
 
 
 def test_a_directory_that_is_no_mount_is_left_alone(tmp_path: Path) -> None:
-    """As the copies of configuration files were with the first version."""
+    """In the first version, copies of configuration files were such directories."""
     tmp_path.chmod(0o755)
     assert put_right(FileSystem(path=tmp_path, size=SIZE, names=NAMES, mode=0o700)) == ""
     assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755

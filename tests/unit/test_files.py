@@ -1,4 +1,4 @@
-"""Opening what somebody else can change, writing what somebody else can see, and believing only root's files."""
+"""Opening files that others can change, writing files that others can see, and trusting only root's files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Opened = Callable[[int, str], object]
 
 @pytest.fixture
 def state(tmp_path: Path) -> Iterator[int]:
-    """An agent's state directory, held open: `file`, `directory/file`, and a secret beside the directory."""
+    """Return an agent's state directory, held open, with `file` and `directory/file`, and a secret beside it."""
     (tmp_path / "secret").write_text("secret")
     (tmp_path / "state" / "directory").mkdir(parents=True)
     (tmp_path / "state" / "file").write_text("content")
@@ -284,7 +284,7 @@ def test_what_a_killed_run_left_is_no_obstacle(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("room", [64, 2048], ids=["some room", "half of it"])
 def test_a_full_file_system_leaves_the_old_content(apart: Callable[[str], str], room: int) -> None:
-    """write(2) may write a part and say so, instead of failing."""
+    """write(2) may write a part and report that, instead of failing."""
     apart(f"""
 import subprocess
 from sidespawn.system import files, kernel
@@ -306,7 +306,7 @@ assert (tmp_path / "file").read_bytes() == b"old"
 
 @pytest.fixture
 def trusted(tmp_path: Path) -> Path:
-    """A policy that only root could have written; so could its directories."""
+    """Return a policy file that only root could have written, in directories that only root can write."""
     for parent in tmp_path.parents:
         if parent.stat().st_mode & 0o022 and not parent.stat().st_mode & 0o1000:
             pytest.skip(f"{parent} can be changed by others than root")
@@ -390,7 +390,7 @@ def test_a_file_too_large_is_refused_and_not_cut(trusted: Path) -> None:
 
 
 def test_a_directory_is_held_as_a_place_and_not_open_for_reading(tmp_path: Path) -> None:
-    """An open for reading would be handed out by fanotify(7)."""
+    """Opening it for reading would let fanotify(7) hand it out."""
     (tmp_path / "x").write_text("x")
     with files.directory(tmp_path) as held:
         with pytest.raises(OSError, match="Bad file descriptor"):

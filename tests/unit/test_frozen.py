@@ -1,4 +1,4 @@
-"""Records behave as the dataclasses that type checkers take them for."""
+"""Records behave like the dataclasses that type checkers take them for."""
 
 from __future__ import annotations
 

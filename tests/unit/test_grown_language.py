@@ -1,4 +1,4 @@
-"""Attacks on what policies have come to say: roots, lists, secrets, second namespaces, long lines."""
+"""Attacks on later additions to the policy language: roots, lists, secrets, second namespaces, long lines."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_what_is_no_plain_file_in_a_root_is_not_read(tmp_path: Path, what: str) 
 
 @attack(186, answer="policy-invalid")
 def test_no_checked_file_is_at_the_place_of_a_mount() -> None:
-    """The agent would have a file there while it is judged, and a directory when it is mounted."""
+    """Agents would have a file there while it is judged, and a directory when it is mounted."""
     home = f"/var/lib/neutron/dhcp/{NET}"
     argv = recorded("neutron-dhcp-dnsmasq").argv
     argv = tuple(f"--conf-file={home}" if each.startswith("--conf-file") else each for each in argv)
@@ -73,7 +73,7 @@ def test_no_checked_file_is_at_the_place_of_a_mount() -> None:
 @attack(187, answer="policy-invalid")
 @pytest.mark.parametrize("place", ["/usr/sbin/tool", "/usr/sbin", "/run/scripts/helper", "/run/scripts"])
 def test_no_mount_hides_the_program_or_a_script(place: str) -> None:
-    """Such as one of a root that an operator has set to where the image has its programs."""
+    """Operators could cause this with a root at the directory of the image's programs."""
     above, _, last = place.rpartition("/")
     roots = f'[agent.roots]\nx = {{ path = "{above}", on_host = "/srv/x", writable = true }}\n\n[names]\n'
     policy = load(
@@ -119,7 +119,7 @@ def test_the_second_namespace_is_no_way_to_another_router(helper: str, mode: str
     call = recorded(helper, release="2025.1")
     router = (call.netns or call.argv[2]).partition("-")[2].removeprefix("-namespace=qrouter-")
     for namespace in (f"snat-{OTHER}", f"qrouter-{OTHER}", f"snat-{router}-{OTHER}", "snat-", f"snat-qrouter-{router}"):
-        if helper == MONITOR:  # it says so in an argument; in monitor mode nothing is bound by what does not match
+        if helper == MONITOR:  # an argument names it; in monitor mode nothing that does not match binds a name
             argv = tuple(each.replace(f"qrouter-{router}", namespace) for each in call.argv)
             changed = start_request(argv, None, {})
         else:
@@ -149,7 +149,7 @@ def test_the_second_namespace_is_no_way_to_another_router(helper: str, mode: str
 )  # fmt: skip
 @pytest.mark.parametrize("release", ["2025.1", "2026.2"])
 def test_nothing_splits_the_words_of_the_state_change_monitor(release: str, option: str, value: str) -> None:
-    """Its shell form gets `--name=value` split at the equals sign."""
+    """In its shell form, `--name=value` is split at the equals sign."""
     call, policy = recorded(MONITOR, release=release), preset(MONITOR)
     argv = list(call.argv)
     router = next(each for each in argv if each.count("-") >= 4).rpartition("=")[2]
@@ -170,7 +170,7 @@ def test_nothing_splits_the_words_of_the_state_change_monitor(release: str, opti
     "option", ["--config-file=/x", "--config-dir=/x", "--use-syslog", "--log-dir=/x", "--root_helper=x"]
 )
 def test_the_python_monitor_takes_no_option_of_its_library(option: str) -> None:
-    """oslo.config would read a file of the agent's, which can name the program that it calls as root_helper."""
+    """oslo.config would read a file of the agent's, which can name the program to call as root_helper."""
     call = recorded(MONITOR, release="2025.1")
     assert denial(preset(MONITOR), start_request((*call.argv, option), None, {})).reason is Reason.OPTION_UNKNOWN
 
@@ -194,7 +194,7 @@ COMMAS = "a," * 500_000
     ids=lambda arguments: arguments[0][:30],
 )
 def test_a_long_line_takes_no_longer_to_judge_than_many_short_ones(arguments: list[str]) -> None:
-    """For eight times what a line may have otherwise, of the worst kind for each of the patterns."""
+    """It has eight times the usual maximum length, and the worst content for each pattern."""
     fields = {"v": 1, "id": ID, "op": "start", "deadline": 1, "argv": ["dnsmasq"], "netns": f"qdhcp-{NET}", "env": {}}
     arguments = [each[: LONGEST_LINE - 300] for each in arguments]
     line = encode({**fields, "argv": ["dnsmasq", *arguments]}).encode()

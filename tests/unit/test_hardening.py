@@ -1,4 +1,4 @@
-"""The drop-in that confines a service's unit, made from its engine and its policy."""
+"""The drop-in that confines a service's unit, built from its engine and its policy."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def options(text: str) -> dict[str, list[str]]:
 
 
 def made(capabilities: str = "[]", engine: str = "podman", kind: str = "") -> dict[str, list[str]]:
-    """Of the service's own unit, or of that of the given kind."""
+    """Return the drop-in of the service's own unit, or of the given kind of unit."""
     changes = (('capabilities = ["NET_RAW", "NET_ADMIN"]', f"capabilities = {capabilities}"),)
     return options(hardening.text_of(small.load(*changes, ('engine = "podman"', f'engine = "{engine}"')), kind))
 
 
 def of_podman(capabilities: str = "[]") -> dict[str, list[str]]:
-    """Of the unit in which a service's podman runs."""
+    """Return the drop-in of the unit in which a service's podman runs."""
     return made(capabilities, kind="podman-service")
 
 
@@ -42,7 +42,7 @@ def test_every_engine_has_one_with_nothing_left_to_fill_in(kind: str) -> None:
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_no_list_is_emptied_by_an_empty_assignment(engine: str) -> None:
-    """An option without a value would undo the lines before it: the bound would be none or everything."""
+    """Options without a value would reset the lines before them: the bound would be nothing, or everything."""
     for name, values in [*made("[]", engine).items(), *of_podman().items()]:
         assert all(values), name
 
@@ -123,18 +123,18 @@ def test_it_is_written_once_and_removed(tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("path", sorted(SHIPPED.iterdir()), ids=lambda path: path.name)
 def test_no_unit_has_a_mount_namespace_of_its_own(path: Path) -> None:
-    """See sidespawn@.service for what would break."""
+    """sidespawn@.service says what would break."""
     found = options(path.read_text(encoding="utf-8"))
     private = ["System", "Home", "Proc", "KernelTunables", "KernelModules", "KernelLogs", "ControlGroups"]
     paths = ["ReadOnlyPaths", "ReadWritePaths", "InaccessiblePaths", "TemporaryFileSystem", "ProcSubset"]
     private = [*(f"Protect{each}" for each in private), "PrivateTmp", "PrivateDevices", *paths]
     assert not set(found) & set(private)
-    # From systemd 254 on the first would imply one, but for the second.
+    # From systemd 254 on, the first would imply a mount namespace if the second were missing.
     assert (found.get("PrivateNetwork"), found.get("PrivateMounts")) in ((None, None), (["yes"], ["no"]))
 
 
 def test_pods_of_kubernetes_are_removed_at_boot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By a line that names those of this service only, and only where it has this engine."""
+    """Remove only the pods of this service, and only if it uses this engine."""
     monkeypatch.setattr(hardening, "INSTALLED", tmp_path / "units")
     monkeypatch.setattr(hardening, "TMPFILES", tmp_path / "tmpfiles")
     pods, podman = (small.load(('engine = "podman"', f'engine = "{each}"')) for each in ("kubernetes", "podman"))
@@ -153,6 +153,6 @@ def test_pods_of_kubernetes_are_removed_at_boot(tmp_path: Path, monkeypatch: pyt
 
 
 def test_no_services_file_is_that_of_the_agents() -> None:
-    """Which operators write as `sidespawn agent-options` prints it: a service may have any name."""
+    """Operators write that file from what `sidespawn agent-options` prints, and a service may have any name."""
     assert Path(containers.TMPFILES) not in hardening.files("agents")
     assert Path(containers.TMPFILES).parent == hardening.TMPFILES

@@ -1,4 +1,4 @@
-"""What `sidespawn check` says of hosts of many kinds, by their facts: kernel, systemd, engines, code, journal."""
+"""`sidespawn check` on many kinds of hosts, from their facts: kernel, systemd, engines, code, journal."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ NONE: frozenset[str] = frozenset()
 
 
 def states(findings: Iterable[Finding]) -> dict[str, str]:
-    """By id, the worst."""
+    """Return the worst state for each id."""
     found = list(findings)
     return {each.id: worst(other for other in found if other.id == each.id).value for each in found}
 
@@ -359,7 +359,7 @@ exec {python} -B -I -S -c 'import sys
 code = sys.argv.pop(1)
 exec(code)' "$code" "$@"
 """
-# What a Python that is built with --with-builtin-hashlib-hashes=blake2 does not have.
+# What a Python built with --with-builtin-hashlib-hashes=blake2 lacks.
 BUILT_IN = ("_md5", "_sha1", "_sha2", "_sha256", "_sha512", "_sha3")
 
 
@@ -542,7 +542,7 @@ def test_the_worst_state_counts() -> None:
 def test_what_systemd_does_not_confine_is_said(
     monkeypatch: pytest.MonkeyPatch, version: int, uid: int, capabilities: str, said: list[str]
 ) -> None:
-    """docs/security.md: what a program can do by pids that are the host's, and by its output."""
+    """docs/security.md says what a program can do with the host's pids, and with its output."""
     facts = service_manager.Facts(pid_1="systemd", version=str(version))
     monkeypatch.setattr(service_manager, "look", lambda: facts)
     changes = (

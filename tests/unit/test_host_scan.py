@@ -1,4 +1,4 @@
-"""What `sidespawn scan` finds in files, and how it reads what the kernel says of sockets and mounts."""
+"""What `sidespawn scan` finds in files, and how it reads what the kernel reports about sockets and mounts."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ FILES = [
     ("etc/systemd/system/docker.socket.d/1.conf", "[Socket]\nListenStream=2375\n", ["engine-listener:2"]),
     ("etc/systemd/system/podman.service", "ExecStart=podman system service tcp://[::]:1\n", ["engine-listener:1"]),
     ("etc/systemd/system/z.service", "ExecStart=docker run -v=/run/docker.sock:/x y\n", ["unit-file:1"]),
-    # None of these alarms.
+    # None of these is a finding.
     ("etc/docker/daemon.json", '{"hosts": ["tcp://0.0.0.0:2376"],\n"tlsverify": true}', []),
     ("etc/systemd/system/podman.socket", "[Socket]\nListenStream=%t/podman/podman.sock\nListenStream=/x\n", []),
     ("etc/systemd/system/other.service", "ExecStart=/usr/bin/x tcp://0.0.0.0:2375 -v /run\n", []),
@@ -225,7 +225,7 @@ def test_no_agents_name(name: str) -> None:
 @pytest.mark.parametrize("path", ["var/lib/neutron/x_wrapper", "var/lib/neutron/kill_scripts/x-kill"])
 @pytest.mark.parametrize("what", ["fifo", "device", "waits", "huge", "socket", "loop", "directory", "gone"])
 def test_what_an_agent_puts_in_the_place_of_a_script_is_not_opened(tmp_path: Path, path: str, what: str) -> None:
-    """Its directory is the agent's. The kernel's log is a regular file from which a reader waits forever."""
+    """Agents write in that directory. A reader of the kernel's log, a regular file, would wait forever."""
     place = tmp_path / path
     place.parent.mkdir(parents=True)
     targets = {"device": "/dev/zero", "waits": "/proc/kmsg", "loop": place.name, "gone": "/nowhere"}
@@ -264,7 +264,7 @@ def test_a_scripts_name_reaches_no_terminal_as_it_is(tmp_path: Path) -> None:
     ids=range(8),
 )  # fmt: skip
 def test_a_line_that_is_made_to_keep_us_busy(tmp_path: Path, line: str) -> None:
-    """Agents can write wrappers and kill scripts; by the clock of this process, since others run as well."""
+    """Agents can write wrappers and kill scripts. CPU time is measured, since other processes run, too."""
     path = tmp_path / "var/lib/neutron/x_wrapper"
     path.parent.mkdir(parents=True)
     path.write_text(f"{line}\nnsenter -t 1 true\n")
@@ -291,7 +291,7 @@ VOLUME = {"Mountpoint": "/var/lib/containers/storage/volumes/v/_data", "Options"
         ([VOLUME | {"Options": None}], VOLUME["Mountpoint"]),
         ([VOLUME | {"Options": {"o": "rw", "device": "/run"}}], VOLUME["Mountpoint"]),
         ([], VOLUME["Mountpoint"]),
-        (None, VOLUME["Mountpoint"]),  # as Go writes an empty list in places
+        (None, VOLUME["Mountpoint"]),  # Go writes some empty lists like this
     ],
 )
 def test_a_volume_that_stands_for_a_path(

@@ -1,4 +1,4 @@
-"""What `sidespawn check` says of hosts of many kinds, by their facts: units, mounts, agents, security modules."""
+"""`sidespawn check` on many kinds of hosts, from their facts: units, mounts, agents, security modules."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_units_as_they_should_be() -> None:
     in_package = {path.replace(ETC, USR): text for path, text in FILES.items()}
     assert states(units.judge(replace(UNITS, files=in_package))) == {"units": "ok"}
     assert states(units.judge(replace(UNITS, files={}, units=(), services=()))) == {"units": "ok"}
-    # The interpreter may be another than this one's: whether it works is asked of itself.
+    # The interpreter may be another one than this: it is asked itself whether it works.
     other = FILES | {f"{ETC}/sidespawn@.service": service_file(python="/usr/bin/python3.13")}
     assert states(units.judge(replace(UNITS, files=other))) == {"units": "ok"}
 
@@ -363,7 +363,7 @@ def test_an_agent_without_the_program_behind_its_wrapper_is_reported() -> None:
         ((WRAPPER,), "", WRAPPER),
         ((WRAPPER,), f"run/sidespawn/image{WRAPPER}", ""),
         ((WRAPPER,), f"{WRAPPER}.real".lstrip("/"), ""),
-        ((), "", ""),  # no wrapper hides the program
+        ((), "", ""),  # no wrapper covers the program
     ],
 )
 def test_where_the_program_behind_a_wrapper_can_be(
@@ -551,7 +551,7 @@ def test_looking_at_selinux(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_this_host_can_be_looked_at() -> None:
-    """Whatever it has: no look ends with an error for who may look."""
+    """Whatever the host has, looking at it ends without an error for users with enough rights."""
     if os.access("/proc/1/ns/mnt", os.R_OK):
         assert mount_namespaces.namespace(1)
     assert mount_namespaces.namespace(2**22 + 1) == ""

@@ -1,4 +1,4 @@
-"""What images.py works out before it runs anything."""
+"""What images.py works out before it runs any command."""
 
 from __future__ import annotations
 

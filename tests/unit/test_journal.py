@@ -1,4 +1,4 @@
-"""Records of the journal: every field is what it says, whatever stands in it."""
+"""Journal records: every field says what it should, whatever text is in it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def receiver(tmp_path: Path) -> Iterator[socket.socket]:
 
 
 def read(datagram: bytes) -> list[tuple[str, str]]:
-    """Fields as journald reads them: a name, then a length and that many bytes (or, with =, up to the line's end)."""
+    """Return fields as journald reads them: name, length and that many bytes, or after = up to the line's end."""
     found = []
     while datagram:
         name, _, datagram = datagram.partition(b"\n")

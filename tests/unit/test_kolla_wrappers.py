@@ -1,4 +1,4 @@
-"""What prepares an agent of Kolla-Ansible for its wrappers: in directories of the test, with a mount that links."""
+"""The script that prepares a Kolla-Ansible agent for its wrappers, in temporary directories, with links for mounts."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Container:
         text = text.replace("/usr/local/bin/", f"{self.root}/usr/local/bin/").replace("/proc/sys/net/ipv4", "/tmp")
         text = text.replace("if [ ! -w /tmp/ip_forward ]", "if false")
         code = "".join(line.partition("# ")[0] for line in text.splitlines())
-        assert code.count("/usr/") == code.count(f"{self.root}/usr/")  # nothing of this host is written
+        assert code.count("/usr/") == code.count(f"{self.root}/usr/")  # writes nothing of this host
         environment = {"PATH": f"{self.root}/bin:{os.environ['PATH']}", "CALLS": str(self.calls)}
         done = subprocess.run(("sh", "-c", text), env=environment, capture_output=True, text=True, check=True)
         return done.stderr
@@ -57,7 +57,7 @@ def test_the_wrapper_is_where_the_program_was_and_the_program_beside_it(containe
 
 
 def test_a_wrapper_that_is_there_already_is_not_taken_for_the_program(container: Container) -> None:
-    """As an earlier version of the role had the engine mount it: beside itself it would execute itself without end."""
+    """Earlier versions of the role had the engine mount it. As its own program, it would execute itself forever."""
     os.link(container.root / "wrappers/dnsmasq", container.root / "usr/sbin/dnsmasq")
     assert container.start() == ""
     assert not (container.root / "usr/sbin/dnsmasq.real").exists()

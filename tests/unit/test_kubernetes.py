@@ -1,4 +1,4 @@
-"""The engine that writes static pods: with the real runtime, and something small in the place of kubelet and runc."""
+"""The engine that writes static pods, with the real runtime, and small stand-ins for kubelet and runc."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ HOSTILE = ("--privileged", "$HOME", "$(HOME)", "$$(HOME)", "a\nb", '"', "", "\x1
 
 
 class Node(threading.Thread):
-    """Takes each pod that is new to it through the runtime, as kubelet and containerd do."""
+    """Runs each new pod through the runtime, as kubelet and containerd do."""
 
     def __init__(self, home: Path) -> None:
         super().__init__(daemon=True)
@@ -201,13 +201,13 @@ def test_a_pods_name_is_one_for_kubernetes(instance: str) -> None:
     name = pod_of(replace(PLAN, service="s" * 40, instance=instance))["metadata"]["name"]
     assert set(name) <= kubernetes.DNS
     assert name[0] != "-" != name[-1]
-    # With a node's name of 100 characters: of pods, and of the directory of its logs.
+    # With a node name of 100 characters: the longest names of pods and of their log directory.
     assert len(name) <= 253 - 101
     assert len(f"sidespawn_{name}-{'n' * 100}_{ID}") <= 255
 
 
 def test_a_small_limit_is_no_less_than_what_is_requested() -> None:
-    """The kubelet takes no such pod."""
+    """Kubelet rejects such a pod."""
     small = pod_of(replace(PLAN, limits=replace(PLAN.limits, memory=2**20)))
     resources = small["spec"]["containers"][0]["resources"]
     assert resources["requests"]["memory"] == resources["limits"]["memory"] == "1048576"
@@ -249,7 +249,7 @@ def test_a_start_leaves_the_pod_and_the_note_of_what_runs(home: Path) -> None:
         ("oom 3\noom_kill 0\n", "/kubepods.slice/kubepods-pod{}.slice", "exited"),
         ("", "/kubepods.slice/kubepods-pod{}.slice", "exited"),
         (None, "/kubepods.slice/kubepods-pod{}.slice", "exited"),  # kubelet has removed it, or there is no controller
-        ("oom_kill 1\n", "/pods.slice", "exited"),  # that of other pods, too
+        ("oom_kill 1\n", "/pods.slice", "exited"),  # that of other pods as well
     ],
 )
 @pytest.mark.usefixtures("node")
@@ -413,7 +413,7 @@ def test_a_host_without_ctr_only_waits(home: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_directory_that_cannot_be_written(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a full disk."""
+    """Full disks cause this."""
     real = Path.write_text
 
     def write_text(path: Path, text: str, **how: Any) -> int:
@@ -459,12 +459,12 @@ def test_removing_by_id_ends_it(home: Path) -> None:
     Kubernetes().remove(container)
     assert identify(pid) is None
     assert left(home) == []
-    Kubernetes().remove(container)  # nothing is there: no error
+    Kubernetes().remove(container)  # there is nothing to remove: no error
 
 
 @pytest.mark.usefixtures("node")
 def test_what_runs_without_its_pod_is_found_and_removed(home: Path) -> None:
-    """Somebody has removed the file, and kubelet does not run."""
+    """Someone removed the file by hand while kubelet was down."""
     _, pid = start(home)
     for path in (home / "pods").iterdir():
         path.unlink()
@@ -499,12 +499,12 @@ def test_a_pid_that_is_used_again_is_no_side_container(home: Path) -> None:
     found = Kubernetes().find(PLAN.name)
     assert found is not None
     assert found.state == "exited"
-    Kubernetes().remove(PLAN.name)  # and this process goes on
+    Kubernetes().remove(PLAN.name)  # and this process continues
 
 
 @pytest.mark.usefixtures("node")
 def test_a_note_that_is_being_written_is_not_looked_at(home: Path) -> None:
-    """It is whole before it has its name: what it says would run twice."""
+    """Notes get their name when they are complete. With a partial one, the program would run twice."""
     container, _ = start(home)
     (home / "runs" / container).rename(home / "runs" / f"{container}.new")
     assert [each.state for each in Kubernetes().list("small")] == ["exited"]
@@ -514,7 +514,7 @@ def test_a_note_that_is_being_written_is_not_looked_at(home: Path) -> None:
 
 @pytest.mark.usefixtures("node")
 def test_what_is_started_just_now_has_not_ended(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The notes were read before, and by now there is no record of it any more."""
+    """Notes were read earlier than records, and its record is already gone."""
     start(home)
     with monkeypatch.context() as before:
         before.setattr(kubernetes, "runs", lambda: ())
@@ -554,7 +554,7 @@ def test_other_files_in_the_directory_are_let_alone(home: Path) -> None:
 
 
 def written(home: Path, uid: str, *suffixes: str) -> Path:
-    """A pod whose start nobody waits for any more."""
+    """Write a pod whose start is no longer awaited."""
     _, _, path, text = Kubernetes().describe(PLAN, PINS, ID, uid)
     Path(path).write_text(text)
     for suffix in suffixes:
@@ -581,7 +581,7 @@ def test_kubelet_cannot_go_on_with_it(home: Path) -> None:
 
 
 def test_a_runtime_that_is_making_the_container_is_waited_for(home: Path) -> None:
-    """Else its pins would be gone while runc mounts them."""
+    """Otherwise its pins would disappear while runc mounts them."""
     uid = "a" * 32
     written(home, uid, ".taken")
     taken = home / f"homes/small/pins/{uid}.taken"

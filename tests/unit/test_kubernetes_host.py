@@ -1,4 +1,4 @@
-"""What `sidespawn check` says of a node: containerd's handler, kubelet's directory, the number of pods."""
+"""`sidespawn check` on a Kubernetes node: containerd's handler, kubelet's directory, the number of pods."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_a_directory_that_others_can_write() -> None:
 
 
 def test_a_kubelet_that_may_read_no_static_pods() -> None:
-    """Its configuration names no directory, or is not where kubeadm puts it."""
+    """Either its configuration names no directory, or it is not where kubeadm puts it."""
     state, sentence = judged(replace(GOOD, says_directory=False))["static-pods"]
     assert state == "warning"
     assert "staticPodPath" in sentence
@@ -111,7 +111,7 @@ def test_the_handler_where_containerd_1_and_2_have_it(plugin: str) -> None:
 def test_where_the_network_namespaces_of_pods_are(
     node: Path, monkeypatch: pytest.MonkeyPatch, plugin: str, line: str, shares: bool
 ) -> None:
-    """By default where agents that share /run/netns find them."""
+    """Agents that share /run/netns find them there by default."""
     assert (node / "pods").exists()
     text = f"[plugins.'{plugin}']\n{line.format('netns_mounts_under_state_dir')}\n"
     monkeypatch.setattr(kubernetes, "run", lambda *_: Output(0, text, ""))
@@ -156,7 +156,7 @@ def test_a_number_of_pods_that_is_none(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_kubelet_whose_configuration_only_root_can_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`sidespawn check FILE` needs no root."""
+    """`sidespawn check FILE` does not need root."""
     monkeypatch.setattr(Path, "read_text", refuse)
     assert kubernetes.setting("staticPodPath") == ""
     assert kubernetes.most_pods() == kubernetes.MOST_PODS
@@ -220,7 +220,7 @@ def test_the_directory_may_be_a_link_to_kubelets(node: Path, monkeypatch: pytest
     monkeypatch.setattr(kubernetes, "is_writable_by_others", asked.append)
     kubernetes.look()
     assert kubelets in asked
-    assert node / "pods" not in asked  # a link's own mode means nothing
+    assert node / "pods" not in asked  # the mode of a link has no effect
 
 
 @pytest.mark.usefixtures("node")

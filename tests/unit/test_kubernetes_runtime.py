@@ -1,6 +1,6 @@
-"""What is put into the descriptions that containerd writes, and what is refused; recorded from real containerd.
+"""What is added to the descriptions that containerd writes, and what is refused; recorded from real containerd.
 
-tests/kubernetes has the same with containerd and runc.
+tests/kubernetes tries the same with containerd and runc.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Description = dict[str, Any]
 
 @pytest.fixture
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The record of PLAN, and a runc that writes down what it is called with."""
+    """Create the record of PLAN, and a runc that records its calls."""
     (tmp_path / "homes/small/pins").mkdir(parents=True)
     (tmp_path / "homes/other").mkdir(parents=True)
     monkeypatch.setattr(oci, "HOMES", str(tmp_path / "homes"))
@@ -63,7 +63,7 @@ def pin(host: Path, suffix: str) -> Path:
 
 
 def recorded(kind: str, version: str = "2.1") -> Description:
-    """For PLAN's pod: what differs from the recorded one is what its manifest says."""
+    """Return PLAN's pod as containerd describes it: the recorded one, adapted to PLAN's manifest."""
     (found,) = (each["description"] for each in RECORDED if (each["kind"], each["containerd"]) == (kind, version))
     description: Description = json.loads(json.dumps(found))
     metadata = json.loads(Kubernetes().describe(PLAN, PINS, ID)[3])["metadata"]
@@ -88,7 +88,7 @@ def message(host: Path) -> str:
     return str(json.loads((host / "log").read_text().splitlines()[-1])["msg"])
 
 
-# ---------------------------------------------------------------- what is put in
+# ---------------------------------------------------------------- what is added
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -117,7 +117,7 @@ def test_the_program_gets_what_the_record_says(host: Path, version: str) -> None
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_containerds_list_of_system_calls_is_narrowed(host: Path, version: str) -> None:
-    """It allows every socket, in 1.7 and later all but one kind, and io_uring up to 1.7."""
+    """containerd allows all sockets (from 1.7 on, all but one kind), and io_uring up to 1.7."""
     calls = call(host, recorded("container", version))[1]["linux"]["seccomp"]
     assert calls["architectures"] == ["SCMP_ARCH_X86_64"]
     first, *sockets = calls["syscalls"]
@@ -132,13 +132,13 @@ def test_containerds_list_of_system_calls_is_narrowed(host: Path, version: str) 
         ("x86_64", ["X86_64", "X86", "X32"], ["X86_64"]),
         ("aarch64", ["ARM", "AARCH64"], ["AARCH64"]),
         ("s390x", ["S390", "S390X"], ["S390X"]),
-        ("ppc64le", [], []),  # runc has the host's own one in any case
+        ("ppc64le", [], []),  # runc always has the host's own
     ],
 )
 def test_only_the_hosts_own_architecture_is_kept(
     monkeypatch: pytest.MonkeyPatch, machine: str, listed: list[str], kept: list[str]
 ) -> None:
-    """containerd names the one with 32 bits first on some."""
+    """On some hosts containerd lists the 32-bit architecture first."""
     monkeypatch.setattr(os, "uname", lambda: os.uname_result(("Linux", "node", "6", "1", machine)))
     calls: Description = {"architectures": [f"SCMP_ARCH_{each}" for each in listed], "syscalls": []}
     oci.narrow(calls, as_root=False)
@@ -181,7 +181,7 @@ def test_a_profile_of_the_policy_is_the_programs(host: Path) -> None:
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_sandbox_has_no_privilege_and_no_network(host: Path, version: str) -> None:
     before = recorded("sandbox", version)
-    assert {"type": "network"} not in before["linux"]["namespaces"]  # so it would have the host's
+    assert {"type": "network"} not in before["linux"]["namespaces"]  # it would use the host's
     code, found = call(host, before)
     assert code == 0
     assert found["process"]["capabilities"] == {}
@@ -219,7 +219,7 @@ def test_why_runc_fails_is_noted(host: Path) -> None:
 
 @pytest.mark.parametrize("ends", ["echo no pid >{host}/pid", "exit 3"])
 def test_a_service_that_is_disabled_in_the_meantime(host: Path, ends: str) -> None:
-    """No one waits, and there is no place for the note. What runc says is not covered by another error."""
+    """In that case the note's directory is gone. No other error may hide the message from runc."""
     script = f'#!/bin/sh\nrm -r {host}/homes/small\necho \'{{"msg": "no luck"}}\' >>{host}/log\n'
     (host / "bin/runc").write_text(script + ends.format(host=host))
     code, _ = call(host, recorded("container"))
@@ -235,9 +235,9 @@ def test_a_runc_that_does_not_say_why_it_fails(host: Path) -> None:
 
 
 def test_a_program_that_is_gone_before_its_start_is_told(host: Path) -> None:
-    """Its parent, and so the engine, would wait for it."""
+    """Otherwise its parent, and with it the engine, would wait for it."""
     runc = host / "bin/runc"
-    runc.write_text(f"#!/bin/sh\necho {2**22 + 1} >{host}/pid\n")  # more than there can be
+    runc.write_text(f"#!/bin/sh\necho {2**22 + 1} >{host}/pid\n")  # above the highest possible pid
     assert call(host, recorded("container"))[0] == 1
     assert "ended before its start" in json.loads(pin(host, ".failed").read_text())["message"]
     assert not (host / "runs").exists()
@@ -297,7 +297,7 @@ def test_a_record_serves_one_start(host: Path) -> None:
 
 
 def test_one_of_two_starts_at_once_has_the_record(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both had found it, and the other one takes it first."""
+    """Both found it, and the other one takes it first."""
     real = os.rename
 
     def rename(old: str, new: str) -> None:
@@ -345,7 +345,7 @@ def test_a_pod_that_is_not_what_was_written(host: Path, alter: Callable[[Descrip
     assert what in message(host)
     assert json.loads(pin(host, ".failed").read_text())["message"] == message(host)
     assert not (host / "calls").exists()
-    assert call(host, recorded("container"))[0] == 1  # it is used up all the same
+    assert call(host, recorded("container"))[0] == 1  # it is used up even so
 
 
 @pytest.mark.parametrize(("name", "code"), [("{}", 0), ("{}-node1", 0), ("{}node1", 1), ("x-{}", 1), ("", 1)])
@@ -389,7 +389,7 @@ def test_what_would_run_something_else_is_refused(host: Path) -> None:
 
 
 def test_a_verb_within_the_arguments_of_another_is_no_way_in(host: Path) -> None:
-    """Whatever else stands there, a call that could run a program is looked at."""
+    """Any call that could run a program is inspected, whatever else is on its command line."""
     (host / "config.json").write_text("{}")
     for argv in (("delete", "exec"), ("exec", "create"), ("state", "run")):
         by_shell(host, "--log", f"{host}/log", "--bundle", str(host), *argv)

@@ -1,4 +1,4 @@
-"""Work side by side, in order within a lane."""
+"""Lanes run in parallel; work within one lane keeps its order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `sidespawn learn` makes of what monitor mode let pass: pasted, it allows just that."""
+"""`sidespawn learn` turns what monitor mode allowed into lines that, once pasted, allow exactly that."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MONITOR = "[agent]", 'mode = "monitor"\n\n[agent]'
 
 
 class Kept(Journal):
-    """Keeps records instead of sending them, as journalctl would show them."""
+    """Keeps records, as journalctl would show them, instead of sending them."""
 
     def __init__(self) -> None:
         super().__init__("kept")
@@ -40,7 +40,7 @@ class Kept(Journal):
 
 
 def watch(policy: Policy, *requests: StartRequest, files: dict[str, bytes] | None = None) -> list[Seen]:
-    """Return what monitor mode notes of these requests."""
+    """Return what monitor mode records about these requests."""
     journal = Kept()
     for number, each in enumerate(requests):
         note_excused(journal, decide(policy, each, files), f"{number:032x}")
@@ -74,7 +74,7 @@ def monitor() -> Policy:
 def test_arguments_pass_in_their_canonical_form(
     monitor: Policy, arguments: tuple[str, ...], reason: Reason, passed_on: tuple[str, ...]
 ) -> None:
-    # TAG binds the name, as the namespace does, whatever the arguments say.
+    # TAG binds the name, like the namespace does, whatever the arguments say.
     allowed = decide(monitor, request(*arguments, TAG=f"tool-{NET}"))
     assert [each.reason for each in allowed.excused] == [reason]
     assert allowed.plan.arguments[-2 - len(passed_on) : -2] == passed_on
@@ -130,7 +130,7 @@ SERVICES = {
     "neutron-l3-keepalived-state-change": corpus.STATE_CHANGE,
     "neutron-l3-conntrackd": corpus.CONNTRACKD,
 }
-# Without any of its arguments no one knows its router, and monitor mode makes no name up.
+# Without its arguments the router is unknown, and monitor mode invents no name.
 NAMED_BY_ARGUMENTS = "neutron-l3-keepalived-state-change"
 
 
@@ -140,7 +140,7 @@ def service_policy(preset: str, mode: str, options: str) -> Policy:
 
 
 def removable(preset: str) -> list[str]:
-    """All options but those whose files have rules, which are never let pass, and what alone names the namespace."""
+    """Return all options but those that are always checked: files with rules, the only source of the namespace."""
     options = service_policy(preset, "enforce", "").options
     return [name for name, rule in options.items() if not rule.configuration and name != "namespace"]
 

@@ -1,4 +1,4 @@
-"""The service's list of its side containers: whole records, or none."""
+"""The service's list of its side containers has whole records only."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_a_childs_pid_finds_the_record_and_the_child(ledger: Ledger, child: Proc
     assert ledger.find_pid(child.pid) == record
     assert record.process_of(child.pid) == child
     assert record.process_of(RECORD.pid) == ME
-    assert ledger.find_pid(1) is None  # another process has this pid now
+    assert ledger.find_pid(1) is None  # another process has this pid by now
     assert record.process_of(1) is None
 
 
@@ -153,7 +153,7 @@ def test_a_pid_that_is_used_again_finds_nothing(ledger: Ledger) -> None:
 def test_a_pid_finds_what_was_written_last(ledger: Ledger, child: Process, is_asked_before: bool) -> None:
     if is_asked_before:
         assert ledger.find_pid(child.pid) is None
-    ledger.write(replace(RECORD, pid=child.pid, started=child.started - 1, instance="ns-0"))  # had the pid before
+    ledger.write(replace(RECORD, pid=child.pid, started=child.started - 1, instance="ns-0"))  # had the pid earlier
     found = replace(RECORD, instance="ns-2", children={"a": [child.pid, child.started]})
     ledger.write(found)
     assert ledger.find_pid(child.pid) == ledger.find_pid(RECORD.pid) == found

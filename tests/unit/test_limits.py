@@ -1,4 +1,4 @@
-"""What a service may cost: a bucket of requests, pauses for a program that keeps ending."""
+"""What a service may cost: a token bucket for requests, and pauses before a program that keeps ending."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Advance = Callable[[float], None]
 
 @pytest.fixture
 def advance(monkeypatch: pytest.MonkeyPatch) -> Advance:
-    """A clock that stands still until it is told how many seconds have gone."""
+    """Return a clock that advances only by the seconds it is told."""
     moment = [1000.0]
     monkeypatch.setattr(limits, "now", lambda: moment[0])
 
@@ -83,7 +83,7 @@ def test_a_claim_of_any_size_is_paid_in_full(tmp_path: Path, advance: Advance) -
 
 
 def test_the_bucket_is_the_same_one_in_the_next_run(tmp_path: Path, advance: Advance) -> None:
-    """Else an agent would only have to wait for the end of a run."""
+    """Otherwise agents would only have to wait until a run ends."""
     Bucket(tmp_path / "bucket", 100, 10).take(100)
     advance(1)
     after = Bucket(tmp_path / "bucket", 100, 10)
@@ -105,7 +105,7 @@ def test_a_bucket_that_is_torn_is_a_full_one(tmp_path: Path, advance: Advance) -
 def test_a_program_that_keeps_ending_waits_longer_and_longer(tmp_path: Path, advance: Advance) -> None:
     falls, pauses = Falls(tmp_path, 60), []
     for _ in range(12):
-        falls.check("ns-1", "small_ns-1", "")  # else it would not have been started
+        falls.check("ns-1", "small_ns-1", "")  # otherwise it would not have been started
         falls.note("ns-1")
         pauses.append(round(falls.pause("ns-1")[1]))
         advance(pauses[-1])
@@ -121,7 +121,7 @@ def test_a_start_within_the_pause_is_refused_with_the_reason(tmp_path: Path, adv
     ) as refused:
         falls.check("ns-1", "small_ns-1", "look there")
     assert (refused.value.reason, refused.value.hint) == (Reason.BACKING_OFF, "look there")
-    falls.check("ns-2", "small_ns-2", "")  # another instance is not held back
+    falls.check("ns-2", "small_ns-2", "")  # another instance is not delayed
     advance(4)
     falls.check("ns-1", "small_ns-1", "")
 
@@ -145,7 +145,7 @@ def test_no_pause_when_the_policy_wants_none(tmp_path: Path, advance: Advance) -
 def test_falls_are_forgotten_when_they_mean_nothing_any_more(tmp_path: Path, advance: Advance) -> None:
     falls = Falls(tmp_path, 60)
     falls.note("ns-1")
-    (tmp_path / "ns-2.falls").write_bytes(b"3 9")  # torn: it means nothing either
+    (tmp_path / "ns-2.falls").write_bytes(b"3 9")  # a torn one is ignored as well
     falls.expire()
     assert [path.name for path in tmp_path.iterdir()] == ["ns-1.falls"]
     advance(60 + STEADY_SECONDS)
@@ -178,7 +178,7 @@ def test_the_engine_is_asked_once_however_many_foreign_pids_are_guessed(
 def test_a_process_that_began_after_the_engine_was_asked_is_asked_for_a_second_later(
     monkeypatch: pytest.MonkeyPatch, advance: Advance
 ) -> None:
-    """Else an agent could have it asked by starting its own processes."""
+    """Otherwise agents could trigger such questions by starting processes."""
     monkeypatch.setattr("time.sleep", advance)
     engine = Asked()
     listing = Listing("small", engine, lambda: None)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""What machines are made of, without booting one."""
+"""How virtual machines are put together, without booting one."""
 
 from __future__ import annotations
 

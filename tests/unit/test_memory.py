@@ -1,4 +1,4 @@
-"""What a run takes at most when its agent fills all claims that it may hold, beside what its unit allows."""
+"""The most memory that a run takes when its agent fills all its claims, compared with what its unit allows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from tests.attacks.catalogue import attack
 
-MEMORY_MAX = 256 + 64  # MiB, of a policy with parallel = 1; see setup/hardening.py
+MEMORY_MAX = 256 + 64  # MiB, for a policy with parallel = 1; see setup/hardening.py
 SCRIPT = """
 import json, os, sys, threading
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What `sidespawn metrics` says of a service, read back by the parser of Prometheus' own library."""
+"""`sidespawn metrics` of a service, read back by the parser of the official Prometheus library."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ Samples = dict[tuple[str, tuple[str, ...]], float]
 
 
 def samples(*found: Figures) -> Samples:
-    """By name and the labels' values, without the service's. The library writes labels in alphabetical order."""
+    """Return samples by name and label values, without the service's. The library sorts labels by name."""
     return {
         (each.name, tuple(value for label, value in each.labels.items() if label != "service")): each.value
         for family in text_string_to_metric_families(metrics.exposition(found))
@@ -62,7 +62,7 @@ def test_requests_by_verdict_and_reason() -> None:
     found = samples(SMALL)
     wanted = {"running": 4, "done": 0, "rejected": 3, "failed": 1, "expired": 0}
     assert named("requests_total", found) == {(verdict,): count for verdict, count in wanted.items()}
-    assert set(wanted) == set(Status)  # there before the first of its kind, so that its increase is seen
+    assert set(wanted) == set(Status)  # exists before the first event of its kind, so that the increase is visible
     assert named("requests_by_reason_total", found) == {
         ("ok", "running"): 4,
         ("option-not-allowed", "rejected"): 2,
@@ -114,7 +114,7 @@ def test_no_label_has_a_value_that_the_code_does_not_know(key: str) -> None:
 
 
 def test_the_number_of_series_has_a_bound() -> None:
-    """Whatever agents do: every verdict with every reason."""
+    """Whatever agents do, there is at most one series for each verdict and reason."""
     everything = {f"answers {status} {reason}": 1.0 for status in Status for reason in Reason}
     by_reason = named("requests_by_reason_total", samples(replace(SMALL, counts=everything)))
     assert len(by_reason) == len(Status) * len(Reason)
@@ -149,7 +149,7 @@ def test_the_file_is_replaced_as_a_whole_and_everybody_may_read_it(tmp_path: Pat
     (tmp_path / "sidespawn.prom").write_text("old")
     with (tmp_path / "sidespawn.prom").open() as before:
         done = CliRunner().invoke(cli, ["metrics", "--textfile", str(tmp_path)])
-        assert before.read() == "old"  # who reads now sees one or the other
+        assert before.read() == "old"  # a reader sees one or the other
     assert (done.exit_code, done.output) == (0, "")
     (path,) = tmp_path.iterdir()
     assert path.read_text() == metrics.exposition([SMALL])
@@ -167,7 +167,7 @@ def test_a_directory_that_is_none_is_said(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.usefixtures("nothing_enabled")
 def test_a_link_in_the_directory_is_replaced_not_followed(tmp_path: Path) -> None:
-    """node_exporter's directory may belong to its user."""
+    """node_exporter's directory may belong to node_exporter's user."""
     victim = tmp_path / "victim"
     victim.write_text("kept")
     place = tmp_path / "place"

@@ -10,7 +10,7 @@ from sidespawn.errors import Denied, Reason
 from sidespawn.loading.programs import parse_program
 
 DNSMASQ = parse_program("dnsmasq", presets.read_program("dnsmasq"))
-LETTERS = ProgramTable(  # as haproxy has them: `-f FILE`, `-V`
+LETTERS = ProgramTable(  # like haproxy's: `-f FILE`, `-V`
     directives={},
     program="letters",
     version="1",
@@ -46,14 +46,14 @@ def refusal(*arguments: str, table: ProgramTable = DNSMASQ) -> Denied:
         (["--domain="], [("domain", "")]),
         (["--domain", ""], [("domain", "")]),
         (["--domain=a=b"], [("domain", "a=b")]),
-        (["--domain", "--no-hosts"], [("domain", "--no-hosts")]),  # as getopt_long has it; no type accepts it
+        (["--domain", "--no-hosts"], [("domain", "--no-hosts")]),  # as getopt_long(3) reads it; no type accepts it
         (["--log-queries"], [("log-queries", None)]),
         (["--log-queries=extra"], [("log-queries", "extra")]),
         (["-k"], [("keep-in-foreground", None)]),
         (["-s", "example"], [("domain", "example")]),
         (["-q"], [("log-queries", None)]),
         (["-A", "/a/10.0.0.1"], [("address", "/a/10.0.0.1")]),
-        (["-a", "10.0.0.1"], [("listen-address", "10.0.0.1")]),  # letters have a case
+        (["-a", "10.0.0.1"], [("listen-address", "10.0.0.1")]),  # letters are case-sensitive
         (["", "--no-hosts", " "], [("no-hosts", None)]),
         (["--server=1", "--server=2", "--server=1"], [("server", "1"), ("server", "2"), ("server", "1")]),
     ],
@@ -71,13 +71,13 @@ def test_each_option_knows_where_it_stood() -> None:
     assert [each.argument for each in given] == [2, 4]
 
 
-# ---------------------------------------------------------------- what is not
+# ---------------------------------------------------------------- what is refused
 
 
 @pytest.mark.parametrize(
     "argument",
     [
-        # getopt_long takes these (seen with dnsmasq 2.90), so they must not pass as something else.
+        # getopt_long takes these (seen with dnsmasq 2.90), so they must not be read as something else.
         *(
             "--conf-scr=/tmp/x",
             "--log-fac=/tmp/x",
@@ -88,7 +88,7 @@ def test_each_option_knows_where_it_stood() -> None:
         ),
         *("-6/tmp/x", "-C/tmp/x", "-7/tmp/x", "-x/tmp/x", "-8/tmp/x"),
         *("-kd", "-hk", "-qextra"),
-        # And these are only odd.
+        # These are merely odd.
         *("--NO-HOSTS", "--no_hosts", "--No-hosts", "-no-hosts", "---no-hosts", "--no-hosts ", "--no-hosts\n"),
         *("--no-hosts\0", "--", "---", "--=", "--=x", "-=x", "--k", "-\u006b\u0301", "--no\u2010hosts", "-~", "- k"),
     ],
@@ -121,7 +121,7 @@ def test_a_value_that_is_only_taken_behind_an_equals_sign_is_not_in_the_next_arg
         ("--no-hosts=", DNSMASQ),
         ("--no-hosts=1", DNSMASQ),
         ("-k=1", DNSMASQ),
-        ("-s=example", DNSMASQ),  # getopt reads the value "=example"
+        ("-s=example", DNSMASQ),  # getopt reads the value as "=example"
         ("-q=extra", DNSMASQ),
         ("-f=/etc/x", LETTERS),
         ("-o=x", LETTERS),
@@ -145,7 +145,7 @@ def test_an_agents_string_is_escaped_in_the_message() -> None:
     assert len(message) < 400
 
 
-# ---------------------------------------------------------------- what comes out
+# ---------------------------------------------------------------- what the program gets
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_an_agents_string_is_escaped_in_the_message() -> None:
         (["--log-queries"], ["--log-queries"]),
         (["-q"], ["--log-queries"]),
         (["--log-queries=extra"], ["--log-queries=extra"]),
-        (["--domain", "--no-hosts"], ["--domain=--no-hosts"]),  # can no more be taken for an option
+        (["--domain", "--no-hosts"], ["--domain=--no-hosts"]),  # cannot be taken for an option any more
         (["--domain="], ["--domain="]),
         (["", " "], []),
     ],

@@ -183,7 +183,7 @@ def test_many_ways_to_divide_a_value_take_no_time() -> None:
 def test_without_blanks_only_a_text_has_one(pattern: str, value: str) -> None:
     bound = {"dir": "a b", "home": f"/state/a b/{A}", "network": A}
     assert matches(pattern, value) is not None
-    for bindings in ({}, bound):  # also when an argument has bound the name to it
+    for bindings in ({}, bound):  # also if an argument has bound the name to it
         assert match(parse_pattern(pattern), value, NAMES, bindings, blanks=False) is None
 
 
@@ -282,7 +282,7 @@ def test_none_when_no_alternative_fits() -> None:
 
 
 def test_a_conflict_is_told_only_when_no_other_alternative_fits() -> None:
-    assert match_any(ALTERNATIVES, f"tag-{B}", NAMES, {"network": A}) == {"network": A}  # as <tag>
+    assert match_any(ALTERNATIVES, f"tag-{B}", NAMES, {"network": A}) == {"network": A}  # like <tag>
     with pytest.raises(Conflict):
         match_any(ALTERNATIVES[:2], f"tag-{B}", NAMES, {"network": A})
 
@@ -347,7 +347,7 @@ def test_render_first_skips_what_is_not_bound() -> None:
     assert render_first(patterns, {}) is None
 
 
-# ---------------------------------------------------------------- every pattern that ships
+# ---------------------------------------------------------------- every shipped pattern
 
 PATTERNS = [
     pytest.param(policy, pattern, id=f"{policy.service}-{each.name}-{pattern.source}"[:80])
@@ -366,7 +366,7 @@ KEYWORDS = st.sampled_from([" namespace x", " ca-file", " ", " x", "", " { ", ";
 def test_no_pattern_of_a_preset_matches_more_words_than_it_has(
     policy: Policy, pattern: Pattern, data: DataObject
 ) -> None:
-    """The value of a directive has the blanks of the pattern and no more, wherever words are put in."""
+    """Values of a directive have the pattern's blanks and no others, wherever words are filled in."""
     if any(part in TEXTS for part in pattern.parts):
         return
     value = next(text for text, _ in filled(pattern.parts, policy.names, {}))

@@ -1,4 +1,4 @@
-"""A plan's digest is how the host knows whether what runs is what is asked for."""
+"""The host compares a plan's digest to find out whether the running container is the one asked for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""podman's command line: all that a side container gets stands there, and nothing that an agent wrote is an option."""
+"""podman's command line has all that a side container gets; nothing that an agent wrote is read as an option."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def describe(plan: Plan = PLAN, pins: Pins = PINS) -> tuple[str, ...]:
 
 
 def split(plan: Plan = PLAN) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """podman's own options, and what stands behind the image."""
+    """Return podman's own options, and the arguments after the image."""
     command = describe(plan)
     at = command.index(plan.image)
     return command[2:at], command[at + 1 :]
 
 
 def test_the_whole_command() -> None:
-    """What widens a container is switched off by name: containers.conf and the image could have switched it on."""
+    """Check that it disables by name what containers.conf or the image could enable to widen access."""
     assert describe() == (
         "/usr/bin/podman",
         "run",
@@ -126,7 +126,7 @@ def test_arguments_stand_behind_the_image_as_they_are(hostile: str) -> None:
 
 
 def test_every_option_is_one_argument() -> None:
-    """So that no value can be taken for an option, nor an option for the image."""
+    """This way, no value is taken for an option, and no option for the image."""
     options, _ = split()
     assert all(each.startswith("--") for each in options)
 
@@ -169,7 +169,7 @@ def test_slice_name(service: str, expected: str) -> None:
 
 
 def test_no_two_services_share_a_slice() -> None:
-    services = ["a", "a-b", "ab", "a--b", "a-b-c", "ab-c", "a-bc", "abc"]  # an underscore is in no service's name
+    services = ["a", "a-b", "ab", "a--b", "a-b-c", "ab-c", "a-bc", "abc"]  # service names contain no underscore
     assert len({slice_name(each) for each in services}) == len(services)
 
 
@@ -177,7 +177,7 @@ def test_every_slice_is_directly_below_the_one_of_all() -> None:
     assert slice_name("a-b-c").count("-") == 1
 
 
-# ---------------------------------------------------------------- and podman agrees
+# ---------------------------------------------------------------- podman itself agrees
 
 
 def test_an_engine_is_got_by_its_name() -> None:
@@ -193,7 +193,7 @@ def test_podman_knows_every_option() -> None:
         assert f"{option.partition('=')[0]} " in help_text.stdout
 
 
-# ---------------------------------------------------------------- what others started
+# ---------------------------------------------------------------- containers of others
 
 
 def test_others_are_those_without_our_label(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,7 +206,7 @@ def test_others_are_those_without_our_label(monkeypatch: pytest.MonkeyPatch) -> 
         return Output(0, json.dumps([ours, other, {**other, "Pid": 0}]), "")
 
     monkeypatch.setattr(podman, "run", fake_run)
-    assert Podman().others() == (Other(id="3", name="b", image="j", pid=4),)  # only what runs
+    assert Podman().others() == (Other(id="3", name="b", image="j", pid=4),)  # only running ones
     assert asked == [("/usr/bin/podman", "ps", "--all", "--format=json")]
 
 
@@ -253,7 +253,7 @@ def answer_with(monkeypatch: pytest.MonkeyPatch, row: dict[str, object]) -> None
 
 
 def test_a_container_whose_store_is_torn_is_found_as_one_that_does_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As after a loss of power; else a start would fail instead of removing it."""
+    """After a power failure, a start would otherwise fail instead of removing it."""
     answer_with(monkeypatch, torn(0))
     found = Podman().find("small_x")
     assert found is not None

@@ -1,4 +1,4 @@
-"""podman's API: what it is asked for, and what is done when it does not answer."""
+"""podman's API: what it is asked, and what happens if it does not answer."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.unit.test_podman import ID, PINS, PLAN
 pytestmark = pytest.mark.usefixtures("a_host")
 RUNS = answer(200, {"Id": "abc", "State": {"Running": True, "Pid": 42}})
 CREATED = answer(201, {"Id": "abc", "Warnings": []})
-ENDED = b""  # what is read when podman ended before it answered
+ENDED = b""  # what is read if podman ended before it answered
 RESULT = ("abc", 42)
 
 
@@ -45,7 +45,7 @@ def daemon(engine: PodmanApi) -> Iterator[Daemon]:
 
 @pytest.fixture
 def ended(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Containers whose processes were ended, and the units that were killed."""
+    """Record containers whose processes were ended, and units that were killed."""
     found: list[str] = []
 
     def run(argv: tuple[str, ...], _timeout: float) -> Output:
@@ -69,7 +69,7 @@ def body(plan: Plan = PLAN, **pins: Any) -> dict[str, Any]:
     return described
 
 
-# ---------------------------------------------------------------- what it is asked for
+# ---------------------------------------------------------------- what it is asked
 
 
 def test_a_side_container_gets_what_the_plan_says_and_nothing_else() -> None:
@@ -233,7 +233,7 @@ def test_a_failed_start_says_why(
     assert ended == (["abc"] if len(answers) == 2 else [])
 
 
-# ---------------------------------------------------------------- podman ends in the middle of it
+# ---------------------------------------------------------------- podman ends halfway
 
 
 ASKED_TWICE = error(
@@ -269,7 +269,7 @@ def test_a_program_that_a_killed_podman_left_is_ended_when_its_container_is_remo
 
 
 def test_a_start_whose_pid_was_not_said_is_undone(engine: PodmanApi, daemon: Daemon, ended: list[str]) -> None:
-    """Half an answer is none."""
+    """Incomplete answers count as none."""
     daemon.answers = [CREATED, answer(204), b'HTTP/1.0 200 OK\r\n\r\n{"Id": "a', RUNS]
     assert engine.start(PLAN, PINS, ID) == RESULT
     assert ended == []
@@ -325,7 +325,7 @@ def test_without_its_socket_it_says_where_it_looked(engine: PodmanApi) -> None:
         engine.find("x")
 
 
-# ---------------------------------------------------------------- what there is
+# ---------------------------------------------------------------- what exists
 
 
 def container(state: str, pid: int = 0) -> dict[str, Any]:

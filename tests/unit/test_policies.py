@@ -1,4 +1,4 @@
-"""A compiled policy is used for exactly the files that it was made of."""
+"""A compiled policy is used only for exactly the files that it was compiled from."""
 
 from __future__ import annotations
 
@@ -157,8 +157,8 @@ def test_what_others_than_root_can_write_is_not_used(places: Places) -> None:
 
 
 def test_a_file_that_was_changed_just_now_is_not_compiled_yet(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its next change might come within the same tick of the clock, and not show."""
-    monkeypatch.setattr(policies, "TICK_NS", 10**9 * 60)  # so that it stays "just now", however slowly this runs
+    """Another change might come within the same clock tick and go unnoticed."""
+    monkeypatch.setattr(policies, "TICK_NS", 10**9 * 60)  # so that it remains "just now", however slowly this runs
     places.policy.touch()
     load_policy(places)
     assert not places.compiled.exists()
@@ -182,12 +182,12 @@ def test_stamps_are_taken_before_the_file_is_read(places: Places, monkeypatch: p
     assert load_policy(places).pace.linger == 9
 
 
-# ---------------------------------------------------------------- as a run has it loaded
+# ---------------------------------------------------------------- as a run loads it
 
 
 @pytest.fixture
 def loader(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The process that a run starts, for a policy that is not in /etc."""
+    """Load a policy that is not in /etc, in a separate process as a run does."""
     code = (
         f"import sys; sys.path.append({str(Path(sidespawn.__file__).parents[1])!r}); from pathlib import Path\n"
         "from sidespawn.host import policies; from sidespawn.system.places import Places\n"

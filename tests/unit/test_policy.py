@@ -1,4 +1,4 @@
-"""Policies: loaded whole or not at all, and an author is told where and why not."""
+"""Policies are loaded whole or not at all, and an author learns what is wrong and where."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_every_rule_knows_its_line() -> None:
 
 # ---------------------------------------------------------------- errors, each with its place
 
-# What is changed, the fragment whose line is blamed ("" for the file as a whole), what is said.
+# The change, the fragment whose line is blamed ("" for the whole file), and the message.
 BROKEN = {
     "not TOML": (("version = 1\n", "version = = 1\n"), "", "line 1"),
     "key twice": (("version = 1\n", "version = 1\nversion = 1\n"), "", "line 2"),
@@ -416,7 +416,7 @@ def test_an_option_stands_in_a_programs_table_once() -> None:
     assert "is listed twice" in refusal(program=program).message
 
 
-# ---------------------------------------------------------------- what no policy can give
+# ---------------------------------------------------------------- what no policy can grant
 
 
 @pytest.mark.parametrize(

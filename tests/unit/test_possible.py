@@ -1,4 +1,4 @@
-"""Policies that can never allow anything are refused when they are loaded, with file and line."""
+"""Policies that can never allow anything are refused when loaded, with file and line."""
 
 from __future__ import annotations
 

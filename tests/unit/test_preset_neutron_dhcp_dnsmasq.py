@@ -1,4 +1,4 @@
-"""The shipped policy for Neutron's DHCP agent: all that Neutron asks for, and nothing else that dnsmasq can do."""
+"""The shipped policy for Neutron's DHCP agent allows all that Neutron asks of dnsmasq, and nothing else."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OTHER = str(EVERYTHING.netns).removeprefix("qdhcp-")
 HOME = f"/var/lib/neutron/dhcp/{NET}"
 EVIL = "/tmp/evil"
 
-# What the policy adds to every call, and to those that say nothing about the log.
+# What the policy adds to every call, and to calls without logging options.
 ALWAYS = ("--keep-in-foreground", "--pid-file=/run/dnsmasq/pid")
 UNLESS_GIVEN = "--log-facility=-"
 
@@ -34,7 +34,7 @@ def without(call: Call, option: str) -> tuple[str, ...]:
 
 
 def plain(*arguments: str, instead_of: str = "") -> StartRequest:
-    """The plainest recorded call with more arguments, of which one may stand for an argument that it had."""
+    """Return the plainest recorded call with more arguments; one of them may replace an argument that it had."""
     kept = without(PLAIN, instead_of) if instead_of else PLAIN.argv
     return replace(request_of(PLAIN), untrusted_argv=(*kept, *arguments))
 
@@ -55,10 +55,10 @@ def test_all_recorded_calls_are_here() -> None:
 
 @pytest.mark.parametrize("call", DAEMONS, ids=str)
 def test_a_recorded_call_reaches_dnsmasq_as_it_was_made(neutron_dhcp: Policy, call: Call) -> None:
-    """Equivalence: the same options with the same values, as often and in the same order, spelled `--name=value`.
+    """Check that dnsmasq gets the same options and values, in the same number and order, as `--name=value`.
 
-    Three things differ, and no other: the agent's pid file is not given to dnsmasq (the host writes it), an empty
-    argument is dropped (dnsmasq ignores it), and the policy's own arguments follow.
+    There are three differences: dnsmasq does not get the agent's pid file (the host writes it), an empty argument
+    is dropped (dnsmasq ignores it), and the policy's own arguments follow.
     """
     passed_on = tuple(each for each in without(call, "pid-file")[1:] if each.strip())
     logs = any(each.startswith("--log-facility=") for each in passed_on)
@@ -114,9 +114,9 @@ def test_signals(neutron_dhcp: Policy, signal: str) -> None:
             check_signal(neutron_dhcp, asked)
 
 
-# ---------------------------------------------------------------- what dnsmasq could do besides
+# ---------------------------------------------------------------- what else dnsmasq could do
 
-# Name, letter, whether it takes a value: (V)alue, (O)ptional, (N)one.
+# Name, letter, and whether it takes a value: (V)alue, (O)ptional, (N)one.
 DANGEROUS = {
     "runs programs": [("dhcp-script", "6", "V"), ("dhcp-luascript", "", "V"), ("conf-script", "", "V")],
     "says when scripts run": [("script-arp", "", "N"), ("script-on-renewal", "", "N")],
@@ -167,7 +167,7 @@ WITH_OWN_VALUES = {
 
 
 def dangerous_forms() -> list[tuple[str, list[str], str, Reason]]:
-    """Each dangerous option in each form that getopt_long(3) would take, and the reason why it is refused."""
+    """Yield each dangerous option in each form that getopt_long(3) would take, and the reason for its refusal."""
     forms = []
     for name, letter, takes in (each for group in DANGEROUS.values() for each in group):
         direct = Reason.VALUE_NOT_ALLOWED if name in WITH_OWN_VALUES else Reason.OPTION_NOT_ALLOWED
@@ -374,7 +374,7 @@ def test_the_tag_is_not_needed(neutron_dhcp: Policy) -> None:
 # ---------------------------------------------------------------- counts
 
 REQUIRED = ["no-hosts", "dhcp-hostsfile", "dhcp-optsfile", "dhcp-leasefile", "pid-file", "conf-file"]
-# Left out, each of these would make dnsmasq read or write a file of its own choice.
+# If one of these is missing, dnsmasq reads or writes a default file.
 
 
 @pytest.mark.parametrize("option", REQUIRED)
@@ -436,7 +436,7 @@ def test_no_more_than_dnsmasq_needs(neutron_dhcp: Policy) -> None:
 
 
 def test_the_segment_of_the_tag_is_the_segment_of_the_files(neutron_dhcp: Policy) -> None:
-    """Else a request could name any segment in its tag, and have one instance for each over the same files."""
+    """Otherwise a request could name any segment in its tag, and get one instance for each over the same files."""
     call = next(each for each in DAEMONS if "segment" in each.variant)
     tag = f"dnsmasq-102/{str(call.netns).removeprefix('qdhcp-')}"
     request = replace(request_of(call), untrusted_environment=(("PROCESS_TAG", tag),))

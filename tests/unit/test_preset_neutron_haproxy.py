@@ -1,4 +1,4 @@
-"""The shipped policies for haproxy as Neutron's metadata proxy: of routers, of isolated networks, on OVN."""
+"""The shipped policies for haproxy as Neutron's metadata proxy: for routers, for isolated networks, on OVN."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def refusal(*more: str, replaced: str = "", by: str = "") -> Denied:
 def test_a_recorded_call_is_allowed(call: Call) -> None:
     plan = decide(policy_for(call), request_of(call), files_of(call)).plan
     assert plan.arguments == (*call.argv[1:], "-db")
-    assert plan.pid_file is not None  # named in the file only
+    assert plan.pid_file is not None  # named only in the file
     assert f"/var/lib/neutron/{plan.pid_file.beneath}" == call.pid_file
 
 

@@ -41,7 +41,7 @@ def test_a_recorded_call_is_allowed_and_found_by_pgrep(call: Call) -> None:
     assert re.search("conntrackd -d -C " + call.argv[3], " ".join((plan.command, *plan.arguments)))
     below = call.argv[3].removeprefix(STATE).removesuffix("/conntrackd.conf")
     assert plan.mounts == (Mount(path="/run/agent", beneath=below, writable=True),)
-    assert plan.pid_file is None  # Neutron writes it
+    assert plan.pid_file is None  # written by Neutron
     assert (plan.uid, plan.capabilities) == (42435, ("NET_ADMIN",))
 
 

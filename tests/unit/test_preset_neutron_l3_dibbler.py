@@ -1,4 +1,4 @@
-"""The shipped policy for dibbler-client of older releases of Neutron's L3 agent."""
+"""The shipped policy for dibbler-client, used by older releases of Neutron's L3 agent."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_another_router_is_refused() -> None:
 
 # ---------------------------------------------------------------- its configuration file
 
-# From dibbler's user's guide, 1.0.1: what runs programs, writes files or changes the host.
+# From the dibbler user's guide, 1.0.1: what runs programs, writes files or changes the host.
 ELSEWHERE = {
     "another script": ('script "{home}/notify.sh"', 'script "/tmp/x"'),
     "a script beside": ("notify.sh", "x.sh"),

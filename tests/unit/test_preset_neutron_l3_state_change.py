@@ -34,7 +34,7 @@ def refusal(*argv: str, **request: Any) -> Denied:
 
 
 def pairs(argv: tuple[str, ...]) -> dict[str, str]:
-    """Options with their values; those without a value with an empty one."""
+    """Return options with their values, which are empty for options without one."""
     found, rest = {}, list(argv[1:])
     while rest:
         name = rest.pop(0)
@@ -202,7 +202,7 @@ def test_every_other_ip_is_the_images(tmp_path: Path) -> None:
     assert said == "image -o monitor a\n"
 
 
-# ---------------------------------------------------------------- which form the program has
+# ---------------------------------------------------------------- which form of the program it is
 
 
 @pytest.mark.parametrize(

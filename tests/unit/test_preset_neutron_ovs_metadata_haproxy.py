@@ -1,4 +1,4 @@
-"""The shipped policy for haproxy as metadata proxy of a whole host."""
+"""The shipped policy for haproxy as the metadata proxy of a whole host."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_it_is_called_in_no_namespace_and_by_its_one_name() -> None:
     assert refusal(tag="haproxy-0065347c-3513-59a1-aef3-65d693fe6e19").reason is Reason.VALUE_NOT_ALLOWED
 
 
-# What runs code, reads or writes files, or gives away more of the host's network than metadata.
+# What runs code, reads or writes files, or exposes more of the host's network than metadata.
 IN = {
     "global": {
         **{name: f"{name} /tmp/x" for name in ("lua-load", "lua-load-per-thread", "lua-prepend-path", "ssl-engine")},

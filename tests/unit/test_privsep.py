@@ -1,4 +1,4 @@
-"""The launcher of oslo.privsep's daemon, whose own module is replaced by one that says what it was asked."""
+"""The launcher of the oslo.privsep daemon. A stand-in for the daemon's module reports what it was asked."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SYS_ADMIN, NET_ADMIN = 21, 12
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
-    """Yield what reached oslo.privsep and prctl(2), in order."""
+    """Yield the calls to oslo.privsep and prctl(2), in order."""
     found: list[Any] = []
     package, capabilities, daemon = (ModuleType(f"oslo_privsep{each}") for each in ("", ".capabilities", ".daemon"))
     capabilities.__dict__["drop_all_caps_except"] = lambda *sets: found.append(tuple(map(tuple, sets)))
@@ -43,7 +43,7 @@ def test_what_the_daemon_keeps_its_children_have(asked: list[Any]) -> None:
     both = (SYS_ADMIN, NET_ADMIN)
     assert asked == [
         (both, both, (NET_ADMIN, SYS_ADMIN)),
-        (47, 4, 0, 0, 0),  # PR_CAP_AMBIENT_CLEAR_ALL first: nothing of before stays
+        (47, 4, 0, 0, 0),  # PR_CAP_AMBIENT_CLEAR_ALL first: no earlier capability stays
         (47, 2, SYS_ADMIN, 0, 0),
         (47, 2, NET_ADMIN, 0, 0),
     ]

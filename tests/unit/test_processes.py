@@ -1,4 +1,4 @@
-"""Commands of the host with a time limit and a built environment; signals that reach just the process meant."""
+"""Host commands with a time limit and a built environment; signals that reach only the intended process."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_what_is_left_of_a_process_is_none(sleeper: subprocess.Popen[bytes]) -> 
 
 
 def test_a_signal_reaches_the_process(sleeper: subprocess.Popen[bytes]) -> None:
-    assert send(known(sleeper), "USR1")  # not HUP, which nohup(1) lets children ignore
+    assert send(known(sleeper), "USR1")  # not HUP, which nohup(1) makes children ignore
     assert sleeper.wait(10) == -signal.SIGUSR1
 
 
@@ -107,7 +107,7 @@ def test_the_end_is_waited_for(sleeper: subprocess.Popen[bytes]) -> None:
 
 
 def test_a_first_process_that_leaves_term_to_its_default_is_not_waited_for() -> None:
-    """As PID 1 of a pid namespace it would never end by it."""
+    """PID 1 of a pid namespace ignores a TERM that it does not handle."""
     apart = ["/usr/bin/unshare", "--pid", "--fork", "--kill-child", "/bin/sh", "-c", "echo; exec sleep 60"]
     with subprocess.Popen(apart, stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None
@@ -138,7 +138,7 @@ def test_what_does_not_heed_term_is_killed() -> None:
     "name", [b"\xff\xfe", b"\x1cCapEff:\tzz", b"\x0bCapEff:\t0", b"a\nCapEff: 0", b"\xc2\x85CapEff:0"]
 )
 def test_no_name_of_a_process_is_taken_for_another_line_of_its_status(name: bytes) -> None:
-    """It may be no text, or hold what str.splitlines takes for the end of a line (prctl(2), PR_SET_NAME)."""
+    """Names may be binary, or contain what str.splitlines takes for the end of a line (prctl(2), PR_SET_NAME)."""
     own = processes.status_of(os.getpid(), b"CapEff:")
     assert len(own) == 1
     script = "import ctypes, sys, time; ctypes.CDLL(None).prctl(15, bytes.fromhex(sys.argv[1]))"

@@ -1,4 +1,4 @@
-"""The shipped option tables: whole, and with a word of warning wherever an option reaches beyond the program's job."""
+"""The shipped option tables are complete, and warn of options that reach beyond the program's job."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sidespawn.loading.programs import parse_program
 
 PROGRAMS = sorted(path.stem for path in (presets.DIRECTORY / "programs").glob("*.toml"))
 
-# Options that run code, read, write, signal or change who a program is, as its users type them.
+# Options that run code, read, write, signal, or change the program's user, as people type them.
 REACHING = {
     "dnsmasq": (
         "-6 --dhcp-script --dhcp-luascript --conf-script -C -7 --servers-file -H --hostsdir -r --dhcp-hostsfile"

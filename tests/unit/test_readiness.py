@@ -1,4 +1,4 @@
-"""What a side container's program is ready by, where others can make what is read as long as they like."""
+"""How readiness of a side container's program is detected in files that others can make arbitrarily long."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The list of system calls of a contained agent: what it answers to which call, as the kernel would read it."""
+"""The contained agent's system call list: how the kernel would answer each call by it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from sidespawn.recipes.system_calls import BIND, DETACH, ENOSYS, FILE, OCI_FILE,
 
 ALLOWED = "allowed"
 REMOUNT, PRIVATE, MOVE = 32, 1 << 18, 8192
-LEGACY = 0xC0ED0000  # MS_MGC_VAL: the kernel takes it off the flags
+LEGACY = 0xC0ED0000  # MS_MGC_VAL: the kernel removes it from the flags
 PROFILE: dict[str, Any] = json.loads(FILE.read_text(encoding="utf-8"))
 
 
 def answer(name: str, *arguments: int, architecture: str = "amd64", profile: dict[str, Any] = PROFILE) -> str | int:
-    """The word allowed, or the error that the call gets."""
+    """Return "allowed", or the error that the call gets."""
     for rule in profile["syscalls"]:
         arches = rule.get("includes", {}).get("arches", [architecture])
         without = rule.get("excludes", {}).get("arches", [])
@@ -44,16 +44,16 @@ def test_the_file_is_what_the_module_makes() -> None:
 
 
 def test_the_list_for_kubernetes_has_no_field_that_containerd_ignores() -> None:
-    """It reads the list as the OCI writes one (LinuxSeccomp of the runtime specification)."""
+    """containerd reads the list as the OCI writes one (LinuxSeccomp in the runtime specification)."""
     profile = json.loads(OCI_FILE.read_text(encoding="utf-8"))
     assert profile.keys() <= {"defaultAction", "defaultErrnoRet", "architectures", "flags", "syscalls"}
-    fields = {key for rule in profile["syscalls"] for key in rule} - {"comment"}  # for people
+    fields = {key for rule in profile["syscalls"] for key in rule} - {"comment"}  # for human readers
     assert fields == {"names", "action", "errnoRet", "args"}
 
 
 @pytest.mark.parametrize("namespace", [1 << 17, 1 << 25, 1 << 26, 1 << 27, 1 << 28, 1 << 29, 1 << 30])
 def test_clone_makes_no_namespace_whatever_its_other_arguments_are(namespace: int) -> None:
-    """As containerd reads the list: without conditions on architectures."""
+    """containerd reads the list without conditions on architectures."""
     profile = json.loads(OCI_FILE.read_text(encoding="utf-8"))
     for stack in (0, 1 << 17, 0x7F0000000000):
         assert answer("clone", namespace | 17, stack, 0, 0, 0, profile=profile) == ENOSYS
@@ -68,7 +68,7 @@ SEEN: dict[str, list[str]] = json.loads((Path(__file__).parents[1] / "data/conta
 
 
 def test_each_call_was_seen_or_has_a_reason_to_be_there_all_the_same() -> None:
-    """By real Neutron in this recipe: tests/neutron/record_calls.py."""
+    """tests/neutron/record_calls.py records the calls of real Neutron in this recipe."""
     plain = {name for names in system_calls.PLAIN.values() for name in names.split()}
     unseen = {name for names in system_calls.UNSEEN.values() for name in names.split()}
     made = {name for name in SEEN if "(" not in name}
@@ -124,7 +124,7 @@ def test_nor_a_mixture(flags: int) -> None:
 
 @pytest.mark.parametrize(("flags", "said"), [(DETACH, ALLOWED), (0, ENOSYS), (1, ENOSYS), (DETACH | 1, ENOSYS)])
 def test_unmounting(flags: int, said: str | int) -> None:
-    """1 is MNT_FORCE, which ends a network file system for everybody."""
+    """MNT_FORCE is 1. It aborts a network file system for all its users."""
     assert answer("umount2", 0, flags) == said
 
 
@@ -140,7 +140,7 @@ def test_namespaces(kind: str) -> None:
     assert answer("unshare", flag) == (ALLOWED if kind in ("mount", "network") else ENOSYS)
     assert answer("unshare", flag | 0x10000000) == ENOSYS
     assert answer("setns", 3, flag) == (ALLOWED if kind == "network" else ENOSYS)
-    if kind != "time":  # which clone(2) cannot make: the bit is one of the signal's
+    if kind != "time":  # which clone(2) cannot create: that bit belongs to the signal
         assert answer("clone", flag | 17, 0) == ENOSYS
         assert answer("clone", 0, flag | 17, architecture="s390x") == ENOSYS
     assert answer("setns", 3, 0) == ENOSYS  # whatever the descriptor is
@@ -159,7 +159,7 @@ def test_a_socket_that_it_has(family: int) -> None:
 
 @pytest.mark.parametrize("protocol", range(32))
 def test_netlink(protocol: int) -> None:
-    """15 are the kernel's events, which others believe; 9 is the audit's; 16 commands drivers."""
+    """Family 15 carries kernel events, which other programs trust; 9 is audit; 16 controls drivers."""
     assert answer("socket", 16, 3, protocol) == (ALLOWED if protocol in (0, 12) else ENOSYS)
 
 
@@ -218,6 +218,6 @@ def test_programs_that_copy_files_go_on_without_attributes(name: str) -> None:
 
 
 def test_one_architecture() -> None:
-    """Of others the numbers mean something else, and socketcall's arguments are in memory."""
+    """Call numbers mean something else on others, and socketcall passes its arguments in memory."""
     assert all(each["subArchitectures"] == [] for each in PROFILE["archMap"])
     assert "SCMP_ARCH_X86" not in {each["architecture"] for each in PROFILE["archMap"]}

@@ -1,4 +1,4 @@
-"""What is done for a start, for each thing that can be known of its instance."""
+"""What a start does, for each state that its instance can be in."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of docs/neutron.md: what each Neutron release calls with each documented option, judged by the presets.
+"""The table in docs/neutron.md: what each Neutron release calls with each documented option, judged by the presets.
 
 SIDESPAWN_WRITE_TABLE=1 writes it.
 """
@@ -24,16 +24,16 @@ from tests.unit.small import start_request
 RELEASES = sorted({release for call in MATRIX_CALLS for release in call.releases})
 TABLE = Table(Path(__file__).parents[2] / "docs" / "neutron.md", ("helper", "option", *RELEASES, "what it takes"))
 KOLLA = '[parameters]\nstate = "/var/lib/neutron/kolla"\n'
-# Lines of a service's own policy that a call takes, by helper and option.
+# Lines that a service's own policy needs for a call, by helper and option.
 SETTINGS = {(call.helper, call.option): KOLLA for call in MATRIX_CALLS if call.option == "state_path"}
-del SETTINGS["neutron-dhcp-dnsmasq", "state_path"]  # there the preset allows two levels below the state
+del SETTINGS["neutron-dhcp-dnsmasq", "state_path"]  # where the preset allows two levels below the state
 SETTINGS["neutron-ovs-metadata-haproxy", "host_proxy_listen_port"] = "[parameters]\nport = 8080\n"
-# By option: what is refused on purpose.
+# Deliberate refusals, by option.
 REFUSED = {"ha_vrrp_health_check_interval": "keepalived would run a script that the agent writes"}
 
 
 def verdict(call: MatrixCall, settings: str) -> str:
-    """`allowed`, or the refusal in words."""
+    """Return `allowed`, or the refusal in words."""
     policy = policy_of(f'extends = "{call.helper}"\n{settings}')
     files = {beneath(policy, path): text.encode() for path, text in call.files.items()}
     try:
@@ -44,7 +44,7 @@ def verdict(call: MatrixCall, settings: str) -> str:
 
 
 def rows() -> Iterator[Row]:
-    """Options of a helper that are judged alike share a row."""
+    """Return the rows. Options of one helper with the same verdicts share a row."""
     judged: dict[tuple[str, str], dict[str, str]] = {}
     for call in MATRIX_CALLS:
         settings = SETTINGS.get((call.helper, call.option), "")

@@ -11,7 +11,7 @@ from tests.unit.shipped import policy_of
 from tests.unit.small import start_request
 
 KOLLA = '[parameters]\nstate = "/var/lib/neutron/kolla"\n'
-# What somebody had to decide: the verdict of the preset as it is, and what a service's own policy adds for another one.
+# Decisions: the preset's own verdict, and the lines with which a service's own policy gets another one.
 # docs/neutron.md has the reasons.
 DECIDED = {
     "state-change: the Python program": ("allow", ""),
@@ -31,7 +31,7 @@ DECIDED = {
 
 
 def verdict(call: ReleaseCall, settings: str = "") -> str:
-    """`allow`, or the refusal in words."""
+    """Return `allow`, or the refusal in words."""
     policy = policy_of(f'extends = "{call.preset}"\n{settings}')
     files = {beneath(policy, path): text.encode() for path, text in call.files.items()}
     request = start_request(call.argv, call.netns, dict(sorted(call.env.items())))

@@ -1,4 +1,4 @@
-"""Directories besides the agent's state in which it may name files: which paths are in them, what may be written."""
+"""Directories outside the agent's state whose files an agent may name: which paths are inside, which are writable."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_a_whole_root_can_be_read_and_not_written() -> None:
     ],
 )
 def test_no_root_lies_in_another(path: str, on_host: str) -> None:
-    """Who can write in the outer one could put a link in place of the inner one."""
+    """Writers in the outer one could replace the inner one with a link."""
     text = ROOTS.replace("/etc/tool", path).replace("/srv/etc", on_host)
     with pytest.raises(PolicyError, match=r"small.toml:\d+: agent.roots.* overlap"):
         load(("[names]", text))

@@ -1,6 +1,6 @@
-"""The lists of system calls are podman's own; side containers make no namespace, agents use no new mount API.
+"""The system call lists are based on podman's: side containers create no namespace, agents use no new mount API.
 
-tests/host tries them for real, and tests/neutron runs Neutron with that of agents.
+tests/host tries them on a kernel, and tests/neutron runs Neutron with the agents' list.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def rules(make: Make, name: str) -> list[dict[str, Any]]:
 
 
 def allowed(make: Make, name: str, *arguments: int) -> bool:
-    """As the kernel would judge it: by the first rule whose arguments fit."""
+    """Return the answer of the first rule whose arguments match, like the kernel."""
     for rule in rules(make, name):
         if all(arguments[each["index"]] & each["value"] == each["valueTwo"] for each in rule.get("args", ())):
             return bool(rule["action"] == "SCMP_ACT_ALLOW")
@@ -135,11 +135,11 @@ def test_clone_is_allowed_without_any_flag_for_a_namespace() -> None:
         ((16, 3, 0), True),
         ((16, 3, 16), True),
         ((16, 3, 15), False),  # NETLINK_KOBJECT_UEVENT
-        ((16 | 1 << 32, 3, 15), False),  # the kernel looks at half of the register
+        ((16 | 1 << 32, 3, 15), False),  # the kernel uses half of the register
         ((16, 3, 15 | 1 << 32), False),
         ((16, 3, 9), False),  # NETLINK_AUDIT
         ((38, 5, 0), False),  # AF_ALG
-        ((40, 1, 0), False),  # AF_VSOCK, which knows no network namespace
+        ((40, 1, 0), False),  # AF_VSOCK, which has no network namespaces
     ],
 )
 def test_sockets_are_of_few_families(make: Make, arguments: tuple[int, ...], holds: bool) -> None:
@@ -183,7 +183,7 @@ def test_what_an_agent_does_not_need_is_refused_whatever_the_capabilities(name: 
         ("sched_setscheduler", (1,), False),
         ("setpriority", (0, 0), True),
         ("setpriority", (0, 1), False),
-        ("setpriority", (2, 0), False),  # PRIO_USER, of all processes of root's
+        ("setpriority", (2, 0), False),  # PRIO_USER, for all processes of root
         ("ioprio_set", (1, 0), True),
         ("ioprio_set", (1, 1), False),
         ("ioprio_set", (3, 0), False),  # IOPRIO_WHO_USER
@@ -196,7 +196,7 @@ def test_what_is_allowed_to_an_agent_by_arguments(name: str, arguments: tuple[in
 
 @attack(251)
 def test_who_is_root_or_may_mount_uses_up_no_inotify_of_the_hosts() -> None:
-    """A user has 128 in all its containers. dnsmasq needs one if it reads resolv.conf, and then cannot be root."""
+    """Users have 128 each in all containers together. dnsmasq needs one to read resolv.conf, and then cannot be root."""
     assert allowed(of_side_containers, "inotify_init1")
     for make in (of_roots, seccomp.of_agents):
         (rule,) = rules(make, "inotify_init1")

@@ -1,7 +1,7 @@
-"""The profiles for AppArmor: their syntax by the tool itself, and what they name; what is installed and removed.
+"""The AppArmor profiles: syntax, checked by AppArmor's parser, and contents; what is installed and removed.
 
-Where the tests run, the kernel need not have either; tests/host tries what the profiles forbid, in a machine that does.
-The module for SELinux has its own tests.
+These tests run without AppArmor in the kernel. tests/host tries what the profiles forbid, in a machine that has it.
+The SELinux module has separate tests.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PROFILES = security_modules.profiles()
 
 
 def parse_profile(path: Path) -> subprocess.CompletedProcess[str]:
-    """Compiled, as for loading, but not loaded."""
+    """Compile the profile as for loading, without loading it."""
     argv = (security_modules.PARSER, "--skip-kernel-load", "--skip-cache", "--skip-read-cache", str(path))
     return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
 

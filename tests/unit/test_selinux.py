@@ -1,6 +1,6 @@
-"""The module for SELinux: its syntax by the compiler, its labels, and when it is installed and removed.
+"""The SELinux module: its syntax, checked by the compiler, its labels, and when it is installed and removed.
 
-Whether a kernel forbids with it what it should is tried on a machine that enforces: tests/host/test_selinux.py.
+tests/host/test_selinux.py tries what it forbids, on a machine that enforces it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from sidespawn.testing import agent
 
 COMPILER = "/usr/bin/secilc"
 TEXT = selinux.MODULE.read_text(encoding="utf-8")
-# What every policy has that knows containers, as far as the module names it.
+# What every policy for containers has, as far as the module refers to it.
 EVERYWHERE = """
 (handleunknown allow) (mls true)
 (sid kernel) (sidorder (kernel)) (sidcontext kernel (system_u object_r kernel_t ((s0) (s0))))
@@ -72,7 +72,7 @@ def words_of(policy: Path) -> set[bytes]:
 def test_it_compiles_with_the_reference_policy(tmp_path: Path) -> None:
     done = compiled(tmp_path, REFERENCE_POLICY)
     assert done.returncode == 0, done.stderr
-    # Names of files in type transitions stand in the policy itself, so the blocks that have them were not left out.
+    # The policy itself has the file names of its type transitions: the blocks with them were not left out.
     assert {b"netns", b"libpod", b"libpod_lock"} <= words_of(tmp_path / "policy")
 
 
@@ -91,7 +91,7 @@ def test_the_compiler_would_notice(tmp_path: Path) -> None:
 
 
 def label_of(path: Path, contexts: str) -> str:
-    """As SELinux chooses: of the patterns that match the last one, in the order in which the compiler sorts them."""
+    """Return the label that SELinux chooses: that of the last matching pattern, in the compiler's order."""
     found = [line.split() for line in contexts.splitlines()]
     return [context for pattern, context in found if re.fullmatch(pattern, str(path))][-1]
 
@@ -112,7 +112,7 @@ def test_file_contexts_say_what_is_set_when_the_directories_are_made(tmp_path: P
 
 @pytest.fixture
 def a_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file that takes every context, as a kernel does that knows them all."""
+    """Make a file that accepts every context, like a kernel that knows them all."""
     (tmp_path / "context").touch()
     monkeypatch.setattr(labels, "VALID", tmp_path / "context")
     return tmp_path / "context"
@@ -148,7 +148,7 @@ def test_every_file_system_has_a_label_before_anything_is_in_it(
     ("label", "confined"),
     [
         (b"system_u:object_r:sidespawn_runtime_t:s0\0", True),
-        (b"system_u:object_r:tmpfs_t:s0\0", False),  # SELinux, and no module
+        (b"system_u:object_r:tmpfs_t:s0\0", False),  # SELinux without the module
         (None, False),
     ],
 )
@@ -171,7 +171,7 @@ def test_podman_is_told_the_domain_where_the_directories_have_labels(
 
 @pytest.fixture
 def semodule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """In the tool's place; what it was called with stands in `called`, and it does what `act` says."""
+    """Make a stand-in for the tool that records its calls in `called` and exits as `act` says."""
     (tmp_path / "act").write_text(f'case $1 in -i) cp "$2" {tmp_path}/module;; -r) rm {tmp_path}/module;; esac\n')
     tool = tmp_path / "semodule"
     tool.write_text(f'#!/bin/sh\necho "$@" >>{tmp_path}/called\n. {tmp_path}/act\n')

@@ -1,4 +1,4 @@
-"""Taking requests out of a spool: none is lost, and nothing in it is trusted."""
+"""Taking requests out of a spool: no request is lost, and nothing in the spool is trusted."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def test_the_spool_keeps_what_could_not_be_stored(box: Path, monkeypatch: pytest
     with pytest.raises(OSError, match="No space"):
         take(box)
     monkeypatch.undo()
-    clear(box / "spool")  # as every run begins
+    clear(box / "spool")  # as at the start of every run
     assert lines(take(box)) == (b"one",)
 
 
@@ -182,7 +182,7 @@ def test_the_claim_is_on_disk_before_the_spool_is_emptied(box: Path, monkeypatch
         told(name)
     take(box)
     out_of_the_way, *stored_first = order
-    assert out_of_the_way == "rename"  # before it is read, so that anyone who writes to it still writes again
+    assert out_of_the_way == "rename"  # before it is read, so that a concurrent writer writes again
     assert stored_first == ["fsync", "rename", "fsync", "ftruncate"]  # the file, its name, the directory
 
 
@@ -204,11 +204,11 @@ spool.claim(Path(sys.argv[1]) / "spool", Path(sys.argv[1]) / "claims", os.getuid
 """
     put(box, b"one\n")
     died = subprocess.run([sys.executable, "-c", code, str(box)], timeout=60, check=False)
-    assert died.returncode in (0, 137)  # 0 where there are not so many calls
+    assert died.returncode in (0, 137)  # 0 where the trace has fewer calls
     hand_over = wrapper.hand_over(
         str(box / "spool"), str(box / "doorbell"), b"two\n", "id", wrapper.boottime_ms() + 5000
     )
-    clear(box / "spool")  # as every run begins
+    clear(box / "spool")  # as at the start of every run
     while os.listdir(box / "spool"):
         take(box)
     found = [line for each in stored(box / "claims") for line in each.untrusted_lines]
@@ -216,7 +216,7 @@ spool.claim(Path(sys.argv[1]) / "spool", Path(sys.argv[1]) / "claims", os.getuid
     assert set(found) == {b"one", b"two"}
 
 
-# ---------------------------------------------------------------- what no wrapper made
+# ---------------------------------------------------------------- files that no wrapper made
 
 
 def test_a_foreign_owners_file_is_removed_unread(box: Path) -> None:
@@ -290,7 +290,7 @@ def test_the_spool_itself_is_not_followed(box: Path) -> None:
 
 @pytest.fixture
 def locked(box: Path) -> Iterator[subprocess.Popen[str]]:
-    """Another process that holds the lock of a file with one request, and does not give it up."""
+    """Run another process that holds the lock of a file with one request, and keeps it."""
     path = put(box, b"one\n")
     code = (
         "import fcntl, sys\n"
@@ -340,9 +340,9 @@ def test_what_replaced_the_file_while_its_lock_was_waited_for_is_taken(
 def test_a_stopped_writer_that_goes_on_after_the_second_loses_nothing(
     box: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It holds the lock, was stopped before its write, and goes on while the host takes the file without the lock.
+    """Stop a writer that holds the lock before its write, take the file without the lock, and let it write.
 
-    A writer counts its line as handed over when the path is still its file after the write; see agent/wrapper.py.
+    Writers count a line as handed over if the path is still their file after the write; see agent/wrapper.py.
     """
     path = put(box, b"one\n")
     handed_over: list[bool] = []
@@ -375,7 +375,7 @@ def test_leftovers_go_and_requests_stay(box: Path) -> None:
 
 
 def test_only_a_regular_file_may_hold_requests(box: Path) -> None:
-    """Else something that cannot be removed would keep the service running."""
+    """Otherwise an object that cannot be removed would keep the service running."""
     assert not has_requests(box / "spool")
     (box / "spool" / "processes").mkdir()
     assert not has_requests(box / "spool")

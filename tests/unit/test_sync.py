@@ -1,4 +1,4 @@
-"""A run of the service outlives what goes wrong around its requests."""
+"""A run of the service survives whatever goes wrong around its requests."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def print_rubbish() -> None:
 
 
 def test_tidying_up_that_fails_is_told_and_does_not_end_a_run(tmp_path: Path) -> None:
-    """Such as an engine that prints rubbish: the run goes on, and so does the lane that tidied up."""
+    """Engines may print rubbish: the run continues, and so does the lane in which cleanup failed."""
     path = str(tmp_path / "journal")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
         journal.bind(path)
@@ -50,7 +50,7 @@ FIRST, SECOND = "1" * 32, "2" * 32
 
 
 class Watched(Sync):
-    """A run without a valid policy, which refuses all; what lay among the replies when each request's turn came."""
+    """A run without a valid policy, which refuses everything; it records the replies present at each request's turn."""
 
     def carry_out(self, request: Request, *, by_operator: bool) -> None:
         self.seen = {path.name: path.stat().st_mode for path in self.places.replies.iterdir()}
@@ -88,7 +88,7 @@ def test_a_request_has_a_bell_until_it_is_answered(run: Watched) -> None:
 
 
 def test_a_request_that_was_answered_before_leaves_no_bell(run: Watched) -> None:
-    """As after a kill between the reply and its bell."""
+    """Runs that are killed between the reply and its bell leave such requests."""
     (run.places.answers / f"{FIRST}.json").write_bytes(b"answered")
     (run.places.replies / f"{FIRST}.json").write_bytes(b"forged")
     os.mkfifo(run.places.replies / f"{FIRST}.fifo")
@@ -125,7 +125,7 @@ def test_what_an_agent_put_in_the_place_of_a_bell_is_not_touched(
 
 
 def test_without_a_valid_policy_agents_that_are_not_root_get_an_answer_too(run: Watched) -> None:
-    """Whose lines are taken is what the spool was made for, by the last valid policy."""
+    """Lines are taken from the owner of the spool, which the last valid policy set."""
     os.chown(run.places.spool, 42435, 42435)
     refusing = Refusing(PolicyError("no policy"), run.places)
     run = Watched(run.places, run.journal, refusing, {}, ())
@@ -141,7 +141,7 @@ def test_without_a_valid_policy_agents_that_are_not_root_get_an_answer_too(run: 
 def test_without_a_watch_requests_are_served_all_the_same(
     run: Watched, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
-    """A user has 128 inotify instances in all containers together, and root in one of them may have used up root's."""
+    """Users have 128 inotify instances each in all containers together. Root in one of them may use up root's."""
     libc = kernel.libc
 
     class UsedUp:
@@ -154,14 +154,14 @@ def test_without_a_watch_requests_are_served_all_the_same(
     assert names(run) == {f"{FIRST}.json"}
     before = os.listdir("/proc/self/fd")
     os.close(kernel.watch_directories("/"))
-    assert os.listdir("/proc/self/fd") == before  # an instance that nothing uses is one less for others
+    assert os.listdir("/proc/self/fd") == before  # each idle instance is one less for others
 
 
 @attack(246)
 def test_ten_thousand_refused_lines_do_not_keep_an_operator_waiting(
     run: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each is answered, since it has an id; that takes seconds. Here the first takes until the operator is answered."""
+    """Lines with an id are answered, which takes seconds. Here the first waits until the operator is answered."""
     told, refuse = threading.Event(), run.refuse
 
     def slowly(request_id: str, error: SidespawnError, *, by_operator: bool) -> None:
@@ -188,7 +188,7 @@ def test_ten_thousand_refused_lines_do_not_keep_an_operator_waiting(
 
 @pytest.fixture
 def doorbell(run: Watched, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """As systemd makes it and hands it over, and keeps it open: whatever is in it starts the next run."""
+    """Make the doorbell as systemd does and keep it open: any byte in it starts the next run."""
     monkeypatch.setattr(sync, "SHORTEST_RUN", 0.01)
     os.mkfifo(run.places.doorbell)
     run.doorbells = (os.open(run.places.doorbell, os.O_RDWR | os.O_NONBLOCK),)
@@ -209,7 +209,7 @@ def test_a_run_that_has_nothing_more_to_do_starts_no_other(run: Watched, doorbel
 
 
 def test_a_run_that_nobody_rang_for_ends_as_well(run: Watched, doorbell: int) -> None:
-    """The timer's."""
+    """Such runs are started by the timer."""
     run.run()
     assert not is_rung(doorbell)
 
@@ -232,7 +232,7 @@ def test_a_run_that_ends_early_starts_the_next(run: Watched, doorbell: int, monk
 
 
 def test_a_run_that_is_killed_starts_the_next(run: Watched, doorbell: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By a signal that counts as a regular end: systemd would not start it again by itself."""
+    """systemd does not restart it: the signal counts as a regular exit."""
 
     def killed(watch: int) -> None:
         raise KeyboardInterrupt
@@ -274,7 +274,7 @@ def test_the_doorbells_are_systemds_if_they_were_meant_for_this_process(
 
 
 def test_a_forged_reply_answers_nothing(run: Watched) -> None:
-    """An agent that can make its view writable may put anything there; root's own record is elsewhere."""
+    """Agents that can make their view writable may put anything there; root's own record is elsewhere."""
     forged = run.places.replies / f"{FIRST}.json"
     forged.write_bytes(b'{"v":1,"status":"done"}')
     hand_over(run, FIRST)
@@ -293,12 +293,12 @@ def test_an_operator_is_answered_where_no_agent_looks(run: Watched) -> None:
 
 
 class Slow(Watched):
-    """Whatever an agent asks for takes until an operator was answered."""
+    """Blocks each agent request until an operator was answered."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.was_answered = threading.Event()
-        self.waited: list[bool] = []  # whether each of the agent's saw that
+        self.waited: list[bool] = []  # for each of the agent's requests, whether it saw that
 
     def carry_out(self, request: Request, *, by_operator: bool) -> None:
         if not by_operator:
@@ -312,7 +312,7 @@ class Slow(Watched):
 def test_an_operator_waits_for_nothing_of_an_agents(
     run: Watched, is_ending: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not either when the run takes nothing more of the agent's, and only waits for what it has taken."""
+    """This holds even when the run takes nothing more from the agent and waits only for what it has taken."""
     monkeypatch.setattr(sync, "LONGEST_RUN", 0.0 if is_ending else 300.0)
     run = Slow(run.places, run.journal, run.service, {}, ())
     hand_over(run, *(f"{number:032x}" for number in range(60)))
@@ -329,7 +329,7 @@ def hand_over_as_operator(run: Watched, request_id: str) -> None:
     request = {"v": 1, "id": request_id, "deadline": wrapper.boottime_ms() + 60_000, "op": "signal", "signal": "HUP"}
     line = json.dumps({**request, "pid": 4711}).encode() + b"\n"
     while not wrapper.try_to_hand_over(str(run.places.operator), str(run.places.doorbell), line, request_id):
-        pass  # it was taken at once
+        pass  # it was taken immediately
 
 
 @attack(147)
@@ -343,7 +343,7 @@ def test_claims_of_empty_lines_count_for_nothing(run: Watched) -> None:
 
 
 def test_no_more_is_taken_while_many_wait(run: Watched) -> None:
-    """A run needs memory for each line until it is answered."""
+    """Runs need memory for each line until it is answered."""
     run.unanswered = {"1": spool.LINES - 1}
     assert run.may_take()
     run.unanswered = {"1": 1, "2": spool.LINES - 1}
@@ -354,7 +354,7 @@ def test_no_more_is_taken_while_many_wait(run: Watched) -> None:
 
 @pytest.mark.parametrize("size", [LINE_BYTES - 1, LINE_BYTES, LONGEST_LINE, LONGEST_LINE + 1])
 def test_a_long_line_is_answered_and_counts_for_as_many_short_ones(run: Watched, size: int) -> None:
-    """An agent with a wrapper of another policy, or with none, may write what this policy refuses."""
+    """Agents with a wrapper of another policy, or with none, may write what this policy refuses."""
     request = {"v": 1, "id": FIRST, "deadline": wrapper.boottime_ms() + 60_000, "op": "start", "netns": None, "env": {}}
     request["argv"] = ["tool", "x" * (size - len(wrapper.encode({**request, "argv": ["tool", ""]})))]
     line = wrapper.encode(request).encode()
@@ -374,7 +374,7 @@ def test_a_long_line_is_answered_and_counts_for_as_many_short_ones(run: Watched,
 
 
 def test_a_directory_full_of_names_is_read_with_a_bound(run: Watched) -> None:
-    """An agent that can remount its view may have made any number of them; what is left goes the next times."""
+    """Agents that can remount their view can create any number of names; later runs remove the rest."""
     run.replies.most = 2
     for number in range(100):
         (run.places.replies / f"{number:032x}.json").touch()

@@ -1,4 +1,4 @@
-"""What an agent's container is given, in the syntax of each of those that start it."""
+"""Mounts and settings for an agent's container, in the syntax of each tool that starts it."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ security_opt:
   - "seccomp=/run/sidespawn/agent-seccomp.json"
   - "label=type:sidespawn_agent_t"
 """,
-    # Only the exact word `ro` is read-only to Kolla-Ansible's podman worker.
+    # Kolla-Ansible's podman worker takes only the exact word `ro` for read-only.
     ("kolla", "full"): f"""\
 - "{RUN}/spool:{RUN}/spool"
 - "{RUN}/agent/dnsmasq:/usr/local/lib/neutron-wrappers/dnsmasq:ro"

@@ -1,4 +1,4 @@
-"""A transient unit: all that a side container gets stands there, and nothing that an agent wrote is read as syntax."""
+"""A transient unit has all that a side container gets; nothing that an agent wrote is read as syntax."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ GIVEN = systemd_roots.given_path(PLAN.service, PLAN.image)
 
 
 HIDDEN = "TemporaryFileSystem"
-OLD, NEW = 252, 257  # versions of systemd, without and with pid namespaces
+OLD, NEW = 252, 257  # systemd versions without and with pid namespaces
 
 
 def unit(plan: Plan = PLAN, pins: Pins = PINS, version: int = OLD) -> dict[str, Any]:
-    """The values of the unit's properties, of a repeated one the last."""
+    """Return the values of the unit's properties; of a repeated one, the last."""
     return {name: value for name, (_, value) in properties(plan, pins, ID, version)}
 
 
@@ -70,7 +70,7 @@ NO_PINS = replace(PINS, mounts=(), configuration=())
 
 @pytest.mark.parametrize("image", [PLAN.image, "host"])
 def test_systemd_has_nothing_to_make_read_only_but_the_root(image: str) -> None:
-    """systemd 252 reads the host's whole list of mounts twice for each path that it is to make so."""
+    """systemd 252 reads the host's whole list of mounts twice for each path that it makes read-only."""
     mounts = (*PLAN.mounts, Mount(path="/read", beneath="read", writable=False))
     plan = replace(PLAN, image=image, mounts=mounts, scripts=(Script(path="/s", text=""),))
     found = unit(plan, replace(PINS, mounts=(*PINS.mounts, Path("/pins/1.mount1")), scripts=(Path("/snapshots/1.1"),)))
@@ -80,7 +80,7 @@ def test_systemd_has_nothing_to_make_read_only_but_the_root(image: str) -> None:
 
 
 def test_in_the_agents_state_there_is_only_what_is_mounted() -> None:
-    """The mount points are made in an empty directory; where all of the state is mounted, none is needed."""
+    """Mount points are made in an empty directory. If the whole state is mounted, none is needed."""
     assert ("/state", "ro,mode=755,nosuid,nodev,noexec,size=64k") in unit()["TemporaryFileSystem"]
     whole = replace(PLAN, mounts=(Mount(path="/all", beneath=".", writable=False),), configuration=())
     places = [path for path, _ in unit(whole, replace(PINS, configuration=()))["TemporaryFileSystem"]]
@@ -104,7 +104,7 @@ def test_a_systemd_that_can_gives_a_pid_namespace() -> None:
     assert after == unit(version=300)
     assert after["PrivatePIDs"] == "yes"
     assert {name for name in after if after[name] != before.get(name)} == {"PrivatePIDs", "BindPaths", HIDDEN}
-    # What it would mount, writable, if nothing else were there.
+    # What it would mount, writable, without the other mounts.
     covered = {path for _, path, *_ in after["BindPaths"]} | {path for path, _ in after[HIDDEN]}
     assert {"/proc", "/sys", "/dev", "/run"} <= covered
     assert ("/run", "ro,mode=755,nosuid,nodev,noexec,size=64k") in after[HIDDEN]
@@ -225,7 +225,7 @@ def test_numbers_and_truths_for_busctl() -> None:
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
-    """Where the bus would be."""
+    """Listen where the bus would be."""
     monkeypatch.setattr(systemd_bus, "SOCKET", str(tmp_path / "bus"))
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(tmp_path / "bus"))
@@ -234,7 +234,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.s
 
 
 def answers(server: socket.socket, *answers: bytes) -> None:
-    """A bus that says these things one after the other, whatever it is told; one that has nothing to say closes."""
+    """Serve a bus that sends these answers in turn, whatever it is asked, and closes after the last one."""
 
     def serve() -> None:
         connection, _ = server.accept()

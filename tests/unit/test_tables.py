@@ -1,4 +1,4 @@
-"""Names that anybody may choose, in tables of the kernel that root's tools read."""
+"""Names that anyone may choose, in kernel tables that root's tools read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sidespawn.host_scan import sources
 from sidespawn.system import tables
 from tests.attacks.catalogue import attack
 
-# What Python takes for the end of a line or a word, and the kernel does not escape.
+# What Python treats as the end of a line or word and the kernel does not escape.
 ENDS = ("\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029")
 BLANKS = ("\r", "\x1f", "\xa0", "\u2003", "\u3000")
 TRUE = "25 1 0:22 / /run rw shared:5 - tmpfs tmpfs rw\n26 25 0:22 /netns /run/netns rw shared:7 - tmpfs tmpfs rw\n"
@@ -37,7 +37,7 @@ def test_no_row_is_shorter_than_can_be() -> None:
 def test_the_name_of_a_mount_is_no_row_of_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str, blank: str
 ) -> None:
-    """Agents share /run/netns, so the names that they mount at stand among the host's own mounts."""
+    """Agents share /run/netns, so the names of their mount points appear among the host's mounts."""
     lie = blank.join(("99", "1", "7:7", "/", "/run/sidespawn/other/spool", "rw"))
     text = TRUE + f"27 26 0:4 net:[1] /run/netns/a{end}{lie} rw shared:9 - nsfs nsfs rw\n"
     (tmp_path / "self").mkdir()
@@ -54,7 +54,7 @@ def test_the_name_of_a_mount_is_no_row_of_another(
 @attack(248)
 @pytest.mark.parametrize("name", [b"/tmp/a\n\n/x", b"/tmp/a\x85\xe2\x80\xa8", b"/tmp/a\x0c\x0c b", b"\n"], ids=ascii)
 def test_the_name_of_a_socket_keeps_no_one_from_reading_the_others(tmp_path: Path, name: bytes) -> None:
-    """Anybody in the host's network can make one; the kernel escapes nothing of it."""
+    """Processes in the host's network can create one; the kernel escapes no part of its name."""
     (tmp_path / "net").mkdir()
     row = b"0000: 00000002 00000000 00010000 0001 01 %5d %s\n"
     (tmp_path / "net/unix").write_bytes(
@@ -66,7 +66,7 @@ def test_the_name_of_a_socket_keeps_no_one_from_reading_the_others(tmp_path: Pat
 @attack(249)
 @pytest.mark.parametrize("end", ["\x0c", "\x0b", "\x1e"], ids=ascii)
 def test_a_program_that_names_itself_as_a_line_of_its_status_hides_no_memory(end: str) -> None:
-    """`top` shows what the kernel says of it, not what it calls itself."""
+    """`top` shows the kernel's figures, not the process's name."""
     libc, own, named = ctypes.CDLL(None), Path("/proc/self/comm").read_text().strip(), threading.get_native_id()
     assert named == os.getpid(), "the name of the process is that of its first thread"
     assert libc.prctl(15, f"x{end}VmRSS: 9 kB".encode()) == 0  # PR_SET_NAME
@@ -78,7 +78,7 @@ def test_a_program_that_names_itself_as_a_line_of_its_status_hides_no_memory(end
 
 @attack(250)
 def test_of_an_agent_with_any_number_of_mount_namespaces_one_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each look may take seconds, since the agent's files may not answer: a thousand would take an operator an hour."""
+    """Looking at one may take seconds, since agents' files may not answer: a thousand would take an hour."""
     looked = []
     container = f"0::/machine.slice/libpod-{'a' * 64}.scope"
     known = {1: ("host", "0::/init.scope")} | {

@@ -1,4 +1,4 @@
-"""What is counted of a service outlives runs, and a damaged file is a new beginning."""
+"""A service's counters survive restarts; a damaged file resets them."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_start_counts_where_its_time_belongs(
     run.accepted[ID] = 0.0
     monkeypatch.setattr("time.monotonic", lambda: seconds)
     run.started(ID)
-    run.started("2" * 32)  # of a run that was killed: no one knows since when
+    run.started("2" * 32)  # from a run that was killed: its age is unknown
     assert run.counts == {f"starts {bucket}": 1, "seconds": seconds}
 
 
@@ -66,7 +66,7 @@ def test_every_record_counts_also_one_that_is_left_out_of_the_journal(tmp_path: 
 
 
 def test_a_run_writes_down_what_it_did(tmp_path: Path) -> None:
-    """Nothing was asked: a run of the timer. The next one finds a claim that was left."""
+    """Start one run from the timer, without requests, and another one that finds an abandoned claim."""
     places = Places("small", run=tmp_path, policies=tmp_path)
     for path in (places.spool, places.operator, places.claims, places.answers, places.replies):
         path.mkdir(parents=True)

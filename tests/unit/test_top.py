@@ -1,4 +1,4 @@
-"""`sidespawn top`: rates between two frames, limits that are reached, and a screen that is given back."""
+"""`sidespawn top`: rates between two frames, limits that are reached, and a restored screen."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def frame(found: Figures = SMALL, now: float = 100.0, before: top.Frame | None =
 
 
 def columns(found: top.Frame) -> dict[str, str]:
-    """The row of the only service by its heading. Two blanks or more lie between columns."""
+    """Return the cells of the only service's row by heading. Columns are separated by two or more blanks."""
     heading, row = top.drawn(found)[:2]
     names = ["service", "state", "side containers", "req/s", "ok", "refused", "queued", "limits"]
     starts = sorted(heading.index(name) for name in [*names, "failed", "expired"])
@@ -149,7 +149,7 @@ def test_frames_as_lines_of_json(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def on_a_terminal(keys: bytes, **environment: str) -> tuple[bytes, int]:
-    """Return what it wrote on a terminal with 24 lines until the keys ended it, and its exit code."""
+    """Return the output on a terminal with 24 lines until the keys ended it, and the exit code."""
     child, terminal = pty.fork()
     if child == 0:
         launcher = "from sidespawn.cli.main import main; main()"
@@ -166,7 +166,7 @@ def on_a_terminal(keys: bytes, **environment: str) -> tuple[bytes, int]:
             if not is_sent and b"\x1b[J" in found:
                 os.write(terminal, keys)
                 is_sent = True
-    except OSError:  # EIO: no one has the other end open any more
+    except OSError:  # EIO: the other end is closed
         pass
     os.close(terminal)
     return found, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

@@ -1,4 +1,4 @@
-"""Where the units' files are: with a distribution's package in its place, otherwise where `enable` writes them."""
+"""Where the unit files are: where a distribution's package puts them, otherwise where `enable` writes them."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def stopped(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return what systemctl was called with."""
+    """Return the arguments of systemctl."""
     calls: list[str] = []
     monkeypatch.setattr(systemd, "systemctl", lambda *arguments: calls.append(" ".join(arguments)))
     return calls
 
 
 def put(directory: Path, python: str = PACKAGES_PYTHON, package: str = str(systemd.PACKAGE)) -> None:
-    """The units of an installation of `package`."""
+    """Write the units of `package`."""
     for name, content in systemd.contents(python).items():
         (directory / name).write_text(content.replace(str(systemd.PACKAGE), package))
 
@@ -93,7 +93,7 @@ def test_what_another_installation_left_is_removed() -> None:
 
 
 def test_an_operators_copy_is_kept() -> None:
-    """As `systemctl edit --full` makes it."""
+    """`systemctl edit --full` makes such a copy."""
     put(systemd.PACKAGED)
     copy = systemd.INSTALLED / "sidespawn@.service"
     copy.write_text(systemd.contents(PACKAGES_PYTHON)[copy.name] + "Nice=5\n")
@@ -130,7 +130,7 @@ def test_with_the_last_service_the_packages_own_stay(stopped: list[str]) -> None
 
 @pytest.fixture
 def loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The profiles that were loaded. The one there is belongs to a distribution's package."""
+    """Return the loaded profiles. The existing one belongs to a distribution's package."""
     calls: list[str] = []
     (tmp_path / "apparmor.d").mkdir()
     (tmp_path / "apparmor.d/sidespawn-agent").write_text("profile, and a line of the operator's")

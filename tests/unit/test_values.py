@@ -1,4 +1,4 @@
-"""Every type of value that a policy can name: what it accepts, and what it does not."""
+"""Every type of value that a policy can name: what it accepts and what it refuses."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ REFUSED = {
     "integer 0..18446744073709551615": ["18446744073709551616"],
 }  # fmt: skip
 
-# What no type accepts, whatever else it is for.
+# What no type accepts.
 NEVER = {
     "empty": "",
     "newline": "\n",

@@ -1,4 +1,4 @@
-"""The format between wrapper and host: what a line must be, and that nothing in it can do harm before it is judged."""
+"""The format between wrapper and host: what is a valid line, and why none can do harm before it is judged."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_a_signal() -> None:
         {"netns": None},
         {"env": {}},
         {"argv": ["dnsmasq"]},
-        {"argv": ["dnsmasq", "--domain=b\u00fccher.example"]},  # printable; the policy refuses it
+        {"argv": ["dnsmasq", "--domain=b\u00fccher.example"]},  # printable characters, which the policy refuses
         {"argv": ["x"] * 1024},
         {"env": {f"N{i}": "" for i in range(32)}},
         {"netns": "n" * 64},
@@ -164,7 +164,7 @@ def test_a_policy_says_how_long_a_line_may_be(most: int) -> None:
 
 
 def test_a_line_that_only_this_policy_refuses_for_its_length_has_an_answer() -> None:
-    """Its writer, with a wrapper of an earlier policy, would wait for it until the deadline."""
+    """Wrappers of an earlier policy may send one, and would wait for the answer until the deadline."""
     error = refusal(RAW + b" " * (LINE_BYTES + 1))
     assert error.request_id == ID
     assert "limits.line" in error.message
@@ -357,10 +357,10 @@ def test_id(request_id: str) -> None:
 def test_no_id(request_id: object) -> None:
     error = refusal(line(START, id=request_id))
     assert "id is not 32 hexadecimal digits" in error.message
-    assert error.request_id is None  # so that nothing is ever named after it
+    assert error.request_id is None  # so that no file is ever named after it
 
 
-# ---------------------------------------------------------------- whatever comes
+# ---------------------------------------------------------------- any input
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -435,7 +435,7 @@ def test_a_reply_says_nothing_about_a_container_that_is_not_there() -> None:
 
 
 def test_an_id_is_remembered_longer_than_the_longest_wait_of_a_wrapper() -> None:
-    longest_timeout = 600  # seconds; what a policy can say
+    longest_timeout = 600  # seconds; the longest that a policy can set
     assert longest_timeout * 1000 < HORIZON_MS
 
 

@@ -1,4 +1,4 @@
-"""The wrapper: its line reaches the host whatever the host does, and its caller learns what came of it."""
+"""The wrapper's line reaches the host whatever the host does, and its caller learns the result."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from sidespawn.host.directories import write_wrappers
 from sidespawn.system.places import Places
 
 ID = "0" * 32
-SOON = 300  # milliseconds: for what is to run out of time
+SOON = 300  # milliseconds, for tests in which the time must run out
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def take(box: Path) -> tuple[bytes, ...]:
 
 
 class Host(threading.Thread):
-    """Answers every request of the spool by `answer`, as the host does: claim, parse, reply."""
+    """Answers every request in the spool with `answer`, in the host's steps: claim, parse, reply."""
 
     def __init__(self, box: Path, answer: Callable[[StartRequest | SignalRequest], Reply | None]) -> None:
         super().__init__()
@@ -134,7 +134,7 @@ def test_a_torn_line_of_another_is_ended_first(box: Path) -> None:
 def test_never_lost_when_the_file_goes_at_any_moment(
     box: Path, monkeypatch: pytest.MonkeyPatch, moment: str, when: str, removed: str
 ) -> None:
-    """The line ends up in what the host took, or in the file that the host will take next; perhaps in both."""
+    """Check that the host took the line, or that the file that it takes next has it, or both."""
     real: Callable[..., object] = getattr(wrapper, moment)
     path = box / "spool" / "processes"
     taken: list[bytes] = []
@@ -145,7 +145,7 @@ def test_never_lost_when_the_file_goes_at_any_moment(
             return
         times.append(moment)
         if removed == "taken by the host":
-            monkeypatch.setattr(spool, "LOCK_PATIENCE", 0.0)  # the wrapper of this very process may hold it
+            monkeypatch.setattr(spool, "LOCK_PATIENCE", 0.0)  # the wrapper in this very process may hold it
             taken.extend(take(box))
         else:
             taken.extend(path.read_bytes().splitlines())
@@ -186,7 +186,7 @@ def test_gone_after_the_write_it_is_written_again_under_the_same_id(box: Path, m
 
 
 def test_many_wrappers_and_a_host_lose_nothing(box: Path) -> None:
-    """Processes, since flock(2) knows no threads."""
+    """flock(2) does not separate threads, so these are processes."""
     code = (
         "import sys; from sidespawn.agent import wrapper\n"
         "for number in range(40):\n"
@@ -283,7 +283,7 @@ def test_a_timestamp_that_cannot_be_written_is_no_obstacle(box: Path, make: Call
     assert requests(box) == b"line\n"
 
 
-# ---------------------------------------------------------------- what it asks
+# ---------------------------------------------------------------- what it sends
 
 
 def test_a_start_is_what_the_host_reads(box: Path, settings: dict[str, Any]) -> None:
@@ -331,12 +331,12 @@ def test_a_line_as_long_as_the_policy_allows_is_written_whole(
     settings |= {"timeout": 0.05} | ({} if most is None else {"line": most})
     path, limit = box / "spool" / "processes", most or wrapper.LINE_BYTES
     wrapper.start(settings, ["tool"], None, {})
-    value = "x" * (limit - len(path.read_bytes()) - 2)  # with its quotes, comma and no LF
+    value = "x" * (limit - len(path.read_bytes()) - 2)  # with its quotes and comma, without the LF
     path.unlink()
-    for _ in range(2):  # beside another one, too
+    for _ in range(2):  # together with another one, too
         wrapper.start(settings, ["tool", value], None, {})
     written = path.read_bytes().splitlines(keepends=True)
-    assert [abs(len(each) - limit - 1) <= 1 for each in written] == [True, True]  # a deadline may get another digit
+    assert [abs(len(each) - limit - 1) <= 1 for each in written] == [True, True]  # the deadline may get another digit
     for each in written:
         request = parse_request(each.rstrip(b"\n"), limit)
         assert isinstance(request, StartRequest)
@@ -404,7 +404,7 @@ def test_exit_code(
     [
         *((Status.REJECTED, "", 0), (Status.FAILED, "", 0), (Status.EXPIRED, "", 0)),
         *((Status.REJECTED, "HUP", 0), (Status.REJECTED, "1", 0), (Status.FAILED, "HUP", 0), (Status.EXPIRED, "1", 0)),
-        # One that is to end must not be taken for ended.
+        # A process that should end must not be taken for an ended one.
         *(
             (Status.REJECTED, "15", 77),
             (Status.REJECTED, "9", 77),
@@ -426,7 +426,7 @@ def test_what_does_not_succeed_fails_only_where_the_policy_has_it_so(
     arguments = (signal, "4711") if signal else ("--quiet",)
     with Host(box, answering(status, reason, "the message")):
         assert run_main(monkeypatch, settings | {"refusals_fail": False, "kill": bool(signal)}, *arguments) == code
-    assert capfd.readouterr().err == f"sidespawn: {status} ({reason}): the message\n"  # it says so anyway
+    assert capfd.readouterr().err == f"sidespawn: {status} ({reason}): the message\n"  # it still prints it
 
 
 def test_no_spool_is_unavailable(box: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -529,7 +529,7 @@ def test_a_shared_kill_script_asks_the_agents_other_services(
     assert seen == ([["KILL"], ["0"], ["0", "KILL"]] if shared else [["KILL"], [], []])
 
 
-# ---------------------------------------------------------------- as it stands in an agent
+# ---------------------------------------------------------------- as installed in an agent
 
 PYTHONS = [sys.executable]
 PYTHONS += [str(path) for path in sorted((Path.home() / ".pyenv/versions").glob("3.6.*/bin/python3.6"))]
@@ -538,7 +538,7 @@ PYTHONS += [path for path in [shutil.which("python3.6")] if path and "/shims/" n
 
 @pytest.fixture
 def installed(box: Path, neutron_dhcp: Policy) -> Iterator[Path]:
-    """The scripts as `sidespawn enable` writes them, for a spool in this directory."""
+    """Write the scripts as `sidespawn enable` does, for a spool in this directory."""
     places = Places("neutron-dhcp-dnsmasq", run=box)
     for path in (places.agent, places.spool, places.replies, places.claims):
         path.mkdir(parents=True)
@@ -608,7 +608,7 @@ def test_the_hosts_code_is_for_the_same_python_only(
 def test_without_the_hosts_code_agents_compile_the_text(
     installed: Path, python: str, neutron_dhcp: Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on a host with Python 3.14, whose code the version of marshal that is wanted cannot express."""
+    """Python 3.14 is an example: its code does not fit into the required version of marshal."""
 
     def refuse(*arguments: object) -> bytes:
         raise ValueError("unmarshallable object")
@@ -658,7 +658,7 @@ def test_only_a_call_that_the_policy_lists_is_local(installed: Path, arguments: 
 
 @pytest.fixture
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The wrapper's own file, in a directory that PATH leads to first."""
+    """Return the wrapper's own file, in the first directory of PATH."""
     path = tmp_path / "sbin" / "tool"
     path.parent.mkdir()
     path.write_text("#!/bin/sh\n")
@@ -697,7 +697,7 @@ def test_what_cannot_be_executed_is_passed_over(own: Path, tmp_path: Path, setti
 
 
 def test_a_directory_of_that_name_is_passed_over(own: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
-    """Container engines make one where the source of a mount is not there."""
+    """Container engines create one where the source of a mount is missing."""
     (tmp_path / "image" / "tool").mkdir(parents=True)
     expected = program(tmp_path / "bin" / "tool")
     assert wrapper.real_program(settings | {"real": [str(tmp_path / "image" / "tool")]}) == str(expected)
@@ -758,7 +758,7 @@ assert wrapper.identify_netns() is None
 
 
 def test_no_name_is_looked_at(apart: Callable[[str], str]) -> None:
-    """One of them may be a file system of another agent's that never answers."""
+    """Names may be on another agent's file system, which never answers."""
     apart("""
 import os, subprocess
 from sidespawn.agent import wrapper
@@ -830,7 +830,7 @@ def test_what_the_agent_answers_can_have_any_argument_in_one_place(arguments: li
 
 # ---------------------------------------------------------------- without the json module
 
-PLAIN = st.none() | st.integers() | st.text(st.characters())  # lone surrogates, as os.fsdecode makes them, included
+PLAIN = st.none() | st.integers() | st.text(st.characters())  # including the lone surrogates that os.fsdecode makes
 
 
 @given(st.dictionaries(st.text(), PLAIN | st.lists(st.text(st.characters())) | st.dictionaries(st.text(), st.text())))
@@ -857,7 +857,7 @@ def test_a_success_costs_no_import_of_json(box: Path, settings: dict[str, Any]) 
 
 @contextmanager
 def listening(replies: Path) -> Iterator[int]:
-    """At the doorbell, as systemd does."""
+    """Listen at the doorbell, as systemd does."""
     os.mkfifo(replies / "doorbell")
     descriptor = os.open(replies / "doorbell", os.O_RDWR | os.O_NONBLOCK)
     try:
@@ -873,7 +873,7 @@ def doorbell(box: Path) -> Iterator[int]:
 
 
 def rung(doorbell: int) -> int:
-    """How often, since it was asked last."""
+    """Return how often it rang since the last question."""
     try:
         return len(os.read(doorbell, 1 << 16))
     except BlockingIOError:
@@ -881,7 +881,7 @@ def rung(doorbell: int) -> int:
 
 
 def test_the_doorbell_is_rung_before_there_is_a_line(box: Path, doorbell: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A wrapper that is killed in between has rung for nothing, and has not left a line that no one looks for."""
+    """If a wrapper is killed in between, it has rung for nothing, but left no line unnoticed."""
 
     def killed(descriptor: int, line: bytes) -> bool:
         raise KeyboardInterrupt
@@ -896,7 +896,7 @@ def test_the_doorbell_is_rung_before_there_is_a_line(box: Path, doorbell: int, m
 def test_a_wrapper_rings_for_what_is_in_its_way(
     box: Path, doorbell: int, monkeypatch: pytest.MonkeyPatch, again: float, times: set[int]
 ) -> None:
-    """For the host to remove it: once, and again when that takes long. Mostly it is another wrapper's lock."""
+    """Ring once for the host to remove it, and again if that takes long. Usually it is another wrapper's lock."""
     monkeypatch.setattr(wrapper, "RING_AGAIN", again)
     (box / "spool" / "processes").mkdir()
     assert not hand_over(box, within=SOON)
@@ -911,7 +911,7 @@ def test_a_doorbell_that_was_rung_too_often_is_no_obstacle(box: Path, doorbell: 
 
 
 def test_where_nobody_listens_yet_it_is_rung_again(box: Path, doorbell: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As when the request was written while the socket unit was stopped."""
+    """Requests written while the socket unit was stopped need this."""
     monkeypatch.setattr(wrapper, "RING_AGAIN", 0)
     assert wait_for(box / "replies" / f"{ID}.json", within=SOON) is None
     assert rung(doorbell) > 1
@@ -926,7 +926,7 @@ def test_it_is_not_rung_again_for_a_request_that_was_taken(
 
 
 def ring(bell: Path, reply: Path | None) -> None:
-    """As the host does, as soon as a wrapper waits at the bell; with a reply, or without as only another could."""
+    """Ring like the host does once a wrapper waits at the bell: with a reply, or without, as only others could."""
     with open(bell, "wb"):
         if reply is not None:
             reply.write_bytes(b"reply")
@@ -1033,7 +1033,7 @@ def test_the_script_rings_before_python_compiles_the_rest(installed: Path) -> No
 
 
 def test_the_script_does_not_ring_for_what_the_agent_answers_itself(installed: Path) -> None:
-    (installed / "spool").rmdir()  # what is not answered here ends at once
+    (installed / "spool").rmdir()  # without an answer here, this ends immediately
     with listening(installed / "replies") as doorbell:
         for arguments, times in ((["--version"], 0), (["--test", "--dhcp-host=tag:foo"], 0), (["--test"], 1)):
             execute(sys.executable, installed / "agent" / "dnsmasq", *arguments)
