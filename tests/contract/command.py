@@ -1,4 +1,4 @@
-"""The command as a user runs it: in its own process, with an environment of our choice."""
+"""The command as a user runs it: in a separate process, with a chosen environment."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SOURCE = Path(sidespawn.__file__).parent.parent
 NOBODY = 65534
 
 
-# An ordinary user, but for reading a checkout that lies where only root can look.
+# An ordinary user who may also read a checkout that only root can reach.
 AS_NOBODY = (
     "setpriv",
     f"--reuid={NOBODY}",

@@ -1,4 +1,4 @@
-"""What each module of the package imports."""
+"""The imports of each module of the package."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def is_module(name: str) -> bool:
 
 
 def imports(module: str) -> Iterator[str]:
-    """Every module that is imported anywhere in this one, also within functions."""
+    """Yield every module that is imported anywhere in this one, also within functions."""
     for node in ast.walk(ast.parse(path_of(module).read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

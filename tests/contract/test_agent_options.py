@@ -1,4 +1,4 @@
-"""`sidespawn agent-options`: what it prints for each engine, its exit codes, and what it never prints."""
+"""`sidespawn agent-options`: its output for each engine, its exit codes, and what it never prints."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_unit_says_the_same_as_podmans_options() -> None:
 
 
 def test_a_pod_does_not_ask_for_what_kubernetes_refuses() -> None:
-    """Bidirectional needs a privileged container: the API's server and the kubelet refuse the pod."""
+    """Bidirectional propagation needs a privileged container: the API server and the kubelet reject the pod."""
     made = containers.recipe(AGENT, "kubernetes")
     assert "Bidirectional" not in json.dumps(made["manifest"])
     assert any("Bidirectional" in each for each in made["notes"])

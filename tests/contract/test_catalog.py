@@ -1,4 +1,4 @@
-"""The catalogue explains each kind of record in the journal, with commands that there are."""
+"""The catalog explains each kind of journal record, with commands that exist."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sidespawn.setup.systemd import PACKAGE
 CATALOG = PACKAGE / "catalog/sidespawn.catalog"
 TEXT = CATALOG.read_text(encoding="utf-8")
 ENTRIES = {each[:32]: each[33:] for each in re.split(r"^-- ", TEXT, flags=re.MULTILINE)[1:]}
-# What such a record always has.
+# What every such record has.
 ALWAYS = {"SIDESPAWN_SERVICE"}
 WITH = {
     Event.REJECTED: {"SIDESPAWN_REASON"},

@@ -1,4 +1,4 @@
-"""`sidespawn check`: says whether a policy is valid, where it is not, and what it allows."""
+"""`sidespawn check` says whether a policy is valid, where the mistake is, and what the policy allows."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ BAD = problem(Topic.SYSTEMD, "PID 1 is init", "nothing starts", "boot systemd")
 
 @pytest.fixture
 def on_host(monkeypatch: pytest.MonkeyPatch, policy: Path) -> list[Finding]:
-    """The host, with one service whose policy is the fixture's: it has the findings that a test puts into this list."""
+    """Set up a host with one service and the fixture's policy. Its findings are what the test adds to this list."""
     findings: list[Finding] = []
     monkeypatch.setattr(host_report, "report", lambda services: tuple(findings))
     monkeypatch.setattr(command, "enabled_services", lambda: [str(policy)])
@@ -212,7 +212,7 @@ def test_what_is_of_the_host_is_said_once(
 
 @pytest.mark.parametrize("as_nobody", [False, True], ids=["root", "nobody"])
 def test_this_host_whatever_it_is(as_nobody: bool) -> None:
-    """On any machine, with or without systemd, engines and security modules: findings and no traceback."""
+    """On any machine, with or without systemd, engines and security modules, it prints findings and no traceback."""
     done = sidespawn_command("check", "--json", as_nobody=as_nobody)
     found = printed_json(done)
     findings = found["host"]["findings"]

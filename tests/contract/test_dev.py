@@ -1,4 +1,4 @@
-"""`./dev test` without further words runs every test that needs no machine of its own."""
+"""`./dev test` without arguments runs every test that needs no separate machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the documentation says is so: its examples are valid, its tables complete, its pages and links there."""
+"""The documentation is correct: examples are valid, tables complete, pages and links present."""
 
 from __future__ import annotations
 
@@ -44,17 +44,17 @@ WIRE = (DOCS / "wire.md").read_text()
 UUID = "4f3c1f4e-8a5b-4f2e-9a36-2f1d7b0c5e11"
 SECOND_ID = "61a1c98acaf6235b68a1e841934ac713"
 
-# Of a table of core.document, with the key as the first argument.
+# Functions of core.document that read a table's key, which is their first argument.
 READERS = {"take", "table", "path", "number", "strings", "pattern", "patterns", "choice"}
 
 
 def fenced(text: str, kind: str) -> list[str]:
-    """The code blocks whose info string is exactly `kind`."""
+    """Return the code blocks whose info string is exactly `kind`."""
     return re.findall(rf"^```{kind}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
 def in_tables(text: str) -> set[str]:
-    """Return what stands in backquotes in the first column of a table."""
+    """Return the text in backquotes in the first column of a table."""
     first_columns = re.findall(r"^\| ([^|]+) \|", text, re.MULTILINE)
     return {word for column in first_columns for word in re.findall(r"`([^`]+)`", column)}
 
@@ -82,7 +82,7 @@ def test_every_other_example_is_toml() -> None:
 
 
 def keys_read() -> set[str]:
-    """Every constant that loading/parse.py and loading/programs.py read as a key."""
+    """Yield every constant that loading/parse.py and loading/programs.py read as a key."""
     trees = [ast.parse(Path(str(module.__file__)).read_text()) for module in (parse, programs)]
     keys = set()
     for node in (node for tree in trees for node in ast.walk(tree)):
@@ -179,7 +179,7 @@ def test_every_kind_of_scans_findings_is_described() -> None:
 
 
 def maker(folder: str) -> ModuleType:
-    """The script that makes what is kept in a folder of docs/."""
+    """Load the script that generates the contents of a folder of docs/."""
     specification = importlib.util.spec_from_file_location(f"make_{folder}", DOCS / folder / "make.py")
     assert specification is not None
     assert specification.loader is not None
@@ -261,7 +261,7 @@ def test_the_refusal_on_a_first_page_is_what_the_command_prints(page: str) -> No
     assert plain(shown) == plain(printed.stdout + printed.stderr)
 
 
-# ---------------------------------------------------------------- the text itself
+# ---------------------------------------------------------------- the pages
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(CHECKOUT)))
@@ -277,7 +277,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def anchors(page: Path) -> set[str]:
-    """The anchors that a renderer of Markdown gives to headings."""
+    """Return the anchors that Markdown renderers give to headings."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 

@@ -1,4 +1,4 @@
-"""Every error ends in one line, an exit code of its own kind and, when asked for, JSON."""
+"""Every error ends in one line, a distinct exit code and, on request, JSON."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def test_a_programs_own_json_option_is_none_of_ours() -> None:
     assert done.stdout == ""
 
 
-# ---------------------------------------------------------------- what the host answers an operator
+# ---------------------------------------------------------------- answers of the host to an operator
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""`sidespawn explain`: what a call leads to, without root, without a host that is set up, and without starting it."""
+"""`sidespawn explain` shows what a call leads to, without root or a prepared host, and without starting anything."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def options(call: Call) -> list[str]:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """An agent's file system, as far as its recorded files go."""
+    """Make an agent's file system with its recorded files."""
     tmp_path.chmod(0o755)
     return tmp_path
 
@@ -80,7 +80,7 @@ def test_json_of_a_refused_call() -> None:
     assert found.keys() == {"verdict", "reason", "message", "hint", "argument", "rule", "arguments"}
     assert (found["verdict"], found["reason"]) == ("refused", "option-not-allowed")
     assert found["argument"] == "--conf-script=/tmp/x"
-    assert [each["argument"] for each in found["arguments"]] == list(PLAIN.argv[1:])  # what was allowed before it
+    assert [each["argument"] for each in found["arguments"]] == list(PLAIN.argv[1:])  # what was allowed first
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_json_of_a_refused_call() -> None:
         (["-6/tmp/x"], "option-unknown"),
         (["--user=root"], "option-not-allowed"),
         (["eth0"], "positional-not-allowed"),
-        (["--json"], "option-unknown"),  # behind --, so it is the program's
+        (["--json"], "option-unknown"),  # after --, so it belongs to the program
         (["--domain=a\nb"], "bad-request"),
         (["--domain=\u202e"], "bad-request"),
         (["--server=[/red]"], "value-not-allowed"),
@@ -229,7 +229,7 @@ def test_every_preset_but_the_one_for_older_releases_has_recorded_calls() -> Non
 
 @pytest.mark.parametrize("name", presets.names())
 def test_a_wrapper_lies_where_the_program_is_looked_for_first(name: str) -> None:
-    """Outside of a namespace rootwrap takes the first of its exec_dirs, where a wrapper further back is passed by."""
+    """Outside a namespace rootwrap takes the first match in exec_dirs and ignores a wrapper in a later directory."""
     wrapper = Path(preset_policy(name).agent.wrapper)
     assert str(wrapper.parent) in ("/usr/sbin", "/usr/bin")
     assert wrapper.name == preset_policy(name).table.program
@@ -249,7 +249,7 @@ def test_a_variable_that_a_wrapper_leaves_out_is_left_out_and_told_of() -> None:
 
 @pytest.mark.parametrize(("number", "code"), [(500, 0), (900, 64)])
 def test_what_is_too_long_for_a_request_is_not_called_allowed(number: int, code: int) -> None:
-    """The wrapper refuses it, unless the policy allows longer requests."""
+    """Unless the policy allows longer requests, the wrapper refuses it."""
     tag = "subnet-0065347c-3513-59a1-aef3-65d693fe6e19"
     ranges = [f"--dhcp-range=set:{tag},10.20.{each % 250}.0,static,255.255.255.0,86400s" for each in range(number)]
     arguments = ["explain", "--preset", "neutron-dhcp-dnsmasq", *options(PLAIN), "--", *PLAIN.argv, *ranges]

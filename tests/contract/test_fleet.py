@@ -1,4 +1,4 @@
-"""The figures of docs/fleet.md are those of the simulation, and the simulation does what it says."""
+"""The figures in docs/fleet.md come from the simulation, and the simulation is correct."""
 
 from __future__ import annotations
 

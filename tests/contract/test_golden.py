@@ -1,7 +1,7 @@
-"""What each verb prints, to the letter: plain, as JSON, and its errors, as far as no host is needed for it.
+"""The exact output of each verb: plain, as JSON, and its errors, as far as no host is needed.
 
-A file in golden/ holds the command, what it printed, and its exit code. SIDESPAWN_WRITE_GOLDEN=1 rewrites them; read
-the difference before you commit it. What a host adds is left out: its warnings, and the numbers of lines of presets.
+A file in golden/ holds the command, its output and its exit code. SIDESPAWN_WRITE_GOLDEN=1 rewrites them; read the
+difference before you commit it. What depends on the host is left out: its warnings, and line numbers of presets.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ UUID = "4f3c1f4e-8a5b-4f2e-9a36-2f1d7b0c5e11"
 EXPLAIN = f"explain --preset neutron-l3-radvd --netns qrouter-{UUID}"
 RADVD = f"radvd --pidfile=/var/lib/neutron/external/pids/{UUID}.pid.radvd"
 
-# File, and what it is of. Services have names that no host has.
+# File, and what it is about. No host has services with these names.
 CASES = {
     "help": "--help",
     "no-verb": "",
@@ -89,7 +89,7 @@ def outcome(arguments: str) -> str:
     if done.stderr:
         text += f"--- standard error\n{done.stderr}"
     text += f"--- exit code {done.returncode}\n"
-    # JSON has them as a list, plain output one a line.
+    # JSON has a list of them, plain output has one on each line.
     text = re.sub(r'"warnings": \[[^\]]*\]', '"warnings": []', text)
     text = re.sub(r"^  (?:warning|problem) .*\n", "", text, flags=re.MULTILINE)
     text = re.sub(r"(\.toml):\d+", r"\1:LINE", text.replace(str(SOURCE), "SOURCE"))
@@ -106,7 +106,7 @@ def test_output_is_what_was_agreed_on(name: str) -> None:
 
 
 def agreed(name: str, found: str) -> str:
-    """Return what the golden file says, after writing it if that is asked for."""
+    """Return the text of the golden file, after writing it on request."""
     path = GOLDEN / f"{name}.txt"
     if os.environ.get("SIDESPAWN_WRITE_GOLDEN"):
         path.write_text(found)
@@ -185,7 +185,7 @@ def test_top_with_services(name: str, tmp_path: Path, monkeypatch: pytest.Monkey
     assert agreed(name, found) == found
 
 
-# ---------------------------------------------------------------- with no service, and with one
+# ---------------------------------------------------------------- without services, and with one
 
 
 @pytest.mark.parametrize(
@@ -275,7 +275,7 @@ def on_a_terminal(*arguments: str, **environment: str) -> str:
     try:
         while more := os.read(terminal, 65536):
             found += more
-    except OSError:  # EIO: no one has the other end open any more
+    except OSError:  # EIO: the other end is closed
         pass
     os.close(terminal)
     os.waitpid(child, 0)

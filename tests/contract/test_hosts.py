@@ -1,4 +1,4 @@
-"""docs/hosts.md says what the tests on machines found, and no more."""
+"""docs/hosts.md says what the tests on machines found, and nothing else."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from tests.machine import results
 
 MACHINE = Path(results.__file__).parent
-# As they stand in the sources: marks have their names as literals.
+# Literal in the sources: marks have their names as literals.
 PART = re.compile(r'mark\.part\("([\w-]+)"\)')
 
 

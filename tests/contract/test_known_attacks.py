@@ -1,4 +1,4 @@
-"""docs/known-attacks.md is what the tests say, and no attack of the catalogue is left out."""
+"""docs/known-attacks.md agrees with the tests, and lists every attack of the catalog."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_answers_are_reasons() -> None:
 
 def test_the_results_are_of_tests_that_are_there() -> None:
     there = {each.test.partition("::")[2] for each in catalogue.carried_out()}
-    parametrized = {"test_the_same_is_asked_of_a_pattern_without_a_policy"}  # marked row by row
+    parametrized = {"test_the_same_is_asked_of_a_pattern_without_a_policy"}  # has a marker on each row
     parametrized |= {"test_an_exploited_program_tries_to_get_out_theirs", "test_an_exploited_program_reaches_it_theirs"}
     assert {name.partition("[")[0] for name in catalogue.results()} <= there | parametrized
 

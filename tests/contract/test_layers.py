@@ -1,4 +1,4 @@
-"""The package's folders, as floors of a house: each imports from the floors below, and nothing from its own."""
+"""The package's folders are layers: each imports from the layers below it, and not from its own."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 
 from tests.contract.imports import PACKAGE, imports
 
-# From the ground up. So there is no arrow up and no circle.
+# From the bottom up, which excludes both upward imports and cycles.
 FLOORS = (
     ("agent", "errors"),
     ("frozen", "presets"),
@@ -25,7 +25,7 @@ MODULES = sorted(
 
 
 def folder(module: str) -> str:
-    """Or file, of those that stand in the package itself."""
+    """Return the module's folder, or its file if it is at the top of the package."""
     return module.split(".")[1]
 
 

@@ -1,4 +1,4 @@
-"""The metrics that are written, those of the page, and those that alerts and dashboard ask for are the same."""
+"""The metrics that are written, those on the page, and those that alerts and dashboard query are the same."""
 
 from __future__ import annotations
 

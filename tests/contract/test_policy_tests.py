@@ -1,4 +1,4 @@
-"""Test cases inside a policy: `check` judges each, and says which did not come out as its author expects."""
+"""Test cases inside a policy: `check` judges each one, and reports which differ from their author's expectation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The code that runs as root on a request: small, of the standard library only, and layered as its folders say."""
+"""The code that runs as root on a request is small, uses only the standard library, and is layered like its folders."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import pytest
 from sidespawn.loading.parse import ENGINES
 from tests.contract.imports import PACKAGE, imports, path_of
 
-MOST_LINES = 3825  # what grows here makes room for itself; HACKING.md says what is in the way of less
-# What the unit's command reaches, by import, from its first line.
+MOST_LINES = 3825  # code that grows here must save lines elsewhere; HACKING.md says what prevents a smaller number
+# What the unit's command imports, directly and indirectly.
 START = "sidespawn.run"
 
 
@@ -34,12 +34,12 @@ def reached(start: str, without: frozenset[str] = frozenset()) -> set[str]:
 
 
 BASE = sorted(reached(START))
-# What a run imports that serves no request: the timer's, or one that looks for what earlier wrappers had started.
+# Imported by runs that serve no requests: the timer's, and those that look for containers of legacy wrappers.
 OFF_DUTY = frozenset(("sidespawn.core.adoption", "sidespawn.host.adoption", "sidespawn.host.sweep"))
-ON_A_REQUEST = sorted(reached("sidespawn.host.sync", OFF_DUTY) | {START})  # not what loads and what makes directories
-# What makes a policy of TOML, in a process that a run starts for it.
+ON_A_REQUEST = sorted(reached("sidespawn.host.sync", OFF_DUTY) | {START})  # no loader, no creation of directories
+# Imported by the separate process that loads a policy from TOML.
 LOADER = reached("sidespawn.host.policies") - set(ON_A_REQUEST)
-# What the runtimes around runc have in common; no other engine has it.
+# Shared by the runtimes around runc; no other engine has it.
 OF_RUNTIMES = "sidespawn.system.oci"
 PURE = ("sidespawn.core", "sidespawn.errors", "sidespawn.frozen")
 
@@ -50,7 +50,7 @@ def engine_modules(engine: str) -> set[str]:
 
 
 def code_lines(path: Path) -> int:
-    """Lines with code on them: no blank ones, no comments, no docstrings."""
+    """Return the numbers of lines with code: no blank lines, comments or docstrings."""
     text = path.read_text(encoding="utf-8")
     nothing = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
     lines: set[int] = set()
@@ -94,7 +94,7 @@ def test_it_imports_only_the_standard_library_and_itself(module: str) -> None:
 
 @pytest.mark.parametrize("module", [each for each in BASE if is_within(each, ("sidespawn.core", "sidespawn.loading"))])
 def test_core_touches_nothing(module: str) -> None:
-    """It decides: no files, no clock, no environment, no processes. `_socket` is only asked to read addresses."""
+    """Deciding needs no files, clock, environment or processes. `_socket` is only asked to parse addresses."""
     names = {each.partition(".")[0] for each in imports(module)}
     assert not names & {
         "os",
@@ -120,7 +120,7 @@ def test_core_touches_nothing(module: str) -> None:
 
 
 def test_it_runs_without_the_site_module() -> None:
-    """As the units run it: nothing but the standard library can be imported."""
+    """Units run it like this: only the standard library can be imported."""
     modules = [module for module in BASE if module != START]
     code = (
         f"import sys; sys.path.insert(0, {str(PACKAGE.parent)!r}); import {', '.join(modules)}\n"
@@ -134,7 +134,7 @@ def test_it_runs_without_the_site_module() -> None:
 
 
 def test_it_does_without_what_takes_long_to_import() -> None:
-    """Each of these costs every run milliseconds before its first request."""
+    """Importing one of these would cost every run milliseconds before its first request."""
     modules = ", ".join(each for each in ON_A_REQUEST if each not in engine_modules("docker"))
     code = (
         f"import sys; sys.path.append({str(PACKAGE.parent)!r}); import contextlib, {START}\n"
@@ -150,7 +150,7 @@ def test_it_does_without_what_takes_long_to_import() -> None:
 
 @pytest.mark.parametrize("module", BASE)
 def test_it_replaces_no_module(module: str) -> None:
-    """A Python that is built in another way needs just the one that seemed superfluous."""
+    """Python can be built in a way that needs exactly the module that seemed unnecessary."""
     targets = [
         each for node in ast.walk(tree(module)) if isinstance(node, ast.Assign | ast.Delete) for each in node.targets
     ]
@@ -173,7 +173,7 @@ _hashlib.openssl_md5 = refuse
     ids=["without built-in hashes, as RHEL builds it", "the same in FIPS mode", "without OpenSSL"],
 )
 def test_hashing_works_however_python_is_built(difference: str) -> None:
-    """Simulated, by hiding what such a Python lacks; tests/machine has a real FIPS provider."""
+    """Hide what such a Python lacks. tests/machine tries it with a real FIPS provider."""
     code = (
         f"import sys, contextlib; sys.path.append({str(PACKAGE.parent)!r})\n{difference}\n"
         f"import {START}\n"
@@ -189,7 +189,7 @@ def test_hashing_works_however_python_is_built(difference: str) -> None:
 
 
 def test_a_run_has_another_process_load_a_policy_that_was_changed(tmp_path: Path) -> None:
-    """The run itself never imports what reads TOML, whether it finds the policy compiled or not."""
+    """Check that the run never imports a TOML parser, whether the policy is compiled or not."""
     service, (policies, run) = "neutron-dhcp-dnsmasq", (tmp_path / "etc", tmp_path / "run")
     policies.mkdir()
     (run / service / "ledger").mkdir(parents=True)
@@ -265,13 +265,13 @@ def test_every_process_has_a_time_limit() -> None:
 
 
 def without_others(engine: str, engines: dict[str, set[str]]) -> set[str]:
-    """What a run with this engine imports."""
+    """Return what a run with this engine imports."""
     others = frozenset(set().union(*engines.values()) - engines[engine])
     return reached("sidespawn.host.sync", OFF_DUTY | others) | {START}
 
 
 def test_it_can_be_read_in_one_sitting(capsys: pytest.CaptureFixture[str]) -> None:
-    """A service has one engine, so what the longest reaches counts. An engine's files begin with its name."""
+    """Services have one engine each, so the longest one counts. An engine's files begin with its name."""
     engines = {name: engine_modules(name) for name in ENGINES}
     reach = {name: without_others(name, engines) for name in ENGINES}
     longest = max(reach, key=lambda name: sum(code_lines(path_of(each)) for each in reach[name]))

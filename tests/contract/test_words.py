@@ -104,7 +104,7 @@ TEXTS = [
 
 
 def written(path: Path) -> str:
-    """Return what people read in a file. Of a page: without code."""
+    """Return what people read in a file; for a page, the text without code."""
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".md":
         return re.sub(r"^```.*?^```$|`[^`\n]+`", "", text, flags=re.MULTILINE | re.DOTALL)
@@ -112,7 +112,7 @@ def written(path: Path) -> str:
 
 
 def of_python(text: str) -> Iterator[str]:
-    """Comments, docstrings and messages."""
+    """Yield comments, docstrings and messages."""
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type == tokenize.COMMENT:
             yield token.string
@@ -122,7 +122,7 @@ def of_python(text: str) -> Iterator[str]:
 
 
 def found(text: str) -> list[str]:
-    # Across the ends of lines, but not of paragraphs.
+    # Join lines, but not paragraphs.
     flat = re.sub(r"(?<!\n)\n(?:[ #]*)(?!\n)", " ", text)
     return [
         f"{match[0]!r}: write {instead}" for pattern, instead in PATTERNS.items() for match in pattern.finditer(flat)

@@ -1,4 +1,4 @@
-"""What helpers talk to by HTTP, as long as a test wants it: the agents' sockets, and Nova's metadata service."""
+"""HTTP servers that helpers talk to during a test: the agents' sockets, and Nova's metadata service."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from socketserver import BaseServer, ThreadingUnixStreamServer
 
-NEUTRON = 42435  # the uid of neutron in Kolla's images
-# By which Neutron's and OVN's metadata proxies, and Neutron towards Nova, say for whom they ask.
+NEUTRON = 42435  # uid of neutron in Kolla's images
+# Headers in which Neutron's and OVN's metadata proxies, and Neutron towards Nova, name the instance they ask for.
 HEADERS = ("X-Neutron-Network-ID", "X-Neutron-Router-ID", "X-OVN-Network-ID", "X-Instance-ID")
 
 
 class Answer(BaseHTTPRequestHandler):
-    """Says who asked."""
+    """Answers with the identity of the client."""
 
     def do_GET(self) -> None:
         self.say(" ".join(f"{name} {self.headers[name]}" for name in HEADERS if name in self.headers))
@@ -25,12 +25,12 @@ class Answer(BaseHTTPRequestHandler):
         body = text.encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
-        self.send_header("Content-Type", "text/plain; charset=utf-8")  # Neutron passes it on, and insists on it
+        self.send_header("Content-Type", "text/plain; charset=utf-8")  # Neutron passes it on, and requires it
         self.end_headers()
         self.wfile.write(body)
 
     def address_string(self) -> str:
-        return "somebody"  # a socket in a directory has no addresses
+        return "somebody"  # a Unix socket has no addresses
 
     def log_message(self, *arguments: object) -> None:
         pass
@@ -50,7 +50,7 @@ def serving(server: BaseServer) -> Iterator[None]:
 
 @contextmanager
 def agents_socket(path: Path, answer: type[Answer] = Answer, owner: int = NEUTRON) -> Iterator[None]:
-    """An agent's socket, recreated as at each start of an agent. Only its owner can connect, as with Neutron 27."""
+    """Serve a socket that agents recreate at each start. Only its owner can connect, as with Neutron 27."""
     path.unlink(missing_ok=True)
     with serving(ThreadingUnixStreamServer(str(path), answer)):
         os.chmod(path, 0o755)

@@ -1,6 +1,6 @@
-"""The version before, 0.1.0, as a second installation on this host: its commit, unpacked beside the checkout's.
+"""The previous version, 0.1.0, as a second installation on this host: its commit, unpacked next to the checkout.
 
-Or any other commit of the checkout's history.
+Any other commit in the checkout's history works as well.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from tests.lab.networks import command
 
 CHECKOUT = Path(__file__).parents[2]
 COMMIT = "1889334"
-# Where there is no history, as in a machine: what was brought there.
+# A machine has no history; this is the copy that was brought there.
 ARCHIVE = CHECKOUT / ".cache/before.tar"
-# With it nothing starts with systemd 254 or later; see test_mount_namespaces.py.
+# It prevents every start with systemd 254 or later; see test_mount_namespaces.py.
 PRIVATE_NETWORK = "PrivateNetwork=yes\n"
 
 
@@ -33,7 +33,7 @@ def archive(commit: str = COMMIT) -> bytes:
 
 @dataclass(frozen=True, kw_only=True)
 class Before:
-    source: Path  # which holds the package
+    source: Path  # the directory with the package
 
     @property
     def package(self) -> Path:
@@ -41,7 +41,7 @@ class Before:
 
     @property
     def units(self) -> list[Path]:
-        """With the drop-ins for each engine."""
+        """Return the units with the drop-ins for each engine."""
         return sorted((self.package / "units").iterdir())
 
     def sidespawn(self, *arguments: str) -> str:
@@ -52,7 +52,7 @@ class Before:
         return dict(json.loads(self.sidespawn("enable", *arguments, "--json")))
 
     def without_private_network(self) -> Before:
-        """As somebody had to change it to have it work on this host at all."""
+        """Remove the option that keeps 0.1.0 from working on this host, as its operators had to."""
         for unit in self.units:
             unit.write_text(unit.read_text().replace(PRIVATE_NETWORK, ""))
         return self
@@ -61,7 +61,7 @@ class Before:
 def unpack(directory: Path, commit: str = COMMIT) -> Before:
     subprocess.run(("tar", "--extract", f"--directory={directory}"), input=archive(commit), check=True, timeout=60)
     made = Before(source=directory / "src")
-    if sys.version_info >= (3, 14):  # whose code cannot be written in that version
+    if sys.version_info >= (3, 14):  # whose code that version cannot express
         directories = made.package / "host/directories.py"
         directories.write_text(directories.read_text().replace('"exec"), 2)', '"exec"))'))
     return made

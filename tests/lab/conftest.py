@@ -1,4 +1,4 @@
-"""Tests with a real systemd, podman and network namespaces. `./dev test` runs them in a lab where that is needed."""
+"""Tests with a real systemd, podman and network namespaces. `./dev test` runs them in a lab if needed."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from sidespawn.setup.systemd import INSTALLED
 from sidespawn.system.places import RUN
 from tests.lab.networks import ENGINE, NEUTRON, Service, command, command_lines, wait_until
 
-# Options for a unit of a service.
+# Options for a service's unit.
 DropIn = Callable[[str, str], None]
 
 
 @pytest.fixture(scope="session", autouse=True)
 def nothing_left_behind() -> Iterator[None]:
-    """Nothing that the tests made is left when they are done: container, mount, namespace, unit, directory, process."""
+    """Check that the tests left no container, mount, namespace, unit, directory or process behind."""
     before = traces()
     yield
     assert_nothing_is_left(before)
 
 
 def assert_nothing_is_left(before: dict[str, set[str]]) -> None:
-    """That may take a moment. What was there before may be gone, too: that of earlier tests took its moment as well."""
+    """Wait for that, if necessary. Leftovers of earlier tests may have disappeared in the meantime."""
     with suppress(AssertionError):
         wait_until(lambda: not new_since(before))
     assert new_since(before) == {}
@@ -58,13 +58,13 @@ def traces() -> dict[str, set[str]]:
 
 @pytest.fixture(scope="module")
 def engine() -> str:
-    """Return what starts the side containers; a module may have its tests run with more than one."""
+    """Return the engine that starts the side containers; a module may run its tests with several."""
     return ENGINE
 
 
 @pytest.fixture
 def service(engine: str) -> Iterator[Service]:
-    """A service for each test alone, enabled with the shipped preset; everything of it is removed afterwards."""
+    """Enable a service with the shipped preset for each test, and remove everything of it afterwards."""
     made = new_service(engine=engine)
     made.enable("--preset=neutron-dhcp-dnsmasq", f"--set=state_on_host={made.state}")
     yield made
@@ -73,7 +73,7 @@ def service(engine: str) -> Iterator[Service]:
 
 @pytest.fixture
 def drop_in(service: Service) -> Iterator[DropIn]:
-    """Give a unit of the service more options, as an operator does."""
+    """Give a service's unit more options, as an operator does."""
     written = []
 
     def write(unit: str, options: str) -> None:
@@ -93,7 +93,7 @@ def drop_in(service: Service) -> Iterator[DropIn]:
 
 @pytest.fixture(scope="module")
 def shared_service(engine: str) -> Iterator[Service]:
-    """One service for the tests of a module that do not change it."""
+    """Enable one service for a module's tests that do not change it."""
     made = new_service(engine=engine)
     made.enable("--preset=neutron-dhcp-dnsmasq", f"--set=state_on_host={made.state}")
     yield made
@@ -102,9 +102,9 @@ def shared_service(engine: str) -> Iterator[Service]:
 
 def new_service(program: str = "dnsmasq", engine: str = ENGINE) -> Service:
     name = f"test-{uuid.uuid4().hex[:8]}"
-    # Below a directory that only root can write, as a host's /var/lib is.
+    # In a directory that only root can write, like a host's /var/lib.
     state = Path("/var/lib") / f"sidespawn-{name}"
     state.mkdir()
     command("chown", f"{NEUTRON}:{NEUTRON}", str(state))
-    labels.label(state, labels.WRITABLE)  # where there is SELinux, as docs/selinux.md says
+    labels.label(state, labels.WRITABLE)  # on SELinux hosts, as docs/selinux.md says
     return Service(name=name, state=state, program=program, engine=engine)

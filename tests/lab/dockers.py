@@ -1,4 +1,4 @@
-"""docker for tests: running, with the settings that sidespawn's engine needs, and with the tests' images."""
+"""A running docker for tests, with the settings that sidespawn's engine needs and with the tests' images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WANTED = {"live-restore": True, "runtimes": {"sidespawn": {"path": str(DOCKER_RU
 
 @contextmanager
 def running_docker(*images: str) -> Iterator[None]:
-    """As an operator sets it up; afterwards it is as it was before."""
+    """Configure docker as an operator does, and restore its previous state afterwards."""
     before = SETTINGS.read_text() if SETTINGS.exists() else None
     ran = [unit for unit in UNITS if unit_state(unit) == "active"]
     settings = json.loads(before or "{}")
@@ -40,8 +40,8 @@ def running_docker(*images: str) -> Iterator[None]:
 
 
 def load(image: str) -> None:
-    """From podman, which has the images of all tests."""
-    archive = Path("/var/tmp/sidespawn-image.tar")  # in the lab, its own
+    """Load the image from podman, which has the images of all tests."""
+    archive = Path("/var/tmp/sidespawn-image.tar")  # in the lab, with lab settings
     try:
         command("podman", "save", "--quiet", f"--output={archive}", image)
         command("docker", "load", "--quiet", f"--input={archive}")

@@ -1,11 +1,10 @@
-"""The command of the units, which ends itself by SIGKILL at a given step: python3 -I -S dying.py sync SERVICE.
+"""The units' command, which kills itself with SIGKILL at a given step: python3 -I -S dying.py sync SERVICE.
 
-A step is whatever the process does to the world: a file made, written, renamed or removed, a directory likewise, a
-mount, a signal, a command, a request to an engine.  They are counted by what the interpreter tells an audit hook, so
-that a new one cannot be forgotten; only requests and system calls through the C library are wrapped.  Before the step
-whose number stands in /run/sidespawn-dying/SERVICE, the file is removed, and the process is no more.  `0` only counts.
-What was done is written to SERVICE.steps beside it.  Production has nothing of this: a test puts it into a drop-in of
-its unit.
+A step is any change outside the process: a file or directory made, written, renamed or removed, a mount, a signal, a
+command, a request to an engine. An audit hook of the interpreter counts them, so that new ones cannot be forgotten;
+only requests and system calls through the C library are wrapped. Before the step whose number is in
+/run/sidespawn-dying/SERVICE, the file is removed and the process killed. `0` only counts. The steps are listed in
+SERVICE.steps next to it. Production has none of this: a test sets it in a drop-in of its unit.
 """
 
 from __future__ import annotations
@@ -25,8 +24,8 @@ WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
 
 def install(fatal: int, log: int, before_death: Callable[[], None] = lambda: None) -> Callable[[str], None]:
-    """Count steps from now on, tell each to the descriptor `log`, and die before step number `fatal`, if it comes."""
-    counter = itertools.count(1)  # its next() is atomic: launches are threads
+    """Count steps from now on, write each to the descriptor `log`, and die before step number `fatal`."""
+    counter = itertools.count(1)  # its next() is atomic, and launches are threads
 
     def step(what: str) -> None:
         number = next(counter)

@@ -1,7 +1,7 @@
-"""The command of the units, with less patience for podman: python3 -I -S hurried.py sync SERVICE.
+"""The units' command with a shorter timeout for podman: python3 -I -S hurried.py sync SERVICE.
 
-A test that has podman hang would otherwise wait for a minute each time.  `SIDESPAWN_PATIENCE=60` is what the service
-really has.  Production has nothing of this: a test puts it into a drop-in of its unit.
+Otherwise a test with a hanging podman would wait for a minute each time. `SIDESPAWN_PATIENCE=60` is the service's real
+timeout. Production has none of this: a test sets it in a drop-in of its unit.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 import sys
 from pathlib import Path
 
-PATIENCE = float(os.environ.get("SIDESPAWN_PATIENCE", "6"))  # seconds for a start, half of it for anything else
+PATIENCE = float(os.environ.get("SIDESPAWN_PATIENCE", "6"))  # seconds for a start; half of it for all else
 PACKAGE = Path(__file__).parents[2] / "src"
 
 

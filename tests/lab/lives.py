@@ -1,7 +1,7 @@
-"""Networks that live under load while a service is killed or its engine fails, and what must be so of them afterwards.
+"""Networks under load while a service is killed or its engine fails, and the conditions that must hold afterwards.
 
-What is counted is what an agent and an operator would see: exit codes of wrappers, names that appear in the directory
-of replies (as the kernel tells them), processes, containers, mounts, and files that are left.
+What counts is what an agent and an operator would see: exit codes of wrappers, names that appear in the directory of
+replies (reported by the kernel), processes, containers, mounts, and leftover files.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ RUNNING, STOPPED = True, False
 
 @contextmanager
 def restless_service(*lines: str, engine: str = ENGINE, wake: str = "doorbell") -> Iterator[Service]:
-    """One that comes back at once when it is killed; with these settings for its unit, in this lab only."""
+    """Make a service that restarts at once when it is killed, with these settings for its unit, only in this lab."""
     made = new_service(engine=engine)
     made.enable_with(f'[agent]\nwake = "{wake}"\n{LIMITS}')
     if wake == "path":
-        made.places.doorbell.unlink()  # so that nothing else can
+        made.places.doorbell.unlink()  # so that nothing else can ring it
     drop_in(made, *lines)
     try:
         yield made
@@ -59,7 +59,7 @@ def drop_in_of(unit: str) -> Path:
 
 
 class Answers:
-    """Counts how often each answer was recorded, as inotify(7) tells it; an agent's copy may be made twice."""
+    """Counts how often each answer was recorded, from inotify(7) events. An agent's copy may be made twice."""
 
     def __init__(self, service: Service) -> None:
         self.names: Counter[str] = Counter()
@@ -90,7 +90,7 @@ class Answers:
 
 
 class Life:
-    """One network under load: requests one after the other, and what must run once each is answered."""
+    """One network under load: requests one after the other, and what must run after each answer."""
 
     def __init__(self, network: Network, seed: int) -> None:
         self.network, self.random = network, random.Random(seed)
@@ -120,7 +120,7 @@ class Life:
 
 
 def assert_in_order(service: Service, lives: list[Life]) -> None:
-    """After everything: what should run does so once, nothing else does, and nothing lies about."""
+    """Check that what should run runs exactly once, that nothing else does, and that no files are left."""
     running = {life.network.container: life.network for life in lives if life.state is RUNNING}
     containers = service.containers()
     assert set(containers) == set(running), "a container too many, or too few"
@@ -151,7 +151,7 @@ def assert_in_order(service: Service, lives: list[Life]) -> None:
 
 
 def settle(service: Service, patience: float = 30) -> None:
-    """Let it come to rest, and then let the timer's run have been."""
+    """Wait until the host is idle, then run the timer's service."""
     service.wait_until_idle(patience)
     command("systemctl", "start", service.unit)
     service.wait_until_idle(patience)

@@ -1,4 +1,4 @@
-"""Networks as Neutron's DHCP agent makes them, without the agent: a namespace, its files, and the calls for them."""
+"""Networks like those of Neutron's DHCP agent, without the agent: a namespace, its files, and the calls for them."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from sidespawn.host.ledger import Ledger, Record
 from sidespawn.system.places import Places
 
 NEUTRON = 42435
-ENGINE = os.environ.get("SIDESPAWN_ENGINE", "podman")  # of the tests that name none
-DNSMASQ_FILES = ("host", "addn_hosts", "opts", "leases")  # in a network's directory, before dnsmasq is started
-# A directory with another version's package, which is then tested: see tests/attacks/on_the_first_version.py.
+ENGINE = os.environ.get("SIDESPAWN_ENGINE", "podman")  # the service of tests that name none
+DNSMASQ_FILES = ("host", "addn_hosts", "opts", "leases")  # in a network's directory, before dnsmasq starts
+# Directory with the package of another version to test: see tests/attacks/on_the_first_version.py.
 OTHER_VERSION = os.environ.get("SIDESPAWN_SOURCE", "")
 SIDESPAWN = (
     ("env", f"PYTHONPATH={OTHER_VERSION}", "PYTHONSAFEPATH=1", sys.executable, "-m", "sidespawn.cli.main")
     if OTHER_VERSION
     else (str(Path(__file__).parents[2] / ".venv/bin/sidespawn"),)
 )
-# How much slower this host is than those for which time limits are given; `./dev vm test` sets it for its machines.
+# How much slower this host is than the one for which timeouts are set; `./dev vm test` sets it for its machines.
 SLOWNESS = float(os.environ.get("SIDESPAWN_SLOWNESS", "1"))
 
 
@@ -42,7 +42,7 @@ def command(*argv: str, check: bool = True, timeout: float = 120) -> subprocess.
 
 @dataclass
 class Network:
-    """One network of a service: `home` is its directory in the agent's state, on the host."""
+    """A network of a service. `home` is its directory in the agent's state, on the host."""
 
     service: Service
     id: str
@@ -69,7 +69,7 @@ class Network:
         return Ledger(self.service.places.ledger).find(self.netns)
 
     def options(self, configuration: str = "/dev/null") -> list[str]:
-        """As Neutron 29 calls dnsmasq for a network with one subnet; the paths are the agent's."""
+        """Return the options that Neutron 29 gives dnsmasq for a network with one subnet, with the agent's paths."""
         home = f"/var/lib/neutron/dhcp/{self.id}"
         return [
             "--no-hosts",
@@ -91,7 +91,7 @@ class Network:
         ]
 
     def call(self, *options: str) -> list[str]:
-        """The wrapper as Neutron runs it, with these options or the usual ones."""
+        """Run the wrapper as Neutron does, with these options or the usual ones."""
         tag = f"PROCESS_TAG=dnsmasq-{self.id}"
         inside = ["ip", "netns", "exec", self.netns, "env", tag, str(self.service.wrapper)]
         return [*inside, *(options or self.options())]
@@ -100,7 +100,7 @@ class Network:
         return command(*self.call(*options), check=False)
 
     def kill(self, name: str, pid: int | None = None) -> subprocess.CompletedProcess[str]:
-        """The kill script as Neutron runs it."""
+        """Run the kill script as Neutron does."""
         script = ["ip", "netns", "exec", self.netns, str(self.service.kill_script)]
         return command(*script, name, str(self.pid if pid is None else pid), check=False)
 
@@ -112,14 +112,14 @@ class Network:
 
 @dataclass
 class Service:
-    """An enabled service with its own state directory."""
+    """An enabled service with a separate state directory."""
 
     name: str
     state: Path
     program: str = "dnsmasq"
     engine: str = ENGINE
     networks: list[Network] = field(default_factory=list)
-    podman_options: tuple[str, ...] = ()  # for its agent's container, where a test has one
+    podman_options: tuple[str, ...] = ()  # for its agent's container, if a test has one
 
     @property
     def places(self) -> Places:
@@ -138,12 +138,12 @@ class Service:
         return f"sidespawn@{self.name}.service"
 
     def enable(self, *options: str) -> None:
-        # Without any a policy is used as it stands; without an engine it is the preset's.
+        # Without parameters a policy is used unchanged; without an engine the preset's is used.
         engine = (f"--engine={self.engine}",) if options and self.engine != "podman" else ()
         command(*SIDESPAWN, "enable", self.name, *engine, *options)
 
     def enable_with(self, tables: str, preset: str = "neutron-dhcp-dnsmasq") -> None:
-        """With a policy that adds these tables to the preset."""
+        """Enable the service with a policy that adds these tables to the preset."""
         self.places.policy.parent.mkdir(exist_ok=True)
         parameters = f'[parameters]\nstate_on_host = "{self.state}"\n'
         table, engine = "[side_container]\n", f'engine = "{self.engine}"\n' if self.engine != "podman" else ""
@@ -169,7 +169,7 @@ class Service:
         return network
 
     def network_that_is_never_ready(self) -> Network:
-        """Its dnsmasq waits forever for the end of its leases, which it reads before it says that it is ready."""
+        """Make dnsmasq wait forever for the end of its leases, which it reads before it reports readiness."""
         network = self.network()
         (network.home / "leases").unlink()
         os.mkfifo(network.home / "leases")
@@ -177,7 +177,7 @@ class Service:
         return network
 
     def clean(self) -> None:
-        """Disable the service if it still is enabled, and remove networks and state."""
+        """Disable the service if it is still enabled, and remove networks and state."""
         if self.places.home.exists() or self.places.policy.exists():
             self.disable()
         for network in self.networks:
@@ -185,11 +185,11 @@ class Service:
         shutil.rmtree(self.state, ignore_errors=True)
 
     def containers(self, *, every: bool = True) -> dict[str, Found]:
-        """Return what the engine knows of this service, by name; only what runs unless `every`."""
+        """Return the service's containers by name, as the engine lists them; only running ones unless `every`."""
         return {each.name: each for each in get_engine(self.engine, self.name).list(self.name) if every or each.pid}
 
     def journal(self, **fields: str) -> list[dict[str, str]]:
-        """The service's records, oldest first."""
+        """Return the service's records, oldest first."""
         matches = [f"SIDESPAWN_{name.upper()}={value}" for name, value in {"service": self.name, **fields}.items()]
         command("journalctl", "--sync", check=False)
         done = command("journalctl", "--output=json", "--quiet", *matches)
@@ -201,7 +201,7 @@ class Service:
         return command("journalctl", "--output=cat", "--quiet", f"CONTAINER_NAME={network.container}").stdout
 
     def wait_until_idle(self, patience: float = 30) -> None:
-        """Until no run serves this service."""
+        """Wait until no run serves this service."""
         wait_until(lambda: unit_state(self.unit) in ("inactive", "failed"), patience)
 
 
@@ -233,7 +233,7 @@ class Router:
         return int(self.pid_file.read_text())
 
     def run(self, *argv: str) -> tuple[int, str]:
-        """The exit code, and what was said on standard error."""
+        """Return the exit code and the text on standard error."""
         done = command("ip", "netns", "exec", self.netns, "env", f"PROCESS_TAG={self.tag}", *argv, check=False)
         return done.returncode, done.stderr
 
@@ -242,7 +242,7 @@ class Router:
 
 
 def command_lines() -> dict[int, str]:
-    """Return what runs, by pid, with blanks between the arguments; kernel threads left out."""
+    """Return the command lines of running processes by pid, without kernel threads. Blanks separate the arguments."""
     found = {}
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
@@ -251,7 +251,7 @@ def command_lines() -> dict[int, str]:
 
 
 def dnsmasqs() -> list[str]:
-    """The command lines of all that run."""
+    """Return the command lines of all running instances of dnsmasq."""
     return [line for line in command_lines().values() if line.partition(" ")[0].rpartition("/")[2] == "dnsmasq"]
 
 
@@ -260,7 +260,7 @@ def unit_state(unit: str) -> str:
 
 
 def starts(service: Service, unit: str = "") -> int:
-    """How often systemd has started it, or that unit of it."""
+    """Return how often systemd started the service, or the given unit of it."""
     done = command("journalctl", "--quiet", "--output=cat", f"UNIT={unit or service.unit}", "JOB_TYPE=start")
     return done.stdout.count("Started ")
 

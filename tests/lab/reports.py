@@ -1,4 +1,4 @@
-"""The socket of Neutron's L3 agent by which routers' state-change monitors report to it."""
+"""The L3 agent's socket, to which routers' state-change monitors report."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.lab.answers import NEUTRON, Answer, agents_socket
 
 @dataclass
 class Reports:
-    """What the agent was told: router and state."""
+    """What the agent was told: routers and their states."""
 
     path: Path
     owner: int = NEUTRON
@@ -20,7 +20,7 @@ class Reports:
 
     @contextmanager
     def served(self) -> Iterator[None]:
-        """The agent's socket, recreated as at each start of an agent."""
+        """Serve the agent's socket, recreated as at each start of an agent."""
         told = self.told
 
         class Note(Answer):
@@ -35,7 +35,6 @@ class Reports:
 
 
 def is_watching(pid: int) -> bool:
-    """Return whether the kernel tells anybody in the process's network namespace of IPv4 addresses
-    (RTMGRP_IPV4_IFADDR)."""
+    """Return whether anything in the process's network namespace gets IPv4 address events (RTMGRP_IPV4_IFADDR)."""
     rows = (line.split() for line in Path(f"/proc/{pid}/net/netlink").read_text().splitlines()[1:])
     return any(row[1] == "0" and int(row[3], 16) & 0x10 for row in rows)

@@ -1,4 +1,4 @@
-"""Side containers that the wrappers of before started: recognised, signalled, stopped, replaced; nothing else is."""
+"""Side containers of legacy wrappers are recognised, signalled, stopped and replaced; no other container is."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def images() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def hasty_service() -> Iterator[Service]:
-    """Its runs end at once, so that a test need not wait for the next one."""
+    """Make a service whose runs end immediately, so that a test need not wait for the next one."""
     made = new_service()
     made.enable("--preset=neutron-dhcp-dnsmasq", f"--set=state_on_host={made.state}")
     with made.places.policy.open("a") as policy:
@@ -43,7 +43,7 @@ def hasty_service() -> Iterator[Service]:
 
 @dataclass
 class OldWrapper:
-    """Starts a network's dnsmasq as one of the three wrappers does: on the host, privileged, with the host's pids."""
+    """Starts a network's dnsmasq like one of three legacy wrappers: on the host, privileged, with the host's pids."""
 
     network: Network
     style: str
@@ -57,14 +57,14 @@ class OldWrapper:
         }[self.style]
 
     def program(self, options: list[str]) -> list[str]:
-        """Directly, below a shell that stays, or by `ip netns exec`."""
+        """Return the command that runs the program directly, under a shell that stays, or with `ip netns exec`."""
         if self.style == "tripleo":
             return ["/bin/bash", "-c", f"/usr/sbin/dnsmasq -k {' '.join(options)}; exit 0"]
         inside = ["ip", "netns", "exec", self.network.netns] if self.style == "kolla" else []
         return [*inside, "/usr/sbin/dnsmasq", "-k", *options]
 
     def start(self, *options: str, netns: str = "", name: str = "", image: str = IMAGE, ready: bool = True) -> str:
-        """The container's name. `netns`: where it really is; a name or its own image on request."""
+        """Start it, in the namespace `netns` or under another name or image if given, and return its name."""
         network, called = self.network, name or self.name(self.network.netns)
         self.started.append(called)
         enter = [] if self.style == "kolla" else ["nsenter", f"--net=/run/netns/{netns or network.netns}"]
@@ -98,7 +98,7 @@ def edpm(hasty_service: Service, started: list[str]) -> OldWrapper:
 
 
 def rows(network: Network) -> list[dict[str, Any]]:
-    """Return what `sidespawn ps` says of the network's instance."""
+    """Return the rows of `sidespawn ps` for the network's instance."""
     every: list[dict[str, Any]] = json.loads(command(*SIDESPAWN, "ps", network.service.name, "--json").stdout)
     return [each for each in every if each["instance"] == network.netns]
 
@@ -108,7 +108,7 @@ def events(network: Network) -> list[str]:
 
 
 def refusals(*containers: str, service: Service) -> list[str]:
-    """Why containers with these names were not adopted."""
+    """Return why containers with these names were not adopted."""
     records = service.journal(event="not_adopted")
     return [each["SIDESPAWN_REASON"] for each in records if any(name in each["MESSAGE"] for name in containers)]
 
@@ -138,7 +138,7 @@ def test_the_next_start_replaces_it(old: OldWrapper) -> None:
     network, name = old.network, old.start()
     pid = network.pid
     network.service.wait_until_idle()
-    network.service.enable()  # the agent gets the new wrapper; the first run looks
+    network.service.enable()  # the agent gets the new wrapper; the first run looks for old containers
     assert network.start().returncode == 0
     assert identify(pid) is None
     assert not exists(name)
@@ -181,7 +181,7 @@ def test_what_could_read_a_file_without_rules_is_not_told_to_read(edpm: OldWrapp
 
 
 def test_what_is_not_what_it_says_is_left_alone(edpm: OldWrapper) -> None:
-    """Another image, another namespace, other arguments, another program: each alive, its pid none of the service's."""
+    """Containers with another image, namespace, arguments or program stay alive; their pids are never used."""
     network, service = edpm.network, edpm.network.service
     elsewhere, third, fourth = service.network(), service.network(), service.network()
     names = [edpm.start(image=OTHER_IMAGE)]
@@ -201,7 +201,7 @@ def test_what_is_not_what_it_says_is_left_alone(edpm: OldWrapper) -> None:
         assert (done.returncode, "No such process" in done.stderr) == (1, True)
     assert all(identify(pid) for pid in pids)
     assert [row for each in (network, elsewhere, third, fourth) for row in rows(each)] == []
-    # Each is said once, though it was looked at for each signal.
+    # Each is reported once, though every signal looked at it.
     reasons = sorted(["image-not-allowed", "namespace-mismatch", "value-conflict", "program-not-allowed"])
     assert sorted(refusals(*names, service=service)) == reasons
 
@@ -226,7 +226,7 @@ def test_one_that_ended_by_itself_is_removed_by_the_backstop(edpm: OldWrapper) -
 
 def test_the_backstop_adopts_what_an_old_wrapper_starts_later(edpm: OldWrapper) -> None:
     network, service = edpm.network, edpm.network.service
-    service.network().start()  # so that there was a run, with nothing to adopt
+    service.network().start()  # so that there was a run without anything to adopt
     service.wait_until_idle()
     edpm.start()
     command("systemctl", "start", service.unit)

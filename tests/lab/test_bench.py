@@ -1,4 +1,4 @@
-"""The benchmark measures what it says, in its smallest form, and leaves nothing behind."""
+"""The benchmark, in its smallest form, measures what it claims to measure, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def bench(*options: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def plots() -> Iterator[Path]:
-    """A directory in the checkout, as a benchmark in a lab wants it."""
+    """Make a directory in the checkout, as a benchmark in a lab needs it."""
     (CHECKOUT / ".cache").mkdir(exist_ok=True)
     with TemporaryDirectory(dir=CHECKOUT / ".cache") as name:
         yield Path(name)
@@ -36,10 +36,10 @@ def test_one_short_round(plots: Path) -> None:
     figures = json.loads(line)
     assert figures.keys() == KEYS | {"lost"}
     assert figures.pop("lost") == 0, done.stderr
-    # None where what it is compared with has no program running, which is no work done sooner.
+    # None if the other side has no running program: it did not finish the work sooner.
     assert all(each is not None and 0 < each < 100 for each in figures.values()), done.stderr
     assert "podman run" in done.stderr
-    assert "systemd-run" not in done.stderr  # no ratio is of it
+    assert "systemd-run" not in done.stderr  # it has no ratio
     assert {path.name for path in plots.iterdir()} == {"warm.svg", "cold.svg", "burst.svg"}
 
 

@@ -1,7 +1,7 @@
-"""Nothing is lost: the tests for what made the first implementation of this pattern fail.
+"""No request is lost: tests for the failures of the first implementation of this pattern.
 
-There, wrapper and host locked different files (45 of 50 requests lost), a start limit ended the .path unit (3 of 8),
-and an edge-triggered watch missed what came while the service ran (2 of 25).
+Its wrapper and host locked different files (45 of 50 requests lost), a start limit stopped the .path unit (3 of 8), and
+an edge-triggered watch missed requests that came while the service ran (2 of 25).
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from tests.lab.networks import Network, Service, command, command_lines, unit_st
 AT_ONCE = 200
 SPACED = 300
 LONGEST_PAUSE = 0.3  # seconds
-WAYS = ("doorbell", "path")  # that wake the service
+WAYS = ("doorbell", "path")  # those that wake the service
 
 
 def woken_service(wake: str, more: str = "") -> Iterator[Service]:
-    """Started by its doorbell, or by a path unit alone, since there is no doorbell to ring."""
+    """Make a service that its doorbell wakes, or only a path unit, since there is no doorbell to ring."""
     made = new_service()
     made.enable_with(f'[agent]\nwake = "{wake}"\n{more}')
     if wake == "path":
@@ -38,7 +38,7 @@ def woken_service(wake: str, more: str = "") -> Iterator[Service]:
 
 @pytest.fixture(params=WAYS)
 def impatient_service(request: pytest.FixtureRequest) -> Iterator[Service]:
-    """One whose runs do not wait for more requests, so that it ends and starts as often as possible."""
+    """Make a service whose runs do not wait for more requests, so that it starts and ends as often as possible."""
     yield from woken_service(request.param, "[pace]\nlinger = 0\n")
 
 
@@ -65,10 +65,10 @@ def test_200_wrappers_at_once_in_200_namespaces(woken: Service) -> None:
 @attack(103, 104)
 @pytest.mark.slow
 def test_300_requests_at_random_moments_while_the_service_comes_and_goes(impatient_service: Service) -> None:
-    """Starts, reloads, repeated starts and stops on 30 networks, each request 0 to 300 ms after the one before."""
+    """Start, reload, start again and stop on 30 networks, with 0 to 300 ms between requests."""
     service = impatient_service
     networks = [service.network() for _ in range(30)]
-    moments = random.Random(20200501)  # the same on each run
+    moments = random.Random(20200501)  # the same values on each run
     before: dict[str, Future[Outcome]] = {}
     outcomes: list[Future[Outcome]] = []
     with ThreadPoolExecutor(len(networks)) as threads:
@@ -101,14 +101,14 @@ LIFE: tuple[Callable[[Network], Outcome], ...] = (
 
 
 def take(step: Callable[[Network], Outcome], network: Network, before: Future[Outcome] | None) -> Outcome:
-    """One step of a network's life, once the step before is done."""
+    """Take one step of a network's life, after the previous one."""
     if before is not None:
         before.result()
     return step(network)
 
 
 def answers(service: Service) -> Counter[str]:
-    """How often each request of the service was answered, by its id."""
+    """Return how often each request of the service was answered, by id."""
     events = ("started", "answered", "signalled", "stopped", "rejected", "failed", "expired")
     return Counter(each["SIDESPAWN_REQUEST"] for each in service.journal() if each["SIDESPAWN_EVENT"] in events)
 
@@ -133,7 +133,7 @@ CYCLES = int(os.environ.get("SIDESPAWN_CYCLES", "100"))
 
 @pytest.mark.slow
 def test_a_program_is_replaced_again_and_again(service: Service) -> None:
-    """No name is taken when the next one starts, no pid file is late, and nothing piles up."""
+    """Check that each start finds the name free and its pid file written, and that nothing piles up."""
     network = service.network()
     pids = set()
     for number in range(CYCLES):

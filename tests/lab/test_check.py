@@ -1,4 +1,4 @@
-"""`sidespawn check` on a real host: what an operator or another version did to it is told in words."""
+"""`sidespawn check` on a real host explains what an operator or another version did to it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def check(*services: str) -> subprocess.CompletedProcess[str]:
 
 
 def findings(subject: str | None = None) -> dict[str, dict[str, Any]]:
-    """By id: those without a subject, and those of this one."""
+    """Return the findings by id: those without a subject, and those about this one."""
     found = json.loads(check().stdout)["host"]["findings"]
     return {each["id"]: each for each in found if each["subject"] in ("", subject)}
 
@@ -41,7 +41,7 @@ def spool_unit(service: Service) -> str:
 def test_a_service_that_was_just_enabled_is_as_it_should_be(service: Service) -> None:
     found = json.loads(check().stdout)["host"]["findings"]
     lacking = {f"{each}-controller" for each in ("memory", "pids") if each not in controllers()}
-    # What the machine of these tests has besides is its own matter; see docs/operating.md for the others.
+    # Other findings about this machine are left out; docs/operating.md has them.
     own = {"kernel", "systemd", "python", "podman", "units", "spool-mounts", "mount-namespace", "agents", "leftovers"}
     states = {each["id"]: each["state"] for each in found}
     assert {each: states[each] for each in own} == dict.fromkeys(own, "ok")
@@ -49,7 +49,7 @@ def test_a_service_that_was_just_enabled_is_as_it_should_be(service: Service) ->
 
 
 def test_a_service_of_the_host_says_what_the_host_lacks(service: Service) -> None:
-    """Of one service, too: only what is not fine, once."""
+    """For one service it also lists these findings, each once, and omits what is fine."""
     (summary,) = json.loads(check(service.name).stdout)
     for controller in ("memory", "pids"):
         said = [each for each in summary["warnings"] if f"no {controller} controller" in each]
@@ -74,7 +74,7 @@ def test_an_operators_option_that_hides_the_directories_is_told(service: Service
         f"remove {option.partition('=')[0]}= from {path}; systemctl daemon-reload; systemctl"
     )
     assert f"{option} in {path}" in " ".join(json.loads(check(service.name).stdout)[0]["warnings"])
-    # And what it says to do is enough.
+    # And its advice is sufficient.
     path.write_text("[Service]\nNice=5\n")
     command("systemctl", "daemon-reload")
     command("systemctl", "restart", spool_unit(service))
@@ -83,7 +83,7 @@ def test_an_operators_option_that_hides_the_directories_is_told(service: Service
 
 
 def restart(service: Service, before: Path) -> None:
-    """As a boot would do it: nothing is mounted, and the options in this file hold from the start."""
+    """Restart as after a boot: nothing is mounted, and the options in this file hold from the start."""
     text = before.read_text()
     before.write_text("")
     command("systemctl", "daemon-reload")
@@ -101,7 +101,7 @@ def test_an_option_that_hides_the_pins_is_told_of_the_running_process(service: S
     with service.places.doorbell.open("w") as doorbell:
         doorbell.write("\n")
     wait_until(lambda: command("systemctl", "show", "--property=MainPID", "--value", service.unit).stdout != "0\n")
-    # Not by the command, since the service may have ended before that has looked.
+    # Not with the command, since the service may end before the command has looked.
     facts = mount_namespaces.look({service.name: "systemd"}, units.loaded([service.name]), 0)
     (found,) = (each for each in mount_namespaces.judge(facts) if each.id == "mount-namespace")
     assert (found.state, found.found) == ("problem", f"{service.unit} runs in a private mount namespace")
@@ -119,7 +119,7 @@ def test_directories_that_somebody_unmounted_are_told(service: Service) -> None:
     assert findings(service.name)["spool-mounts"]["state"] == "ok"
 
 
-# Values that are in effect, where systemd knows the option at all.
+# Values in effect, if this systemd knows the option.
 VALUES = {
     "ProtectProc": "invisible", "ProcSubset": "pid", "MountFlags": "slave", "LogNamespace": "test",
     "IPCNamespacePath": "/proc/1/ns/ipc", "NetworkNamespacePath": "/proc/1/ns/net",
@@ -157,7 +157,7 @@ def test_a_socket_that_is_stopped_is_told(service: Service) -> None:
 
 
 def test_an_interpreter_that_is_gone_is_told_until_the_units_are_renewed(service: Service) -> None:
-    """As after an upgrade of the host's Python."""
+    """Upgrades of the host's Python can cause this."""
     unit = INSTALLED / "sidespawn@.service"
     before = unit.read_text()
     python = before.partition("ExecStart=")[2].split()[0]

@@ -1,4 +1,4 @@
-"""A Python program in the agent asks for its helpers itself: no wrapper, no kill script, no share of host pids."""
+"""A Python program in the agent asks for helpers itself: without wrapper, kill script, or the host's pids."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_a_helpers_life(asking: Client, network: Network) -> None:
     asking.signal(helper.pid, "HUP")
     asking.stop(helper.pid)
     assert not asking.is_running(helper.pid)
-    asking.stop(helper.pid)  # gone already
+    asking.stop(helper.pid)  # it has already ended
 
 
 def test_a_refusal_has_its_reason(asking: Client, network: Network) -> None:

@@ -1,4 +1,4 @@
-"""conntrackd of highly available routers, as Neutron has it: found by pgrep, asked and ended by its socket."""
+"""conntrackd of highly available routers, as Neutron uses it: found by pgrep, queried and ended by its socket."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ Sync {{
 
 @dataclass(frozen=True)
 class Tracking:
-    """A router of the group, and what Neutron calls for it in the agent."""
+    """A router of the group, and Neutron's calls for it in the agent."""
 
     agent: AgentContainer
     service: Service
@@ -90,7 +90,7 @@ class Tracking:
         self.agent.write(f"{self.home}/pattern", f"conntrackd -d -C {self.configuration}")
 
     def start(self) -> Output:
-        """As Neutron does: it removes lock and socket beforehand."""
+        """Start it like Neutron, which removes lock and socket first."""
         self.agent.exec(("rm", "-f", f"{self.home}/conntrackd.lock", f"{self.home}/conntrackd.ctl"), code=0)
         tag = f"default-service-{self.id}"
         return self.agent.exec_in(self.netns, tag, ("conntrackd", "-d", "-C", self.configuration))
@@ -98,13 +98,13 @@ class Tracking:
     def pids(self) -> list[int]:
         """Return what Neutron writes into its pid file, right after the start.
 
-        The pattern is in a file, since it would be found in the arguments of `podman exec`, too.
+        The pattern is in a file, because pgrep would find it in the arguments of `podman exec`, too.
         """
         found = self.agent.exec(("sh", "-c", 'pgrep -f "$(cat "$1")"', "sh", f"{self.home}/pattern")).stdout
         return [int(each) for each in found.split()]
 
     def ask(self, option: str) -> Output:
-        """In the agent's own namespace."""
+        """Ask in the agent's own namespace."""
         return self.agent.exec(("conntrackd", "-C", self.configuration, option))
 
     def kill(self, name: str, pid: int) -> Output:
@@ -113,7 +113,7 @@ class Tracking:
 
 
 def active_connections(router: Tracking, cache: str) -> int:
-    """How many the router knows itself (internal), or has been told of (external)."""
+    """Return how many connections the router tracks itself (internal), or knows from its peer (external)."""
     lines = router.ask("-s").stdout.split(f"cache {cache}:")[1].splitlines()
     return int(lines[1].rpartition(":")[2])
 
@@ -128,7 +128,7 @@ def service() -> Iterator[Service]:
 
 @pytest.fixture(scope="module")
 def keepalived(service: Service) -> Iterator[Service]:
-    """Another service of the same agent, which has a kill script in common with conntrackd's."""
+    """Enable another service of the same agent, which shares a kill script with conntrackd's."""
     made = replace(service, name=f"test-{uuid.uuid4().hex[:8]}", program="keepalived")
     made.enable("--preset=neutron-l3-keepalived", f"--set=state_on_host={made.state}")
     yield made
@@ -137,14 +137,14 @@ def keepalived(service: Service) -> Iterator[Service]:
 
 @pytest.fixture(scope="module")
 def agent(service: Service, keepalived: Service) -> Iterator[AgentContainer]:
-    """With what `sidespawn options` says is to be mounted for both."""
+    """Run an agent with the mounts that `sidespawn options` prints for both services."""
     printed = json.loads(command(*SIDESPAWN, "options", "--json", service.name, keepalived.name).stdout)
     made = AgentContainer(
         name=f"{service.name}-agent",
         image=IMAGE,
         state=service.state,
         service_options=tuple(each for each in printed["podman_options"] if "src=AGENT-IMAGE" not in each),
-        capabilities=(*CAPABILITIES, "DAC_OVERRIDE"),  # the agent's root removes and asks what its user owns
+        capabilities=(*CAPABILITIES, "DAC_OVERRIDE"),  # the agent's root removes sockets of its user, and uses them
     )
     made.start()
     yield made
@@ -153,7 +153,7 @@ def agent(service: Service, keepalived: Service) -> Iterator[AgentContainer]:
 
 @pytest.fixture
 def routers(agent: AgentContainer, service: Service) -> Iterator[tuple[Tracking, Tracking]]:
-    """Two routers that hear each other."""
+    """Make two routers that hear each other."""
     first, second = (Tracking(agent, service, str(uuid.uuid4()), f"169.254.192.{number}") for number in (1, 2))
     for each in (first, second):
         command("ip", "netns", "add", each.netns)
@@ -182,7 +182,7 @@ def test_neutron_finds_one_process_asks_it_and_ends_it(routers: tuple[Tracking, 
     assert [int(status[name], 16) for name in ("CapEff", "CapBnd")] == [1 << 12] * 2  # NET_ADMIN
     assert (Path(f"/proc/{pid}/ns/net").stat().st_ino) == Path(f"/run/netns/{router.netns}").stat().st_ino
 
-    # A connection that one of them knows, the other one is told of.
+    # A connection that one router tracks is reported to the other.
     inside = ("ip", "netns", "exec", router.netns)
     command(*inside, "iptables", "-A", "OUTPUT", "-m", "conntrack", "--ctstate", "NEW", "-j", "ACCEPT")
     send = "import socket; s = socket.socket(type=socket.SOCK_DGRAM); s.sendto(b'x', ('169.254.192.2', 53))"
@@ -233,7 +233,7 @@ def test_a_file_with_another_path_starts_nothing(routers: tuple[Tracking, Tracki
 
 @pytest.fixture
 def monitor(service: Service) -> Iterator[Service]:
-    """The service for the script that watches a router's address, and then asks conntrackd."""
+    """Enable the service for the script that watches a router's address and then calls conntrackd."""
     made = replace(service, name=f"test-{uuid.uuid4().hex[:8]}", program="neutron-keepalived-state-change")
     made.enable("--preset=neutron-l3-keepalived-state-change", f"--set=state_on_host={made.state}")
     yield made
@@ -266,7 +266,7 @@ def test_the_state_change_monitor_has_it_synchronise(routers: tuple[Tracking, Tr
     command("journalctl", "--sync", check=False)
     container = f"CONTAINER_NAME={container_name(router.service.name, router.netns)}"
     said = command("journalctl", "--output=cat", "--quiet", container).stdout
-    # As the backup that it is at first it resynchronises; as the primary it commits, flushes, and sends all.
+    # First, as the backup, it resynchronises; as the primary it commits, flushes, and sends all.
     for done in ("resync requested", "committing all external caches", "flushing caches", "sending bulk update"):
         assert done in said
     assert "cannot find protocol" not in said

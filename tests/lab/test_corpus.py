@@ -1,4 +1,4 @@
-"""Every dnsmasq call that was recorded from Neutron, made for real: what reaches dnsmasq is what Neutron said."""
+"""Every dnsmasq call recorded from Neutron, made for real: dnsmasq gets what Neutron asked for."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def namespace(call: Call) -> Iterator[str]:
     name = str(call.netns)
     command("ip", "netns", "add", name)
     command("ip", "-n", name, "link", "set", "lo", "up")
-    # DHCPv6 servers name themselves by a MAC address, so there must be one.
+    # DHCPv6 servers identify themselves by a MAC address, so there must be one.
     command("ip", "-n", name, "link", "add", "tap0", "type", "veth", "peer", "name", "far0")
     yield name
     command("ip", "netns", "del", name)
 
 
 def on_host(service: Service, path: str) -> Path:
-    """A file of the agent's state, in a directory that exists."""
+    """Write a file of the agent's state, in a directory that exists."""
     file = service.state / path.removeprefix(STATE)
     file.parent.mkdir(parents=True, exist_ok=True)
     return file

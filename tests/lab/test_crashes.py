@@ -35,7 +35,7 @@ from tests.lab.lives import (
 from tests.lab.networks import Service, command, wait_until
 
 KILLS = int(os.environ.get("SIDESPAWN_KILLS", "30"))  # with podman; a third of it with each other engine
-EVERY = int(os.environ.get("SIDESPAWN_EVERY", "9"))  # step, of those that a run can be killed at; 1 takes five minutes
+EVERY = int(os.environ.get("SIDESPAWN_EVERY", "9"))  # every how manyth step a run is killed at; 1 takes five minutes
 NETWORKS = 8
 
 
@@ -75,7 +75,7 @@ def test_killed_at_random_moments_under_load(
 def live_through_kills(
     service: Service, units: tuple[str, ...], kills: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Each request is answered once, none fails, and what should run does, once."""
+    """Check that each request is answered once and none fails, and that what should run does so once."""
     lives = [Life(service.network(), seed) for seed in range(NETWORKS)]
     answers = Answers(service)
     done = live_and_kill(units, lives, kills)
@@ -94,7 +94,7 @@ def live_through_kills(
 
 
 def live_and_kill(units: tuple[str, ...], lives: list[Life], wanted: int) -> int:
-    """Each life in a thread of its own until one of the units was killed as often; the number of kills."""
+    """Run each life in a thread until one of the units was killed that often, and return the number of kills."""
     enough, moments, kills = threading.Event(), random.Random(4), 0
 
     def live(life: Life) -> None:
@@ -120,7 +120,7 @@ def live_and_kill(units: tuple[str, ...], lives: list[Life], wanted: int) -> int
 
 @pytest.fixture
 def dying_service() -> Iterator[Service]:
-    """One whose runs die at the step that `die_at` says."""
+    """Make a service whose runs die at the step that `die_at` sets."""
     program = f"{sys.executable} -I -S {Path(dying.__file__)} sync %i"
     dying.CONTROL.mkdir(exist_ok=True)
     with restless_service("ExecStart=", f"ExecStart={program}") as made:
@@ -133,7 +133,7 @@ def steps_of(service: Service) -> list[str]:
 
 
 def die_at(service: Service, step: int) -> None:
-    """The next run counts its steps and dies before this one; 0 for never."""
+    """Have the next run count its steps and die before this one; 0 for never."""
     service.wait_until_idle()
     (dying.CONTROL / f"{service.name}.steps").unlink(missing_ok=True)
     (dying.CONTROL / service.name).write_text(str(step))
@@ -143,7 +143,7 @@ def die_at(service: Service, step: int) -> None:
 def test_killed_at_every_step_of_a_start_a_reload_a_replacement_and_a_stop(
     dying_service: Service, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A first life of a network counts the steps of each request; then each of them is the last of a run, once."""
+    """Count the steps of each request in one life of a network, then kill a run at each of these steps."""
     service = dying_service
     life = Life(service.network(), 0)
     network = life.network
@@ -183,7 +183,7 @@ def test_killed_at_every_step_of_a_start_a_reload_a_replacement_and_a_stop(
 def test_a_full_spool_delays_a_request_and_loses_none(crashing_service: Service, what: str) -> None:
     service, life = crashing_service, Life(crashing_service.network(), 0)
     spool, socket_unit = service.places.spool, f"sidespawn@{service.name}.socket"
-    command("systemctl", "stop", socket_unit)  # else what fills it might be cleared away before the request comes
+    command("systemctl", "stop", socket_unit)  # otherwise what fills it might be removed before the request comes
     with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
         fill(spool, what)
     with ThreadPoolExecutor(1) as thread:
@@ -200,7 +200,7 @@ def test_a_full_spool_delays_a_request_and_loses_none(crashing_service: Service,
 
 
 def fill(spool: Path, what: str) -> None:
-    """Raises OSError when no more goes in."""
+    """Write until OSError is raised because the file system is full."""
     if what == "bytes":
         (spool / "large").write_bytes(bytes(8 * 2**20))
     for number in range(1000):

@@ -1,4 +1,4 @@
-"""The demo is the main job end to end: an agent container, DHCP clients, a crash, a refusal. It leaves nothing."""
+"""The demo shows the main job: agent container, DHCP clients, a crash, a refusal. It leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DEMO = Path(__file__).parents[2] / "docs/pictures/demo.svg"
 
 
 def check_picture(printed: str) -> None:
-    """The picture of the demo shows what it prints."""
+    """Check that the demo's picture shows what it prints."""
     pictures = runpy.run_path(str(DEMO.with_name("make.py")))
     made = pictures["demo"](printed)
     if os.environ.get("SIDESPAWN_WRITE_PICTURES"):

@@ -1,4 +1,4 @@
-"""dibbler-client of a router, as older releases of Neutron have it: a prefix is delegated and written down."""
+"""dibbler-client of a router, as older Neutron releases use it: a prefix is delegated and written to a file."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ iface "far" {
 
 @dataclass
 class Delegated(Router):
-    """A router one of whose subnets has its prefix from a server beyond the gateway."""
+    """A router with one subnet whose prefix comes from a server behind the gateway."""
 
     subnet: str
 
@@ -121,7 +121,7 @@ def router() -> Iterator[Delegated]:
 
 @pytest.fixture
 def served(router: Delegated) -> Delegated:
-    """With a server that delegates prefixes."""
+    """Run a server that delegates prefixes."""
     configuration = router.service.state / "server.conf"
     configuration.write_text(SERVER)
     places = [f"--tmpfs=/{path}" for path in ("var/lib/dibbler", "var/log/dibbler")]
@@ -148,9 +148,9 @@ def test_a_delegated_prefix_is_written_where_the_agent_reads_it(served: Delegate
     assert served.call("start") == (0, "")
     assert served.pid == pid  # running already
 
-    assert served.call("stop", str(served.home)) == (0, "")  # the wrapper reads the pid file where it is run
+    assert served.call("stop", str(served.home)) == (0, "")  # it reads the pid file in its working directory
     assert identify(pid) is None
-    wait_until(lambda: "Received RELEASE" in command("podman", "logs", served.server).stdout)  # it was given back
+    wait_until(lambda: "Received RELEASE" in command("podman", "logs", served.server).stdout)  # it was returned
     assert not served.pid_file.exists()
     assert served.service.containers() == {}
     code, complaint = served.call("stop", str(served.home))
@@ -160,7 +160,7 @@ def test_a_delegated_prefix_is_written_where_the_agent_reads_it(served: Delegate
     assert served.call("start") == (0, "")
     pid = served.pid
     kill_script = str(served.service.places.agent / "dibbler-kill")
-    assert served.run(kill_script, "9", str(pid)) == (0, "")  # how Neutron ends it when another router takes over
+    assert served.run(kill_script, "9", str(pid)) == (0, "")  # Neutron ends it like this when another router takes over
     assert identify(pid) is None
 
 

@@ -1,4 +1,4 @@
-"""A service whose engine is docker, from its set-up to its end. What any engine must do is in test_engines.py."""
+"""A service with docker as its engine, from its set-up to its end. test_engines.py has what any engine must do."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.lab.conftest import new_service
 from tests.lab.networks import SIDESPAWN, Service, command, wait_until, wait_until_gone
 from tests.lab.test_adoption import OldWrapper
 
-# What the old wrapper's --privileged is needed for; a lab has not all that docker would give with that.
+# Why the old wrapper needs --privileged; labs lack some of what docker gives with that.
 CAPABLE = ("--cap-add=SYS_ADMIN", "--cap-add=NET_ADMIN", "--security-opt=seccomp=unconfined")
 
 
@@ -118,7 +118,7 @@ def test_without_docker_a_start_fails_with_what_to_look_at(service: Service) -> 
 
 
 def test_what_another_wrapper_started_in_docker_is_adopted_for_another_engine(service: Service) -> None:
-    """As Kolla-Ansible's wrapper does it; the service itself moves to podman."""
+    """Kolla-Ansible's wrapper starts such containers; the service itself moves to podman."""
     agent, image = "localhost/sidespawn-agent:latest", "localhost/sidespawn-test/neutron-dhcp-agent:1"
     network = service.network()
     name = f"neutron_dhcp_agent_dnsmasq_{network.netns}"

@@ -1,4 +1,4 @@
-"""Broken hosts: `sidespawn doctor` names the cause, and the very command that it prints mends it."""
+"""Broken hosts: `sidespawn doctor` names the cause, and the command that it prints repairs the host."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def new_causes(before: list[Cause]) -> list[Cause]:
 
 @pytest.fixture(scope="module")
 def own() -> list[Cause]:
-    """Return what this machine has anyway: the lab's control groups lack controllers."""
+    """Return the findings that this machine has anyway: the lab's control groups lack controllers."""
     return doctor()[1]
 
 
@@ -58,12 +58,12 @@ def socket(service: Service) -> str:
 
 @dataclass(frozen=True)
 class Broken:
-    """`consequences` are what stands below the cause."""
+    """A way to break the host. `consequences` are listed below the cause."""
 
     how: Callable[[Service], object]
     cause: str
     consequences: tuple[str, ...] = ()
-    serves: bool = True  # and after it was mended a request is served
+    serves: bool = True  # and after the repair a request is served
 
 
 def stop_socket(service: Service) -> None:
@@ -91,7 +91,7 @@ def change_drop_in_without_reload(service: Service) -> None:
 
 def let_others_write_the_policy(service: Service) -> None:
     service.places.policy.chmod(0o666)
-    stop_socket(service)  # and so more is down than the cause
+    stop_socket(service)  # so more than the cause is down
 
 
 def give_the_policies_away(service: Service) -> None:
@@ -107,7 +107,7 @@ def remove_state(service: Service) -> None:
 
 
 def change_policy(service: Service) -> None:
-    """To one that needs more of its unit."""
+    """Install a policy that needs more from its unit."""
     text = service.places.policy.read_text()
     service.places.policy.write_text(f"{text}\n[pace]\nparallel = 7\n")
 
@@ -137,7 +137,7 @@ def stop_timer(service: Service) -> None:
 
 
 def leave_links(service: Service) -> None:
-    """Of a service whose policy somebody removed."""
+    """Leave the links of a service whose policy was removed."""
     for kind, target in (("socket", "multi-user"), ("timer", "timers")):
         path = INSTALLED / f"{target}.target.wants" / f"sidespawn@{service.name}-gone.{kind}"
         path.symlink_to(INSTALLED / f"sidespawn@.{kind}")
@@ -184,7 +184,7 @@ def test_the_command_that_it_prints_mends_the_host(name: str, service: Service, 
         assert left == []
         assert service.network().start().returncode == 0
         assert new_causes(own) == []
-    else:  # the consequence has become a cause, with its own command
+    else:  # the consequence is now a cause, with a command for it
         (cause,) = left
         assert cause["id"] in host.consequences
         mend(cause)
@@ -230,13 +230,13 @@ def test_an_invalid_policy_is_for_people(service: Service, own: list[Cause]) -> 
 
 
 def test_what_keeps_ending_and_what_fails_is_told_until_it_works(service: Service, own: list[Cause]) -> None:
-    """An image that is not there: the failures are a consequence of it."""
+    """Start from an image that does not exist: the failures are consequences of that."""
     text = service.places.policy.read_text()
     service.places.policy.write_text(text.replace("[parameters]", '[parameters]\nimage = "localhost/no-such:1"'))
     network = service.network()
     assert network.start().returncode == 70
     (cause,) = new_causes(own)
-    assert (cause["id"], cause["command"]) == ("image-missing", "")  # nothing could be pulled from localhost
+    assert (cause["id"], cause["command"]) == ("image-missing", "")  # no registry runs on localhost
     assert [each["id"] for each in cause["consequences"]] == ["requests-fail"]
     assert "1 image-missing" in cause["consequences"][0]["found"]
     service.places.policy.write_text(text)

@@ -1,4 +1,4 @@
-"""Enabling and disabling a service, as an operator does it."""
+"""Enabling and disabling a service as an operator."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_disable_leaves_nothing_behind() -> None:
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["side_containers"] == [network.container]
     assert not Path(f"/proc/{pid}").exists()
-    service.clean()  # the network and its files are the agent's
+    service.clean()  # the network and its files belong to the agent
     assert new_since(before) == {}
 
 
@@ -71,9 +71,9 @@ def test_enabling_again_applies_a_changed_policy(service: Service) -> None:
     policy.write_text(policy.read_text() + "\n[agent]\ntimeout = 77\n")
     assert sidespawn("enable", service.name).returncode == 0
     assert "'timeout': 77" in service.wrapper.read_text()
-    assert os.stat(service.wrapper).st_ino == wrapper  # the very file that agents have mounted
+    assert os.stat(service.wrapper).st_ino == wrapper  # the same file that agents have mounted
     assert network.start().returncode == 0
-    assert network.pid == pid  # nothing that runs was touched
+    assert network.pid == pid  # running programs were left alone
 
 
 def test_a_dry_run_tells_exactly_what_the_run_changes_and_a_second_run_changes_nothing() -> None:
@@ -132,7 +132,7 @@ def test_units_are_enabled_for_the_next_boot_and_idle(service: Service) -> None:
 
 
 def test_the_units_can_all_be_started_at_boot(service: Service) -> None:
-    """systemd would leave one of them out if they came before and after the same target."""
+    """systemd would leave out units that come both before and after the same target."""
     units = ("multi-user.target", f"sidespawn@{service.name}.socket", f"sidespawn@{service.name}.timer")
     done = command("systemd-analyze", "verify", "--man=no", *units, check=False)
     assert "cycle" not in done.stderr
@@ -145,7 +145,7 @@ def test_the_agent_can_ring_and_not_change_the_doorbell(service: Service) -> Non
 
 
 def test_a_socket_unit_can_be_restarted_while_the_service_runs(service: Service) -> None:
-    """systemd would refuse to start it; so the service ends with it, and is started again for what is waiting."""
+    """systemd would refuse to start it; so the service ends with it, and restarts for waiting requests."""
     network, other = service.network(), service.network()
     assert network.start().returncode == 0
     assert unit_state(service.unit) == "active"
@@ -162,7 +162,7 @@ def test_a_socket_unit_can_be_restarted_while_the_service_runs(service: Service)
 
 
 def test_what_a_terminated_run_left_is_continued(service: Service) -> None:
-    """A regular end to systemd, which would not restart the service; but the doorbell has not been emptied."""
+    """systemd takes that for a regular exit and would not restart the service; but the doorbell still has bytes."""
     with ThreadPoolExecutor(4) as threads:
         starts = [threads.submit(service.network().start) for _ in range(4)]
         wait_until(lambda: bool(list(service.places.claims.iterdir())))
@@ -182,7 +182,7 @@ def test_the_directories_are_private_small_file_systems(service: Service) -> Non
 
 
 def test_no_file_system_that_a_container_gets_a_mount_of_holds_what_the_host_trusts(service: Service) -> None:
-    """A mount of one file is enough to reach the whole file system: by fanotify(7), by remounting it, by filling it."""
+    """Mounting one file suffices to reach the whole file system: by fanotify(7), by remounting it, by filling it."""
     mounts = json.loads(sidespawn("enable", service.name, "--json").stdout)["agent_mounts"]
     given = {os.stat(each["source"]).st_dev for each in mounts} | {os.stat(service.places.snapshots).st_dev}
     places = service.places
@@ -204,7 +204,7 @@ def test_a_wrapper_that_its_agent_has_spoiled_is_written_again(service: Service)
 
 @attack(113)
 def test_everything_is_there_again_after_a_reboot(service: Service) -> None:
-    """/run is empty after one; the units that are enabled make it again."""
+    """After a reboot /run is empty; the enabled units create everything again."""
     command("systemctl", "stop", f"sidespawn@{service.name}.socket", f"sidespawn@{service.name}.timer")
     command("systemctl", "stop", f"sidespawn-spool@{service.name}.service")
     assert not service.places.home.exists()
@@ -247,7 +247,7 @@ def test_logs_show_verdicts_and_output(service: Service) -> None:
 
 
 def test_logs_show_the_newest_also_of_a_span_of_time(service: Service) -> None:
-    """Some versions of journalctl count from the oldest then, and others from the newest."""
+    """If it is given, some versions of journalctl count from the oldest record, others from the newest."""
     journal = Journal(service.name)
     for number in range(150):
         journal.write(Event.STARTED, f"record {number} is here")
@@ -279,10 +279,10 @@ def test_a_service_that_is_not_enabled_is_said_so(verb: str) -> None:
 
 
 def test_a_changed_policy_holds_from_the_next_request_on(service: Service) -> None:
-    """Also while the service is busy: a run that sees the change ends, and the next one reads the policy again."""
+    """This holds for a busy service as well: a run that sees the change ends, and the next one reads the policy."""
     network = service.network()
     network.start()
-    assert unit_state(service.unit) == "active"  # it waits for more
+    assert unit_state(service.unit) == "active"  # it waits for more requests
     policy = service.places.policy
     policy.write_text(policy.read_text() + "\n[options]\nlog-dhcp = false\n")
     done = network.start(*network.options(), "--log-dhcp")
@@ -313,7 +313,7 @@ def test_stop_reaches_what_the_ledger_has_lost(service: Service) -> None:
 
 
 def test_a_program_may_be_described_by_the_operator(service: Service) -> None:
-    """An option table of the host's own goes before the shipped one, and needs no change of the package."""
+    """Option tables of the host take precedence over shipped ones; the package need not change."""
     programs = service.places.policies / "programs"
     programs.mkdir()
     try:

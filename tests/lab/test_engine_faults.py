@@ -1,6 +1,6 @@
-"""podman fails, prints rubbish, dies half way, hangs, or finds its storage locked: what is answered, what is left.
+"""podman fails, prints rubbish, dies halfway, hangs, or finds its storage locked: what is answered, what is left.
 
-As a command, where what stands in its place can do all of that, and as a service, which is killed and stopped.
+As a command, which a fake can replace to do all of that, and as a service, which is killed and stopped.
 """
 
 from __future__ import annotations
@@ -43,18 +43,18 @@ HURRIED = (
     f"ExecStart={sys.executable} -I -S {Path(hurried.__file__)} sync %i",
     f"Environment=SIDESPAWN_PATIENCE={PATIENCE}",
 )
-SLACK = 5.0  # seconds that an answer may take beside those that podman is waited for
+SLACK = 5.0  # seconds that an answer may take, in addition to the timeout for podman
 STORAGE = Path("/var/lib/containers/storage")
 
 
 class Faulty:
-    """A service that finds others in place of podman and its runtime, which mostly are the real ones."""
+    """A service with fakes in place of podman and its runtime, which usually call the real ones."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
         self.faults, self.noted = service.state / "faults", service.state / "faults.hung"
         runtime = command("podman", "info", "--format={{.Host.OCIRuntime.Path}}").stdout.strip()
-        # A copy, which conmon calls as well when the program has ended: that one is not to fail.
+        # A copy, which conmon also calls when the program has ended; that call must not fail.
         podman = shutil.copy("/usr/bin/podman", service.state / "real-podman")
         binds = [
             self.fake("fake_podman", "/usr/bin/podman", podman),
@@ -65,7 +65,7 @@ class Faulty:
         drop_in(service, *HURRIED, *binds, "MountFlags=shared")
 
     def fake(self, name: str, place: str, real: str | Path) -> str:
-        """The option that puts it there."""
+        """Return the option that puts it there."""
         made = self.service.state / name
         made.write_text((FAKES / name).read_text().replace("@FAULTS@", str(self.faults)).replace("@REAL@", str(real)))
         made.chmod(0o755)
@@ -78,7 +78,7 @@ class Faulty:
         self.will()
 
     def hung(self) -> list[int]:
-        """Pids of the commands that hung."""
+        """Return the pids of the commands that hang."""
         return [int(each) for each in self.noted.read_text().split()] if self.noted.exists() else []
 
     def await_hung(self, count: int) -> None:
@@ -86,10 +86,10 @@ class Faulty:
 
 
 def by_command(service: Service) -> None:
-    """As a service is that an earlier version enabled: podman is its child, and there is no socket."""
+    """Make a service as an earlier version enabled it: podman is its child, and there is no socket."""
     path = hardening.drop_in(service.name)
     text = hardening.text_of(load_policy(service.places), "podman-service")
-    path.write_text(f"{text}\nCapabilityBoundingSet=CAP_SYS_PTRACE\n")  # which the service needs, and podman does not
+    path.write_text(f"{text}\nCapabilityBoundingSet=CAP_SYS_PTRACE\n")  # needed by the service, not by podman
     command("systemctl", "daemon-reload")
     command("systemctl", "stop", *podman_units(service.name))
     assert not service.places.podman.exists()
@@ -103,13 +103,13 @@ def faulty() -> Iterator[Faulty]:
 
 @pytest.fixture
 def neighbour() -> Iterator[Service]:
-    """Another agent's service."""
+    """Enable another agent's service."""
     with restless_service() as made:
         yield made
 
 
 def reason(done: subprocess.CompletedProcess[str]) -> str:
-    """That of a wrapper's failure; "" when there was none."""
+    """Return the reason code of a wrapper's failure, or "" if it succeeded."""
     return done.stderr.partition("(")[2].partition(")")[0]
 
 
@@ -125,7 +125,7 @@ OF_STARTS = ("dies-created", "dies-prepared", "dies-started")
 
 @pytest.mark.slow
 def test_an_engine_that_fails_in_any_way_is_said_and_leaves_nothing(faulty: Faulty) -> None:
-    """Each call of it fails in each way, at a start and at a stop. The next request finds everything in order."""
+    """Fail each of its calls in each way, at a start and at a stop. The next request finds everything in order."""
     life = Life(faulty.service.network(), 0)
     network = life.network
     for fault in (*FAULTS, *OF_STARTS):
@@ -211,7 +211,7 @@ def test_a_call_that_hangs_holds_up_its_request_and_no_other(faulty: Faulty, nei
 
 @pytest.mark.slow
 def test_a_podman_that_hangs_half_way_leaves_no_half_container(faulty: Faulty) -> None:
-    """It has made the container, has it prepared by the runtime, has started the program: it is stopped, for good."""
+    """Stop it for good after it created the container, had the runtime prepare it, or started the program."""
     service, moments = faulty.service, ("created", "prepared", "started")
     lives = [Life(service.network(), seed) for seed in range(len(moments))]
     networks = [life.network for life in lives]
@@ -235,7 +235,7 @@ def test_a_podman_that_hangs_half_way_leaves_no_half_container(faulty: Faulty) -
 
 @pytest.mark.slow
 def test_an_engine_that_hangs_whatever_it_is_asked(faulty: Faulty, neighbour: Service) -> None:
-    """The run is killed while it waits, too: the next one finds an engine that does not say what was begun."""
+    """Kill the run while it waits, too: the next one's engine does not say what was begun."""
     service, lives = faulty.service, [Life(faulty.service.network(), seed) for seed in range(2)]
     running, starting = lives
     theirs = Life(neighbour.network(), 2)
@@ -245,7 +245,7 @@ def test_an_engine_that_hangs_whatever_it_is_asked(faulty: Faulty, neighbour: Se
     with ThreadPoolExecutor(1) as thread:
         start = thread.submit(starting.network.start)
         faulty.await_hung(1)
-        running.note("HUP", running.network.kill("HUP"))  # which needs no engine
+        running.note("HUP", running.network.kill("HUP"))  # needs no engine
         theirs.note("start", theirs.network.start())
         theirs.state = RUNNING
         os.kill(main_pid(service.unit), signal.SIGKILL)
@@ -253,7 +253,7 @@ def test_an_engine_that_hangs_whatever_it_is_asked(faulty: Faulty, neighbour: Se
     pid = running.network.pid
     assert reason(running.network.kill("TERM")) == "engine-timeout"
     assert not Path(f"/proc/{pid}").exists()
-    settle(service, 30 + 3 * PATIENCE)  # what each run tidies up hangs, too
+    settle(service, 30 + 3 * PATIENCE)  # each run's cleanup hangs, too
     assert any("cleanup deferred" in each["MESSAGE"] for each in service.journal(reason="engine-timeout"))
     assert not any(Path(f"/proc/{pid}").exists() for pid in faulty.hung())
     assert_does_not_run(starting.network)
@@ -318,7 +318,7 @@ def test_a_podman_that_never_answers_is_the_engines_failure_and_not_asked_for_ev
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """As podman itself holds it: its database by flock(2), its storage's lists by fcntl(2)."""
+    """Hold its locks as podman does: flock(2) on its database, fcntl(2) on its storage's lists."""
     with path.open("r+b") as file:
         (fcntl.flock if path.suffix == ".db" else fcntl.lockf)(file, fcntl.LOCK_EX)
         yield
@@ -349,7 +349,7 @@ def test_a_lock_of_podmans_that_others_hold_is_waited_for_in_vain_and_then_nothi
         for life in lives:
             assert_does_not_run(life.network)
         with ThreadPoolExecutor(3) as threads:
-            with locked(STORAGE / name):  # for less than podman is waited for
+            with locked(STORAGE / name):  # shorter than podman's timeout
                 starts = [threads.submit(life.network.start) for life in lives]
                 time.sleep(PATIENCE / 4)
                 assert not any(start.done() for start in starts)

@@ -1,7 +1,7 @@
-"""What every engine must do, whatever it consists of: the same tests for each of them.
+"""What every engine must do, whatever it consists of: the same tests for each.
 
-The program of most tests is a few lines of Python that stay until they are ended.  What it was given is read from
-/proc, where neither the engine nor the program can say otherwise.
+In most tests the program is a few lines of Python that run until they are ended. What it was given is read from /proc,
+where neither the engine nor the program can falsify it.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ HOSTILE = (
 
 
 def output(plan: Plan) -> str:
-    """By its name."""
+    """Read the output by the program's name."""
     command("journalctl", "--sync", check=False)
     return command("journalctl", "--output=cat", "--quiet", f"CONTAINER_NAME={plan.name}").stdout
 
@@ -74,7 +74,7 @@ def ask_docker(described: tuple[str, ...], plan: Plan, pins: Pins) -> None:
 
 @contextmanager
 def with_account(_: str) -> Iterator[None]:
-    """As `sidespawn enable` makes it for systemd."""
+    """Make the account that `sidespawn enable` makes for systemd."""
     accounts.make(UID, UID)
     try:
         yield
@@ -84,18 +84,18 @@ def with_account(_: str) -> Iterator[None]:
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """What is the engine's own affair: each difference is described in docs/engines.md."""
+    """The differences between engines; docs/engines.md describes each of them."""
 
     name: str
     image: str = IMAGE
-    namespaces: tuple[str, ...] = ("ipc", "mnt", "pid", "uts")  # private, besides that of the network
+    namespaces: tuple[str, ...] = ("ipc", "mnt", "pid", "uts")  # private namespaces, besides the network
     adds: frozenset[str] = frozenset()  # variables that the engine gives every program
-    allows: frozenset[str] = frozenset()  # of what a hostile program tries
-    restart: Callable[[], object] | None = None  # of its daemon, if it has one
-    ready: Callable[..., AbstractContextManager[None]] = nullcontext  # around all, given the images
-    journal: str = "_SYSTEMD_SLICE=sidespawn-{slice}.slice"  # what finds all that a service's programs say
+    allows: frozenset[str] = frozenset()  # what a hostile program tries
+    restart: Callable[[], object] | None = None  # its daemon, if it has one
+    ready: Callable[..., AbstractContextManager[None]] = nullcontext  # context around all tests, given the images
+    journal: str = "_SYSTEMD_SLICE=sidespawn-{slice}.slice"  # finds the output of all programs of a service
     carry_out: Callable[[tuple[str, ...], Plan, Pins], None] = execute  # what the engine describes
-    around: Callable[..., AbstractContextManager[None]] = nullcontext  # around what a service, by its name, has
+    around: Callable[..., AbstractContextManager[None]] = nullcontext  # context around a service's objects, by its name
     said: Callable[[Plan], str] = output  # by a program
     has_slice: bool = True  # of the service, for its programs
 
@@ -108,7 +108,7 @@ PODMAN = Kind(
 
 @contextmanager
 def podmans(*_: str) -> Iterator[None]:
-    """The units of `sidespawn-podman@`, as `sidespawn enable` installs them."""
+    """Install the units of `sidespawn-podman@` as `sidespawn enable` does."""
     written = {DROP_INS / name: text for name, text in contents("").items() if name.startswith("sidespawn-podman@")}
     for path, text in written.items():
         path.write_text(text)
@@ -167,7 +167,7 @@ class Ground:
     names: list[str] = field(default_factory=list)
 
     def plan(self, code: str = STAY, *arguments: str, **changes: object) -> Plan:
-        """For its own instance, unless `changes` name one."""
+        """Return a plan for its own instance, unless `changes` name another."""
         instance = uuid.uuid4().hex[:12]
         plan = Plan(
             service=self.places.service,
@@ -208,7 +208,7 @@ class Ground:
 
     @contextmanager
     def pins(self, plan: Plan, request: str) -> Iterator[Pins]:
-        """As host/keeper.py makes them."""
+        """Make pins as host/keeper.py does."""
         pin = self.places.pins / request
         with ExitStack() as stack:
             name = None if plan.host_network else plan.netns
@@ -234,14 +234,14 @@ class Ground:
             )
 
     def start(self, plan: Plan, request: str = "") -> Process:
-        """The process that runs now; the engine's answer is checked against what /proc knows."""
+        """Start the plan, check the engine's answer against /proc, and return the running process."""
         request = request or uuid.uuid4().hex
         with self.pins(plan, request) as pins:
             container, pid = self.engine.start(plan, pins, request)
         assert container
         process = identify(pid)
         assert process is not None, "it ended at once"
-        # podman returns when the runtime is about to execute the program.
+        # podman returns just before the runtime executes the program.
         wait_until(lambda: Running(plan, process).arguments()[:1] == [plan.command])
         return process
 
@@ -252,7 +252,7 @@ class Ground:
 
 
 def tool(instance: str) -> Mount:
-    """The directory that is an instance's own."""
+    """Return the directory of the instance."""
     return Mount(path=f"{STATE}/tool/{instance}", beneath=f"tool/{instance}", writable=True)
 
 
@@ -298,7 +298,7 @@ def ground(request: pytest.FixtureRequest) -> Iterator[Ground]:
 
 @pytest.fixture(scope="module")
 def runs(ground: Ground) -> Running:
-    """A side container for the tests that only look at one."""
+    """Run one side container for the tests that only look at it."""
     plan = ground.plan(STAY, *HOSTILE)
     return Running(plan, ground.start(plan, request="a" * 32))
 
@@ -328,7 +328,7 @@ class Running:
         return {line[:26].strip(): line[26:].split()[:2] for line in lines}
 
     def mounts(self) -> dict[str, set[str]]:
-        """Each mount point's own options; the last mount where several lie upon each other."""
+        """Return each mount point's own options; those of the top mount where several are stacked."""
         return {row[4]: set(row[5].split(",")) for row in self.rows()}
 
     def rows(self) -> list[list[str]]:
@@ -344,7 +344,7 @@ def mask(*capabilities: int) -> str:
 
 NET_BIND_SERVICE, NET_ADMIN, NET_RAW = 10, 12, 13
 
-# ---------------------------------------------------------------- what the program is given
+# ---------------------------------------------------------------- what the program gets
 
 
 def test_the_arguments_are_the_plans_and_reach_the_program_as_they_are(runs: Running) -> None:
@@ -423,7 +423,7 @@ def test_values_of_the_environment_reach_the_program_as_they_are(ground: Ground)
 def test_nothing_is_writable_but_its_own_directories(ground: Ground, runs: Running) -> None:
     own = runs.plan.mounts[0].path
     writable = {path for path, options in runs.mounts().items() if "rw" in options}
-    # What the kernel shows there is tried by test_what_a_hostile_program_gets.
+    # test_what_a_hostile_program_gets tries what the kernel shows there.
     assert {path for path in writable if path.split("/")[1] not in ("dev", "proc", "sys")} == {own, "/run/tool"}
     for path in (own, "/run/tool"):
         assert {"nosuid", "nodev", "noexec"} <= runs.mounts()[path]
@@ -470,8 +470,7 @@ def test_the_hosts_own_network_where_the_plan_says_so(ground: Ground) -> None:
 
 
 def test_mounts_come_and_go_for_each_side_alone(ground: Ground, runs: Running) -> None:
-    """A mount that the agent makes in its directory is not one in the side container, and none of a side container
-    is one of the host."""
+    """Mounts of the agent do not appear in the side container, and mounts of the side container not on the host."""
     assert not [row for row in runs.rows() if any(each.startswith("shared:") for each in row)]
     assert str(ground.places.pins) not in Path("/proc/self/mounts").read_text()
 
@@ -611,7 +610,7 @@ def state_of(ground: Ground, name: str) -> str | None:
     return None if found is None else found.state
 
 
-# ---------------------------------------------------------------- a name is had once
+# ---------------------------------------------------------------- a name is unique
 
 
 def test_a_second_start_of_one_name_is_refused_and_harms_nothing(ground: Ground, runs: Running) -> None:
@@ -647,7 +646,7 @@ def test_removing_ends_it_and_frees_its_name_at_once(ground: Ground) -> None:
         ground.engine.remove(plan.name)
         assert identify(process.pid) is None
         assert ground.engine.find(plan.name) is None
-    ground.engine.remove(plan.name)  # nothing is there: no error
+    ground.engine.remove(plan.name)  # there is nothing to remove: no error
 
 
 def test_what_does_not_want_to_end_is_ended_with_its_children(ground: Ground) -> None:
@@ -709,7 +708,7 @@ def test_a_program_that_is_not_there_is_an_engines_failure(ground: Ground) -> No
     assert ground.engine.find(plan.name) is None
 
 
-# ---------------------------------------------------------------- what goes on around it
+# ---------------------------------------------------------------- changes around it
 
 
 def test_it_stays_when_systemd_and_the_engine_start_anew(ground: Ground, runs: Running) -> None:
@@ -738,7 +737,7 @@ def test_recovering_spares_what_runs(ground: Ground, runs: Running) -> None:
 
 
 def test_no_pin_is_needed_once_it_runs(ground: Ground) -> None:
-    """The namespace may be deleted and its name used again: the program stays where it is."""
+    """After its namespace was deleted and the name reused, the program is still in the old one."""
     plan = ground.plan()
     process = ground.start(plan)
     before = os.stat(f"/proc/{process.pid}/ns/net").st_ino
@@ -748,7 +747,7 @@ def test_no_pin_is_needed_once_it_runs(ground: Ground) -> None:
     ground.engine.remove(plan.name)
 
 
-# ---------------------------------------------------------------- what is described is what is done
+# ---------------------------------------------------------------- description and result agree
 
 
 def test_the_command_that_is_described_does_the_same(ground: Ground) -> None:
@@ -762,7 +761,7 @@ def test_the_command_that_is_described_does_the_same(ground: Ground) -> None:
         assert found is not None
         process = identify(found.pid or 0)
         assert process is not None
-        # There is a pid before the program is executed.
+        # The pid exists before the program is executed.
         wait_until(lambda: Running(plan, process).arguments() == started["arguments"])
     assert (found.digest, found.request) == (plan.digest, request)
     assert views(Running(plan, process)) == started
@@ -770,7 +769,7 @@ def test_the_command_that_is_described_does_the_same(ground: Ground) -> None:
 
 
 def views(runs: Running) -> dict[str, object]:
-    """All that /proc tells of a program and that does not change from start to start."""
+    """Return what /proc says of a program, without what changes from start to start."""
     status = runs.status()
     changing = ("HOSTNAME", "INVOCATION_ID", "JOURNAL_STREAM", "SYSTEMD_EXEC_PID")
     return {

@@ -1,4 +1,4 @@
-"""What `sidespawn check --examples` prints is what the real program takes: each call is tried with it, in its image."""
+"""Programs accept what `sidespawn check --examples` prints: each call is tried with the real program, in its image."""
 
 from __future__ import annotations
 
@@ -51,16 +51,16 @@ Sync {
     }
 }
 """
-# A program's option that names its file, what is in that file, and what makes it read both and end.
+# The option of a program that names its file, the file's text, and what makes the program read both and exit.
 FILES = {
     "dnsmasq": ("--conf-file=", "", "--test"),
     "haproxy": ("-f", PROXY, "-c"),
     "keepalived": ("--use-file=", ROUTER, "--config-test"),
     "radvd": ("--config=", "interface lo {\n    AdvSendAdvert on;\n};\n", "--configtest"),
-    "conntrackd": ("-C", TRACKED, ""),  # it has nothing of the kind: it starts
+    "conntrackd": ("-C", TRACKED, ""),  # it has no such option: it starts
 }
-# dibbler-client has neither: tests/lab/test_dibbler.py starts it by just this call. Neutron's own monitor is in no
-# package: tests/neutron/test_state_change.py asks it.
+# dibbler-client has neither: tests/lab/test_dibbler.py starts it with exactly this call. Neutron's own monitor is not
+# packaged: tests/neutron/test_state_change.py asks it.
 TRIED = [name for name in presets.names() if preset(name).table.program in FILES]
 
 
@@ -88,7 +88,7 @@ def test_the_program_takes_each_example(name: str, tmp_path: Path) -> None:
 
 
 def with_a_file(call: ExampleCall, option: str, file: str) -> list[str]:
-    """The same call with a file that is there: an example names one of the agent's."""
+    """Return the call with an existing file, as the example names one of the agent's."""
     argv = list(call.argv)
     for at, word in enumerate(argv):
         if word == option:
@@ -100,6 +100,6 @@ def with_a_file(call: ExampleCall, option: str, file: str) -> list[str]:
 
 
 def directories(argv: Iterable[str]) -> list[str]:
-    """In which the call names files."""
+    """Return the directories in which the call names files."""
     values = (word.rpartition("=")[2] for word in argv)
     return sorted({value.rpartition("/")[0] for value in values if value.startswith("/var/")})

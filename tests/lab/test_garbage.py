@@ -1,7 +1,7 @@
-"""Whatever an agent, or anybody on the host, leaves where a verb reads it: one clear line at most, and no harm.
+"""Whatever agents or users of the host leave where a verb reads, it prints one clear line at most and does no harm.
 
-Every kind of garbage lies at all places at once; each verb must end in time, with an exit code that is documented,
-without a traceback, and with nothing in its output that a terminal would obey.
+All kinds of garbage are everywhere at once. Each verb must end in time, with a documented exit code, without a
+traceback, and without output that a terminal would execute.
 """
 
 from __future__ import annotations
@@ -56,21 +56,21 @@ KINDS: dict[str, Callable[[Path], object]] = {
     "link to itself": link_to("processes"),
     **{name: lambda path, text=text: path.write_bytes(text) for name, text in TEXTS.items()},  # type: ignore[misc]
 }
-NAME = os.fsdecode(b"\x1b]0;x\x07\xff\xc2\x9b")  # of what an agent names
+NAME = os.fsdecode(b"\x1b]0;x\x07\xff\xc2\x9b")  # files whose names an agent chooses
 
 
 def put(path: Path, make: Callable[[Path], object]) -> None:
-    """In place of whatever is there."""
+    """Replace whatever is there."""
     if path.is_dir() and not path.is_symlink():
         subprocess.run(("rm", "-r", str(path)), check=True)
     path.unlink(missing_ok=True)
-    with suppress(OSError):  # such as a file larger than there is room for
+    with suppress(OSError):  # a file larger than the free space, for example
         make(path)
 
 
 @pytest.fixture(scope="module")
 def host(shared_service: Service) -> Iterator[Service]:
-    """With what deployers leave in directories that belong to agents, and names in /run/netns."""
+    """Put garbage where deployers leave files in agents' directories, and among the names in /run/netns."""
     made = [Path("/var/lib/neutron"), Path("/var/lib/neutron/kill_scripts")]
     new = [path for path in made if not path.exists()]
     for path in new:
@@ -81,7 +81,7 @@ def host(shared_service: Service) -> Iterator[Service]:
 
 
 def verbs(service: Service, argv: list[str], netns: str) -> Iterator[tuple[tuple[str, ...], set[int]]]:
-    """With the exit codes that each may have."""
+    """Return the verbs with the exit codes that each may have."""
     name = service.name
     yield ("check", name), {0}
     yield ("check",), {0}
@@ -101,7 +101,7 @@ def expect_sober(argv: tuple[str, ...], codes: set[int]) -> None:
     said = done.stdout + done.stderr
     assert b"Traceback" not in said, said[-2000:].decode(errors="replace")
     assert done.returncode in codes, (argv, done.returncode, said[-2000:])
-    text = said.decode("utf-8")  # and so no bytes of an agent's as they were
+    text = said.decode("utf-8")  # so no raw bytes from an agent
     assert not [each for each in text if not each.isprintable() and each not in "\n\t"], (argv, text[-2000:])
     assert time.monotonic() - began < 60
 
@@ -136,7 +136,7 @@ def test_no_verb_stumbles_over_what_an_agent_leaves(host: Service, make: Callabl
 
 @attack(138)
 def test_records_that_others_wrote_into_the_journal_are_not_taken_for_the_services(host: Service) -> None:
-    """Everybody on the host may write to the journal, with any fields."""
+    """Users of the host may write to the journal, with any fields."""
     forged = [
         "MESSAGE=forged: allowed",
         f"SIDESPAWN_SERVICE={host.name}",

@@ -1,4 +1,4 @@
-"""haproxy as metadata proxy of a router: a request from the namespace reaches the agent, with the router's id."""
+"""haproxy as a router's metadata proxy: a request from the namespace reaches the agent, with the router's id."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.lab.conftest import new_service
 from tests.lab.networks import Router, command
 
 STATE = "/var/lib/neutron"
-# What Neutron writes for a router, with the lines that a side container does by itself.
+# What Neutron writes for a router, including the lines that side containers make unnecessary.
 CONFIGURATION = """
 global
     log         /dev/log local0 info

@@ -1,6 +1,6 @@
-"""What the units are confined to: as `systemd-analyze security` rates it, and that it holds for what really runs.
+"""How the units are confined: the rating of `systemd-analyze security`, and the effect on running processes.
 
-Everything else in this folder runs under the same units, so what an engine needs is there.
+All other tests in this folder run with the same units, which shows that engines have what they need.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sidespawn.loading.parse import ENGINES
 from sidespawn.setup import hardening
 from tests.lab.networks import SIDESPAWN, Service, command, unit_state, wait_until
 
-# From 0.0 (confined) to 10.0 (not at all); with no option it is 9.6. What keeps each up is in units/ENGINE.conf.
+# From 0.0 (confined) to 10.0 (not at all); without any option it is 9.6. units/ENGINE.conf says what keeps each up.
 CEILINGS = {"podman": 3.9, "docker": 3.9, "systemd": 3.9, "kubernetes": 4.0}
 SPOOL_CEILING = 3.8
 PODMAN_CEILING = 6.0
@@ -24,7 +24,7 @@ PODMAN_CEILING = 6.0
 
 @pytest.fixture(params=ENGINES)
 def confined_for(request: pytest.FixtureRequest, shared_service: Service) -> Iterator[str]:
-    """The service's units as they would be with this engine, which need not run for that."""
+    """Install the service's units as they would be with this engine, which need not be running."""
     text = f'{shared_service.places.policy.read_text()}\n[side_container]\nengine = "{request.param}"\n'
     path = hardening.drop_in(shared_service.name)
     before = path.read_text()
@@ -48,7 +48,7 @@ def test_no_unit_is_more_exposed_than_its_engine_needs(confined_for: str, shared
     found = {unit: exposure(unit) for unit in units(shared_service)}
     print(f"{confined_for}: {found}")
     for score, most in zip(found.values(), (CEILINGS[confined_for], SPOOL_CEILING), strict=True):
-        assert most - 0.4 < score <= most  # a ceiling far above would hold nothing
+        assert most - 0.4 < score <= most  # a much higher ceiling would check nothing
 
 
 def test_a_services_podman_is_no_more_exposed_than_it_needs(shared_service: Service) -> None:
@@ -85,13 +85,13 @@ def test_the_service_is_confined_and_sees_the_hosts_mounts(service: Service) -> 
         assert ({f"CAP_{each}" for each in policy.side_container.capabilities} <= given) is bool(kind)
         assert int(status["CapBnd"], 16).bit_count() <= len(given)
         assert Path(f"/proc/{pid}/ns/mnt").readlink() == host
-    # conmon would keep a mount namespace of podman's alive, with a copy of all mounts in it.
+    # conmon would keep a mount namespace of podman alive, with a copy of all mounts in it.
     conmons = [each for each in Path("/proc").glob("[0-9]*/comm") if each.read_text() == "conmon\n"]
     assert {each.parent.joinpath("ns/mnt").readlink() for each in conmons} == {host}
 
 
 def test_a_side_container_cannot_make_a_user_namespace(service: Service) -> None:
-    """podman's own profile allows it; the service's filter is inherited and does not."""
+    """podman's own profile allows it; the filter that the service passes on does not."""
     network = service.network()
     network.start()
     filters = status_of(network.pid)["Seccomp_filters"]
@@ -128,7 +128,7 @@ def test_the_operators_own_options_hold(service: Service) -> None:
         command("systemctl", "daemon-reload")
         network = service.network()
         assert network.start().returncode == 0
-        assert "(internal)" in network.kill("HUP").stderr  # so the bound is real
+        assert "(internal)" in network.kill("HUP").stderr  # so the limit works
     finally:
         own.unlink()
         command("systemctl", "daemon-reload")

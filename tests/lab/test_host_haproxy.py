@@ -1,4 +1,4 @@
-"""haproxy as metadata proxy of a whole host, as Neutron's Open vSwitch agent has it: in the host's own network."""
+"""haproxy as the metadata proxy of a whole host, as Neutron's Open vSwitch agent uses it, in the host's own network."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ INSTANCE = "03e5f923-3cd9-59d1-91f6-b6bdde843db2"
 
 @contextmanager
 def nova() -> Iterator[int]:
-    """The port of its metadata service."""
+    """Serve Nova's metadata and return the port."""
     with serving(server := HTTPServer(("127.0.0.1", 0), Answer)):
         yield server.server_port
 
@@ -40,7 +40,7 @@ class Proxy:
         return self.service.state / str(CALL.pid_file).removeprefix(STATE)
 
     def write(self, port: int, nova_port: int, *changes: tuple[str, str]) -> None:
-        """What Neutron writes, for one instance whose address is the host's own."""
+        """Write what Neutron writes, for one instance whose address is the host's."""
         ((path, text),) = CALL.files.items()
         own = [("*:80", f"*:{port}"), ("192.0.2.10", "127.0.0.1"), ("127.0.0.1:8775", f"127.0.0.1:{nova_port}")]
         for old, new in (*own, *changes):
@@ -95,7 +95,7 @@ def test_an_instance_is_told_apart_by_its_address_in_the_hosts_network(proxy: Pr
     assert "host_metadata_proxy" in Path(f"/proc/{pid}/cmdline").read_text()  # how Neutron recognises it
 
     assert proxy.start() == (0, "")
-    assert int(proxy.pid_file.read_text()) == pid  # running already, the agent's restart included
+    assert int(proxy.pid_file.read_text()) == pid  # running already, also after a restart of the agent
     assert proxy.call(str(proxy.service.kill_script), "HUP", str(pid)) == (0, "")
     assert proxy.call(str(proxy.service.kill_script), "9", str(pid)) == (0, "")
     assert identify(pid) is None

@@ -1,4 +1,4 @@
-"""An agent that does its worst to its spool wastes its own time: requests are served, the host is not touched."""
+"""A hostile agent that fills its spool wastes its own time: requests are served, and the host is not affected."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def pid_1_answers() -> bool:
 
 
 def served(service: Service) -> None:
-    """A proper request is answered, whatever else lies in the spool, and the units are well."""
+    """Check that a valid request is answered, whatever else is in the spool, and that the units are active."""
     network = service.network()
     done = network.start()
     assert (done.returncode, done.stderr) == (0, "")
@@ -48,7 +48,7 @@ def served(service: Service) -> None:
 
 
 def put(service: Service, content: bytes) -> None:
-    """The request file with this content, all at once."""
+    """Write the request file with this content in one step."""
     (service.places.spool / "new").write_bytes(content)
     os.rename(service.places.spool / "new", service.places.spool / "processes")
 
@@ -67,7 +67,7 @@ def test_pipes_and_sockets_and_deep_directories(service: Service) -> None:
     (spool / "empty").mkdir()
     os.mkfifo(spool / "processes")
     served(service)
-    wait_until(lambda: not list(spool.iterdir()))  # the service removed what one call removes
+    wait_until(lambda: not list(spool.iterdir()))  # the service removed what one call can remove
 
 
 @attack(105)
@@ -85,10 +85,10 @@ def test_what_lies_in_the_spool_keeps_nothing_running(service: Service) -> None:
 
 @attack(14, 33)
 def test_a_full_spool_delays_and_then_says_so() -> None:
-    """More than the host takes at once: it is paid for line by line, and the rest is the agent's loss."""
+    """Put in more than the host takes at once: the limit counts each line, and the agent loses the rest."""
     service = new_service()
     try:
-        service.enable_with("[limits]\nrate = 5000\n")  # with the default, 10,922 lines close the spool for minutes
+        service.enable_with("[limits]\nrate = 5000\n")  # the default 10,922 lines would close the spool for minutes
         put(service, b"rubbish\n" * 200_000)
         served(service)
     finally:

@@ -1,4 +1,4 @@
-"""podman's service or ours is killed in the middle of starts, or ends because it is idle just when a request comes."""
+"""podman's service or our run is killed during starts, or exits because it is idle just as a request comes."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from tests.lab.lives import (
 )
 from tests.lab.networks import Service, command, dnsmasqs, starts
 
-KILLS = int(os.environ.get("SIDESPAWN_KILLS", "10"))  # of each
+KILLS = int(os.environ.get("SIDESPAWN_KILLS", "10"))  # for each of the two
 REQUESTS = int(os.environ.get("SIDESPAWN_REQUESTS", "96"))
 PODMANS, OURS = "podman's service", "the service"
-AT_ONCE = 8  # twice as many as a service serves side by side
-MOST = 4  # kills while the same starts wait
+AT_ONCE = 8  # twice as many as a service handles in parallel
+MOST = 4  # kills during the same starts
 
 
 def podman_unit(service: Service) -> str:
@@ -43,7 +43,7 @@ def podman_unit(service: Service) -> str:
 
 @dataclass
 class Ground:
-    """A service, its networks, and what was asked of it."""
+    """A service, its networks, and the requests made of it."""
 
     service: Service
     lives: list[Life]
@@ -53,9 +53,9 @@ class Ground:
     moments: random.Random = field(default_factory=lambda: random.Random(7))
 
     def all_start(self, unit: str = "", pauses: Sequence[float] = ()) -> tuple[float, int]:
-        """Start all of them at once, and kill the unit's main process after each of these pauses, if it runs by then.
+        """Start all of them at once, and kill the unit's main process after each pause, if it runs by then.
 
-        Returns the seconds that the starts took, and how often one of them was waiting when the process was killed.
+        Return the seconds that the starts took, and how often one of them was waiting when the process was killed.
         """
         began, kills = time.monotonic(), 0
         work = [self.threads.submit(life.network.start, *life.plans[0]) for life in self.lives]
@@ -83,7 +83,7 @@ class Ground:
         assert [sum(life.network.id in line for line in lines) for life in self.lives] == [1] * len(self.lives)
 
     def assert_all_is_well(self) -> str:
-        """What was asked and answered, for people."""
+        """Check the state, and return requests and answers as text for people."""
         settle(self.service)
         counted = self.answers.count()
         twice = sum(count > 1 for count in counted.values())
@@ -103,7 +103,7 @@ def ground() -> Iterator[Ground]:
 @pytest.mark.slow
 @pytest.mark.parametrize("whose", [PODMANS, OURS])
 def test_killed_in_the_middle_of_starts(ground: Ground, whose: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each kill comes while starts wait for their answers; all of them are answered, and each program runs once."""
+    """Kill while starts wait for their answers; all of them are answered, and each program runs once."""
     unit = podman_unit(ground.service) if whose == PODMANS else ground.service.unit
     kills, tries = 0, 0
     usual, _ = ground.all_start()
@@ -123,10 +123,10 @@ def test_killed_in_the_middle_of_starts(ground: Ground, whose: str, capsys: pyte
 
 @pytest.mark.slow
 def test_requests_while_both_end_because_they_are_idle(ground: Ground, capsys: pytest.CaptureFixture[str]) -> None:
-    """Starts and stops, which both need podman, in groups: a pause is about as long as either waits for more."""
+    """Starts and stops, which both need podman, come in groups. A pause is about as long as either idle timeout."""
     service, done = ground.service, Counter[str]()
     units = {OURS: service.unit, PODMANS: podman_unit(service)}
-    idle = "/usr/bin/podman system service --time=2"  # as little above the service's as a whole second allows
+    idle = "/usr/bin/podman system service --time=2"  # the smallest number of whole seconds above the service's
     options_for(units[PODMANS], "ExecStart=", f"ExecStart={idle}")
     try:
         before = {who: starts(service, unit) for who, unit in units.items()}
@@ -148,7 +148,7 @@ def test_requests_while_both_end_because_they_are_idle(ground: Ground, capsys: p
 
 
 def step(life: Life, after: float) -> str:
-    """Start it, or stop it if it runs."""
+    """Start it, or stop it if it is running."""
     time.sleep(after)
     what = "TERM" if life.state is RUNNING else "start"
     life.note(what, life.network.kill("TERM") if what == "TERM" else life.network.start(*life.plans[0]))

@@ -1,4 +1,4 @@
-"""keepalived for a highly available router, as Neutron's L3 agent has it: it takes its address and gives it back."""
+"""keepalived for a highly available router, as Neutron's L3 agent uses it: it takes its address and returns it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ SCRIPT = "vrrp_script check {\n    script /tmp/check\n}\n"
 
 
 class HaRouter(Router):
-    """Its namespace has the interface that routers of one group tell each other by that they are there."""
+    """A router whose namespace has the interface on which routers of one group announce themselves."""
 
     @property
     def pid_file(self) -> Path:
@@ -91,7 +91,7 @@ class HaRouter(Router):
     def assert_pid_files_are_right(self) -> None:
         for pid in (self.pid, self.vrrp_pid):
             assert identify(pid) is not None
-            assert self.id in Path(f"/proc/{pid}/cmdline").read_text()  # how Neutron recognises both
+            assert self.id in Path(f"/proc/{pid}/cmdline").read_text()  # Neutron recognises both by this
         assert status(self.vrrp_pid)["PPid"] == str(self.pid)
         assert os.stat(f"/proc/{self.pid}/ns/net").st_ino == os.stat(f"/run/netns/{self.netns}").st_ino
         for name in ("net", "pid", "cgroup"):
@@ -123,7 +123,7 @@ def router() -> Iterator[HaRouter]:
 
 @pytest.fixture
 def master(router: HaRouter) -> HaRouter:
-    """A router whose keepalived has taken its addresses."""
+    """Make a router whose keepalived has taken its addresses."""
     assert router.start() == (0, "")
     wait_until(lambda: router.has("169.254.0.7") and router.has("203.0.113.1"), patience=30)
     return router
@@ -163,7 +163,7 @@ def test_a_reload_keeps_the_pids_and_brings_another_address(master: HaRouter) ->
 
 
 def test_a_host_that_fails_or_does_not_answer_costs_no_router(router: HaRouter) -> None:
-    """Neutron would take it down with all that works in it: the wrapper says what it is, and ends with 0."""
+    """Neutron would take a failed router down, working parts included: the wrapper prints the error and exits with 0."""
     policy = router.service.places.policy
     proper = policy.read_text()
     policy.write_text(proper + '[side_container]\nimage = "localhost/there-is-none:1"\n[agent]\ntimeout = 2\n')
@@ -178,7 +178,7 @@ def test_a_host_that_fails_or_does_not_answer_costs_no_router(router: HaRouter) 
     command("systemctl", "stop", *units)
     code, complaint = router.kill("HUP")
     assert (code, "no answer within 2 s" in complaint) == (0, True)
-    assert router.kill("15")[0] == 75  # what goes on is not said to have ended
+    assert router.kill("15")[0] == 75  # a running program is not reported as ended
     assert identify(pid) is not None
     command("systemctl", "start", units[0], units[2])
 
@@ -227,11 +227,11 @@ def test_the_timer_tells_the_pid_of_a_vrrp_process_that_was_replaced(master: HaR
     assert [master.vrrp_pid] == children(pid)
     assert master.pid == pid
     master.assert_pid_files_are_right()
-    assert master.kill_vrrp("HUP", master.vrrp_pid) == (0, "")  # it is known by its new pid
+    assert master.kill_vrrp("HUP", master.vrrp_pid) == (0, "")  # its new pid is known
 
 
 def sweep(router: HaRouter) -> int:
-    command("systemctl", "start", router.service.unit)  # what the timer does
+    command("systemctl", "start", router.service.unit)  # like the timer's run
     return router.vrrp_pid
 
 

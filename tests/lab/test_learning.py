@@ -1,4 +1,4 @@
-"""Monitor mode with a real journal: what it let pass is learned, pasted, and then allowed by the rules."""
+"""Monitor mode with a real journal: what it allowed is learned, pasted into the policy, and then allowed by it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def write_policy(service: Service, mode: str, options: str) -> None:
 
 
 def more(network: Network) -> list[str]:
-    """Options that the preset does not know."""
+    """Return options that the preset does not know."""
     return ["--dhcp-reply-delay=3", "--log-debug", f"--cname=a-{network.id}.example,b"]
 
 

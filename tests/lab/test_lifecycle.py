@@ -1,4 +1,4 @@
-"""The life of a side container: started once, answered, replaced, reloaded, stopped, and independent of everything."""
+"""The life of a side container: started once, answered, replaced, reloaded, stopped, and independent of all else."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_the_program_has_no_more_than_its_policy_states(shared_service: Service)
     assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
     environment = Path(f"/proc/{network.pid}/environ").read_bytes().split(b"\0")
     names = {each.partition(b"=")[0] for each in environment if each}
-    assert names <= {b"PROCESS_TAG", b"HOSTNAME", b"HOME", b"container"}  # the engine adds what it always does
+    assert names <= {b"PROCESS_TAG", b"HOSTNAME", b"HOME", b"container"}  # the engine adds its usual arguments
 
 
 @attack(94)
@@ -165,7 +165,7 @@ def test_a_pid_that_is_gone_or_foreign_is_no_such_process(shared_service: Servic
     network.start()
     pid = network.pid
     network.kill("KILL")
-    other = os.getpid()  # alive, and none of this service's
+    other = os.getpid()  # alive, and not managed by this service
     for stranger in (pid, other, 1, 2**22):
         done = network.kill("TERM", stranger)
         assert (done.returncode, done.stderr) == (1, f"kill: ({stranger}) - No such process\n")
@@ -251,9 +251,9 @@ def test_the_pid_is_found_by_the_engine_when_the_ledger_is_lost(service: Service
     assert len(service.containers()) == 1
 
 
-@pytest.mark.parametrize("engine", ["podman"])  # which can give another name
+@pytest.mark.parametrize("engine", ["podman"])  # which may choose another name
 def test_what_an_earlier_version_named_is_kept_until_it_ends(service: Service) -> None:
-    """Its record says the name; a stopped one without a record, as after a reboot, is found by its label."""
+    """Records have the name; a stopped container without one, as after a reboot, is found by its label."""
     network = service.network()
     old = f"{service.name}-{network.netns}"
 
@@ -338,7 +338,7 @@ def test_a_program_that_ended_by_itself_is_swept_by_the_backstop(service: Servic
     kill_process(network.pid)
     service.wait_until_idle()
     assert network.container in service.containers()
-    command("systemctl", "start", service.unit)  # what the timer does
+    command("systemctl", "start", service.unit)  # like the timer's run
     service.wait_until_idle()
     assert network.container not in service.containers()
     assert [each["SIDESPAWN_INSTANCE"] for each in service.journal(event="exited")] == [network.netns]
@@ -379,9 +379,9 @@ def test_verdicts_starts_and_stops_are_in_the_journal(service: Service) -> None:
     assert all(each["MESSAGE"].isprintable() for each in service.journal())
 
 
-@pytest.mark.parametrize("engine", ["podman"])  # which has a store
+@pytest.mark.parametrize("engine", ["podman"])  # this engine has a store
 def test_a_container_whose_store_is_torn_is_replaced(service: Service) -> None:
-    """The power failed before its files were written out: podman lists it, and cannot inspect it."""
+    """After a power failure that lost its files, podman lists the container but cannot inspect it."""
     network = service.network()
     network.start()
     upper = command("podman", "inspect", "--format={{.GraphDriver.Data.UpperDir}}", network.container).stdout.strip()
@@ -406,6 +406,6 @@ def test_ps_marks_what_runs_in_a_namespace_that_was_deleted(service: Service) ->
     command("ip", "netns", "del", network.netns)
     assert row()["orphan"] is True
     assert "running, orphan" in command(*SIDESPAWN, "ps", service.name).stdout
-    command("ip", "netns", "add", network.netns)  # another one, of the same name
+    command("ip", "netns", "add", network.netns)  # another one with the same name
     assert row()["orphan"] is True
     command(*SIDESPAWN, "stop", service.name, network.netns)

@@ -1,4 +1,4 @@
-"""What a service may cost the host: the limits hold, say why, and lose nothing."""
+"""What a service may cost the host: the limits work, explain themselves, and lose no request."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_requests_beyond_the_rate_wait_and_none_is_refused(limited_service: Serv
     wait_until(lambda: "rate limit reached (2 requests/s)" in command(*ps).stdout)
     outcomes = Counter((each.communicate(timeout=60)[1], each.returncode) for each in probes)
     assert outcomes == {("", 0): 15}
-    # A claim may hold more than is left in the bucket; the request after it then waits the longer.
+    # A claim may hold more than is left in the bucket; the next request then waits longer.
     assert probe(network).communicate(timeout=60)[1] == ""
     assert time.monotonic() - began > (17 - 5) / 2, "17 requests were served, of which 5 at once and 2 a second"
     assert len(limited_service.journal(event="limited")) >= 1
@@ -71,7 +71,7 @@ def test_an_operator_does_not_wait_for_an_agents_flood(limited_service: Service)
 
 
 def ranges(network: Network, number: int) -> list[str]:
-    """Of a network with so many subnets more."""
+    """Return options for a network with that many more subnets."""
     value = f"set:subnet-{network.id},10.{{}}.{{}}.0,static,255.255.255.0,86400s"
     return [f"--dhcp-range={value.format(50 + each // 256, each % 256)}" for each in range(number)]
 
@@ -94,7 +94,7 @@ def test_a_network_of_many_subnets_needs_a_policy_that_allows_long_requests(serv
 
 @pytest.mark.parametrize("engine", ["podman", "docker", "systemd"])
 def test_a_request_as_long_as_a_policy_can_allow_passes_each_engine(engine: str) -> None:
-    """Its arguments are what the program gets; with systemd also after it has read its units again."""
+    """Check that the program gets all arguments; with systemd also after it has read its units again."""
     with ExitStack() as stack:
         if engine == "docker":
             stack.enter_context(dockers.running_docker(dockers.HELPERS))
@@ -103,7 +103,7 @@ def test_a_request_as_long_as_a_policy_can_allow_passes_each_engine(engine: str)
         tables = '[limits]\nline = "512K"\n\n[options]\ndhcp-range = { most = 4096 }\n\n[side_container]\n'
         service.enable_with(tables)
         network = service.network()
-        command("ip", "-n", network.netns, "link", "add", "tap0", "type", "bridge")  # for an identity of DHCPv6
+        command("ip", "-n", network.netns, "link", "add", "tap0", "type", "bridge")  # for a DHCPv6 client identifier
         tag, prefix = "s" * 64, "fdca:3ba5:a17a:4ba3:ffff:ffff"
         more = [f"--dhcp-range=set:{tag},{prefix}:{each:04x}:1,static,64,86400s" for each in range(1, 3600)]
         assert 440 * 1024 < sum(len(each) + 3 for each in more) < 512 * 1024
@@ -128,7 +128,7 @@ def test_one_side_container_too_many_is_refused(limited_service: Service) -> Non
     assert "instance limit reached" in done.stderr
     assert networks[0].start(*networks[0].options(), "--log-dhcp").returncode == 0, "one that is there may be replaced"
     assert set(limited_service.containers()) == {network.container for network in networks[:2]}
-    time.sleep(1)  # the rate
+    time.sleep(1)  # the rate limit
     networks[1].kill("TERM")
     assert networks[2].start().returncode == 0
 
@@ -144,7 +144,7 @@ def test_a_program_that_keeps_ending_is_not_started_at_the_agents_pace(service: 
     assert (done.returncode, "ended right after its start 2 times" in done.stderr) == (FAILED, True)
     assert other.start().returncode == 0, "another instance is not held back"
     wait_until(lambda: not limits_of(service)["backing_off"])
-    network.start()  # it falls again, and the pause is four times as long
+    network.start()  # it fails again, and the pause is four times as long
     (held,) = limits_of(service)["backing_off"].items()  # type: ignore[attr-defined]
     assert held[0] == network.netns
     assert f"{network.netns} keeps exiting" in command(*SIDESPAWN, "ps", service.name).stdout

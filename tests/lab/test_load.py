@@ -1,6 +1,6 @@
-"""Many requests, and an agent that does its worst beside one that works: nothing is lost, and times stay bearable.
+"""Many requests, and a hostile agent beside a working one: no request is lost, and response times stay acceptable.
 
-Times are printed, and held only against generous bounds, since machines are shared.
+Times are printed, and compared only with generous bounds, since machines are shared.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from sidespawn.agent import wrapper
 from tests.lab.conftest import new_service
 from tests.lab.networks import SIDESPAWN, SLOWNESS, Network, Service, command
 
-FULL = bool(os.environ.get("SIDESPAWN_LOAD"))  # 1,000 from four agents, and 10,000 in ten minutes
+FULL = bool(os.environ.get("SIDESPAWN_LOAD"))  # 1,000 requests from four agents, and 10,000 in ten minutes
 AT_ONCE = 1000 if FULL else 120
 TRICKLE, SECONDS = (10_000, 600) if FULL else (300, 15)
 ROUNDS = 24 if FULL else 4
-GENEROUS = 5  # times what it takes alone; twice is the aim
-STOP_SECONDS = 8  # until an operator's stop is done; 2 is the aim, on a host that does nothing else
+GENEROUS = 5  # factor over the time without load; 2 is the aim
+STOP_SECONDS = 8  # seconds until an operator's stop is done; 2 is the aim, on an otherwise idle host
 PRESET = "neutron-dhcp-dnsmasq"
 
 
@@ -43,7 +43,7 @@ def agents() -> Iterator[list[Service]]:
 
 @contextmanager
 def hostile_agent() -> Iterator[Service]:
-    """One for each kind: what floods its spool waits for minutes until it is served again."""
+    """Make one agent for each kind of attack: the one that floods its spool is served again only after minutes."""
     made = new_service()
     try:
         made.enable(f"--preset={PRESET}", f"--set=state_on_host={made.state}")
@@ -54,7 +54,7 @@ def hostile_agent() -> Iterator[Service]:
 
 
 def settings_of(service: Service) -> dict[str, object]:
-    """Return what the service's wrapper knows."""
+    """Return the wrapper's settings of the service."""
     namespace: dict[str, object] = {"__name__": "wrapper", "__file__": str(service.wrapper)}
     exec(compile(service.wrapper.read_text(), str(service.wrapper), "exec"), namespace)
     settings = namespace["SETTINGS"]
@@ -68,7 +68,7 @@ def status_of(reply: dict[str, object]) -> str:
 
 @pytest.mark.slow
 def test_four_agents_at_once(agents: list[Service], capsys: pytest.CaptureFixture[str]) -> None:
-    """Starts on a few networks of each, the rest questions about them, all at the same moment."""
+    """Send starts on a few networks of each, and requests about running ones, all at the same moment."""
     networks = {each.name: [each.network() for _ in range(5)] for each in agents}
 
     def ask(number: int) -> str:
@@ -119,7 +119,7 @@ Stop = threading.Event
 
 
 def flood(service: Service, stop: Stop) -> None:
-    """Its spool is always full of lines that are no requests, and of files."""
+    """Keep the spool full of files, and of lines that are not requests."""
     spool = service.places.spool
     while not stop.is_set():
         with suppress(OSError):
@@ -133,7 +133,7 @@ def flood(service: Service, stop: Stop) -> None:
 
 
 def hold_the_lock(service: Service, stop: Stop) -> None:
-    """Every request file is made, written to and locked by an agent that never lets go of it."""
+    """Create, write and lock every request file, and never unlock it."""
     path = service.places.spool / "processes"
     while not stop.is_set():
         with suppress(OSError), path.open("ab") as file:
@@ -145,7 +145,7 @@ def hold_the_lock(service: Service, stop: Stop) -> None:
 
 
 def never_read(service: Service, stop: Stop) -> None:
-    """Requests as fast as they can be written, well-formed and not allowed, whose answers no one waits for."""
+    """Send well-formed requests that are not allowed, as fast as they can be written, and wait for no answer."""
     body = {"op": "start", "argv": ["dnsmasq", "--dhcp-script=/tmp/x"], "netns": f"qdhcp-{'0' * 8}", "env": {}}
     while not stop.is_set():
         line = request_line(body)
@@ -154,7 +154,7 @@ def never_read(service: Service, stop: Stop) -> None:
 
 
 def crash_loop(service: Service, stop: Stop) -> None:
-    """Programs that cannot start, asked for again and again on several networks."""
+    """Request programs that cannot start, again and again, on several networks."""
     networks = [service.network() for _ in range(4)]
     for network in networks:
         (network.home / "leases").unlink()
@@ -169,7 +169,7 @@ def crash_loop(service: Service, stop: Stop) -> None:
 
 
 def start_what_is_never_ready(service: Service, stop: Stop) -> None:
-    """Starts that wait for their time to be over, on more networks than are served side by side."""
+    """Start programs that time out before they are ready, on more networks than are served in parallel."""
     networks = [service.network_that_is_never_ready() for _ in range(12)]
 
     def loop(network: Network) -> None:
@@ -209,7 +209,7 @@ def misbehaving(service: Service, how: Callable[[Service, Stop], None]) -> Itera
 
 
 def measure(network: Network) -> float:
-    """Seconds that a start and a stop take together, the median of some. None may fail."""
+    """Return the median time in seconds of a start and a stop together. No request may fail."""
     took = []
     for _ in range(ROUNDS):
         began = time.monotonic()
@@ -220,7 +220,7 @@ def measure(network: Network) -> float:
 
 
 def measure_stop(network: Network) -> float:
-    """Seconds until the operator has ended a side container of the hostile agent itself."""
+    """Return the seconds until the operator has ended a side container of the hostile agent itself."""
     began = time.monotonic()
     done = command(*SIDESPAWN, "stop", network.service.name, network.container)
     took = time.monotonic() - began
@@ -232,7 +232,7 @@ def measure_stop(network: Network) -> float:
 @pytest.mark.slow
 def test_a_quiet_agent_beside_hostile_ones(service: Service, capsys: pytest.CaptureFixture[str]) -> None:
     network = service.network()
-    measure(network)  # everything is warm
+    measure(network)  # all caches are warm
     for what, how in HOSTILE.items():
         alone = measure(network)
         with hostile_agent() as hostile:

@@ -1,6 +1,6 @@
-"""What the units mount is seen by the whole host: none of them runs in another mount namespace than PID 1.
+"""The whole host sees what the units mount: none of them runs in another mount namespace than PID 1.
 
-Which options imply a namespace depends on systemd's version, so the running processes are asked, not the unit files.
+Which options imply a namespace depends on systemd's version, so the tests check running processes, not unit files.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.lab.conftest import DropIn, new_service
 from tests.lab.networks import Service, command, wait_until
 
 HOST = Path("/proc/1/ns/mnt")
-FIRST_TO_IMPLY_ONE = 254  # of systemd's versions: with PrivateNetwork=yes
+FIRST_TO_IMPLY_ONE = 254  # systemd versions: with PrivateNetwork=yes
 
 
 def spool_unit(service: Service) -> str:
@@ -28,7 +28,7 @@ def spool_unit(service: Service) -> str:
 
 
 def namespace_of_the_spool_unit(service: Service, drop_in: DropIn, tmp_path: Path, options: str = "") -> str:
-    """The unit's process has ended when it is active, so another of the same unit says what it saw."""
+    """Have another process of the unit report it, since the unit's own process has ended once it is active."""
     seen = tmp_path / "namespace"
     drop_in(spool_unit(service), f"{options}\nExecReload=/bin/sh -c 'readlink /proc/self/ns/mnt >{seen}'")
     command("systemctl", "reload", spool_unit(service))
@@ -36,7 +36,7 @@ def namespace_of_the_spool_unit(service: Service, drop_in: DropIn, tmp_path: Pat
 
 
 def namespace_of_the_service(service: Service) -> str:
-    """While it serves: it stays at least a second for anyone who rings."""
+    """Read it while the service runs: it stays at least a second after the doorbell rings."""
     with service.places.doorbell.open("w") as doorbell:
         doorbell.write("\n")
 
@@ -55,7 +55,7 @@ def systemd_version() -> int:
 
 @pytest.mark.parametrize("confinement", ENGINES)
 def test_the_service_sees_the_hosts_mounts_and_the_host_sees_its(service: Service, confinement: str) -> None:
-    """With what each engine's drop-in adds; the engine itself need not be there for that."""
+    """Try each engine's drop-in; the engine itself need not be installed."""
     text = f'{service.places.policy.read_text()}\n[side_container]\nengine = "{confinement}"\n'
     hardening.drop_in(service.name).write_text(hardening.text_of(policy_of(service.places, text)))
     command("systemctl", "daemon-reload")
@@ -69,14 +69,14 @@ def test_the_directories_are_made_where_the_host_sees_them(service: Service, dro
 
 
 def test_the_option_that_0_1_0_had_would_hide_them(service: Service, drop_in: DropIn, tmp_path: Path) -> None:
-    """Why the test above is worth something: what went unnoticed with systemd 252 is found with later ones."""
+    """Check that the previous test finds what went unnoticed with systemd 252 and shows with later versions."""
     found = namespace_of_the_spool_unit(service, drop_in, tmp_path, "PrivateNetwork=yes")
     assert (found != str(HOST.readlink())) == (systemd_version() >= FIRST_TO_IMPLY_ONE)
 
 
 @pytest.fixture
 def service_of_0_1_0(drop_in: DropIn, tmp_path: Path) -> Iterator[Service]:
-    """Enabled by that version itself, with its own units as they stand there; after `drop_in`, which enables ours."""
+    """Enable the service with that version, with its own units; afterwards with `drop_in`, which enables ours."""
     made = new_service()
     unpack(tmp_path).enable(made.name, "--preset=neutron-dhcp-dnsmasq", f"--set=state_on_host={made.state}")
     yield made

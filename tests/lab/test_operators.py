@@ -1,4 +1,4 @@
-"""Operators wait for no agent, whatever an agent's requests take: the command returns within moments."""
+"""Operators do not wait for agents, whatever an agent's requests take: the command returns at once."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from tests.lab.conftest import new_service
 from tests.lab.networks import SIDESPAWN, SLOWNESS, Network, Service, command, wait_until
 from tests.lab.test_load import request_line
 
-MOST = 20 * SLOWNESS  # seconds; 2 are the aim, and behind those starts it would be 150
+MOST = 20 * SLOWNESS  # seconds; 2 is the aim, and behind those starts it would be 150
 STARTS = 60
 PRESET = "neutron-dhcp-dnsmasq"
 
 
 @pytest.fixture
 def agents() -> Iterator[tuple[Service, Service]]:
-    """One that is hostile, and one that is not."""
+    """Make two agents, of which one is hostile."""
     made = new_service(), new_service()
     for each in made:
         each.enable(f"--preset={PRESET}", f"--set=state_on_host={each.state}")
@@ -30,7 +30,7 @@ def agents() -> Iterator[tuple[Service, Service]]:
 
 
 def ask_for(networks: list[Network]) -> None:
-    """All at once, and no one waits for the answers."""
+    """Send all requests at once, and wait for no answer."""
     service = networks[0].service
     lines = []
     for network in networks:
@@ -74,7 +74,7 @@ def test_an_operator_waits_for_none_of_60_starts_that_never_become_ready(
         with took(times, f"stop {number + 1}"):
             sidespawn("stop", hostile.name, network.netns)
         assert network.container not in hostile.containers()
-    # Also one that is being started at this moment.
+    # Also a program that is starting right now.
     starting = next(iter(hostile.containers(every=False).keys() - ours))
     with took(times, "stop of one that is being started"):
         sidespawn("stop", hostile.name, starting)
@@ -90,5 +90,5 @@ def test_an_operator_waits_for_none_of_60_starts_that_never_become_ready(
         hostile.disable()
     with capsys.disabled():
         print("\n" + ", ".join(f"{what} {seconds:.2f} s" for what, seconds in times.items()), end=" ")
-    del times["disable"]  # it ends each side container by itself, anyone who asked for it
+    del times["disable"]  # it ends each side container itself, whatever agent asked for it
     assert {what: seconds for what, seconds in times.items() if seconds > MOST} == {}

@@ -1,4 +1,4 @@
-"""What `sidespawn options` prints is what podman and docker do: the mounts are there, and read-only for real."""
+"""podman and docker do what `sidespawn options` prints: the mounts exist, and are really read-only."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WHERE = "{{range .Mounts}}{{println .Destination .RW .Propagation}}{{end}}"
 
 @pytest.fixture
 def of_one_agent() -> Iterator[list[Service]]:
-    """Two services that share a kill script."""
+    """Enable two services that share a kill script."""
     made = [new_service(program) for program in ("conntrackd", "keepalived")]
     for each in made:
         each.enable(f"--preset=neutron-l3-{each.program}", f"--set=state_on_host={made[0].state}")
@@ -61,7 +61,7 @@ def test_an_engine_takes_the_options(
 
 def test_docker_makes_no_directory_where_a_source_is_missing(service: Service) -> None:
     printed = command(*SIDESPAWN, "options", service.name, "--print=docker").stdout.splitlines()
-    printed = [each for each in printed if not each.startswith("--security-opt=")]  # its file is missing as well
+    printed = [each for each in printed if not each.startswith("--security-opt=")]  # its file is missing, too
     service.disable()
     with dockers.running_docker(AGENT):
         name = f"{service.name}-agent"

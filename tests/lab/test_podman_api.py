@@ -1,4 +1,4 @@
-"""podman's API and its command make the same container: what they hand to the runtime is compared."""
+"""podman's API and podman's command make the same container: what each passes to the runtime is compared."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.lab import test_engines as engines
 from tests.lab.lives import main_pid
 from tests.lab.networks import command, wait_until
 
-# Of config.json: what only the command sets, or what is another for each container.
+# In config.json: what only the command sets, and what differs in each container.
 ANNOTATIONS = (
     "io.kubernetes.cri-o.Created",
     "io.kubernetes.cri-o.TTY",
@@ -38,14 +38,14 @@ def ground() -> Iterator[engines.Ground]:
 
 
 def description(engine: Podman, ground: engines.Ground, plan: Plan) -> dict[str, Any]:
-    """config.json of a start by this engine; its names are those of every other start."""
+    """Return the config.json of a start by this engine, whose names are those of every other start."""
     request = "a" * 32
     with ground.pins(plan, request) as pins:
         container, _ = engine.start(plan, pins, request)
         inspected = json.loads(command("podman", "inspect", container).stdout)[0]
         text = Path(inspected["OCIConfigPath"]).read_text()
         engine.remove(plan.name)
-    # Of its storage, too: it has an id of its own.
+    # As well as in its storage, which has an id of its own.
     layer = inspected["GraphDriver"]["Data"]["MergedDir"].split("/")[-2]
     for name, own in (("ID", container), ("SHORT", container[:12]), ("LAYER", layer)):
         text = text.replace(own, name)
@@ -53,7 +53,7 @@ def description(engine: Podman, ground: engines.Ground, plan: Plan) -> dict[str,
     for each in ANNOTATIONS:
         described["annotations"].pop(each, None)
     described["process"]["env"].sort()
-    described["mounts"].sort(key=lambda mount: str(mount["destination"]))  # podman has those of one depth in any order
+    described["mounts"].sort(key=lambda mount: str(mount["destination"]))  # in random order within a depth
     return described
 
 
@@ -76,7 +76,7 @@ def test_the_runtime_is_given_the_same(ground: engines.Ground, changes: dict[str
 
 
 def test_nothing_of_systemds_is_handed_on(ground: engines.Ground) -> None:
-    """conmon stays: it must not keep the socket, nor tell systemd anything."""
+    """Only conmon stays: it must neither hold the socket nor send anything to systemd."""
     plan = ground.plan()
     process = ground.start(plan)
     conmon = int(Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[1])
@@ -93,7 +93,7 @@ def test_nothing_of_systemds_is_handed_on(ground: engines.Ground) -> None:
 def test_the_socket_is_roots_alone(ground: engines.Ground) -> None:
     socket = ground.places.podman
     assert (oct(socket.stat().st_mode & 0o777), oct(socket.parent.stat().st_mode & 0o777)) == ("0o600", "0o700")
-    assert ground.places.run not in socket.parents  # below which are the directories that agents mount
+    assert ground.places.run not in socket.parents  # below which agents' directories are mounted
 
 
 def test_podman_ends_when_it_is_idle_and_comes_back(ground: engines.Ground) -> None:
@@ -106,7 +106,7 @@ def test_podman_ends_when_it_is_idle_and_comes_back(ground: engines.Ground) -> N
 
 @pytest.mark.slow
 def test_killed_in_the_middle_of_starts(ground: engines.Ground) -> None:
-    """Each start works, and one program of it runs."""
+    """Check that each start works, and that exactly one program runs for it."""
     unit, moments, enough = f"sidespawn-podman@{ground.places.service}.service", random.Random(3), threading.Event()
     kills = 0
 
@@ -140,7 +140,7 @@ def test_killed_in_the_middle_of_starts(ground: engines.Ground) -> None:
 
 
 def start(ground: engines.Ground, plan: Plan) -> Process:
-    """As host/launch.py does it: a podman that was killed may have taken the name and forgotten what for."""
+    """Start it like host/launch.py: a killed podman may have taken the name without a record of the reason."""
     try:
         return ground.start(plan)
     except NameTaken:
@@ -149,12 +149,12 @@ def start(ground: engines.Ground, plan: Plan) -> Process:
 
 
 def wait_for_the_end_of(tag: str) -> None:
-    """Of what was killed, which takes a moment."""
+    """Wait until the killed process has ended."""
     wait_until(lambda: programs(tag) == [])
 
 
 def programs(tag: str) -> list[int]:
-    """Those of a side container: not what makes it, which is no child of conmon."""
+    """Return the programs of a side container. The processes that create it, not children of conmon, are left out."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:

@@ -1,4 +1,4 @@
-"""radvd for a router, as Neutron's L3 agent has it: a client configures itself from what it advertises."""
+"""radvd for a router, as Neutron's L3 agent uses it: a client configures itself from its advertisements."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ interface qr-test
 
 
 class AdvertisingRouter(Router):
-    """Its namespace has a port to a client's namespace."""
+    """A router whose namespace has a port into a client's namespace."""
 
     @property
     def client(self) -> str:
@@ -92,7 +92,7 @@ def test_a_client_gets_its_address_and_the_next_prefix_after_a_reload(router: Ad
     assert "(configuration-not-allowed)" in complaint
     assert identify(pid) is not None
 
-    assert router.kill("9") == (0, "")  # how Neutron ends it
+    assert router.kill("9") == (0, "")  # Neutron ends it like this
     assert identify(pid) is None
 
 

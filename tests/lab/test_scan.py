@@ -1,4 +1,4 @@
-"""`sidespawn scan` over real containers of podman and docker: what must be found, and what must not alarm."""
+"""`sidespawn scan` on real containers of podman and docker: what it must find, and what it must not report."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PODMAN_SOCKET = Path("/run/podman/podman.sock")
 HOME = Path("/srv/sidespawn-scan")
 SOCKET, STORAGE = "engine-socket", "engine-storage"
 
-# Each: engine, options, the kinds to be found. HOME has what `home` makes.
+# Each: engine, options, and the kinds of findings. HOME has what `home` makes.
 FOUND = {
     "neutron_dhcp_agent": ("podman", ["-v/run/podman/podman.sock:/run/podman/podman.sock"], {SOCKET}),
     "neutron_l3_agent": ("podman", ["-v/var/run/podman/podman.sock:/x:ro"], {SOCKET}),
@@ -89,7 +89,7 @@ QUIET = {
 }
 CREATED = [(name, engine, options) for name, (engine, options, _) in FOUND.items()]
 CREATED += [(name, engine, options) for name, (engine, options) in QUIET.items()]
-# Names of volumes that are something else of the host.
+# Names of volumes that are backed by something on the host.
 VOLUMES = {
     "sidespawn-scan-run": "/run/podman",
     "sidespawn-scan-socket": str(PODMAN_SOCKET),
@@ -113,7 +113,7 @@ def scan(*, code: int) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def home() -> Iterator[None]:
-    """Sockets, and paths that lead to one or look as if they did."""
+    """Make sockets, and paths that lead to one or look as if they did."""
     made = [PODMAN_SOCKET, Path("/run/containerd-scan/containerd.sock"), HOME / "other/api.sock"]
     listeners = []
     HOME.mkdir()
@@ -146,7 +146,7 @@ def home() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def told(home: None) -> dict[str, Any]:
-    """All of them at once, of which one runs: what an engine says of a container, it says before that runs."""
+    """Scan all of them at once, while only one runs: engines describe containers before they run."""
     with dockers.running_docker(IMAGE):
         try:
             for engine in ("podman", "docker"):
@@ -214,7 +214,7 @@ def test_a_containers_mount_over_a_socket_hides_it(home: None) -> None:
         found = {each["where"]: each["found"] for each in scan(code=1)["findings"]}
         assert str(PODMAN_SOCKET) in found["podman:uncovered"]
         assert str(PODMAN_SOCKET) not in found["podman:covered"]
-        assert "/run is mounted at /run" in found["podman:covered"]  # for the others, that are there or may come
+        assert "/run is mounted at /run" in found["podman:covered"]  # for the others, which exist or may be created
     finally:
         command("podman", "rm", "--force", "uncovered", "covered")
 

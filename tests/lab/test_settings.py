@@ -1,4 +1,4 @@
-"""A DHCP network with the settings of real deployers: state, files in /etc/neutron and logs where they have them."""
+"""A DHCP network with deployers' settings: state, files in /etc/neutron and logs in their places."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.lab.networks import NEUTRON, Network, Service, command_lines, wait_un
 
 @dataclass(frozen=True)
 class Deployer:
-    """Paths as the agent has them; those in `settings` are where this host has them, below the service's directory."""
+    """Agent's paths. Those in `settings` are where this host has them, in the service's directory."""
 
     state: str  # state_path
     configuration: str  # dnsmasq_config_file
@@ -36,7 +36,7 @@ PACKSTACK = Deployer(
     logs="/var/log/neutron",
     settings=(("config_dir_on_host", "etc/neutron"), ("log_dir_on_host", "log/neutron")),
 )
-# What their documentation has people put there.
+# What deployers' documentation recommends.
 DNSMASQ = "# of the deployment\r\nlog-facility=/var/log/neutron/dnsmasq.log\nlog-queries\ndhcp-option-force=26,1400\n"
 
 

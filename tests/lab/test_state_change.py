@@ -1,4 +1,4 @@
-"""neutron-keepalived-state-change, the script of Neutron's release: it tells the agent of the router's address."""
+"""neutron-keepalived-state-change, a shell script in one Neutron release, reports the router's address to the agent."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MONITOR = "neutron-keepalived-state-change-monitor"
 
 @dataclass
 class Watched(Router):
-    """What Neutron calls for it, it calls in no namespace and with no variables."""
+    """A router whose calls Neutron makes in no namespace and with no variables."""
 
     kind: str = "qrouter"
 
@@ -43,7 +43,7 @@ class Watched(Router):
 
     @property
     def pipe(self) -> Path:
-        """It is there when the script watches."""
+        """Open the pipe, which exists when the script watches."""
         return self.service.state / "ha_confs" / self.id / "ip-monitor"
 
     @property
@@ -94,7 +94,7 @@ def router(request: pytest.FixtureRequest) -> Iterator[Watched]:
     command("ip", "netns", "del", made.netns)
 
 
-# snat- for distributed routers, which have a namespace qrouter- as well: the monitor watches the former.
+# snat- for distributed routers, which also have a namespace qrouter-: the monitor watches the former.
 @pytest.mark.parametrize("router", ["qrouter", "snat"], indirect=True)
 def test_it_reports_to_the_agent_also_after_the_agents_restart(router: Watched) -> None:
     reports = Reports(router.service.state / "keepalived-state-change")
@@ -112,7 +112,7 @@ def test_it_reports_to_the_agent_also_after_the_agents_restart(router: Watched) 
         assert os.stat(f"/proc/{pid}/ns/net").st_ino == os.stat(f"/run/netns/{router.netns}").st_ino
         assert router.service.containers()[container_name(router.service.name, f"qrouter-{router.id}")].pid == pid
         arguments = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
-        assert arguments[0] == "/bin/sh"  # else Neutron takes it for its predecessor in Python, and ends it
+        assert arguments[0] == "/bin/sh"  # otherwise Neutron takes it for its Python predecessor and ends it
         assert f"{router.id}.monitor" in " ".join(arguments)  # how Neutron recognises it
         assert (router.pid_file.stat().st_uid, router.pid_file.stat().st_mode & 0o777) == (NEUTRON, 0o644)
 
@@ -134,7 +134,7 @@ def test_it_reports_to_the_agent_also_after_the_agents_restart(router: Watched) 
 
 @pytest.mark.parametrize("router", ["snat"], indirect=True)
 def test_one_instance_watches_one_of_the_two_namespaces(router: Watched) -> None:
-    """A router that was made distributed, or is no longer, is asked for again with the other."""
+    """Neutron asks again, with the other namespace, when a router becomes distributed or stops being so."""
     other = Watched(router.service, router.id)
     command("ip", "netns", "add", other.netns)
     try:
@@ -155,14 +155,14 @@ def test_what_is_killed_leaves_nothing_and_starts_again(router: Watched) -> None
         assert router.state == "primary"
         pid = router.pid
         assert router.kill("9", pid) == (0, "")
-        assert command("ip", "netns", "pids", router.netns).stdout == ""  # neither a subshell nor `ip monitor`
+        assert command("ip", "netns", "pids", router.netns).stdout == ""  # not a subshell, and not `ip monitor`
         assert router.start() == (0, "")
         assert router.pid != pid
 
 
 @contextmanager
 def addresses_that_change(router: Watched) -> Iterator[None]:
-    """On an interface that is none of the script's business."""
+    """Change addresses on an interface that the script does not watch."""
     stop = threading.Event()
 
     def change() -> None:
@@ -180,10 +180,10 @@ def addresses_that_change(router: Watched) -> Iterator[None]:
 
 
 def test_two_calls_at_once_start_one(router: Watched) -> None:
-    """They come from no namespace that would keep them in one lane.
+    """Make both from no namespace, which would have put them in one lane.
 
-    Addresses come and go in the meantime, as those of the links themselves may. A script that cannot tell its agent of
-    the first of them ends at the second one (29.0.0), so there is an agent.
+    Addresses come and go in the meantime, as the links' own addresses may. A script that cannot report the
+    first of them to its agent exits at the second one (29.0.0), so there is an agent.
     """
     reports = Reports(router.service.state / "keepalived-state-change")
     with reports.served(), ThreadPoolExecutor(4) as pool, addresses_that_change(router):

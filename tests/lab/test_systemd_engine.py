@@ -1,4 +1,4 @@
-"""What only the systemd engine has: its units as an operator sees them, and the root directories beneath."""
+"""What only the systemd engine has: its units as an operator sees them, and the root directories below them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.lab.conftest import new_service
 from tests.lab.networks import SIDESPAWN, Network, Service, command, unit_state, wait_until, wait_until_gone
 from tests.lab.test_engines import HAS_PRIVATE_PIDS, HOSTILE, IMAGE, STAY, SYSTEMD, Ground, new_ground, output
 
-PARTS = ("dev", "etc", "proc", "run", "usr", "var")  # of a root that is the host's
+PARTS = ("dev", "etc", "proc", "run", "usr", "var")  # in a root that is the host's
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def test_there_is_no_process_beside_the_program(shared_service: Service) -> None
 
 
 def processes_of(unit: str) -> list[int]:
-    """Those in its control group; none if that is gone."""
+    """Return the processes in its control group, or none if that is gone."""
     group = shown(unit, "ControlGroup")
     path = Path(f"/sys/fs/cgroup{group}/cgroup.procs")
     return [int(each) for each in path.read_text().split()] if group and path.exists() else []
@@ -90,7 +90,7 @@ def test_after_a_reload_the_unit_is_whole_and_nothing_was_injected(ground: Groun
 
 
 def test_an_operators_restart_fails_and_the_agents_next_start_works(shared_service: Service) -> None:
-    """The pinned namespace is gone: nothing that was read back from a unit's text is ever executed."""
+    """Restarts fail because the pinned namespace is gone; no text that was read back from a unit is ever executed."""
     network = shared_service.network()
     network.start()
     pid = network.pid
@@ -113,7 +113,7 @@ def test_a_unit_of_somebody_else_is_left_alone(ground: Ground) -> None:
 
 
 def test_a_program_that_ends_well_takes_nothing_along_until_it_is_removed(ground: Ground) -> None:
-    """The unit stays, and so does what the program left running, unless it was the first of a pid namespace."""
+    """Check that the unit stays, and so does what the program left running outside a pid namespace."""
     code = "import os, time\nif os.fork(): time.sleep(2)\nelse: print('child', flush=True); time.sleep(99)"
     plan = ground.plan(code)
     process = ground.start(plan)
@@ -137,14 +137,14 @@ def test_the_hosts_own_program_needs_no_image() -> None:
         assert network.start().returncode == 0
         root = Path(f"/proc/{network.pid}/root")
         assert os.path.samefile(root / "usr/sbin/dnsmasq", "/usr/sbin/dnsmasq")
-        # systemd makes the directories that it expects of a root; they are empty.
+        # systemd makes the directories that it expects in a root; they are empty.
         for path in (each for each in root.iterdir() if each.name not in PARTS and not each.is_symlink()):
             assert os.listdir(path) == [], path
         assert not (root / "etc/shadow").exists()
         assert os.listdir(root / "var/lib") == ["neutron"]
         assert network.kill("HUP").returncode == 0
         assert network.kill("TERM").returncode == 0
-        release_all(service.name)  # as after a reboot: the service makes all of it itself, confined as it is
+        release_all(service.name)  # as after a reboot: the service, confined as usual, makes all of it
         assert network.start().returncode == 0
     finally:
         service.clean()
@@ -167,7 +167,7 @@ def test_devices_are_the_harmless_ones_and_no_more_can_be_made(shared_service: S
 
 
 def test_what_is_given_from_the_host_is_read_only_there(ground: Ground) -> None:
-    """It has the same flags in a side container. What a run that was killed left half-made is recreated."""
+    """It has the same flags in a side container. Anything that a killed run left half-made is recreated."""
     for image in (IMAGE, HOST):
         given, root = given_path(ground.places.service, image), root_path(ground.places.service, image)
         given.mkdir(parents=True, exist_ok=True)
@@ -190,7 +190,7 @@ def mounts_below(path: Path) -> dict[str, set[str]]:
 
 
 def test_what_the_host_replaces_is_seen_by_the_next(ground: Ground) -> None:
-    """As tools replace /etc/passwd: what was mounted stays the old file."""
+    """Tools replace /etc/passwd like this: what was mounted remains the old file."""
     root, path = root_path(ground.places.service, HOST), Path("/etc/protocols")
     prepare(ground.places.service, HOST)
     before = mounts_below(root)

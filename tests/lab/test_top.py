@@ -1,4 +1,4 @@
-"""`sidespawn top` of a service with a side container, and after its agent asked for more than it may have."""
+"""`sidespawn top` on a service with a side container, also after its agent exceeded its limits."""
 
 from __future__ import annotations
 

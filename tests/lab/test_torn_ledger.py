@@ -1,4 +1,4 @@
-"""The ledger's files are cut at every length: what runs is known again or replaced, once, and no one has to help."""
+"""Ledger files are cut at every length: what runs is recognised or replaced, once, and no one must help."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sidespawn.agent.client import Client
 from tests.lab.lives import RUNNING, STOPPED, Answers, Life, assert_in_order, restless_service, settle
 from tests.lab.networks import Network, Service, kill_process
 
-EVERY = int(os.environ.get("SIDESPAWN_EVERY", "9"))  # length at which a run is asked; 1 takes a minute
+EVERY = int(os.environ.get("SIDESPAWN_EVERY", "9"))  # interval of lengths; 1 takes a minute
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def cut(network: Network, length: int) -> None:
 
 @pytest.mark.slow
 def test_what_runs_is_known_by_its_pid_with_its_record_cut(restless: Service) -> None:
-    """The run that answers has the name and the program from podman, and writes the record again."""
+    """Check that the next run gets the name and the program from podman, and rewrites the record."""
     life = Life(restless.network(), 0)
     network, client = life.network, Client(restless.name)
     life.note("start", network.start())
@@ -68,18 +68,18 @@ def test_with_a_record_cut_a_start_recognises_or_replaces_and_an_end_leaves_noth
             size = record_of(life.network).stat().st_size
             cut(life.network, {"nothing of it": 0, "one byte": 1, "half of it": size // 2}.get(name, size - 1))
         if name == "half of it":
-            settle(restless)  # the timer's run leaves alone what runs
+            settle(restless)  # the timer's run leaves running programs alone
             assert all(Path(f"/proc/{pid}").exists() for pid in pids)
         start(recognised, replaced)
         stopped.note("TERM", stopped.network.kill("TERM"))
         kill_process(pids[3])
         stopped.state = ended.state = STOPPED
         assert recognised.network.pid == pids[0], name
-        # No one knows any more which text of its configuration file it was given.
+        # The text of its configuration file is no longer known.
         assert replaced.network.pid != pids[1], name
         settle(restless)
         for life in (stopped, ended):
-            life.network.pid_file.unlink(missing_ok=True)  # where it is stood in the record only
+            life.network.pid_file.unlink(missing_ok=True)  # only the record said where it is
         assert_in_order(restless, lives)
         start(stopped, ended)
     settle(restless)
@@ -93,7 +93,7 @@ def test_records_and_marks_cut_at_every_length_are_swept_and_touch_nothing_that_
         life.state = RUNNING
     pids = [life.network.pid for life in lives]
     ledger, key, content = restless.places.ledger, lives[0].network.netns, record_of(lives[0].network).read_bytes()
-    for length in range(len(content)):  # as of instances that ended
+    for length in range(len(content)):  # as for instances that ended
         (ledger / f"gone-{length}.json").write_bytes(content[:length])
     for length in range(len(key) + 1):
         (ledger / f"{length:032x}.tried").write_text(key[:length])

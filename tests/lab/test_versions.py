@@ -1,6 +1,6 @@
-"""Agents that run while the host changes between this version and the one before, 0.1.0, in both directions.
+"""Agents run while the host changes between this version and the previous one, 0.1.0, in both directions.
 
-The agent's container is not restarted: it has the wrapper's inode mounted, and the spool, that the other version made.
+The agent's container is not restarted: it keeps the mounts of the wrapper's inode and the spool from the other version.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def before(tmp_path_factory: pytest.TempPathFactory) -> Before:
 
 @pytest.fixture(params=["podman", "systemd"])
 def service(request: pytest.FixtureRequest) -> Iterator[Service]:
-    """Not enabled yet."""
+    """Prepare a service that is not enabled yet."""
     made = new_service(engine=request.param)
     made.state.joinpath("extra.conf").write_text("log-queries\n")
     yield made
@@ -40,7 +40,7 @@ def service(request: pytest.FixtureRequest) -> Iterator[Service]:
 
 @pytest.fixture
 def agent(service: Service) -> Iterator[AgentContainer]:
-    """Not started yet."""
+    """Prepare an agent that is not started yet."""
     made = AgentContainer(name=f"agent-{service.name}", image=AGENT_IMAGE, state=service.state)
     yield made
     made.remove()
@@ -55,7 +55,7 @@ def ask(agent: AgentContainer, network: Network, *argv: str) -> Output:
 
 
 def start(agent: AgentContainer, network: Network) -> int:
-    """Its pid."""
+    """Start it and return its pid."""
     done = ask(agent, network, WRAPPER, *network.options(CONFIGURATION))
     assert done.code == 0, done.stderr
     return network.pid
@@ -66,7 +66,7 @@ def text_in_the_side_container(pid: int) -> str:
 
 
 def all_that_an_agent_does(agent: AgentContainer, running: Network, pid: int, others_pid: int) -> None:
-    """With what ran before the change, and with a network that comes after it."""
+    """Do that with what ran before the change, and with a network that comes after it."""
     service = running.service
     assert start(agent, running) == pid
     service.state.joinpath("extra.conf").write_text(f"cache-size={pid % 1000}\n")
@@ -104,7 +104,7 @@ def test_an_agent_of_this_version_is_served_by_the_one_before(
     pid, others_pid = start(agent, running), start(agent, other)
     wrapper = service.wrapper.read_bytes()
     before.enable(service.name)
-    service.wrapper.write_bytes(wrapper)  # which the version before has replaced in place
+    service.wrapper.write_bytes(wrapper)  # which the previous version replaced in place
     all_that_an_agent_does(agent, running, pid, others_pid)
     assert other.pid == others_pid
     assert Path(f"/proc/{others_pid}").exists()

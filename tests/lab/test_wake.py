@@ -1,4 +1,4 @@
-"""`wake = "path"`: a file in the spool starts the service, without the doorbell; and PID 1 looks at that file alone."""
+"""`wake = "path"`: a file in the spool starts the service without the doorbell, and PID 1 watches only that file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WAKE = '[agent]\nwake = "path"\n'
 
 @pytest.fixture
 def path_service() -> Iterator[Service]:
-    """Nobody can ring its agents' doorbell: it is not there."""
+    """Make a service without a doorbell that agents could ring."""
     made = new_service()
     made.enable_with(f"{WAKE}[pace]\nlinger = 0\n")
     made.places.doorbell.unlink()
@@ -32,7 +32,7 @@ def path_service() -> Iterator[Service]:
 
 
 def request_by_hand(service: Service, **fields: object) -> str:
-    """With a shell and flock(1), as docs/wire.md shows it and the OpenStack specification describes it; the id."""
+    """Write a request with a shell and flock(1), like docs/wire.md and the OpenStack specification. Return its id."""
     request_id = uuid.uuid4().hex
     common = {"v": 1, "id": request_id, "deadline": wrapper.boottime_ms() + 60_000}
     line, spool = json.dumps(common | fields), service.places.spool
@@ -72,7 +72,7 @@ def test_without_it_nothing_but_the_doorbell_starts_the_service(service: Service
 def test_it_comes_and_goes_with_the_policy(service: Service) -> None:
     unit, enable = systemd.path_unit(service.name), (*SIDESPAWN, "enable", service.name, "--json")
     policy = service.places.policy.read_text()
-    body = policy.partition("\n")[2]  # the mark of a policy that `enable` wrote
+    body = policy.partition("\n")[2]  # the mark of a policy written by `enable`
     service.places.policy.write_text(f"{body}\n{WAKE}")
     warnings = json.loads(command(*SIDESPAWN, "check", service.name, "--json").stdout)
     assert "the service's way of waking (wake) is stale" in json.dumps(warnings)
@@ -99,7 +99,7 @@ def test_disabling_leaves_none_of_it(path_service: Service) -> None:
     assert unit_state(systemd.path_unit(path_service.name)) == "inactive"
 
 
-# ---------------------------------------------------------------- what an agent can do with it
+# ---------------------------------------------------------------- what an agent can do to it
 
 SILENT = """
 import os, sys, time
@@ -113,7 +113,7 @@ time.sleep(600)
 
 @pytest.fixture
 def silent() -> Iterator[str]:
-    """A path on the host to what never answers, by way of a process with a mount namespace of its own."""
+    """Return a host path to a file system that never answers, reached through a process in another mount namespace."""
     process = subprocess.Popen(
         ("unshare", "--mount", "--propagation=private", sys.executable, "-c", SILENT),
         stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2], start_new_session=True,

@@ -196,7 +196,7 @@ def test_what_is_allowed_to_an_agent_by_arguments(name: str, arguments: tuple[in
 
 @attack(251)
 def test_who_is_root_or_may_mount_uses_up_no_inotify_of_the_hosts() -> None:
-    """Users have 128 each in all containers together. dnsmasq needs one to read resolv.conf, and then cannot be root."""
+    """Users have 128 each in all containers. dnsmasq needs one to read resolv.conf, and then cannot be root."""
     assert allowed(of_side_containers, "inotify_init1")
     for make in (of_roots, seccomp.of_agents):
         (rule,) = rules(make, "inotify_init1")
