@@ -1,4 +1,4 @@
-"""Fixtures that more than one folder of tests uses. The labs' own are in tests/lab."""
+"""Fixtures that several folders of tests use. tests/lab has its own."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from tests.unit.shipped import preset
 
 SOURCE = Path(presets.__file__).parent.parent.parent
 
-# How long an example takes says nothing of a host on which other tests run as well.
+# On a host where other tests run as well, the time of an example has no meaning.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")
 
 
-# They boot machines, which takes minutes, or need what a lab has not.
+# They boot machines, which takes minutes, or need what labs lack.
 ONLY_WHEN_NAMED = tuple(Path(__file__).parent / name for name in ("host", "machine", "kubernetes/node"))
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """A plain `./dev test` leaves those folders out; `./dev vm test` names them."""
+    """Leave those folders out of a plain `./dev test`; `./dev vm test` names them."""
     named = [Path(config.invocation_params.dir, argument.partition("::")[0]).resolve() for argument in config.args]
     for folder in ONLY_WHEN_NAMED:
         if collection_path == folder and not any(path.is_relative_to(folder) for path in named):
@@ -41,7 +41,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what is marked `long` unless it was asked for, by `--all` or by its name."""
+    """Leave out tests marked `long` unless they were asked for, with `--all` or by name."""
     if config.getoption("--all") or any("::" in argument for argument in config.args):
         return
     left_out = [each for each in items if each.get_closest_marker("long")]
@@ -51,13 +51,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def neutron_dhcp() -> Policy:
-    """The shipped policy neutron-dhcp-dnsmasq, as it stands."""
+    """Return the shipped policy neutron-dhcp-dnsmasq, unchanged."""
     return preset("neutron-dhcp-dnsmasq")
 
 
 @pytest.fixture
 def a_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A host with all controllers, and with limits as systemd sets them."""
+    """Return a host with all controllers, and with systemd's limits."""
     (tmp_path / "controllers").write_text("cpuset cpu io memory pids\n")
     (tmp_path / "limits").write_text("Limit Soft Limit Hard Limit Units\nMax processes  63311  63311  processes\n")
     monkeypatch.setattr(control_groups, "CONTROLLERS", tmp_path / "controllers")
@@ -67,9 +67,9 @@ def a_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def apart(tmp_path: Path) -> Callable[[str], str]:
-    """Run Python statements as PID 1 of their own namespaces of mounts, processes and network; what they print.
+    """Run Python statements as PID 1 of separate mount, pid and network namespaces, and return their output.
 
-    They find `tmp_path`, and whatever they mount is gone with them. A failed assertion fails the test.
+    They see `tmp_path`, and their mounts disappear with them. A failed assertion fails the test.
     """
     if os.geteuid() != 0:
         pytest.skip("needs root for a mount namespace of its own")

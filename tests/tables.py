@@ -1,4 +1,4 @@
-"""Tables in pages of the documentation that tests write from what they have seen."""
+"""Tables in documentation pages that tests write from their results."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Row = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Table:
-    """The one table of a page that has this head."""
+    """The only table of a page with this head."""
 
     page: Path
     head: Row
@@ -25,7 +25,7 @@ class Table:
         self.page.write_text(text.replace("\n".join(self.lines()), "\n".join(self.written(rows))))
 
     def lines(self) -> list[str]:
-        """As they stand in the page."""
+        """Return the lines in the page."""
         lines = self.page.read_text().splitlines()
         begin = lines.index(line(self.head))
         return lines[begin : next(number for number in range(begin, len(lines)) if not lines[number].startswith("|"))]

@@ -1,4 +1,4 @@
-"""The known attacks, from inside an agent container: on the service, and on the pattern as it was first shipped.
+"""The known attacks, from inside an agent container: on the service, and on the pattern as it first shipped.
 
-A package, so that the stage they share is taken down before other folders' tests begin.
+This is a package so that its shared stage is removed before other folders' tests begin.
 """

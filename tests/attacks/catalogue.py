@@ -1,10 +1,10 @@
-"""The known attacks, by number, and the test that carries out each of them.
+"""The known attacks, by number, and the tests that carry them out.
 
     SIDESPAWN_WRITE_RESULTS=1 ./dev test attacks     rewrites results.json instead of comparing with it
     .venv/bin/python -m tests.attacks.catalogue      rewrites docs/known-attacks.md
 
-A test anywhere in tests/ names the attacks that it carries out with `@attack(NUMBER, …)`; so do the rows of
-`tests/attacks/requests.py`.  `results.json` beside this file holds what a run found against theirs.  A test in
+A test anywhere in tests/ names the attacks that it carries out with `@attack(NUMBER, …)`, and so do the rows of
+`tests/attacks/requests.py`. `results.json` next to this file holds the results against theirs. A test in
 tests/contract compares the page with the tests and the results.
 """
 
@@ -179,7 +179,7 @@ GROUPS = {
         a setuid program of its image exposed to the host's users | generic netlink, through which drivers take commands
         hundreds of mounts in the directory of names""",
 }
-# Groups whose numbers do not continue those of the group before.
+# Groups whose numbers do not follow those of the previous group.
 FIRST = {"Out of the agent's container": 150, "Later features of policies": 176}
 
 
@@ -221,13 +221,13 @@ THEIRS_NOT_TRIED = {
 
 
 def attack(*numbers: int, answer: str = "") -> pytest.MarkDecorator:
-    """Mark a test that carries out these attacks. `answer`: the reason code of the attacker's request, if any."""
+    """Mark a test that carries out these attacks. `answer` is the reason code of the attacker's request, if any."""
     return pytest.mark.attack(*numbers, answer=answer)
 
 
 @dataclass(frozen=True)
 class Carried:
-    """One attack of one test."""
+    """One attack in one test."""
 
     number: int
     test: str  # FILE::NAME
@@ -255,13 +255,13 @@ def carried_out() -> tuple[Carried, ...]:
 
 
 def results() -> dict[str, dict[str, Any]]:
-    """Return the results of theirs, by test: `attacks`, the numbers, and `found`, "held" or "succeeded: …"."""
+    """Return the results against theirs by test: `attacks`, the numbers, and `found`, "held" or "succeeded: …"."""
     found: dict[str, dict[str, Any]] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     return found
 
 
 def theirs() -> dict[int, str]:
-    """Return the results by number. One successful way is enough."""
+    """Return the results against theirs by number. One successful attempt suffices."""
     verdicts: dict[int, str] = {}
     for each in results().values():
         for number in each["attacks"]:
@@ -309,7 +309,7 @@ def notes() -> str:
 
 
 FIRST_VERSION = Path(__file__).parent / "first_version.json"
-# Found by reading 0.1.0, if its parts have other names than a test calls.
+# Found by reading 0.1.0, where its parts have other names than the tests call.
 READ = {
     245: "wrappers were in a directory that can be opened through fanotify, and were written through links",
     246: "refused lines were answered before other requests were taken",

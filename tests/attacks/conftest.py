@@ -1,4 +1,4 @@
-"""The stage that all attacks of this folder share, and the ledger of which of them came through."""
+"""The stage that all attacks in this folder share, and the record of which succeeded."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from tests.attacks.tripleo import TripleO
 from tests.lab.conftest import assert_nothing_is_left, traces
 
 OURS, THEIRS = "ours", "theirs"
-WRITE = "SIDESPAWN_WRITE_RESULTS"  # set to anything: results.json is written anew, instead of being compared
-found: dict[str, dict[str, Any]] = {}  # of theirs, by test: see results.json
-outcomes: dict[str, bool] = {}  # of ours, by test: whether it held
+WRITE = "SIDESPAWN_WRITE_RESULTS"  # set to any value: results.json is rewritten instead of compared
+found: dict[str, dict[str, Any]] = {}  # results against theirs, by test: see results.json
+outcomes: dict[str, bool] = {}  # results against ours, by test: whether it held
 
 
 @pytest.fixture(scope="package")
@@ -31,7 +31,7 @@ def stage() -> Iterator[Stage]:
 
 @pytest.fixture(scope="package")
 def ours(stage: Stage) -> Ours:
-    """The service that is attacked by its agent, which has what the demo's agent has; and the directory of theirs."""
+    """Yield our service, attacked by an agent with the privileges of the demo's agent, and the directory of theirs."""
     served = stage.service("dnsmasq", "neutron-dhcp-dnsmasq", stage.state)
     other = stage.service("other", "neutron-dhcp-dnsmasq", stage.directory("other"))
     spool = stage.home / "theirs"
@@ -53,14 +53,14 @@ def theirs(stage: Stage, ours: Ours) -> Iterator[TripleO]:
 
 @pytest.fixture(params=[OURS, THEIRS])
 def target(request: pytest.FixtureRequest) -> Target:
-    """Both in turn: the same attack is tried on each."""
+    """Yield each target in turn: the same attack is tried on both."""
     fixture: Target = request.getfixturevalue(request.param)
     return fixture
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, Any, Any]:
-    """Against theirs an attack may come through; whether it does is compared to what is known."""
+    """Run the test. Attacks on theirs may succeed; the result is compared with the recorded one."""
     if not is_theirs(pyfuncitem):
         return (yield)
     verdict = "held"

@@ -1,7 +1,7 @@
-"""The recipe of `sidespawn agent-options` carried out as docker and Quadlet have it, with tries as the agent's program.
+"""The recipe of `sidespawn agent-options` for docker and Quadlet, with the tries as the agent's program.
 
-docker gives a process that is not root no capabilities, so nothing can be run in the agent beside its own program, as
-`podman exec` does it. The agent's image needs setpriv of util-linux for docker; here it is the host's.
+docker gives processes that are not root no capabilities, so nothing can be run in the agent beside its own program, as
+`podman exec` does. With docker the agent's image needs setpriv of util-linux; here it is the host's.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SETPRIV = ("/usr/bin/setpriv:/opt/setpriv:ro", f"{LIBRARY}:{LIBRARY}:ro")
 
 @contextmanager
 def program(given: dict[str, Any], *modules: ModuleType) -> Iterator[tuple[Agent, Path]]:
-    """An agent whose program is the last module's `main`, and where on the host its answer will be."""
+    """Run an agent whose program is `main` of the last module, and return the host's path to its answer."""
     place = Path("/var/lib") / f"sidespawn-tries-{uuid.uuid4().hex[:8]}"
     place.mkdir()
     sources = [(each.__name__, Path(str(each.__file__)).read_text()) for each in modules]
@@ -49,7 +49,7 @@ def program(given: dict[str, Any], *modules: ModuleType) -> Iterator[tuple[Agent
 
 
 def volumes(options: tuple[str, ...], place: Path) -> list[str]:
-    """The mounts that a service's options are, as `--volume` takes them, and that of the tries."""
+    """Return the mounts of a service's options in the form of `--volume`, and that of the tries."""
     found = [each.partition("=")[2] for each in options if each.startswith("--volume=")]
     return [*found, f"{place}:{PLACE}:rw,rprivate"]
 

@@ -1,4 +1,4 @@
-"""A service whose program is the attacker's own: a few lines of Python that a test gives it."""
+"""A service whose program belongs to the attacker: a few lines of Python from the test."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ within = 5
 [side_container.stop]
 grace = 1
 """
-# What comes before each program: it is in its own directory and has a child, whose pid it writes as it should.
+# The start of each program: it changes to its directory and has a child, whose pid it writes as expected.
 BEGINNING = """
 import os, signal, socket, subprocess, sys, time
 (name,) = os.listdir("/var/lib/neutron/hostile")
@@ -89,7 +89,7 @@ class HostileProgram:
     names: list[str] = field(default_factory=list)
 
     def new(self, code: str) -> str:
-        """Another instance, whose program is that; its name."""
+        """Create an instance whose program is that, and return its name."""
         name = str(uuid.uuid4())
         self.names.append(name)
         command("ip", "netns", "add", f"hostile-{name}")
@@ -102,7 +102,7 @@ class HostileProgram:
         return self.service.state / "hostile" / name
 
     def start(self, name: str) -> tuple[int, str]:
-        """The wrapper's exit code, and what it said."""
+        """Return the wrapper's exit code and output."""
         done = command(
             "ip", "netns", "exec", f"hostile-{name}", str(self.service.wrapper), f"--name={name}", check=False
         )
@@ -118,7 +118,7 @@ class HostileProgram:
 
 @contextmanager
 def hostile_program(engine: str, user: int = NEUTRON, small: str = "") -> Iterator[HostileProgram]:
-    """`small`: the state is a file system of its own, with these options."""
+    """Enable the service. With `small`, the state is a separate file system with these options."""
     service = new_service(PROGRAM, engine)
     made = HostileProgram(service)
     if small:

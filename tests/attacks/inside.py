@@ -1,7 +1,8 @@
-"""What runs inside the hostile agent: one process with the agent's privileges that calls the functions below by name.
+"""What runs in the hostile agent: one process with the agent's privileges, which calls the functions below by name.
 
-It gets lines of JSON, `["NAME", ARGUMENT…]`, and answers each with `{"value": …}` or `{"error": "…"}`.  One file,
-standard library only: the container is given its text.  It trusts the test that drives it, and nothing trusts it.
+It reads lines of JSON, `["NAME", ARGUMENT…]`, and answers each with `{"value": …}` or `{"error": "…"}`. It is one file
+and uses only the standard library, since the container gets its text. It trusts the test that drives it; nothing trusts
+it.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ MS_REMOUNT, MS_BIND, MS_RDONLY = 32, 4096, 1
 MNT_DETACH, UMOUNT_NOFOLLOW = 2, 8
 CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWNET = 0x20000, 0x10000000, 0x40000000
 FS_IOC_SETFLAGS, FS_IMMUTABLE = 0x40086602, 0x10
-kept: list[Any] = []  # descriptors that stay open
+kept: list[Any] = []  # descriptors to keep open
 
 
 def checked(result: int) -> None:
@@ -41,7 +42,7 @@ def checked(result: int) -> None:
 
 
 def write(path: str, content: str) -> None:
-    """`content` in base64. The file appears at once and whole."""
+    """Write `content`, in base64, to a file that appears complete."""
     with open(f"{path}.new", "wb") as file:
         file.write(base64.b64decode(content))
     os.rename(f"{path}.new", path)
@@ -53,7 +54,7 @@ def append(path: str, content: str) -> None:
 
 
 def ring(path: str, count: int = 1) -> int:
-    """That many bytes, or as many as go into the FIFO."""
+    """Write that many bytes into the FIFO, or as many as fit."""
     descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
     try:
         return os.write(descriptor, b"\n" * count)
@@ -62,7 +63,7 @@ def ring(path: str, count: int = 1) -> int:
 
 
 def swallow(path: str, seconds: float) -> None:
-    """Whatever comes into the FIFO is read at once, so that nobody else sees it."""
+    """Read all bytes from the FIFO at once, so that no other reader gets them."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     give_up = time.monotonic() + seconds
     while time.monotonic() < give_up:
@@ -72,7 +73,7 @@ def swallow(path: str, seconds: float) -> None:
 
 
 def fill(path: str, most: int) -> int:
-    """Bytes until nothing more goes in, or `most`."""
+    """Write `most` bytes, or until the file system is full."""
     with open(path, "ab", buffering=0) as file:
         try:
             while file.tell() < most:
@@ -83,7 +84,7 @@ def fill(path: str, most: int) -> int:
 
 
 def link(target: str, path: str) -> None:
-    """A symbolic link, in the place of whatever is at `path`."""
+    """Replace whatever is at `path` with a symbolic link."""
     remove(path)
     os.symlink(target, path)
 
@@ -125,7 +126,7 @@ def remove(path: str) -> None:
 
 
 def names(path: str, number: int) -> int:
-    """That many files, or as many as there can be."""
+    """Create that many files, or as many as possible."""
     for each in range(number):
         try:
             open(os.path.join(path, f"n{each}"), "w").close()
@@ -135,7 +136,7 @@ def names(path: str, number: int) -> int:
 
 
 def deep(path: str, levels: int) -> int:
-    """A directory in a directory in a directory."""
+    """Nest directories to that depth."""
     for each in range(levels):
         path = os.path.join(path, "d")
         try:
@@ -179,7 +180,7 @@ def changeable(path: str) -> None:
 
 
 def access_list(path: str) -> None:
-    """An ACL by which new files in the directory are everybody's."""
+    """Set a default ACL on the directory that lets everyone write new files in it."""
     entry = struct.Struct("<HHI")
     undefined = 0xFFFFFFFF
     entries = [(tag, 7, undefined) for tag in (0x01, 0x04, 0x10, 0x20)]
@@ -196,7 +197,7 @@ def label(path: str, name: str, value: str) -> None:
 
 
 def background(work: Callable[[], None]) -> int:
-    """A child that does this until it is ended; its pid in this container."""
+    """Fork a child that does this until it is killed, and return its pid in this container."""
     pid = os.fork()
     if pid == 0:
         try:
@@ -208,7 +209,7 @@ def background(work: Callable[[], None]) -> int:
 
 
 def ready_background(work: Callable[[Callable[[bytes], object]], None]) -> tuple[int, bytes]:
-    """The same, once `work` has said a byte by what it is given; pid and byte."""
+    """Do that, wait until `work` has written a byte to its argument, and return pid and byte."""
     ready, say = os.pipe()
     pid = background(lambda: work(lambda byte: os.write(say, byte)))
     os.close(say)
@@ -223,7 +224,7 @@ def end(pid: int) -> None:
 
 
 def swap(path: str, target: str, content: str) -> int:
-    """Over and over: a proper file at `path`, then a link to `target`, each by rename."""
+    """Alternate a valid file and a link to `target` at `path`, by renaming."""
 
     def work() -> None:
         proper = base64.b64decode(content)
@@ -238,7 +239,7 @@ def swap(path: str, target: str, content: str) -> int:
 
 
 def rewrite(path: str, *contents: str) -> int:
-    """Over and over: each of the contents, in place."""
+    """Overwrite the file with each of the contents in turn, in place."""
 
     def work() -> None:
         texts = [base64.b64decode(each) for each in contents]
@@ -252,7 +253,7 @@ def rewrite(path: str, *contents: str) -> int:
 
 
 def grow(path: str, piece: str) -> int:
-    """Over and over, without a lock: one more piece at the end of whatever is at `path`."""
+    """Append one more piece to whatever file is at `path`, without a lock, again and again."""
 
     def work() -> None:
         content = base64.b64decode(piece)
@@ -270,7 +271,7 @@ def grow(path: str, piece: str) -> int:
 
 
 def hold(path: str, how: str) -> int:
-    """A child that has the lock on what is at `path` now, and does not give it up: flock, fcntl, inherited, stopped."""
+    """Fork a child that locks what is at `path` now and keeps the lock: flock, fcntl, inherited, stopped."""
 
     def work(say: Callable[[bytes], object]) -> None:
         descriptor = os.open(path, os.O_RDONLY if os.path.isdir(path) or how == "read-only" else os.O_RDWR | os.O_CREAT)
@@ -282,7 +283,7 @@ def hold(path: str, how: str) -> int:
             time.sleep(0.2)
             say(b"x")
             time.sleep(0.2)
-            os._exit(0)  # the lock stays with the child
+            os._exit(0)  # the child keeps the lock
         if how == "inherited":
             time.sleep(15)
             os._exit(0)
@@ -312,7 +313,7 @@ def bind(source: str, target: str) -> None:
 
 
 def bind_many(source: str, directory: str, name: str, number: int) -> None:
-    """At names that are made for it; `name` goes before a number."""
+    """Bind-mount it at many new names; `name` is the part before a number."""
     for each in range(number):
         path = f"{directory}/{name}{each}"
         open(path, "w").close()
@@ -327,7 +328,7 @@ def unbind_many(directory: str, name: str, number: int) -> None:
 
 
 def writable(target: str) -> None:
-    """What was mounted read-only."""
+    """Remount writable what was mounted read-only."""
     mount("none", target, "", MS_REMOUNT | MS_BIND)
 
 
@@ -336,7 +337,7 @@ def unmount(target: str) -> None:
 
 
 def silent_autofs(target: str) -> None:
-    """A mount whose every look-up waits for a daemon that does not answer. `target` is a directory, made for it."""
+    """Mount an autofs at `target`, a new directory. Every look-up there waits for a daemon that does not answer."""
     before_the_host(target, mount_silent_autofs)
 
 
@@ -350,12 +351,12 @@ def mount_silent_autofs(target: str) -> None:
 
 
 def silent_fuse(target: str) -> None:
-    """A FUSE mount whose daemon answers the greeting and nothing else. `target` is a directory, made for it."""
+    """Mount a FUSE at `target`, a new directory. Its daemon answers the greeting and nothing else."""
     before_the_host(target, mount_silent_fuse)
 
 
 def mount_silent_fuse(target: str) -> None:
-    descriptor = os.open("/dev/fuse", os.O_RDWR)  # good for one attempt: after a failed one it is "not connected"
+    descriptor = os.open("/dev/fuse", os.O_RDWR)  # good for one attempt: after a failure it is "not connected"
     kept.append(descriptor)
     mount("silent", target, "fuse", 0, f"fd={descriptor},rootmode=40000,user_id=0,group_id=0,allow_other")
     greeting = os.read(descriptor, 8192)
@@ -365,7 +366,7 @@ def mount_silent_fuse(target: str) -> None:
 
 
 def before_the_host(target: str, attempt: Callable[[str], None]) -> None:
-    """Again where the host is quicker and has removed the directory, and with it what was mounted on it."""
+    """Retry if the host is quicker and has removed the directory, and with it the mount."""
     for left in reversed(range(10_000)):
         try:
             if not os.path.ismount(target):
@@ -380,13 +381,13 @@ def before_the_host(target: str, attempt: Callable[[str], None]) -> None:
 
 
 def answer_no_more() -> None:
-    """Give up all that the silent mounts hold, so that whoever waits there gets an error."""
+    """Close all that the silent mounts need, so that those who wait there get an error."""
     while kept:
         os.close(kept.pop())
 
 
 def foreign_namespace(path: str) -> None:
-    """A network namespace that belongs to a user namespace of the attacker's, bound at `path`."""
+    """Bind a network namespace that belongs to a user namespace of the attacker at `path`."""
 
     def work(say: Callable[[bytes], object]) -> None:
         checked(libc.unshare(CLONE_NEWUSER | CLONE_NEWNET))
@@ -402,17 +403,17 @@ def foreign_namespace(path: str) -> None:
 
 
 def namespace(path: str) -> str:
-    """Which namespace stands there."""
+    """Return which namespace is there."""
     return str(os.stat(path).st_ino)
 
 
 def enter(path: str, argv: list[str]) -> int:
-    """Run a command in the network namespace at `path`; its exit code."""
+    """Run a command in the network namespace at `path`, and return its exit code."""
     return subprocess.run(["nsenter", f"--net={path}", *argv], check=False, capture_output=True).returncode
 
 
 def alternate(path: str, first: str, second: str) -> int:
-    """Over and over: bind one namespace at `path`, then the other."""
+    """Bind one namespace at `path`, then the other, again and again."""
 
     def work() -> None:
         while True:
@@ -427,9 +428,9 @@ def alternate(path: str, first: str, second: str) -> int:
 
 
 def sleeper_with_pid(wanted: int) -> int:
-    """A process of the attacker's that has the pid `wanted`, which must be free; by ns_last_pid of this pid namespace.
+    """Make a process with the pid `wanted`, which must be free, by ns_last_pid of this pid namespace.
 
-    That file is in a /proc of its own, which takes CAP_SYS_ADMIN.
+    That needs a separate /proc, and so CAP_SYS_ADMIN.
     """
 
     def work(say: Callable[[bytes], object]) -> None:
@@ -458,7 +459,7 @@ def sleeper_with_pid(wanted: int) -> int:
 
 
 def run(argv: list[str], seconds: float = 30, environment: dict[str, str] | None = None) -> list[Any]:
-    """A command; its exit code and what it said."""
+    """Run a command, and return its exit code and output."""
     try:
         done = subprocess.run(
             argv, check=False, capture_output=True, timeout=seconds, text=True, errors="replace",
@@ -470,7 +471,7 @@ def run(argv: list[str], seconds: float = 30, environment: dict[str, str] | None
 
 
 def without_capabilities(argv: list[str]) -> int:
-    """A command that has none; its exit code."""
+    """Run a command without capabilities, and return its exit code."""
     pid = os.fork()
     if pid == 0:
         version, itself = 0x20080522, 0
@@ -480,7 +481,7 @@ def without_capabilities(argv: list[str]) -> int:
 
 
 def start_many(commands: list[list[str]]) -> int:
-    """All at once; how many ended with 0."""
+    """Start all of them at once, and return how many exited with 0."""
     running = [subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for argv in commands]
     return sum(each.wait() == 0 for each in running)
 
@@ -489,7 +490,7 @@ def start_many(commands: list[list[str]]) -> int:
 
 
 def tries() -> dict[str, str]:  # noqa: C901 - a list of short attempts
-    """Each way out of a side container: "worked", or why not."""
+    """Try each way out of a side container: "worked", or why not."""
 
     def mount_something() -> None:
         mount("none", "/tmp" if os.path.isdir("/tmp") else "/run", "tmpfs")
@@ -508,13 +509,13 @@ def tries() -> dict[str, str]:  # noqa: C901 - a list of short attempts
         return work
 
     def see_the_hosts_processes() -> None:
-        # PID 1 of the host is no side container's program.
+        # PID 1 of the host is not a side container's program.
         with open("/proc/1/comm") as file:
             if file.read().strip() != "systemd":
                 raise OSError("PID 1 is a side container's")
 
     def enter_the_host() -> None:
-        # The mount namespace of PID 1 as this process sees it, if that is not its own.
+        # The mount namespace of PID 1 as this process sees it, if it is another one.
         if os.readlink("/proc/1/ns/mnt") == os.readlink("/proc/self/ns/mnt"):
             raise OSError("PID 1 is in here, too")
         pid = os.fork()
@@ -534,7 +535,7 @@ def tries() -> dict[str, str]:  # noqa: C901 - a list of short attempts
         os.unlink("/usr/written")
 
     def may_write(path: str) -> Callable[[], None]:
-        # Opened and closed: these are the machine's, so nothing is written.
+        # Only opened and closed: these belong to the machine, so nothing is written.
         return lambda: os.close(os.open(path, os.O_WRONLY))
 
     def write_sysfs() -> None:
@@ -568,7 +569,7 @@ def tries() -> dict[str, str]:  # noqa: C901 - a list of short attempts
                 raise OSError("there is none")
 
     def setuid() -> None:
-        # Programs with the bit set gain nothing where new privileges are off.
+        # Setuid programs gain nothing under no_new_privs.
         with open("/proc/self/status") as file:
             if "NoNewPrivs:\t1" in file.read():
                 raise OSError("no new privileges")
@@ -587,7 +588,7 @@ def tries() -> dict[str, str]:  # noqa: C901 - a list of short attempts
             raise OSError("it is small")
 
     def the_hosts_network() -> None:
-        # A namespace made for a network has no interface of the host's.
+        # A network's namespace has no interface of the host.
         with open("/proc/net/dev") as file:
             if "switch-of-host" not in file.read():
                 raise OSError("not the host's network")
@@ -596,7 +597,7 @@ def tries() -> dict[str, str]:  # noqa: C901 - a list of short attempts
         socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0).close()
 
     def load_a_module() -> None:
-        # By the capability alone: nothing is ever loaded.
+        # By the capability alone: no module is ever loaded.
         with open("/proc/self/status") as file:
             (bits,) = (int(line.split()[1], 16) for line in file if line.startswith("CapEff"))
         if not bits >> 16 & 1:
@@ -638,7 +639,7 @@ def tries() -> dict[str, str]:  # noqa: C901 - a list of short attempts
 
 
 def opened_by_others(paths: list[str], seconds: float) -> list[list[int]]:
-    """Device and inode of each file that somebody opens on the file systems of `paths`: each could be written here."""
+    """Return device and inode of each file that others open on the file systems of `paths`, and we could write."""
     fan_mark_add, fan_mark_filesystem, fan_open, at_fdcwd = 1, 0x100, 0x20, -100
     group = libc.fanotify_init(2, os.O_RDWR)  # FAN_NONBLOCK
     checked(group)
@@ -666,9 +667,9 @@ def opened_by_others(paths: list[str], seconds: float) -> list[list[int]]:
 
 
 def up_from_directories(paths: list[str], target: str, seconds: float) -> list[str]:
-    """By directories that others open on the file systems of `paths`: `..` leads on through the mounts of who opened.
+    """Climb by `..` from directories that others open on the file systems of `paths`, through the mounts of the opener.
 
-    From where `target` could be read so; it is given from the root.
+    Return from where `target`, a path from the root, could be read.
     """
     fan_mark_add, fan_mark_filesystem, fan_access, fan_open, fan_ondir, at_fdcwd = 1, 0x100, 1, 0x20, 0x40000000, -100
     group = libc.fanotify_init(2, os.O_RDONLY)  # FAN_NONBLOCK
@@ -702,7 +703,7 @@ def up_from_directories(paths: list[str], target: str, seconds: float) -> list[s
 
 
 def answer_everything(replies: str, seconds: float) -> list[str]:
-    """A success for each request whose bell hangs among the replies, quicker than the host; their ids."""
+    """Send success for each request whose bell is among the replies, before the host does, and return their ids."""
     answered = []
     give_up = time.monotonic() + seconds
     while time.monotonic() < give_up:

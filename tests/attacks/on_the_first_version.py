@@ -1,11 +1,10 @@
-"""Which attacks succeed on 0.1.0, by trying: makes tests/attacks/first_version.json.
+"""Try which attacks succeed on 0.1.0, and write tests/attacks/first_version.json.
 
     .venv/bin/python -m tests.attacks.on_the_first_version [TEST]...     where systemd is PID 1
 
-Each test of TESTS attacks services that 0.1.0 has enabled, on a stage that no other test has been on: what one of
-them leaves would be the end of the next. An attack that makes its test fail there has succeeded; its message says
-how. If a command fails, this is unclear. Tests that look into what 0.1.0 does not have cannot say anything about it,
-and are left out.
+Each test in TESTS attacks services enabled by 0.1.0, on a fresh stage, since leftovers of one test could break the
+next. An attack succeeded if its test fails there; the message says how. If a command fails, the result is unclear.
+Tests of what 0.1.0 does not have are left out.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ def found(test: str, source: Path, report: Path) -> str:
     subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=False)
     case = next(each for each in ElementTree.parse(report).iter("testcase") if each.get("name") != "None")
     said = [each.get("message", "").splitlines()[0][:300] for each in case.iter("failure")]
-    if said and said[0].startswith(COMMAND_FAILED):  # by the attack or not; its text has paths of this machine
+    if said and said[0].startswith(COMMAND_FAILED):  # because of the attack or not; its text has paths of this machine
         return f"unclear: a command failed with exit code {said[0].rpartition(' ')[2]}"
     return f"succeeded: {said[0]}" if said else "held"
 

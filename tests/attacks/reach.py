@@ -1,10 +1,9 @@
-"""What leads from one network namespace into another for who has NET_ADMIN, but may not call setns(2).
+"""How a process with NET_ADMIN but without setns(2) gets from one network namespace into another.
 
-A privileged program of the first user namespace has its capabilities over each network namespace that belongs to it.
-Being in one of them, it needs a name for another: an id that its own namespace has for it.  The namespaces of both ends
-of a veth pair have one for each other.  For others it can be made by whoever knows a pid or holds a descriptor, and a
-socket serves as well.  With the id, interfaces there can be listed, removed and made (rtnetlink(7)); here one is
-only looked up.
+A privileged program in the first user namespace has its capabilities over each network namespace that belongs to it.
+From one of them, it refers to another by an id. The namespaces of both ends of a veth pair have ids for each other. For
+others, an id can be made from a pid, an open descriptor or a socket. With the id, interfaces there can be listed,
+removed and made (rtnetlink(7)); here one is only looked up.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from contextlib import suppress
 
 SIOCGSKNS, PIDFD_GET_NET_NAMESPACE = 0x894C, 0xFF04
 RTM_GETLINK, RTM_NEWNSID, RTM_GETNSID = 18, 88, 90
-NEW = 100  # from where on ids are likely to be free
+NEW = 100  # ids from here on are probably unused
 IFLA_IFNAME, IFLA_LINK_NETNSID, IFLA_TARGET_NETNSID = 3, 37, 46
 NETNSA_NSID, NETNSA_PID, NETNSA_FD = 1, 2, 3
 REQUEST, ACKNOWLEDGE = 1, 4
@@ -29,7 +28,7 @@ def attribute(kind: int, value: bytes | int) -> bytes:
 
 
 def asked(kind: int, body: bytes, flags: int = ACKNOWLEDGE, protocol: int = 0) -> bytes:
-    """The answer of the kernel's routes, or of another part of it; an error of theirs is an OSError."""
+    """Return the answer of the kernel's routing part, or another part. Errors are raised as OSError."""
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol) as netlink:
         netlink.settimeout(5)
         netlink.send(struct.pack("=IHHII", 16 + len(body), kind, REQUEST | flags, 1, 0) + body)
@@ -42,13 +41,13 @@ def asked(kind: int, body: bytes, flags: int = ACKNOWLEDGE, protocol: int = 0) -
 
 
 def found(name: str, namespace: int) -> int:
-    """The number of the interface with that name in the namespace with that id."""
+    """Return the index of the interface with that name in the namespace with that id."""
     body = bytes(16) + attribute(IFLA_IFNAME, name.encode() + b"\0") + attribute(IFLA_TARGET_NETNSID, namespace)
     return int(struct.unpack_from("=i", asked(RTM_GETLINK, body, 0), 20)[0])
 
 
 def own_link(name: str) -> int:
-    """By its answer about a veth the kernel gives the namespace of the other end an id here; the id."""
+    """Return the id that the kernel assigns to the namespace of the veth's other end when it describes the veth."""
     answer = asked(RTM_GETLINK, bytes(16) + attribute(IFLA_IFNAME, name.encode() + b"\0"), 0)
     at = 32
     while at < len(answer):
@@ -60,7 +59,7 @@ def own_link(name: str) -> int:
 
 
 def named(descriptor: int, kind: int = NETNSA_FD) -> int:
-    """An id for the namespace that the descriptor is of: the one that it has, or a new one."""
+    """Return the id for the descriptor's namespace: an existing or a new one."""
     body = bytes(4) + attribute(kind, descriptor)
     (known,) = struct.unpack_from("=i", asked(RTM_GETNSID, body, 0), 24)
     if known >= 0:
@@ -73,7 +72,7 @@ def named(descriptor: int, kind: int = NETNSA_FD) -> int:
 
 
 def of_socket(descriptor: int) -> int:
-    """A descriptor of the namespace in which the socket was made."""
+    """Return a descriptor of the namespace in which the socket was made."""
     return fcntl.ioctl(descriptor, SIOCGSKNS)
 
 

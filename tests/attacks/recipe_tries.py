@@ -1,7 +1,7 @@
-"""What an agent with SYS_ADMIN tries against the host, beyond `tests.host.tries`: more of the same kinds.
+"""What an agent with SYS_ADMIN tries against the host, in addition to `tests.host.tries`.
 
-Runs inside of containers, as that module does and says. Nothing is changed: where a call would do harm it is given what
-the kernel refuses only after it has found the privilege sufficient.
+This runs inside containers, as described in that module. Nothing is changed: where a call would do harm, its argument
+is one that the kernel refuses only after the check of privileges.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from tests.attacks.inside import MNT_DETACH, MS_BIND, MS_REMOUNT, checked, libc,
 from tests.host import tries
 from tests.host.tries import CORE_PATTERN, ELSEWHERE, attempt, call, expect, given, opens
 
-LEGACY = 0xC0ED0000  # MS_MGC_VAL, which mount(2) takes off its flags
+LEGACY = 0xC0ED0000  # MS_MGC_VAL, which mount(2) removes from its flags
 TIOCCONS, FITHAW = 0x541D, 0xC0045878
 STATE, NETNS = "/var/lib/neutron", "/run/netns"
 
 
 def refused_with(*accepted: int) -> Callable[[Callable[[], object]], Callable[[], None]]:
-    """These errors come after the privilege was found sufficient."""
+    """Return whether the call got one of these errors, which come after the check of privileges."""
 
     def decorate(work: Callable[[], object]) -> Callable[[], None]:
         def there() -> None:
@@ -63,7 +63,7 @@ def with_more_flags() -> None:
 
 
 def by_another_thread() -> None:
-    """From its own list of mounts, by the descriptor of the directory below."""
+    """Use a thread with a separate list of mounts, and a descriptor of the directory below."""
     directory = os.open("/proc", os.O_PATH)
     checked(libc.umount2(b"/proc/sys", MNT_DETACH))
     opens(CORE_PATTERN, directory=directory)
@@ -73,7 +73,7 @@ def by_another_thread() -> None:
 
 
 def setuid_in(directory: str) -> Callable[[], None]:
-    """A program that makes somebody root who runs it on the host."""
+    """Make a program that runs as root for any user who executes it on the host."""
 
     def work() -> None:
         path = f"{directory}/{given['key']}-setuid"
@@ -90,7 +90,7 @@ def setuid_in(directory: str) -> Callable[[], None]:
 
 
 def shown_setuid() -> None:
-    """A program of the agent's image, bound to where other users of the host reach it."""
+    """Bind a program from the agent's image to where other users of the host can reach it."""
     programs = [f"/usr/bin/{each}" for each in ("su", "passwd", "chsh") if os.path.exists(f"/usr/bin/{each}")]
     programs = [path for path in programs if os.stat(path).st_mode & 0o4000]
     expect(bool(programs), "its image has none")
@@ -107,7 +107,7 @@ def shown_setuid() -> None:
 
 
 def watching_as_root() -> None:
-    """Of which there are 128 for a user in all containers and on the host together."""
+    """Use up root's inotify instances, of which there are 128 in all containers and on the host together."""
     descriptor = libc.inotify_init1(0)
     checked(descriptor)
     os.close(descriptor)
@@ -188,7 +188,7 @@ def kernel_log() -> None:
 
 
 def console() -> None:
-    """What the kernel and its services say on the console then comes here."""
+    """Redirect the console's messages, from the kernel and its services, here."""
     _, slave = os.openpty()
     fcntl.ioctl(slave, TIOCCONS)
 
@@ -216,7 +216,7 @@ def user_namespace_by_clone3() -> None:
         os._exit(0)
 
 
-# By number in the catalogue. Those of tests.host.tries first, then what neither list had.
+# By number in the catalog: first those of tests.host.tries, then the others.
 KINDS: dict[int, dict[str, Callable[[], None]]] = {
     150: {name: tries.RECIPE[name] for name in (
         "mount a fresh /proc", "mount a fresh sysfs", "mount the control groups", "mount binfmt_misc", "mount debugfs",
@@ -283,7 +283,7 @@ KINDS: dict[int, dict[str, Callable[[], None]]] = {
     253: {"command drivers by generic netlink": socket_of(socket.AF_NETLINK, socket.SOCK_RAW, 16)},
 }  # fmt: skip
 
-# For a table, where the names that refer to the line before do not say enough.
+# For a table, where the name alone is not clear without the previous line.
 SHOWN = {
     "the same by fsopen": "mount a fresh /proc by fsopen",
     "the same by open_tree": "clone /proc by open_tree",
@@ -307,7 +307,7 @@ SHOWN = {
 
 
 def main() -> None:
-    """JSON: what the test gives. Prints what became of each, as JSON."""
+    """Print the result of each attempt as JSON. The test's input is JSON, too."""
     given.update(json.loads(sys.argv[1]))
     os.makedirs(ELSEWHERE, exist_ok=True)
     print(json.dumps({name: attempt(work) for works in KINDS.values() for name, work in works.items()}))

@@ -1,8 +1,8 @@
-"""Attacks that are one request each: what the agent writes, and the reason that it is told.
+"""Attacks of one request each: what the agent writes, and the reason code of the answer.
 
-All of them but the few that break a line reach the host in one claim, in a row with proper requests.  Each differs
-from a proper request, which would be answered "ok", in one thing.  `answer` is empty for a line that is no request at
-all: it gets no answer, and a record in the journal.
+Except for the few that break a line, all reach the host in one claim, followed by valid requests. Each differs in one
+thing from a valid request, which would be answered "ok". An empty `answer` means that the line is not a request: it
+gets no answer, only a record in the journal.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Any
 
 Request = dict[str, Any]
 NO_ANSWER = ""
-TRACE = "@TRACE@"  # a path of the host; whoever makes it has run a program there
-NETWORK = "@NETWORK@"  # the id of the agent's own network or router
+TRACE = "@TRACE@"  # a host path; if it exists, an attacker's program ran there
+NETWORK = "@NETWORK@"  # id of the agent's own network or router
 HOME = f"/var/lib/neutron/dhcp/{NETWORK}"
-ELSEWHERE = "0d5f9a3c-9a52-4c8a-9a0e-4b7c1a5d2e3f"  # another network's
+ELSEWHERE = "0d5f9a3c-9a52-4c8a-9a0e-4b7c1a5d2e3f"  # id of another network
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,12 +26,12 @@ class Case:
     number: int
     what: str
     answer: str
-    line: Callable[[Request], bytes]  # of a proper request
+    line: Callable[[Request], bytes]  # arguments of a valid request
     service: str = "dnsmasq"
-    file: str = ""  # its content, for a case with a configuration file
-    place: str = "proper"  # stands for @CASE@ in the path of that file
-    options: tuple[str, ...] = ()  # what a pattern without a policy would be asked for the same
-    theirs: bool = False  # tried on it, too
+    file: str = ""  # its content, in cases with a configuration file
+    place: str = "proper"  # placeholder for the path of that file
+    options: tuple[str, ...] = ()  # the request to a pattern without a policy
+    theirs: bool = False  # also tried on the pattern
 
 
 def dumped(request: Request) -> bytes:
@@ -39,12 +39,12 @@ def dumped(request: Request) -> bytes:
 
 
 def raw(number: int, what: str, change: Callable[[bytes], bytes], answer: str = NO_ANSWER) -> Case:
-    """The line itself is changed."""
+    """Change the line itself."""
     return Case(number=number, what=what, answer=answer, line=lambda request: change(dumped(request)))
 
 
 def changed(number: int, answer: str = "bad-request", what: str = "", **changes: object) -> Case:
-    """Keys are changed or added."""
+    """Change or add keys."""
     what = what or json.dumps(changes)
     return Case(number=number, what=what[:70], answer=answer, line=lambda request: dumped(request | changes))
 
@@ -58,7 +58,7 @@ def signal(number: int, name: object, pid: object, answer: str = "bad-request") 
 
 
 def option(number: int, answer: str, *options: str, theirs: bool = False) -> Case:
-    """dnsmasq's arguments, and these behind them."""
+    """Append these to dnsmasq's arguments."""
 
     def line(request: Request) -> bytes:
         return dumped(request | {"argv": [*request["argv"], *options]})
@@ -68,7 +68,7 @@ def option(number: int, answer: str, *options: str, theirs: bool = False) -> Cas
 
 
 def instead(number: int, answer: str, name: str, value: str, *more: str, theirs: bool = False) -> Case:
-    """The value of one of dnsmasq's options is another one."""
+    """Replace the value of one of dnsmasq's options."""
 
     def line(request: Request) -> bytes:
         argv = [each for each in request["argv"] if not each.startswith(f"--{name}")]
@@ -86,13 +86,13 @@ def environment(number: int, answer: str, name: str, value: str = "x") -> Case:
 
 
 def program(number: int, service: str, *options: str, answer: str = "option-not-allowed") -> Case:
-    """Of another program: its arguments, and these behind them."""
+    """Append these to the arguments of another program."""
     line = option(number, answer, *options).line
     return Case(number=number, what=f"{service} {' '.join(options)}", answer=answer, line=line, service=service)
 
 
 def directive(number: int, service: str, text: str, answer: str = "configuration-not-allowed") -> Case:
-    """A configuration file with this text. For a program with one always, it is appended to a proper one."""
+    """Write a configuration file with this text. If the program always has one, append the text to a valid one."""
 
     def line(request: Request) -> bytes:
         if service != "dnsmasq":

@@ -1,7 +1,7 @@
-"""What a program tries that was exploited in its side container: as a user and as root, with each engine.
+"""What an exploited program tries in its side container: as a user and as root, with each engine.
 
-Runs inside of containers, as `tests.host.tries` does and says, and with its attempts.  Nothing is changed: where a call
-would do harm it is given what the kernel refuses only after it has found the privilege sufficient.
+This runs inside containers, like `tests.host.tries`, and includes its attempts. Nothing is changed: where a call would
+do harm, its argument is one that the kernel refuses only after the check of privileges.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ Works = dict[str, Callable[[], object]]
 
 
 def more_descriptors() -> None:
-    """Those that were open before anything was opened here."""
+    """Look for descriptors that were open before anything was opened here."""
     expect(bool(given["open"]), "there is none")
 
 
 def working_directory() -> None:
-    """Outside of the root, where `..` would lead on."""
+    """Look for one outside the root, from where `..` leads on."""
     here, root = os.stat("."), os.stat("/")
     expect((here.st_dev, here.st_ino) != (root.st_dev, root.st_ino), "it is the root")
     os.close(os.open("../" * 20 + given["secret"].lstrip("/"), os.O_RDONLY))
 
 
 def program_of_the_engine() -> None:
-    """The file of what started it, and of what would enter it."""
+    """Open the executable of the process that started it, and of one that would enter it."""
     for each in ("/proc/self/exe", "/proc/1/exe"):
         with suppress(OSError):
             opens(each)
@@ -57,7 +57,7 @@ def program_of_the_engine() -> None:
 
 
 def output_of_others() -> None:
-    """What goes the way of its output can be read there, if that is no pipe of its own."""
+    """Read what others write to its output, which is possible unless that is a separate pipe."""
     for number in (1, 2):
         with suppress(OSError):
             os.listdir(f"/proc/self/fd/{number}")
@@ -96,7 +96,7 @@ def cloned(flag: int) -> Callable[[], None]:
 
 
 def host_by_output() -> None:
-    """Its output is a socket that was made in the host's network."""
+    """Use its output, a socket made in the host's network."""
     for number in (0, 1, 2):
         with suppress(OSError):
             reach.found(given["interface"], reach.named(reach.of_socket(number)))
@@ -120,7 +120,7 @@ def by_path(path: str) -> Callable[[], None]:
 
 
 def by_pid(whose: str, interface: str) -> Callable[[], None]:
-    """No descriptor is needed: the kernel looks a pid up in the pid namespace of who asks, and asks for no more."""
+    """Use a pid instead of a descriptor: the kernel looks it up in the caller's pid namespace, without other checks."""
 
     def work() -> None:
         reach.found(given[interface], reach.named(given[whose], reach.NETNSA_PID))
@@ -152,25 +152,25 @@ def device(*paths: str) -> Callable[[], None]:
 
 
 def typed() -> None:
-    """Input for whoever sits at the terminal."""
+    """Insert input into the user's terminal."""
     fcntl.ioctl(os.open("/dev/tty", os.O_RDWR), TIOCSTI, b"\n")
 
 
 def key_of_the_user() -> None:
-    """Left by another process of the same user, such as the host's root."""
+    """Find a key of another process of the same user, such as the host's root."""
     call(KEYCTL, 8, OF_THE_USER, OF_THE_SESSION)  # KEYCTL_LINK
     key = call(KEYCTL, 10, OF_THE_SESSION, b"user", given["key"].encode(), 0)  # KEYCTL_SEARCH
     call(KEYCTL, 11, key, ctypes.create_string_buffer(64), 64)  # KEYCTL_READ
 
 
 def key_made() -> None:
-    """From the number that the user may have, of all its processes together."""
+    """Use up the number of keys that the user may have in all processes together."""
     key = call(ADD_KEY, b"user", b"made", b"made", 4, OF_THE_USER)
     call(KEYCTL, 9, key, OF_THE_USER)  # KEYCTL_UNLINK
 
 
 def key_requested() -> None:
-    """By /sbin/request-key, which the kernel runs on the host as root."""
+    """Have the kernel run /sbin/request-key as root on the host."""
     try:
         call(REQUEST_KEY, b"user", b"sidespawn:none", None, 0)
     except OSError as error:
@@ -205,7 +205,7 @@ def connected(paths: list[str], kind: int) -> None:
 
 
 def told_to_the_manager() -> None:
-    """That another process is the unit's main one."""
+    """Tell systemd that another process is the unit's main one."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as attacker:
         attacker.sendto(f"READY=1\nMAINPID={given['victim']}\n".encode(), "/run/systemd/notify")
 
@@ -246,7 +246,7 @@ def oom_protected() -> None:
 
 
 def segment_of_others() -> None:
-    """A segment by a key that another side container has used."""
+    """Attach a segment by a key that another side container used."""
     expect(libc.shmget(given["segment"], 4096, 0) >= 0, "there is none")
 
 
@@ -254,7 +254,7 @@ def segment_of_others() -> None:
 
 
 def clock() -> None:
-    checked(libc.settimeofday(None, bytes(8)))  # the time zone, as it is
+    checked(libc.settimeofday(None, bytes(8)))  # the time zone, unchanged
 
 
 def host_name() -> None:
@@ -278,7 +278,7 @@ def accounting() -> None:
 
 
 def audited() -> None:
-    """The kernel answers, if only that it must not."""
+    """The kernel answers, even if only with a refusal."""
     reach.asked(1000, b"", protocol=9)  # AUDIT_GET
 
 
@@ -290,7 +290,7 @@ def inodes_watched() -> None:
 
 
 def of(*numbers: int) -> Works:
-    """Of the attempts of an agent, but for what only an agent has."""
+    """Return an agent's attempts, without those that only an agent can make."""
     found: Works = {}
     for number in numbers:
         found |= recipe_tries.KINDS[number]
@@ -349,7 +349,7 @@ KINDS: dict[int, Works] = {
     217: {"tell systemd of another main process": told_to_the_manager,
           "tell it by an abstract name": told_by_an_abstract_name, "write a record of the journal": forged_record},
 }  # fmt: skip
-# Tried once for each process: the host's root's, and one of another side container of the same user.
+# Tried separately for the process of the host's root and of another side container of the same user.
 OF_A_PROCESS: dict[int, Works] = {
     207: of(156, 158) | {name: recipe_tries.KINDS[168][name] for name in (
         "read its map of memory", "list its descriptors",
@@ -371,7 +371,7 @@ def is_open(number: int) -> bool:
 
 
 def main() -> None:
-    """JSON: what the test gives. What became of each is said as JSON, by number and name."""
+    """Print the result of each attempt as JSON, by number and name. The test's input is JSON, too."""
     given.update(json.loads(sys.argv[1]))
     for each in (SCRATCH, tries.ELSEWHERE):
         os.makedirs(each, exist_ok=True)

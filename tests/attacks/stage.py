@@ -1,7 +1,7 @@
-"""What the attacks play on: files of root's, agents that are hostile, and the targets that they attack.
+"""The stage for the attacks: root's files, hostile agents, and the targets.
 
-The same attack is tried on each `Target`: on `Ours`, and on the pattern as TripleO shipped it (tripleo.py).  An attack
-that comes through raises `Succeeded`, which for the former is a failed test and for the latter what was to be shown.
+The same attack is tried on each `Target`: on `Ours`, and on the pattern as TripleO shipped it (tripleo.py). An attack
+that succeeds raises `Succeeded`. On ours the test then fails; on theirs this is the expected proof.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from tests.lab.networks import DNSMASQ_FILES, SIDESPAWN, Network, Service, comma
 AGENT_IMAGE = "localhost/sidespawn-agent:latest"
 SOURCE = Path(inside.__file__).read_text()
 SECRET = "root:$6$do-not-show-this-anywhere:19000::::::\n"
-# A hostile program may not take longer to answer; attacks that stall are given up by then.
+# A hostile program may take this long to answer, by which time stalling attacks are abandoned.
 PATIENCE = 30.0
 LIMITS = "[limits]\nburst = 100000\nrate = 10000\nbackoff = 0\nrecords = 100000\n"
 
 
 class Succeeded(AssertionError):
-    """An attack came through; what happened."""
+    """An attack succeeded; the message says how."""
 
 
 class Refused(Exception):
-    """The kernel did not let the attacker do it."""
+    """The kernel refused the attacker's call."""
 
 
 def encoded(content: bytes) -> str:
@@ -46,7 +46,7 @@ def encoded(content: bytes) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Hostile(AgentContainer):
-    """`mounts` with rshared instead of rprivate, and more options, for attacks that take them."""
+    """Has `mounts` with rshared instead of rprivate, and more options, for the attacks that need them."""
 
     shared: bool = False
     more_options: tuple[str, ...] = ()
@@ -57,9 +57,9 @@ class Hostile(AgentContainer):
 
 
 class Attacker:
-    """A process in a container that does what `inside` can do: as root, or as the user who owns the agent's state.
+    """A process in a container that can call `inside`: as root, or as the user who owns the agent's state.
 
-    Root has no DAC_OVERRIDE there, so each can do what the other cannot.
+    This root has no DAC_OVERRIDE, so each of the two can do what the other cannot.
     """
 
     def __init__(self, container: str, user: int = 0) -> None:
@@ -70,7 +70,7 @@ class Attacker:
         )  # fmt: skip
 
     def __call__(self, function: Callable[..., Any], *arguments: object) -> Any:
-        """Raises Refused with the error that the function ended with."""
+        """Call the function. Raise Refused with the error that it ended with."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         timer = threading.Timer(60, self.process.kill)
@@ -101,12 +101,12 @@ def plain(argument: object) -> object:
 
 
 class Files:
-    """Root's own on the host, which no attack may touch."""
+    """Root's files on the host, which no attack may touch."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
         self.victim = home / "secrets/shadow"
-        self.trace = home / "secrets/executed"  # made by whatever manages to run on the host
+        self.trace = home / "secrets/executed"  # created by whatever manages to run on the host
         self.victim.parent.mkdir(mode=0o700)
         self.victim.write_text(SECRET)
         self.before = self.seen()
@@ -133,22 +133,22 @@ class Files:
 
 
 class Target(Protocol):
-    """What is attacked."""
+    """The system under attack."""
 
     name: str
     files: Files
     attacker: Attacker  # root in the agent
     spool: str  # the shared directory, as host and agent see it
-    requests: str  # the file in it
+    requests: str  # the request file in it
 
     def put(self, untrusted_content: bytes) -> None:
-        """The attacker replaces the request file by one with this content, and wakes the host."""
+        """Have the attacker replace the request file with one with this content, and wake the host."""
 
     def wake(self) -> None:
-        """The attacker does what makes the host look at the spool."""
+        """Have the attacker do what makes the host look at the spool."""
 
     def expect_held(self) -> None:
-        """Raises Succeeded unless everything is as before, and a proper request is served."""
+        """Raise Succeeded unless everything is unchanged, and a valid request is served."""
 
 
 def expect_pid_1_answers() -> None:
@@ -163,7 +163,7 @@ def boottime_ms() -> int:
 
 
 class Ours:
-    """A service of this project's, attacked by its own agent; `bystander` is a network of another agent's service."""
+    """Our service, attacked by its own agent; `bystander` is a network of another agent's service."""
 
     name = "ours"
 
@@ -178,13 +178,13 @@ class Ours:
         self.expect_held()
 
     def new_network(self) -> Network:
-        """One more of the agent's."""
+        """Create another network of the agent."""
         network = self.service.network()
         os.chown(network.home.parent, NEUTRON, NEUTRON)
         return network
 
     def make_home(self, home: str) -> None:
-        """What dnsmasq wants to find there, made by the agent."""
+        """Make the files that dnsmasq expects there, as the agent."""
         self.neutron(inside.run, ["mkdir", "-p", home])
         for name in DNSMASQ_FILES:
             self.neutron(inside.write, f"{home}/{name}", b"")
@@ -192,7 +192,7 @@ class Ours:
     # ------------------------------------------------------------ asking
 
     def request(self, **changes: object) -> dict[str, Any]:
-        """A proper start of the agent's own network, with these changes."""
+        """Return a valid start of the agent's own network, with these changes."""
         proper = {
             "v": 1,
             "id": uuid.uuid4().hex,
@@ -209,12 +209,12 @@ class Ours:
         return common | {"op": "signal", "signal": name, "pid": pid} | changes
 
     def ask(self, *requests: dict[str, Any]) -> list[dict[str, Any]]:
-        """Written by the attacker, all at once; the answers."""
+        """Have the attacker write all of them at once, and return the answers."""
         self.put(b"".join(json.dumps(each).encode() + b"\n" for each in requests))
         return [self.answer(each["id"]) for each in requests]
 
     def reason(self, **changes: object) -> str:
-        """Of the answer to `request(**changes)`."""
+        """Return the reason code of the answer to `request(**changes)`."""
         return str(self.ask(self.request(**changes))[0]["reason"])
 
     def answer(self, request_id: str) -> dict[str, Any]:
@@ -249,7 +249,7 @@ class Ours:
         self.files.expect_untouched()
 
     def expect_idle(self) -> None:
-        """The run that may have done harm is over, and it was no crash."""
+        """Wait until the run that may have done harm is over, and check that it did not crash."""
         self.service.wait_until_idle()
         crashes = command("systemctl", "show", "--property=NRestarts", "--value", self.service.unit).stdout.strip()
         if crashes != "0":
@@ -257,7 +257,7 @@ class Ours:
 
 
 class Stage:
-    """Everything that the tests of this folder share: made once, removed by `close`, however far it got."""
+    """What the tests of this folder share: made once, removed by `close`, even if only partly made."""
 
     def __init__(self) -> None:
         self.key = uuid.uuid4().hex[:6]
@@ -276,13 +276,13 @@ class Stage:
         return path
 
     def device(self, name: str, major: int, minor: int) -> Path:
-        """A node for a container; nobody opens it here."""
+        """Make a device node for a container; it is not opened here."""
         path = self.home / name
         os.mknod(path, 0o20600, os.makedev(major, minor))
         return path
 
     def service(self, what: str, preset: str, state: Path, parameters: str = "") -> Service:
-        """An enabled service, whose limits are out of the way: those have tests of their own."""
+        """Enable a service with limits that do not interfere: those have separate tests."""
         program = preset.rpartition("-")[2]
         made = Service(name=f"attacks-{self.key}-{what}", state=state, program=program)
         self.services.append(made)
@@ -319,7 +319,7 @@ class Stage:
 
 
 def agent_of(name: str, state: Path, *services: Service, **more: Any) -> Hostile:
-    """The agent of these services, as the demo runs one."""
+    """Run the agent of these services, like the demo."""
     options = dict.fromkeys(option for service in services for option in service.podman_options)
     return Hostile(name=name, image=AGENT_IMAGE, state=state, service_options=tuple(options), **more)
 

@@ -1,4 +1,4 @@
-"""A program that was exploited in its side container finds no way out of it."""
+"""An exploited program finds no way out of its side container."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.attacks.test_namespaces import request_of
 from tests.attacks.tripleo import TripleO
 from tests.lab.networks import command
 
-# Which attempt of `inside.tries` belongs to which number.
+# The number of each attempt of `inside.tries`.
 ATTEMPTS = {
     93: ("the host's processes", "enter the host", "the host's network"),
     94: ("names of namespaces", "shared mounts"),
@@ -36,7 +36,7 @@ ATTEMPTS = {
 
 @pytest.fixture(scope="module", autouse=True)
 def interface_of_the_host() -> Iterator[None]:
-    """By which a program knows that it is in the host's network."""
+    """Return an interface that exists only in the host's network."""
     command("ip", "link", "add", "switch-of-host", "type", "bridge")
     yield
     command("ip", "link", "del", "switch-of-host")
@@ -44,7 +44,7 @@ def interface_of_the_host() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def exploited(stage: Stage, ours: Ours) -> Iterator[tuple[Ours, dict[str, Any]]]:
-    """What `inside.tries` finds as the program's user, in a side container whose image has all the tools."""
+    """Run `inside.tries` as the program's user, in a side container with all tools, and return the results."""
     image = f'image = "{AGENT_IMAGE}"\n'
     service = stage.service("exploited", "neutron-dhcp-dnsmasq", stage.directory("exploited"), image)
     target = Ours.__new__(Ours)
@@ -64,7 +64,7 @@ def test_an_exploited_program_tries_to_get_out(exploited: tuple[Ours, dict[str, 
 
 @attack(98)
 def test_raw_sockets_work_where_the_policy_grants_them(exploited: tuple[Ours, dict[str, Any]]) -> None:
-    """In the program's own namespace, as docs/security.md says."""
+    """They work in the program's own namespace, as docs/security.md says."""
     assert exploited[1]["found"]["raw socket"] == "worked"
     mine = exploited[1]["network"]
     assert Path(f"/proc/{mine.pid}/ns/net").stat().st_ino == Path(f"/run/netns/{mine.netns}").stat().st_ino
@@ -87,7 +87,7 @@ def test_an_exploited_program_tries_to_get_out_theirs(theirs: TripleO, stage: St
 
 @attack(100)
 def test_tasks_and_memory_are_limited_where_the_host_can(ours: Ours) -> None:
-    """What the engine was told; a machine without the controllers cannot enforce it, which `sidespawn check` says."""
+    """Check the engine's settings: a machine without the controllers cannot enforce them, as `sidespawn check` says."""
     (container,) = json.loads(command("podman", "container", "inspect", ours.network.container).stdout)
     host = container["HostConfig"]
     controllers = Path("/sys/fs/cgroup/cgroup.controllers").read_text().split()
@@ -98,7 +98,7 @@ def test_tasks_and_memory_are_limited_where_the_host_can(ours: Ours) -> None:
 
 @attack(46, 47)
 def test_dollars_and_percents_reach_the_program_as_they_are(ours: Ours) -> None:
-    """Where a policy allows any text."""
+    """Policies may allow any text."""
     network = ours.new_network()
     text = "--txt-record=a.example,$HOME ${PATH} %h %H $$ `id` \\x41 *"
     changes = request_of(network)
@@ -128,7 +128,7 @@ def test_the_working_directory_is_the_root_of_the_image(ours: Ours) -> None:
 
 @attack(48, 56, 64)
 def test_a_script_as_the_attackers_shell_theirs(theirs: TripleO, ours: Ours) -> None:
-    """--conf-script runs at once; the container is privileged and sees the host's pids."""
+    """The program runs --conf-script at once, and the container is privileged and sees the host's pids."""
     script = f"#!/bin/sh\nnsenter -t 1 -m -- sh -c 'id -un >{theirs.files.trace}'\n"
     ours.neutron(inside.write, "/var/lib/neutron/script", script.encode())
     ours.neutron(inside.mode, "/var/lib/neutron/script", 0o755)
@@ -149,7 +149,7 @@ def test_a_line_end_is_a_second_request_theirs(theirs: TripleO) -> None:
 
 @attack(54)
 def test_a_name_that_another_begins_with_theirs(theirs: TripleO) -> None:
-    """`podman ps --filter name=` is a regular expression without an end."""
+    """In `podman ps --filter name=`, the name is a regular expression without an end."""
     long = theirs.new_namespace()
     short = long[:-1]
     command("ip", "netns", "add", short)
@@ -163,7 +163,7 @@ def test_a_name_that_another_begins_with_theirs(theirs: TripleO) -> None:
 
 @pytest.fixture
 def silent_registry() -> Iterator[socket.socket]:
-    """Where images could be had, if it ever answered."""
+    """Serve a registry that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         listening.setblocking(False)
         yield listening
@@ -171,7 +171,7 @@ def silent_registry() -> Iterator[socket.socket]:
 
 @attack(107, answer="image-missing")
 def test_a_pull_that_would_hang(stage: Stage, ours: Ours, silent_registry: socket.socket) -> None:
-    """An image that the host does not have is not asked for: the request is answered at once."""
+    """Missing images are not pulled: the request is answered at once."""
     image = f"127.0.0.1:{silent_registry.getsockname()[1]}/helpers:1"
     service = stage.service("pull", "neutron-dhcp-dnsmasq", stage.directory("pull"), f'image = "{image}"')
     network = service.network()
@@ -188,8 +188,8 @@ def test_a_pull_that_would_hang(stage: Stage, ours: Ours, silent_registry: socke
 
 @attack(107)
 def test_an_engine_that_fails_theirs(theirs: TripleO, ours: Ours) -> None:
-    """The request is lost, and its wrapper had said that all is well."""
-    netns = f"theirs+{os.urandom(3).hex()}"  # a proper name for ip(8), and none for podman
+    """Check that the request is lost although its wrapper reported success."""
+    netns = f"theirs+{os.urandom(3).hex()}"  # a valid name for ip(8), but not for podman
     command("ip", "netns", "add", netns)
     theirs.namespaces.append(netns)
     code, _ = ours.attacker(inside.run, theirs.call(netns))

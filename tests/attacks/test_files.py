@@ -1,4 +1,4 @@
-"""What lies in the spool and in the agent's state is the attacker's: nothing of root's is reached through it."""
+"""Files in the spool and in the agent's state belong to the attacker; they lead to none of root's files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MIB = 1 << 20
 
 @pytest.fixture(scope="module")
 def strong(stage: Stage) -> Ours:
-    """One whose agent has more than it should: every mount shared, device nodes, flags of files, FUSE."""
+    """Run an agent with too many privileges: all mounts shared, device nodes, file attributes, FUSE."""
     service = stage.service("strong", "neutron-dhcp-dnsmasq", stage.directory("strong"))
     other = stage.service("weak", "neutron-dhcp-dnsmasq", stage.directory("weak"))
     more = ("MKNOD", "LINUX_IMMUTABLE", "DAC_OVERRIDE", "FOWNER", "CHOWN", "FSETID")
@@ -36,7 +36,7 @@ def strong(stage: Stage) -> Ours:
 
 
 def home_of(network: Network) -> str:
-    """As the agent sees it."""
+    """Return the directory as the agent sees it."""
     return f"{STATE}/dhcp/{network.id}"
 
 
@@ -48,7 +48,7 @@ def child(attacker: Attacker, pid: int) -> Iterator[None]:
         attacker(inside.end, pid)
 
 
-# ---------------------------------------------------------------- in the place of the request file
+# ---------------------------------------------------------------- in place of the request file
 
 
 @attack(1)
@@ -67,7 +67,7 @@ def test_a_pipe_in_the_place_of_the_request_file(target: Target) -> None:
 
 @attack(4)
 def test_a_device_node_in_the_place_of_the_request_file(strong: Ours) -> None:
-    """/dev/zero, which has no end, and an entry of an interpreter's; the demo's agent cannot even make one."""
+    """Try /dev/zero, which has no end. The demo's agent cannot even make a device node."""
     strong.attacker(inside.device, strong.requests, 1, 5)
     strong.expect_held()
     strong.attacker(inside.device, f"{strong.spool}/processes-timestamp", 1, 5)
@@ -82,7 +82,7 @@ def test_the_demos_agent_cannot_make_a_device_node(ours: Ours) -> None:
 
 @attack(5)
 def test_a_hard_link_in_the_place_of_the_request_file(ours: Ours) -> None:
-    """Of a file in the spool, since the spool is a file system of its own; the host's other files are on others."""
+    """Link a file in the spool, a separate file system: files elsewhere on the host cannot be linked."""
     ours.neutron(inside.write, f"{STATE}/theirs", b"x")
     with pytest.raises(Refused, match="cross-device"):
         ours.attacker(inside.hard_link, f"{STATE}/theirs", ours.requests)
@@ -114,7 +114,7 @@ def test_a_sparse_file_of_1_tib(ours: Ours) -> None:
 
 @attack(6, 102, 106)
 def test_growth_without_end(ours: Ours) -> None:
-    """Without the lock, and in whatever file is there, while proper requests come."""
+    """Append without the lock to whatever file is there, while valid requests arrive."""
     with child(ours.attacker, ours.attacker(inside.grow, ours.requests, b"x" * 4095 + b"\n")):
         wait_until(lambda: bool(os.listdir(ours.spool)))
         free_before = os.statvfs("/run").f_bavail
@@ -127,7 +127,7 @@ def test_growth_without_end(ours: Ours) -> None:
 
 @attack(33)
 def test_a_line_of_100_mb(target: Target) -> None:
-    """As much of it as the spool takes."""
+    """Write as much of it as the spool can hold."""
     got = target.attacker(inside.fill, target.requests, 100 * MIB)
     target.wake()
     if got == 100 * MIB:
@@ -137,7 +137,7 @@ def test_a_line_of_100_mb(target: Target) -> None:
 
 @attack(41)
 def test_a_last_line_that_is_torn(ours: Ours) -> None:
-    """It is no request, and the next one does not continue it."""
+    """It is not a request, and the next line does not continue it."""
     torn = json.dumps(ours.request(netns="torn")).encode()
     ours.put(torn[:-20])
     ours.expect_held()
@@ -147,12 +147,12 @@ def test_a_last_line_that_is_torn(ours: Ours) -> None:
     ours.expect_held()
 
 
-# ---------------------------------------------------------------- swapped and changed meanwhile
+# ---------------------------------------------------------------- swapped and changed in the meantime
 
 
 @attack(7)
 def test_the_request_file_swapped_for_a_link_all_the_time(target: Target) -> None:
-    """A race, which on a busy machine takes theirs many rounds to lose."""
+    """On a busy machine, theirs may lose this race only after many rounds."""
     swapper = target.attacker(inside.swap, target.requests, target.files.victim, b"rubbish\n")
     with child(target.attacker, swapper):
         for _ in range(10 if isinstance(target, Ours) else 150):
@@ -164,7 +164,7 @@ def test_the_request_file_swapped_for_a_link_all_the_time(target: Target) -> Non
 
 @attack(8)
 def test_a_configuration_file_edited_all_the_time(ours: Ours) -> None:
-    """The program has one of the texts that are allowed, whatever the verdict was."""
+    """Check that the program gets one of the allowed texts, whatever the verdict was."""
     path = f"{STATE}/edited.conf"
     lines = (b"server=10.0.0.1\n", b"server=10.0.0.2\n")
     good, bad = lines[0] * 20, lines[1] * 19 + f"dhcp-script={ours.files.trace}\n".encode()
@@ -185,7 +185,7 @@ def test_a_configuration_file_edited_all_the_time(ours: Ours) -> None:
 
 @attack(8)
 def test_a_claim_edited_by_who_still_has_the_file(ours: Ours) -> None:
-    """The host judges what it read; a descriptor that stayed open reaches nothing of it."""
+    """Hosts judge what they have read; a descriptor that is still open does not affect that."""
     request = ours.request(netns="x")
     ours.put(json.dumps(request).encode() + b"\n")
     with child(ours.attacker, ours.attacker(inside.grow, ours.requests, json.dumps(ours.request()).encode() + b"\n")):
@@ -202,19 +202,19 @@ def mounted(attacker: Attacker, target: str) -> Iterator[None]:
         yield
     finally:
         attacker(inside.answer_no_more)
-        with suppress(Refused):  # the host has removed what it was mounted on, and it went with that
+        with suppress(Refused):  # the host removed the directory, and with it the mount
             attacker(inside.unmount, target)
 
 
 def on_the_host(path: str) -> bool:
-    """Whether the mount can be seen there."""
+    """Return whether the host sees the mount."""
     rows = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
     return sum(row[4] == path for row in rows) > (1 if path.endswith("/spool") else 0)
 
 
 @attack(9)
 def test_a_file_system_mounted_over_the_spool(target: Target) -> None:
-    """With a link to a file of root's in it, and rubbish to run."""
+    """Put a link to one of root's files in it, and rubbish to run."""
     target.attacker(inside.mount, "evil", target.spool, "tmpfs")
     with mounted(target.attacker, target.spool):
         target.attacker(inside.link, target.files.victim, f"{target.spool}/processes")
@@ -236,7 +236,7 @@ def test_the_same_through_shared_mounts(strong: Ours) -> None:
 
 @attack(9, answer="state-unusable")
 def test_a_file_system_mounted_over_the_state(strong: Ours) -> None:
-    """This one the host sees: the state's propagation is the deployer's. It is not entered."""
+    """This mount reaches the host, since deployers choose the state's propagation. The host does not enter it."""
     network = strong.new_network()
     strong.attacker(inside.mount, "evil", home_of(network), "tmpfs")
     with mounted(strong.attacker, home_of(network)):
@@ -263,7 +263,7 @@ def test_a_file_system_that_never_answers_in_the_spool_and_over_it(strong: Ours,
 @attack(10, answer="namespace-unusable")
 @pytest.mark.parametrize("kind", SILENT)
 def test_a_file_system_that_never_answers_at_the_name_of_a_namespace(strong: Ours, kind: str) -> None:
-    """The agent's /run/netns is the host's, and every other agent's: their wrappers must not look at that name."""
+    """Agents share /run/netns with the host and each other: their wrappers must not look at that name."""
     network = strong.new_network()
     path = f"/run/netns/{network.netns}"
     command("ip", "netns", "del", network.netns)
@@ -279,7 +279,7 @@ def test_a_file_system_that_never_answers_at_the_name_of_a_namespace(strong: Our
 
 @attack(12)
 def test_a_link_to_itself_as_the_timestamp(target: Target) -> None:
-    """What TripleO's .path unit watches."""
+    """TripleO's .path unit watches that file."""
     target.attacker(inside.link, "processes-timestamp", f"{target.spool}/processes-timestamp")
     with suppress(Refused):
         target.wake()
@@ -323,7 +323,7 @@ def test_the_inodes_used_up(target: Target) -> None:
 
 @attack(16)
 def test_a_deep_tree_and_many_names(ours: Ours) -> None:
-    """The host removes as many as there is room for, and no more at a time."""
+    """The host removes a limited number at a time."""
     assert ours.attacker(inside.deep, ours.spool, 500) < 130
     ours.expect_held()
     ours.attacker(inside.names, ours.spool, 50)
@@ -344,7 +344,7 @@ def test_an_immutable_file_and_a_mount_in_the_spool(strong: Ours) -> None:
 
 @attack(17)
 def test_an_immutable_request_file(strong: Ours) -> None:
-    """No wrapper can write then, so it is only the agent's own loss, and over when the flag is."""
+    """Wrappers cannot write then; only the agent is affected, and only while the flag is set."""
     strong.expect_idle()
     strong.wake()
     wait_until(lambda: not os.listdir(strong.spool), patience=30)
@@ -361,7 +361,7 @@ def test_an_immutable_request_file(strong: Ours) -> None:
 
 @attack(2, 125, answer="state-unusable")
 def test_a_directory_on_the_way_becomes_a_link(ours: Ours) -> None:
-    """To root's own, and to another network's."""
+    """Let it lead to root's directory, and to another network's."""
     for target in (str(ours.files.victim.parent), f"{STATE}/dhcp/{ours.network.id}", "/"):
         network = ours.new_network()
         ours.neutron(inside.run, ["rm", "-rf", home_of(network)])
@@ -384,7 +384,7 @@ def test_a_configuration_file_that_is_a_link_to_secrets(ours: Ours) -> None:
 
 @attack(20)
 def test_the_path_of_a_log_is_a_link(ours: Ours) -> None:
-    """The directory of the log is not entered; a link in it is followed by the program, in its own container."""
+    """The host does not enter the log's directory; the program follows a link there in its own container."""
     network = ours.new_network()
     logs = f"{STATE}/logs/{network.id}"
     argv = ["dnsmasq", *network.options(), f"--log-facility={logs}/dhcp_dns_log"]
@@ -396,14 +396,14 @@ def test_the_path_of_a_log_is_a_link(ours: Ours) -> None:
     ours.neutron(inside.directory, logs)
     for where in (ours.files.victim, f"/proc/1/root{ours.files.victim}"):
         ours.neutron(inside.link, where, f"{logs}/dhcp_dns_log")
-        # It may have written its pid file, by which it is ready, before it ends because it has no log.
+        # It may have written its pid file, which makes it ready, before it ends for lack of a log.
         assert ours.reason(**request) in ("exited", "ok")
     ours.expect_held()
 
 
 @attack(20, 64)
 def test_the_path_of_a_log_is_a_link_theirs(theirs: TripleO, ours: Ours) -> None:
-    """The host's PID 1 can be seen in its containers, and so can all of the host's files."""
+    """In their containers, the host's PID 1 is visible, and with it all files of the host."""
     path = f"{STATE}/log-of-theirs"
     ours.neutron(inside.link, f"/proc/1/root{theirs.files.victim}", path)
     netns = theirs.new_namespace()
@@ -414,7 +414,7 @@ def test_the_path_of_a_log_is_a_link_theirs(theirs: TripleO, ours: Ours) -> None
 
 @attack(18)
 def test_a_setuid_file_in_the_state_directory(ours: Ours) -> None:
-    """Left there by the agent's root. It has no effect in a side container; docs/security.md asks for nosuid."""
+    """The agent's root left it there. It has no effect in a side container; docs/security.md requires nosuid."""
     shell = f"{home_of(ours.network)}/shell"
     ours.neutron(inside.run, ["cp", "/bin/busybox", shell])
     ours.neutron(inside.mode, shell, 0o6755)
@@ -427,7 +427,7 @@ def test_a_setuid_file_in_the_state_directory(ours: Ours) -> None:
 
 @attack(19)
 def test_what_the_host_runs_is_rewritten(target: Target) -> None:
-    """Whatever of the host's the agent finds in its container, made writable where it is not."""
+    """Try all host files that the agent finds in its container, remounted writable if needed."""
     evil = f"#!/bin/sh\nid -un >{target.files.trace}\n".encode()
     if isinstance(target, Ours):
         scripts = [target.service.wrapper, target.service.kill_script]
@@ -455,7 +455,7 @@ def test_what_the_host_runs_is_rewritten(target: Target) -> None:
 
 @attack(21)
 def test_labels_and_access_lists(strong: Ours) -> None:
-    """New files in the state are everybody's; the host's own are not made there, and a pid file is only a number."""
+    """New files in the state belong to everyone; the host makes none there, and of a pid file it uses only a number."""
     network = strong.new_network()
     strong.attacker(inside.access_list, home_of(network))
     strong.attacker(inside.access_list, strong.spool)

@@ -1,4 +1,4 @@
-"""A program that is the attacker's from its first line: what the host reads, writes, waits for and stops is held."""
+"""The program is the attacker's from its first line: what the host reads, writes, waits for and stops holds."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def hostile(request: pytest.FixtureRequest) -> Iterator[HostileProgram]:
         yield made
 
 
-# What the host does is the same for all engines, but not how programs run and end.
+# What the host does is the same with all engines, but programs run and end differently.
 ON_ONE = pytest.mark.parametrize("hostile", ["podman"], indirect=True)
 ON_EACH = pytest.mark.parametrize("hostile", ["podman", "docker", "systemd"], indirect=True)
 
@@ -46,7 +46,7 @@ def victim(tmp_path: Path) -> Iterator[Path]:
 
 
 def expect_served(hostile: HostileProgram) -> None:
-    """An honest program of the same service starts and stops, and nothing of it crashed."""
+    """Check that an honest program of the same service starts and stops, and that nothing of the service crashed."""
     name = hostile.new(PROPER)
     code, said = hostile.start(name)
     assert code == 0, (
@@ -57,7 +57,7 @@ def expect_served(hostile: HostileProgram) -> None:
 
 
 def stop(hostile: HostileProgram, name: str) -> float:
-    """As an operator does it; in how many seconds."""
+    """Stop it like an operator, and return the seconds that it took."""
     pid, began = hostile.pid(name), time.monotonic()
     command(*SIDESPAWN, "stop", hostile.service.name, f"hostile-{name}")
     assert identify(pid) is None
@@ -66,7 +66,7 @@ def stop(hostile: HostileProgram, name: str) -> float:
 
 @ON_EACH
 def test_an_honest_program_is_served(hostile: HostileProgram) -> None:
-    """Else none of the others would show anything."""
+    """Otherwise the other tests would prove nothing."""
     expect_served(hostile)
 
 
@@ -85,7 +85,7 @@ READY = {
 @attack(222)
 @pytest.mark.parametrize("what", READY)
 def test_the_file_that_it_is_ready_by(hostile: HostileProgram, what: str) -> None:
-    """Its name is there, and nothing is followed or opened: no answer depends on a file of the host's, nobody waits."""
+    """Only its name counts; the host does not follow or open it. No answer depends on a host file, and none waits."""
     name = hostile.new(CHILD + READY[what] + "\nrest()\n")
     began = time.monotonic()
     assert hostile.start(name) == (0, "")
@@ -115,7 +115,7 @@ signal.signal(signal.SIGIO, signal.SIG_IGN)""",
 @attack(223)
 @pytest.mark.parametrize("what", CHILDREN)
 def test_the_file_that_names_its_child(hostile: HostileProgram, what: str) -> None:
-    """None of these is a child: the start fails within its time, and nothing of it runs on."""
+    """When none is a child of the program, the start fails in time, and nothing of it continues to run."""
     name = hostile.new(CHILDREN[what] + "\nready()\nrest()\n")
     began = time.monotonic()
     code, said = hostile.start(name)
@@ -139,7 +139,7 @@ PLACES = {
 @pytest.mark.parametrize("what", PLACES)
 @pytest.mark.parametrize("each", ["pid", ".pid.new"])
 def test_what_is_in_the_place_of_the_pid_file(hostile: HostileProgram, victim: Path, what: str, each: str) -> None:
-    """It is replaced, not written into."""
+    """It is replaced, and its target is not written."""
     code = PLACES[what].replace("@VICTIM@", str(victim)).replace("{each}", each)
     name = hostile.new(code + "\n" + PROPER)
     assert hostile.start(name) == (0, "")
@@ -154,7 +154,7 @@ def test_what_is_in_the_place_of_the_pid_file(hostile: HostileProgram, victim: P
 @attack(224)
 @pytest.mark.parametrize("each", ["pid", ".pid.new"])
 def test_a_directory_in_the_place_of_the_pid_file(hostile: HostileProgram, each: str) -> None:
-    """It is not removed with what is in it. The start fails, and nothing runs."""
+    """It is not removed, or anything in it. The start fails, and nothing runs."""
     name = hostile.new(f'os.mkdir(f"{{own}}/{each}"); write(f"{{own}}/{each}/x", "")\n' + PROPER)
     code, said = hostile.start(name)
     assert (code, "state-unusable" in said) == (70, True), said
@@ -165,7 +165,7 @@ def test_a_directory_in_the_place_of_the_pid_file(hostile: HostileProgram, each:
 @ON_EACH
 @attack(224)
 def test_the_pid_file_rewritten_while_it_runs(hostile: HostileProgram) -> None:
-    """It names what its writer likes, and nobody on the host reads it: no other process is stopped."""
+    """Its writer may put any pid there, but the host does not read it: no other process is stopped."""
     with subprocess.Popen(["/bin/sleep", "600"]) as passer_by, ExitStack() as stack:
         stack.callback(passer_by.kill)
         rewritten = "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
@@ -207,7 +207,7 @@ forked(forks)
 @attack(226)
 @pytest.mark.parametrize("what", STUBBORN)
 def test_a_program_that_will_not_go(hostile: HostileProgram, what: str) -> None:
-    """What an operator stops is gone, with all that it has started, within its grace and a little."""
+    """After an operator's stop, it and all its children are gone within the grace period and a little more."""
     name = hostile.new(CHILD + STUBBORN[what] + "ready()\nrest()\n")
     assert hostile.start(name) == (0, "")
     time.sleep(1.2)  # until it has done so
@@ -270,7 +270,7 @@ rest()
 @ON_EACH
 @attack(220)
 def test_a_directory_moved_out_from_under_it(hostile: HostileProgram, victim: Path) -> None:
-    """Its agent moves the directory that it is in to where it has no mount of. `..` leads nowhere from there."""
+    """The agent moves the directory to where it has no mount of it. From there, `..` leads nowhere."""
     code = MOVED.replace("@VICTIM@", str(victim).lstrip("/")).replace("@OTHER@", "given/program.py")
     name = hostile.new(CHILD + code)
     assert hostile.start(name) == (0, "")
@@ -303,7 +303,7 @@ except OSError: pass
 @attack(225)
 @pytest.mark.parametrize("small", FILLS)
 def test_its_agents_disk_filled(small: str) -> None:
-    """What the agent has of its disk is the agent's and its programs'. The host says so, and stops what runs."""
+    """Agent and programs may fill their own disk. The host reports the error, and stopping programs still works."""
     with hostile_program("podman", small=small) as hostile:
         name = hostile.new(CHILD + "ready()\n" + FILLS[small] + "rest()\n")
         waiting = hostile.new(PROPER)

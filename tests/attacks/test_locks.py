@@ -1,4 +1,4 @@
-"""A lock that the agent holds costs the host a second, and other agents nothing."""
+"""An agent's lock costs the host a second, and other agents nothing."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_a_lock_held_for_ever(target: Target) -> None:
 
 @attack(23)
 def test_a_lock_on_what_is_mounted_read_only(ours: Ours) -> None:
-    """The replies, the wrapper, and the directory of the spool itself."""
+    """Lock the replies, the wrapper, and the spool's directory itself."""
     for path in (str(ours.service.places.replies), "/usr/sbin/dnsmasq", ours.spool):
         with child(ours.attacker, ours.attacker(inside.hold, path, "read-only")):
             ours.expect_held()
@@ -39,7 +39,7 @@ def test_a_lock_on_what_is_mounted_read_only(ours: Ours) -> None:
 
 @attack(24)
 def test_the_locks_file_replaced(ours: Ours) -> None:
-    """A writer that holds the lock of the file before is told nothing, and nothing of the file after is lost."""
+    """Writers with the old file's lock get no answer, and nothing in the new file is lost."""
     with child(ours.attacker, ours.attacker(inside.hold, ours.requests, "flock")):
         request = ours.request()
         ours.put(json.dumps(request).encode() + b"\n")
@@ -61,7 +61,7 @@ def test_a_lock_that_a_child_inherits(ours: Ours) -> None:
 
 @attack(28)
 def test_a_writer_stopped_while_it_has_the_lock(ours: Ours) -> None:
-    """What it writes when it goes on again reaches nobody."""
+    """If it continues and writes, no one reads it."""
     pid = ours.attacker(inside.hold, ours.requests, "stopped")
     with child(ours.attacker, pid):
         ours.expect_held()
@@ -73,7 +73,7 @@ def test_a_writer_stopped_while_it_has_the_lock(ours: Ours) -> None:
 
 @attack(26, 104)
 def test_requests_at_once(target: Target) -> None:
-    """Each side locking another file lost most of them; here each is served."""
+    """When each side locked another file, most requests were lost; here all are served."""
     if isinstance(target, TripleO):
         names = [target.new_namespace() for _ in range(BURST)]
         calls = [target.call(name) for name in names]
@@ -99,7 +99,7 @@ def test_requests_at_once(target: Target) -> None:
 
 @attack(103)
 def test_more_requests_than_a_start_limit_allows(target: Target) -> None:
-    """Each a run of its own, one behind the other."""
+    """Start a separate run for each, one after the other."""
     for _ in range(8):
         if isinstance(target, Ours):
             command("systemctl", "stop", target.service.unit)
@@ -112,7 +112,7 @@ def test_more_requests_than_a_start_limit_allows(target: Target) -> None:
 
 
 def test_the_attacker_has_what_the_demos_agent_has(ours: Ours) -> None:
-    """Otherwise all this would prove little."""
+    """Otherwise the other tests would prove little."""
     status = dict(line.split(":\t") for line in ours.attacker(inside.read, "/proc/self/status").splitlines())
     assert int(status["CapEff"], 16) == 1 << 12 | 1 << 21  # NET_ADMIN, SYS_ADMIN
     assert ours.attacker(inside.namespace, "/proc/self/ns/pid") == str(os.stat("/proc/self/ns/pid").st_ino)

@@ -1,4 +1,4 @@
-"""A name in /run/netns is what the agent makes of it: only a network namespace that is not the host's is entered."""
+"""Agents control the names in /run/netns: only a network namespace other than the host's is entered."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def inode(path: str) -> int:
 
 @contextmanager
 def without_namespace(ours: Ours) -> Iterator[tuple[Network, str]]:
-    """A network of the agent's, and the free path at which its namespace should be."""
+    """Return a network without a namespace, and the free path where its namespace belongs."""
     network = ours.new_network()
     path = f"/run/netns/{network.netns}"
     command("ip", "netns", "del", network.netns)
@@ -73,7 +73,7 @@ def test_the_hosts_own_namespace_bound_at_the_name(ours: Ours) -> None:
 @attack(76, 77, 78)
 @pytest.mark.parametrize("how", ["path", "link", "bind"])
 def test_the_hosts_own_namespace_theirs(theirs: TripleO, ours: Ours, how: str) -> None:
-    """Their containers are in the host's network to begin with, and `ip netns exec` follows any name."""
+    """By design, their containers are in the host's network, and `ip netns exec` follows any name."""
     name = f"evil-{os.urandom(3).hex()}"
     path = f"/run/netns/{name}"
     try:
@@ -83,7 +83,7 @@ def test_the_hosts_own_namespace_theirs(theirs: TripleO, ours: Ours, how: str) -
             ours.attacker(inside.write, path, b"")
             ours.attacker(inside.bind, "/proc/self/ns/net", path)
         asked = "../../proc/1/ns/net" if how == "path" else name
-        # The name is the wrapper's to find out; an attacker writes the line itself.
+        # The wrapper would have to find out the name; an attacker writes the line itself.
         theirs.put(f"{asked} --port=0 --conf-file=/dev/null --pid-file=/run/{name}\n".encode())
         theirs.wait_until_idle()
         if how == "path":
@@ -99,7 +99,7 @@ def test_the_hosts_own_namespace_theirs(theirs: TripleO, ours: Ours, how: str) -
 
 @attack(79)
 def test_another_tenants_namespace_bound_at_the_name(ours: Ours) -> None:
-    """It is entered, with what the policy grants and no more; the agent can enter it without anybody's help."""
+    """The program enters it with the policy's privileges only. The agent can enter it without help anyway."""
     tenant = ours.bystander.service.network()
     other = f"/run/netns/{tenant.netns}"
     assert ours.attacker(inside.enter, other, ["true"]) == 0
@@ -133,7 +133,7 @@ def test_something_else_at_the_name(ours: Ours, what: str) -> None:
 
 @attack(81)
 def test_the_namespace_swapped_all_the_time(ours: Ours) -> None:
-    """Between the agent's own and the host's. What runs is never in the host's."""
+    """Alternate the agent's own and the host's. No program ever runs in the host's."""
     network = ours.new_network()
     path = f"/run/netns/{network.netns}"
     keep = f"/run/netns/keep-{network.id[:8]}"
@@ -174,7 +174,7 @@ def test_nothing_is_restarted_where_the_name_leads_by_then(ours: Ours) -> None:
     pid = network.pid
     ours.attacker(inside.unmount, path)
     ours.attacker(inside.bind, "/proc/self/ns/net", path)
-    kill_process(pid)  # as the agent can, with the host's pids
+    kill_process(pid)  # like the agent, with the host's pids
     time.sleep(1.5)
     container = ours.service.containers().get(network.container)
     assert container is None or container.state == "exited"
@@ -202,7 +202,7 @@ def test_the_namespace_deleted_and_made_anew_by_the_agent(ours: Ours) -> None:
 
 @attack(84)
 def test_a_namespace_of_another_user_namespace(ours: Ours) -> None:
-    """The program runs there with what its policy grants; it belongs to the host's user namespace all the same."""
+    """The program runs there with its policy's privileges; they are privileges of the host's user namespace."""
     with without_namespace(ours) as (network, path):
         try:
             ours.attacker(inside.foreign_namespace, path)
@@ -221,7 +221,7 @@ def test_a_namespace_of_another_user_namespace(ours: Ours) -> None:
 
 @attack(85, answer="namespace-unusable")
 def test_a_mount_over_the_directory_of_names(ours: Ours) -> None:
-    """With a namespace at the wanted name in it. All agents that share the directory share this, too; it is undone."""
+    """Mount one with a namespace at the wanted name. Agents that share the directory share the mount; it is undone."""
     network = ours.new_network()
     path = f"/run/netns/{network.netns}"
     kept = f"{STATE}/{network.id}.netns"
@@ -243,7 +243,7 @@ def test_a_mount_over_the_directory_of_names(ours: Ours) -> None:
 @attack(85, answer="namespace-unusable")
 @pytest.mark.parametrize("what", ["a file system", "a file", "the host's own namespace"])
 def test_a_mount_beneath_the_directory_of_names(ours: Ours, what: str) -> None:
-    """Upon the namespace that is there: the last step to it leads across mounts, and just this one may."""
+    """Mount on the namespace: only the last step to the name may cross mounts."""
     network = ours.new_network()
     path, kept = f"/run/netns/{network.netns}", f"{STATE}/{network.id}.netns"
     sources = {"a file": kept, "the host's own namespace": "/proc/self/ns/net"}

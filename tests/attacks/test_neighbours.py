@@ -1,4 +1,4 @@
-"""A second agent that shares /run/netns, file systems that never answer, and other users of the host."""
+"""Attacks by a second agent that shares /run/netns, silent file systems, and other users of the host."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ VERBS = (("check",), ("check", "SERVICE"), ("ps", "SERVICE"), ("ps", "SERVICE", 
 
 @pytest.fixture(scope="module")
 def second(stage: Stage, ours: Ours) -> Attacker:
-    """Root in the other service's agent."""
+    """Return root in the agent of the other service."""
     service = ours.bystander.service
     return stage.attacker(stage.agent(agent_of("second", service.state, service)).name)
 
 
 @attack(142)
 def test_a_second_agent_cannot_signal_the_firsts_programs(ours: Ours, second: Attacker) -> None:
-    """By a request to its own service: pids are looked up in that service's records only."""
+    """Requests to a service look pids up only in that service's records."""
     network = ours.new_network()
     assert network.start().returncode == 0
     before = identify(network.pid)
@@ -72,7 +72,7 @@ def expect_answers(ours: Ours) -> None:
 
 @attack(143)
 def test_the_directory_of_names_hidden_by_what_never_answers(ours: Ours, second: Attacker) -> None:
-    """All that share it share this, too. The operator's verbs answer, and say what it is."""
+    """Agents that share the directory share the mount. The operator's verbs answer, and explain it."""
     with silent(second, "/run/netns"):
         assert os.path.ismount("/run/netns")
         expect_answers(ours)
@@ -117,7 +117,7 @@ def test_another_user_has_no_power_over_the_units(ours: Ours, verb: str) -> None
 
 @contextmanager
 def of_another_user(code: str, *arguments: str) -> Iterator[None]:
-    """A process of another user of the host, once it has said a line."""
+    """Start a process of another user of the host, and wait until it has written a line."""
     argv = (*AS_NOBODY, "/usr/bin/python3", "-I", "-c", code, *arguments)
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -174,7 +174,7 @@ for each in made:
 
 @attack(228)
 def test_another_user_has_taken_the_names(ours: Ours) -> None:
-    """In the directories of all, and those without a file."""
+    """Take the names in the directories that all users can write, and abstract names."""
     with of_another_user(NAMES, ours.service.name, ours.network.container, f"sidespawn@{ours.service.name}"):
         expect_answers(ours)
         ours.expect_held()
@@ -186,7 +186,7 @@ def test_another_user_has_taken_the_names(ours: Ours) -> None:
 
 @attack(229)
 def test_another_users_process_that_looks_like_a_side_container(ours: Ours) -> None:
-    """With the same command line and environment. It is not taken for one, and not ended."""
+    """Same command line and environment: it is not taken for a side container, and not ended."""
     network = ours.new_network()
     assert network.start().returncode == 0
     argv = Path(f"/proc/{network.pid}/cmdline").read_text().split("\0")[:-1]
@@ -196,7 +196,7 @@ def test_another_users_process_that_looks_like_a_side_container(ours: Ours) -> N
         assert process.pid not in {each["pid"] for each in shown}
         answers = ours.ask(*(ours.signal(name, process.pid) for name in ("HUP", "TERM", "KILL")))
         assert {each["reason"] for each in answers} == {"no-such-process"}
-        command("systemctl", "start", ours.service.unit)  # as the timer does
+        command("systemctl", "start", ours.service.unit)  # like the timer's run
         ours.service.wait_until_idle()
         assert process.poll() is None
         process.kill()
@@ -208,7 +208,7 @@ def test_another_users_process_that_looks_like_a_side_container(ours: Ours) -> N
 
 @attack(230)
 def test_a_second_agents_start_in_the_firsts_namespace(ours: Ours) -> None:
-    """Its policy allows the name, and it could enter the namespace itself. Nothing of the first's is ended."""
+    """Its policy allows the name, and it could enter the namespace anyway. The first agent's programs keep running."""
     network = ours.new_network()
     assert network.start().returncode == 0
     before = identify(network.pid)
@@ -230,7 +230,7 @@ def test_a_second_agents_start_in_the_firsts_namespace(ours: Ours) -> None:
 @attack(231)
 @pytest.mark.parametrize("what", ["deleted", "replaced", "hidden"])
 def test_the_firsts_namespace_gone_while_its_program_runs(ours: Ours, second: Attacker, what: str) -> None:
-    """What runs is still found, signalled and stopped: by its pid, not by a name."""
+    """Running programs are still found, signalled and stopped, by pid instead of by name."""
     network = ours.new_network()
     assert network.start().returncode == 0
     before = identify(network.pid)
@@ -257,12 +257,12 @@ def test_the_firsts_namespace_gone_while_its_program_runs(ours: Ours, second: At
 
 @attack(232)
 def test_the_hosts_run_filled_by_way_of_the_directory_of_names(ours: Ours, second: Attacker) -> None:
-    """This stays possible: podman starts nothing then. What runs is stopped as ever, and it ends with the filling."""
+    """This attack remains possible: podman starts nothing while /run is full. Stopping works throughout."""
     network, waiting = ours.new_network(), ours.new_network()
     assert network.start().returncode == 0
     before = os.statvfs("/run")
     used = (before.f_blocks - before.f_bfree) * before.f_frsize
-    command("mount", "-o", f"remount,size={used + (4 << 20)}", "/run")  # so that it takes no gigabytes here
+    command("mount", "-o", f"remount,size={used + (4 << 20)}", "/run")  # so that it does not take gigabytes here
     try:
         second(inside.fill, "/run/netns/full", 64 << 20)
         assert os.statvfs("/run").f_bavail == 0
@@ -281,8 +281,8 @@ def test_the_hosts_run_filled_by_way_of_the_directory_of_names(ours: Ours, secon
 
 @attack(247)
 def test_the_name_of_a_mount_that_reads_like_a_row_of_another(ours: Ours, second: Attacker) -> None:
-    """An agent binds something among the names that it shares with the host; verbs read the host's mounts."""
-    top = "/run/netns/x\u20289\u20031\u20037:7\u2003"  # as some read it: an end of a line, and blanks
+    """Agents bind mounts to names that they share with the host; verbs read the host's table of mounts."""
+    top = "/run/netns/x\u20289\u20031\u20037:7\u2003"  # what some readers take for a line end and for blanks
     path = f"{top}/\u2003{ours.service.places.spool}"
     second(inside.run, ["mkdir", "-p", os.path.dirname(path)])
     second(inside.write, path, b"")
@@ -300,7 +300,7 @@ def test_the_name_of_a_mount_that_reads_like_a_row_of_another(ours: Ours, second
 
 @attack(248)
 def test_the_name_of_a_socket_that_reads_like_a_row(ours: Ours) -> None:
-    """Any user can make one; /proc/net/unix shows its name as it is."""
+    """Users can create one freely; /proc/net/unix shows its name unescaped."""
     path = "/tmp/a\n\n\x85\u2028 b"
     code = "import socket, sys; s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); print(flush=True); input()"
     argv = (*AS_NOBODY, "/usr/bin/python3", "-I", "-c", code, path)
@@ -319,7 +319,7 @@ def test_the_name_of_a_socket_that_reads_like_a_row(ours: Ours) -> None:
 
 @attack(254)
 def test_hundreds_of_mounts_among_the_names_of_namespaces(ours: Ours, second: Attacker) -> None:
-    """The host has each of them. Services are served as ever, until the host may have no more mounts (fs.mount-max)."""
+    """The host has each of them. Services keep working until the host reaches its limit of mounts (fs.mount-max)."""
     second(inside.bind_many, "/etc/passwd", "/run/netns", "flood", 400)
     try:
         assert Path("/proc/1/mountinfo").read_text().count("/run/netns/flood") >= 400

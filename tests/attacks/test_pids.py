@@ -1,4 +1,4 @@
-"""A pid only looks up the service's own records: no signal reaches anything else."""
+"""Pids only look up the service's own records: no signal reaches any other process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NO_SUCH_PROCESS = "no-such-process"
 
 @pytest.fixture
 def passer_by() -> Iterator[subprocess.Popen[bytes]]:
-    """A process of the host's that has nothing to do with any of it."""
+    """Start a process of the host that is unrelated to all services."""
     with subprocess.Popen(["/bin/sleep", "600"]) as process:
         yield process
         process.kill()
@@ -29,11 +29,11 @@ def passer_by() -> Iterator[subprocess.Popen[bytes]]:
 
 @attack(86, answer="no-such-process")
 def test_a_pid_that_is_used_again(ours: Ours) -> None:
-    """The attacker ends the program and takes its pid, by ns_last_pid; its own process then gets no signal."""
+    """The attacker ends the program and takes its pid with ns_last_pid; the attacker's process then gets no signal."""
     network = ours.new_network()
     assert ours.reason(**request_of(network)) == "ok"
     pid = network.pid
-    kill_process(pid)  # as the agent's root can, who sees the host's pids
+    kill_process(pid)  # like the agent's root, which sees the host's pids
     helper = ours.attacker(inside.sleeper_with_pid, pid)
     try:
         another = identify(pid)
@@ -58,7 +58,7 @@ def test_pids_of_the_host_and_of_another_service(ours: Ours, passer_by: subproce
 
 @attack(89)
 def test_a_forged_pid_file(ours: Ours, passer_by: subprocess.Popen[bytes]) -> None:
-    """The host never reads it: a start answers with the true pid and puts it there again, a stop ends the true one."""
+    """Hosts never read it: a start answers with the true pid and restores it there, a stop ends the right process."""
     network = ours.new_network()
     assert ours.reason(**request_of(network)) == "ok"
     pid, path = network.pid, f"{STATE}/dhcp/{network.id}/pid"
@@ -77,7 +77,7 @@ def test_a_forged_pid_file(ours: Ours, passer_by: subprocess.Popen[bytes]) -> No
 
 @attack(91)
 def test_a_kill_script_needs_no_more_than_the_wrapper(ours: Ours) -> None:
-    """It is run by root without any capability."""
+    """Run it as root without any capability."""
     network = ours.new_network()
     assert ours.reason(**request_of(network)) == "ok"
     script = "/etc/neutron/kill_scripts/dnsmasq-kill"
@@ -90,12 +90,12 @@ def test_a_kill_script_needs_no_more_than_the_wrapper(ours: Ours) -> None:
 
 @attack(92)
 def test_a_program_that_forks_away(ours: Ours, stage: Stage) -> None:
-    """An exploited program leaves a process behind that is not its child: it goes with the container."""
+    """Leave a process that is not the program's child; it ends with the container."""
     network = ours.new_network()
     assert ours.reason(**request_of(network)) == "ok"
     pid = network.pid
     again = ("/usr/sbin/dnsmasq", "--port=0", "--conf-file=/dev/null", "--pid-file=/run/dnsmasq/another")
-    command("podman", "exec", f"--user={NEUTRON}:{NEUTRON}", network.container, *again)  # it goes to the background
+    command("podman", "exec", f"--user={NEUTRON}:{NEUTRON}", network.container, *again)  # it moves to the background
     members = ("podman", "top", network.container, "hpid")
     wait_until(lambda: len(command(*members).stdout.split()) == 3)
     pids = [int(each) for each in command(*members).stdout.split()[1:]]
@@ -108,7 +108,7 @@ def test_a_program_that_forks_away(ours: Ours, stage: Stage) -> None:
 
 @attack(54)
 def test_an_instance_whose_name_another_begins_with(ours: Ours) -> None:
-    """qdhcp-UUID and qdhcp-UUID-7: to end one does not end the other, whatever the engine's filters match."""
+    """With qdhcp-UUID and qdhcp-UUID-7, ending one does not end the other, whatever the engine's filters match."""
     network = ours.new_network()
     ours.make_home(f"{STATE}/dhcp/7/{network.id}")
     answers = []
@@ -129,7 +129,7 @@ def test_an_instance_whose_name_another_begins_with(ours: Ours) -> None:
 
 @attack(128)
 def test_service_and_instance_that_read_like_anothers(stage: Stage) -> None:
-    """UUID of SERVICE-7, and 7-UUID of SERVICE: the agent of one cannot end, replace or hinder what is the other's."""
+    """For UUID of SERVICE-7 and 7-UUID of SERVICE, neither agent can end, replace or hinder the other's."""
     preset = "neutron-dhcp-dnsmasq"
     other = stage.service("x", preset, stage.directory("x"), '[request]\ninstance = "7-{network}"\n')
     own = stage.service("x-7", preset, stage.directory("x-7"), '[request]\ninstance = "{network}"\n')
@@ -142,7 +142,7 @@ def test_service_and_instance_that_read_like_anothers(stage: Stage) -> None:
             ours.make_home(f"{STATE}/dhcp/{victim.id}")
         reason = ours.reason(**request_of(victim))
         assert (reason == "state-unusable") == (what == "a start that fails"), reason
-        ours.expect_idle()  # what a start that failed left is removed behind its answer
+        ours.expect_idle()  # leftovers of a failed start are removed after it
         if before is None or identify(before.pid) != before:
             raise Succeeded(f"{what} ended what is another service's")
     assert [each.pid for each in other.containers().values()] == [victim.pid]

@@ -1,6 +1,6 @@
-"""Every escape of an agent with SYS_ADMIN, tried in each recipe for its container, without a security module.
+"""Every escape of an agent with SYS_ADMIN, tried with each recipe for its container, without a security module.
 
-The table in docs/agents.md says what became of each; with SIDESPAWN_WRITE_TABLE=1 it is written there.
+The table in docs/agents.md shows the results; SIDESPAWN_WRITE_TABLE=1 rewrites it.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def found() -> Iterator[Found]:
 
 
 def tried(agent: Hostile, given: dict[str, Any]) -> dict[str, str]:
-    # As the container was started: podman gives another spelling of a user that is not root no capabilities.
+    # As the container was started: podman's other forms of a non-root user give no capabilities.
     user = f"{NEUTRON}:{NEUTRON}" if agent.contained else "0"
     agent.start()
     try:
@@ -68,7 +68,7 @@ def tried(agent: Hostile, given: dict[str, Any]) -> dict[str, str]:
 
 
 def heard_of(given: dict[str, Any], work: Callable[[], dict[str, str]]) -> dict[str, str]:
-    """A uevent counts as forged only if the host heard it."""
+    """Uevents count as forged only if the host received them."""
     with heard(given["uevent"]) as uevents:
         made = work()
     if made[UEVENT] == "worked" and not uevents:
@@ -86,12 +86,12 @@ def test_the_contained_agent_reaches_nothing(found: Found, recipe: str) -> None:
     assert worked == POSSIBLE, {name: found[recipe][name] for name in worked ^ POSSIBLE}
 
 
-# docs/agents.md says so, and what to do about it.
+# docs/agents.md says so, and what to do.
 POSSIBLE = {"show a setuid program of its image to the host's users"}
 
 
 def test_the_attacks_are_real(found: Found) -> None:
-    """What fails everywhere shows nothing about a recipe. Those few are known."""
+    """Attacks that fail everywhere prove nothing about a recipe. Those few are known."""
     never = {name for name in names() if all(each[name] != "worked" for each in found.values())}
     assert never == NEVER.keys(), {name: found[ROOT][name] for name in never ^ NEVER.keys()}
 
@@ -106,7 +106,7 @@ def test_the_docs_say_what_became_of_each(found: Found) -> None:
     assert shown[0] == table(found)
 
 
-# What this kernel, its configuration or the engine refuses to root with SYS_ADMIN as well.
+# What this kernel, its configuration or the engine also refuses to root with SYS_ADMIN.
 READ_ONLY_SYSFS = "the lab's sysfs is read-only; tests/host tries it on a machine"
 OF_THE_KERNEL = "this kernel has none"
 OF_THE_LIST = "podman's own list refuses it"

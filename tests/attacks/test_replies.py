@@ -1,4 +1,4 @@
-"""Replies, logs, the policy and what is left from before: none of it can be turned against the host."""
+"""Replies, logs, the policy and leftovers cannot be turned against the host."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.lab.networks import SIDESPAWN, command, command_lines, kill_process, 
 
 @contextmanager
 def writable_replies(ours: Ours) -> Iterator[str]:
-    """As SYS_ADMIN can make them; only this agent reads them."""
+    """Make them writable, for which SYS_ADMIN suffices. No other agent reads them."""
     replies = str(ours.service.places.replies)
     with pytest.raises(Refused, match="Read-only"):
         ours.attacker(inside.write, f"{replies}/x", b"x")
@@ -33,7 +33,7 @@ def writable_replies(ours: Ours) -> Iterator[str]:
 
 @attack(118)
 def test_links_among_the_replies(ours: Ours) -> None:
-    """At the name of a reply, at the name under which it is written first, and at that of its bell."""
+    """Put one at a reply's name, at the name that it is first written under, and at its bell's name."""
     with writable_replies(ours) as replies:
         for name in ("{}.json", ".{}.json.new", "{}.fifo"):
             request = ours.request(netns="x")
@@ -48,7 +48,7 @@ def test_links_among_the_replies(ours: Ours) -> None:
 @attack(117)
 @pytest.mark.parametrize("operation", ["start", "signal"])
 def test_paths_as_ids(ours: Ours, operation: str) -> None:
-    """Of otherwise proper requests: no file is made, replaced or removed where they lead, and nothing is done."""
+    """Put them in otherwise valid requests: no file is made, replaced or removed there, and nothing is done."""
     network = ours.new_network()
     if operation == "signal":
         assert ours.reason(**request_of(network)) == "ok"
@@ -79,7 +79,7 @@ def test_paths_as_ids(ours: Ours, operation: str) -> None:
 
 @attack(119)
 def test_ids_that_others_use(ours: Ours) -> None:
-    """The agent sees its own service's replies only, and an id of another's is just an id."""
+    """Agents see only their own service's replies, and an id used by another agent has no special meaning."""
     seen = ours.attacker(inside.listing, "/run/sidespawn")
     assert set(seen) == {"image", ours.service.name}
     assert sorted(ours.attacker(inside.listing, f"/run/sidespawn/{ours.service.name}")) == ["replies", "spool"]
@@ -94,7 +94,7 @@ def test_ids_that_others_use(ours: Ours) -> None:
 
 @attack(120)
 def test_the_replies_fill_the_disk(ours: Ours) -> None:
-    """They are a small file system of their own; full, only their agent gets no answers."""
+    """Replies are on a small separate file system; when it is full, only its agent gets no answers."""
     with writable_replies(ours) as replies:
         free = os.statvfs("/run").f_bavail
         assert ours.attacker(inside.fill, f"{replies}/junk", 200 << 20) < 64 << 20
@@ -107,7 +107,7 @@ def test_the_replies_fill_the_disk(ours: Ours) -> None:
 
 @attack(118)
 def test_a_forged_reply_concerns_nobody_else(ours: Ours) -> None:
-    """What was answered is known from root's own record, so the request is served, and the forged reply replaced."""
+    """Root's own record says what was answered, so the request is served, and the forged reply replaced."""
     request = ours.request(argv=["dnsmasq", *ours.network.options(), "--log-dhcp"])
     with writable_replies(ours) as replies:
         ours.attacker(inside.write, f"{replies}/{request['id']}.json", b'{"reason": "ok"}')
@@ -119,7 +119,7 @@ def test_a_forged_reply_concerns_nobody_else(ours: Ours) -> None:
 
 @attack(132)
 def test_an_operator_is_not_answered_by_the_agent(ours: Ours) -> None:
-    """`sidespawn stop` believes only what root wrote, so what it says was stopped is gone."""
+    """`sidespawn stop` believes only what root wrote, so a program that it calls stopped is gone."""
     network, bait = ours.new_network(), ours.new_network()
     network.start()
     with writable_replies(ours) as replies, ThreadPoolExecutor(1) as thread:
@@ -152,7 +152,7 @@ def test_a_doorbell_rung_without_end_costs_few_short_runs(ours: Ours) -> None:
 
 @attack(129)
 def test_a_doorbell_emptied_by_the_agent_delays_its_own_requests(ours: Ours) -> None:
-    """Whoever can read it, by DAC_OVERRIDE, can be quicker than systemd. A wrapper rings again."""
+    """Any reader, with DAC_OVERRIDE, can be quicker than systemd. A wrapper rings again."""
     ours.expect_idle()
     with ThreadPoolExecutor(1) as thread:
         swallowing = thread.submit(ours.attacker, inside.swallow, str(ours.service.places.doorbell), 5.0)
@@ -177,7 +177,7 @@ def test_the_doorbell_cannot_be_replaced(ours: Ours) -> None:
 @attack(130)
 @pytest.mark.parametrize("what", [inside.pipe, inside.directory, inside.remove], ids=lambda each: each.__name__)
 def test_something_else_in_the_doorbells_place_silences_only_its_agent(ours: Ours, what: Callable[..., None]) -> None:
-    """systemd holds the FIFO itself. Where it looks at the name again, it refuses what it has not made."""
+    """systemd holds the FIFO open. When it looks up the name again, it refuses an object that it did not make."""
     doorbell, socket = str(ours.service.places.doorbell), f"sidespawn@{ours.service.name}.socket"
     with writable_replies(ours):
         ours.attacker(inside.remove, doorbell)
@@ -190,7 +190,7 @@ def test_something_else_in_the_doorbells_place_silences_only_its_agent(ours: Our
         assert (again.returncode == 0) == (what is inside.remove)
         expect_pid_1_answers()
         assert ours.bystander.start().returncode == 0
-    finally:  # as enabling does: the directories anew
+    finally:  # like enabling does: recreate the directories
         command("systemctl", "stop", socket)
         place = ours.service.places.doorbell
         place.rmdir() if place.is_dir() else place.unlink()
@@ -200,7 +200,7 @@ def test_something_else_in_the_doorbells_place_silences_only_its_agent(ours: Our
 
 @attack(114)
 def test_an_old_request_sent_again(ours: Ours) -> None:
-    """A stop of what runs, twice: the second time it is not even looked at."""
+    """Stop a running program with the same request twice: the second one is ignored."""
     network = ours.new_network()
     start = ours.request(netns=network.netns, env={}, argv=["dnsmasq", *network.options()])
     assert ours.ask(start)[0]["reason"] == "ok"
@@ -215,7 +215,7 @@ def test_an_old_request_sent_again(ours: Ours) -> None:
 
 @attack(113, answer="expired")
 def test_a_request_from_before(ours: Ours) -> None:
-    """Its deadline is over, on the clock that starts with the machine; nothing is done for it."""
+    """Once its deadline, on the clock since boot, has passed, nothing is done for it."""
     old = ours.request(deadline=boottime_ms() - 1)
     older = ours.request(deadline=0)
     assert [each["reason"] for each in ours.ask(old, older)] == ["expired", "expired"]
@@ -227,7 +227,7 @@ def test_a_request_from_before(ours: Ours) -> None:
 @attack(115)
 @pytest.mark.parametrize("left", [0.0, 0.5, 0.95])
 def test_all_files_that_a_run_keeps_torn(ours: Ours, left: float) -> None:
-    """Records, the mark and the claim of a run that was killed, copies, limits, the compiled policy, all at once."""
+    """Damage records, the mark and claim of a killed run, copies, limits and the compiled policy at the same time."""
     places = ours.service.places
     running, ended, _ = networks = [ours.new_network() for _ in range(3)]
     requests = [request_of(each) for each in networks]
@@ -249,7 +249,7 @@ def test_all_files_that_a_run_keeps_torn(ours: Ours, left: float) -> None:
     assert [(each["reason"], each["pid"]) for each in answers] == [("ok", each.pid) for each in networks]
     assert ours.ask(ours.signal("HUP", running.pid))[0]["reason"] == "ok"
     ours.expect_idle()
-    command("systemctl", "start", ours.service.unit)  # as the timer does
+    command("systemctl", "start", ours.service.unit)  # like the timer's run
     ours.expect_idle()
     lines = [line for line in command_lines().values() if line.startswith("/usr/sbin/dnsmasq")]
     assert [sum(network.id in line for line in lines) for network in networks] == [1, 1, 1]

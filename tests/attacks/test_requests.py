@@ -1,4 +1,4 @@
-"""The rows of requests.py, carried out: each is refused for its own reason, the proper one behind them served."""
+"""The rows of requests.py, carried out: each is refused for its expected reason, and the valid request is served."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from tests.attacks.tripleo import TripleO
 from tests.lab import test_haproxy, test_keepalived, test_radvd
 from tests.lab.networks import Service, command, wait_until
 
-CHUNK = 512 * 1024  # bytes in one claim
+CHUNK = 512 * 1024  # size of a claim in bytes
 STATE = "/var/lib/neutron"
 KEY = f"{NETWORK}:{NETWORK}:qr-1"
-# For each program of a router: its arguments, where its configuration file is, and a proper one.
+# For each program of a router: arguments, path of its configuration file, and a valid one.
 ROUTERS = {
     "haproxy": (
         ["-f", f"{STATE}/@CASE@/{NETWORK}.conf"],
@@ -52,10 +52,10 @@ TAGS = {"dibbler-client": f"dibbler-{KEY}"}
 
 @dataclass
 class Run:
-    """All cases of one service: what was answered, by the case's place in CASES."""
+    """All cases of one service: the answers, by the case's index in CASES."""
 
     reasons: dict[int, str | None]
-    last: str  # of the proper request behind them
+    last: str  # answers to the valid requests after them
     journal: list[dict[str, str]]
     restarts: str
 
@@ -83,7 +83,7 @@ class Batch:
         return line.replace(b"@CASE@", case.place.encode())
 
     def write_configuration(self, service: str, place: str, text: str) -> None:
-        """By the agent, where a request names it; behind a proper one, for programs that always have one."""
+        """Write it as the agent, if a request names it, after a valid text for programs that always have one."""
         path, proper = ROUTERS[service][1:] if service in ROUTERS else ("@CASE@", "")
         path = self.filled_in(f"{STATE}/{path}").replace("@CASE@", place)
         self.ours.neutron(inside.run, ["mkdir", "-p", path.rpartition("/")[0]])
@@ -126,7 +126,7 @@ class Batch:
         )
 
     def write_all(self, lines: list[bytes]) -> None:
-        """In as few claims as they fit in."""
+        """Write them in as few claims as possible."""
         while lines:
             chunk = [lines.pop(0)]
             while lines and sum(map(len, chunk)) + len(lines[0]) < CHUNK:
@@ -137,7 +137,7 @@ class Batch:
 
 @pytest.fixture(scope="module")
 def runs(stage: Stage, ours: Ours) -> Iterator[dict[str, Run]]:
-    """All cases, carried out."""
+    """Carry out all cases."""
     services = {
         name: stage.service(name, f"neutron-l3-{name.removesuffix('-client')}", stage.state) for name in ROUTERS
     }
@@ -167,7 +167,7 @@ def test_each_request_gets_its_answer(runs: dict[str, Run], number: int) -> None
 @attack(42)
 @pytest.mark.parametrize("program", ["dnsmasq", *ROUTERS])
 def test_the_proper_request_behind_them_is_served(runs: dict[str, Run], program: str) -> None:
-    """dnsmasq runs already; a router's program gets as far as its namespace, which is gone by then."""
+    """dnsmasq already runs; a router's program gets as far as its namespace, which is gone by then."""
     run = runs[program]
     assert run.last == ("ok" if program == "dnsmasq" else "namespace-unusable")
     assert run.restarts == "0"
@@ -179,12 +179,12 @@ def test_all_is_told_to_the_journal_and_nothing_as_it_was_written(runs: dict[str
     journal = runs[program].journal
     cases = [case for case in CASES if case.service == program]
     events = Counter(each["SIDESPAWN_EVENT"] for each in journal)
-    # The poison before the last request; and a deadline too far ahead is seen only when its request's turn comes.
+    # The poison precedes the last request; a deadline too far ahead is detected only at its request's turn.
     poison, too_late = 1, sum("2305843009213693952" in case.what for case in cases)
     unreadable = sum(case.answer in (NO_ANSWER, "bad-request") for case in cases)
     assert events["unreadable"] == unreadable + poison - too_late
     assert events["rejected"] == sum(case.answer != NO_ANSWER and case.answer != "no-such-process" for case in cases)
-    assert set(events) <= {"unreadable", "rejected", "answered", "failed"}  # nothing was started
+    assert set(events) <= {"unreadable", "rejected", "answered", "failed"}  # no program was started
     assert {each["PRIORITY"] for each in journal} <= {"3", "4", "6"}
     for each in journal:
         assert all(value.isprintable() for value in each.values()), each
@@ -202,7 +202,7 @@ THEIRS = [
 
 @pytest.mark.parametrize("options", THEIRS)
 def test_the_same_is_asked_of_a_pattern_without_a_policy(theirs: TripleO, options: tuple[str, ...]) -> None:
-    """It came through if the program was started with it, or with what the shell made of it."""
+    """It succeeded if the program got it as an argument, or got what the shell made of it."""
     netns = theirs.new_namespace()
     theirs.ask(netns, "--port=0", *options)
     theirs.expect_not_started(netns, *options)

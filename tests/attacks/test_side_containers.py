@@ -1,6 +1,6 @@
-"""An exploited program tries all that there is to try, in a side container of each engine, as a user and as root.
+"""An exploited program tries everything, in a side container of each engine, as a user and as root.
 
-What stays possible with an engine is listed, and docs/security.md says so.
+What remains possible with an engine is listed here and in docs/security.md.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ from tests.lab.test_engines import (
 )
 
 MODULES = (inside, tries, recipe_tries, reach, side_tries)
-# Of another tenant's network, and of the host.
+# In another tenant's network, and in the host's.
 OTHER_INTERFACE, VETH = "side-of-other", "side-veth"
 ADD_KEY, KEYCTL, UNLINK = 248, 250, 9  # of x86-64
 OF_THE_USER = -4
 SEGMENT = 0x51DE
-# systemd as the engine opens a program's output in the host's network: docs/security.md.
+# systemd, as the engine, opens a program's output in the host's network: docs/security.md.
 BY_OUTPUT = {"the host's interfaces, by the socket of its output"}
-# And before version 257 it has no pid namespace.
+# Before version 257 it also has no pid namespace.
 BY_PID = {
     "another tenant's interfaces, by a pid", "the host's interfaces, by a pid",
     *(f"{what}: another's" for what in ("signal it", "bind it to processors", "make it idle", "make it nice",
@@ -60,7 +60,7 @@ BY_VETH = {"the host's interfaces, by the other end of a veth"}
 
 
 def source() -> str:
-    """The modules as one program; what they try elsewhere is tried where this one may write."""
+    """Join the modules into one program. What they try elsewhere is tried where this program may write."""
     texts = [(each.__name__, Path(str(each.__file__)).read_text()) for each in MODULES]
     return IMPORT.format(sources=[(name, of_a_side_container(text)) for name, text in texts])
 
@@ -83,7 +83,7 @@ class Tried:
 
 @contextmanager
 def things_to_reach(key: str) -> Iterator[dict[str, Any]]:
-    """An interface of the host, a process of root's, a file, a key of root's and of the user's, sockets."""
+    """Make an interface of the host, a process of root, a file, a key of root's and of the user's, and sockets."""
     with ExitStack() as stack:
         command("ip", "link", "add", key, "type", "bridge")
         stack.callback(command, "ip", "link", "del", key)
@@ -111,7 +111,7 @@ def things_to_reach(key: str) -> Iterator[dict[str, Any]]:
 
 
 def as_user(uid: int, work: Any) -> None:
-    """In a child, since the keys of a user are found by its user id."""
+    """Run it in a child, since keys belong to a user id."""
     pid = os.fork()
     if pid == 0:
         with suppress(BaseException):
@@ -131,7 +131,7 @@ def forget_key(key: str) -> None:
     checked(libc.syscall(KEYCTL, UNLINK, number, ctypes.c_long(OF_THE_USER)))
 
 
-# Another side container's program: it listens at an abstract name, and has a segment of memory.
+# The program of another side container listens at an abstract name, and has a segment of shared memory.
 ANOTHER = """
 import ctypes, signal, socket, sys
 listening = socket.socket(socket.AF_UNIX)
@@ -207,7 +207,7 @@ found_in_theirs: dict[str, dict[str, str]] = {}  # once for all numbers
 
 @pytest.mark.parametrize("number", [pytest.param(each, marks=attack(each)) for each in sorted(side_tries.ALL)])
 def test_an_exploited_program_reaches_it_theirs(theirs: TripleO, number: int) -> None:
-    """Of the same attempts, those that come through in a privileged container with the host's pids and network."""
+    """Check which of these attempts succeed in a privileged container with the host's pids and network."""
     if not found_in_theirs:
         netns = theirs.new_namespace()
         theirs.ask(netns)

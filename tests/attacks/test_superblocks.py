@@ -1,4 +1,4 @@
-"""A mount of one file reaches its whole file system, so nothing that the host trusts lies on one that an agent has."""
+"""Mounting one file gives access to its file system, so nothing that the host trusts is on one that an agent has."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.lab.networks import command
 
 
 def trusted(ours: Ours) -> dict[tuple[int, int], Path]:
-    """What the host reads and believes, by device and inode."""
+    """Return device and inode of all that the host reads and trusts."""
     places = ours.service.places
     paths = [places.policy, *(path for path in places.home.rglob("*") if os.stat(path).st_dev == home_device(ours))]
     return {(status.st_dev, status.st_ino): path for path in paths for status in [os.stat(path)]}
@@ -35,7 +35,7 @@ def home_device(ours: Ours) -> int:
 
 @attack(131)
 def test_fanotify_hands_out_nothing_that_the_host_trusts(ours: Ours) -> None:
-    """It gives read-write descriptors of whatever the host opens there, read-only mount or not."""
+    """It gives read-write descriptors of whatever the host opens there, even through a read-only mount."""
     places = ours.service.places
     mounted = ["/usr/sbin/dnsmasq", "/etc/neutron/kill_scripts/dnsmasq-kill", str(places.spool), str(places.replies)]
     ours.expect_idle()
@@ -56,7 +56,7 @@ def test_fanotify_hands_out_nothing_that_the_host_trusts(ours: Ours) -> None:
 
 @attack(131)
 def test_no_mount_that_enable_prints_is_of_a_file_system_with_anything_that_the_host_trusts(ours: Ours) -> None:
-    """By device number, on the host and as the agent's own kernel tables say it."""
+    """Compare device numbers, on the host and in the agent's own table of mounts."""
     places = ours.service.places
     printed = [each.partition("=")[2].split(":") for each in ours.service.podman_options if "--volume=" in each]
     assert {each[0] for each in printed} >= {str(places.spool), str(places.replies), str(ours.service.wrapper)}
@@ -77,7 +77,7 @@ def test_no_mount_that_enable_prints_is_of_a_file_system_with_anything_that_the_
 
 
 def is_as_made(ours: Ours) -> bool:
-    """All that containers hold mounts of has the size and flags of the policy."""
+    """Return whether all that containers mount has the size and flags of the policy."""
     found = []
     for each in file_systems.given_to_containers(ours.service.places, load_policy(ours.service.places)):
         now, status = os.statvfs(each.path), os.stat(each.path)
@@ -88,7 +88,7 @@ def is_as_made(ours: Ours) -> bool:
 
 
 def fill(ours: Ours, path: str) -> None:
-    """With more than there is room for otherwise."""
+    """Write more than fits otherwise."""
     if path.startswith("/run/sidespawn"):
         ours.attacker(inside.fill, f"{path}/junk", 80 << 20)
         ours.attacker(inside.directory, f"{path}/deep")
@@ -110,7 +110,7 @@ REMOUNTED = {
 @attack(134)
 @pytest.mark.parametrize(("data", "flags", "fills"), REMOUNTED.values(), ids=REMOUNTED)
 def test_what_an_agent_is_given_is_put_right_by_the_next_run(ours: Ours, data: str, flags: int, fills: bool) -> None:
-    """A remount through one mount is everybody's. Wrapper and kill script are one file each."""
+    """Remounting one mount changes all mounts of it. Wrapper and kill script are one file each."""
     places = ours.service.places
     given = [str(places.spool), str(places.replies), "/usr/sbin/dnsmasq", "/etc/neutron/kill_scripts/dnsmasq-kill"]
     read_only = given[1:]
@@ -119,7 +119,7 @@ def test_what_an_agent_is_given_is_put_right_by_the_next_run(ours: Ours, data: s
     try:
         for path in given:
             if data:
-                with suppress(Refused):  # a size that is too small for what is in it
+                with suppress(Refused):  # a size too small for its contents
                     ours.attacker(inside.mount, "none", path, "", inside.MS_REMOUNT, data)
             if fills:
                 fill(ours, path)
@@ -138,7 +138,7 @@ def test_what_an_agent_is_given_is_put_right_by_the_next_run(ours: Ours, data: s
 
 @attack(134)
 def test_a_run_alone_puts_right_what_was_remounted_and_says_so(ours: Ours) -> None:
-    """Without anything that an operator does."""
+    """Check that this needs no operator."""
     places = ours.service.places
     ours.expect_idle()
     before = len(ours.service.journal(event="restored"))
@@ -155,7 +155,7 @@ def test_a_run_alone_puts_right_what_was_remounted_and_says_so(ours: Ours) -> No
 
 @attack(135)
 def test_wrappers_that_the_agent_changed_are_written_again_by_enable(ours: Ours) -> None:
-    """Rewritten, no text, empty, larger than the host would read, of another mode or owner."""
+    """Rewrite, empty or oversize them, write bytes that are not text, or change mode and owner."""
     wrapper, path = ours.service.wrapper, "/usr/sbin/dnsmasq"
     content, inode = wrapper.read_bytes(), wrapper.stat().st_ino
     ours.attacker(inside.writable, path)
@@ -204,7 +204,7 @@ def test_a_forged_reply_is_noticed_and_said(ours: Ours, when: str) -> None:
 
 @attack(133)
 def test_no_directory_that_the_host_opens_leads_to_its_root(ours: Ours) -> None:
-    """What fanotify hands out is opened by the opener's mount, whose `..` goes on through the host's mounts."""
+    """Descriptors from fanotify use the opener's mount, whose `..` continues through the host's mounts."""
     places = ours.service.places
     mounted = ["/usr/sbin/dnsmasq", str(places.spool), str(places.replies), STATE, "/run/netns"]
     ours.expect_idle()
@@ -213,7 +213,7 @@ def test_no_directory_that_the_host_opens_leads_to_its_root(ours: Ours) -> None:
         ours.expect_held()
         ours.expect_idle()
         ours.service.enable()
-        command("systemctl", "start", ours.service.unit)  # as the timer does
+        command("systemctl", "start", ours.service.unit)  # like the timer's run
         ours.expect_held()
         found = watching.result()
     own = (*map(str, (places.home, places.run / "image", NAMESPACES)), str(ours.service.state))

@@ -1,11 +1,11 @@
-"""The pattern as TripleO first shipped it, to be attacked: a wrapper, a `.path` unit on a file, a script, podman.
+"""The pattern as TripleO first shipped it, as a target: a wrapper, a `.path` unit on a file, a script, podman.
 
-Written anew and as short as it goes; what matters is kept.  All of it lies in one directory that is shared with the
-agent, the script that the host runs among it.  The wrapper writes the arguments into `processes` and the time into
-`processes-timestamp`, under a lock of its own, and returns.  systemd watches the timestamp; the script reads
-`processes` line by line, lets the shell split it, starts a privileged container for each, and empties the file.
+Rewritten and as short as possible; what matters is kept. All of it is in one directory that is shared with the agent,
+including the script that the host runs. The wrapper writes the arguments into `processes` and the time into
+`processes-timestamp`, under a separate lock, and returns. systemd watches the timestamp; the script reads `processes`
+line by line, lets the shell split it, starts a privileged container for each line, and empties the file.
 
-For the sake of the machine it is tried on, this one has a time limit and a limit of memory, which that one had not.
+For the sake of the test machine, this one has a timeout and a memory limit, unlike the original.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ unset INVOCATION_ID NOTIFY_SOCKET
 ) 200>@DIR@/sync.lock
 """
 PATH_UNIT = "[Path]\nPathModified=@DIR@/processes-timestamp\n"
-# Both limits are only for the machine that this is tried on.
+# Both limits only protect the test machine.
 SERVICE_UNIT = "[Service]\nType=oneshot\nExecStart=@DIR@/process-sync\nTimeoutStartSec=4\nLimitDATA=512M\n"
 UNITS = Path("/run/systemd/system")
-SERVED_WITHIN = 15.0  # seconds; a request that it serves takes half a second where nothing else goes on
-IDLE_FOR = 2.0  # as long as its unit is at rest, nothing is on its way
+SERVED_WITHIN = 15.0  # seconds; a request that it serves takes half a second on an idle machine
+IDLE_FOR = 2.0  # while its unit is inactive, nothing is being processed
 WRAPPER_WITHIN = 5.0
 
 
@@ -78,7 +78,7 @@ class TripleO:
         return template
 
     def install(self) -> None:
-        """Units and directory as they are at first, whatever was done to them."""
+        """Install units and directory in their first state, whatever was done to them."""
         self.remove()
         self.directory.mkdir(exist_ok=True)
         for name, template in (("wrapper", WRAPPER), ("process-sync", SYNC)):
@@ -122,11 +122,11 @@ class TripleO:
         return ["ip", "netns", "exec", netns, self.wrapper, *(arguments or ("--port=0", "--conf-file=/dev/null"))]
 
     def ask(self, netns: str, *arguments: str) -> None:
-        """By the wrapper, in the agent, as Neutron does it."""
+        """Use the wrapper in the agent, as Neutron does."""
         self.attacker(inside.run, self.call(netns, *arguments), WRAPPER_WITHIN)
 
     def runs(self, netns: str) -> bool:
-        """Waits while there is something to wait for."""
+        """Return whether it runs, after waiting for requests in progress."""
         began = busy = time.monotonic()
         while time.monotonic() - began < SERVED_WITHIN and time.monotonic() - busy < IDLE_FOR:
             if f"{self.unit}-{netns}" in self.containers(running=True):
@@ -137,13 +137,13 @@ class TripleO:
         return False
 
     def arguments(self, netns: str) -> list[str]:
-        """What the program in that container was started with."""
+        """Return the arguments of the program in that container."""
         done = command("podman", "container", "inspect", f"{self.unit}-{netns}")
         command_line: list[str] = json.loads(done.stdout)[0]["Config"]["Cmd"]
         return command_line
 
     def expect_not_started(self, netns: str, *asked: str) -> None:
-        # Started is enough: what the shell made of it may have ended at once.
+        # Started is enough: what the shell made of it may have ended immediately.
         if self.runs(netns) or f"{self.unit}-{netns}" in self.containers():
             got = self.arguments(netns)[6:]
             if list(asked) != got[-len(asked) :]:

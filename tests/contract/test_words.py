@@ -91,11 +91,16 @@ NO_VERB = {
 }
 
 FOLDERS = ("src", "lab", "release", "vm", "benchmarks", "packaging", "integrations")
+TESTS = ("attacks", "contract", "data", "docs", "fuzz", "host", "lab", "neutron", "packaging", "unit", "watch")
 PAGES = [
     *CHECKOUT.glob("*.md"),
     *(path for name in ("changelog.d", "docs", "integrations") for path in (CHECKOUT / name).rglob("*.md")),
 ]
-PYTHON = [path for folder in FOLDERS for path in (CHECKOUT / folder).rglob("*.py")]
+PYTHON = [
+    *(path for folder in FOLDERS for path in (CHECKOUT / folder).rglob("*.py")),
+    *(CHECKOUT / "tests").glob("*.py"),
+    *(path for folder in TESTS for path in (CHECKOUT / "tests" / folder).rglob("*.py")),
+]
 TEXTS = [
     *(path for suffix in ("presets/**/*.toml", "units/*") for path in (CHECKOUT / "src/sidespawn").glob(suffix)),
     CHECKOUT / "dev",

@@ -1,4 +1,4 @@
-"""The recorded calls of neutron_argv.jsonl; README.md says what they are."""
+"""The recorded calls in neutron_argv.jsonl; README.md describes them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Call:
 
     @property
     def beneath(self) -> dict[str, bytes]:
-        """The files by their path beneath the agent's state, as the host reads them."""
+        """Return the files by path relative to the agent's state, as the host reads them."""
         return {path.removeprefix("/var/lib/neutron/"): text.encode() for path, text in self.files.items()}
 
     def __str__(self) -> str:

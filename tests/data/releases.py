@@ -1,4 +1,4 @@
-"""The calls of neutron_releases.jsonl and neutron_matrix.jsonl; README.md says what they are."""
+"""The calls in neutron_releases.jsonl and neutron_matrix.jsonl; README.md describes them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class ReleaseCall:
     variant: str
     releases: tuple[str, ...]
     preset: str
-    expect: str  # allow, refuse, or feature: somebody has to decide
+    expect: str  # allow, refuse, or feature: a decision is needed
     argv: tuple[str, ...]
     netns: str | None
     env: dict[str, str]
@@ -26,7 +26,7 @@ class ReleaseCall:
 @dataclass(frozen=True, kw_only=True)
 class MatrixCall:
     helper: str  # the preset
-    option: str  # what was set, or is special about the network
+    option: str  # the option that is set, or what is special about the network
     releases: tuple[str, ...]
     argv: tuple[str, ...]
     netns: str | None

@@ -1,6 +1,6 @@
-"""A headless Chromium, driven by the DevTools protocol over a pair of pipes: JSON, each message ended by NUL.
+"""A headless Chromium, driven by the DevTools protocol over a pair of pipes: JSON messages, each ended by NUL.
 
-https://chromedevtools.github.io/devtools-protocol/ has the commands. No driver and no package is needed for this.
+https://chromedevtools.github.io/devtools-protocol/ lists the commands. No driver and no package is needed for this.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ PATIENCE = 60
 
 
 class Browser:
-    """One page at a time. What runs in it is evaluated with the page's own rights."""
+    """One page at a time. Scripts run with the page's own rights."""
 
     def __init__(self, profile: Path) -> None:
         theirs_in, self._out = os.pipe()
         self._in, theirs_out = os.pipe()
-        # Out of the way of 3 and 4, which the child fills.
+        # Keep 3 and 4 free for the child.
         high = [fcntl.fcntl(each, fcntl.F_DUPFD_CLOEXEC, 20) for each in (theirs_in, theirs_out)]
         options = (
             "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
@@ -72,7 +72,7 @@ class Browser:
         return answer["result"]
 
     def look(self, url: str, *, width: int, dark: bool) -> None:
-        """Load a page as it is on a screen of that width, in that colour scheme, for a reader who comes first.
+        """Load a page for a first-time reader, with a screen of that width and in that colour scheme.
 
         Each call takes a new context. In a shared one, the last page lives on in the back/forward cache, and the theme
         there still writes its colour scheme into the storage that the new page reads.
@@ -86,7 +86,7 @@ class Browser:
             self._read()
 
     def _open_context(self) -> None:
-        self._session = ""  # what follows is for the browser
+        self._session = ""  # the rest is for the browser
         if self._context:
             self.call("Target.disposeBrowserContext", browserContextId=self._context)
         self._loaded.clear()
@@ -111,7 +111,7 @@ class Browser:
         return value
 
     def screenshot(self, path: Path, height: int) -> None:
-        """The page from its top, at most `height` pixels of it."""
+        """Return the page from its top, up to `height` pixels of it."""
         width, whole = self.evaluate("[innerWidth, document.documentElement.scrollHeight]")
         clip = {"x": 0, "y": 0, "width": width, "height": min(height, whole), "scale": 1}
         taken = self.call("Page.captureScreenshot", format="png", clip=clip, captureBeyondViewport=True)

@@ -1,6 +1,6 @@
-"""The site as its readers see it: built strictly, every link followed, and looked at in a browser.
+"""The site as its readers see it: built strictly, every link followed, and displayed in a browser.
 
-Screenshots of what was looked at are kept in .cache/site, for people.
+Screenshots for people are kept in .cache/site.
 """
 
 from __future__ import annotations

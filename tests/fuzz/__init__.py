@@ -1,1 +1,1 @@
-"""Fuzzing of every reader of untrusted text. `python -m tests.fuzz`, which is `./dev fuzz`, runs it for long."""
+"""Fuzzing of every reader of untrusted text. `python -m tests.fuzz`, also `./dev fuzz`, is for long runs."""

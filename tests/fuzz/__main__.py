@@ -1,9 +1,9 @@
-"""Fuzzes every target side by side: python -m tests.fuzz [MINUTES] [--target NAME]. `./dev fuzz` runs it.
+"""Fuzzes every target in parallel: python -m tests.fuzz [MINUTES] [--target NAME]. `./dev fuzz` runs it.
 
-MINUTES are those of all targets together. Each runs in its own process, at the lowest priority, from the kept
-seeds and what earlier runs found interesting (.cache/fuzz). A finding ends its target; the input lies beside, and
-belongs into tests/fuzz/seeds/TARGET/finding-NAME once it is understood. Prints executions and coverage of each target;
-exit code 1 when there is a finding.
+MINUTES are the sum for all targets. Each runs in a separate process, at the lowest priority, from the kept seeds and
+what earlier runs found interesting (.cache/fuzz). A finding ends its target; the input is stored there, and belongs in
+tests/fuzz/seeds/TARGET/finding-NAME once it is understood. Prints executions and coverage of each target; exits with 1
+if there is a finding.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ NAMES = ("requests", "policies", "configurations", "arguments", "replies")
 class Outcome:
     target: str
     executions: int
-    edges: int  # of the instrumented modules' control flow, as libFuzzer counts them
+    edges: int  # in the control flow of the instrumented modules, as libFuzzer counts them
     findings: tuple[Path, ...]
     said: str
 
@@ -55,7 +55,7 @@ def main() -> int:
 
 
 def fuzz(names: tuple[str, ...], seconds: float, *, at_once: int, home: Path = CACHE, nice: int = 19) -> list[Outcome]:
-    """Each target for that long, some at once; `home` keeps what they find."""
+    """Fuzz each target for that long, some in parallel, and keep findings in `home`."""
     waiting, outcomes = list(names), []
     running: dict[str, subprocess.Popen[bytes]] = {}
     while waiting or running:
@@ -83,7 +83,7 @@ def outcome(name: str, path: Path) -> Outcome:
     edges = re.findall(r"cov: (\d+)", log)
     findings = [CHECKOUT / path for path in re.findall(r"Test unit written to (\S+)", log)]
     if not executions and not findings:
-        findings = [path]  # it did not even come up
+        findings = [path]  # it did not even start
     return Outcome(
         target=name,
         executions=int(executions[-1]) if executions else 0,
@@ -94,7 +94,7 @@ def outcome(name: str, path: Path) -> Outcome:
 
 
 def fuzz_one(name: str, seconds: str, home: str) -> int:
-    """In its own process: atheris never returns."""
+    """Fuzz in a separate process: atheris never returns."""
     import atheris
 
     with atheris.instrument_imports(include=["sidespawn", "tomllib"]):
@@ -119,7 +119,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def measure(name: str) -> int:
-    """How much of the target's modules its seeds and its corpus reach."""
+    """Measure the coverage of the target's modules by its seeds and its corpus."""
     import coverage
 
     watch = coverage.Coverage(data_file=None, source=["sidespawn"])

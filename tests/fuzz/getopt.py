@@ -1,8 +1,8 @@
-"""What a real program understands of its arguments: glibc's own getopt_long(3), with the table in the program's file.
+"""How a real program reads its arguments: with glibc's getopt_long(3), and the table from the program's file.
 
-The option tables of `presets/programs` were written by people.  The one here is read from the ELF file that is
-installed: the array of `struct option` that the program hands to getopt_long, and its string of short letters.  So the
-two are independent, and `understood` is what the program would do with an argument list before it looks at values.
+People wrote the option tables in `presets/programs`. This table is read from the installed ELF file: the array of
+`struct option` that the program passes to getopt_long, and its string of short options. So the two are independent, and
+`understood` is how the program would read an argument list before it looks at values.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ NO_ARGUMENT, REQUIRED, OPTIONAL = 0, 1, 2
 class LongOption:
     name: str
     has_argument: int
-    flag: int  # the address that gets `value`, which is 0 for all that matters here
+    flag: int  # the address that gets `value`; 0 in all relevant tables
     value: int
 
 
 @dataclass(frozen=True)
 class Table:
-    """One program's: the letters as getopt_long(3) takes them, and the long options in their order."""
+    """A program's table: the short options as getopt_long(3) takes them, and the long options in order."""
 
     letters: bytes
     options: tuple[LongOption, ...]
@@ -43,7 +43,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Understood:
-    """`options`: index of the long option or the letter, with its value. `wrong` when getopt_long complained."""
+    """`options`: index of the long option or the letter, with its value. `wrong` if getopt_long reported an error."""
 
     options: tuple[tuple[str, str | None], ...]
     operands: tuple[str, ...]
@@ -52,7 +52,7 @@ class Understood:
 
 @cache
 def table_of(program: Path, known: str) -> Table:
-    """The table of an installed program that has a long option called `known`."""
+    """Return the table of an installed program that has a long option called `known`."""
     with program.open("rb") as file:
         image = Image(ELFFile(file))
         starts = [at for at, target in image.pointers.items() if image.text(target) == known.encode()]
@@ -64,7 +64,7 @@ def table_of(program: Path, known: str) -> Table:
 
 
 class Image:
-    """An ELF file as it will lie in memory. Positions count from where it is loaded."""
+    """An ELF file as mapped into memory. Positions count from where it is loaded."""
 
     def __init__(self, elf: ELFFile) -> None:
         self.segments = [(each["p_vaddr"], each.data()) for each in elf.iter_segments("PT_LOAD")]
@@ -107,7 +107,7 @@ class Image:
             position += OPTION_BYTES
 
     def letters(self, options: tuple[LongOption, ...]) -> bytes:
-        """The constant that agrees with the long options best; the compiler keeps no name for it."""
+        """Return the constant that agrees best with the long options; the compiler keeps no name for it."""
         wanted = {chr(each.value): each.has_argument for each in options if 32 < each.value < 127}
         candidates = [each for each in self.constants.split(b"\0") if LETTERS.fullmatch(each)]
         if not wanted or not candidates:
@@ -145,17 +145,17 @@ opterr = ctypes.c_int.in_dll(libc, "opterr")
 
 @cache
 def array_of(table: Table) -> ctypes.Array[Option]:
-    """The long options with their index as the value, so that getopt_long's answer says which one it was."""
+    """Return the long options with their index as the value, so that getopt_long's answer identifies the option."""
     rows = [Option(each.name.encode(), each.has_argument, None, 1000 + i) for i, each in enumerate(table.options)]
     return (Option * (len(rows) + 1))(*rows, Option(None, 0, None, 0))
 
 
 def understood(table: Table, argv: tuple[str, ...]) -> Understood:
-    """Return what the program reads in `argv`, its own name first."""
+    """Return what the program reads in `argv`, which begins with its own name."""
     arguments = (ctypes.c_char_p * (len(argv) + 1))(*(each.encode() for each in argv), None)
     letters = table.letters.lstrip(b":") or b""
     by_letter = {chr(each.value): each.name for each in table.options if 32 < each.value < 127}
-    optind.value, opterr.value = 0, 0  # 0: glibc restarts
+    optind.value, opterr.value = 0, 0  # 0: glibc starts over
     found: list[tuple[str, str | None]] = []
     wrong = False
     while (code := libc.getopt_long(len(argv), arguments, b":" + letters, array_of(table), None)) != -1:

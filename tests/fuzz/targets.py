@@ -1,12 +1,12 @@
-"""What is fuzzed: one function for each reader of untrusted text. It takes bytes and raises if a promise is broken.
+"""The fuzz targets: one function for each reader of untrusted text. It takes bytes and raises if a promise is broken.
 
 `requests`        core/wire        a line of the spool
 `policies`        loading/parse    a policy's text, with the shipped presets and tables to build on
 `configurations`  core/configuration  a file of the agent, by the rules of each shipped preset
-`arguments`       core/options, core/decide  an argument list; understood by the program as it was by the policy
+`arguments`       core/options, core/decide  an argument list, which program and policy must read alike
 `replies`         wrapper, client  what an agent finds in its replies; and how a wrapper writes a request
 
-Whatever is raised is a finding, apart from the refusals that these readers promise.
+Anything raised is a finding, except for the refusals that these readers promise.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def policies(content: bytes) -> None:
     try:
         text = content.decode()
     except UnicodeDecodeError:
-        return  # read_trusted has refused it
+        return  # read_trusted refused it
     try:
         policy = parse_policy("fuzz", "fuzz.toml", text, presets.read_preset, presets.read_program)
     except PolicyError as error:
@@ -103,7 +103,7 @@ def policies(content: bytes) -> None:
     promised(0 <= side_container.uid < 2**32 and 0 <= side_container.gid < 2**32, "ids are ids")
     promised(set(policy.signals) <= set(wire.SIGNALS), "signals are of the list")
     promised(all(option in policy.table.options for option in policy.options), "options are the program's")
-    # Whatever else it says, a request must come out as a verdict.
+    # Whatever else it says, a request must lead to a verdict.
     for untrusted_argv in ((policy.table.program,), (policy.table.program, "--help", "-x", "")):
         judge(policy, start_request(untrusted_argv))
 
@@ -124,7 +124,7 @@ def preset(name: str) -> Policy:
 
 @cache
 def rule_sets() -> tuple[tuple[configuration.ConfigurationRules, Policy], ...]:
-    """The rules of every shipped preset."""
+    """Return the rules of every shipped preset."""
     found = []
     for name in presets.names():
         policy = preset(name)
@@ -133,7 +133,7 @@ def rule_sets() -> tuple[tuple[configuration.ConfigurationRules, Policy], ...]:
 
 
 def configurations(content: bytes) -> None:
-    """The first line names the rules, PRESET.RULES, or chooses some; the rest is the agent's file."""
+    """Read the rules' name, PRESET.RULES, or some choice of them in the first line; the rest is the agent's file."""
     name, _, untrusted_content = content.partition(b"\n")
     named = {f"{policy.service}.{rules.name}".encode(): (rules, policy) for rules, policy in rule_sets()}
     rules, policy = named.get(name) or rule_sets()[sum(name) % len(rule_sets())]
@@ -151,7 +151,7 @@ def configurations(content: bytes) -> None:
     names = [line.untrusted_name for line in flat(reader.read(text.encode()))]
     allowed = allowed_names(rules.directives)
     promised(configuration.ANY in allowed or set(names) <= set(allowed), "only allowed directives come out")
-    # Read again, what came out is what the first reading understood, apart from what was left out or replaced.
+    # Reading the result again must yield what the first reading did, except for parts that were left out or replaced.
     kept = [each.untrusted_name for each in flat(accepted_lines(reader.read(untrusted_content), rules.directives))]
     promised(names == kept, "what comes out are the accepted directives, in their order")
 
@@ -192,8 +192,8 @@ def oracle(program: str) -> getopt.Table:
 
 @cache
 def program_file(program: str) -> Path:
-    """The program as it is in the image of the side containers."""
-    of_this_suite = f"sidespawn-helpers-{'[0-9a-f]' * 16}.tar"  # others name theirs before the digest
+    """Return the program's file from the side containers' image."""
+    of_this_suite = f"sidespawn-helpers-{'[0-9a-f]' * 16}.tar"  # other images have a program's name there
     tars = sorted((CHECKOUT / ".cache/images").glob(of_this_suite), key=lambda path: path.stat().st_mtime)
     promised(bool(tars), "the images' tars are made by `./dev fuzz` and `./dev test`")
     target = PROGRAMS / tars[-1].stem / program
@@ -202,22 +202,22 @@ def program_file(program: str) -> Path:
         with tarfile.open(tars[-1]) as tar, tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as file:
             found = tar.extractfile(f"./usr/sbin/{program}")
             file.write(found.read() if found else b"")
-        Path(file.name).rename(target)  # complete or not there: another target may look for it now
+        Path(file.name).rename(target)  # complete or missing: another target may look for it now
     return target
 
 
 def arguments(content: bytes) -> None:
-    """The first byte chooses the program, the rest are its arguments, each ended by NUL.
+    """Choose the program by the first byte; the rest are its arguments, each ended by NUL.
 
-    An argument that begins with a byte above 0x7f is made of an option of the program's table, so that most lists
-    get past the first word: the byte behind says which, and the low bits of the first how it is spelled.
+    An argument that begins with a byte above 0x7f is made from an option in the program's table, so that most lists
+    get past the first word: the next byte chooses the option, and the low bits of the first byte how it is spelled.
     """
     programs = sorted(ORACLES)
     program = programs[content[0] % len(programs)] if content else programs[0]
     table = program_table(program)
     untrusted_argv = (program, *(argument(table, each) for each in content[1:].split(b"\0")))
     if any(not each.isprintable() for each in untrusted_argv):
-        return  # refused by the wire format
+        return  # the wire format refuses it
     try:
         given = read_arguments(table, untrusted_argv)
     except Denied:
@@ -255,7 +255,7 @@ def argument(table: ProgramTable, content: bytes) -> str:
 def same(
     table: ProgramTable, theirs: tuple[tuple[str, str | None], ...], ours: tuple[tuple[str, str | None], ...]
 ) -> bool:
-    """Equal names and values. A program may have two long names for a letter; which of them is meant is the same."""
+    """Return whether names and values are equal. A program may have two long names for a letter; both mean the same."""
     if len(theirs) != len(ours):
         return False
     for (their_name, their_value), (name, value) in zip(theirs, ours, strict=True):
@@ -265,7 +265,7 @@ def same(
     return True
 
 
-# Long options that a program lists besides the documented one, with the same letter.
+# Undocumented long options of a program that have the same letter as a documented one.
 ALIASES = {("dnsmasq", "s"): ("domain-suffix",), ("dnsmasq", "l"): ("dhcp-lease",)}
 
 
@@ -282,14 +282,14 @@ def replies(content: bytes) -> None:
     promised(said.getvalue().count("\n") <= 1, "one line is said")
     with suppress(client.ClientError):
         client.outcome(reply)
-    # What a wrapper asks is written without the json module, and must be what that would write.
+    # Wrappers write requests without the json module; the result must be what that module would write.
     value = json.loads(content) if reply["reason"] != "internal" else content.decode("utf-8", "surrogateescape")
     if only_plain(value):
         promised(json.loads(wrapper.encode(value)) == value, "a request is written as JSON")
 
 
 def only_plain(value: object) -> bool:
-    """Return whether it consists of what requests consist of."""
+    """Return whether it consists of what requests may contain."""
     if isinstance(value, dict):
         return all(only_plain(each) for each in value.values())
     if isinstance(value, list):
@@ -304,7 +304,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "arguments": arguments,
     "replies": replies,
 }
-# The modules whose coverage is reported.
+# Modules whose coverage is reported.
 MODULES = {
     "requests": ("core/wire.py",),
     "policies": ("loading/parse.py", "loading/document.py", "core/pattern.py"),

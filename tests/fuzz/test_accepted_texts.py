@@ -1,6 +1,6 @@
-"""The real programs take what the policies make of the releases' configuration files, with their own checkers.
+"""The real programs' own checkers accept what the policies make of the releases' configuration files.
 
-They run in a directory that the side containers' image is unpacked to, without a network: never on the host's files.
+They run without a network in a directory to which the side containers' image is unpacked: never on the host's files.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CHECKERS = {
     "radvd": ("radvd", "--configtest", "-C", FILE),
     "keepalived": ("keepalived", "--config-test", f"--use-file={FILE}"),
 }
-# What keepalived says of a good file where there are no interfaces.
+# keepalived's message about a valid file if there are no interfaces.
 NO_INTERFACE = ("doesn't exist", "Non-existent interface", "Unknown interface", "is not in the same", "interface")
 
 

@@ -1,4 +1,4 @@
-"""The targets: on every kept seed, for a few seconds each by atheris, and on readers that were broken on purpose."""
+"""The targets: on every kept seed, for a few seconds each with atheris, and on readers that were broken on purpose."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.fuzz import __main__ as runner
 from tests.fuzz import getopt, targets
 
 SEEDS = sorted(path for name in runner.NAMES for path in (runner.SEEDS / name).iterdir())
-SECONDS = 2  # for each target, two side by side; `./dev fuzz` is for finding things
+SECONDS = 2  # for each target, two in parallel; use `./dev fuzz` to find bugs
 
 
 @pytest.mark.parametrize("path", SEEDS, ids=lambda path: f"{path.parent.name}-{path.name}")
@@ -39,7 +39,7 @@ def test_atheris_finds_nothing_in_a_few_seconds(tmp_path: Path) -> None:
         assert each.edges > 10, "the readers are not instrumented"
 
 
-# ---------------------------------------------------------------- the targets notice
+# ---------------------------------------------------------------- the targets detect bugs
 
 
 def accepts_anything(_value: object, _where: str) -> str:
@@ -73,7 +73,7 @@ def test_an_abbreviation_that_gets_through_is_noticed(monkeypatch: pytest.Monkey
 
 
 def test_a_value_that_is_an_operand_to_the_program_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As this was, before the table said that --conf-file takes its value only behind `=`."""
+    """This bug existed before the table said that --conf-file takes its value only after `=`."""
     wrong = options.Option(name="conf-file", takes=options.Takes.VALUE, short="C")
     table = options.ProgramTable(program="dnsmasq", version="1", options={"conf-file": wrong}, directives={})
     monkeypatch.setattr(targets, "program_table", lambda _program: table)
@@ -94,7 +94,7 @@ def test_a_reply_that_looks_like_success_is_noticed(monkeypatch: pytest.MonkeyPa
         targets.replies((runner.SEEDS / "replies/rejected").read_bytes())
 
 
-# ---------------------------------------------------------------- the option tables against the programs themselves
+# ---------------------------------------------------------------- option tables compared with the programs
 
 ARITY = {options.Takes.NOTHING: 0, options.Takes.VALUE: 1, options.Takes.OPTIONAL: 2}
 
@@ -122,7 +122,7 @@ def test_a_letter_takes_a_value_where_the_programs_does(program: str) -> None:
 
 @pytest.mark.parametrize("program", targets.ORACLES)
 def test_random_lists_that_are_allowed_are_understood_alike(program: str) -> None:
-    """Without atheris's guidance, but with lists that mostly get through: the same ones on each run."""
+    """Try them without atheris's guidance, but with mostly valid lists, which are the same on each run."""
     chance, table, allowed = random.Random(program), targets.program_table(program), 0
     number = sorted(targets.ORACLES).index(program)
     names = sorted(table.options)

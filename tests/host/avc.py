@@ -1,4 +1,4 @@
-"""What SELinux denied, as the audit daemon wrote it down."""
+"""SELinux denials in the audit daemon's log."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ FLUSHED = 2.0  # seconds that the daemon may take to write
 
 @dataclass(frozen=True, kw_only=True)
 class Denial:
-    source: str  # a domain
+    source: str  # a domain (source type)
     permissions: str
-    target: str  # a type
+    target: str  # a target type
     kind: str  # the class of object
 
     @property

@@ -1,4 +1,4 @@
-"""Programs of these tests that run inside of containers, which have none of their files."""
+"""Programs of these tests that run inside containers, which have none of the tests' files."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def run_inside(
     user: str = "0",
     output: tuple[str, Path] | None = None,
 ) -> Any:
-    """Run the last one's `main` in the container; the others can be imported by it. What it prints, read as JSON.
+    """Run `main` of the last module in the container, with the others importable, and return its output from JSON.
 
-    `output`: a file's path in the container and on the host, for one that may not write to podman's pipes.
+    `output` is a file's path in the container and on the host, for programs that may not write to podman's pipes.
     """
     sources = [(module.__name__, Path(str(module.__file__)).read_text()) for module in modules]
     program = ("/usr/bin/python3", "-I", "-S", "-c", IMPORT.format(sources=sources), *arguments)

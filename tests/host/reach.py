@@ -1,7 +1,7 @@
-"""What root in a container reaches of the host's files and processes, where the host's root is mounted at /host.
+"""The host's files and processes that root in a container reaches when the host's root is mounted at /host.
 
-Runs inside of containers: see containers.py. Nothing of the host is changed: what could be written is opened and
-closed, and what could be made is removed again.
+This runs inside containers: see containers.py. Nothing on the host is changed: writable files are opened and closed,
+and what could be created is removed again.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from tests.attacks import inside
 from tests.host import tries
 
 HOST = "/host"
-given: dict[str, Any] = {}  # by the test: what stands in `main`
+given: dict[str, Any] = {}  # from the test: what is in `main`
 
 
 def made_in(directory: str) -> Callable[[], None]:
-    """A file there, by the host's name of the directory. `{home}` is the service's."""
+    """Create a file there. The directory's name is the host's, and `{home}` in it the service's."""
 
     def work() -> None:
         path = f"{HOST}{directory.format(**given)}/reach-{os.getpid()}"
@@ -69,15 +69,15 @@ def wrapper_read() -> None:
     tries.opens(f"{given['wrapper']}", os.O_RDONLY)
 
 
-# What the service is for, with the mounts that `sidespawn enable` prints, as the spool's owner, who is root.
+# The service's purpose, with the mounts that `sidespawn enable` prints, as root, the spool's owner.
 ALLOWED: dict[str, Callable[[], None]] = {
     "write its spool": spool_written,
     "ring": rung,
     "look for replies": replies_read,
     "read its wrapper": wrapper_read,
 }
-# By the host's root, which no agent is given: so that no read-only mount is what denies it. In the order and the words
-# of docs/selinux.md.
+# By the host's root directory, which agents do not get, so that no read-only mount denies it. Order and words are
+# those of docs/selinux.md.
 DENIED: dict[str, Callable[[], None]] = {
     "make a reply": made_in("{home}/replies"),
     "write a wrapper": opened("{wrapper_on_host}"),
@@ -113,7 +113,7 @@ DENIED: dict[str, Callable[[], None]] = {
 
 
 def main() -> None:
-    """SECTION and JSON: what the test gives. Prints what became of each, as JSON."""
+    """Print the result of each attempt as JSON. SECTION and the test's JSON are the arguments."""
     given.update(json.loads(sys.argv[2]))
     tries.given.update(given)
     print(json.dumps({name: tries.attempt(work) for name, work in globals()[sys.argv[1]].items()}))

@@ -1,7 +1,8 @@
-"""What root in an agent cannot do, with AppArmor's profile and the list of system calls for agents: each tried.
+"""What root in an agent cannot do with AppArmor's profile and the list of system calls for agents: each is tried.
 
-Each try is first seen to work in an agent with neither, as podman starts one whose profile is unconfined; then with one
-of the two and with both, which says who denies it. docs/security.md has the tables, and is held to them here.
+Each attempt must first succeed in an agent with neither, as podman starts one with an unconfined profile. Then it is
+repeated with one of the two and with both, which shows which denies it. docs/security.md has the tables, which are
+compared here.
 """
 
 from __future__ import annotations
@@ -29,17 +30,17 @@ MORE: dict[str, Any] = {
     "capabilities": (*CAPABILITIES, "DAC_READ_SEARCH", "SYS_MODULE", "SYS_PTRACE", "SYS_RAWIO"),
     "more_options": ("--security-opt=unmask=ALL", "--cgroupns=host", "--volume=/sys:/sys:rw,rslave"),
 }
-# podman's list of newer versions allows it with CAP_PERFMON only.
+# podman's list in newer versions allows it only with CAP_PERFMON.
 DENIED_ALREADY = {"perf_event_open"}
 # What confines the agent.
 NEITHER, APPARMOR, SECCOMP, BOTH = (), ("apparmor",), ("seccomp",), ("apparmor", "seccomp")
 UEVENT = "forge a uevent"
-Found = dict[tuple[str, ...], dict[str, str]]  # what became of each try
+Found = dict[tuple[str, ...], dict[str, str]]  # result of each attempt
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ground:
-    """A service with its agents' options, and what they are to attack."""
+    """A service with its agents' options, and the attempts' targets."""
 
     service: Service
     podman_options: tuple[str, ...]
@@ -97,7 +98,7 @@ def test_it_works_without_and_is_denied_with_both(found: Found, name: str) -> No
 
 
 def documented() -> dict[str, list[str]]:
-    """Who denies what, by the tables of the docs."""
+    """Return what denies each attempt, by the tables of the docs."""
     rows = re.findall(r"^\| ([^|]+) \| (AppArmor|) ?\| (seccomp|) ?\|$", DOCS.read_text(encoding="utf-8"), re.MULTILINE)
     return {name: [kind.lower() for kind in kinds if kind] for name, *kinds in rows}
 

@@ -1,6 +1,6 @@
-"""What an agent does goes on working with AppArmor's profile and the list of system calls for agents.
+"""An agent works with AppArmor's profile and the list of system calls for agents.
 
-The recipes are those of docs/agents.md, word for word: what is filled in stands in `filled_in`.
+The recipes are those of docs/agents.md, word for word; `filled_in` has what is filled in.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CHECKOUT = Path(__file__).parents[2]
 AGENTS = (CHECKOUT / "docs/agents.md").read_text(encoding="utf-8")
 README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
 QUADLETS = Path("/etc/containers/systemd")
-# The host's own mount(8), of util-linux; the image has busybox's.
+# The host's mount(8), from util-linux; the image has busybox's.
 LOADER = "/host/lib64/ld-linux-x86-64.so.2 --library-path /host/lib/x86_64-linux-gnu"
 NAMES = ("apparmor", "seccomp")
 
@@ -49,7 +49,7 @@ class Ground:
         )  # fmt: skip
 
     def filled_in(self, text: str, separator: str, of_option: str) -> str:
-        """A recipe with names of the test's own, and for Neutron's agent what waits for the test."""
+        """Return a recipe with the test's names; the command of Neutron's agent is replaced by one that waits."""
         options = separator.join(of_option.format(each.partition("=")[2]) for each in self.podman_options)
         for old, new in (
             ("neutron_dhcp_agent", self.name),
@@ -81,7 +81,7 @@ def ground() -> Iterator[Ground]:
 
 @pytest.fixture(params=[("apparmor",), ("seccomp",), NAMES], ids="-".join)
 def agent(ground: Ground, request: pytest.FixtureRequest) -> Iterator[AgentContainer]:
-    """Confined by one of the two, and by both."""
+    """Run an agent confined by one of the two, and by both."""
     made = ground.agent(*request.param)
     made.start()
     yield made
@@ -95,7 +95,7 @@ WORK = {
     "address": "ip -n {netns} address add 10.9.0.2/24 dev {port} && ip -n {netns} link set {port} up",
     "exec": "ip netns exec {netns} ip link show {port}",
     "sysfs": "ip netns exec {netns} ls /sys/class/net/{port} && ! ls /sys/class/net/{port}",
-    # As a program does that was started in the namespace and names it again.
+    # Like a program that was started in the namespace and uses its name again.
     "exec within exec": "ip netns exec {netns} ip netns exec {netns} ip link show {port}",
     "files of the namespace": "mkdir -p /etc/netns/{netns} && echo here >/etc/netns/{netns}/hosts && "
     "ip netns exec {netns} grep -q here /etc/hosts",
@@ -117,9 +117,7 @@ def test_an_agent_does_its_work(agent: AgentContainer) -> None:
 
 
 def test_the_first_command_works_by_the_mount_of_util_linux(ground: Ground) -> None:
-    """Which passes other flags than busybox's. Since 2.39 it tries the new mount API first, of which AppArmor denies a
-    part; by the list of system calls that does not exist.
-    """
+    """Use other flags than busybox. Since 2.39, util-linux tries the new mount API first, which is denied here."""
     assert FIRST is not None
     script = FIRST[1].replace("mount ", f"{LOADER} /host/bin/mount ")
     made = ground.agent(*NAMES)
@@ -132,7 +130,7 @@ def test_the_first_command_works_by_the_mount_of_util_linux(ground: Ground) -> N
 
 
 def test_the_profile_that_podman_chooses_refuses_ip_netns(ground: Ground) -> None:
-    """Why the option is needed; nothing is said in any log."""
+    """No log shows this, which is why the option is needed."""
     made = ground.agent()
     options = tuple(each for each in made.options() if "apparmor=unconfined" not in each)
     done = command("podman", "run", "--rm", *options, AGENT_IMAGE, "ip", "netns", "add", "refused", check=False)
@@ -141,11 +139,11 @@ def test_the_profile_that_podman_chooses_refuses_ip_netns(ground: Ground) -> Non
     assert "DENIED" not in command("journalctl", "--dmesg", "--grep=apparmor.*refused", check=False).stdout
 
 
-# ---------------------------------------------------------------- the recipes as they are printed
+# ---------------------------------------------------------------- the printed recipes
 
 
 def serves(ground: Ground, agent: AgentContainer) -> None:
-    """A network of the agent's own is served, reconfigured and given up, all from inside."""
+    """Serve, reconfigure and give up a network of the agent's own, all from inside."""
     network = Network(ground.service, str(uuid.uuid4()), ground.service.state / "dhcp/x")
     home, options = f"/var/lib/neutron/dhcp/{network.id}", network.options()
     made = f"mkdir -p {home} && cd {home} && touch host addn_hosts opts leases"
@@ -167,7 +165,7 @@ def serves(ground: Ground, agent: AgentContainer) -> None:
 
 
 def expect_confined(agent: AgentContainer) -> None:
-    """By the profile, enforced, and by the list for agents, in which the new mount API does not exist."""
+    """Check the profile, in enforce mode, and the list for agents, under which the new mount API does not exist."""
     label = Path(f"/proc/{agent.pid()}/attr/apparmor/current").read_text()
     assert "sidespawn-agent" in label.split()[0].split("//&"), label
     assert "sidespawn-agent (enforce)" in Path("/sys/kernel/security/apparmor/profiles").read_text().splitlines()

@@ -1,4 +1,4 @@
-"""The profile of side containers denies what docs/security.md says, and lets each engine start, signal and stop one."""
+"""The side containers' profile denies what docs/security.md says, and each engine can start, signal and stop one."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ EVERYTHING = (
 )
 
 
-# ---------------------------------------------------------------- whatever else confines it
+# ---------------------------------------------------------------- with any other confinement
 
 
 @pytest.fixture(scope="module")
 def found() -> Iterator[dict[str, dict[str, str]]]:
-    """What became of each try, by the profile."""
+    """Return the result of each attempt, by profile."""
     service = new_service()
     try:
         service.enable_with(NAMED)
@@ -72,14 +72,14 @@ def test_the_docs_name_all_of_it() -> None:
 
 @pytest.fixture(scope="module", params=["podman", "docker"])
 def service(request: pytest.FixtureRequest) -> Iterator[Service]:
-    """Not with systemd, which cannot set a profile where there is no /proc."""
+    """Enable a service. The systemd engine is left out, since it cannot set a profile where /proc is missing."""
     with ExitStack() as stack:
         if request.param == "docker":
             stack.enter_context(dockers.running_docker(dockers.HELPERS))
         made = new_service(engine=request.param)
         stack.callback(made.clean)
         engine = f'engine = "{request.param}"\n' if request.param != "podman" else ""
-        made.engine = "podman"  # enable_with would name it a second time
+        made.engine = "podman"  # otherwise enable_with names it a second time
         made.enable_with(NAMED + engine)
         made.engine = request.param
         yield made
@@ -117,7 +117,7 @@ def test_systemd_cannot_set_it_which_check_says() -> None:
 
 @pytest.fixture(scope="module")
 def exploited() -> Iterator[dict[str, str]]:
-    """What a program in its side container finds, whose image has all the tools; see tests/attacks/test_escape.py."""
+    """Return the results of a program in a side container with all tools; see tests/attacks/test_escape.py."""
     service = new_service()
     try:
         service.enable_with(f'image = "{AGENT_IMAGE}"\n\n{NAMED}')
@@ -126,7 +126,7 @@ def exploited() -> Iterator[dict[str, str]]:
         attacker = Attacker(network.container, NEUTRON)
         try:
             found: dict[str, str] = attacker(inside.tries)
-            # One process of a side container may signal another: haproxy and keepalived need that.
+            # Processes in a side container may signal each other, as haproxy and keepalived need.
             found["signal a process of its own"] = str(attacker(inside.run, ["kill", "-CONT", "1"])[0])
         finally:
             attacker.close()

@@ -1,7 +1,7 @@
 """The recipe of `sidespawn agent-options` on a host with a security module: the same attempts as without one.
 
-tests/attacks/test_recipes.py tries them where there is none. With AppArmor the recipe names the profile for agents,
-with SELinux the domain; neither may take from the agent what it needs.
+tests/attacks/test_recipes.py makes them without one. With AppArmor the recipe names the agents' profile, with SELinux
+the domain; neither may deny what the agent needs.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from tests.host.victims import heard, victims
 from tests.lab.conftest import new_service
 from tests.lab.networks import SIDESPAWN, command
 
-# docs/agents.md says so, and what to do about it.
+# docs/agents.md says so, and what to do.
 POSSIBLE = {"show a setuid program of its image to the host's users"}
 UEVENT = "forge a uevent"
-AS_STARTED = f"{NEUTRON}:{NEUTRON}"  # podman gives another spelling of a user that is not root no capabilities
+AS_STARTED = f"{NEUTRON}:{NEUTRON}"  # podman's other forms of a non-root user give no capabilities
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ def agent() -> Iterator[Agent]:
         service.enable_with(f"[agent]\nspool_uid = {NEUTRON}\n")
         enabled = json.loads(command(*SIDESPAWN, "enable", "--json", service.name).stdout)
         options = json.loads(command(*SIDESPAWN, "agent-options", "--json", service.name).stdout)["options"]
-        # The wrapper as well, which some attempts are about.
+        # Including the wrapper, the target of some attempts.
         more = [each for each in enabled["podman_options"] if each.startswith("--volume=") and each not in options]
         state = f"--volume={service.state}:{STATE}:rw,rprivate"
         with victims(service) as given, namespaces_of_a_group():

@@ -1,4 +1,4 @@
-"""A host in FIPS mode: OpenSSL has its FIPS provider and no other, for Python, for services and for their programs."""
+"""A host in FIPS mode: for Python, services and their programs, OpenSSL has only its FIPS provider."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from tests.lab.networks import SIDESPAWN, command
 
-SETTINGS = Path("/etc/ssl/sidespawn-tests.cnf")  # not below /tmp, of which services have one of their own
+SETTINGS = Path("/etc/ssl/sidespawn-tests.cnf")  # outside /tmp, of which services have private ones
 SELF_TEST = SETTINGS.with_suffix(".self-test")
 ONLY_FIPS = f"""
 config_diagnostics = 1
@@ -31,7 +31,7 @@ USES_MD5 = "import _hashlib; print(_hashlib.get_fips_mode()); _hashlib.openssl_m
 
 @pytest.fixture(autouse=True)
 def in_fips_mode(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """For what this process starts, and for services that start from now on."""
+    """Turn it on for what this process starts, and for services that start from now on."""
     provider = next(Path("/usr/lib").glob("*/ossl-modules/fips.so"))
     command("openssl", "fipsinstall", "-out", str(SELF_TEST), "-module", str(provider))
     SETTINGS.write_text(ONLY_FIPS)
@@ -44,7 +44,7 @@ def in_fips_mode(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_services_can_use_no_other_hash() -> None:
-    """As sure as OpenSSL refuses MD5, it is the provider that hashes."""
+    """OpenSSL refuses MD5, which proves that the provider is in use."""
     service = ("systemd-run", "--wait", "--pipe", "--collect", "--quiet")
     done = command(*service, "/usr/bin/python3", "-I", "-c", USES_MD5, check=False)
     assert (done.returncode, done.stdout) == (1, "1\n")

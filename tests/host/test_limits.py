@@ -1,6 +1,6 @@
-"""The limits of memory and tasks that a policy gives are the kernel's: what takes more ends or fails alone.
+"""The kernel enforces a policy's memory and task limits: what exceeds them ends or fails alone.
 
-The program is dnsmasq, and its agent makes it take more: it reads all names of a file that the agent writes.
+The program is dnsmasq, whose agent makes it exceed them: it reads all names in a file that the agent writes.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from tests.lab.networks import SIDESPAWN, Network, Service, command, wait_until,
 MIB = 2**20
 MEMORY, TASKS = 32 * MIB, 16
 POLICY = f'[side_container]\nmemory = "{MEMORY // MIB}M"\ntasks = {TASKS}\n'
-NAMES = 600_000  # of which dnsmasq keeps each in a record of about 100 bytes
-# Joins a control group, makes processes until it may not, says how many, tries again and again, ends with its input.
+NAMES = 600_000  # dnsmasq keeps each of them in a record of about 100 bytes
+# Join a control group, fork until that fails, print how often it worked, retry again and again, end with the input.
 BOMB = """
 import os, select, sys, time
 with open(sys.argv[1], "w") as procs:
@@ -63,7 +63,7 @@ def control_group(pid: int) -> Path:
 
 
 def limit(pid: int, name: str) -> int:
-    """The narrowest of the program's control group and those above it: engines differ in where they set it."""
+    """Return the lowest limit of the program's control group and its parents: engines set it at different levels."""
     groups = (control_group(pid), *control_group(pid).parents)
     found = [(group / name).read_text().strip() for group in groups if (group / name).exists()]
     return min(int(each) for each in found if each != "max")
@@ -81,13 +81,13 @@ def shown(network: Network) -> dict[str, Any]:
 
 
 def outgrow(network: Network) -> None:
-    """Have the program end for its memory limit.
+    """Make the program exceed its memory limit and be killed.
 
-    The first program of an image has the image's files in its control group. At its limit the kernel would throw them
-    out and read them again, for minutes, before it ends the program: another one must be there first.
+    The first program of an image has the image's files charged to its control group. At its limit the kernel would drop
+    and reread them for minutes before killing the program, so another program must have read them first.
 
-    conmon reads the kernel's count of such ends, and misses it if systemd removes the control group first. So a program
-    of podman gets more than one try.
+    conmon reads the kernel's count of such kills, and misses one if systemd removes the control group first. podman's
+    program gets more than one try.
     """
     tries = 3 if network.service.engine == "podman" else 1
     for rest in reversed(range(tries)):
@@ -135,14 +135,14 @@ def test_a_program_that_makes_processes_without_end_is_stopped_at_its_limit(serv
     bombed = running(service)
     pid = bombed.pid
     assert limit(pid, "pids.max") == TASKS
-    # dnsmasq makes no processes, so another program does it in the side container's control group, which has the limit.
+    # dnsmasq does not fork, so another program does it in the side container's control group, which has the limit.
     argv = (sys.executable, "-c", BOMB, str(control_group(pid) / "cgroup.procs"))
     bomb = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert bomb.stdin is not None
     assert bomb.stdout is not None
     try:
         assert int(bomb.stdout.readline()) + len(("bomb", "dnsmasq")) == TASKS
-        # It goes on trying, and everything else goes on.
+        # It keeps trying, and everything else keeps working.
         assert bombed.kill("HUP").returncode == 0
         assert running(service).pid != pid
         assert int(bomb.stdout.readline()) + len(("bomb", "dnsmasq")) == TASKS

@@ -1,7 +1,7 @@
-"""What SELinux lets containers do in the domains of docs/selinux.md, on a kernel that enforces: each thing is tried.
+"""What SELinux lets containers do in the domains of docs/selinux.md: each action is tried on an enforcing kernel.
 
-Every container of these tests has all capabilities, the host's pids and the host's root at /host, and no list of system
-calls: what is denied to it is denied by SELinux alone, and works in one with the same options and label=disable.
+Every container here has all capabilities, the host's pids, the host's root at /host, and no list of system calls. What
+fails in it is denied by SELinux alone, and works in one with the same options and label=disable.
 """
 
 from __future__ import annotations
@@ -32,23 +32,22 @@ EVERYTHING = (
     *("--network=host", "--volume=/:/host:rw,rslave", "--volume=/run/netns:/run/netns:rshared"),
 )
 LEVEL = "--security-opt=label=level:s0"
-UNCONFINED = ("spc_t", "unconfined_t")  # the former if a service starts podman, the latter by hand
+UNCONFINED = ("spc_t", "unconfined_t")  # the first if a service starts podman, the second by hand
 DOMAINS = {
     "container_t": (LEVEL,),
     "sidespawn_agent_t": (LEVEL, "--security-opt=label=type:sidespawn_agent_t"),
     "sidespawn_side_container_t": (LEVEL, "--security-opt=label=type:sidespawn_side_container_t"),
 }
-# What Debian's policy gives a domain all the same: container_t is one of Kubernetes' domains, which manage
-# container_var_lib_t.
+# Granted to a domain by Debian's policy: container_t is one of Kubernetes' domains, which manage container_var_lib_t.
 GIVEN = {"container_t": {"make a file in podman's store"}}
-# What it would do to a process of the host's, not to a side container.
+# What it would do to a process of the host, not of a side container.
 OF_OTHERS = ("signal", "command line")
 REFUSED = ("EACCES", "EPERM")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ground:
-    """A service, what `enable` says of its agents, and what they are to reach."""
+    """A service, what `enable` prints for its agents, and the targets."""
 
     service: Service
     enabled: dict[str, Any]
@@ -57,7 +56,7 @@ class Ground:
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """In one domain: what became of each try, and what the audit log has of it."""
+    """For one domain: the result of each attempt, and its audit log."""
 
     label: str
     became: dict[str, str]
@@ -67,7 +66,7 @@ class Found:
 @pytest.fixture(scope="module")
 def ground() -> Iterator[Ground]:
     service = new_service()
-    service.state.chmod(0o777)  # root in a container without DAC_OVERRIDE writes there what it found
+    service.state.chmod(0o777)  # root in a container without DAC_OVERRIDE writes its results there
     places, secret = service.places, Path("/root") / service.name
     try:
         service.enable("--preset=neutron-dhcp-dnsmasq", f"--set=state_on_host={service.state}")
@@ -150,12 +149,12 @@ def test_the_docs_name_all_of_it() -> None:
     assert {(domain, tried) for tried, domain in rows if domain} == {(d, each) for d in GIVEN for each in GIVEN[d]}
 
 
-# ---------------------------------------------------------------- agents and side containers as they are run
+# ---------------------------------------------------------------- agents and side containers in production form
 
 
 @pytest.fixture(scope="module")
 def agent(ground: Ground) -> Iterator[AgentContainer]:
-    """With what `enable` prints and the capabilities of the recipe. Modules of the kernel are the host's to load."""
+    """Run one with the mounts that `enable` prints and the recipe's capabilities. The host must load kernel modules."""
     command("modprobe", "veth")
     made = AgentContainer(
         name=f"{ground.service.name}-agent", image=AGENT_IMAGE, state=ground.service.state,

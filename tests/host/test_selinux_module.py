@@ -1,6 +1,6 @@
-"""SELinux's module comes with the first service and goes with the last, and the audit log says nothing unlisted.
+"""SELinux's module is installed with the first service and removed with the last; no denial is unlisted.
 
-Needs a host on which no service is enabled.
+The host must have no enabled service.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ CONTEXTS = Path("/etc/selinux")
 
 
 def documented() -> set[tuple[str, str]]:
-    """Who is denied what, by the table of the docs."""
+    """Return who is denied what, by the table in the docs."""
     rows = ROW.findall(DOCS.read_text(encoding="utf-8"))
     return {(source, f"{permissions} of {target}:{kind}") for source, permissions, target, kind in rows}
 
 
 @pytest.fixture(scope="module")
 def played() -> Iterator[tuple[dict[str, object], list[avc.Denial]]]:
-    """The demo, from a host without the module to one without it: what it found, and what was denied meanwhile."""
+    """Run the demo on a host without the module, before and after. Return its results, and the denials."""
     assert not selinux.is_installed(), "a service is enabled, or the last one left the module behind"
     since = avc.position()
     done = command(*SIDESPAWN, "demo", "--json", check=False, timeout=300)

@@ -1,8 +1,8 @@
-"""What root in an agent tries against the host: each way by itself, in a process and a mount namespace of its own.
+"""What root in an agent tries against the host: each attempt in a separate process and mount namespace.
 
-Runs inside of containers, in one process with `tests.attacks.inside`: see containers.py. Nothing is changed on the
-host: what could be written is opened and closed, and what is set is set to what it is. The numbers of system calls are
-those of x86-64; from 424 on they are the same everywhere.
+This runs inside containers, in one process with `tests.attacks.inside`: see containers.py. Nothing is changed on the
+host: writable files are opened and closed, and settings are set to their current value. The system call numbers are
+those of x86-64; from 424 on they are the same on all architectures.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ AT_FDCWD = -100
 ELSEWHERE = "/tmp/elsewhere"
 CORE_PATTERN = "sys/kernel/core_pattern"
 WRAPPER = "/usr/sbin/dnsmasq"
-SECONDS = 300  # for each: one looks at every file of sysfs
-given: dict[str, Any] = {}  # by the test: what stands in `main`
+SECONDS = 300  # for each attempt: one looks at every file of sysfs
+given: dict[str, Any] = {}  # from the test: what is in `main`
 
 
 def call(number: int, *arguments: object) -> int:
-    """A system call that the C library need not know. Raises OSError."""
+    """Make a system call that the C library need not know. Raise OSError if it fails."""
     result = int(libc.syscall(number, *(ctypes.c_long(each) if isinstance(each, int) else each for each in arguments)))
     checked(result)
     return result
@@ -62,7 +62,7 @@ def expect(condition: bool, otherwise: str) -> None:
 
 
 def of_network(work: Callable[[], None]) -> Callable[[], None]:
-    """In another network namespace, which has a sysfs of its own."""
+    """Mount the sysfs of another network namespace."""
 
     def there() -> None:
         checked(libc.unshare(CLONE_NEWNET))
@@ -72,7 +72,7 @@ def of_network(work: Callable[[], None]) -> Callable[[], None]:
 
 
 def fresh(kind: str, file: str = "", options: str = "") -> Callable[[], None]:
-    """Mount a file system of this kind, in which the file can be written then."""
+    """Mount a new file system of this kind, in which the file is then writable."""
 
     def work() -> None:
         mount("none", ELSEWHERE, kind, 0, options)
@@ -110,7 +110,7 @@ def below_the_mask() -> None:
 
 
 def some_setting(of_sysfs: str) -> str:
-    """A file that root could write if sysfs were mounted writable."""
+    """Return a file that root could write if sysfs were mounted writable."""
     for directory, _, names in os.walk(f"{of_sysfs}/kernel"):
         for name in names:
             path = os.path.join(directory, name)
@@ -128,7 +128,7 @@ def fresh_sysfs(target: str) -> Callable[[], None]:
 
 
 def unmounted_sysfs() -> None:
-    """As `ip netns exec` does it, and then unmounted again: the path is no longer below /sys."""
+    """Mount it as `ip netns exec` does and unmount it again: the path is then no longer below /sys."""
     unmounted("/sys")
     mount("none", "/sys", "sysfs")
     setting = some_setting("/sys").removeprefix("/sys/")
@@ -148,7 +148,7 @@ def replies_remounted() -> None:
 
 
 def resized() -> None:
-    mount("none", WRAPPER, "", MS_REMOUNT, "size=16m")  # as it is
+    mount("none", WRAPPER, "", MS_REMOUNT, "size=16m")  # unchanged
 
 
 def moved() -> None:
@@ -156,7 +156,7 @@ def moved() -> None:
 
 
 def pivoted() -> None:
-    """To a mount that is there: the agent's names of namespaces, the side container's shared memory."""
+    """Pivot to an existing mount: the agent's names of namespaces, or the side container's shared memory."""
     os.chdir("/run/netns" if os.path.ismount("/run/netns") else "/dev/shm")
     checked(libc.syscall(155, b".", b"."))
 
@@ -198,11 +198,11 @@ def picked() -> None:
     call(431, context, 7, None, None, 0)  # FSCONFIG_CMD_RECONFIGURE
 
 
-# ---------------------------------------------------------------- by a /proc without its mounts
+# ---------------------------------------------------------------- by a /proc without mounts on it
 
 
 def of_an_ended_namespace(top: str, prepare: Callable[[], None]) -> int:
-    """A mount as it is when its mount namespace has ended: without name, and without the mounts on its parts."""
+    """Return a mount whose mount namespace has ended: it has no name, and no mounts on its parts."""
     ours, theirs = socket.socketpair()
     pid = os.fork()
     if pid == 0:
@@ -280,7 +280,7 @@ def traced() -> None:
 def memory() -> None:
     buffer = ctypes.create_string_buffer(8)
     here = struct.pack("PN", ctypes.addressof(buffer), 8)
-    with_permission = struct.pack("PN", 8, 8)  # nothing is there
+    with_permission = struct.pack("PN", 8, 8)  # there is none
     try:
         call(310, given["victim"], here, 1, with_permission, 1, 0)
     except OSError as error:
@@ -313,7 +313,7 @@ def by_handle() -> None:
 
 
 def quota() -> None:
-    call(179, 0x800001 << 8, None, 0, None)  # Q_SYNC, of all file systems
+    call(179, 0x800001 << 8, None, 0, None)  # Q_SYNC on all file systems
 
 
 def bpf() -> None:
@@ -336,7 +336,7 @@ def key_of_root() -> None:
 def uevent() -> None:
     body = f"add@/devices/{given['uevent']}\0ACTION=add\0DEVPATH=/devices/{given['uevent']}\0SUBSYSTEM=none\0".encode()
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 15) as netlink:
-        # A request, of the first type that is no control message: what the kernel then sends to all listeners.
+        # A request of the first type that is not a control message; the kernel then sends it to all listeners.
         netlink.sendto(struct.pack("IHHII", 16 + len(body), 16, 1, 0, 0) + body, (0, 0))
 
 
@@ -349,7 +349,7 @@ def algorithm_socket() -> None:
 
 
 def call_of_i386() -> None:
-    """getpid(2) by int 0x80, where a filter for x86-64 sees numbers that mean something else."""
+    """Call getpid(2) by int 0x80, where a filter for x86-64 sees numbers with another meaning."""
     code = bytes.fromhex("b814000000 cd80 c3")  # mov eax, 20; int 0x80; ret
     page = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
     page.write(code)
@@ -357,11 +357,11 @@ def call_of_i386() -> None:
     expect(function() == os.getpid(), "another number")
 
 
-# ---------------------------------------------------------------- with more than the recipe gives
+# ---------------------------------------------------------------- with more privileges than the recipe
 
 
 def writable_below(top: str, but: str = "") -> Iterator[str]:
-    """The files that root could write by their modes, and can open for it."""
+    """Return the files that have write permission for root, and that it can open for writing."""
     for directory, directories, names in os.walk(top):
         directories[:] = [each for each in directories if os.path.join(directory, each) != but]
         for name in names:
@@ -394,7 +394,7 @@ def ports() -> None:
     checked(libc.ioperm(0x80, 1, 1))
 
 
-# In the order and the words of docs/security.md.
+# Order and words are those of docs/security.md.
 RECIPE: dict[str, Callable[[], None]] = {
     "mount a fresh /proc": fresh("proc", CORE_PATTERN),
     "the same by fsopen": fsopened,
@@ -462,7 +462,7 @@ GIVEN_MORE: dict[str, Callable[[], None]] = {
     "use ports of devices": ports,
     "open a file by its handle": by_handle,
 }
-# In a side container that has all capabilities, the host's pids, no seccomp, and /proc and /sys writable.
+# In a side container with all capabilities, the host's pids, no seccomp, and writable /proc and /sys.
 SIDE_CONTAINER: dict[str, Callable[[], None]] = {
     "mount a tmpfs": fresh("tmpfs"),
     "mount a fresh /proc": fresh("proc", CORE_PATTERN),
@@ -488,13 +488,13 @@ SIDE_CONTAINER: dict[str, Callable[[], None]] = {
 
 
 def attempt(work: Callable[[], object]) -> str:
-    """The word worked, or why it did not."""
+    """Return "worked", or the reason why it did not."""
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
             signal.alarm(SECONDS)
-            with suppress(OSError):  # a side container cannot, and has nothing that is shared
+            with suppress(OSError):  # side containers cannot, and have nothing that is shared
                 checked(libc.unshare(CLONE_NEWNS))
                 mount("none", "/", "", MS_REC | MS_SLAVE)
             work()
@@ -513,7 +513,7 @@ def attempt(work: Callable[[], object]) -> str:
 
 
 def main() -> None:
-    """SECTION and JSON: what the test gives. Prints what became of each, as JSON."""
+    """Print the result of each attempt as JSON. SECTION and the test's JSON are the arguments."""
     given.update(json.loads(sys.argv[2]))
     os.makedirs(ELSEWHERE, exist_ok=True)
     print(json.dumps({name: attempt(work) for name, work in globals()[sys.argv[1]].items()}))

@@ -1,4 +1,4 @@
-"""What programs in containers try to reach on the host, made for it and removed afterwards."""
+"""Targets on the host for programs in containers, made for the tests and removed afterwards."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ ADD_KEY, KEYCTL, UNLINK = 248, 250, 9  # of x86-64
 
 @contextmanager
 def victims(service: Service) -> Iterator[dict[str, Any]]:
-    """What `tries` is to be given: a process of root's, a file that root alone can read, a key in root's keyring."""
+    """Make the targets of `tries`: a process of root, a file that only root can read, a key in root's keyring."""
     unique = uuid.uuid4().hex[:8]
     unit, secret = f"victim-{unique}.service", service.state / "secret"
     secret.write_text(unique)
     secret.chmod(0o600)
     key = libc.syscall(ADD_KEY, b"user", unique.encode(), unique.encode(), len(unique), ctypes.c_long(OF_THE_USER))
     checked(key)
-    # Without capabilities, so that an agent may walk into its root without SYS_PTRACE.
+    # Without capabilities, so that an agent may enter its root directory without SYS_PTRACE.
     command("systemd-run", f"--unit={unit}", "--property=CapabilityBoundingSet=", "sleep", "infinity")
     try:
         yield {
@@ -43,7 +43,7 @@ def victims(service: Service) -> Iterator[dict[str, Any]]:
 
 @contextmanager
 def heard(wanted: str) -> Iterator[list[bytes]]:
-    """The uevents of this name that come in on the host."""
+    """Collect the uevents with this name that reach the host."""
     found: list[bytes] = []
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, UEVENTS) as netlink:
         netlink.bind((0, 1))

@@ -163,7 +163,7 @@ def test_a_reload_keeps_the_pids_and_brings_another_address(master: HaRouter) ->
 
 
 def test_a_host_that_fails_or_does_not_answer_costs_no_router(router: HaRouter) -> None:
-    """Neutron would take a failed router down, working parts included: the wrapper prints the error and exits with 0."""
+    """Neutron would take a failed router down, working parts included: the wrapper prints the error and exits 0."""
     policy = router.service.places.policy
     proper = policy.read_text()
     policy.write_text(proper + '[side_container]\nimage = "localhost/there-is-none:1"\n[agent]\ntimeout = 2\n')

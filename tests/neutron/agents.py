@@ -1,7 +1,7 @@
 """Agent containers in which real Neutron runs, and the tests' way to talk to it.
 
-Each release of Neutron is in a virtual environment of its own, which `./dev` makes and the containers see read-only;
-what the tests run in it is in the folder `inside`. The containers have the privileges of the demo's agent and no more.
+Each release of Neutron has a virtual environment, which `./dev` makes and the containers see read-only; what the tests
+run in it is in the folder `inside`. The containers have only the privileges of the demo's agent.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ DOCS = CHECKOUT / "docs/neutron.md"
 INSIDE = Path(__file__).parent / "inside"
 STATE = "/var/lib/neutron"
 
-# The helpers of each agent: the program's name and the preset.
+# The helpers of each agent: program and preset.
 PRESETS = {
     "dhcp": {"dnsmasq": "neutron-dhcp-dnsmasq", "haproxy": "neutron-dhcp-haproxy"},
     "l3": {
@@ -38,7 +38,7 @@ PRESETS = {
     },
     "ovn": {"haproxy": "neutron-ovn-metadata-haproxy"},
 }
-# Neutron sets sysctls in the namespaces that it makes, and engines mount /proc/sys read-only.
+# Neutron sets sysctls in the namespaces that it creates, and engines mount /proc/sys read-only.
 WRITABLE_SYSCTLS = "mount --bind /proc/sys/net /proc/sys/net && mount -o remount,rw,bind /proc/sys/net"
 # How Neutron asks for its helpers.
 WRAPPERS, MANAGER = "wrappers", "manager"
@@ -93,7 +93,7 @@ class Conversation:
             f"--env=PATH={agent.venv}/bin:/usr/sbin:/usr/bin",
             "--env=PYTHONWARNINGS=ignore",
         )
-        # With the process manager as docs/client.md says; the script itself knows nothing of it.
+        # With the process manager, as docs/client.md says; the script itself does not know about it.
         through = ("-m", "sidespawn.agent.neutron") if agent.way == MANAGER else ()
         interpreter = (*agent.before, f"{agent.venv}/bin/python3", "-B", "-W", "ignore", *through)
         with agent.errors.open("ab") as errors:
@@ -129,7 +129,7 @@ class Conversation:
         return said["result"]
 
     def close(self) -> None:
-        """After the container, or what ran in it, was killed."""
+        """Close it after the container, or the program in it, was killed."""
         assert self.process.stdin is not None and self.process.stdout is not None
         self.process.stdin.close()
         self.process.stdout.close()
@@ -138,22 +138,22 @@ class Conversation:
 
 @dataclass
 class Agent:
-    """One of Neutron's agents with the services for its helpers; `way` is how it asks for them."""
+    """One of Neutron's agents with the services for its helpers. `way` is how it requests them."""
 
     kind: str
     way: str
     interval: int = 0
     name: str = field(default_factory=lambda: f"test-{uuid.uuid4().hex[:8]}")
     services: dict[str, Service] = field(default_factory=dict)
-    options: list[str] = field(default_factory=list)  # podman's, of the services
+    options: list[str] = field(default_factory=list)  # podman's options for the services
     security_options: tuple[str, ...] = ()
     talk: Conversation | None = None
-    contained: bool = False  # not root, and in the recipe of `sidespawn agent-options`
+    contained: bool = False  # not root, with the recipe of `sidespawn agent-options`
     settings: str = ""  # more lines of its [DEFAULT]
     before: tuple[str, ...] = ()  # what its interpreter is run by, such as strace
-    more_options: tuple[str, ...] = ()  # podman's, of its container
+    more_options: tuple[str, ...] = ()  # podman's options for its container
     release: str = NEWEST
-    release_image: str = ""  # with the release's own helper in it; the newest's is in the usual image
+    release_image: str = ""  # with the release's own helper in it; the usual image has the newest one
 
     @property
     def venv(self) -> Path:
@@ -165,12 +165,12 @@ class Agent:
 
     @property
     def uid(self) -> int:
-        """Of the agent's own processes and files."""
+        """Return the uid of the agent's own processes and files."""
         return NEUTRON if self.contained else 0
 
     @property
     def state(self) -> Path:
-        """On the host; below a directory that only root can write. It is the agent's, so root's unless `contained`."""
+        """Return the host's directory, owned by the agent, root unless `contained`. Only root can write its parent."""
         return Path("/var/lib") / f"sidespawn-{self.name}"
 
     @property
@@ -182,7 +182,7 @@ class Agent:
         for name in ("lock", "metadata"):
             (self.state / name).mkdir()
         for program, preset in self.presets.items():
-            short = program.removeprefix("neutron-keepalived-")  # a service has a name of at most 40 characters
+            short = program.removeprefix("neutron-keepalived-")  # service names have at most 40 characters
             service = Service(f"{self.name}-{short}", self.state, program)
             self.services[program] = service
             service.places.policy.parent.mkdir(exist_ok=True)
@@ -210,7 +210,7 @@ class Agent:
             kill_scripts="/etc/neutron/kill_scripts",
             interval=self.interval,
             settings=self.settings,
-            # The DHCP agent starts many: by the daemon, which has the same filters.
+            # The DHCP agent starts many, so it uses the daemon, which has the same filters.
             root_helper=f"{rootwrap} /etc/neutron/rootwrap.conf",
             root_helper_daemon=f"{rootwrap}-daemon /etc/neutron/rootwrap.conf" if self.kind == "dhcp" else "",
         )
@@ -248,12 +248,12 @@ class Agent:
         self.run(script)
 
     def run(self, script: str) -> None:
-        """Neutron, in the container that runs."""
+        """Start Neutron in the running container."""
         arguments = (self.kind,) if script == "drivers.py" else ()
         self.talk = Conversation(self, str(INSIDE / script), *arguments, "--config-file", f"{STATE}/neutron.conf")
 
     def kill(self) -> None:
-        """As if the host's administrator replaced the container: all that runs in it ends at once."""
+        """Kill it as if the host's administrator replaced the container: everything in it ends at once."""
         self.container.kill()
         self.container.remove()
         if self.talk is not None:
@@ -285,7 +285,7 @@ class Agent:
 
 
 def policy(preset: str, state: Path, *, as_root: bool = True) -> str:
-    """What docs/neutron.md tells the operator of an agent that is root in its container, or that is not."""
+    """Return the policy that docs/neutron.md recommends for the agent, root in its container or not."""
     told = [
         example
         for names, example in re.findall(

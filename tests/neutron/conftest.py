@@ -14,7 +14,7 @@ __all__ = ["nothing_left_behind"]
 
 @pytest.fixture(scope="module")
 def agent(request: pytest.FixtureRequest) -> Iterator[Agent]:
-    """The agent of this kind that asks in this way, with a process in which its drivers wait to be called."""
+    """Run the agent of this kind with this way to request helpers, and a process with its drivers, ready for calls."""
     kind, way = request.param
     made = Agent(kind, way)
     try:

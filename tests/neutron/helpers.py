@@ -1,4 +1,4 @@
-"""What each helper is for, seen from outside: by machines beside it, not by asking Neutron."""
+"""What each helper is for, checked from outside: by machines beside it instead of by asking Neutron."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from tests.neutron.agents import STATE, Agent
 
 ASK = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=5).read().decode())"
 
-# Of haproxy in each agent.
+# haproxy's in each agent.
 URLS = {"dhcp": "http://169.254.169.254/", "ovn": "http://169.254.169.254/", "l3": "http://127.0.0.1:9697/"}
 NAMESPACES = {"dhcp": "qdhcp", "ovn": "ovnmeta", "l3": "qrouter"}
 HEADERS = {"dhcp": "X-Neutron-Network-ID", "ovn": "X-OVN-Network-ID", "l3": "X-Neutron-Router-ID"}
 
 
 class Helper(ABC):
-    """One helper of an agent, and what is around it. `of` is what the process in the container calls it by."""
+    """One helper of an agent and its surroundings. `of` is the name that the process in the container uses for it."""
 
     name: str
     program: str
@@ -48,7 +48,7 @@ class Helper(ABC):
 
     @abstractmethod
     def works(self) -> bool:
-        """Whether it does what it is for; after `change`, what it was told then."""
+        """Return whether it does its job, after `change` with the new settings."""
 
     def start(self) -> None:
         self.agent.do(self.program, "start", self.of)
@@ -61,7 +61,7 @@ class Helper(ABC):
         self.agent.do(self.program, "stop", self.of)
 
     def settle(self) -> None:
-        """After each start: Neutron itself does not wait for all of its helpers."""
+        """Wait after each start: Neutron itself does not wait for all of its helpers."""
         if not self.is_awaited:
             wait_until(lambda: bool(self.status()["active"]), patience=30)
 
@@ -97,7 +97,7 @@ class Dnsmasq(Helper):
 
 
 class Haproxy(Helper):
-    """As metadata proxy; the agent's socket behind it is the test's."""
+    """haproxy as metadata proxy; the test serves the agent's socket behind it."""
 
     name = program = "haproxy"
 
@@ -160,7 +160,7 @@ class Radvd(Helper):
         self.around.callback(remove_namespace, self.machine)
         peer = ("peer", "name", "eth0", "netns", self.machine)
         command("ip", "-n", self.netns, "link", "add", "qr-test", "type", "veth", *peer)
-        # Which the agent would do if it could write sysctls.
+        # The agent would do this if it could write sysctls.
         forward = "echo 1 >/proc/sys/net/ipv6/conf/all/forwarding"
         command("ip", "netns", "exec", self.netns, "sh", "-c", forward)
         command("ip", "-n", self.netns, "link", "set", "qr-test", "up")
@@ -172,7 +172,7 @@ class Radvd(Helper):
         return {"owner": self.owner, "netns": self.netns, "interface": "qr-test", "prefixes": prefixes}
 
     def works(self) -> bool:
-        """The machine beside the router gives itself an address in the prefix; one that it has is no proof."""
+        """Have the machine next to the router get an address in the prefix; an existing address proves nothing."""
         prefix = "2001:db8:2:" if self.changed else "2001:db8:1:"
         command("ip", "-n", self.machine, "link", "set", "eth0", "down")
         command("ip", "-n", self.machine, "link", "set", "eth0", "up")
@@ -181,7 +181,7 @@ class Radvd(Helper):
 
 
 class Conntrackd(Helper):
-    """Of keepalived's router."""
+    """conntrackd of keepalived's router."""
 
     name = program = "conntrackd"
     has_reload = False
@@ -191,7 +191,7 @@ class Conntrackd(Helper):
         return {"owner": self.owner, "netns": f"qrouter-{self.owner}", "interface": "ha-test"}
 
     def works(self) -> bool:
-        """Neutron's own conntrackd finds it by its socket, in the agent."""
+        """Have Neutron's own conntrackd find it by its socket, in the agent."""
         configuration = f"{STATE}/ha_confs/{self.owner}/conntrackd.conf"
         user = NEUTRON if self.agent.contained else 0
         asked = self.agent.container.exec(("conntrackd", "-C", configuration, "-s"), user=user)
@@ -199,7 +199,7 @@ class Conntrackd(Helper):
 
 
 class StateChange(Helper):
-    """Of a router without keepalived, whose address the test takes and gives back."""
+    """The monitor of a router without keepalived. The test adds and removes the router's address."""
 
     name = program = "neutron-keepalived-state-change"
     has_reload = is_awaited = False
@@ -220,7 +220,7 @@ class StateChange(Helper):
         return {"owner": self.owner, "netns": self.netns}
 
     def works(self) -> bool:
-        """The agent hears of both changes."""
+        """Check that the agent hears of both changes."""
         pid = int(self.status()["pid"])
         wait_until(lambda: is_watching(pid), patience=30)
         for verb, state in (("add", "primary"), ("del", "backup")):
@@ -232,7 +232,7 @@ class StateChange(Helper):
 
 @contextmanager
 def lan(agent: Agent, owner: str) -> Iterator[Lan]:
-    """Where inside/interface.py puts the far end of the network's interface."""
+    """Return where inside/interface.py puts the far end of the network's interface."""
     made = Lan(f"lan-{owner[:8]}", networks.MACS, agent.state)
     try:
         made.make()
@@ -242,7 +242,7 @@ def lan(agent: Agent, owner: str) -> Iterator[Lan]:
 
 
 def connect(lan: Lan) -> None:
-    """The far ends that came since."""
+    """Connect the far ends created since the last call."""
     for port in re.findall(r"^\d+: (far\w+)@", command("ip", "-n", lan.name, "-o", "link").stdout, re.MULTILINE):
         lan.connect(port)
 
@@ -252,7 +252,7 @@ OF = {"dhcp": (Dnsmasq, Haproxy), "l3": (Haproxy, Keepalived, Radvd, Conntrackd,
 
 @contextmanager
 def all_of(agent: Agent) -> Iterator[list[Helper]]:
-    """One of each of the agent's helpers, for the same network or router; none is started."""
+    """Return all helpers of the agent, for the same network or router, without starting them."""
     owner = str(uuid.uuid4())
     with ExitStack() as stack:
         made: list[Helper] = []

@@ -42,7 +42,7 @@ def network(*subnets: Json, **differently: Any) -> Json:
 
 
 def add_port(network: Json, mac: str, number: int) -> Json:
-    """A port of a machine, with the address of that number in each subnet."""
+    """Add a machine's port, which has the address with that number in each subnet."""
     port = {
         "id": str(uuid.uuid4()),
         "network_id": network["id"],

@@ -1,6 +1,6 @@
-"""A chassis of OVN: its databases, ovn-northd and Open vSwitch with a datapath of its own instead of the kernel's.
+"""A chassis of OVN: its databases, ovn-northd, and Open vSwitch with a userspace datapath.
 
-ovn-controller is left out, so the test says which port is bound, and connects what Open vSwitch would.
+ovn-controller is left out: the test says which port is bound, and makes the connections.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ exec /usr/lib/openvswitch-switch/ovs-vswitchd --enable-dummy=override --disable-
 
 @dataclass(frozen=True)
 class Chassis:
-    """`directory` has the socket of all three databases."""
+    """Runs the daemons. `directory` has the sockets of all three databases."""
 
     name: str
     directory: Path
@@ -62,7 +62,7 @@ class Chassis:
 
 @dataclass(frozen=True)
 class Network:
-    """As Neutron's server writes it into the northbound database, with the port for metadata and one machine's."""
+    """A network in the northbound database, as Neutron's server writes it, with ports for metadata and one machine."""
 
     chassis: Chassis
     id: str = field(default_factory=lambda: str(uuid.uuid4()))
@@ -79,7 +79,7 @@ class Network:
 
     @property
     def tap(self) -> str:
-        """Of the pair of interfaces that the agent makes, the one for Open vSwitch."""
+        """Return Open vSwitch's end of the pair of interfaces that the agent creates."""
         return f"tap{self.id[:10]}0"
 
     def make(self) -> None:
@@ -106,7 +106,7 @@ class Network:
 
     @contextlib.contextmanager
     def connected(self) -> Iterator[None]:
-        """The machine behind the port, in a namespace of its own, and a bridge between the two in place of OVN's."""
+        """Connect a machine, in a separate namespace, to the port with a bridge instead of OVN."""
         bridge, port = f"br-{self.id[:8]}", f"far{self.id[:8]}"
         command("ip", "link", "add", bridge, "type", "bridge")
         command("ip", "netns", "add", self.machine)
@@ -129,6 +129,6 @@ class Network:
 
 
 def noted(device: str, cidr: str, owner: str) -> tuple[str, ...]:
-    """What Neutron notes beside a port."""
+    """Return what Neutron records about a port."""
     values = {"device_id": device, "device_owner": owner, "cidrs": cidr, "project_id": str(uuid.uuid4()), "mtu": "1450"}
     return tuple(f'external_ids:"neutron:{name}"="{value}"' for name, value in values.items())

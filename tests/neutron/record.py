@@ -1,7 +1,7 @@
-"""Records what each release of Neutron calls: tests/data/neutron_matrix.jsonl, which tests/unit judges.
+"""Records what each Neutron release calls in tests/data/neutron_matrix.jsonl, which tests/unit judges.
 
 Run `python -m tests.neutron.record` after `./dev test neutron`, which installs the newest release and an old one. The
-code of the others is fetched and run with the dependencies of one of these two. `--fetch-only` does no more than fetch;
+code of other releases is fetched and run with the dependencies of one of these two. `--fetch-only` only fetches it;
 `./dev test neutron --all` does that for tests/neutron/test_releases.py.
 """
 
@@ -25,7 +25,7 @@ RECORDER = Path(__file__).parent / "inside" / "recorder.py"
 class Release:
     name: str
     version: str
-    venv: str  # whose dependencies it works with
+    venv: str  # the release with suitable dependencies
 
 
 RELEASES = (
@@ -41,7 +41,7 @@ RELEASES = (
 
 
 def code_of(release: Release) -> Path:
-    """The release's own packages, which stand before those of its environment."""
+    """Fetch the release's own packages, which take precedence over those in its environment."""
     place = CACHE / "neutron-releases" / release.version
     if not (place / "neutron").is_dir():
         pip = (str(VENVS[release.venv] / "bin" / "pip"), "install", "--quiet", "--no-deps", "--no-compile")
@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def write() -> None:
-    """Write one line for each different call, with the releases that make it."""
+    """Write one line for each distinct call, with the releases that make it."""
     merged: dict[str, list[str]] = {}
     for release in RELEASES:
         for call in record(release):

@@ -1,10 +1,10 @@
-"""Which system calls real Neutron makes in the contained recipe: makes tests/data/contained-calls.json.
+"""Records the system calls of real Neutron in the contained recipe in tests/data/contained-calls.json.
 
     .venv/bin/python -m tests.neutron.record_calls [KIND]...     where systemd is PID 1, with strace(1) installed
 
-The drivers for all helpers of each agent, and the DHCP agent's own main, are run by strace in the agent's container.
-Its list of system calls is the shipped one with what strace needs. What the list refuses is not seen: the kernel
-answers before it asks strace. Neither is what the engine does in the container before the agent's program begins.
+strace runs the drivers for all helpers of each agent, and the DHCP agent's own main, in the agent's container. The
+list of system calls is the shipped one with additions for strace. Refused calls are not seen, since the kernel answers
+before it stops for strace. What the engine does before the agent's program starts is not seen either.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ DATA = Path(__file__).parents[1] / "data/contained-calls.json"
 KINDS = ("ovn", "dhcp", "l3", "daemon")
 TOOL = "/opt/strace"  # in the container
 OF_STRACE = ("process_vm_readv", "ptrace", "seccomp")
-# Made by each Python program again and again, so by the agents; following them would take most of the time.
+# Made constantly by each Python program, so by the agents; following them would take most of the time.
 PLAIN = (
     *("access", "brk", "clock_gettime", "close", "epoll_ctl", "epoll_wait", "execve", "fstat", "futex", "getdents64"),
     *("getpid", "gettimeofday", "lseek", "mmap", "mprotect", "munmap", "newfstatat", "openat", "poll", "pread64"),
     *("read", "readlink", "recvfrom", "recvmsg", "rt_sigaction", "rt_sigprocmask", "sendmsg", "sendto", "wait4"),
     "write",
 )
-# For these it matters what they are given: the words that strace has for flags, without numbers and addresses.
+# The arguments of these matter: the names that strace prints for flags, without numbers and addresses.
 WITH_ARGUMENTS = ("ioctl", "mount", "personality", "setns", "socket", "socketpair", "umount2", "unshare")
 LINE = re.compile(r"(?:\d+ +)?(?:<\.\.\. )?(\w+)(?:\((.*?)\) +=| resumed>|\(.*<unfinished)")
 NUMBERS = re.compile(r"0x[0-9a-f]+|\"[^\"]*\"|\[[^]]*\]|\{.*?\}|\b\d+\b|NULL")
-Found = dict[str, set[str]]  # by call: the kinds of agent
+Found = dict[str, set[str]]  # the kinds of agent, by call
 
 
 @contextmanager
 def tool() -> Iterator[Path]:
-    """A directory of the host with strace, its libraries and a list of system calls with which it works."""
+    """Make a host directory with strace, its libraries and a list of system calls that allows it."""
     with tempfile.TemporaryDirectory(dir="/var/lib") as name:
         made = Path(name)
         made.chmod(0o755)
@@ -61,7 +61,7 @@ def tool() -> Iterator[Path]:
 
 
 def run(kind: str, place: Path) -> list[str]:
-    """The lines that strace wrote of all processes of the agent."""
+    """Return strace's lines for all processes of the agent."""
     is_daemon = kind == "daemon"
     agent = Agent("dhcp" if is_daemon else kind, MANAGER, interval=int(is_daemon), contained=True)
     agent.more_options = (f"--volume={place}:{TOOL}:ro", f"--security-opt=seccomp={place}/profile.json")
@@ -97,7 +97,7 @@ def read(lines: list[str], kind: str, made: Found) -> None:
 
 
 def main(kinds: list[str]) -> None:
-    command("ip", "netns", "add", "sidespawn-first")  # so that the directory is there, and a mount
+    command("ip", "netns", "add", "sidespawn-first")  # so that the directory exists, and is a mount
     command("ip", "netns", "delete", "sidespawn-first")
     made: Found = defaultdict(set, {name: set(kinds) for name in PLAIN})
     with tool() as place, namespaces_of_a_group():

@@ -1,4 +1,4 @@
-"""Virtual environments of Neutron's releases, and images that contain one: what a helper of that release runs in."""
+"""Virtual environments of Neutron releases, and images that contain one, in which helpers of that release run."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ VENVS = {NEWEST: (CACHE / "neutron").resolve(), OLD: (CACHE / "neutron-old").res
 
 @contextmanager
 def image_of(release: str) -> Iterator[str]:
-    """The agent's image with the release in it, as a deployment has it; at the path that its scripts name.
+    """Add the release to the agent's image, as in a deployment, at the path in its scripts' first lines.
 
-    And the one program of the release that is a helper where packages have it.
+    Also add the release's only program that is a helper, at the path where packages have it.
     """
     name, venv = f"localhost/sidespawn-test-{release}:latest", VENVS[release]
     file = Path(f"/run/sidespawn-test-{release}.containerfile")

@@ -10,7 +10,7 @@ Json = dict[str, Any]
 
 
 def port(owner: str, *addresses: str, network_id: str = "", **differently: Any) -> Json:
-    """A port of a router, with an address of each subnet; the first is its gateway."""
+    """Return a router's port with an address in each subnet; the first address is the gateway's."""
     subnets, fixed_ips = [], []
     for address in addresses:
         interface = ipaddress.ip_interface(address)
@@ -43,7 +43,7 @@ def port(owner: str, *addresses: str, network_id: str = "", **differently: Any) 
 
 
 def router(*interfaces: Json, ha_vr_id: int = 7) -> Json:
-    """With a gateway, and a network of its own for VRRP."""
+    """Return a router with a gateway, and a separate network for VRRP."""
     gateway = port("network:router_gateway", "203.0.113.10/24")
     return {
         "id": str(uuid.uuid4()),

@@ -12,7 +12,7 @@ Row = dict[str, str]
 
 
 def read() -> dict[str, Row]:
-    """By preset."""
+    """Return the rows by preset."""
     rows = ([cell.strip("`") for cell in row] for row in TABLE.rows())
     return {preset: dict(zip(COLUMNS, cells, strict=True)) for preset, *cells in rows}
 

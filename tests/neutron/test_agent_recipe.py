@@ -1,7 +1,7 @@
-"""What an agent's container needs at least: each agent's work with all of it, and what fails without each part of it.
+"""What an agent's container needs at least: the agent works with the full recipe, and fails without any part of it.
 
-The work is what Neutron's agents do themselves, by the commands and system calls that they use; helpers are asked for
-through the wrappers. docs/agents.md shows the recipe to people, and is held to it here.
+The work is what Neutron's agents do themselves, with their commands and system calls; helpers are requested through
+the wrappers. docs/agents.md prints the recipe, which is compared here.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tests.lab.networks import SIDESPAWN, command
 
 IMAGE = "localhost/sidespawn-neutron-agent:latest"
 DOCS = Path(__file__).parents[2] / "docs/agents.md"
-# The part of /proc/sys that belongs to the namespace of whoever looks; engines mount all of it read-only.
+# The part of /proc/sys that depends on the reader's namespace; engines mount all of it read-only.
 SYSCTLS = "mount --bind /proc/sys/net /proc/sys/net && mount -o remount,rw,bind /proc/sys/net"
 
 
@@ -45,8 +45,8 @@ class Recipe:
         )
 
 
-# What an agent does, by name: a script that ends with 0 when it could; $N is the namespace, $I an interface, $S the
-# agent's state. The host looks at the result of some.
+# The work of an agent, by name: a script that exits with 0 if it worked. $N is the namespace, $I an interface, $S the
+# agent's state. The host checks the results of some.
 NAMESPACE = {
     "makes a namespace that the host sees": 'ip netns add "$N"',
     "makes an interface of the host's and moves it there": 'ip link add "$I" type veth peer name "p$I" && '
@@ -92,7 +92,7 @@ WORK: dict[str, tuple[Recipe, dict[str, str]]] = {
     "l3": (Recipe(capabilities=(*BOTH, "NET_RAW")), NAMESPACE | SYSCTL | ROUTING | END),
     "ovn": (Recipe(capabilities=BOTH), NAMESPACE | SYSCTL | END),
 }
-# What fails first without each part. `None`: nothing of this agent's work.
+# What fails first without each part. `None`: no work of this agent.
 WITHOUT: tuple[tuple[str, str, dict[str, object], str], ...] = (
     ("dhcp", "SYS_ADMIN", {"capabilities": ("NET_ADMIN",), "first": "true"}, "makes a namespace that the host sees"),
     ("dhcp", "NET_ADMIN", {"capabilities": ("SYS_ADMIN",)}, "makes an interface of the host's and moves it there"),
@@ -129,7 +129,7 @@ class Ground:
     mounts: tuple[str, ...]
 
     def first_failure(self, agent: str, recipe: Recipe) -> str | None:
-        """What of its work the agent could not do, in a container of this recipe; None when it could do all."""
+        """Return the first part of the agent's work that fails with this recipe, or None."""
         _, work = WORK[agent]
         unique = str(uuid.uuid4())
         netns, interface, name = f"qdhcp-{unique}", f"t{unique[:8]}", f"recipe-{unique[:8]}"
@@ -154,7 +154,7 @@ class Ground:
             command("ip", "netns", "delete", netns, check=False)
 
     def host_sees(self, what: str, netns: str, interface: str) -> bool:
-        """Whether that has come out on the host; most of an agent's work has nothing to look at here."""
+        """Return whether that is visible on the host; most of an agent's work has no effect here."""
         seen = {
             "makes a namespace that the host sees": ("ip", "-n", netns, "link", "show", "lo"),
             "makes an interface of the host's and moves it there": ("ip", "link", "show", interface),
@@ -169,7 +169,7 @@ def ground() -> Iterator[Ground]:
     state.mkdir()
     policy = Path("/etc/sidespawn") / f"{name}.toml"
     policy.parent.mkdir(exist_ok=True)
-    # The agent is root in its container, so its files are root's: docs/neutron.md.
+    # As the agent is root in its container, its files are root's: docs/neutron.md.
     policy.write_text(
         f'extends = "neutron-dhcp-dnsmasq"\n[parameters]\nstate_on_host = "{state}"\nuid = 0\ngid = 0\n'
         '[side_container]\ncapabilities = ["NET_ADMIN", "NET_BIND_SERVICE", "NET_RAW", "SETGID", "SETUID"]\n'
@@ -195,7 +195,7 @@ def test_no_part_of_the_recipe_can_be_left_out(
 
 
 def test_the_host_pids_are_for_looking_up_helpers_only(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An agent that asks by sidespawn.agent.client or the process manager does without."""
+    """Agents that use sidespawn.agent.client or the process manager do not need them."""
     recipe, work = WORK["dhcp"]
     without = {what: script for what, script in work.items() if "finds" not in what}
     monkeypatch.setitem(WORK, "dhcp", (recipe, without))
@@ -224,7 +224,7 @@ def test_the_docs_show_the_recipe() -> None:
         assert line in lines
     assert f"AddCapability={' '.join(dhcp.capabilities)}" in lines
     assert "Volume=/run/netns:/run/netns:rshared" in lines
-    # tests/host runs both on a host with AppArmor.
+    # tests/host runs both on an AppArmor host.
     named = {"apparmor=sidespawn-agent", "seccomp=/run/sidespawn/agent-seccomp.json"}
     assert {f"--security-opt={each}" for each in named} <= options
     assert "PodmanArgs=--security-opt=apparmor=sidespawn-agent" in lines

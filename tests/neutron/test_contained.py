@@ -1,7 +1,7 @@
-"""Neutron in the recipe of `sidespawn agent-options`: not root, its own list of system calls, no host pids, no sudo.
+"""Neutron in the recipe of `sidespawn agent-options`: no root, an own list of system calls, no host pids, no sudo.
 
-The drivers for all helpers of each agent, and the real DHCP agent. What they do is the table of docs/neutron.md; uid
-and capabilities of helpers differ where the agent's files are not root's.
+The drivers for all helpers of each agent, and the real DHCP agent. The table in docs/neutron.md says what they do; uid
+and capabilities of helpers differ if the agent's files are not root's.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ OF_THE_PROCESS = ("uid", "capabilities")
 
 @pytest.fixture(scope="module", autouse=True)
 def group() -> Iterator[None]:
-    command("ip", "netns", "add", "sidespawn-first")  # so that the directory is there, and a mount
+    command("ip", "netns", "add", "sidespawn-first")  # so that the directory exists, and is a mount
     command("ip", "netns", "delete", "sidespawn-first")
     with namespaces_of_a_group():
         yield
@@ -62,7 +62,7 @@ def test_the_dhcp_agent_itself(contained: Agent) -> None:
 
 
 def expect_contained(agent: Agent) -> None:
-    """Of its first process, and of each that Neutron runs in it by then."""
+    """Check the first process, and each that Neutron has started in it by now."""
     status = process_status(agent.container.pid())
     assert status["Uid"].split() == [str(NEUTRON)] * 4
     assert status["NoNewPrivs"] == "1"

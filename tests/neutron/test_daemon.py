@@ -1,4 +1,4 @@
-"""The real neutron-dhcp-agent, from its main on: networks and ports come and go, its helpers and itself are killed."""
+"""The real neutron-dhcp-agent, run from its own main: networks and ports come and go, helpers and agent are killed."""
 
 from __future__ import annotations
 
@@ -86,13 +86,13 @@ def live(daemon: Agent, lan: Lan, first: networks.Json, second: networks.Json, p
     wait_until(lambda: networks.MACS[1] not in hosts.read_text(), PATIENCE)
     assert pid_of(daemon, first) == pid
 
-    # A helper dies; ProcessMonitor of the agent starts it again.
+    # A helper dies; the agent's ProcessMonitor restarts it.
     assert pid is not None
     kill_process(pid)
     wait_until(lambda: pid_of(daemon, first) not in (None, pid), PATIENCE)
     assert address(lan) == "10.20.0.10"
 
-    # The agent dies. Its helpers do not, and it finds out what has changed meanwhile.
+    # The agent dies. Its helpers keep running, and it detects what has changed.
     pids = [pid_of(daemon, network) for network in (first, second)]
     known = daemon.ask("networks")
     daemon.kill()

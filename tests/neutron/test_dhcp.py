@@ -21,7 +21,7 @@ NETWORKS, THREADS = 50, 8
 
 
 def ask_for_ipv6(lan: Lan, state: Path) -> str:
-    """What a DHCPv6 client is given; it goes on in its namespace and ends with that."""
+    """Return what a DHCPv6 client gets; it keeps running in its namespace and ends with that."""
     netns, leases = lan.clients[0].netns, state / f"{lan.name}.leases6"
     show = ("ip", "-n", netns, "-6", "address", "show", "dev", "eth0", "scope", "link")
     wait_until(lambda: "fe80::" in (shown := command(*show).stdout) and "tentative" not in shown)
@@ -73,7 +73,7 @@ def test_a_segment_has_a_dnsmasq_of_its_own(agent: Agent) -> None:
 
 
 def assert_a_foreign_pid_does_not_count(agent: Agent, network: networks.Json, other: networks.Json) -> None:
-    """A pid file that a reboot has survived can hold the pid of another network's dnsmasq."""
+    """After a reboot, a pid file may hold the pid of another network's dnsmasq."""
     own, foreign = (agent.state / "dhcp" / each["id"] / "pid" for each in (network, other))
     pid = own.read_text()
     own.write_text(foreign.read_text())

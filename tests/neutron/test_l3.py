@@ -1,4 +1,4 @@
-"""The real neutron-l3-agent, from its main on, with a highly available router of both families and all its helpers."""
+"""The real neutron-l3-agent, run from its own main, with a highly available dual-stack router and all its helpers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MONITOR = "neutron-keepalived-state-change"
 
 
 class Router:
-    """One router of the agent, and a machine in its first network."""
+    """One of the agent's routers, and a machine in its first network."""
 
     def __init__(self, agent: Agent, described: routers.Json, lan: Lan) -> None:
         self.agent, self.described, self.lan = agent, described, lan
@@ -35,7 +35,7 @@ class Router:
 
     @property
     def has_conntrackd(self) -> bool:
-        return self.agent.release == NEWEST  # it came with 2024.1
+        return self.agent.release == NEWEST  # new in 2024.1
 
     @property
     def pid_files(self) -> dict[str, Path]:
@@ -49,7 +49,7 @@ class Router:
         return {**files, "conntrackd": state / f"ha_confs/{self.id}/conntrackd.pid"} if self.has_conntrackd else files
 
     def pids(self) -> dict[str, int]:
-        """Of the helpers that have one."""
+        """Return the pids of the helpers that have one."""
         found = {}
         for program, path in self.pid_files.items():
             text = path.read_text() if path.exists() else ""
@@ -66,12 +66,12 @@ class Router:
 
     @property
     def told(self) -> list[str]:
-        """What the server was told of it, in order."""
+        """Return what the server was told about it, in order."""
         return [state for router, state in self.agent.ask("states") if router == self.id]
 
     @property
     def vrrp(self) -> str:
-        """The interface for VRRP; its far end is in the same namespace."""
+        """Return the VRRP interface; its far end is in the same namespace."""
         return f"ha-{self.described['_ha_interface']['id']}"[:14]
 
     def addresses(self, netns: str) -> str:
@@ -81,9 +81,9 @@ class Router:
         return f" {address}/" in self.addresses(self.netns)
 
     def works(self) -> bool:
-        """The machine, connected anew, gives itself an address and gets metadata; an address that it has is no proof.
+        """Have a newly connected machine give itself an address and get metadata; an existing address proves nothing.
 
-        What is connected anew is not the router, which takes that for a failure in old releases.
+        The router is not connected again, because old releases take that for a failure.
         """
         machine = ("ip", "-n", self.machine)
         for verb in ("down", "up"):
@@ -95,7 +95,7 @@ class Router:
         return True
 
     def metadata(self) -> str:
-        """What the machine gets from the address that all machines ask."""
+        """Return the answer that the machine gets from the metadata address."""
         url = "http://169.254.169.254/"
         asked = command("ip", "netns", "exec", self.machine, sys.executable, "-c", ASK, url, check=False)
         return asked.stdout.strip()
@@ -106,7 +106,7 @@ class Router:
 
 @contextmanager
 def made_router(agent: Agent) -> Iterator[Router]:
-    """It is not made yet, but what is around it is, with a metadata service."""
+    """Prepare a router with a metadata service and all else that it needs, without creating it."""
     described = routers.router(routers.interface("10.20.0.1/24", "2001:db8:1::1/64"))
     with ExitStack() as around:
         network = lan(agent, described["_interfaces"][0]["network_id"])
@@ -147,7 +147,7 @@ def test_a_router_comes_and_goes_and_everything_is_killed_once(l3: Agent) -> Non
 
 def live(router: Router) -> None:
     agent = router.agent
-    # A router is created. The monitor tells the agent when keepalived has taken the addresses; with that come the rest.
+    # A router is created. Once keepalived has taken the addresses and the monitor has told the agent, the rest starts.
     agent.ask("put_router", router=router.described)
     router.wait_until("active")
     wait_until(router.is_complete, PATIENCE)
@@ -161,8 +161,8 @@ def live(router: Router) -> None:
         assert container.pid == pid
         assert os.stat(f"/proc/{pid}/ns/net").st_ino == os.stat(f"/run/netns/{router.netns}").st_ino
 
-    # The agent dies. Its helpers do not; the next one finds them, and disturbs nobody.
-    router.described["_ha_state"] = "active"  # as the server has it by now
+    # The agent dies. Its helpers keep running; the next one finds them and interrupts none.
+    router.described["_ha_state"] = "active"  # the server's current state
     agent.kill()
     assert router.works()
     agent.start("l3.py")
@@ -175,7 +175,7 @@ def live(router: Router) -> None:
     assert router.told == []
     assert router.state == "primary"
 
-    # It loses its network for VRRP, and gets it back.
+    # It loses its VRRP network, and gets it back.
     command("ip", "-n", router.netns, "link", "set", router.vrrp, "down")
     router.wait_until("standby")
     assert router.state == "backup"
@@ -185,7 +185,7 @@ def live(router: Router) -> None:
     wait_until(router.is_complete, PATIENCE)
     assert router.works()
 
-    # Each helper dies; ProcessMonitor of the agent starts it again.
+    # Each helper dies; the agent's ProcessMonitor restarts it.
     for program, pid in router.pids().items():
         kill_process(pid)
         wait_until(lambda program=program, pid=pid: router.pids().get(program, pid) != pid, PATIENCE)  # type: ignore[misc]
@@ -195,6 +195,6 @@ def live(router: Router) -> None:
 
     agent.ask("delete_router", router_id=router.id)
     wait_until(lambda: not has_namespace(router.netns), PATIENCE)
-    # What ended by itself, conntrackd by Neutron's own command, stays a while for its log.
+    # Helpers that ended by themselves, and conntrackd, which Neutron's own command ends, stay a while for their logs.
     wait_until(lambda: not any(each.containers(every=False) for each in agent.services.values()), PATIENCE)
     assert router.pids() == {}

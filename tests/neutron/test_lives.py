@@ -1,6 +1,6 @@
 """Every helper of Neutron, started, changed, killed, kept and stopped by Neutron's own driver for it.
 
-What is measured is the table in docs/neutron.md; with SIDESPAWN_WRITE_TABLE=1 it is written there.
+The results are the table in docs/neutron.md; SIDESPAWN_WRITE_TABLE=1 rewrites it.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def live(agent: Agent, helpers: list[Helper]) -> dict[str, table.Row]:
         rows[helper.preset]["survives agent restart"] = said(survived)
 
     for helper in helpers:
-        helper.start()  # as the agent does when it has started; from then on ProcessMonitor knows it
+        helper.start()  # as the agent does after its start; from then on ProcessMonitor knows it
         helper.settle()
         pids[helper] = int(helper.status()["pid"])
         kill_process(pids[helper])
@@ -85,7 +85,7 @@ def live(agent: Agent, helpers: list[Helper]) -> dict[str, table.Row]:
         status = helper.status()
         helper.stop()
         service = agent.services[helper.program]
-        # conntrackd ends by its own command, and what ended by itself stays a while for its log.
+        # conntrackd ends by its own command; what ended by itself stays a while for its log.
         containers = service.containers(every=helper.program != "conntrackd")
         gone = identify(int(status["pid"])) is None and containers == {} and not helper.status()["active"]
         rows[helper.preset]["stop"] = said(gone)
@@ -97,7 +97,7 @@ def live(agent: Agent, helpers: list[Helper]) -> dict[str, table.Row]:
 @pytest.mark.parametrize("agent", [("ovn", way) for way in (WRAPPERS, MANAGER)], indirect=True, ids="-".join)
 def test_a_refusal_reaches_neutron_as_a_failed_start(agent: Agent) -> None:
     with all_of(agent) as ours, all_of(agent) as others:
-        of = {**ours[0].of, "owner": others[0].owner}  # one network's metadata proxy in another's namespace
+        of = {**ours[0].of, "owner": others[0].owner}  # one network's metadata proxy in another network's namespace
         agent.do("haproxy", "start", of)
         assert not agent.ask("status", helper="haproxy", of=of)["active"]
     assert "Encountered process execution error Exit code: 77" in agent.log()

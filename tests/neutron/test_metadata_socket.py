@@ -1,4 +1,4 @@
-"""The real metadata agent's socket: who can connect to it decides which user haproxy has to be."""
+"""The real metadata agent's socket: its permissions decide which user haproxy must run as."""
 
 from __future__ import annotations
 

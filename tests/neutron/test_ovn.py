@@ -1,4 +1,4 @@
-"""The real neutron-ovn-metadata-agent, from its main on, with OVN's real databases."""
+"""The real neutron-ovn-metadata-agent, run from its own main, with OVN's real databases."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ovsdb_connection = unix:{state}/ovn/db.sock
 
 @pytest.fixture
 def nova() -> Iterator[int]:
-    """The port of Nova's metadata service, which says which instance it was asked for."""
+    """Serve Nova's metadata, which reports the requested instance, and return the port."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
     with serving(server):
         yield server.server_address[1]
@@ -81,7 +81,7 @@ def live(agent: Agent, network: Network) -> None:
         answered = f"X-Instance-ID {network.instance}"
         wait_until(lambda: metadata(network) == answered, PATIENCE)
 
-        # The agent dies: nobody answers for haproxy, which goes on. The next one finds it.
+        # The agent dies: no one answers haproxy, which keeps running. The next agent finds it.
         agent.kill()
         assert metadata(network) == ""
         assert identify(pid) is not None
@@ -91,7 +91,7 @@ def live(agent: Agent, network: Network) -> None:
         wait_until(lambda: metadata(network) == answered, PATIENCE)
         assert int(pid_file.read_text()) == pid
 
-        # haproxy dies; ProcessMonitor of the agent starts it again.
+        # haproxy dies; the agent's ProcessMonitor restarts it.
         kill_process(pid)
         wait_until(lambda: pid_file.exists() and int(pid_file.read_text() or pid) != pid, PATIENCE)
         wait_until(lambda: metadata(network) == answered, PATIENCE)
@@ -102,7 +102,7 @@ def live(agent: Agent, network: Network) -> None:
 
 
 def metadata(network: Network) -> str:
-    """What the machine gets from the address that all machines ask."""
+    """Return the answer that the machine gets from the metadata address."""
     url = "http://169.254.169.254/"
     asked = command("ip", "netns", "exec", network.machine, sys.executable, "-c", ASK, url, check=False)
     return asked.stdout.strip()

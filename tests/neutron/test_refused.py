@@ -1,4 +1,4 @@
-"""A call of the real L3 agent that is refused: what Neutron does then takes nothing down that works."""
+"""A call of the real L3 agent is refused: whatever Neutron does then, working parts keep running."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ __all__ = ["l3", "old_image"]
 EVERY_WAY = pytest.mark.parametrize(
     "l3", [(NEWEST, WRAPPERS), (NEWEST, MANAGER), (OLD, WRAPPERS)], indirect=True, ids="-".join
 )
-# As if the release called it in a way that the policy does not know.
+# As if the release made a call that the policy does not allow.
 STARTS = {
     "radvd": '\n[request]\nnetns = "another-{router}"\n',
     MONITOR: '\n[options]\nmonitor_interface = { value = "another", required = true }\n',
 }
-# As if an operator had mistyped something: nothing is allowed, HUP neither.
+# As if an operator had made a typing error: nothing is allowed, not even HUP.
 EVERYTHING = "\n[agnet]\n"
 
 
@@ -40,34 +40,34 @@ def test_a_router_that_works_goes_on_working(l3: Agent) -> None:
         wait_until(router.is_complete, PATIENCE)
         pids = router.pids()
         allowed = {program: service.places.policy.read_text() for program, service in l3.services.items()}
-        # radvd and the monitor are gone and shall not start; keepalived, which runs, is told nothing.
+        # radvd and the monitor are gone and must not start; keepalived runs, and gets no message.
         for program in ("radvd", MONITOR):
             refuse(l3, program, STARTS[program])
             kill_process(pids[program])
         refuse(l3, "keepalived", EVERYTHING)
         left = {program: pid for program, pid in pids.items() if program not in ("radvd", MONITOR)}
 
-        # ProcessMonitor asks for the two, again and again.
+        # ProcessMonitor requests the two repeatedly.
         wait_until(lambda: all(refusals(l3, program) > 1 for program in ("radvd", MONITOR)), PATIENCE)
         expect_that_works(router, left)
 
-        # The agent is told of a change, and it is started anew: this is when Neutron removes a router's namespace.
+        # The agent gets an update and is restarted: at this point Neutron removes a router's namespace.
         router.described["_ha_state"] = "active"
         router.described["_interfaces"].append(routers.interface("10.30.0.1/24"))
         finished, updates = f"Finished a router update for {router.id}", l3.log().count("Starting router update for")
         l3.ask("put_router", router=router.described)
         wait_until(lambda: refusals(l3, "keepalived") > 0, PATIENCE)
-        # Else its end may find the new interface half plugged.
+        # Otherwise its end may find the new interface half plugged.
         wait_until(lambda: finished in l3.log().split("Starting router update for", updates + 1)[-1], PATIENCE)
         expect_that_works(router, left)
         l3.kill()
         before = {program: refusals(l3, program) for program in ("keepalived", MONITOR)}
         l3.start("l3.py")
         wait_until(lambda: all(refusals(l3, program) > number for program, number in before.items()), PATIENCE)
-        time.sleep(5)  # for what it may do after that
+        time.sleep(5)  # for its possible later actions
         expect_that_works(router, left)
 
-        # Allowed again, the two start by themselves, and the router can be deleted.
+        # Once allowed again, the two start by themselves, and the router can be deleted.
         for program, text in allowed.items():
             l3.services[program].places.policy.write_text(text)
         wait_until(router.is_complete, PATIENCE)

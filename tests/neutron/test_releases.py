@@ -1,4 +1,4 @@
-"""Each release of Neutron, run again, calls what tests/data/neutron_matrix.jsonl has of it.
+"""Each Neutron release, run again, makes the calls recorded in tests/data/neutron_matrix.jsonl.
 
 tests/unit/test_release_matrix.py judges that record by the presets, and compares the table of docs/neutron.md with it.
 """

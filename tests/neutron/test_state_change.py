@@ -1,4 +1,4 @@
-"""neutron-keepalived-state-change of releases before 29, a Python program of the release's own, as a side container."""
+"""neutron-keepalived-state-change of releases before 29, a Python program in the release, as a side container."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PROGRAM = "neutron-keepalived-state-change"
 
 
 class WatchedInPython(Watched):
-    """Called as these releases do: each value in the option's own argument, and with PROCESS_TAG."""
+    """Called as these releases do: each value in the same argument as its option, and with PROCESS_TAG."""
 
     def options(self) -> list[str]:
         apart = super().options()
@@ -74,7 +74,7 @@ def test_it_reports_to_the_agent_also_after_the_agents_restart(router: WatchedIn
         assert os.stat(f"/proc/{pid}/ns/net").st_ino == os.stat(f"/run/netns/{router.netns}").st_ino
         arguments = Path(f"/proc/{pid}/cmdline").read_text()
         assert f"{router.id}.monitor" in arguments  # how Neutron recognises it
-        assert int(status["VmHWM"].split()[0]) < 200 * 1024  # the preset's limit leaves room
+        assert int(status["VmHWM"].split()[0]) < 200 * 1024  # within the preset's limit
 
     with reports.served():
         router.address("del")
@@ -114,13 +114,13 @@ print(cfg.CONF.router_id, cfg.CONF.namespace)
 EXAMPLES = [
     call
     for call in example_calls(preset("neutron-l3-keepalived-state-change"))
-    if call.rule != "enable_conntrackd"  # came with 2025.1
+    if call.rule != "enable_conntrackd"  # new in 2025.1
 ]
 
 
 @pytest.mark.parametrize("call", EXAMPLES, ids=lambda call: call.rule)
 def test_the_release_takes_each_example(call: ExampleCall) -> None:
-    """Of `sidespawn check --examples`; those of the other presets are in tests/lab/test_examples.py."""
+    """Try those of `sidespawn check --examples`; tests/lab/test_examples.py has those of the other presets."""
     argv = (str(VENVS[OLD] / "bin/python"), "-c", PARSED, *call.argv[1:])
     given = dict(word.removeprefix("--").partition("=")[::2] for word in call.argv[1:])
     assert command(*argv).stdout.split() == [given["router_id"], given["namespace"]]

@@ -1,4 +1,4 @@
-"""Everything that is published, built once for these tests; `./dev test` has made what that needs of the network."""
+"""All published files, built once for these tests; `./dev test` has prepared what needs the network."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from release.source import CHECKOUT, Source, export
 
 @dataclass(frozen=True, kw_only=True)
 class Built:
-    """`root` shows the directory of the packages at /build."""
+    """Build results. `root` has the directory of the packages at /build."""
 
     root: Root
     source: Source
     sdist: Path
     wheel: Path
     deb: Path
-    rpms: dict[int, Path]  # by the number of the Enterprise Linux
-    newer_rpm: Path  # for 10, of NEWER
+    rpms: dict[int, Path]  # by Enterprise Linux version
+    newer_rpm: Path  # for version 10, of NEWER
     bundle: Bundle
 
     def shown(self, path: Path) -> str:
         return f"/build/{path.relative_to(self.root.build)}"
 
     def script(self, *lines: str) -> str:
-        """What a shell prints in the root; what it changes there is gone afterwards."""
+        """Return what a shell prints in the root. Its changes there are discarded."""
         return self.root.run("/bin/sh", "-ec", "\n".join(lines))
 
 

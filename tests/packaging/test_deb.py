@@ -1,6 +1,6 @@
-"""Debian's package: what it consists of, and what it leaves in a root where it is installed, removed and purged.
+"""Debian's package: its contents, and what it leaves in a root when it is installed, removed and purged.
 
-Its life on a host with systemd is in tests/machine/test_package.py.
+tests/machine/test_package.py tries it on a host with systemd.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tests.packaging.conftest import Built
 CODE = "/usr/share/sidespawn/sidespawn"
 UNITS = "/usr/lib/systemd/system"
 VERBS = sorted(cli.commands)
-# Its dependencies are in the root but for systemd.
+# The root has its dependencies, except for systemd.
 INSTALL = "dpkg --force-depends -i {deb} >/dev/null 2>&1"
 
 
@@ -59,7 +59,7 @@ def test_it_is_for_every_machine_and_the_python_and_systemd_that_it_needs(built:
 
 
 def test_the_code_is_that_of_the_checkout(built: Built, unpacked: Path) -> None:
-    """Above all the wrapper, of which agents get copies."""
+    """Check especially the wrapper, since agents get copies of it."""
     for path in (CHECKOUT / "src/sidespawn").rglob("*.*"):
         if path.is_file() and "__pycache__" not in path.parts:
             name = path.relative_to(CHECKOUT / "src/sidespawn")
@@ -100,7 +100,7 @@ def test_the_profiles_are_configuration_and_the_code_has_links_to_them(built: Bu
 
 
 def test_the_journals_catalogue_is_where_systemd_looks(unpacked: Path) -> None:
-    """Its trigger compiles it."""
+    """Installing it there triggers its compilation."""
     shipped = CHECKOUT / "src/sidespawn/catalog/sidespawn.catalog"
     assert (unpacked / "usr/lib/systemd/catalog/sidespawn.catalog").read_text() == shipped.read_text()
 
@@ -188,14 +188,14 @@ def test_removal_keeps_configuration_and_purge_leaves_nothing(built: Built) -> N
         "dpkg --remove sidespawn >/dev/null",
         "cat /etc/sidespawn/a.toml; ls /etc/apparmor.d/sidespawn-agent",
         "dpkg --purge sidespawn >/dev/null",
-        "rmdir /etc/systemd/system/multi-user.target.wants",  # the test's
+        "rmdir /etc/systemd/system/multi-user.target.wants",  # made by the test
         "find / -xdev -not -path '/build/*' -not -path '/proc/*' -not -path '/var/lib/dpkg/*' | sort >/build/after",
         "getent passwd | grep ^sidespawn | cut -d : -f 1",
         "diff /build/before /build/after || true",
     )
     kept, profile, account, *differences = said.splitlines()
     assert (kept, profile, account) == ("policy", "/etc/apparmor.d/sidespawn-agent", "sidespawn-other")
-    # What useradd and apt's own programs write, and the root's own directories for systemd.
+    # What useradd and apt's own programs write, and the root's systemd directories.
     ours = [line for line in differences if "sidespawn" in line]
     assert ours == []
 

@@ -1,4 +1,4 @@
-"""A release: what it consists of, what it says it consists of, and how the checkout gets to it."""
+"""A release: its contents, what it declares them to be, and how the checkout gets to it."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def run(*argv: str, directory: Path) -> str:
 
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A repository with a version and a changelog, of which nothing can be built."""
+    """Make a repository with a version and a changelog that builds nothing."""
     path = tmp_path / "checkout"
     (path / "src/sidespawn").mkdir(parents=True)
     (path / source.PLACE).write_text('__version__ = "1.1.0.dev0"\n')
@@ -82,7 +82,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def built_of(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
-    """Version and changelog of each tree that was to be built."""
+    """Return version and changelog of each tree that was to be built."""
     trees = []
 
     def build_all(tree: Path, target: Path) -> Path:
@@ -96,7 +96,7 @@ def built_of(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
 
 
 def state(checkout: Path) -> tuple[str, str, str]:
-    """Commit, tags, and what is not committed."""
+    """Return commit, tags, and uncommitted changes."""
     return tuple(  # type: ignore[return-value]
         run("git", *arguments, directory=checkout)
         for arguments in (("rev-parse", "HEAD"), ("tag", "--list"), ("status", "--porcelain"))
@@ -197,7 +197,7 @@ def test_distributions_sort_what_comes_before_a_version_before_it() -> None:
 def test_packages_name_who_built_them_and_nobody_else(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DEBEMAIL", raising=False)
     monkeypatch.setenv("DEBFULLNAME", "B. Builder")
-    assert source.maintainer(checkout) == "A <a@example.org>"  # a name without an address is no one
+    assert source.maintainer(checkout) == "A <a@example.org>"  # a name without an address is not a person
     monkeypatch.setenv("DEBEMAIL", "b@example.org")
     assert source.maintainer(checkout) == "B. Builder <b@example.org>"
 

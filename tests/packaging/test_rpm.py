@@ -1,7 +1,6 @@
-"""The rpms: files, dependencies and scriptlets. rpm is real, in a root of Debian; systemctl is a stand-in there, which
-writes down what it is called with.
+"""The rpms: files, dependencies and scriptlets. rpm is real, in a Debian root; systemctl is a stand-in.
 
-No Enterprise Linux can be had here: packaging/README.md says what that leaves untried.
+packaging/README.md says what remains untested because no Enterprise Linux is available here.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ CODE = "/usr/share/sidespawn/sidespawn"
 STOP = "stop sidespawn@*.socket sidespawn@*.timer sidespawn@*.service"
 RPM = "rpm --force-debian --dbpath /build/database"
 INSTALL = f"{RPM} --nodeps -i"
-# As on a host with systemd where the service `a` is enabled.
+# Like a host with systemd where the service `a` is enabled.
 HOST = (
     "mkdir -p /run/systemd/system /etc/systemd/system/multi-user.target.wants /run/sidespawn/a/answers /etc/sidespawn",
     "ln -s /usr/lib/systemd/system/sidespawn@.socket /etc/systemd/system/multi-user.target.wants/sidespawn@a.socket",
@@ -47,7 +46,7 @@ def test_it_requires_a_python_that_the_distribution_has(built: Built, number: in
     required = query(built, number, "--requires")
     assert python in required
     assert "systemd >= 247" in required
-    # Nothing that only the root it was built in has.
+    # No path that exists only in the root where it was built.
     others = [each for each in required if not each.startswith("rpmlib(")]
     assert set(others) == {python, "systemd", "systemd >= 247", "/bin/sh"}
 
@@ -103,7 +102,7 @@ def test_scriptlets_are_plain_shell_and_end_nothing(built: Built) -> None:
     script = "\n".join(query(built, 10, "--scripts"))
     for kind in ("preinstall", "postinstall", "preuninstall", "postuninstall"):
         assert f"{kind} scriptlet (using /bin/sh)" in script
-    script = script.replace("'sidespawn-podman@*.socket'", "")  # at which no side container hangs
+    script = script.replace("'sidespawn-podman@*.socket'", "")  # where no side container is running
     assert not re.search(r"podman|docker|\bkill\b|disable|slice", script)
 
 
@@ -114,7 +113,7 @@ def test_installed_it_runs_with_what_it_brought_along(built: Built) -> None:
         f"{INSTALL} {built.shown(built.rpms[10])} 2>&1",
         "sidespawn --version",
         "sidespawn check neutron-dhcp-dnsmasq",
-        # The demo calls the command in a process of its own.
+        # The demo calls the command in a separate process.
         "cat >/build/stage <<'END'",
         "import sys; sys.path[:0] = ['/usr/share/sidespawn', '/usr/share/sidespawn/bundled']",
         "from sidespawn.cli.demo import stage",
@@ -140,7 +139,7 @@ def test_an_upgrade_stops_the_runs_first_and_starts_the_sockets_last(built: Buil
     )
     messages, version, calls = said.split("---\n")
     assert NEWER in version
-    # The stand-in's service has no valid policy: said, and no reason to fail.
+    # The stand-in's service has no valid policy: reported, but not a failure.
     assert "service a was not renewed" in messages
     first, reload, start, *rest = calls.splitlines()
     assert first == STOP

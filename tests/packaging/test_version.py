@@ -1,4 +1,4 @@
-"""The version stands in one place, and everything that is built takes it from there."""
+"""The version is written in one place, and all builds take it from there."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import sidespawn
 
 CHECKOUT = Path(__file__).parents[2]
-# What is built or run. Prose may speak of versions.
+# What is built or run. Prose may mention versions.
 BUILT = ("dev", "docs/man", "packaging", "pyproject.toml", "release", "src")
 
 

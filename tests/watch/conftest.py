@@ -1,4 +1,4 @@
-"""Prometheus, promtool and node_exporter of Debian. `./dev test watch` unpacks the packages and installs none."""
+"""Prometheus, promtool and node_exporter from Debian. `./dev test watch` unpacks the packages only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each alert fires and clears, as promtool simulates it, and is documented."""
+"""Each alert fires and clears when promtool simulates it, and is documented."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_every_alert_fires_and_clears(programs: Path) -> None:
 
 @pytest.mark.parametrize("alert", ALERTS)
 def test_the_case_of_an_alert_can_fail(alert: str, programs: Path, tmp_path: Path) -> None:
-    """With an alert that always fires, and one that never does."""
+    """Use an alert that always fires, and one that never does."""
     shutil.copy(CASES, tmp_path)
     head, name, rest = RULES.read_text().partition(f"- alert: {alert}\n")
     following, _, more = rest.partition("\n\n")

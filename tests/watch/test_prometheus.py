@@ -27,7 +27,7 @@ from tests.watch.test_alerts import RULES
 DROP_IN = Path("/run/systemd/system/sidespawn-metrics.service.d/test.conf")
 DASHBOARD = CHECKOUT / "integrations/grafana/sidespawn.json"
 REJECTED, FAILED = 77, 70
-# As Grafana fills them in.
+# What Grafana fills in.
 VARIABLES = {"$instance": ".*", "$service": ".*", "$__rate_interval": "5m", "$__range": "5m"}
 
 
@@ -68,7 +68,7 @@ class Monitoring:
             return False
 
     def write(self) -> None:
-        """As the timer does, and wait until two scrapes have seen it."""
+        """Write it like the timer, and wait until two scrapes have read it."""
         command("systemctl", "start", "sidespawn-metrics.service")
         written = (self.textfiles / "sidespawn.prom").stat().st_mtime
         wait_until(lambda: self.by("node_textfile_mtime_seconds").get((), 0) >= math.floor(written))
@@ -86,7 +86,7 @@ def monitoring(programs: Path, tmp_path: Path, service: Service) -> Iterator[Mon
     jobs = [{"job_name": "node", "static_configs": [{"targets": [f"127.0.0.1:{exporter}"]}]}]
     every = {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
     configuration = {"global": every, "rule_files": [str(RULES)], "scrape_configs": jobs}
-    (tmp_path / "prometheus.yml").write_text(json.dumps(configuration))  # which is YAML as well
+    (tmp_path / "prometheus.yml").write_text(json.dumps(configuration))  # JSON is YAML as well
     with ExitStack() as stack:
         stack.enter_context(
             running(
@@ -109,7 +109,7 @@ def monitoring(programs: Path, tmp_path: Path, service: Service) -> Iterator[Mon
 
 
 def expired(service: Service) -> None:
-    """A request whose wrapper has given up, as a wrapper writes it."""
+    """Return a request whose wrapper has given up, as a wrapper writes it."""
     request_id = uuid.uuid4().hex
     request = {"v": 1, "id": request_id, "op": "signal", "deadline": wrapper.boottime_ms() - 1, "signal": "HUP"}
     line = json.dumps({**request, "pid": 4711}).encode() + b"\n"
@@ -119,12 +119,12 @@ def expired(service: Service) -> None:
 
 
 def fifty_requests(service: Service) -> dict[tuple[str, str], int]:
-    """Return what was asked, and how often: by verdict and reason."""
+    """Return how many requests were made, by verdict and reason."""
     networks = [service.network() for _ in range(5)]
     for network in networks:
         assert [network.start().returncode for _ in range(2)] == [0, 0]  # the second finds it running
         assert [network.kill(name).returncode for name in ("0", "0", "HUP")] == [0, 0, 0]
-        command("systemctl", "stop", service.unit)  # the counts outlive runs, however they end
+        command("systemctl", "stop", service.unit)  # the counts survive every way to end a run
         for option in ("--dhcp-script=/tmp/x", "--dhcp-script=/tmp/x", "--dhcp-script=/tmp/x", "--no-such-option"):
             assert network.start(*network.options(), option).returncode == REJECTED
         command("systemctl", "kill", "--signal=KILL", service.unit, check=False)
@@ -169,18 +169,18 @@ def test_prometheus_has_the_numbers_of_what_happened(monitoring: Monitoring, ser
     }  # fmt: skip
     assert monitoring.by(f'sidespawn_limit_used{{service="{service.name}", limit="instances"}}') == {(): 5}
     assert monitoring.by(f"sidespawn_service_active{own}") == monitoring.by(f"sidespawn_policy_valid{own}") == {(): 1}
-    # The same requests, as alerts and as the dashboard.
+    # The same requests in the alerts and on the dashboard.
     alerts = {each["labels"]["alertname"]: each for each in monitoring.get("/api/v1/alerts")["alerts"]}
     firing = {name for name, each in alerts.items() if each["state"] == "firing"}
     assert {"SidespawnRequestsRejected", "SidespawnRequestsExpire"} <= firing
-    # Whatever else a busy machine is worth a warning for.
+    # Other reasons for warnings on a busy machine.
     assert not [name for name in firing if alerts[name]["labels"]["severity"] == "critical"]
     assert alerts["SidespawnRequestsRejected"]["annotations"]["command"] == f"sidespawn logs {service.name} --refused"
     for expression in expressions():
         values = [float(each["value"][1]) for each in monitoring.query(expression)]
         assert values, f"no data: {expression}"
         assert not any(map(math.isnan, values)), f"no number: {expression}"
-    # What the dashboard's variables offer.
+    # The choices that the dashboard's variables offer.
     assert service.name in monitoring.get("/api/v1/label/service/values")
     # A service whose socket has stopped, and one that ended by itself.
     command("systemctl", "stop", f"sidespawn@{service.name}.socket")

@@ -1,1 +1,1 @@
-"""Seeds of each target: a folder of files that are fed to it as they are. `finding-*` once broke a promise."""
+"""Seeds: for each target a folder of files that it gets unchanged. A `finding-*` once broke a promise."""

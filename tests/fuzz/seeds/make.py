@@ -1,4 +1,4 @@
-"""Writes the seeds that are made of recorded calls: python -m tests.fuzz.seeds.make. Findings are kept beside them."""
+"""Writes the seeds that come from recorded calls: python -m tests.fuzz.seeds.make. Findings stay next to them."""
 
 from __future__ import annotations
 

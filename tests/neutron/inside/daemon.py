@@ -1,9 +1,9 @@
-"""The real neutron-dhcp-agent, and in the same process the server that it asks: the transport fake:// reaches no other.
+"""The real neutron-dhcp-agent, and in the same process the server that it asks, since the transport fake:// is local.
 
     daemon.py --config-file FILE
 
-The agent's own main runs. Beside it, once it initialises itself in the process that does its work, a server is started
-that a test outside tells which networks and ports there are; it notifies the agent as Neutron's server does.
+The agent's own main runs. When it initialises itself in its worker process, a server is started there. A test outside
+tells this server which networks and ports exist, and it notifies the agent like Neutron's server.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Reports:
 
 
 class Control:
-    """The verbs: what an operator does in Neutron's API, and the notification that follows."""
+    """The verbs: an operator's changes through Neutron's API, and the notification that follows."""
 
     def __init__(self) -> None:
         self.server = Plugin(f"{cfg.CONF.state_path}/networks.json")
@@ -65,7 +65,7 @@ class Control:
         self.notify("port_delete_end", port_id=port["id"], network_id=port["network_id"])
 
     def ready(self) -> list[str]:
-        """The ports that the agent said are served."""
+        """Return the ports that the agent reported as ready."""
         return sorted(self.server.ready)
 
     def networks(self) -> dict[str, Json]:

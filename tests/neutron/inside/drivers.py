@@ -27,7 +27,7 @@ REGISTER = {"dhcp": dhcp_agent.register_options, "l3": l3_agent.register_opts, "
 
 
 class Plugin:
-    """The server, as if it were asked over RPC: without context, and dictionaries made into Neutron's models."""
+    """The server, as if called over RPC: without context, and with dictionaries turned into Neutron's models."""
 
     def __init__(self, server: Server) -> None:
         self.server = server
@@ -127,7 +127,7 @@ class Keepalived:
         return self.driver(**router).get_process()
 
     def check(self, **router: Any) -> bool:
-        """keepalived and its vrrp process."""
+        """Return keepalived and its vrrp process."""
         return bool(self.driver(**router).check_processes())
 
 
@@ -196,7 +196,7 @@ class StateChange:
 
 
 class Stage:
-    """The verbs. `helper` is one of the names below, `of` says which one, as its class takes it."""
+    """The verbs. `helper` is one of the names below, and `of` says which one, as its class expects it."""
 
     def __init__(self, kind: str) -> None:
         self.monitor = external_process.ProcessMonitor(cfg.CONF, kind)
@@ -226,7 +226,7 @@ class Stage:
             list(pool.map(lambda network: self.do("dnsmasq", "stop", {"network": network}), networks))
 
     def check_children(self) -> None:
-        """What ProcessMonitor does every check_child_processes_interval."""
+        """Do what ProcessMonitor does every check_child_processes_interval."""
         self.monitor._check_child_processes()
 
     def make_namespace(self, name: str) -> None:
@@ -237,7 +237,7 @@ def main() -> None:
     kind = sys.argv.pop(1)
     REGISTER[kind](cfg.CONF)
     if kind == "dhcp":
-        # What the agent itself has registered by the time that it starts a metadata proxy.
+        # What the agent has registered itself before it starts a metadata proxy.
         groups = {
             metadata_config.RATE_LIMITING_GROUP: metadata_config.METADATA_RATE_LIMITING_OPTS,
             metadata_config.HAPROXY_GROUP: metadata_config.METADATA_HAPROXY_OPTS,

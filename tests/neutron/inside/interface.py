@@ -1,4 +1,4 @@
-"""An interface driver for Neutron's `interface_driver`: a veth pair, into a bridge where the test has made one."""
+"""An interface driver for Neutron's `interface_driver`: a veth pair, connected to the test's bridge if there is one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Veth(LinuxInterfaceDriver):
         here.link.set_netns(namespace)
         here.link.set_address(mac_address)
         here.link.set_up()
-        # A network without clients: both ends in its own namespace.
+        # A network without clients: both ends in a separate namespace.
         there.link.set_netns(lan if os.path.exists(f"/run/netns/{lan}") else namespace)
         there.link.set_up()
 

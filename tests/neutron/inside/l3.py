@@ -1,10 +1,9 @@
-"""The real neutron-l3-agent, and in the same process the server that it asks: the transport fake:// reaches no other.
+"""The real neutron-l3-agent, and in the same process the server that it asks, since the transport fake:// is local.
 
     l3.py --config-file FILE
 
-The agent's own main runs, that of its release. Beside it, once it begins to initialise itself in the process that does
-its work, a server is started that a test outside tells which routers there are; it notifies the agent as Neutron's
-server does.
+The release's own main runs. When it initialises itself in its worker process, a server is started there. A test outside
+tells this server which routers exist, and it notifies the agent like Neutron's server.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from typing import Any
 
 import lines
 
-# First of all: in old releases it changes what the modules after it find in the standard library.
+# First of all: in old releases it patches the standard library for all later imports.
 try:
     from neutron.cmd.agents.l3 import main as agents_main
 except ImportError:
@@ -33,7 +32,7 @@ Json = dict[str, Any]
 
 
 class Plugin:
-    """What the agent asks the server; neutron.api.rpc.handlers.l3_rpc has the real methods."""
+    """The server's methods for the agent; neutron.api.rpc.handlers.l3_rpc has the real ones."""
 
     target = oslo_messaging.Target(version="1.99")
 
@@ -78,7 +77,7 @@ class Reports:
 
 
 class Control:
-    """The verbs: what an operator does in Neutron's API, and the notification that follows."""
+    """The verbs: an operator's changes through Neutron's API, and the notification that follows."""
 
     def __init__(self) -> None:
         self.server = Plugin(Path(cfg.CONF.state_path, "routers.json"))
@@ -102,13 +101,13 @@ class Control:
         self.notify("router_deleted", router_id=router_id)
 
     def states(self) -> list[tuple[str, str]]:
-        """All that the agent has told of its routers' states, in order: router and `active` or `standby`."""
+        """Return all states that the agent has reported, in order: router and `active` or `standby`."""
         return self.server.states
 
 
 def main() -> None:
     made = agent.L3NATAgentWithStateReport
-    name = "init_host" if "init_host" in vars(made) else "__init__"  # which asks the server, in old releases
+    name = "init_host" if "init_host" in vars(made) else "__init__"  # which asks the server in old releases
     own = getattr(made, name)
 
     @functools.wraps(own)

@@ -1,4 +1,4 @@
-"""A test outside and a process in the agent container talk in lines of JSON: [verb, arguments] and the answer to it."""
+"""How a test outside talks to a process in the agent container: lines of JSON, [verb, arguments], and answers."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
-# Kept from the beginning, since multiprocessing takes a child's standard input away.
+# Duplicated at the start, since multiprocessing closes a child's standard input.
 QUESTIONS, ANSWERS = os.dup(0), os.dup(1)
 
 
 def answer(verbs: Mapping[str, Callable[..., Any]]) -> None:
-    """Serve standard input until it ends. Whatever else prints, prints to standard error."""
+    """Serve standard input until it ends. All other output goes to standard error."""
     with os.fdopen(QUESTIONS) as questions, os.fdopen(ANSWERS, "w") as answers:
         os.dup2(2, 1)
         print(json.dumps({"result": os.getpid()}), file=answers, flush=True)

@@ -1,4 +1,4 @@
-"""The real neutron-ovn-metadata-agent, from its main on, in the version of its release. It has nothing to be told.
+"""The real neutron-ovn-metadata-agent of one release, run from its own main. It takes no commands.
 
 ovn.py --config-file FILE
 """
@@ -9,7 +9,7 @@ import threading
 
 import lines
 
-# First of all: in old releases it changes what the modules after it find in the standard library.
+# First of all: in old releases it patches the standard library for all later imports.
 try:
     from neutron.cmd.agents.ovn_metadata import main
 except ImportError:

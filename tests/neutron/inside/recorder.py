@@ -1,7 +1,7 @@
-"""What one release of Neutron calls: its own drivers with each documented option, and a note in place of each program.
+"""Records the calls of one Neutron release: its own drivers run with each documented option, and no program is started.
 
-recorder.py ROOT: writes one JSON object a line, as tests/data/README.md describes. ROOT is an empty directory that
-stands for /. Nothing is started, and no namespace or device is touched.
+recorder.py ROOT writes one JSON object on each line, as tests/data/README.md describes. ROOT is an empty directory that
+stands for /. No namespace or device is touched.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ GATEWAY = "fe80::f816:3eff:fe00:1"
 
 
 class NotHere(Exception):
-    """This release has no such helper."""
+    """This release lacks the helper."""
 
 
 class Notes:
-    """In the place of whatever starts programs."""
+    """Replaces whatever starts programs."""
 
     def __init__(self, root: str) -> None:
         self.root = root
@@ -60,7 +60,7 @@ class Notes:
     def started(self, command: Any, netns: str | None, env: dict[str, str] | None) -> None:
         argv = [self.plain(str(each)) for each in command if each]
         named = [each.partition("=")[2] if each.startswith("--") else each for each in argv]
-        named += [f"{each}/client.conf" for each in named]  # dibbler's
+        named += [f"{each}/client.conf" for each in named]  # the one of dibbler
         read = [each for each in named if each.endswith(".conf") and Path(f"{self.root}{each}").is_file()]
         files = {path: self.plain(Path(f"{self.root}{path}").read_text()) for path in read}
         self.calls.append({"argv": argv, "netns": netns, "env": env or {}, "files": files})
@@ -235,7 +235,7 @@ def register() -> None:
 
 
 def record(stage: Stage, notes: Notes, variant: Variant) -> list[Json]:
-    """The calls, none where the release has no such helper or option."""
+    """Return the calls, or none if the release lacks the helper or option."""
     try:
         for name, value in variant.options.items():
             group, _, option = name.rpartition(".")

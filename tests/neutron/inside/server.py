@@ -1,6 +1,6 @@
-"""What Neutron's agents ask the Neutron server: a few networks and ports, kept in a file.
+"""The part of the Neutron server that agents ask: a few networks and ports, kept in a file.
 
-The methods are those that the DHCP agent calls; neutron.api.rpc.handlers.dhcp_rpc has the real ones.
+It has the methods that the DHCP agent calls; neutron.api.rpc.handlers.dhcp_rpc has the real ones.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Server:
         return list(self.networks.values())
 
     def get_ports(self, context: Any, *_: Any, **__: Any) -> list[Json]:
-        """Asked for the port of OVN's metadata agent; there is none."""
+        """Return no port: agents ask for the one of OVN's metadata agent."""
         return []
 
     def create_dhcp_port(self, context: Any, port: Json, **_: Any) -> Json:

@@ -1,4 +1,4 @@
-"""The documented options of Neutron that reach a helper's arguments or file, and what else changes these."""
+"""The documented Neutron options that affect a helper's arguments or file, and whatever else does."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ EXTRA = "# what this deployment adds\ndhcp-option=option:ntp-server,192.0.2.1,19
 @dataclass(frozen=True, kw_only=True)
 class Variant:
     preset: str
-    helper: str  # the method of recorder.Stage
-    option: str  # as the table has it
-    options: dict[str, Any] = field(default_factory=dict)  # of neutron.conf; those of a group as GROUP.NAME
+    helper: str  # method of recorder.Stage
+    option: str  # name in the table
+    options: dict[str, Any] = field(default_factory=dict)  # option in neutron.conf; GROUP.NAME if it is in a group
     how: dict[str, Any] = field(default_factory=dict)
-    files: dict[str, str] = field(default_factory=dict)  # what the operator wrote, not Neutron
+    files: dict[str, str] = field(default_factory=dict)  # written by the operator, not by Neutron
 
 
 def dnsmasq(option: str, value: Any = None, files: dict[str, str] | None = None, **how: Any) -> Variant:
