@@ -57,7 +57,7 @@ def stage(
         home = Service(name=name, state=state)  # never enabled: the networks are of all ways
 
         def first(size: int) -> Sequence[Network]:
-            """So many networks, made when they are needed: each is a mount, through which each mount must go."""
+            """Return that many networks, created on first use: each is a mount, which slows later mounts down."""
             networks.extend(home.network() for _ in range(size - len(networks)))
             return networks[:size]
 

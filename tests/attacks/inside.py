@@ -1,4 +1,4 @@
-"""What runs in the hostile agent: one process with the agent's privileges, which calls the functions below by name.
+"""The attacker in a hostile agent: one process with the agent's privileges, which calls the functions below by name.
 
 It reads lines of JSON, `["NAME", ARGUMENT…]`, and answers each with `{"value": …}` or `{"error": "…"}`. It is one file
 and uses only the standard library, since the container gets its text. It trusts the test that drives it; nothing trusts

@@ -1,4 +1,4 @@
-"""What an agent with SYS_ADMIN tries against the host, in addition to `tests.host.tries`.
+"""Attempts of an agent with SYS_ADMIN against the host, in addition to `tests.host.tries`.
 
 This runs inside containers, as described in that module. Nothing is changed: where a call would do harm, its argument
 is one that the kernel refuses only after the check of privileges.

@@ -1,4 +1,4 @@
-"""What an exploited program tries in its side container: as a user and as root, with each engine.
+"""Attempts of an exploited program in its side container: as a user and as root, with each engine.
 
 This runs inside containers, like `tests.host.tries`, and includes its attempts. Nothing is changed: where a call would
 do harm, its argument is one that the kernel refuses only after the check of privileges.
@@ -278,12 +278,12 @@ def accounting() -> None:
 
 
 def audited() -> None:
-    """The kernel answers, even if only with a refusal."""
+    """Check for any answer of the kernel, even a refusal."""
     reach.asked(1000, b"", protocol=9)  # AUDIT_GET
 
 
 def inodes_watched() -> None:
-    """As who has no privileges may do it: of files, without descriptors."""
+    """Watch without privileges: files only, and no descriptors."""
     group = libc.fanotify_init(0x200, os.O_RDONLY)  # FAN_REPORT_FID
     checked(group)
     checked(libc.fanotify_mark(group, 0x101, ctypes.c_uint64(0x20), -100, b"/"))  # the whole file system

@@ -257,7 +257,7 @@ class Ours:
 
 
 class Stage:
-    """What the tests of this folder share: made once, removed by `close`, even if only partly made."""
+    """The objects that this folder's tests share: made once, removed by `close`, even if only partly made."""
 
     def __init__(self) -> None:
         self.key = uuid.uuid4().hex[:6]

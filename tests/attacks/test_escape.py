@@ -128,7 +128,7 @@ def test_the_working_directory_is_the_root_of_the_image(ours: Ours) -> None:
 
 @attack(48, 56, 64)
 def test_a_script_as_the_attackers_shell_theirs(theirs: TripleO, ours: Ours) -> None:
-    """The program runs --conf-script at once, and the container is privileged and sees the host's pids."""
+    """Use --conf-script, which runs at once. The container is privileged and sees the host's pids."""
     script = f"#!/bin/sh\nnsenter -t 1 -m -- sh -c 'id -un >{theirs.files.trace}'\n"
     ours.neutron(inside.write, "/var/lib/neutron/script", script.encode())
     ours.neutron(inside.mode, "/var/lib/neutron/script", 0o755)

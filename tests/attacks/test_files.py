@@ -323,7 +323,7 @@ def test_the_inodes_used_up(target: Target) -> None:
 
 @attack(16)
 def test_a_deep_tree_and_many_names(ours: Ours) -> None:
-    """The host removes a limited number at a time."""
+    """Only a limited number is removed at a time."""
     assert ours.attacker(inside.deep, ours.spool, 500) < 130
     ours.expect_held()
     ours.attacker(inside.names, ours.spool, 50)
@@ -384,7 +384,7 @@ def test_a_configuration_file_that_is_a_link_to_secrets(ours: Ours) -> None:
 
 @attack(20)
 def test_the_path_of_a_log_is_a_link(ours: Ours) -> None:
-    """The host does not enter the log's directory; the program follows a link there in its own container."""
+    """Hosts do not enter the log's directory; the program follows a link there in its own container."""
     network = ours.new_network()
     logs = f"{STATE}/logs/{network.id}"
     argv = ["dnsmasq", *network.options(), f"--log-facility={logs}/dhcp_dns_log"]
@@ -414,7 +414,7 @@ def test_the_path_of_a_log_is_a_link_theirs(theirs: TripleO, ours: Ours) -> None
 
 @attack(18)
 def test_a_setuid_file_in_the_state_directory(ours: Ours) -> None:
-    """The agent's root left it there. It has no effect in a side container; docs/security.md requires nosuid."""
+    """Leave it there as the agent's root. It has no effect in a side container; docs/security.md requires nosuid."""
     shell = f"{home_of(ours.network)}/shell"
     ours.neutron(inside.run, ["cp", "/bin/busybox", shell])
     ours.neutron(inside.mode, shell, 0o6755)

@@ -115,7 +115,7 @@ signal.signal(signal.SIGIO, signal.SIG_IGN)""",
 @attack(223)
 @pytest.mark.parametrize("what", CHILDREN)
 def test_the_file_that_names_its_child(hostile: HostileProgram, what: str) -> None:
-    """When none is a child of the program, the start fails in time, and nothing of it continues to run."""
+    """If none is a child of the program, the start fails in time, and no process of it keeps running."""
     name = hostile.new(CHILDREN[what] + "\nready()\nrest()\n")
     began = time.monotonic()
     code, said = hostile.start(name)
@@ -165,7 +165,7 @@ def test_a_directory_in_the_place_of_the_pid_file(hostile: HostileProgram, each:
 @ON_EACH
 @attack(224)
 def test_the_pid_file_rewritten_while_it_runs(hostile: HostileProgram) -> None:
-    """Its writer may put any pid there, but the host does not read it: no other process is stopped."""
+    """Hosts do not read it, whatever pid it contains: no other process is stopped."""
     with subprocess.Popen(["/bin/sleep", "600"]) as passer_by, ExitStack() as stack:
         stack.callback(passer_by.kill)
         rewritten = "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
@@ -270,7 +270,7 @@ rest()
 @ON_EACH
 @attack(220)
 def test_a_directory_moved_out_from_under_it(hostile: HostileProgram, victim: Path) -> None:
-    """The agent moves the directory to where it has no mount of it. From there, `..` leads nowhere."""
+    """Move the directory to where the program has no mount of it. From there, `..` leads nowhere."""
     code = MOVED.replace("@VICTIM@", str(victim).lstrip("/")).replace("@OTHER@", "given/program.py")
     name = hostile.new(CHILD + code)
     assert hostile.start(name) == (0, "")

@@ -73,7 +73,7 @@ def test_the_hosts_own_namespace_bound_at_the_name(ours: Ours) -> None:
 @attack(76, 77, 78)
 @pytest.mark.parametrize("how", ["path", "link", "bind"])
 def test_the_hosts_own_namespace_theirs(theirs: TripleO, ours: Ours, how: str) -> None:
-    """By design, their containers are in the host's network, and `ip netns exec` follows any name."""
+    """Use their design: containers are in the host's network, and `ip netns exec` follows any name."""
     name = f"evil-{os.urandom(3).hex()}"
     path = f"/run/netns/{name}"
     try:
@@ -83,7 +83,7 @@ def test_the_hosts_own_namespace_theirs(theirs: TripleO, ours: Ours, how: str) -
             ours.attacker(inside.write, path, b"")
             ours.attacker(inside.bind, "/proc/self/ns/net", path)
         asked = "../../proc/1/ns/net" if how == "path" else name
-        # The wrapper would have to find out the name; an attacker writes the line itself.
+        # A wrapper must first find out the name; an attacker writes the line directly.
         theirs.put(f"{asked} --port=0 --conf-file=/dev/null --pid-file=/run/{name}\n".encode())
         theirs.wait_until_idle()
         if how == "path":
@@ -99,7 +99,7 @@ def test_the_hosts_own_namespace_theirs(theirs: TripleO, ours: Ours, how: str) -
 
 @attack(79)
 def test_another_tenants_namespace_bound_at_the_name(ours: Ours) -> None:
-    """The program enters it with the policy's privileges only. The agent can enter it without help anyway."""
+    """Programs enter it with the policy's privileges only. Agents can enter it without help anyway."""
     tenant = ours.bystander.service.network()
     other = f"/run/netns/{tenant.netns}"
     assert ours.attacker(inside.enter, other, ["true"]) == 0
@@ -202,7 +202,7 @@ def test_the_namespace_deleted_and_made_anew_by_the_agent(ours: Ours) -> None:
 
 @attack(84)
 def test_a_namespace_of_another_user_namespace(ours: Ours) -> None:
-    """The program runs there with its policy's privileges; they are privileges of the host's user namespace."""
+    """Programs run there with their policy's privileges, which belong to the host's user namespace."""
     with without_namespace(ours) as (network, path):
         try:
             ours.attacker(inside.foreign_namespace, path)

@@ -208,7 +208,7 @@ def test_another_users_process_that_looks_like_a_side_container(ours: Ours) -> N
 
 @attack(230)
 def test_a_second_agents_start_in_the_firsts_namespace(ours: Ours) -> None:
-    """Its policy allows the name, and it could enter the namespace anyway. The first agent's programs keep running."""
+    """Allowed by its policy, and it could enter the namespace anyway. The first agent's programs keep running."""
     network = ours.new_network()
     assert network.start().returncode == 0
     before = identify(network.pid)
@@ -319,7 +319,7 @@ def test_the_name_of_a_socket_that_reads_like_a_row(ours: Ours) -> None:
 
 @attack(254)
 def test_hundreds_of_mounts_among_the_names_of_namespaces(ours: Ours, second: Attacker) -> None:
-    """The host has each of them. Services keep working until the host reaches its limit of mounts (fs.mount-max)."""
+    """Hosts share them. Services keep working until the host reaches its limit of mounts (fs.mount-max)."""
     second(inside.bind_many, "/etc/passwd", "/run/netns", "flood", 400)
     try:
         assert Path("/proc/1/mountinfo").read_text().count("/run/netns/flood") >= 400

@@ -29,7 +29,7 @@ def passer_by() -> Iterator[subprocess.Popen[bytes]]:
 
 @attack(86, answer="no-such-process")
 def test_a_pid_that_is_used_again(ours: Ours) -> None:
-    """The attacker ends the program and takes its pid with ns_last_pid; the attacker's process then gets no signal."""
+    """End the program and take its pid with ns_last_pid; the attacker's process then gets no signal."""
     network = ours.new_network()
     assert ours.reason(**request_of(network)) == "ok"
     pid = network.pid
@@ -108,7 +108,7 @@ def test_a_program_that_forks_away(ours: Ours, stage: Stage) -> None:
 
 @attack(54)
 def test_an_instance_whose_name_another_begins_with(ours: Ours) -> None:
-    """With qdhcp-UUID and qdhcp-UUID-7, ending one does not end the other, whatever the engine's filters match."""
+    """Check that ending one of qdhcp-UUID and qdhcp-UUID-7 leaves the other, whatever the engine's filters match."""
     network = ours.new_network()
     ours.make_home(f"{STATE}/dhcp/7/{network.id}")
     answers = []
@@ -129,7 +129,7 @@ def test_an_instance_whose_name_another_begins_with(ours: Ours) -> None:
 
 @attack(128)
 def test_service_and_instance_that_read_like_anothers(stage: Stage) -> None:
-    """For UUID of SERVICE-7 and 7-UUID of SERVICE, neither agent can end, replace or hinder the other's."""
+    """Agents of UUID of SERVICE-7 and of 7-UUID of SERVICE cannot end, replace or hinder each other's."""
     preset = "neutron-dhcp-dnsmasq"
     other = stage.service("x", preset, stage.directory("x"), '[request]\ninstance = "7-{network}"\n')
     own = stage.service("x-7", preset, stage.directory("x-7"), '[request]\ninstance = "{network}"\n')

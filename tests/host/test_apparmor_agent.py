@@ -1,4 +1,4 @@
-"""What root in an agent cannot do with AppArmor's profile and the list of system calls for agents: each is tried.
+"""AppArmor's profile and the list of system calls for agents: what they deny root in an agent is tried.
 
 Each attempt must first succeed in an agent with neither, as podman starts one with an unconfined profile. Then it is
 repeated with one of the two and with both, which shows which denies it. docs/security.md has the tables, which are

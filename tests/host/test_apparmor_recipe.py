@@ -130,7 +130,7 @@ def test_the_first_command_works_by_the_mount_of_util_linux(ground: Ground) -> N
 
 
 def test_the_profile_that_podman_chooses_refuses_ip_netns(ground: Ground) -> None:
-    """No log shows this, which is why the option is needed."""
+    """This explains the need for the option; the refusal is in no log."""
     made = ground.agent()
     options = tuple(each for each in made.options() if "apparmor=unconfined" not in each)
     done = command("podman", "run", "--rm", *options, AGENT_IMAGE, "ip", "netns", "add", "refused", check=False)

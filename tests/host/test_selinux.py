@@ -1,4 +1,4 @@
-"""What SELinux lets containers do in the domains of docs/selinux.md: each action is tried on an enforcing kernel.
+"""SELinux and the domains of docs/selinux.md: what each allows containers is tried on an enforcing kernel.
 
 Every container here has all capabilities, the host's pids, the host's root at /host, and no list of system calls. What
 fails in it is denied by SELinux alone, and works in one with the same options and label=disable.

@@ -1,4 +1,4 @@
-"""What root in an agent tries against the host: each attempt in a separate process and mount namespace.
+"""Attempts of root in an agent against the host, each in a separate process and mount namespace.
 
 This runs inside containers, in one process with `tests.attacks.inside`: see containers.py. Nothing is changed on the
 host: writable files are opened and closed, and settings are set to their current value. The system call numbers are
@@ -202,7 +202,7 @@ def picked() -> None:
 
 
 def of_an_ended_namespace(top: str, prepare: Callable[[], None]) -> int:
-    """Return a mount whose mount namespace has ended: it has no name, and no mounts on its parts."""
+    """Return a mount whose mount namespace has ended. It has no name, and its parts have no mounts."""
     ours, theirs = socket.socketpair()
     pid = os.fork()
     if pid == 0:
@@ -280,7 +280,7 @@ def traced() -> None:
 def memory() -> None:
     buffer = ctypes.create_string_buffer(8)
     here = struct.pack("PN", ctypes.addressof(buffer), 8)
-    with_permission = struct.pack("PN", 8, 8)  # there is none
+    with_permission = struct.pack("PN", 8, 8)  # unmapped: fails only after the check of privileges
     try:
         call(310, given["victim"], here, 1, with_permission, 1, 0)
     except OSError as error:

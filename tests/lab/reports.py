@@ -12,7 +12,7 @@ from tests.lab.answers import NEUTRON, Answer, agents_socket
 
 @dataclass
 class Reports:
-    """What the agent was told: routers and their states."""
+    """Reports to the agent: routers and their states."""
 
     path: Path
     owner: int = NEUTRON

@@ -1,4 +1,4 @@
-"""podman fails, prints rubbish, dies halfway, hangs, or finds its storage locked: what is answered, what is left.
+"""podman fails, prints rubbish, dies halfway, hangs, or finds its storage locked: what is answered, and what remains.
 
 As a command, which a fake can replace to do all of that, and as a service, which is killed and stopped.
 """

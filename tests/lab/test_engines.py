@@ -1,4 +1,4 @@
-"""What every engine must do, whatever it consists of: the same tests for each.
+"""The duties of every engine, whatever it consists of: the same tests for each.
 
 In most tests the program is a few lines of Python that run until they are ended. What it was given is read from /proc,
 where neither the engine nor the program can falsify it.
@@ -157,7 +157,7 @@ KINDS = (PODMAN, API, DOCKER, SYSTEMD, HOST)
 
 @dataclass
 class Ground:
-    """What a service has on the host, without its units: places, a namespace, the agent's state."""
+    """A service on the host, without its units: places, a namespace, the agent's state."""
 
     kind: Kind
     engine: Engine

@@ -1,4 +1,4 @@
-"""What a service may cost the host: the limits work, explain themselves, and lose no request."""
+"""Limits on what a service may cost the host: they work, explain themselves, and lose no request."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def description(engine: Podman, ground: engines.Ground, plan: Plan) -> dict[str,
         inspected = json.loads(command("podman", "inspect", container).stdout)[0]
         text = Path(inspected["OCIConfigPath"]).read_text()
         engine.remove(plan.name)
-    # As well as in its storage, which has an id of its own.
+    # As well as in its storage, which has another id.
     layer = inspected["GraphDriver"]["Data"]["MergedDir"].split("/")[-2]
     for name, own in (("ID", container), ("SHORT", container[:12]), ("LAYER", layer)):
         text = text.replace(own, name)

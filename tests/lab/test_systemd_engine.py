@@ -1,4 +1,4 @@
-"""What only the systemd engine has: its units as an operator sees them, and the root directories below them."""
+"""Features of the systemd engine alone: its units as an operator sees them, and the root directories below them."""
 
 from __future__ import annotations
 

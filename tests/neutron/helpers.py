@@ -1,4 +1,4 @@
-"""What each helper is for, checked from outside: by machines beside it instead of by asking Neutron."""
+"""Checks that each helper does its job, with machines next to it instead of by asking Neutron."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an agent's container needs at least: the agent works with the full recipe, and fails without any part of it.
+"""The minimal recipe of an agent's container: agents work with all of it, and fail without any part of it.
 
 The work is what Neutron's agents do themselves, with their commands and system calls; helpers are requested through
 the wrappers. docs/agents.md prints the recipe, which is compared here.

@@ -138,7 +138,7 @@ def test_no_line_is_longer_than_programs_read_at_once(filler: str) -> None:
 
 
 def test_neither_by_blanks_that_are_stripped() -> None:
-    """Such a program would read two lines in `owner=nobody`, and the second could be another directive."""
+    """Such a program would read two lines in one value, and the second could be another directive."""
     refusal(" " * 1018 + "owner=nobody\n")
 
 

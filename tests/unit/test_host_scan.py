@@ -1,4 +1,4 @@
-"""What `sidespawn scan` finds in files, and how it reads what the kernel reports about sockets and mounts."""
+"""`sidespawn scan`: what it finds in files, and in what the kernel reports about sockets and mounts."""
 
 from __future__ import annotations
 

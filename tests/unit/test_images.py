@@ -1,4 +1,4 @@
-"""What images.py works out before it runs any command."""
+"""The part of images.py that runs no command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is added to the descriptions that containerd writes, and what is refused; recorded from real containerd.
+"""Additions to the descriptions that containerd writes, and refusals, with recordings of real containerd.
 
 tests/kubernetes tries the same with containerd and runc.
 """

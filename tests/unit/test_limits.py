@@ -1,4 +1,4 @@
-"""What a service may cost: a token bucket for requests, and pauses before a program that keeps ending."""
+"""Limits on what a service may cost: a token bucket for requests, and pauses before a program that keeps ending."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_a_claim_of_any_size_is_paid_in_full(tmp_path: Path, advance: Advance) -
 
 
 def test_the_bucket_is_the_same_one_in_the_next_run(tmp_path: Path, advance: Advance) -> None:
-    """Otherwise agents would only have to wait until a run ends."""
+    """Otherwise agents would only need to wait until a run ends."""
     Bucket(tmp_path / "bucket", 100, 10).take(100)
     advance(1)
     after = Bucket(tmp_path / "bucket", 100, 10)

@@ -1,4 +1,4 @@
-"""What a start does, for each state that its instance can be in."""
+"""The action of a start, for each state that its instance can be in."""
 
 from __future__ import annotations
 

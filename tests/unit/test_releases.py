@@ -1,4 +1,4 @@
-"""What each Neutron release calls, judged by the presets."""
+"""The calls of each Neutron release, judged by the presets."""
 
 from __future__ import annotations
 
