@@ -52,21 +52,21 @@ def child(attacker: Attacker, pid: int) -> Iterator[None]:
 
 
 @attack(1)
-def test_a_link_in_the_place_of_the_request_file(target: Target) -> None:
+def test_a_link_in_place_of_the_request_file(target: Target) -> None:
     target.attacker(inside.link, target.files.victim, target.requests)
     target.wake()
     target.expect_held()
 
 
 @attack(3)
-def test_a_pipe_in_the_place_of_the_request_file(target: Target) -> None:
+def test_a_pipe_in_place_of_the_request_file(target: Target) -> None:
     target.attacker(inside.pipe, target.requests)
     target.wake()
     target.expect_held()
 
 
 @attack(4)
-def test_a_device_node_in_the_place_of_the_request_file(strong: Ours) -> None:
+def test_a_device_node_in_place_of_the_request_file(strong: Ours) -> None:
     """Try /dev/zero, which has no end. The demo's agent cannot even make a device node."""
     strong.attacker(inside.device, strong.requests, 1, 5)
     strong.expect_held()
@@ -81,7 +81,7 @@ def test_the_demos_agent_cannot_make_a_device_node(ours: Ours) -> None:
 
 
 @attack(5)
-def test_a_hard_link_in_the_place_of_the_request_file(ours: Ours) -> None:
+def test_a_hard_link_in_place_of_the_request_file(ours: Ours) -> None:
     """Link a file in the spool, a separate file system: files elsewhere on the host cannot be linked."""
     ours.neutron(inside.write, f"{STATE}/theirs", b"x")
     with pytest.raises(Refused, match="cross-device"):
@@ -184,7 +184,7 @@ def test_a_configuration_file_edited_all_the_time(ours: Ours) -> None:
 
 
 @attack(8)
-def test_a_claim_edited_by_who_still_has_the_file(ours: Ours) -> None:
+def test_a_claim_edited_through_an_open_descriptor(ours: Ours) -> None:
     """Hosts judge what they have read; a descriptor that is still open does not affect that."""
     request = ours.request(netns="x")
     ours.put(json.dumps(request).encode() + b"\n")

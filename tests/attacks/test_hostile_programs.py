@@ -138,7 +138,7 @@ PLACES = {
 @attack(224)
 @pytest.mark.parametrize("what", PLACES)
 @pytest.mark.parametrize("each", ["pid", ".pid.new"])
-def test_what_is_in_the_place_of_the_pid_file(hostile: HostileProgram, victim: Path, what: str, each: str) -> None:
+def test_an_object_in_place_of_the_pid_file(hostile: HostileProgram, victim: Path, what: str, each: str) -> None:
     """It is replaced, and its target is not written."""
     code = PLACES[what].replace("@VICTIM@", str(victim)).replace("{each}", each)
     name = hostile.new(code + "\n" + PROPER)
@@ -153,7 +153,7 @@ def test_what_is_in_the_place_of_the_pid_file(hostile: HostileProgram, victim: P
 @ON_ONE
 @attack(224)
 @pytest.mark.parametrize("each", ["pid", ".pid.new"])
-def test_a_directory_in_the_place_of_the_pid_file(hostile: HostileProgram, each: str) -> None:
+def test_a_directory_in_place_of_the_pid_file(hostile: HostileProgram, each: str) -> None:
     """It is not removed, or anything in it. The start fails, and nothing runs."""
     name = hostile.new(f'os.mkdir(f"{{own}}/{each}"); write(f"{{own}}/{each}/x", "")\n' + PROPER)
     code, said = hostile.start(name)

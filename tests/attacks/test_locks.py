@@ -18,7 +18,7 @@ BURST = 10
 
 
 @attack(22)
-def test_a_lock_held_for_ever(target: Target) -> None:
+def test_a_lock_held_forever(target: Target) -> None:
     names = ["processes"] if isinstance(target, Ours) else ["sync.lock", "wrapper.lock", "processes"]
     pids = [target.attacker(inside.hold, f"{target.spool}/{name}", "flock") for name in names]
     try:

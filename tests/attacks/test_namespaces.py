@@ -167,7 +167,7 @@ def test_the_namespace_swapped_all_the_time(ours: Ours) -> None:
 
 
 @attack(82)
-def test_nothing_is_restarted_where_the_name_leads_by_then(ours: Ours) -> None:
+def test_nothing_is_restarted_where_a_changed_name_leads(ours: Ours) -> None:
     network = ours.new_network()
     path = f"/run/netns/{network.netns}"
     assert ours.reason(**request_of(network)) == "ok"
@@ -187,7 +187,7 @@ def test_nothing_is_restarted_where_the_name_leads_by_then(ours: Ours) -> None:
 
 
 @attack(83)
-def test_the_namespace_deleted_and_made_anew_by_the_agent(ours: Ours) -> None:
+def test_the_namespace_deleted_and_made_again_by_the_agent(ours: Ours) -> None:
     network = ours.new_network()
     assert ours.reason(**request_of(network)) == "ok"
     before = network.pid
@@ -242,7 +242,7 @@ def test_a_mount_over_the_directory_of_names(ours: Ours) -> None:
 
 @attack(85, answer="namespace-unusable")
 @pytest.mark.parametrize("what", ["a file system", "a file", "the host's own namespace"])
-def test_a_mount_beneath_the_directory_of_names(ours: Ours, what: str) -> None:
+def test_a_mount_inside_the_directory_of_names(ours: Ours, what: str) -> None:
     """Mount on the namespace: only the last step to the name may cross mounts."""
     network = ours.new_network()
     path, kept = f"/run/netns/{network.netns}", f"{STATE}/{network.id}.netns"

@@ -256,7 +256,7 @@ def test_the_firsts_namespace_gone_while_its_program_runs(ours: Ours, second: At
 
 
 @attack(232)
-def test_the_hosts_run_filled_by_way_of_the_directory_of_names(ours: Ours, second: Attacker) -> None:
+def test_the_hosts_run_filled_through_the_directory_of_names(ours: Ours, second: Attacker) -> None:
     """This attack remains possible: podman starts nothing while /run is full. Stopping works throughout."""
     network, waiting = ours.new_network(), ours.new_network()
     assert network.start().returncode == 0

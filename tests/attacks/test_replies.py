@@ -106,7 +106,7 @@ def test_the_replies_fill_the_disk(ours: Ours) -> None:
 
 
 @attack(118)
-def test_a_forged_reply_concerns_nobody_else(ours: Ours) -> None:
+def test_a_forged_reply_affects_no_other_agent(ours: Ours) -> None:
     """Root's own record says what was answered, so the request is served, and the forged reply replaced."""
     request = ours.request(argv=["dnsmasq", *ours.network.options(), "--log-dhcp"])
     with writable_replies(ours) as replies:
@@ -176,7 +176,7 @@ def test_the_doorbell_cannot_be_replaced(ours: Ours) -> None:
 
 @attack(130)
 @pytest.mark.parametrize("what", [inside.pipe, inside.directory, inside.remove], ids=lambda each: each.__name__)
-def test_something_else_in_the_doorbells_place_silences_only_its_agent(ours: Ours, what: Callable[..., None]) -> None:
+def test_replacing_the_doorbell_silences_only_its_agent(ours: Ours, what: Callable[..., None]) -> None:
     """systemd holds the FIFO open. When it looks up the name again, it refuses an object that it did not make."""
     doorbell, socket = str(ours.service.places.doorbell), f"sidespawn@{ours.service.name}.socket"
     with writable_replies(ours):

@@ -109,7 +109,7 @@ REMOUNTED = {
 
 @attack(134)
 @pytest.mark.parametrize(("data", "flags", "fills"), REMOUNTED.values(), ids=REMOUNTED)
-def test_what_an_agent_is_given_is_put_right_by_the_next_run(ours: Ours, data: str, flags: int, fills: bool) -> None:
+def test_the_next_run_restores_what_an_agent_gets(ours: Ours, data: str, flags: int, fills: bool) -> None:
     """Remounting one mount changes all mounts of it. Wrapper and kill script are one file each."""
     places = ours.service.places
     given = [str(places.spool), str(places.replies), "/usr/sbin/dnsmasq", "/etc/neutron/kill_scripts/dnsmasq-kill"]
@@ -137,7 +137,7 @@ def test_what_an_agent_is_given_is_put_right_by_the_next_run(ours: Ours, data: s
 
 
 @attack(134)
-def test_a_run_alone_puts_right_what_was_remounted_and_says_so(ours: Ours) -> None:
+def test_a_run_alone_restores_what_was_remounted_and_reports_it(ours: Ours) -> None:
     """Check that this needs no operator."""
     places = ours.service.places
     ours.expect_idle()
@@ -179,7 +179,7 @@ def test_wrappers_that_the_agent_changed_are_written_again_by_enable(ours: Ours)
 
 @attack(136)
 @pytest.mark.parametrize("when", ["before the answer", "after it"])
-def test_a_forged_reply_is_noticed_and_said(ours: Ours, when: str) -> None:
+def test_a_forged_reply_is_noticed_and_reported(ours: Ours, when: str) -> None:
     request = ours.request(argv=["dnsmasq", *ours.network.options(), "--log-dhcp"])
     lie = {"v": 1, "id": request["id"], "status": "running", "reason": "ok", "message": "it runs", "pid": 1}
     ours.expect_idle()

@@ -63,7 +63,7 @@ def test_monitor_mode_is_warned_of(policy: Path) -> None:
         ("[options]\nconf-file = { value = '/dev/null', configuration = 'x' }\n", 3, "there is no [configuration.x]"),
     ],
 )
-def test_an_invalid_policy_is_told_with_file_and_line(policy: Path, text: str, line: int, said: str) -> None:
+def test_an_invalid_policy_is_reported_with_file_and_line(policy: Path, text: str, line: int, said: str) -> None:
     policy.write_text(f'extends = "{PRESET}"\n{text}')
     done = sidespawn_command("check", policy)
     assert done.returncode == 78
@@ -196,7 +196,7 @@ def test_a_host_without_services_is_looked_at_as_well(
     assert json.loads(capsys.readouterr().out)["services"] == []
 
 
-def test_what_is_of_the_host_is_said_once(
+def test_findings_about_the_host_are_reported_once(
     on_host: list[Finding], monkeypatch: pytest.MonkeyPatch, policy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(host_report, "concerning", lambda service: (BAD, POOR))

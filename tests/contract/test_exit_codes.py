@@ -148,7 +148,7 @@ def test_an_error_as_json() -> None:
     assert error["reason"] == "not-enabled"
 
 
-def test_a_programs_own_json_option_is_none_of_ours() -> None:
+def test_a_programs_own_json_option_is_not_ours() -> None:
     done = sidespawn_command("explain", "no-such-service", "--", "dnsmasq", "--json")
     assert done.returncode == 78
     assert done.stdout == ""
@@ -190,7 +190,7 @@ def test_exit_code_of_an_answer(
     assert command.exit_code(error) == code
 
 
-def test_a_service_that_ends_meanwhile_is_an_error_of_ours(places: Places) -> None:
+def test_a_service_that_ends_during_a_request_is_our_error(places: Places) -> None:
     places.operator.rmdir()
     with pytest.raises(SidespawnError):
         signal.ask(places, FOUND, "HUP")

@@ -228,14 +228,14 @@ def test_every_preset_but_the_one_for_older_releases_has_recorded_calls() -> Non
 
 
 @pytest.mark.parametrize("name", presets.names())
-def test_a_wrapper_lies_where_the_program_is_looked_for_first(name: str) -> None:
+def test_a_wrapper_is_where_the_program_is_looked_for_first(name: str) -> None:
     """Outside a namespace rootwrap takes the first match in exec_dirs and ignores a wrapper in a later directory."""
     wrapper = Path(preset_policy(name).agent.wrapper)
     assert str(wrapper.parent) in ("/usr/sbin", "/usr/bin")
     assert wrapper.name == preset_policy(name).table.program
 
 
-def test_a_variable_that_a_wrapper_leaves_out_is_left_out_and_told_of() -> None:
+def test_a_variable_that_a_wrapper_omits_is_omitted_and_reported() -> None:
     arguments = ["explain", "--preset", "neutron-dhcp-dnsmasq", *options(PLAIN), "--env", "LANG=C", "--env", "X"]
     done = sidespawn_command(*arguments, "--", *PLAIN.argv)
     assert done.returncode == 0, done.stdout
@@ -248,7 +248,7 @@ def test_a_variable_that_a_wrapper_leaves_out_is_left_out_and_told_of() -> None:
 
 
 @pytest.mark.parametrize(("number", "code"), [(500, 0), (900, 64)])
-def test_what_is_too_long_for_a_request_is_not_called_allowed(number: int, code: int) -> None:
+def test_a_call_too_long_for_a_request_is_not_called_allowed(number: int, code: int) -> None:
     """Unless the policy allows longer requests, the wrapper refuses it."""
     tag = "subnet-0065347c-3513-59a1-aef3-65d693fe6e19"
     ranges = [f"--dhcp-range=set:{tag},10.20.{each % 250}.0,static,255.255.255.0,86400s" for each in range(number)]

@@ -11,7 +11,7 @@ def test_the_page_is_that_of_the_tests_and_their_results() -> None:
     assert catalogue.PAGE.read_text() == catalogue.page(), again
 
 
-def test_every_attack_is_carried_out_or_said_why_not() -> None:
+def test_every_attack_is_carried_out_or_has_a_reason_why_not() -> None:
     assert list(catalogue.TITLES) == [*range(1, 255)]
     carried = {each.number for each in catalogue.carried_out()}
     assert carried | set(catalogue.NOT_APPLICABLE) == set(catalogue.TITLES)

@@ -74,7 +74,7 @@ def test_json(tmp_path: Path) -> None:
         "argv no list": ('argv = "radvd"\nverdict = "allowed"\n', "argv is not a key of a test, or has the wrong type"),
     }.values(),
 )
-def test_what_is_no_test_case_makes_the_policy_invalid(tmp_path: Path, case: str, said: str) -> None:
+def test_an_invalid_test_case_makes_the_policy_invalid(tmp_path: Path, case: str, said: str) -> None:
     code, shown = check(tmp_path, f"[[test]]\n{case}")
     assert code == 78
     assert said in shown

@@ -110,10 +110,10 @@ TEXTS = [
 
 
 def written(path: Path) -> str:
-    """Return what people read in a file. Of a page, code is left out; of a test, the strings, which are mostly data."""
+    """Return what people read in a file. Of a page, code is left out; of a test, strings, which are mostly data."""
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".py" and path.is_relative_to(CHECKOUT / "tests"):
-        return "\n".join([*comments(text), *docstrings(text)])
+        return "\n\n".join(["\n".join(comments(text)), *docstrings(text), *names(text)])
     if path.suffix == ".md":
         return re.sub(r"^```.*?^```$|`[^`\n]+`", "", text, flags=re.MULTILINE | re.DOTALL)
     return "\n".join(of_python(text)) if path.suffix == ".py" else text
@@ -129,6 +129,13 @@ def docstrings(text: str) -> Iterator[str]:
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             yield ast.get_docstring(node) or ""
+
+
+def names(text: str) -> Iterator[str]:
+    """Yield the names of functions, which tests use as sentences."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node.name.replace("_", " ")
 
 
 def of_python(text: str) -> Iterator[str]:

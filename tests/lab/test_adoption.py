@@ -180,7 +180,7 @@ def test_what_could_read_a_file_without_rules_is_not_told_to_read(edpm: OldWrapp
     assert network.kill("TERM").returncode == 0
 
 
-def test_what_is_not_what_it_says_is_left_alone(edpm: OldWrapper) -> None:
+def test_a_container_that_is_not_what_it_claims_is_left_alone(edpm: OldWrapper) -> None:
     """Containers with another image, namespace, arguments or program stay alive; their pids are never used."""
     network, service = edpm.network, edpm.network.service
     elsewhere, third, fourth = service.network(), service.network(), service.network()

@@ -58,7 +58,9 @@ def test_a_service_of_the_host_says_what_the_host_lacks(service: Service) -> Non
 
 
 @pytest.mark.parametrize("option", ["PrivateTmp=yes", "ProtectHome=yes"])
-def test_an_operators_option_that_hides_the_directories_is_told(service: Service, drop_in: DropIn, option: str) -> None:
+def test_an_operators_option_that_hides_the_directories_is_reported(
+    service: Service, drop_in: DropIn, option: str
+) -> None:
     drop_in(spool_unit(service), option)
     path = INSTALLED / f"{spool_unit(service)}.d" / "test.conf"
     found = findings(service.name)["spool-mounts"]
@@ -94,7 +96,7 @@ def restart(service: Service, before: Path) -> None:
     command("systemctl", "start", spool_unit(service), *units)
 
 
-def test_an_option_that_hides_the_pins_is_told_of_the_running_process(service: Service, drop_in: DropIn) -> None:
+def test_a_running_process_that_cannot_see_the_pins_is_reported(service: Service, drop_in: DropIn) -> None:
     service.wait_until_idle()
     drop_in(service.unit, "PrivateTmp=yes")
     assert "will run in a private mount namespace" in findings(service.name)["mount-namespace"]["found"]
@@ -108,7 +110,7 @@ def test_an_option_that_hides_the_pins_is_told_of_the_running_process(service: S
     assert "PrivateTmp=yes in" in found.message
 
 
-def test_directories_that_somebody_unmounted_are_told(service: Service) -> None:
+def test_unmounted_directories_are_reported(service: Service) -> None:
     command("umount", "--lazy", str(service.places.replies))
     found = findings(service.name)["spool-mounts"]
     assert (found["state"], str(service.places.replies) in found["found"]) == ("warning", True)
@@ -148,7 +150,7 @@ def test_the_options_are_those_that_give_a_mount_namespace_in_this_version(optio
 # ---------------------------------------------------------------- units, interpreters, leftovers
 
 
-def test_a_socket_that_is_stopped_is_told(service: Service) -> None:
+def test_a_stopped_socket_is_reported(service: Service) -> None:
     command("systemctl", "stop", f"sidespawn@{service.name}.socket")
     found = findings(service.name)["service-units"]
     assert (found["state"], f"sidespawn@{service.name}.socket is inactive" in found["found"]) == ("problem", True)
@@ -156,7 +158,7 @@ def test_a_socket_that_is_stopped_is_told(service: Service) -> None:
     assert "service-units" not in findings(service.name)
 
 
-def test_an_interpreter_that_is_gone_is_told_until_the_units_are_renewed(service: Service) -> None:
+def test_a_missing_interpreter_is_reported_until_the_units_are_renewed(service: Service) -> None:
     """Upgrades of the host's Python can cause this."""
     unit = INSTALLED / "sidespawn@.service"
     before = unit.read_text()
@@ -184,7 +186,7 @@ def removed_afterwards(*paths: Path) -> Iterator[None]:
                 path.unlink(missing_ok=True)
 
 
-def test_what_others_have_left_is_told(service: Service) -> None:
+def test_leftovers_of_others_are_reported(service: Service) -> None:
     link = INSTALLED / "multi-user.target.wants/sidespawn@no-such.socket"
     old, drop_ins, home = INSTALLED / "sidespawn-old@.path", INSTALLED / "sidespawn@no-such.service.d", RUN / "no-such"
     with removed_afterwards(link, old, drop_ins, home):
@@ -199,7 +201,7 @@ def test_what_others_have_left_is_told(service: Service) -> None:
     assert findings()["leftovers"]["state"] == "ok"
 
 
-def test_a_unit_file_that_hides_the_packages_is_told(service: Service) -> None:
+def test_a_unit_file_that_overrides_the_packages_is_reported(service: Service) -> None:
     packaged = Path("/usr/local/lib/systemd/system/sidespawn@.timer")
     packaged.parent.mkdir(parents=True, exist_ok=True)
     with removed_afterwards(packaged):
@@ -222,7 +224,7 @@ def agent(service: Service, *options: str) -> Iterator[None]:
         command("podman", "rm", "--force", "--time=0", name)
 
 
-def test_an_agent_with_old_directories_is_told(service: Service) -> None:
+def test_an_agent_with_old_directories_is_reported(service: Service) -> None:
     with agent(service):
         found = findings(service.name)
         assert (found["agents"]["state"], found["agents"]["found"].split()[0]) == ("ok", "1")

@@ -53,12 +53,12 @@ def test_a_failure_has_its_reason(asking: Client, network: Network) -> None:
     assert failed.value.reason == "exited"
 
 
-def test_a_pid_of_somebody_else_is_no_helper(asking: Client) -> None:
+def test_a_foreign_pid_is_not_a_helper(asking: Client) -> None:
     assert not asking.is_running(os.getpid())
     with pytest.raises(client.NoSuchProcess):
         asking.signal(os.getpid(), "TERM")
 
 
-def test_a_service_that_is_not_there_is_said_so() -> None:
+def test_a_missing_service_is_reported() -> None:
     with pytest.raises(client.Unavailable):
         Client("no-such-service").is_running(4711)

@@ -164,7 +164,7 @@ def test_a_delegated_prefix_is_written_where_the_agent_reads_it(served: Delegate
     assert identify(pid) is None
 
 
-def test_a_file_with_a_script_of_its_own_or_another_word_starts_nothing(router: Delegated) -> None:
+def test_a_file_with_its_own_script_or_another_word_starts_nothing(router: Delegated) -> None:
     router.write((f"{STATE}/pd/{router.key}/notify.sh", "/tmp/x"))
     code, complaint = router.call("start")
     assert code == 77

@@ -66,7 +66,7 @@ def test_it_survives_a_restart_of_docker(service: Service) -> None:
     assert network.start().returncode == 0
 
 
-def test_docker_keeps_no_network_of_its_own_for_a_side_container(service: Service) -> None:
+def test_docker_keeps_no_separate_network_for_a_side_container(service: Service) -> None:
     network = service.network()
     assert network.start().returncode == 0
     found = json.loads(command("docker", "inspect", network.container).stdout)[0]["NetworkSettings"]
@@ -89,7 +89,7 @@ def test_the_runtime_is_for_side_containers_only() -> None:
     assert "only sidespawn uses this runtime" in done.stderr
 
 
-def test_an_operator_is_told_what_docker_lacks(service: Service) -> None:
+def test_an_operator_learns_what_docker_lacks(service: Service) -> None:
     assert warnings(service) == []
     before = dockers.SETTINGS.read_text()
     try:

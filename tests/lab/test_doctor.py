@@ -170,7 +170,7 @@ HOSTS = {
 
 
 @pytest.mark.parametrize("name", HOSTS)
-def test_the_command_that_it_prints_mends_the_host(name: str, service: Service, own: list[Cause]) -> None:
+def test_the_printed_command_repairs_the_host(name: str, service: Service, own: list[Cause]) -> None:
     host = HOSTS[name]
     assert new_causes(own) == []
     host.how(service)
@@ -178,7 +178,7 @@ def test_the_command_that_it_prints_mends_the_host(name: str, service: Service, 
     assert cause["id"] == host.cause
     below = [each["id"] for each in cause["consequences"]]
     assert [each for each in below if each in host.consequences] == list(host.consequences), below
-    mend(cause)
+    repair(cause)
     left = new_causes(own)
     if host.serves:
         assert left == []
@@ -187,11 +187,11 @@ def test_the_command_that_it_prints_mends_the_host(name: str, service: Service, 
     else:  # the consequence is now a cause, with a command for it
         (cause,) = left
         assert cause["id"] in host.consequences
-        mend(cause)
+        repair(cause)
         assert new_causes(own) == []
 
 
-def mend(cause: Cause) -> None:
+def repair(cause: Cause) -> None:
     assert cause["command"], cause
     environment = {"PATH": f"{Path(SIDESPAWN[0]).parent}:{os.defpath}:/usr/sbin:/sbin"}
     done = subprocess.run(
@@ -217,7 +217,7 @@ def test_an_agent_with_old_directories_is_restarted(service: Service, own: list[
         service.enable("--preset=neutron-dhcp-dnsmasq", f"--set=state_on_host={service.state}")
         (cause,) = new_causes(own)
         assert (cause["id"], cause["command"].split()[:2]) == ("agent-mounts", ["podman", "restart"])
-        mend(cause)
+        repair(cause)
         assert new_causes(own) == []
 
 
@@ -229,7 +229,7 @@ def test_an_invalid_policy_is_for_people(service: Service, own: list[Cause]) -> 
     assert f"sidespawn check {service.name}" in cause["advice"]
 
 
-def test_what_keeps_ending_and_what_fails_is_told_until_it_works(service: Service, own: list[Cause]) -> None:
+def test_crashes_and_failures_are_reported_until_it_works(service: Service, own: list[Cause]) -> None:
     """Start from an image that does not exist: the failures are consequences of that."""
     text = service.places.policy.read_text()
     service.places.policy.write_text(text.replace("[parameters]", '[parameters]\nimage = "localhost/no-such:1"'))
@@ -258,7 +258,7 @@ def test_for_people_it_prints_the_order_and_the_commands(service: Service) -> No
     assert unit_state(socket(service)) == "active"
 
 
-def test_who_may_not_look_is_told(service: Service) -> None:
+def test_a_user_without_rights_gets_a_message(service: Service) -> None:
     done = sidespawn_command("doctor", as_nobody=True)
     assert done.returncode in (1, 2)
     assert "not checked: this was not run as root" in done.stdout

@@ -265,14 +265,14 @@ def test_logs_show_the_newest_also_of_a_span_of_time(service: Service) -> None:
     assert shown("--since", "now") == []
 
 
-def test_a_span_that_journalctl_does_not_know_is_said_so(service: Service) -> None:
+def test_a_span_that_journalctl_rejects_is_reported(service: Service) -> None:
     done = sidespawn("logs", service.name, "--since", "whenever")
     assert (done.returncode, done.stdout) == (64, "")
     assert "whenever" in done.stderr and "10 min ago" in done.stderr
 
 
 @pytest.mark.parametrize("verb", ["stop", "sync"])
-def test_a_service_that_is_not_enabled_is_said_so(verb: str) -> None:
+def test_a_service_that_is_not_enabled_is_reported(verb: str) -> None:
     done = sidespawn(verb, "no-such-service", *(["--all"] if verb == "stop" else []))
     assert done.returncode == UNAVAILABLE
     assert "not enabled" in done.stderr

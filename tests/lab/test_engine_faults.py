@@ -124,7 +124,7 @@ OF_STARTS = ("dies-created", "dies-prepared", "dies-started")
 
 
 @pytest.mark.slow
-def test_an_engine_that_fails_in_any_way_is_said_and_leaves_nothing(faulty: Faulty) -> None:
+def test_an_engine_failure_of_any_kind_is_reported_and_leaves_nothing(faulty: Faulty) -> None:
     """Fail each of its calls in each way, at a start and at a stop. The next request finds everything in order."""
     life = Life(faulty.service.network(), 0)
     network = life.network
@@ -293,7 +293,7 @@ def test_a_podman_of_the_service_that_hangs_is_ended_and_another_takes_over() ->
 
 
 @pytest.mark.slow
-def test_a_podman_that_never_answers_is_the_engines_failure_and_not_asked_for_ever() -> None:
+def test_a_podman_that_never_answers_is_an_engine_failure_and_not_asked_forever() -> None:
     """It ends each time that it is asked."""
     with restless_service(*HURRIED) as service:
         unit = podman_units(service.name)[1]
@@ -327,9 +327,7 @@ def locked(path: Path) -> Iterator[None]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["overlay-containers/containers.lock", "libpod/bolt_state.db"])
 @pytest.mark.parametrize("is_command", [False, True], ids=["service", "command"])
-def test_a_lock_of_podmans_that_others_hold_is_waited_for_in_vain_and_then_nothing_is_left(
-    name: str, is_command: bool
-) -> None:
+def test_waiting_for_podmans_lock_times_out_and_leaves_nothing(name: str, is_command: bool) -> None:
     with restless_service(*HURRIED) as service:
         if is_command:
             by_command(service)

@@ -689,7 +689,7 @@ def test_signals_reach_the_program(ground: Ground) -> None:
 # ---------------------------------------------------------------- what cannot be started
 
 
-def test_an_image_that_is_not_there_is_said_to_be(ground: Ground) -> None:
+def test_a_missing_image_is_reported(ground: Ground) -> None:
     plan = ground.plan(image="localhost/no-such-image:1")
     with pytest.raises(LaunchError) as raised:
         ground.start(plan)
@@ -711,7 +711,7 @@ def test_a_program_that_is_not_there_is_an_engines_failure(ground: Ground) -> No
 # ---------------------------------------------------------------- changes around it
 
 
-def test_it_stays_when_systemd_and_the_engine_start_anew(ground: Ground, runs: Running) -> None:
+def test_it_keeps_running_when_systemd_and_the_engine_restart(ground: Ground, runs: Running) -> None:
     for verb in ("daemon-reload", "daemon-reexec"):
         command("systemctl", verb)
         assert_untouched(ground, runs)

@@ -166,7 +166,7 @@ def test_records_that_others_wrote_into_the_journal_are_not_taken_for_the_servic
 
 @attack(139)
 @pytest.mark.parametrize("verb", ["check", "ps", "logs", "learn", "enable", "disable", "stop", "scan"])
-def test_an_unprivileged_user_of_the_host_is_told_in_one_line(host: Service, verb: str) -> None:
+def test_an_unprivileged_user_of_the_host_gets_one_line(host: Service, verb: str) -> None:
     argv = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *SIDESPAWN, verb)
     words = () if verb == "scan" else ("--all", host.name) if verb == "stop" else (host.name,)
     done = subprocess.run((*argv, *words), capture_output=True, text=True, timeout=90, env=ENVIRONMENT, check=False)

@@ -79,7 +79,7 @@ def proxy(port: int) -> Iterator[Proxy]:
     service.clean()
 
 
-def test_an_instance_is_told_apart_by_its_address_in_the_hosts_network(proxy: Proxy, port: int) -> None:
+def test_instances_in_the_hosts_network_differ_by_address(proxy: Proxy, port: int) -> None:
     with nova() as nova_port:
         proxy.write(port, nova_port)
         assert proxy.start() == (0, "")

@@ -71,7 +71,7 @@ def test_pipes_and_sockets_and_deep_directories(service: Service) -> None:
 
 
 @attack(105)
-def test_what_lies_in_the_spool_keeps_nothing_running(service: Service) -> None:
+def test_leftovers_in_the_spool_keep_nothing_running(service: Service) -> None:
     service.wait_until_idle()
     before = starts(service)
     for name in ("full", "processes"):

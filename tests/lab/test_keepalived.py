@@ -188,7 +188,9 @@ def test_a_host_that_fails_or_does_not_answer_costs_no_router(router: HaRouter) 
     [("    nopreempt\n", "    nopreempt\n    notify_master /tmp/x\n"), ("vrrp_instance", f"{SCRIPT}vrrp_instance")],
     ids=["notify_master", "vrrp_script"],
 )
-def test_a_file_that_runs_programs_is_refused_and_what_runs_goes_on(router: HaRouter, change: tuple[str, str]) -> None:
+def test_a_file_that_runs_programs_is_refused_and_keepalived_keeps_running(
+    router: HaRouter, change: tuple[str, str]
+) -> None:
     router.write("203.0.113.2", change)
     code, complaint = router.start()
     assert code == 0  # refusals_fail is false
@@ -258,7 +260,7 @@ def test_a_signal_to_the_vrrp_process_reaches_it_alone(master: HaRouter, name: s
     master.assert_pid_files_are_right()
 
 
-def test_a_pid_that_nobody_was_told_of_is_not_signalled(master: HaRouter) -> None:
+def test_a_pid_that_was_never_reported_is_not_signalled(master: HaRouter) -> None:
     old = master.vrrp_pid
     kill_process(old)
     wait_until(lambda: bool(children(master.pid)))

@@ -101,7 +101,7 @@ def test_another_plan_replaces_the_running_one(shared_service: Service) -> None:
 
 
 @attack(83)
-def test_a_namespace_made_anew_under_its_old_name_gets_a_new_program(shared_service: Service) -> None:
+def test_a_namespace_made_again_under_its_old_name_gets_a_new_program(shared_service: Service) -> None:
     network = shared_service.network()
     network.start()
     pid = network.pid
@@ -221,7 +221,7 @@ def test_a_state_directory_that_is_a_link_is_not_followed(shared_service: Servic
     assert not victim.pid_file.exists()
 
 
-def test_a_namespace_that_does_not_exist_or_is_none_is_refused(shared_service: Service) -> None:
+def test_a_name_without_a_namespace_is_refused(shared_service: Service) -> None:
     network = shared_service.network()
     done = command(str(shared_service.wrapper), *network.options(), check=False)  # in the host's own namespace
     assert done.returncode == REJECTED

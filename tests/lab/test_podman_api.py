@@ -75,7 +75,7 @@ def test_the_runtime_is_given_the_same(ground: engines.Ground, changes: dict[str
     assert description(api, ground, plan) == description(Podman(), ground, plan)
 
 
-def test_nothing_of_systemds_is_handed_on(ground: engines.Ground) -> None:
+def test_no_descriptor_or_variable_of_systemd_is_passed_on(ground: engines.Ground) -> None:
     """Only conmon stays: it must neither hold the socket nor send anything to systemd."""
     plan = ground.plan()
     process = ground.start(plan)

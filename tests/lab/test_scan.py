@@ -234,7 +234,7 @@ def test_an_agent_and_side_container_of_sidespawn_do_not_alarm(service: Service)
         command("podman", "rm", "--force", name)
 
 
-def test_an_engine_that_fails_is_said_so() -> None:
+def test_an_engine_failure_is_reported() -> None:
     script = (
         "import sys; from sidespawn.host_scan import engines; engines.PODMAN = '/usr/bin/false';"
         "from sidespawn.cli.main import main; sys.argv = ['sidespawn', 'scan', '--json']; main()"

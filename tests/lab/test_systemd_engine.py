@@ -101,7 +101,7 @@ def test_an_operators_restart_fails_and_the_agents_next_start_works(shared_servi
     assert identify(network.pid) is not None
 
 
-def test_a_unit_of_somebody_else_is_left_alone(ground: Ground) -> None:
+def test_a_foreign_unit_is_left_alone(ground: Ground) -> None:
     plan = ground.plan()
     command("systemd-run", f"--unit={unit_name(plan.name)}", "sleep", "100")
     assert ground.engine.find(plan.name) is None

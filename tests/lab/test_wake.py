@@ -141,7 +141,7 @@ def test_a_link_in_the_files_place_silences_the_path_unit_and_not_pid_1(path_ser
 
 
 @pytest.mark.parametrize("kind", ["directory", "full directory", "FIFO", "of another user"])
-def test_what_is_no_file_of_requests_costs_short_runs(path_service: Service, kind: str) -> None:
+def test_a_file_without_requests_costs_short_runs(path_service: Service, kind: str) -> None:
     service = path_service
     requests = service.places.spool / "processes"
     match kind:

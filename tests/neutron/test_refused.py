@@ -33,7 +33,7 @@ def refuse(agent: Agent, program: str, what: str) -> None:
 
 
 @EVERY_WAY
-def test_a_router_that_works_goes_on_working(l3: Agent) -> None:
+def test_a_working_router_keeps_working(l3: Agent) -> None:
     with made_router(l3) as router:
         l3.ask("put_router", router=router.described)
         router.wait_until("active")

@@ -66,7 +66,7 @@ def test_the_code_is_that_of_the_checkout(built: Built, unpacked: Path) -> None:
             assert (unpacked / CODE.strip("/") / name).read_bytes() == path.read_bytes(), name
 
 
-def test_nothing_lies_where_python_looks_for_modules(unpacked: Path) -> None:
+def test_nothing_is_where_python_looks_for_modules(unpacked: Path) -> None:
     assert not list(unpacked.rglob("*-packages"))
     assert [path.name for path in (unpacked / "usr/share/sidespawn").iterdir()] == ["sidespawn"]
 
@@ -119,7 +119,7 @@ def test_every_verb_has_its_manual_page(built: Built, unpacked: Path) -> None:
         ("fish/vendor_completions.d/sidespawn.fish", "complete --no-files --command sidespawn"),
     ],
 )
-def test_shells_are_told_how_to_complete(unpacked: Path, path: str, function: str) -> None:
+def test_each_shell_has_completion(unpacked: Path, path: str, function: str) -> None:
     assert function in (unpacked / "usr/share" / path).read_text()
 
 

@@ -142,7 +142,7 @@ def test_a_failure_changes_nothing(checkout: Path, monkeypatch: pytest.MonkeyPat
     assert run("git", "worktree", "list", directory=checkout).count("\n") == 0
 
 
-def test_without_a_version_it_is_the_one_that_stands_there(checkout: Path, built_of: list[tuple[str, str]]) -> None:
+def test_without_a_version_it_is_the_current_one(checkout: Path, built_of: list[tuple[str, str]]) -> None:
     publication.publish("", dry_run=False)
     assert built_of[0][0] == "1.1.0.dev0"
     assert state(checkout)[1] == "v1.1.0.dev0"
@@ -157,7 +157,7 @@ def test_a_heading_that_is_there_needs_no_commit(checkout: Path, built_of: list[
     assert state(checkout)[:2] == (commit, "v1.1.0")
 
 
-def test_what_is_not_committed_is_refused(checkout: Path, built_of: list[tuple[str, str]]) -> None:
+def test_uncommitted_changes_are_refused(checkout: Path, built_of: list[tuple[str, str]]) -> None:
     (checkout / "new").touch()
     with pytest.raises(BuildError, match="not committed"):
         publication.publish("1.1.0", dry_run=False)
@@ -194,7 +194,7 @@ def test_distributions_sort_what_comes_before_a_version_before_it() -> None:
     assert named == ["1.1.0~dev0", "1.1.0~a1", "1.1.0~rc1", "1.1.0"]
 
 
-def test_packages_name_who_built_them_and_nobody_else(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packages_name_only_the_person_who_built_them(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DEBEMAIL", raising=False)
     monkeypatch.setenv("DEBFULLNAME", "B. Builder")
     assert source.maintainer(checkout) == "A <a@example.org>"  # a name without an address is not a person
@@ -212,7 +212,7 @@ def test_packages_name_who_built_them_and_nobody_else(checkout: Path, monkeypatc
         ("B", "@"),
     ],
 )
-def test_what_is_no_maintainer_is_refused(
+def test_an_invalid_maintainer_is_refused(
     checkout: Path, monkeypatch: pytest.MonkeyPatch, name: str, address: str
 ) -> None:
     monkeypatch.setenv("DEBFULLNAME", name)

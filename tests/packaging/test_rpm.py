@@ -36,7 +36,7 @@ def on_a_host(built: Built, *lines: str) -> str:
 
 
 @pytest.mark.parametrize("number", [9, 10])
-def test_it_is_of_no_architecture_and_this_version(built: Built, number: int) -> None:
+def test_it_is_for_all_architectures_and_has_this_version(built: Built, number: int) -> None:
     (said,) = query(built, number, "--queryformat", "%{ARCH} %{VERSION} %{RELEASE}")
     assert said == f"noarch {built.source.distributions_version} 1.el{number}"
 

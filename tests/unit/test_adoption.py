@@ -62,7 +62,7 @@ def test_a_name_with_or_without_a_date(policy: Policy, stem: str, date: str) -> 
     ],
     ids=ascii,
 )  # fmt: skip
-def test_another_name_is_none_of_the_old_wrappers(policy: Policy, name: str) -> None:
+def test_another_name_is_not_an_old_wrappers(policy: Policy, name: str) -> None:
     assert names_of(policy, adopt_of(policy), name) is None
 
 
@@ -173,7 +173,7 @@ def test_without_the_table_nothing_is_adopted() -> None:
     assert load().adopt is None
 
 
-def test_the_engine_is_the_side_containers_unless_said(policy: Policy) -> None:
+def test_the_engine_is_the_side_containers_by_default(policy: Policy) -> None:
     assert adopt_of(policy).engine == policy.side_container.engine
 
 
@@ -232,12 +232,12 @@ def test_a_process_below_a_shell_is_found() -> None:
                     send(process, "KILL")
 
 
-def test_a_process_of_another_control_group_is_none_of_the_container() -> None:
+def test_a_process_in_another_control_group_is_not_the_containers() -> None:
     """Containers end, and their pids may then belong to other programs with the same name."""
     assert list(processes_of(other(os.getpid(), "0" * 64), argv_name())) == []
 
 
-def test_a_process_of_another_program_is_none() -> None:
+def test_a_process_of_another_program_is_not_one() -> None:
     assert list(processes_of(other(os.getpid(), own_group()), "dnsmasq")) == []
 
 

@@ -134,7 +134,7 @@ def test_a_list_that_others_can_write_names_no_one(host: Path, mode: int) -> Non
     assert message(host) == UNSAFE_LIST
 
 
-def test_nor_does_one_of_somebody_else_or_none(host: Path) -> None:
+def test_an_agent_needs_a_list_that_root_owns(host: Path) -> None:
     os.chown(host / "list", 1000, 1000)
     assert call(host, agent())[0] == 1
     (host / "list").unlink()
@@ -243,7 +243,7 @@ def test_what_cannot_be_judged_is_refused(host: Path) -> None:
 
 
 @pytest.mark.parametrize("verb", ["run", "restore"])
-def test_nothing_is_started_but_by_create(host: Path, verb: str) -> None:
+def test_only_create_starts_anything(host: Path, verb: str) -> None:
     assert call(host, agent(), verb)[0] == 1
     assert message(host) == NO_RESTORE
     assert agent_runtime.main([str(SHELL), verb, "abc"]) == 1

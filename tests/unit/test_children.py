@@ -101,7 +101,7 @@ def test_a_process_of_another_namespace_is_never_accepted(program: Program) -> N
     ],
     ids=lambda content: ascii(content[:20]),
 )
-def test_what_names_no_child_is_nobody(program: Program, content: str | bytes) -> None:
+def test_invalid_pids_name_no_child(program: Program, content: str | bytes) -> None:
     assert program.child == "2"
     assert program.find(content) is None
 
@@ -121,7 +121,7 @@ def test_only_a_regular_file_is_read(program: Program) -> None:
     assert program.look() is None
 
 
-def test_what_is_left_of_a_child_is_nobody(program: Program) -> None:
+def test_a_zombie_is_not_a_child(program: Program) -> None:
     child = program.find(program.grandchild)
     assert child is not None
     end(child, "KILL", 10)

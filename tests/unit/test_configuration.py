@@ -127,7 +127,7 @@ def test_a_comment_holds_no_control_character_either(character: str) -> None:
     refusal(f"# a comment{character}conf-script=/tmp/x\n")
 
 
-def test_a_tab_in_a_comment_is_none() -> None:
+def test_a_tab_in_a_comment_is_ignored() -> None:
     check("#\ta\tcomment\n")
 
 
@@ -247,7 +247,7 @@ def test_what_operators_write_for_dnsmasq(neutron_dhcp: Policy, line: str) -> No
         ),
     ],
 )
-def test_what_nobody_may_write_for_dnsmasq(neutron_dhcp: Policy, line: str) -> None:
+def test_forbidden_lines_for_dnsmasq(neutron_dhcp: Policy, line: str) -> None:
     refusal(f"{line}\n", neutron_dhcp)
 
 
@@ -293,7 +293,7 @@ def mail(form: str, rule: str) -> Policy:
 
 @pytest.mark.parametrize("form", ["blocks", "braces"])
 @pytest.mark.parametrize(("rest", "written"), [("pass = false", ""), ('instead = "x"', "mail x")])
-def test_an_at_sign_may_stand_in_what_is_left_out(form: str, rest: str, written: str) -> None:
+def test_an_at_sign_is_allowed_in_an_omitted_line(form: str, rest: str, written: str) -> None:
     policy = mail(form, f'{{ value = "<text>", {rest} }}')
     end = ";\n" if form == "braces" else "\n"
     content = f"mail a@example.org{end}".encode()
@@ -308,14 +308,14 @@ def test_what_programs_expand_is_not_passed_on(line: str) -> None:
 
 
 @pytest.mark.parametrize("line", ["mail a'b", "mail a`b", "mail a\\b", 'mail a"b', 'mail "a"'])
-def test_quotes_stand_not_even_in_what_is_left_out(line: str) -> None:
+def test_quotes_are_not_even_allowed_in_an_omitted_line(line: str) -> None:
     refusal(line, mail("blocks", '{ value = "<text>", pass = false }'))
 
 
 @pytest.mark.parametrize(
     "password", ["p@ss12", "@a", "$a", "S3cr$t", "~SEQ(a)", "a'b", "a\\b", "a;b", "<a>|^`?", "x" * 255]
 )
-def test_a_secret_is_passed_on_as_it_stands(password: str) -> None:
+def test_a_secret_is_passed_on_unchanged(password: str) -> None:
     policy = mail("blocks", '"<secret>"')
     rules = policy.configuration["extra"].rules
     assert accept_configuration(rules, PATH, f"mail {password}".encode(), policy.names, {})[0] == f"mail {password}\n"
@@ -370,7 +370,7 @@ def test_blanks_around_commas_are_left_out() -> None:
 @pytest.mark.parametrize(
     "line", ["mail @example.org", "mail a @b", "@mail a", "@node mail a", "@^node mail a", "m@il a", "mail@ a"]
 )
-def test_an_at_sign_stands_only_within_a_word(line: str) -> None:
+def test_an_at_sign_is_allowed_only_within_a_word(line: str) -> None:
     refusal(line, mail("blocks", '{ value = "<text>", pass = false }'))
 
 

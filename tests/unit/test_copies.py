@@ -102,7 +102,7 @@ def test_times_that_an_agent_sets_back_hide_nothing(places: Places) -> None:
     assert expire(places) == [NAME]
 
 
-def test_what_nobody_wrote_goes(places: Places) -> None:
+def test_a_copy_without_an_answer_is_removed(places: Places) -> None:
     (places.replies / f"{OTHER}.json").write_bytes(ANSWER)
     (places.replies / "x").joinpath(*"abcdefgh").mkdir(parents=True)
     os.mkfifo(places.replies / f"{OTHER}.fifo")
@@ -110,7 +110,7 @@ def test_what_nobody_wrote_goes(places: Places) -> None:
     assert names(places.replies) == {NAME}
 
 
-def test_what_is_being_written_stays(places: Places) -> None:
+def test_a_copy_being_written_stays(places: Places) -> None:
     for name in (f"{OTHER}.fifo", f".{OTHER}.json.new"):
         (places.replies / name).touch()
     assert expire(places, accepted=(OTHER,)) == []

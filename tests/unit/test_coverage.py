@@ -78,7 +78,7 @@ def test_a_covered_release_needs_no_word(release: str, images: Path) -> None:
 
 
 @pytest.mark.parametrize("release", ["2022.2", "21.2.1", "30.0.0", "2027.1", "x", "2", "290"])
-def test_a_release_that_nobody_tried_is_told_of(release: str, images: Path) -> None:
+def test_an_untested_release_is_reported(release: str, images: Path) -> None:
     for policy in (MONITOR, DNSMASQ):
         (said,) = coverage.problems(policy, release)
         assert said.startswith(f"Neutron {release} is not among the releases")
@@ -103,7 +103,7 @@ def test_the_image_says_which_release_it_is_for(images: Path) -> None:
     assert coverage.problems(of_image(DNSMASQ, "a:1"), agent_image="b:1") == []
 
 
-def test_an_image_without_the_monitor_is_told_of(images: Path) -> None:
+def test_an_image_without_the_monitor_is_reported(images: Path) -> None:
     (images / "a:1").mkdir()
     assert coverage.problems(of_image(MONITOR, "a:1")) == [f"the image a:1 has no {PROGRAM}"]
     (images / "a:1" / PROGRAM.lstrip("/")).parent.mkdir(parents=True)
@@ -119,7 +119,7 @@ def test_a_policy_for_another_agent_has_no_release() -> None:
 
 
 @pytest.mark.parametrize(("policy", "state"), [(MONITOR, "problem"), (DNSMASQ, "warning")])
-def test_a_running_agent_of_another_release_is_told_of(
+def test_a_running_agent_of_another_release_is_reported(
     monkeypatch: pytest.MonkeyPatch, policy: Policy, state: str
 ) -> None:
     monkeypatch.setattr(coverage, "release_of_agent", lambda pid: "21.0.0" if pid == 7 else "22.1")

@@ -51,7 +51,7 @@ def test_the_pid_files_of_children_come_from_what_the_request_binds() -> None:
 
 
 @pytest.mark.parametrize("path", ["/run/{net}", "/statement/{net}", "/state", "/state/../{net}"])
-def test_the_pid_file_of_a_child_lies_beneath_the_state(path: str) -> None:
+def test_the_pid_file_of_a_child_is_in_the_state(path: str) -> None:
     with pytest.raises(PolicyError, match="child_pid_files can never be used"):
         load(("memory =", f'child_pid_files = {{ "{path}" = "/run/a" }}\nmemory ='))
 
@@ -152,7 +152,7 @@ def test_namespace_refused(netns: str | None) -> None:
     assert found.rule == SMALL.netns_rule
 
 
-def test_a_request_from_no_namespace_is_told_how_to_get_into_one() -> None:
+def test_a_request_from_no_namespace_gets_a_hint_how_to_use_one() -> None:
     assert "ip netns exec" in denied(netns=None).hint
 
 
@@ -253,7 +253,7 @@ def test_deny(arguments: list[str], reason: Reason) -> None:
     assert len(found.message) < 600
 
 
-def test_a_missing_option_is_told_with_its_rule() -> None:
+def test_a_missing_option_is_reported_with_its_rule() -> None:
     asked = replace(request(), untrusted_argv=("tool", "--quiet"))
     found = denial(SMALL, asked)
     assert found.reason is Reason.OPTION_MISSING
@@ -281,7 +281,7 @@ def test_a_refusal_says_what_the_option_could_do_and_which_rule_refuses_it() -> 
     assert (found.argument, found.rule) == (3, SMALL.options_rule)
 
 
-def test_a_refused_value_is_told_with_what_is_wanted() -> None:
+def test_a_refused_value_is_reported_with_what_is_expected() -> None:
     found = denied("--name=a,b")
     assert "argument 2, --name, has the value 'a,b', which is not <tag>" in found.message
     assert found.rule == f"small.toml:{line_of(POLICY, 'name = {')}"
@@ -317,7 +317,7 @@ def test_no_other_configuration_file(path: str) -> None:
 # ---------------------------------------------------------------- what a plan can never hold
 
 
-def test_a_mount_is_beneath_the_agents_state() -> None:
+def test_a_mount_is_inside_the_agents_state() -> None:
     with pytest.raises(PolicyError, match="mounts can never be used"):
         load(('mounts = ["{home}"]', 'mounts = ["/etc/{net}"]'))
 
@@ -444,7 +444,7 @@ def test_a_value_is_replaced_by_the_policys() -> None:
     assert denied("--name=/x", policy=policy).reason is Reason.VALUE_NOT_ALLOWED
 
 
-def test_a_value_that_names_what_is_not_bound_starts_nothing() -> None:
+def test_a_value_with_an_unbound_name_starts_nothing() -> None:
     names = ('home = "/state/{net}"', 'home = "/state/{net}"\nother = "<uuid>"')
     policy = load(names, ('{ value = "<tag>", most = 2 }', '{ value = "<tag>", instead = "{other}" }'))
     assert denied("--name=x", policy=policy).reason is Reason.POLICY_INVALID
@@ -473,7 +473,7 @@ IN_A_DIRECTORY = (
 )
 
 
-def test_a_configuration_file_lies_in_the_directory_that_is_named_and_is_found_where_the_policy_says() -> None:
+def test_a_configuration_file_is_in_the_named_directory_and_where_the_policy_says() -> None:
     files = {"a/tool.conf": b"log-queries\n"}
     (file,) = decide(load(*IN_A_DIRECTORY), request("--file=/state/a"), files).plan.configuration
     assert file == ConfigurationFile(
@@ -488,7 +488,7 @@ def test_the_file_in_the_directory_is_judged() -> None:
     assert "/state/a/tool.conf" in caught.value.message
 
 
-def test_a_colon_may_stand_in_the_agents_path_but_not_in_the_side_containers() -> None:
+def test_a_colon_is_allowed_in_the_agents_path_but_not_in_the_side_containers() -> None:
     pattern = ('path = "/state/<name>"', 'path = "/state/a:b"')
     files = {"a:b": b"log-queries\n"}
     assert denial(load(pattern), request("--file=/state/a:b"), files).reason is Reason.VALUE_NOT_ALLOWED

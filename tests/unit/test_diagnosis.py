@@ -97,7 +97,7 @@ def test_a_finding_keeps_its_command_and_names_a_service_only_if_it_is_one() -> 
         ),
     ],
 )
-def test_what_mends_a_policy(message: str, command: str) -> None:
+def test_commands_that_fix_a_policy(message: str, command: str) -> None:
     found = invalid(Places("a", policies=Path("/etc/sidespawn")), PolicyError(message, "do this"))
     assert (found.command, found.service, bool(found.advice)) == (command, "a", True)
 

@@ -25,7 +25,7 @@ def namespaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def test_everybody_may_look_at_the_namespaces_whatever_the_umask(namespaces: Path) -> None:
+def test_all_users_may_list_the_namespaces_whatever_the_umask(namespaces: Path) -> None:
     before = os.umask(0o077)  # those of the units
     try:
         directories.make_namespaces_directory()
@@ -62,7 +62,7 @@ def test_what_runs_wrote_where_nothing_was_mounted_is_removed(tmp_path: Path) ->
     assert not places.run.exists()
 
 
-def test_what_nobody_knows_is_not_removed(tmp_path: Path) -> None:
+def test_unknown_files_are_not_removed(tmp_path: Path) -> None:
     places = Places("a", run=tmp_path / "run")
     (places.home / "unknown").mkdir(parents=True)
     with pytest.raises(OSError, match="not empty"):
@@ -102,7 +102,7 @@ def make_link_to_nothing(path: Path, victim: Path) -> None:
 
 @attack(245)
 @pytest.mark.parametrize("make", [make_link, make_link_to_nothing, make_full_directory, make_pipe])
-def test_what_is_in_the_place_of_a_wrapper_is_replaced_and_not_followed(
+def test_an_object_in_place_of_a_wrapper_is_replaced_and_not_followed(
     tmp_path: Path, make: Callable[[Path, Path], None]
 ) -> None:
     """Agents that may use fanotify can get a descriptor of the wrappers' directory when the host lists it."""

@@ -209,7 +209,7 @@ def test_without_docker_it_says_where_it_looked(tmp_path: Path, monkeypatch: pyt
         Docker().find("x")
 
 
-def test_a_docker_that_hangs_is_not_waited_for_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_docker_that_hangs_is_not_awaited_forever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(docker, "SOCKET", str(tmp_path / "docker.sock"))
     with socket.socket(socket.AF_UNIX) as silent:
         silent.bind(docker.SOCKET)
@@ -235,7 +235,7 @@ def test_a_removal_that_a_killed_run_had_asked_for_is_waited_for(daemon: Daemon)
     assert len(daemon.asked) == 4
 
 
-def test_what_a_killed_run_had_made_is_removed_lest_it_is_started_without_its_pins(daemon: Daemon) -> None:
+def test_leftovers_of_a_killed_run_are_removed_before_they_start_without_pins(daemon: Daemon) -> None:
     def container(name: str, status: str) -> dict[str, Any]:
         state = {"Running": status == "running", "Pid": 42, "Status": status, "OOMKilled": False}
         return {"Id": name, "Name": f"/{name}", "Config": {"Labels": {}}, "State": state}
@@ -350,7 +350,7 @@ def test_the_runtime_leaves_out_a_bind_mount_of_any_type(homes: Path, monkeypatc
     assert "/x" not in {each["destination"] for each in adapted(homes)[1]["mounts"]}
 
 
-def test_a_record_that_is_gone_by_then_is_none(homes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_record_that_was_removed_is_not_found(homes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Docker removes it as soon as it gives up."""
     monkeypatch.setattr(oci, "find_record", lambda _: str(homes / "gone.oci"))
     assert adapted(homes) == (1, description(ID))

@@ -122,7 +122,7 @@ def test_nothing_else_in_a_state_counts_as_the_reason() -> None:
     assert why_ended(None) is Reason.EXITED
 
 
-def test_where_its_output_is_the_agent_is_not_told_wrongly(places: Places) -> None:
+def test_the_agent_learns_where_the_output_really_is(places: Places) -> None:
     """Kubernetes keeps the output outside the journal; `sidespawn logs` says where it is."""
     keeper = Keeper(small.load(), places, Engine(None), Journal("small", str(places.home / "none")))
     assert keeper.see_log("small_1") == "for its output: sidespawn logs small small_1"

@@ -98,7 +98,7 @@ CHANGES: dict[str, Callable[[Path], None]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_what_was_changed_is_put_right(made: FileSystem, change: Callable[[Path], None]) -> None:
+def test_changes_are_undone(made: FileSystem, change: Callable[[Path], None]) -> None:
     change(made.path)
     assert not is_right(made)
     assert put_right(made)
@@ -108,7 +108,7 @@ def test_what_was_changed_is_put_right(made: FileSystem, change: Callable[[Path]
 
 
 @pytest.mark.parametrize("limit", ["size=0", "nr_inodes=0"])
-def test_a_limit_that_was_taken_away_cannot_be_had_again_and_that_is_said(made: FileSystem, limit: str) -> None:
+def test_a_removed_limit_cannot_be_restored_and_is_reported(made: FileSystem, limit: str) -> None:
     """tmpfs(5) has no way to set one again. Flags are still corrected, and nothing is removed for it."""
     (made.path / "processes").touch()
     remount(made.path, 0, limit)

@@ -160,7 +160,7 @@ def test_not_a_file_with_a_second_name(state: int, tmp_path: Path) -> None:
         read_regular_beneath(state, "hard", 100)
 
 
-def test_what_is_refused_is_not_touched(state: int, tmp_path: Path) -> None:
+def test_a_refused_file_is_not_touched(state: int, tmp_path: Path) -> None:
     os.link(tmp_path / "secret", tmp_path / "state" / "hard")
     with pytest.raises(OSError):
         open_regular_beneath(state, "hard", os.O_RDWR | os.O_TRUNC)
@@ -369,7 +369,7 @@ def test_not_in_a_linked_directory(trusted: Path) -> None:
     assert f"{link} is a link" in refusal(link / "a.toml").message
 
 
-def test_a_file_that_is_not_there_is_told_how_to_get_one(trusted: Path) -> None:
+def test_a_missing_file_is_reported_with_how_to_get_one(trusted: Path) -> None:
     error = refusal(trusted.parent / "b.toml")
     assert "does not exist" in error.message
     assert "sidespawn enable" in error.hint

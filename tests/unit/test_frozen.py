@@ -49,7 +49,7 @@ def test_fields_are_set_by_position_and_by_name_with_defaults() -> None:
 
 
 @pytest.mark.parametrize("values, named", [((), {}), ((1, 2, 3), {}), ((1,), {"x": 1}), ((1,), {"z": 1})])
-def test_what_is_missing_too_much_twice_or_unknown_is_refused(values: tuple[int, ...], named: dict[str, Any]) -> None:
+def test_missing_extra_duplicate_and_unknown_keys_are_refused(values: tuple[int, ...], named: dict[str, Any]) -> None:
     for kind in (Point, RealPoint):
         make: Any = kind
         with pytest.raises(TypeError):

@@ -32,7 +32,7 @@ def recorded(helper: str, option: str = "defaults", release: str = "") -> Matrix
 
 @attack(185)
 @pytest.mark.parametrize("what", ["link", "directory link", "pipe", "directory", "the root itself"])
-def test_what_is_no_plain_file_in_a_root_is_not_read(tmp_path: Path, what: str) -> None:
+def test_only_regular_files_in_a_root_are_read(tmp_path: Path, what: str) -> None:
     secret, root = tmp_path / "secret", tmp_path / "etc"
     secret.mkdir()
     (secret / "dnsmasq.conf").write_text("root:$6$hash\n")

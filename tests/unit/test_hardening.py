@@ -58,7 +58,7 @@ def test_the_service_itself_gets_none_of_them(engine: str) -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_the_service_has_a_network_of_its_own_with_every_engine(engine: str) -> None:
+def test_the_service_has_a_private_network_with_every_engine(engine: str) -> None:
     found = made("[]", engine)
     assert (found["PrivateNetwork"], found["PrivateMounts"]) == (["yes"], ["no"])
 

@@ -230,7 +230,7 @@ def test_a_docker_that_cannot_start_anything(facts: engines.Docker, said: str, h
     assert states(engines.judge(replace(GOOD, docker=facts), frozenset({"podman"})))["docker"] == "ok"
 
 
-def test_what_docker_has_to_be_told() -> None:
+def test_settings_that_docker_needs() -> None:
     bare = replace(DOCKER, runtime="", live_restore=False)
     found = list(engines.judge(replace(GOOD, docker=bare), frozenset({"docker"})))
     runtime, live = the(found, "docker-runtime"), the(found, "docker-live-restore")
@@ -245,7 +245,7 @@ def test_what_docker_has_to_be_told() -> None:
     assert states(engines.judge(no_python, frozenset({"docker"})))["docker-runtime"] == "problem"
 
 
-def test_at_least_one_engine_has_to_work() -> None:
+def test_at_least_one_engine_must_work() -> None:
     nothing = engines.Facts(
         podman=engines.Podman(is_installed=False),
         docker=engines.Docker(is_installed=False),
@@ -501,7 +501,7 @@ def test_an_error_in_one_look_hides_no_other(monkeypatch: pytest.MonkeyPatch) ->
     assert the(found, "not-looked-at").subject == "first"
 
 
-def test_who_is_not_root_is_told_what_was_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_users_than_root_learn_what_was_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host_report, "ALWAYS", {})
     monkeypatch.setattr(host_report, "FOR_ROOT", {"x": lambda _: [problem(Topic.DOCKER, "bad", "so", "do")]})
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
@@ -539,7 +539,7 @@ def test_the_worst_state_counts() -> None:
         (257, 0, '["NET_ADMIN"]', ["could change every interface of this host;"]),
     ],
 )
-def test_what_systemd_does_not_confine_is_said(
+def test_what_systemd_does_not_confine_is_reported(
     monkeypatch: pytest.MonkeyPatch, version: int, uid: int, capabilities: str, said: list[str]
 ) -> None:
     """docs/security.md says what a program can do with the host's pids, and with its output."""

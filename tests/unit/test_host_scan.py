@@ -224,7 +224,7 @@ def test_no_agents_name(name: str) -> None:
 @attack(141)
 @pytest.mark.parametrize("path", ["var/lib/neutron/x_wrapper", "var/lib/neutron/kill_scripts/x-kill"])
 @pytest.mark.parametrize("what", ["fifo", "device", "waits", "huge", "socket", "loop", "directory", "gone"])
-def test_what_an_agent_puts_in_the_place_of_a_script_is_not_opened(tmp_path: Path, path: str, what: str) -> None:
+def test_an_agents_replacement_of_a_script_is_not_opened(tmp_path: Path, path: str, what: str) -> None:
     """Agents write in that directory. A reader of the kernel's log, a regular file, would wait forever."""
     place = tmp_path / path
     place.parent.mkdir(parents=True)
@@ -294,9 +294,7 @@ VOLUME = {"Mountpoint": "/var/lib/containers/storage/volumes/v/_data", "Options"
         (None, VOLUME["Mountpoint"]),  # Go writes some empty lists like this
     ],
 )
-def test_a_volume_that_stands_for_a_path(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, volumes: object, source: str
-) -> None:
+def test_a_volume_that_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, volumes: object, source: str) -> None:
     answers = {"ps": "abc\n", "volume": json.dumps(volumes), "inspect": json.dumps([INSPECTED])}
     monkeypatch.setattr(engines, "PODMAN", str(tmp_path))
     monkeypatch.setattr(engines, "podman", lambda verb, *_: answers[verb])

@@ -109,7 +109,7 @@ def test_a_path_unit_is_needed_where_it_is_enabled() -> None:
     assert found.command == "sidespawn enable a"
 
 
-def test_a_socket_of_podman_that_failed_is_told() -> None:
+def test_a_failed_podman_socket_is_reported() -> None:
     failed = Unit(name="sidespawn-podman@a.socket", active="failed")
     (found,) = units.judge(replace(UNITS, units=(*ACTIVE, failed)))
     assert (found.id, found.state) == ("service-units", "problem")
@@ -202,7 +202,7 @@ def test_nothing_is_left_over() -> None:
         ),
     ],
 )
-def test_what_is_left_over(facts: leftovers.Facts, topic: str, subject: str, hint: str) -> None:
+def test_leftovers(facts: leftovers.Facts, topic: str, subject: str, hint: str) -> None:
     (found,) = leftovers.judge(facts)
     assert (found.id, found.state, found.subject) == (topic, State.WARNING, subject)
     assert hint in found.hint
@@ -250,7 +250,7 @@ def test_units_that_share_the_hosts_mount_namespace() -> None:
     assert states(mount_namespaces.judge(idle)) == {"spool-mounts": "ok", "mount-namespace": "ok"}
 
 
-def test_directories_that_nobody_sees_are_told_with_their_reason() -> None:
+def test_directories_that_are_not_visible_are_reported_with_the_reason() -> None:
     hidden = replace(RUNNING, mounts=frozenset({"/", "/run"}), options={SPOOL: (OWN,), MAIN: ()})
     found = the(mount_namespaces.judge(hidden), "spool-mounts")
     assert found.state is State.PROBLEM

@@ -253,7 +253,7 @@ def test_a_start_leaves_the_pod_and_the_note_of_what_runs(home: Path) -> None:
     ],
 )
 @pytest.mark.usefixtures("node")
-def test_an_end_for_its_memory_limit_is_told(
+def test_an_end_for_its_memory_limit_is_reported(
     home: Path, monkeypatch: pytest.MonkeyPatch, events: str | None, group: str, state: str
 ) -> None:
     start(home)
@@ -296,7 +296,7 @@ def test_kubelet_never_sees_half_a_pod(home: Path, node: Node, monkeypatch: pyte
     assert not node.refusals
 
 
-def test_a_runc_that_fails_is_told_at_once(home: Path, node: Node) -> None:
+def test_a_runc_failure_is_reported_at_once(home: Path, node: Node) -> None:
     (home / "fails").touch()
     with pytest.raises(LaunchError, match=r"no .* such program") as caught:
         start(home)
@@ -305,7 +305,7 @@ def test_a_runc_that_fails_is_told_at_once(home: Path, node: Node) -> None:
     assert left(home) == []
 
 
-def test_a_pod_that_something_has_changed_is_told_at_once(home: Path, node: Node) -> None:
+def test_a_changed_pod_is_reported_at_once(home: Path, node: Node) -> None:
     node.waits = True
     thread = threading.Thread(target=change_the_pod, args=(home, node))
     thread.start()
@@ -513,7 +513,7 @@ def test_a_note_that_is_being_written_is_not_looked_at(home: Path) -> None:
 
 
 @pytest.mark.usefixtures("node")
-def test_what_is_started_just_now_has_not_ended(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_program_just_started_has_not_ended(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Notes were read earlier than records, and its record is already gone."""
     start(home)
     with monkeypatch.context() as before:
@@ -563,7 +563,7 @@ def written(home: Path, uid: str, *suffixes: str) -> Path:
 
 
 @pytest.mark.parametrize("suffix", [".oci", ".taken"])
-def test_a_start_that_nobody_waits_for_is_taken_back(home: Path, suffix: str) -> None:
+def test_a_start_without_a_waiting_caller_is_undone(home: Path, suffix: str) -> None:
     pod = written(home, "a" * 32, suffix)
     (found,) = Kubernetes().list("small")
     assert (found.pid, found.state) == (None, "created")
@@ -572,7 +572,7 @@ def test_a_start_that_nobody_waits_for_is_taken_back(home: Path, suffix: str) ->
     assert not (home / f"homes/small/pins/{'a' * 32}.oci").exists()
 
 
-def test_kubelet_cannot_go_on_with_it(home: Path) -> None:
+def test_kubelet_cannot_continue_with_it(home: Path) -> None:
     node = Node(home)
     pod = json.loads(written(home, "a" * 32, ".oci").read_text())
     Kubernetes().reap("small")

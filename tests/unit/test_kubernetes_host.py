@@ -149,7 +149,7 @@ def test_what_kubelets_configuration_says(
 
 
 @pytest.mark.parametrize("most", ["many", "-1", "1.5", "9" * 5000, "\u0663"])
-def test_a_number_of_pods_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: str) -> None:
+def test_an_invalid_number_of_pods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: str) -> None:
     monkeypatch.setattr(kubernetes, "KUBELET_CONFIGURATION", tmp_path / "kubelet")
     (tmp_path / "kubelet").write_text(f"maxPods: {most}\n")
     assert kubernetes.most_pods() == kubernetes.MOST_PODS

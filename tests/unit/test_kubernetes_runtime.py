@@ -234,7 +234,7 @@ def test_a_runc_that_does_not_say_why_it_fails(host: Path) -> None:
         assert kubernetes_runtime.last_error(str(host / "log")) == "runc failed and did not say why"
 
 
-def test_a_program_that_is_gone_before_its_start_is_told(host: Path) -> None:
+def test_a_program_that_ended_before_its_start_is_reported(host: Path) -> None:
     """Otherwise its parent, and with it the engine, would wait for it."""
     runc = host / "bin/runc"
     runc.write_text(f"#!/bin/sh\necho {2**22 + 1} >{host}/pid\n")  # above the highest possible pid
@@ -243,14 +243,14 @@ def test_a_program_that_is_gone_before_its_start_is_told(host: Path) -> None:
     assert not (host / "runs").exists()
 
 
-def test_whatever_goes_wrong_is_told(host: Path) -> None:
+def test_any_failure_is_reported(host: Path) -> None:
     (host / "bin/runc").write_text(f"#!/bin/sh\necho no pid >{host}/pid\n")
     assert call(host, recorded("container"))[0] == 1
     assert "ValueError" in json.loads(pin(host, ".failed").read_text())["message"]
     assert "ValueError" in message(host)
 
 
-def test_a_record_that_cannot_be_read_is_told(host: Path) -> None:
+def test_an_unreadable_record_is_reported(host: Path) -> None:
     for text in ("", "no JSON", "[]", "{}"):
         pin(host, ".oci").write_text(text)
         assert call(host, recorded("container"))[0] == 1
@@ -279,7 +279,7 @@ def test_without_a_record_there_is_no_container(host: Path, kind: str, uid: str)
     assert pin(host, ".oci").exists()
 
 
-def test_what_is_no_pods_is_refused(host: Path) -> None:
+def test_a_description_without_a_pod_is_refused(host: Path) -> None:
     for said in ({}, {"io.kubernetes.cri.container-type": "sandbox"}):
         description = recorded("container") | {"annotations": said}
         assert call(host, description) == (1, description)

@@ -238,12 +238,12 @@ def test_a_line_that_would_allow_any_text_is_commented_out(value: str) -> None:
     assert [each for each in learned_lines if "<text>" in each and not each.startswith("#")] == []
 
 
-def test_nothing_to_learn_is_said() -> None:
+def test_nothing_to_learn_is_reported() -> None:
     policy = parse(changed(MONITOR))
     assert text(policy, learned(policy, watch(policy, request("-q")))).startswith("# Nothing to learn")
 
 
-def test_a_record_that_was_cut_off_is_none() -> None:
+def test_a_truncated_record_is_not_learned() -> None:
     record = {"SIDESPAWN_REQUEST": "1", "SIDESPAWN_REASON": "option-not-allowed", "SIDESPAWN_OPTION": "loud"}
     whole = record | {"SIDESPAWN_COUNT": "1", "SIDESPAWN_NAMES": "{}", "SIDESPAWN_VALUE": json.dumps("x" * 3000)}
     assert read(whole) is not None
@@ -284,7 +284,7 @@ def test_values_become_patterns(values: list[str], expected: list[str]) -> None:
 
 
 @pytest.mark.parametrize("text", ["<\u00e9>", "\u00e9", "\U0001f600", "x" * 300 + "<"])
-def test_a_value_that_no_pattern_allows_is_said(text: str) -> None:
+def test_a_value_that_no_pattern_allows_is_reported(text: str) -> None:
     value = Value(text, {})
     assert generalise([value], NAMES) == ([], [value])
 

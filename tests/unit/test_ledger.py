@@ -41,7 +41,7 @@ def ledger(tmp_path: Path) -> Ledger:
     return Ledger(tmp_path)
 
 
-def test_what_is_written_is_found(ledger: Ledger) -> None:
+def test_a_written_record_is_found(ledger: Ledger) -> None:
     ledger.write(RECORD)
     assert ledger.find("ns-1") == RECORD
     assert list(ledger.records()) == [RECORD]
@@ -56,7 +56,7 @@ def test_the_last_word_counts(ledger: Ledger) -> None:
     assert len(list(ledger.records())) == 1
 
 
-def test_what_is_removed_is_gone(ledger: Ledger) -> None:
+def test_a_removed_record_is_gone(ledger: Ledger) -> None:
     ledger.write(RECORD)
     ledger.remove("ns-1")
     ledger.remove("ns-1")
@@ -70,7 +70,7 @@ def test_nothing_is_there_at_first(ledger: Ledger) -> None:
 
 
 @attack(115)
-def test_a_record_cut_anywhere_is_none(ledger: Ledger) -> None:
+def test_a_truncated_record_is_ignored(ledger: Ledger) -> None:
     ledger.write(RECORD)
     path = ledger.path / "ns-1.json"
     whole = path.read_bytes()
@@ -88,20 +88,20 @@ def test_a_record_cut_anywhere_is_none(ledger: Ledger) -> None:
     ],
     ids=lambda content: ascii(content[:20]),
 )
-def test_what_is_no_record_is_none(ledger: Ledger, content: bytes) -> None:
+def test_a_file_that_is_not_a_record_is_ignored(ledger: Ledger, content: bytes) -> None:
     (ledger.path / "ns-1.json").write_bytes(content)
     assert ledger.find("ns-1") is None
 
 
 @pytest.mark.parametrize("version", [RECORD_VERSION - 1, RECORD_VERSION + 1, "1", None, [1]])
-def test_another_versions_record_is_none(ledger: Ledger, version: object) -> None:
+def test_another_versions_record_is_ignored(ledger: Ledger, version: object) -> None:
     ledger.write(RECORD)
     path = ledger.path / "ns-1.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"v": version}))
     assert ledger.find("ns-1") is None
 
 
-def test_a_record_with_other_fields_is_none(ledger: Ledger) -> None:
+def test_a_record_with_other_fields_is_ignored(ledger: Ledger) -> None:
     ledger.write(RECORD)
     path = ledger.path / "ns-1.json"
     fields = json.loads(path.read_text())

@@ -55,7 +55,7 @@ def test_each_limit_is_the_policys() -> None:
         *("bursts = 5", '"rate " = 5'),
     ],
 )
-def test_a_limit_that_is_none_refuses_the_policy(line: str) -> None:
+def test_an_invalid_limit_refuses_the_policy(line: str) -> None:
     with pytest.raises(PolicyError, match="limits"):
         parse(f"{POLICY}\n[limits]\n{line}\n")
 
@@ -126,7 +126,7 @@ def test_a_start_within_the_pause_is_refused_with_the_reason(tmp_path: Path, adv
     falls.check("ns-1", "small_ns-1", "")
 
 
-def test_counting_begins_anew_when_it_has_lived_longer(tmp_path: Path, advance: Advance) -> None:
+def test_counting_restarts_when_it_has_lived_longer(tmp_path: Path, advance: Advance) -> None:
     falls = Falls(tmp_path, 60)
     for _ in range(8):
         falls.note("ns-1")

@@ -98,7 +98,7 @@ def test_the_rest() -> None:
     assert {name: named(name, found) for name in single} == {name: {(): value} for name, value in single.items()}
 
 
-def test_a_service_with_an_invalid_policy_is_still_told_of() -> None:
+def test_a_service_with_an_invalid_policy_is_still_listed() -> None:
     found = samples(replace(SMALL, policy=None, limits=None, is_active=False))
     assert named("policy_valid", found) == named("service_active", found) == {(): 0}
     assert named("policy_info", found) == named("limit_used", found) == {}
@@ -145,7 +145,7 @@ def nothing_enabled(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("nothing_enabled")
-def test_the_file_is_replaced_as_a_whole_and_everybody_may_read_it(tmp_path: Path) -> None:
+def test_the_file_is_replaced_atomically_and_all_users_may_read_it(tmp_path: Path) -> None:
     (tmp_path / "sidespawn.prom").write_text("old")
     with (tmp_path / "sidespawn.prom").open() as before:
         done = CliRunner().invoke(cli, ["metrics", "--textfile", str(tmp_path)])
@@ -158,7 +158,7 @@ def test_the_file_is_replaced_as_a_whole_and_everybody_may_read_it(tmp_path: Pat
 
 @pytest.mark.usefixtures("nothing_enabled")
 @pytest.mark.parametrize("name", ["missing", "file"])
-def test_a_directory_that_is_none_is_said(tmp_path: Path, name: str) -> None:
+def test_a_missing_directory_is_an_error(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").touch()
     done = CliRunner().invoke(cli, ["metrics", "--textfile", str(tmp_path / name)])
     assert done.exit_code != 0

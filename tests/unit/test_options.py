@@ -110,7 +110,7 @@ def test_nothing_positional(argument: str) -> None:
     assert refusal("--no-hosts", argument).reason is Reason.POSITIONAL_NOT_ALLOWED
 
 
-def test_a_value_that_is_only_taken_behind_an_equals_sign_is_not_in_the_next_argument() -> None:
+def test_a_value_that_needs_an_equals_sign_is_not_the_next_argument() -> None:
     denied = refusal("--pid-file", "/tmp/x")
     assert (denied.reason, denied.argument) == (Reason.POSITIONAL_NOT_ALLOWED, 2)
 
@@ -206,7 +206,7 @@ WORDS = ProgramTable(
         (["-w", "start"], [("w", "start")]),
     ],
 )
-def test_a_word_stands_first(arguments: list[str], given: list[tuple[str, str | None]]) -> None:
+def test_a_word_comes_first(arguments: list[str], given: list[tuple[str, str | None]]) -> None:
     assert read(*arguments, table=WORDS) == given
 
 

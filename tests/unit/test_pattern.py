@@ -141,7 +141,7 @@ def test_text_after_a_hole_ends_it_at_any_of_its_occurrences(pattern: str, value
         ("{root}/{file}", "/var/lib/x/"),
     ],
 )
-def test_each_hole_still_stands_for_its_type_only(pattern: str, value: str) -> None:
+def test_each_hole_still_matches_only_its_type(pattern: str, value: str) -> None:
     assert matches(pattern, value) is None
 
 
@@ -153,7 +153,7 @@ def test_a_name_that_is_bound_already_says_where_it_ends() -> None:
     assert matches("{some}:{more}", "a:b:c", {"some": "a:b"}) == {"some": "a:b", "more": "c"}
 
 
-def test_a_hole_stands_for_so_much_only() -> None:
+def test_a_hole_matches_a_limited_length() -> None:
     assert matches("<text>,<text>x<text>", "a," + "x," * 600) is None
 
 
@@ -281,7 +281,7 @@ def test_none_when_no_alternative_fits() -> None:
     assert match_any((), "", NAMES, {}) is None
 
 
-def test_a_conflict_is_told_only_when_no_other_alternative_fits() -> None:
+def test_a_conflict_is_reported_only_if_no_alternative_fits() -> None:
     assert match_any(ALTERNATIVES, f"tag-{B}", NAMES, {"network": A}) == {"network": A}  # like <tag>
     with pytest.raises(Conflict):
         match_any(ALTERNATIVES[:2], f"tag-{B}", NAMES, {"network": A})
@@ -340,7 +340,7 @@ def test_render(source: str, bindings: dict[str, str], text: str | None) -> None
     assert render(parse_pattern(source), bindings) == text
 
 
-def test_render_first_skips_what_is_not_bound() -> None:
+def test_render_first_skips_unbound_names() -> None:
     patterns = (parse_pattern("{network}-{segment}"), parse_pattern("{network}"))
     assert render_first(patterns, {"network": A}) == A
     assert render_first(patterns, {"network": A, "segment": "5"}) == f"{A}-5"

@@ -118,7 +118,7 @@ def test_a_plan_without_anything_gives_nothing() -> None:
     ["--privileged", "-v=/:/host", "--", "", "--entrypoint=/bin/sh", "localhost/tool:1", "a\nb", "$HOME", "%h", "-"],
     ids=ascii,
 )
-def test_arguments_stand_behind_the_image_as_they_are(hostile: str) -> None:
+def test_arguments_follow_the_image_unchanged(hostile: str) -> None:
     options, arguments = split(replace(PLAN, arguments=(hostile, "x")))
     assert arguments == (hostile, "x")
     assert options == split()[0][: len(options)] or len(options) == len(split()[0])
@@ -231,7 +231,7 @@ def test_a_profile_of_the_policy_is_named() -> None:
     assert not [each for each in describe() if "apparmor" in each]
 
 
-def test_a_container_that_ends_while_it_is_removed_is_removed_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_container_that_ends_while_it_is_removed_is_still_removed(monkeypatch: pytest.MonkeyPatch) -> None:
     ending = "Error: sending SIGKILL to container x: container state improper: stopped"
     answers = [Output(2, "", ending), Output(0, "", "")]
     monkeypatch.setattr(podman, "run", lambda argv, timeout: answers.pop(0))
@@ -261,7 +261,7 @@ def test_a_container_whose_store_is_torn_is_found_as_one_that_does_not_run(monke
 
 
 @pytest.mark.parametrize(("name", "pid"), [("small_x", 4711), ("small_y", 0)], ids=["it runs", "another"])
-def test_any_other_trouble_is_told(monkeypatch: pytest.MonkeyPatch, name: str, pid: int) -> None:
+def test_any_other_trouble_is_reported(monkeypatch: pytest.MonkeyPatch, name: str, pid: int) -> None:
     answer_with(monkeypatch, torn(pid))
     with pytest.raises(LaunchError, match="invalid argument"):
         Podman().find(name)

@@ -268,7 +268,7 @@ def test_a_program_that_a_killed_podman_left_is_ended_when_its_container_is_remo
     assert ended == ["abc"]
 
 
-def test_a_start_whose_pid_was_not_said_is_undone(engine: PodmanApi, daemon: Daemon, ended: list[str]) -> None:
+def test_a_start_without_a_reported_pid_is_undone(engine: PodmanApi, daemon: Daemon, ended: list[str]) -> None:
     """Incomplete answers count as none."""
     daemon.answers = [CREATED, answer(204), b'HTTP/1.0 200 OK\r\n\r\n{"Id": "a', RUNS]
     assert engine.start(PLAN, PINS, ID) == RESULT

@@ -63,9 +63,7 @@ def test_a_change_that_leaves_size_and_time_alone_is_seen(places: Places) -> Non
 
 
 @pytest.mark.parametrize("folder, name", [("presets", SERVICE), ("programs", "dnsmasq")])
-def test_an_own_preset_or_program_holds_as_soon_as_it_is_there_and_no_longer(
-    places: Places, folder: str, name: str
-) -> None:
+def test_a_hosts_preset_or_program_counts_exactly_while_it_exists(places: Places, folder: str, name: str) -> None:
     load_policy(places)
     own = places.policies / folder / f"{name}.toml"
     shipped = presets.read_preset(name) if folder == "presets" else presets.read_program(name)
@@ -119,7 +117,7 @@ def test_a_policy_that_became_invalid_or_went_is_not_served_from_what_was_compil
         load_policy(places)
 
 
-def test_other_code_makes_it_anew(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_code_compiles_it_again(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
     load_policy(places)
     content = json.loads(places.compiled.read_text())
     stamped = {Path(path).name for path in content["stamps"]}
@@ -164,7 +162,7 @@ def test_a_file_that_was_changed_just_now_is_not_compiled_yet(places: Places, mo
     assert not places.compiled.exists()
 
 
-def test_without_a_place_for_it_a_policy_is_loaded_all_the_same(places: Places) -> None:
+def test_without_a_place_for_it_a_policy_is_still_loaded(places: Places) -> None:
     places.home.rmdir()
     assert load_policy(places).service == SERVICE
 
@@ -209,7 +207,7 @@ def test_a_run_is_given_what_a_verb_would_load(places: Places) -> None:
 
 
 @pytest.mark.usefixtures("loader")
-def test_a_run_is_told_what_is_wrong_with_a_policy(places: Places) -> None:
+def test_a_run_learns_what_is_wrong_with_a_policy(places: Places) -> None:
     write(places.policy, 'extends = "nothing-like-it"\n')
     with pytest.raises(PolicyError) as expected:
         load_policy(places)

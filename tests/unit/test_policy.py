@@ -38,7 +38,7 @@ def test_a_policy_is_read() -> None:
     assert policy.options["name"].most == 2
 
 
-def test_what_is_left_out_gives_nothing() -> None:
+def test_an_omitted_key_grants_nothing() -> None:
     text = POLICY
     for section in ("environment", "options", "configuration.extra", "configuration.extra.directives", "arguments"):
         text = re.sub(rf"\[{re.escape(section)}\]\n(?:[^\[\n].*\n)*", "", text)
@@ -380,7 +380,7 @@ def test_lines_are_right_behind_a_list_over_several_lines() -> None:
     ],
     ids=str.strip,
 )
-def test_an_unknown_key_is_refused_wherever_it_stands(behind: str) -> None:
+def test_an_unknown_key_is_refused_everywhere(behind: str) -> None:
     change = (behind, f"{behind}unknown = 1\n")
     message = refusal(change).message
     assert message.startswith(f"small.toml:{line_of(changed(change), 'unknown')}: ")
@@ -411,7 +411,7 @@ def test_a_danger_of_an_option_that_does_not_exist_is_refused() -> None:
     assert "danger.skript" in refusal(program=program).message
 
 
-def test_an_option_stands_in_a_programs_table_once() -> None:
+def test_an_option_is_in_a_programs_table_once() -> None:
     program = changed(("[optional]\n", '[optional]\nquiet = ""\n'), text=PROGRAM)
     assert "is listed twice" in refusal(program=program).message
 
@@ -573,7 +573,7 @@ def test_a_key_replaces_the_presets() -> None:
     assert policy.side_container.uid == 9
 
 
-def test_what_is_not_named_stays_with_the_preset() -> None:
+def test_keys_that_are_not_named_stay_as_in_the_preset() -> None:
     policy = extend("[options]\nname = 'only'\n")
     assert policy.options["quiet"].rule == f"presets/base.toml:{line_of(PRESET, 'quiet = ')}"
     assert policy.options["data"].required
@@ -700,7 +700,7 @@ def test_a_name_that_ships_nothing_is_told_what_does() -> None:
     ],
     ids=["root", "NET_ADMIN", "NET_RAW"],
 )
-def test_nobody_is_given_the_hosts_network_with_power_over_it(change: tuple[str, str]) -> None:
+def test_no_policy_grants_power_over_the_hosts_network(change: tuple[str, str]) -> None:
     small = (
         ('netns = "ns-{net}"', 'caller = "outside"'),
         ('capabilities = ["NET_RAW", "NET_ADMIN"]', 'capabilities = ["NET_BIND_SERVICE"]\nhost_network = true'),
@@ -739,17 +739,17 @@ def test_the_hosts_network_is_for_callers_outside() -> None:
     ],
     ids=lambda each: each[1] if isinstance(each, tuple) else "",
 )  # fmt: skip
-def test_a_word_that_is_not_known_is_told_with_the_nearest_that_is(change: tuple[str, str], said: str) -> None:
+def test_an_unknown_word_is_reported_with_the_nearest_known_one(change: tuple[str, str], said: str) -> None:
     with pytest.raises(PolicyError, match=said.replace("?", r"\?")):
         load(change)
 
 
-def test_a_parameter_that_is_not_known_is_told_with_the_nearest_that_is() -> None:
+def test_an_unknown_parameter_is_reported_with_the_nearest_known_one() -> None:
     with pytest.raises(PolicyError, match=r"parameters.imge is not a parameter of preset .*; did you mean image\?"):
         policy_of('extends = "neutron-dhcp-dnsmasq"\n[parameters]\nimge = "x"\n')
 
 
-def test_the_keys_that_can_stand_somewhere_are_all_told() -> None:
+def test_all_keys_that_are_allowed_somewhere_are_listed() -> None:
     with pytest.raises(PolicyError) as caught:
         parse(f"{POLICY}\n[limits]\nx = 1\n")
     assert caught.value.hint == "allowed keys: backoff, burst, instances, line, rate, records, replies, spool"

@@ -119,7 +119,7 @@ POSSIBLE = {
 
 
 @pytest.mark.parametrize("changes", POSSIBLE.values(), ids=POSSIBLE.keys())
-def test_what_is_possible_is_none(changes: list[tuple[str, str]]) -> None:
+def test_possible_policies_are_accepted(changes: list[tuple[str, str]]) -> None:
     load(*changes)
 
 

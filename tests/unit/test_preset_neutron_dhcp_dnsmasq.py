@@ -207,7 +207,7 @@ def test_refused_in_every_form(neutron_dhcp: Policy, arguments: list[str], name:
 
 
 @pytest.mark.parametrize(("name", "takes"), [(name, takes) for group in DANGEROUS.values() for name, _, takes in group])
-def test_what_is_dangerous_is_known_to_be(neutron_dhcp: Policy, name: str, takes: str) -> None:
+def test_dangerous_options_are_marked(neutron_dhcp: Policy, name: str, takes: str) -> None:
     option = neutron_dhcp.table.options[name]
     assert option.danger
     assert option.takes is {"V": Takes.VALUE, "O": Takes.OPTIONAL, "N": Takes.NOTHING}[takes]

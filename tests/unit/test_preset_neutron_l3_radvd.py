@@ -85,7 +85,7 @@ def test_a_recorded_call_is_allowed(call: Call) -> None:
     assert [each.text is not None for each in plan.configuration] == [True]
 
 
-def test_what_neutron_calls_and_writes_is_allowed_and_written_anew() -> None:
+def test_neutrons_call_is_allowed_and_its_file_rewritten() -> None:
     plan = decide(POLICY, asked(*CALL), {FILE: NEUTRONS.encode()}).plan
     path = f"/var/lib/neutron/{FILE}"
     assert plan.arguments == (f"--config={path}", "--nodaemon", "--logmethod=stderr", "--pidfile=/run/radvd/pid")

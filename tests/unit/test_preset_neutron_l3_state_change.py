@@ -151,7 +151,7 @@ def test_what_the_program_would_read_in_its_own_way_is_refused(argument: str) ->
     assert found in (Reason.OPTION_UNKNOWN, Reason.POSITIONAL_NOT_ALLOWED, Reason.OPTION_MALFORMED)
 
 
-def test_it_is_called_in_no_namespace_and_with_no_other_variables() -> None:
+def test_it_is_called_without_a_namespace_or_other_variables() -> None:
     assert refusal(netns=f"qrouter-{ROUTER}").reason is Reason.NAMESPACE_NOT_ALLOWED
     assert refusal(PROCESS_TAG=f"keepalived-{ROUTER}").reason is Reason.VALUE_NOT_ALLOWED
     other = f"neutron-keepalived-state-change-monitor-{OTHER}.monitor"
@@ -182,7 +182,7 @@ def test_an_option_is_given_once() -> None:
         (("netns", "exec", "-n", "/bin/echo", "netns", "exec"), "netns exec\n"),
     ],
 )
-def test_ip_netns_exec_executes_the_program_as_it_stands(
+def test_ip_netns_exec_executes_the_program_unchanged(
     tmp_path: Path, arguments: tuple[str, ...], executed: str
 ) -> None:
     path = tmp_path / "ip"

@@ -80,7 +80,7 @@ def test_a_process_is_known_by_its_pid_and_its_start(sleeper: subprocess.Popen[b
     assert not is_alive(replace(process, started=process.started + 1))
 
 
-def test_what_is_left_of_a_process_is_none(sleeper: subprocess.Popen[bytes]) -> None:
+def test_a_zombie_is_not_a_process(sleeper: subprocess.Popen[bytes]) -> None:
     process = known(sleeper)
     sleeper.kill()
     os.waitid(os.P_PID, sleeper.pid, os.WEXITED | os.WNOWAIT)

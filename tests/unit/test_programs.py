@@ -31,14 +31,14 @@ REACHING = {
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_a_table_says_its_version_and_what_is_dangerous(program: str) -> None:
+def test_a_table_lists_its_version_and_dangers(program: str) -> None:
     table = parse_program(program, presets.read_program(program))
     assert table.version
     assert any(option.danger for option in table.options.values())
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_a_danger_is_of_an_option_and_goes_on_after_it(program: str) -> None:
+def test_a_danger_belongs_to_an_option_and_explains_it(program: str) -> None:
     document = tomllib.loads(presets.read_program(program))
     named = {name for takes in Takes for name in document.get(takes.value, {})}
     for name, danger in document["danger"].items():
@@ -48,7 +48,7 @@ def test_a_danger_is_of_an_option_and_goes_on_after_it(program: str) -> None:
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_no_letter_stands_for_two_options(program: str) -> None:
+def test_no_letter_means_two_options(program: str) -> None:
     table = parse_program(program, presets.read_program(program))
     letters = [option.short for option in table.options.values() if option.short]
     assert len(letters) == len(set(letters))

@@ -67,7 +67,7 @@ def test_every_entry_says_why() -> None:
 SEEN: dict[str, list[str]] = json.loads((Path(__file__).parents[1] / "data/contained-calls.json").read_text())
 
 
-def test_each_call_was_seen_or_has_a_reason_to_be_there_all_the_same() -> None:
+def test_each_call_was_seen_or_has_another_reason() -> None:
     """tests/neutron/record_calls.py records the calls of real Neutron in this recipe."""
     plain = {name for names in system_calls.PLAIN.values() for name in names.split()}
     unseen = {name for names in system_calls.UNSEEN.values() for name in names.split()}
@@ -103,7 +103,7 @@ def test_a_mount_that_namespaces_need(flags: int) -> None:
 
 
 @pytest.mark.parametrize("flags", [0, READ_ONLY])
-def test_a_file_system_is_not_mounted_but_said_to_be(flags: int) -> None:
+def test_a_mount_is_reported_as_done_but_not_done(flags: int) -> None:
     assert answer("mount", 0, 0, 0, flags, 0) == 0
 
 
@@ -213,7 +213,7 @@ def test_what_reaches_others_is_not_there(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["setxattr", "fsetxattr", "lremovexattr"])
-def test_programs_that_copy_files_go_on_without_attributes(name: str) -> None:
+def test_programs_that_copy_files_continue_without_attributes(name: str) -> None:
     assert answer(name) == 95
 
 

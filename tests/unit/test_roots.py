@@ -71,7 +71,7 @@ def test_a_whole_root_can_be_read_and_not_written() -> None:
         ("/var/log", "/srv/x"),
     ],
 )
-def test_no_root_lies_in_another(path: str, on_host: str) -> None:
+def test_no_root_is_inside_another(path: str, on_host: str) -> None:
     """Writers in the outer one could replace the inner one with a link."""
     text = ROOTS.replace("/etc/tool", path).replace("/srv/etc", on_host)
     with pytest.raises(PolicyError, match=r"small.toml:\d+: agent.roots.* overlap"):

@@ -41,7 +41,7 @@ def rules(name: str) -> list[str]:
     return [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
 
 
-def test_a_side_container_mounts_nothing_and_traces_nobody() -> None:
+def test_a_side_container_mounts_and_traces_nothing() -> None:
     found = rules("sidespawn-side-container")
     assert {"audit deny mount,", "audit deny umount,", "audit deny pivot_root,", "audit deny ptrace,"} <= set(found)
     assert not [
@@ -77,7 +77,7 @@ def test_the_processes_of_a_side_container_may_signal_each_other() -> None:
 
 
 @pytest.mark.parametrize("name", PROFILES)
-def test_nobody_writes_what_steers_the_kernel(name: str) -> None:
+def test_kernel_controls_are_never_writable(name: str) -> None:
     found = rules(name)
     assert "deny @{PROC}/sys/{[^n]**,n[^e]**,ne[^t]**} wklx," in found
     assert "deny /sys/** wklx," in found
@@ -93,7 +93,7 @@ def test_nothing_is_done_where_the_kernel_has_neither(monkeypatch: pytest.Monkey
     assert calls == []
 
 
-def test_what_fails_is_told_with_what_to_do_and_does_not_stop_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_is_reported_with_its_remedy_and_stops_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail() -> None:
         raise SidespawnError(Reason.HOST_UNSUITABLE, "/usr/sbin/semodule cannot be run", "install policycoreutils")
 
@@ -137,7 +137,7 @@ def test_a_profile_that_confines_a_process_is_not_unloaded(tmp_path: Path, monke
     ("there", "loaded", "warned"),
     [(False, "", True), (True, "other (enforce)\n", True), (True, "wanted (enforce)\n", False)],
 )
-def test_a_profile_that_is_not_there_is_told(
+def test_a_missing_profile_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool, loaded: str, warned: bool
 ) -> None:
     (tmp_path / "profiles").write_text(loaded)
@@ -149,7 +149,7 @@ def test_a_profile_that_is_not_there_is_told(
 
 
 @pytest.mark.parametrize(("there", "told"), [(False, "run without it"), (True, "nothing will start")])
-def test_a_profile_that_systemd_cannot_set_is_told(monkeypatch: pytest.MonkeyPatch, there: bool, told: str) -> None:
+def test_a_profile_that_systemd_cannot_set_is_reported(monkeypatch: pytest.MonkeyPatch, there: bool, told: str) -> None:
     monkeypatch.setattr(security_modules, "has_apparmor", lambda: there)
     (said,) = security_modules.warnings("systemd", "wanted")
     assert told in said

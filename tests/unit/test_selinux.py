@@ -216,7 +216,7 @@ def test_a_policy_that_does_not_let_semodule_stay_in_the_callers_domain(semodule
     assert calls(semodule) == ["-i"]
 
 
-def test_it_is_removed_if_it_is_there(semodule: Path) -> None:
+def test_it_is_removed_if_present(semodule: Path) -> None:
     assert selinux.remove() == []
     selinux.install()
     assert selinux.remove() == []
@@ -232,7 +232,7 @@ def test_it_stays_while_a_process_is_in_one_of_its_domains(semodule: Path, monke
     assert calls(semodule) == ["-i"]
 
 
-def test_what_the_tool_says_is_told(semodule: Path) -> None:
+def test_the_tools_message_is_reported(semodule: Path) -> None:
     (semodule / "act").write_text(
         "printf '%s\\n' 'Failed to resolve typeattributeset statement at cil:12' 'semodule:  Failed!' >&2; exit 1\n"
     )
@@ -240,14 +240,14 @@ def test_what_the_tool_says_is_told(semodule: Path) -> None:
         selinux.install()
 
 
-def test_a_tool_that_is_missing_is_told(semodule: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_tool_is_reported(semodule: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(selinux, "SEMODULE", "/nonexistent/semodule")
     with pytest.raises(SidespawnError, match="/nonexistent/semodule cannot be run") as caught:
         selinux.install()
     assert caught.value.hint == "install policycoreutils"
 
 
-def test_names_of_namespaces_are_relabelled_whoever_made_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_names_of_namespaces_are_relabelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kinds = {tmp_path: "initrc_runtime_t", tmp_path / "a": "nsfs_t", tmp_path / "b": "ifconfig_runtime_t"}
     (tmp_path / "a").touch()
     (tmp_path / "b").touch()

@@ -75,7 +75,7 @@ def test_claims_of_earlier_runs_come_oldest_first(box: Path) -> None:
     assert [each.untrusted_lines for each in stored(box / "claims")] == [(b"1",), (b"2",), (b"3",)]
 
 
-def test_a_claim_that_was_not_stored_whole_is_none(box: Path) -> None:
+def test_an_incomplete_claim_is_ignored(box: Path) -> None:
     (box / "claims" / ".00000000000000000001.new").write_bytes(b"half")
     assert stored(box / "claims") == []
 
@@ -143,7 +143,7 @@ def test_no_more_lines_are_taken_than_wrappers_can_have_written(box: Path) -> No
     assert len(wrapper.encode(asked)) + 1 >= CLAIM_BYTES // LINES, "the shortest request"
 
 
-def test_what_was_taken_is_gone_for_whoever_holds_the_file(box: Path) -> None:
+def test_an_open_descriptor_no_longer_has_what_was_taken(box: Path) -> None:
     with open(put(box, b"one\n"), "rb") as reader:
         take(box)
         assert reader.read() == b""
@@ -250,7 +250,7 @@ def make_device(path: Path) -> None:
 @pytest.mark.parametrize(
     "make", [make_link, make_hard_link, make_loop, make_device, os.mkfifo, Path.mkdir], ids=lambda make: make.__name__
 )
-def test_what_is_no_file_of_a_wrapper_is_removed_and_not_touched(box: Path, make: Callable[[Path], None]) -> None:
+def test_an_object_that_no_wrapper_made_is_removed_and_not_touched(box: Path, make: Callable[[Path], None]) -> None:
     secret = box / "secret"
     secret.write_text("secret\n")
     make(box / "spool" / "processes")
@@ -337,7 +337,7 @@ def test_what_replaced_the_file_while_its_lock_was_waited_for_is_taken(
     assert not os.listdir(box / "spool")
 
 
-def test_a_stopped_writer_that_goes_on_after_the_second_loses_nothing(
+def test_a_stopped_writer_that_continues_after_the_second_loses_nothing(
     box: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stop a writer that holds the lock before its write, take the file without the lock, and let it write.
@@ -349,13 +349,13 @@ def test_a_stopped_writer_that_goes_on_after_the_second_loses_nothing(
 
     with open(path, "ab", buffering=0) as writer:
 
-        def read_then_let_the_writer_go_on(descriptor: int, most: int) -> bytes:
+        def read_then_let_the_writer_continue(descriptor: int, most: int) -> bytes:
             content = read_up_to(descriptor, most)
             writer.write(b"two\n")
             handed_over.append(path.exists() and path.stat().st_ino == os.fstat(writer.fileno()).st_ino)
             return content
 
-        monkeypatch.setattr("sidespawn.host.spool.read_up_to", read_then_let_the_writer_go_on)
+        monkeypatch.setattr("sidespawn.host.spool.read_up_to", read_then_let_the_writer_continue)
         taken = lines(take(box))
     left = path.read_bytes() if path.exists() else b""
     assert not handed_over[0] or b"two" in taken or b"two" in left
@@ -413,7 +413,7 @@ def test_the_deepest_tree_that_fits_goes_at_once(box: Path) -> None:
     assert not os.listdir(box / "spool")
 
 
-def test_an_agent_that_makes_more_meanwhile_waits_for_the_next_time(box: Path) -> None:
+def test_files_made_during_the_removal_wait_for_the_next_time(box: Path) -> None:
     for number in range(spool.NAMES + 10):
         (box / "spool" / f"{number}").touch()
     clear(box / "spool")

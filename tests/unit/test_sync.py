@@ -32,7 +32,7 @@ def print_rubbish() -> None:
     raise ValueError("no JSON")
 
 
-def test_tidying_up_that_fails_is_told_and_does_not_end_a_run(tmp_path: Path) -> None:
+def test_a_failed_cleanup_is_reported_and_does_not_end_a_run(tmp_path: Path) -> None:
     """Engines may print rubbish: the run continues, and so does the lane in which cleanup failed."""
     path = str(tmp_path / "journal")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
@@ -107,9 +107,7 @@ def test_bells_leave_room_for_the_replies(run: Watched) -> None:
 
 
 @pytest.mark.parametrize("is_directory", [False, True])
-def test_what_an_agent_put_in_the_place_of_a_bell_is_not_touched(
-    run: Watched, tmp_path: Path, is_directory: bool
-) -> None:
+def test_an_agents_replacement_of_a_bell_is_not_touched(run: Watched, tmp_path: Path, is_directory: bool) -> None:
     victim = tmp_path / "victim"
     victim.write_bytes(b"as it was")
     victim.chmod(0o600)
@@ -138,9 +136,7 @@ def test_without_a_valid_policy_agents_that_are_not_root_get_an_answer_too(run: 
 
 @attack(251)
 @pytest.mark.parametrize("call", ["inotify_init1", "inotify_add_watch"])
-def test_without_a_watch_requests_are_served_all_the_same(
-    run: Watched, monkeypatch: pytest.MonkeyPatch, call: str
-) -> None:
+def test_without_a_watch_requests_are_still_served(run: Watched, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     """Users have 128 inotify instances each in all containers together. Root in one of them may use up root's."""
     libc = kernel.libc
 
@@ -208,7 +204,7 @@ def test_a_run_that_has_nothing_more_to_do_starts_no_other(run: Watched, doorbel
     assert names(run) == {f"{FIRST}.json", f"{SECOND}.json", "doorbell"}
 
 
-def test_a_run_that_nobody_rang_for_ends_as_well(run: Watched, doorbell: int) -> None:
+def test_a_run_without_a_ring_ends_as_well(run: Watched, doorbell: int) -> None:
     """Such runs are started by the timer."""
     run.run()
     assert not is_rung(doorbell)
@@ -309,7 +305,7 @@ class Slow(Watched):
 
 
 @pytest.mark.parametrize("is_ending", [False, True])
-def test_an_operator_waits_for_nothing_of_an_agents(
+def test_an_operator_does_not_wait_for_an_agents_requests(
     run: Watched, is_ending: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """This holds even when the run takes nothing more from the agent and waits only for what it has taken."""
@@ -386,12 +382,12 @@ def test_a_directory_full_of_names_is_read_with_a_bound(run: Watched) -> None:
 
 
 @pytest.mark.parametrize("target", ["x" * 300, "processes", "/etc/passwd", "/proc/1/root/etc/passwd"])
-def test_what_waits_is_told_without_following_an_agents_link(tmp_path: Path, target: str) -> None:
+def test_the_queue_is_reported_without_following_an_agents_link(tmp_path: Path, target: str) -> None:
     (tmp_path / "processes").symlink_to(target)
     assert bytes_waiting(tmp_path) == 0
 
 
-def test_the_size_of_what_waits_is_told(tmp_path: Path) -> None:
+def test_the_size_of_the_queue_is_reported(tmp_path: Path) -> None:
     assert bytes_waiting(tmp_path) == 0
     (tmp_path / "processes").write_bytes(b"one\n")
     assert bytes_waiting(tmp_path) == 4

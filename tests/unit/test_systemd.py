@@ -201,7 +201,7 @@ VALUES = [
 
 @pytest.mark.parametrize(("kind", "value"), VALUES, ids=[kind for kind, _ in VALUES])
 @pytest.mark.parametrize("before", range(9))
-def test_a_value_comes_back_wherever_it_stands(kind: str, value: object, before: int) -> None:
+def test_a_value_comes_back_in_every_position(kind: str, value: object, before: int) -> None:
     message = bytearray(before)
     put(message, kind, value)
     end = len(message)

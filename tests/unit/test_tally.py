@@ -18,7 +18,7 @@ from sidespawn.system.places import Places
 ID = "1" * 32
 
 
-def test_counts_go_on_in_the_next_run(tmp_path: Path) -> None:
+def test_the_next_run_continues_counting(tmp_path: Path) -> None:
     for _ in range(3):
         run = Tally(tmp_path / "tally")
         run.add("runs")
@@ -27,7 +27,7 @@ def test_counts_go_on_in_the_next_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff", b"{", b"[1]", b'{"runs": "many", "x": true}'])
-def test_what_is_torn_begins_again(tmp_path: Path, content: bytes) -> None:
+def test_a_torn_file_resets_the_counts(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "tally").write_bytes(content)
     run = Tally(tmp_path / "tally")
     assert run.counts == {}

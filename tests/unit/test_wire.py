@@ -326,13 +326,13 @@ def test_wrong_value(fields: dict[str, Any], key: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize("differently", [{"limits": {}}, {"op": "reload"}, {"argv": "dnsmasq"}])
-def test_another_version_is_told_so_whatever_else_it_says(differently: dict[str, object]) -> None:
+def test_another_version_is_reported_whatever_else_it_says(differently: dict[str, object]) -> None:
     assert "version 2 is not supported" in refusal(line(START, v=2, **differently)).message
     assert "version" not in refusal(line(START, **differently)).message
 
 
 @pytest.mark.parametrize("version", [0, 2, 1000])
-def test_another_version_is_told_what_to_renew(version: int) -> None:
+def test_another_version_is_reported_with_what_to_renew(version: int) -> None:
     error = refusal(line(START, v=version))
     assert f"version {version} is not supported" in error.message
     assert error.request_id == ID

@@ -262,7 +262,7 @@ something_else = pytest.mark.parametrize("make", SOMETHING_ELSE.values(), ids=SO
 
 
 @something_else
-def test_something_else_in_the_place_of_the_file_is_left_to_the_host(box: Path, make: Callable[[Path], object]) -> None:
+def test_the_host_removes_what_is_not_a_request_file(box: Path, make: Callable[[Path], object]) -> None:
     make(box / "spool" / "processes")
     assert not hand_over(box, within=SOON)
     assert take(box) == ()
@@ -503,7 +503,7 @@ def test_a_pid_that_cannot_be_is_no_process(
     assert not (box / "spool" / "processes").exists()
 
 
-def test_a_process_that_is_gone_is_told_in_the_words_of_kill(
+def test_an_ended_process_is_reported_in_the_words_of_kill(
     box: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with Host(box, answering(Status.FAILED, Reason.NO_SUCH_PROCESS, "other words")):
@@ -714,7 +714,7 @@ def test_nothing_is_executed_from_where_the_caller_happens_to_be(
     assert wrapper.real_program(settings) is None
 
 
-def test_no_real_program_is_told_with_a_way_out(
+def test_a_missing_program_is_reported_with_a_way_out(
     own: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert run_main(monkeypatch, settings, "--version") == 69
@@ -893,7 +893,7 @@ def test_the_doorbell_is_rung_before_there_is_a_line(box: Path, doorbell: int, m
 
 
 @pytest.mark.parametrize(("again", "times"), [(0.1, {1}), (0, set(range(2, 1000)))])
-def test_a_wrapper_rings_for_what_is_in_its_way(
+def test_a_wrapper_rings_for_the_removal_of_an_obstacle(
     box: Path, doorbell: int, monkeypatch: pytest.MonkeyPatch, again: float, times: set[int]
 ) -> None:
     """Ring once for the host to remove it, and again if that takes long. Usually it is another wrapper's lock."""
@@ -910,7 +910,7 @@ def test_a_doorbell_that_was_rung_too_often_is_no_obstacle(box: Path, doorbell: 
     assert hand_over(box)
 
 
-def test_where_nobody_listens_yet_it_is_rung_again(box: Path, doorbell: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_listener_it_is_rung_again(box: Path, doorbell: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Requests written while the socket unit was stopped need this."""
     monkeypatch.setattr(wrapper, "RING_AGAIN", 0)
     assert wait_for(box / "replies" / f"{ID}.json", within=SOON) is None
@@ -953,7 +953,7 @@ def test_a_bell_wakes_the_wrapper(box: Path, bell: Path, monkeypatch: pytest.Mon
     host.join()
 
 
-def test_a_bell_that_somebody_else_rings_is_no_answer_and_no_busy_loop(box: Path, bell: Path) -> None:
+def test_a_bell_rung_without_a_reply_is_no_answer_and_no_busy_loop(box: Path, bell: Path) -> None:
     reply = box / "replies" / f"{ID}.json"
     other = threading.Thread(target=ring, args=(bell, None))
     other.start()
@@ -965,7 +965,7 @@ def test_a_bell_that_somebody_else_rings_is_no_answer_and_no_busy_loop(box: Path
     assert wait_for(reply) == b"reply"
 
 
-def test_a_bell_that_nobody_rings_ends_with_the_time(box: Path, bell: Path) -> None:
+def test_a_bell_that_never_rings_times_out(box: Path, bell: Path) -> None:
     began = time.monotonic()
     assert wait_for(box / "replies" / f"{ID}.json", within=SOON) is None
     assert time.monotonic() - began >= SOON / 1000 * 0.9
@@ -982,7 +982,7 @@ def test_a_brief_reply_says_the_same_of_the_outcome(box: Path, settings: dict[st
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"v":1,"id":"', b"[]", b"1", b'"running"', b"\xff"])
-def test_what_is_no_reply_is_a_failure(
+def test_an_invalid_reply_is_a_failure(
     box: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, content: bytes
 ) -> None:
     monkeypatch.setattr(wrapper, "wait_for", lambda *_: content)

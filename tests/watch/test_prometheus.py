@@ -198,7 +198,7 @@ def test_the_timer_runs_it_and_goes_with_the_last_service(service: Service, tmp_
     assert not Path("/etc/systemd/system/sidespawn-metrics.timer").exists()
 
 
-def test_a_directory_that_is_missing_is_said_in_the_units_log(service: Service) -> None:
+def test_the_units_log_reports_a_missing_directory(service: Service) -> None:
     done = command(*SIDESPAWN, "metrics", "--textfile", "/nonexistent", check=False)
     assert (done.returncode, done.stdout) == (69, "")
     assert done.stderr.startswith("sidespawn: /nonexistent: no such file or directory (host-unsuitable)\n")
