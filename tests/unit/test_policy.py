@@ -88,14 +88,18 @@ def test_every_rule_knows_its_line() -> None:
 
 # The change, the fragment whose line is blamed ("" for the whole file), and the message.
 BROKEN = {
-    "not TOML": (("version = 1\n", "version = = 1\n"), "", "line 1"),
-    "key twice": (("version = 1\n", "version = 1\nversion = 1\n"), "", "line 2"),
+    "not TOML": (("version = 1\n", "version = = 1\n"), "version = = 1", "not valid TOML: invalid value in column 11"),
+    "key twice": (
+        ("version = 1\n", 'version = 1\n"version" = 1\n'),
+        '"version" = 1',
+        "not valid TOML: cannot overwrite",
+    ),
     "no version": (("version = 1\n", ""), "", "version is missing"),
     "another version": (("version = 1\n", "version = 2\n"), "version = 2", "version must be 1"),
-    "version as bool": (("version = 1\n", "version = true\n"), "version = true", "version must be int"),
+    "version as bool": (("version = 1\n", "version = true\n"), "version = true", "version must be an integer"),
     "no program": (('program = "tool"\n', ""), "", "program is missing"),
     "program is a path": (('program = "tool"', 'program = "../tool"'), "../tool", "program must be the name"),
-    "description is a number": (('"a tool"', "1"), "description = 1", "description must be str"),
+    "description is a number": (('"a tool"', "1"), "description = 1", "description must be a string"),
     "no agent": (("[agent]", "[parameters]"), "", "agent is missing"),
     "no request": (
         ("[request]\n", "[agents]\n"),
@@ -112,7 +116,7 @@ BROKEN = {
     "state with a %": (('"/host/state"', '"/host%n"'), "/host%n", "must be an absolute path"),
     "state with //": (('"/host/state"', '"/host//state"'), "/host//state", "must be an absolute path"),
     "state ends in /": (('"/host/state"', '"/host/state/"'), "/host/state/", "must be an absolute path"),
-    "state is a list": (('"/host/state"', '["/host"]'), '["/host"]', "agent.state_on_host must be str"),
+    "state is a list": (('"/host/state"', '["/host"]'), '["/host"]', "agent.state_on_host must be a string"),
     "state is empty": (('"/host/state"', '""'), "state_on_host", "must be an absolute path"),
     "wrapper is no path": (
         ('wrapper = "/usr/sbin/tool"', 'wrapper = "tool"'),
@@ -120,7 +124,7 @@ BROKEN = {
         "agent.wrapper must",
     ),
     "timeout too long": (("[names]", "timeout = 601\n[names]"), "timeout = 601", "agent.timeout must be from 1 to 600"),
-    "timeout is a float": (("[names]", "timeout = 1.5\n[names]"), "timeout = 1.5", "agent.timeout must be int"),
+    "timeout is a float": (("[names]", "timeout = 1.5\n[names]"), "timeout = 1.5", "agent.timeout must be an integer"),
     "spool_uid is negative": (("[names]", "spool_uid = -1\n[names]"), "spool_uid", "agent.spool_uid must be from 0"),
     "local is flat": (
         ("[names]", 'local = ["--version"]\n[names]'),
@@ -130,7 +134,7 @@ BROKEN = {
     "kill script is no path": (("[names]", 'kill_scripts = "kill"\n[names]'), "kill_scripts", "must be absolute paths"),
     "pace without end": (("[names]", "[pace]\nlinger = 61\n[names]"), "linger", "pace.linger must be from 0 to 60"),
     "name with unknown type": (('"<uuid>"', '"<uid>"'), "<uid>", "names.net is not a valid pattern: there is no type"),
-    "name is a number": (('net = "<uuid>"', "net = 1"), "net = 1", "names.net must be str or list"),
+    "name is a number": (('net = "<uuid>"', "net = 1"), "net = 1", "names.net must be a string or a list"),
     "name without patterns": (('net = "<uuid>"', "net = []"), "net = []", "names.net must be a string or a list"),
     "netns is two patterns": (('"ns-{net}"', '["a", "b"]'), '["a", "b"]', "request.netns must be one pattern"),
     "no netns": (('netns = "ns-{net}"\n', ""), "[request]", "request.netns is missing"),
@@ -156,10 +160,14 @@ BROKEN = {
         "most = 2",
         "options.name takes a value",
     ),
-    "option is a number": (("quiet = true", "quiet = 1"), "quiet = 1", "options.quiet must be bool"),
+    "option is a number": (("quiet = true", "quiet = 1"), "quiet = 1", "options.quiet must be true or false"),
     "most is 0": (("most = 2", "most = 0"), "most = 0", "options.name.most must be from 1 to 4096"),
-    "most is a bool": (("most = 2", "most = true"), "most = true", "options.name.most must be int"),
-    "required is a string": (("required = true", 'required = "yes"'), "required", "options.data.required must be bool"),
+    "most is a bool": (("most = 2", "most = true"), "most = true", "options.name.most must be an integer"),
+    "required is a string": (
+        ("required = true", 'required = "yes"'),
+        "required",
+        "options.data.required must be true or false",
+    ),
     "option with a bad pattern": (('"<tag>", most', '"<tag", most'), "most = 2", "name.value is not a valid pattern"),
     "undeclared name in options": (('"{home}/data"', '"{hom}/data"'), "data = ", "options.data.value uses {hom}"),
     "undeclared name in netns": (('"ns-{net}"', '"ns-{nett}"'), "netns = ", "request.netns uses {nett}"),
@@ -193,14 +201,18 @@ BROKEN = {
         "[configuration.extra]",
         "directives is missing",
     ),
-    "directive is a number": (("log-queries = true", "log-queries = 1"), "log-queries = 1", "log-queries must be bool"),
+    "directive is a number": (
+        ("log-queries = true", "log-queries = 1"),
+        "log-queries = 1",
+        "log-queries must be true or false",
+    ),
     "another engine": (('"podman"', '"runc"'), "engine", "side_container.engine must be one of podman"),
     "no image": (('image = "localhost/tool:1"\n', ""), "[side_container]", "side_container.image is missing"),
     "no memory": (('memory = "64M"\n', ""), "[side_container]", "side_container.memory is missing"),
     "no tasks": (("tasks = 8\n", ""), "[side_container]", "side_container.tasks is missing"),
     "no tasks allowed": (("tasks = 8\n", "tasks = 0\n"), "tasks = 0", "side_container.tasks must be from 1"),
     "no uid": (("uid = 1000\n", ""), "[side_container]", "side_container.uid is missing"),
-    "uid by name": (("uid = 1000\n", 'uid = "root"\n'), 'uid = "root"', "side_container.uid must be int"),
+    "uid by name": (("uid = 1000\n", 'uid = "root"\n'), 'uid = "root"', "side_container.uid must be an integer"),
     "uid of nobody at all": (("uid = 1000\n", "uid = 4294967295\n"), "4294967295", "side_container.uid must be from 0"),
     "relative command": (
         ('command = "/usr/sbin/tool"', 'command = "tool"'),
@@ -242,12 +254,12 @@ BROKEN = {
     "child pid file with two paths": (
         ("tasks = 8\n", 'tasks = 8\nchild_pid_files = { "{home}/pid-a" = ["/run/a"] }\n'),
         "child_pid_files",
-        "must be str",
+        "must be a string",
     ),
     "child_pid_files is no table": (
         ("tasks = 8\n", 'tasks = 8\nchild_pid_files = "/run/a"\n'),
         "child_pid_files",
-        "side_container.child_pid_files must be dict",
+        "side_container.child_pid_files must be a table",
     ),
     "two kinds of ready": (("alive = 100", "alive = 100\nfile = '/x'"), "[side_container.ready]", "exactly one of"),
     "no kind of ready": (("alive = 100", "within = 5"), "[side_container.ready]", "exactly one of"),
@@ -291,7 +303,7 @@ BROKEN = {
     "refusals that fail sometimes": (
         ('wrapper = "/usr/sbin/tool"', 'wrapper = "/usr/sbin/tool"\nrefusals_fail = "no"'),
         "refusals_fail",
-        "must be bool",
+        "must be true or false",
     ),
     "woken by something else": (
         ('wrapper = "/usr/sbin/tool"', 'wrapper = "/usr/sbin/tool"\nwake = "paths"'),
@@ -620,7 +632,7 @@ def test_a_parameter_that_the_preset_does_not_have() -> None:
 
 @pytest.mark.parametrize("value", ["true", "1.5", "[]", "{}", "1979-05-27"])
 def test_a_parameter_is_a_string_or_a_number(value: str) -> None:
-    assert "parameters.uid must be str or int" in extend_refusal(f"[parameters]\nuid = {value}\n").message
+    assert "parameters.uid must be a string or an integer" in extend_refusal(f"[parameters]\nuid = {value}\n").message
 
 
 @pytest.mark.parametrize("character", list("{}<>,'\"$%`;*?[]()|&!#~^=\\\n\0\t\u00e4"), ids=ascii)

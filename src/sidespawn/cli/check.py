@@ -206,7 +206,9 @@ def show(each: Checked, *, is_alone: bool) -> None:
     out = console()
     if each.policy is None:
         assert each.error is not None  # noqa: S101 - one of the two is there
-        out.print(f"[red]invalid[/red] {escape(each.subject)}: {escape(each.error.message)}")
+        message = each.error.message
+        where = "" if message.startswith(f"{each.subject}:") else f"{each.subject}: "  # a place in a file names it
+        out.print(f"[red]invalid[/red] {escape(where)}{escape(message)}")
         if each.error.hint:
             out.print(f"  {each.error.hint}", markup=False)
         return

@@ -18,7 +18,7 @@ USER = "42435"  # neutron in Kolla's images
 def to_services(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> tuple[Places, ...]:
     for each in values:
         if not is_service_name(each):
-            raise click.BadParameter("a service is named by at most 40 lower-case letters, digits and hyphens")
+            raise click.BadParameter("a service name has at most 40 lower-case letters, digits and hyphens")
     return tuple(Places(each) for each in dict.fromkeys(values))
 
 
@@ -67,8 +67,8 @@ def agent_options(services: tuple[Places, ...], engine: str, kind: str, user: tu
     )
     made = containers.recipe(agent, engine)
     made["notes"] += [
-        f"{each.policy} needs spool_uid = {agent.uid} under [agent], then `sidespawn enable {each.service}`: its spool"
-        " belongs to another user"
+        f"set spool_uid = {agent.uid} under [agent] in {each.policy}, then run `sidespawn enable {each.service}`:"
+        " the spool belongs to another user"
         for each in services
         if load_policy(each).agent.spool_uid != agent.uid
     ]

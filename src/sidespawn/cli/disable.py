@@ -78,8 +78,8 @@ def disable(places: Places, purge: bool, dry_run: bool, as_json: bool) -> None:
     if as_json:
         print_json(result)
         return
-    verb = "would be" if dry_run else "is"
-    click.echo(f"{places.service} {verb} disabled; side containers ended: {', '.join(containers) or 'none'}")
+    verb, which = ("would be", "to end") if dry_run else ("is", "ended")
+    click.echo(f"{places.service} {verb} disabled; side containers {which}: {', '.join(containers) or 'none'}")
     for each in result.get("stays", ()):
         click.echo(f"  {each}")
     if keeps_policy:

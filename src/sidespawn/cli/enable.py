@@ -207,17 +207,17 @@ def show(places: Places, policy: Policy, options: AgentOptions, notes: list[str]
     out.print(f"[bold]{places.service}[/bold] {verb}: {escape(policy.description)}")
     out.print(f"  policy   {places.policy}  (what it allows: sidespawn check {places.service})")
     out.print(f"  units    {' '.join(enabled_units(policy))}")
-    out.print("  options of the agent:")
+    out.print("  options for the agent's container:")
     for option in podman_options(options):
         out.print(f"    {option}", markup=False)
     if options.answers_itself and not options.has_image_mount:
-        out.print(f"  and the agent's own image at {IMAGE_IN_AGENT}, for calls that the agent answers itself:")
+        out.print(f"  for calls that the agent answers itself, its own image at {IMAGE_IN_AGENT}:")
         out.print(f"    {image_option('AGENT-IMAGE')}", markup=False)
     out.print(
-        "  and what its own work needs, such as --volume=/run/netns:/run/netns:rw,rshared and --pid=host for Neutron"
+        "  what the agent itself needs, such as --volume=/run/netns:/run/netns:rw,rshared and --pid=host for Neutron"
     )
     if security := security_options(options):
-        out.print("  and for an agent that makes namespaces:")
+        out.print("  if the agent creates namespaces:")
         for option in security:
             out.print(f"    {option}", markup=False)
     out.print("  restart running agents to pick up these mounts")

@@ -109,7 +109,7 @@ def as_request(policy: Policy, argv: tuple[str, ...], netns: str | None, environ
     """
     pairs = dict(each.partition("=")[::2] for each in environment)
     for name in [each for each in pairs if each not in policy.environment]:
-        click.echo(f"sidespawn: {quoted(name)} is left out, as the wrapper does: the policy does not name it", err=True)
+        click.echo(f"sidespawn: the wrapper leaves out {quoted(name)}, which the policy does not name", err=True)
         del pairs[name]
     fields = {"op": "start", "argv": argv, "netns": netns, "env": pairs, "v": 1, "id": EXAMPLE_ID}
     line = encode({**fields, "deadline": LATEST}).encode()

@@ -165,8 +165,8 @@ def text(policy: Policy, lessons: list[Lesson]) -> str:
     if not lessons:
         return f"# Nothing to learn: the policy of {policy.service} allows everything that monitor mode let pass.\n"
     lines = [
-        f"# What monitor mode let pass for {policy.service}. Read each line, and paste those you want below",
-        '# [options] in its policy, in place of a line for the same option. Then set mode = "enforce".',
+        f"# Options that monitor mode allowed for {policy.service}. Review each line, paste those that you accept",
+        '# under [options] in its policy, replace lines for the same option, and set mode = "enforce".',
         "",
         "[options]",
     ]

@@ -93,7 +93,9 @@ def newest(lines: int, since: str | None, matching: list[str]) -> list[str]:
     done = run((*command, *fields, *matching), JOURNAL_SECONDS)
     if done.code != 0:
         raise SidespawnError(
-            Reason.USAGE, last_line(done.stderr), "--since takes a time as journalctl does: '10 min ago'"
+            Reason.USAGE,
+            f"journalctl: {last_line(done.stderr)}",
+            "--since takes a time as journalctl does: '10 min ago'",
         )
     records = done.stdout.splitlines()
     return ["--no-tail", f"--cursor={json.loads(records[-1])['__CURSOR']}" if records else f"--since={since}"]

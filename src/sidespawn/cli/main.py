@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 
 import click
@@ -85,13 +86,21 @@ def report(error: SidespawnError, *, as_json: bool) -> int:
 def of_usage(error: click.ClickException) -> SidespawnError:
     """Return the usage error in the common form, without click's own."""
     context = error.ctx if isinstance(error, click.UsageError) else None
-    see = f"see: {context.command_path if context else 'sidespawn'} --help"
+    verb = next((each for each in sys.argv[1:2] if each in cli.commands), "")  # click gives no context for all errors
+    see = f"see: {context.command_path if context else f'sidespawn {verb}'.rstrip()} --help"
     if isinstance(error, click.NoSuchOption) and context is not None:
         known = [name for each in context.command.get_params(context) for name in (*each.opts, *each.secondary_opts)]
         hint = did_you_mean(error.option_name, known, otherwise=see)
         return SidespawnError(Reason.USAGE, f"no such option: {context.command_path} {error.option_name}", hint)
-    message = error.format_message().rstrip(".")
+    message = readable(error.format_message().rstrip("."))
     return SidespawnError(Reason.USAGE, message[:1].lower() + message[1:], see)
+
+
+def readable(message: str) -> str:
+    """Return click's message with a range and extra arguments in words."""
+    message = re.sub(r"is not in the range ([\d.]+)<=x<=([\d.]+)$", r"is not between \1 and \2", message)
+    message = re.sub(r"is not in the range x>=([\d.]+)$", r"is less than \1", message)
+    return re.sub(r"^Got unexpected extra (arguments?) \((.*)\)$", r"unexpected \1: \2", message)
 
 
 def of_system(error: OSError) -> SidespawnError:

@@ -28,7 +28,7 @@ def to_places(_context: click.Context, _parameter: click.Parameter, value: str |
     if value is None:
         return None
     if not is_service_name(value):
-        raise click.BadParameter("a service is named by at most 40 lower-case letters, digits and hyphens")
+        raise click.BadParameter("a service name has at most 40 lower-case letters, digits and hyphens")
     return Places(value)
 
 

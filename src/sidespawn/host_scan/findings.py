@@ -74,7 +74,7 @@ MEANINGS = {
 MOUNTS = "remove the mount, and give the agent what `sidespawn options SERVICE...` prints"
 ARGUMENTS = "start it without this, as docs/agents.md says"
 KOLLA_VOLUMES = (
-    "in globals.yml: set the list AGENT_default_volumes, such as neutron_dhcp_agent_default_volumes, without it and "
+    "in globals.yml: remove it from AGENT_default_volumes, such as neutron_dhcp_agent_default_volumes, and set "
     "AGENT_extra_volumes to what `sidespawn options SERVICE... --print=kolla` prints"
 )
 EDPM_VOLUMES = (

@@ -6,6 +6,7 @@ not read.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Collection, Iterable, Mapping
 from difflib import get_close_matches
@@ -15,6 +16,7 @@ from sidespawn.core.pattern import Pattern, parse_pattern
 from sidespawn.core.values import DIGITS, is_path, only
 from sidespawn.errors import PolicyError
 
+KINDS = {int: "an integer", str: "a string", bool: "true or false", list: "a list", dict: "a table"}
 SIZES = {"K": 2**10, "M": 2**20, "G": 2**30}
 
 
@@ -29,7 +31,7 @@ def parse_toml(source: str, text: str) -> tuple[dict[str, Any], dict[tuple[str, 
     try:
         document = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError; so is an integer that is too long
-        raise PolicyError(f"{source}: {error}") from None
+        raise PolicyError(not_toml(source, str(error))) from None
     lines: dict[tuple[str, ...], str] = {}
     section: tuple[str, ...] = ()
     open_brackets = 0
@@ -44,6 +46,15 @@ def parse_toml(source: str, text: str) -> tuple[dict[str, Any], dict[tuple[str, 
             lines.setdefault((*section, key), f"{source}:{number}")
         open_brackets += bare.count("[") - bare.count("]")
     return document, lines
+
+
+def not_toml(source: str, problem: str) -> str:
+    """Return the parser's error as FILE:LINE and a sentence."""
+    problem = problem[:1].lower() + problem[1:]
+    place = re.fullmatch(r"(.*) \(at line (\d+), column (\d+)\)", problem, re.DOTALL)
+    if place is None:
+        return f"{source}: not valid TOML: {problem}"
+    return f"{source}:{place[2]}: not valid TOML: {place[1]} in column {place[3]}"
 
 
 def without_strings(line: str) -> str:
@@ -133,7 +144,7 @@ class Table:
             near = "".join(f"; did you mean {each}?" for each in get_close_matches(key, others, 1, 0.75))
             raise self.error(key, f"is missing{near}")
         if type(value) not in kinds:
-            raise self.error(key, f"must be {' or '.join(kind.__name__ for kind in kinds)}")
+            raise self.error(key, f"must be {' or '.join(KINDS[kind] for kind in kinds)}")
         return value
 
     def choice(self, key: str, known: tuple[str, ...], default: str | None = None) -> str:

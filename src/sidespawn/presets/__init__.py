@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pathlib import Path
 
 from sidespawn.errors import PolicyError
@@ -27,6 +28,7 @@ def read(path: Path, kind: str, name: str) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except OSError:
-        known = ", ".join(sorted(each.stem for each in path.parent.glob("*.toml")))
-        hint = f"available: {known}; put others into /etc/sidespawn/{kind}s"
+        known = sorted(each.stem for each in path.parent.glob("*.toml"))
+        meant = "".join(f"did you mean {each}? " for each in get_close_matches(name, known, 1))
+        hint = f"{meant}available: {', '.join(known)}; add your own to /etc/sidespawn/{kind}s"
         raise PolicyError(f"there is no {kind} named {name}", hint) from None

@@ -187,15 +187,17 @@ def kubernetes(agent: Agent) -> dict[str, Any]:
 def notes(engine: str) -> list[str]:
     """Return what the recipe does not do by itself."""
     found = [
-        "without the host's pids helpers are found by the process manager or the client only: docs/client.md",
-        "take an image without setuid programs: the agent can show its files to all users of the host, in /run/netns",
+        "use the process manager or the client, which need none of the host's pids: docs/client.md",
+        "use an image without setuid programs: host users can reach the agent's files through mounts in /run/netns",
     ]
     if engine in ("docker", "kubernetes"):
-        found.append("the agent's program goes behind the command, which becomes its user; the image needs setpriv")
+        found.append(
+            "append the agent's program to the command, which changes to the agent's user; the image needs setpriv"
+        )
     if engine == "kubernetes":
         found.append(
-            "Kubernetes allows Bidirectional mounts to privileged containers only, so the namespaces that this pod"
-            " makes are not seen by the host: it is for agents that use namespaces which the host made"
+            "Kubernetes allows Bidirectional mounts only in privileged containers, so the host cannot see namespaces"
+            " that this pod makes: use it for agents whose namespaces the host makes"
         )
     return found
 

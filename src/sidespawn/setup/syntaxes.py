@@ -133,9 +133,9 @@ def show(options: AgentOptions, syntax: str, notes: Iterable[str] = ()) -> None:
 def missing(options: AgentOptions, syntax: str) -> Iterator[str]:
     """Yield other things that the agent needs and that this text does not contain."""
     if options.answers_itself and not (options.image and syntax in WITH_IMAGE_MOUNT):
-        hidden = ", ".join(each.target for each in options.mounts if each.program)
-        ways = ["give --agent-image"] if syntax in WITH_IMAGE_MOUNT else []
-        ways.append(f"have the agent's image keep the program beside it, under the same name with .real: {hidden}")
-        yield f"calls that the agent answers itself fail, such as a program's --version: {', or '.join(ways)}"
+        kept = " and ".join(f"{each.target}.real" for each in options.mounts if each.program)
+        ways = ["use --agent-image"] if syntax in WITH_IMAGE_MOUNT else []
+        ways.append(f"keep the real program in the agent's image as {kept}")
+        yield f"calls that the agent answers itself, such as --version, will fail: {', or '.join(ways)}"
     if syntax == "kolla" and (security := security_options(options)):
         yield f"Kolla-Ansible does not take these as a volume: {' '.join(security)}"
