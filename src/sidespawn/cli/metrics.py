@@ -114,9 +114,9 @@ def of_host() -> Iterator[Metric]:
 
 def of_policies(known: list[Figures]) -> Iterator[Metric]:
     service = ("service",)
-    text = "Whether requests of agents are taken: socket and directories are active."
+    text = "1 if the service accepts requests: socket and directories are active."
     yield gauge("service_active", text, service, (((each.service,), float(each.is_active)) for each in known))
-    text = "Whether the policy is valid; if not, every request is refused."
+    text = "0 if the policy is invalid, so that every request is refused."
     yield gauge("policy_valid", text, service, (((each.service,), each.policy is not None) for each in known))
     text = "The policy in effect, its preset included; always 1."
     rows = [((each.service, p.digest, p.engine, p.mode), 1.0) for each in known if (p := each.policy) is not None]
@@ -136,26 +136,26 @@ def of_requests(known: list[Figures]) -> Iterator[Metric]:
     reasons = (((each.service, *key), count) for each, found in answers for key, count in sorted(found.items()))
     yield counter("requests_by_reason", text, ("service", "verdict", "reason"), reasons)
     yield of_starts(known)
-    text = "Records in the journal, by kind, those that were only counted there included."
+    text = "Journal records by kind, including those that were only counted."
     events = (
         ((each.service, event.name.lower()), events_of(each, event.name.lower())) for each in known for event in EVENTS
     )
     yield counter("events", text, ("service", "event"), events)
     text = "Runs of the service that serves requests."
     yield counter("runs", text, ("service",), (((each.service,), each.counts.get("runs", 0)) for each in known))
-    text = "Runs that found requests which an earlier run had taken and not answered, because it was killed."
+    text = "Runs that picked up requests from a killed run."
     continued = (((each.service,), each.counts.get("runs continued", 0)) for each in known)
     yield counter("runs_continued", text, ("service",), continued)
-    text = "Claims, each of one request or more, that are not answered at this moment."
+    text = "Claims, of one or more requests each, that are not answered yet."
     yield gauge("unanswered_claims", text, ("service",), (((each.service,), each.unanswered) for each in known))
-    text = "How long the oldest of them has waited."
+    text = "How long the oldest claim has waited."
     yield gauge("oldest_claim_seconds", text, ("service",), (((each.service,), each.oldest) for each in known))
 
 
 def of_starts(known: list[Figures]) -> Metric:
     from prometheus_client.core import HistogramMetricFamily
 
-    text = "From reading a request to its program being ready, of those that started a side container."
+    text = "Time from reading a request until its program is ready, if it started a side container."
     made = HistogramMetricFamily("sidespawn_start_seconds", text, labels=("service",))
     for each in known:
         total, buckets = 0.0, []
@@ -168,14 +168,14 @@ def of_starts(known: list[Figures]) -> Metric:
 
 def of_containers(known: list[Figures]) -> Iterator[Metric]:
     text = (
-        "Side containers, each in one state: adopted ones are of earlier wrappers; an orphan's namespace has no name."
+        "Side containers, each in one state. Adopted: of a legacy wrapper. Orphan: the namespace has no name any more."
     )
     rows = (((each.service, state), each.side_containers.get(state, 0)) for each in known for state in STATES)
     yield gauge("side_containers", text, ("service", "state"), rows)
     text = "Side containers that ended without being asked to, by reason."
     ends = (((each.service, str(end)), each.counts.get(f"events exited {end}", 0)) for each in known for end in ENDS)
     yield counter("side_container_ends", text, ("service", "reason"), ends)
-    text = "Side containers that keep ending and wait until they may be started again."
+    text = "Side containers that keep ending and wait for their backoff."
     yield gauge("backing_off", text, ("service",), (((s,), limits.backing_off) for s, limits in with_limits(known)))
 
 
@@ -185,7 +185,7 @@ def of_limits(known: list[Figures]) -> Iterator[Metric]:
     yield gauge("limit_used", "How much of a limit of the policy is used.", labels, used)
     rows = (((s, name), count) for s, limits in with_limits(known) for name, count in limits.allowed.items())
     yield gauge("limit_allowed", "How much the policy allows.", labels, rows)
-    text = "Bytes of requests in the spool that were not taken yet."
+    text = "Bytes of requests in the spool that have not been taken yet."
     yield gauge("waiting_bytes", text, ("service",), (((s,), limits.waiting) for s, limits in with_limits(known)))
 
 
