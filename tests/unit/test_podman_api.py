@@ -246,7 +246,7 @@ ASKED_TWICE = error(
 def test_a_start_that_was_not_answered_is_undone_and_done_again(
     engine: PodmanApi, daemon: Daemon, ended: list[str], failed: bytes
 ) -> None:
-    """By podman, or by PID 1 when the runtime asked it for a control group."""
+    """Undo and repeat what podman did not answer, or PID 1 when the runtime asked it for a control group."""
     again = answer(201, {"Id": "def"})
     daemon.answers = [CREATED, failed, answer(200, []), answer(200, []), again, answer(204), RUNS]
     assert engine.start(PLAN, PINS, ID) == ("def", 42)

@@ -84,7 +84,7 @@ def test_a_program_that_the_package_does_not_know_has_a_table_of_the_operators(p
     write(places.policy, text)
     with pytest.raises(PolicyError, match="there is no program named own-tool") as caught:
         load_policy(places)
-    assert "put others into /etc/sidespawn/programs" in caught.value.hint
+    assert "add your own to /etc/sidespawn/programs" in caught.value.hint
     write(places.policies / "programs" / "own-tool.toml", small.PROGRAM.replace('"tool"', '"own-tool"'))
     assert load_policy(places).table.program == "own-tool"
 
