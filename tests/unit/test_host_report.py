@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,7 @@ from sidespawn.engines.api import Answer
 from sidespawn.errors import LaunchError, Reason
 from sidespawn.host_report import (
     engines,
+    file_systems,
     journal,
     kernel,
     network_namespaces,
@@ -467,6 +469,32 @@ def test_whether_the_mount_of_a_path_is_shared(text: str, shared: bool) -> None:
 )
 def test_the_directory_of_namespaces(facts: network_namespaces.Facts, services: tuple[str, ...], state: str) -> None:
     assert states(network_namespaces.judge(facts, services)) == {"network-namespaces": state}
+
+
+@pytest.mark.parametrize(
+    ("fact", "said"),
+    [
+        ({}, ""),
+        ({"free": file_systems.LEAST_BYTES}, ""),
+        ({"free": file_systems.LEAST_BYTES - 1}, "is full: 1023 kB are free"),
+        ({"free_files": file_systems.LEAST_FILES}, ""),
+        ({"free_files": 0}, "is full: 0 inodes are free"),
+        ({"is_read_only": True, "free": 0}, "is read-only"),
+    ],
+)
+def test_file_systems_have_space(fact: dict[str, Any], said: str) -> None:
+    system = file_systems.FileSystem(path="/run", free=10**9)
+    (found,) = file_systems.judge([replace(system, **fact)])
+    assert (found.id, found.state) == ("file-systems", State.PROBLEM if said else State.OK)
+    assert said in found.found
+    assert [each.id for each in file_systems.judge([system, replace(system, free=0), replace(system, free=1)])] == [
+        "file-systems", "file-systems",
+    ]  # fmt: skip
+
+
+def test_file_systems_of_the_engines_in_use_are_looked_at() -> None:
+    assert [each.path for each in file_systems.look([])] == ["/run"]
+    assert {each.path for each in file_systems.look(["podman", "systemd"])} <= {"/run", "/var/lib/containers"}
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,15 @@ def test_units_that_are_not_as_they_should_be(changed: Unit, topic: str, state: 
     assert said in found.found
 
 
+@pytest.mark.parametrize(("home", "option"), [("/etc/systemd/system", ""), ("/run/systemd/system", "--runtime ")])
+def test_a_masked_unit_is_unmasked_first(home: str, option: str) -> None:
+    """`systemctl start` refuses it."""
+    masked = Unit(name="sidespawn@a.timer", files=(f"{home}/sidespawn@a.timer",), is_masked=True)
+    (found,) = units.judge(replace(UNITS, units=tuple(masked if each.name == masked.name else each for each in ACTIVE)))
+    assert (found.id, found.state, found.found) == ("service-units", "problem", "a: sidespawn@a.timer is masked")
+    assert found.command == f"systemctl unmask {option}sidespawn@a.timer; sidespawn enable a"
+
+
 def test_a_path_unit_is_needed_where_it_is_enabled() -> None:
     path = Unit(name="sidespawn@a.path", active="active")
     assert states(units.judge(replace(UNITS, units=(*ACTIVE, path)))) == {"units": "ok"}

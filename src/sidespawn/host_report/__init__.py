@@ -13,6 +13,7 @@ from sidespawn.host_report import (
     agents,
     apparmor,
     engines,
+    file_systems,
     journal,
     kernel,
     leftovers,
@@ -133,6 +134,10 @@ def look_at_network_namespaces(services: tuple[Service, ...]) -> Iterator[Findin
     yield from network_namespaces.judge(network_namespaces.look(), enabled(services))
 
 
+def look_at_file_systems(services: tuple[Service, ...]) -> Iterator[Finding]:
+    yield from file_systems.judge(file_systems.look(engines_in_use(services)))
+
+
 def look_at_journal(_: tuple[Service, ...]) -> Iterator[Finding]:
     yield from journal.judge(journal.look())
 
@@ -154,6 +159,7 @@ FOR_ROOT: Mapping[str, Look] = {
     "mount-namespaces": look_at_mounts,
     "agents": look_at_agents,
     "network-namespaces": look_at_network_namespaces,
+    "file-systems": look_at_file_systems,
     "apparmor": look_at_apparmor,
     "selinux": look_at_selinux,
     "journal": look_at_journal,

@@ -46,6 +46,7 @@ class Topic(StrEnum):
     AGENT_MOUNTS = "agent-mounts"
     AGENT_APPARMOR = "agent-apparmor"
     AGENT_RELEASE = "agent-release"
+    FILE_SYSTEMS = "file-systems"
     NETWORK_NAMESPACES = "network-namespaces"
     APPARMOR = "apparmor"
     APPARMOR_PROFILE = "apparmor-profile"

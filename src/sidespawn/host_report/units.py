@@ -24,7 +24,7 @@ from sidespawn.system.processes import last_line, run
 
 # systemd.unit(5): the first directory with a file of that name wins.
 DIRECTORIES = tuple(Path(each, "systemd/system") for each in ("/etc", "/run", "/usr/local/lib", "/usr/lib", "/lib"))
-PROPERTIES = ("Id", "ActiveState", "MainPID", "FragmentPath", "DropInPaths", "NeedDaemonReload")
+PROPERTIES = ("Id", "LoadState", "ActiveState", "MainPID", "FragmentPath", "DropInPaths", "NeedDaemonReload")
 COMMAND = re.compile(r"^ExecStart=(\S+) -I -S (\S+)/run\.py ", re.MULTILINE)
 METRICS_COMMAND = re.compile(r"^ExecStart=(.+) metrics --textfile ", re.MULTILINE)
 TIMEOUT = 60.0
@@ -39,6 +39,7 @@ class Unit:
     pid: int = 0  # of the main process, 0 while none runs
     files: tuple[str, ...] = ()  # the unit file, then its drop-ins in the order in which they are read
     needs_reload: bool = False
+    is_masked: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +91,7 @@ def parse(block: str) -> Unit:
         pid=int(said.get("MainPID") or 0),
         files=tuple(path for path in (said.get("FragmentPath", ""), *said.get("DropInPaths", "").split()) if path),
         needs_reload=said.get("NeedDaemonReload") == "yes",
+        is_masked=said.get("LoadState") == "masked",
     )
 
 
@@ -154,6 +156,11 @@ def judge_units(facts: Facts) -> Iterator[Finding]:
         yield warning(Topic.DAEMON_RELOAD, found, "the changes are not in effect", reload, command=reload)
     by_name = {each.name: each for each in facts.units}
     for service in facts.services:
+        own = (*units(service), path_unit(service), *started_units(service), *podman_units(service))
+        masked = [by_name[name] for name in own if name in by_name and by_name[name].is_masked]
+        if masked:
+            yield judge_masked(service, masked)
+            continue
         needed = (*started_units(service)[1:], *units(service), path_unit(service))
         down = [name for name in needed if name in by_name and by_name[name].active != "active"]
         main = by_name.get(f"sidespawn@{service}.service")
@@ -178,3 +185,13 @@ def judge_units(facts: Facts) -> Iterator[Finding]:
             restart = f"systemctl reset-failed {main.name}; systemctl restart sidespawn@{service}.socket"
             hint = f"see journalctl --unit={main.name}; then: {restart}"
             yield problem(Topic.SERVICE_UNITS, found, "its agents' requests are not served", hint, service, restart)
+
+
+def judge_masked(service: str, masked: list[Unit]) -> Finding:
+    """`systemctl mask` has linked a unit to /dev/null: it does not start, not even by hand."""
+    names = " ".join(each.name for each in masked)
+    runtime = "--runtime " if any(path.startswith("/run/") for each in masked for path in each.files[:1]) else ""
+    unmask = f"systemctl unmask {runtime}{names}; sidespawn enable {service}"
+    found = f"{service}: {', '.join(f'{each.name} is masked' for each in masked)}"
+    message = "its agents' requests are not served, or will not be after the next boot"
+    return problem(Topic.SERVICE_UNITS, found, message, f"if unintended: {unmask}", service, unmask)

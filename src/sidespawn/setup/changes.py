@@ -17,7 +17,7 @@ from pathlib import Path
 from sidespawn.core.policy import Policy
 from sidespawn.host.directories import wrapper_texts
 from sidespawn.setup import accounts, hardening, security_modules, selinux, systemd
-from sidespawn.setup.services import is_enabled
+from sidespawn.setup.services import is_wanted
 from sidespawn.system.places import Places
 
 
@@ -49,9 +49,8 @@ def of_units(places: Places, policy: Policy) -> Iterator[Change]:
     else:
         for name, content in systemd.contents(os.path.realpath(sys.executable), systemd.own_command()).items():
             yield of_file(systemd.INSTALLED / name, content)
-    state = "enabled" if is_enabled(places.service) else "disabled"
     for unit in systemd.units(places.service):
-        yield Change(what=f"unit {unit}", before=state, after="enabled")
+        yield Change(what=f"unit {unit}", before="enabled" if is_wanted(unit) else "disabled", after="enabled")
     before, after = systemd.wakes_by_path(places.service), policy.agent.wakes_by_path
     state, wanted = ("enabled" if each else "disabled" for each in (before, after))
     yield Change(what=f"unit {systemd.path_unit(places.service)}", before=state, after=wanted)

@@ -32,7 +32,12 @@ def services(places: Places | None) -> list[Places]:
 
 
 def is_enabled(service: str) -> bool:
-    return any(INSTALLED.glob(f"*.wants/sidespawn@{service}.socket"))
+    return is_wanted(f"sidespawn@{service}.socket")
+
+
+def is_wanted(unit: str) -> bool:
+    """Return whether a link has systemd start the unit at boot."""
+    return any(INSTALLED.glob(f"*.wants/{unit}"))
 
 
 def enabled(services: Iterable[Service]) -> tuple[str, ...]:

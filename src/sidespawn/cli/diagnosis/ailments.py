@@ -18,6 +18,7 @@ class Sign(StrEnum):
     POLICY_UNSAFE = "policy-unsafe"
     POLICY_INVALID = "policy-invalid"
     POLICY_NOT_APPLIED = "policy-not-applied"
+    NOT_ENABLED = "not-enabled"
     STATE_MISSING = "state-missing"
     IMAGE_MISSING = "image-missing"
     REQUESTS_FAIL = "requests-fail"
@@ -33,7 +34,7 @@ Id = Topic | Sign
 ORDER: tuple[Id, ...] = (
     Topic.NOT_LOOKED_AT,
     Topic.KERNEL, Topic.CONTROL_GROUPS, Topic.MEMORY_CONTROLLER, Topic.PIDS_CONTROLLER,
-    Topic.SYSTEMD, Topic.CODE, Topic.PYTHON,
+    Topic.SYSTEMD, Topic.CODE, Topic.PYTHON, Topic.FILE_SYSTEMS,
     Topic.NETWORK_NAMESPACES, Topic.APPARMOR, Topic.APPARMOR_PROFILE,
     Topic.SELINUX, Topic.SELINUX_MODULE, Topic.SELINUX_LABELS,
     Sign.POLICY_UNSAFE, Sign.POLICY_INVALID,
@@ -41,7 +42,7 @@ ORDER: tuple[Id, ...] = (
     Topic.PODMAN, Topic.SYSTEMD_BUS, Topic.DOCKER, Topic.DOCKER_RUNTIME, Topic.DOCKER_LIVE_RESTORE,
     Topic.KUBERNETES, Topic.STATIC_PODS, Topic.KUBERNETES_AGENTS, Topic.ENGINES,
     Sign.STATE_MISSING, Sign.IMAGE_MISSING,
-    Topic.MOUNT_NAMESPACE, Topic.SPOOL_MOUNTS, Sign.POLICY_NOT_APPLIED, Topic.SERVICE_UNITS,
+    Topic.MOUNT_NAMESPACE, Topic.SPOOL_MOUNTS, Sign.NOT_ENABLED, Sign.POLICY_NOT_APPLIED, Topic.SERVICE_UNITS,
     Topic.AGENTS, Topic.AGENT_MOUNTS, Topic.AGENT_RELEASE, Topic.AGENT_APPARMOR,
     Sign.REQUESTS_STUCK, Sign.KEEPS_ENDING, Sign.INSTANCE_LIMIT, Sign.REQUESTS_FAIL, Sign.ORPHAN,
     Topic.JOURNAL, Topic.LEFTOVERS, Topic.LEFTOVER_LINKS, Topic.LEFTOVER_DROP_INS, Topic.LEFTOVER_DIRECTORIES,
@@ -52,10 +53,12 @@ ENGINE: frozenset[Id] = frozenset(
     {Topic.ENGINES, Topic.PODMAN, Topic.SYSTEMD_BUS, Topic.DOCKER, Topic.DOCKER_RUNTIME}
     | {Topic.KUBERNETES, Topic.STATIC_PODS}
 )
-RUNS: frozenset[Id] = frozenset({Topic.KERNEL, Topic.SYSTEMD, Topic.PYTHON, Topic.UNIT_FILES})
+RUNS: frozenset[Id] = frozenset({Topic.KERNEL, Topic.SYSTEMD, Topic.PYTHON, Topic.FILE_SYSTEMS, Topic.UNIT_FILES})
 UP: frozenset[Id] = frozenset({*RUNS, *POLICY, Topic.SPOOL_MOUNTS})
 # The possible causes of each: it cannot be fixed before its cause.
 CAUSES: Mapping[Id, frozenset[Id]] = {
+    Topic.PODMAN: frozenset({Topic.FILE_SYSTEMS}),
+    Topic.DOCKER: frozenset({Topic.FILE_SYSTEMS}),
     Topic.ENGINES: frozenset({Topic.PODMAN, Topic.SYSTEMD_BUS, Topic.DOCKER}),
     Topic.DAEMON_RELOAD: frozenset({Topic.UNIT_FILES}),
     Topic.SPOOL_MOUNTS: RUNS | POLICY,
@@ -64,7 +67,7 @@ CAUSES: Mapping[Id, frozenset[Id]] = {
     Topic.LEFTOVER_DIRECTORIES: POLICY,
     Sign.POLICY_NOT_APPLIED: frozenset({Topic.UNIT_FILES, Topic.SPOOL_MOUNTS, *POLICY}),
     Sign.REQUESTS_STUCK: UP | ENGINE | {Topic.SERVICE_UNITS},
-    Sign.KEEPS_ENDING: frozenset({Sign.STATE_MISSING, Sign.POLICY_NOT_APPLIED, *POLICY, *ENGINE}),
+    Sign.KEEPS_ENDING: frozenset({Sign.STATE_MISSING, Sign.POLICY_NOT_APPLIED, *POLICY, *ENGINE, Topic.FILE_SYSTEMS}),
     Sign.REQUESTS_FAIL: UP | ENGINE | {
         Topic.MOUNT_NAMESPACE, Topic.NETWORK_NAMESPACES, Topic.SERVICE_UNITS, Sign.STATE_MISSING, Sign.IMAGE_MISSING,
         Sign.POLICY_NOT_APPLIED, Sign.KEEPS_ENDING, Sign.INSTANCE_LIMIT,

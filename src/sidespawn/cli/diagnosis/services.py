@@ -54,6 +54,11 @@ def examine(service: str) -> Iterator[Ailment]:
             yield from of_side_containers(places, policy)
     if is_enabled(service):
         yield from of_requests(places)
+    elif os.path.ismount(places.home):
+        found = f"{service} has a policy and directories, but systemd does not start it at boot"
+        message = "after the next boot at the latest, its agents' requests are not served"
+        advice = f"or remove it: sidespawn disable {service}"
+        yield problem(places, Sign.NOT_ENABLED, found, message, f"sidespawn enable {service}", advice)
 
 
 def invalid(places: Places, error: PolicyError) -> Ailment:
