@@ -45,10 +45,12 @@ def own() -> list[Cause]:
 
 
 @pytest.fixture(autouse=True)
-def no_drop_ins(service: Service) -> Iterator[None]:
+def no_drop_ins_and_masks(service: Service) -> Iterator[None]:
     yield
     for path in INSTALLED.glob(f"sidespawn@{service.name}*.d"):
         (path / "own.conf").unlink(missing_ok=True)
+    command("systemctl", "unmask", socket(service))
+    command("systemctl", "unmask", "--runtime", service.unit)
     command("systemctl", "daemon-reload")
 
 
@@ -149,8 +151,32 @@ def leave_drop_ins(service: Service) -> None:
     (path / "own.conf").write_text("[Service]\nNice=1\n")
 
 
+def mask_socket(service: Service) -> None:
+    command("systemctl", "mask", "--now", socket(service))
+
+
+def mask_until_the_next_boot(service: Service) -> None:
+    service.wait_until_idle()
+    command("systemctl", "mask", "--runtime", service.unit)
+
+
+def stop_the_directories(service: Service) -> None:
+    service.wait_until_idle()
+    command("systemctl", "stop", f"sidespawn-spool@{service.name}.service")
+
+
+def disable_socket(service: Service) -> None:
+    """By hand: it goes on serving until the next boot."""
+    command("systemctl", "disable", socket(service))
+
+
+def disable_timer(service: Service) -> None:
+    command("systemctl", "disable", f"sidespawn@{service.name}.timer")
+
+
 HOSTS = {
     "the socket unit is stopped": Broken(stop_socket, "service-units"),
+    "the directories were stopped": Broken(stop_the_directories, "service-units"),
     "the spool was unmounted": Broken(unmount_spool, "spool-mounts"),
     "a unit file was changed by hand": Broken(change_unit, "unit-files", ("daemon-reload", "policy-not-applied")),
     "a unit file was removed": Broken(remove_unit, "unit-files", ("policy-not-applied",)),
@@ -163,6 +189,10 @@ HOSTS = {
     "a wrapper is damaged": Broken(damage_wrapper, "policy-not-applied"),
     "a side container is an orphan": Broken(lose_a_namespace, "orphan"),
     "the service has failed": Broken(fail_the_service, "service-units"),
+    "the socket unit is masked": Broken(mask_socket, "service-units"),
+    "the service is masked until the next boot": Broken(mask_until_the_next_boot, "service-units"),
+    "the socket unit is not started at boot": Broken(disable_socket, "not-enabled"),
+    "the timer is not started at boot": Broken(disable_timer, "policy-not-applied"),
     "the timer is stopped": Broken(stop_timer, "service-units"),
     "links of a service are left": Broken(leave_links, "leftover-links"),
     "drop-ins of a service are left": Broken(leave_drop_ins, "leftover-drop-ins"),
@@ -200,6 +230,72 @@ def repair(cause: Cause) -> None:
     assert done.returncode == 0, f"{cause['command']}: {done.stderr}"
 
 
+@dataclass(frozen=True)
+class Several:
+    """Faults at once, and the causes in the order in which it lists them, each with what stands below it.
+
+    `mended` are the causes that are mended one after the other, if it is more than those or less.
+    """
+
+    hows: tuple[Callable[[Service], object], ...]
+    causes: tuple[tuple[str, ...], ...]
+    mended: tuple[str, ...] = ()
+
+
+COMBINED = {
+    "a changed unit, a stopped socket, no state": Several(
+        (change_unit, stop_socket, remove_state),
+        (("unit-files", "daemon-reload", "policy-not-applied", "service-units"), ("state-missing",)),
+        ("unit-files", "state-missing"),
+    ),
+    "an orphan, no spool, a stopped timer": Several(
+        (lose_a_namespace, unmount_spool, stop_timer), (("spool-mounts", "service-units"), ("orphan",))
+    ),
+    "a policy that others may write, a stopped socket, closed namespaces": Several(
+        (let_others_write_the_policy, close_namespaces),
+        (("policy-unsafe", "service-units"), ("network-namespaces",)),
+        ("policy-unsafe", "service-units", "network-namespaces"),
+    ),
+    "a missing unit file, a changed policy, a drop-in that was not loaded": Several(
+        (remove_unit, change_policy, change_drop_in_without_reload),
+        (("unit-files", "daemon-reload", "policy-not-applied"),),
+    ),
+    "a masked socket, no state": Several((mask_socket, remove_state), (("state-missing",), ("service-units",))),
+    "a failed service, a damaged wrapper, no state": Several(
+        (fail_the_service, damage_wrapper, remove_state),
+        (("state-missing",), ("policy-not-applied",), ("service-units",)),
+    ),
+    "a stopped timer, what a service has left": Several(
+        (stop_timer, leave_links, leave_drop_ins), (("service-units",), ("leftover-links",), ("leftover-drop-ins",))
+    ),
+    "no start at boot, a stopped socket, a damaged wrapper": Several(
+        (disable_socket, stop_socket, damage_wrapper), (("not-enabled",),)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", COMBINED)
+def test_several_faults_are_mended_in_the_order_in_which_it_lists_them(
+    name: str, service: Service, own: list[Cause]
+) -> None:
+    """Each round runs the first command only."""
+    faults = COMBINED[name]
+    assert new_causes(own) == []
+    for how in faults.hows:
+        how(service)
+    left, mended = new_causes(own), []
+    assert [(each["id"], *(below["id"] for below in each["consequences"])) for each in left] == list(faults.causes)
+    while left:
+        first = left[0]
+        mend(first)
+        mended.append(first["id"])
+        left = new_causes(own)
+        assert first["found"] not in [each["found"] for each in left]
+    assert mended == list(faults.mended or [each[0] for each in faults.causes])
+    assert service.network().start().returncode == 0
+    assert new_causes(own) == []
+
+
 @contextmanager
 def agent(service: Service) -> Iterator[None]:
     name = f"agent-{service.name}"
@@ -227,6 +323,23 @@ def test_an_invalid_policy_is_for_people(service: Service, own: list[Cause]) -> 
     (cause,) = new_causes(own)
     assert (cause["id"], cause["command"]) == ("policy-invalid", "")
     assert f"sidespawn check {service.name}" in cause["advice"]
+
+
+def test_a_read_only_file_system_is_the_cause_of_what_fails(service: Service, own: list[Cause]) -> None:
+    storage = "/var/lib/containers"
+    command("mount", "--bind", storage, storage)
+    try:
+        command("mount", "--options=remount,bind,ro", storage)
+        network = service.network()
+        assert network.start().returncode == 70
+        (cause,) = new_causes(own)
+        assert (cause["id"], cause["found"]) == ("file-systems", f"the file system of {storage} is read-only")
+        assert cause["command"] == ""
+        assert {"podman", "requests-fail"} <= {each["id"] for each in cause["consequences"]}
+    finally:
+        command("umount", storage)
+    assert network.start().returncode == 0
+    assert new_causes(own) == []
 
 
 def test_crashes_and_failures_are_reported_until_it_works(service: Service, own: list[Cause]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import socket
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -510,6 +511,14 @@ def test_file_systems_of_the_engines_in_use_are_looked_at() -> None:
 def test_the_journal(facts: journal.Facts, state: str, said: str) -> None:
     (found,) = journal.judge(facts)
     assert (found.state, said in found.found) == (state, True)
+
+
+def test_a_socket_that_is_left_is_not_listened_at(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as server:
+        server.bind(str(tmp_path / "socket"))
+        assert journal.listens(tmp_path / "socket")
+    assert (tmp_path / "socket").exists()
+    assert not journal.listens(tmp_path / "socket")
 
 
 # ---------------------------------------------------------------- the report as a whole

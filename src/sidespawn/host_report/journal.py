@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,17 @@ def look() -> Facts:
         machine = ""
     kept = (name for name, path in (("persistent", PERSISTENT), ("volatile", VOLATILE)) if (path / machine).is_dir())
     storage = next(kept, "") if machine else ""
-    return Facts(has_journalctl=os.path.exists(JOURNALCTL), listens=SOCKET.exists(), storage=storage)
+    return Facts(has_journalctl=os.path.exists(JOURNALCTL), listens=listens(SOCKET), storage=storage)
+
+
+def listens(path: Path) -> bool:
+    """Return whether a process has the socket open: its file stays if the journal is stopped."""
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as client:
+            client.connect(str(path))
+    except OSError:
+        return False
+    return True
 
 
 def judge(facts: Facts) -> Iterator[Finding]:

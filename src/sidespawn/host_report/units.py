@@ -149,7 +149,7 @@ def judge_file(facts: Facts, name: str, paths: list[str], renew: str) -> Iterato
 
 def judge_units(facts: Facts) -> Iterator[Finding]:
     """Judge units that must be active: are they, and do they match the files on disk?"""
-    stale = [each.name for each in facts.units if each.needs_reload]
+    stale = [each.name for each in facts.units if each.needs_reload and not each.is_masked]
     if stale:
         found = f"systemd has older versions of {', '.join(stale)} in memory than on disk"
         reload = "systemctl daemon-reload"

@@ -37,7 +37,8 @@ def diagnose() -> Diagnosis:
             found.append(ailment_of(finding, names))
     for name in names:
         try:
-            found += examine(name)
+            for each in examine(name):
+                found.append(each)  # those before an error count
         except Exception as error:  # noqa: BLE001 - whatever it is, an operator needs the others
             blind.append(f"{name}: {error}")
     return Diagnosis(causes=in_order(found), not_looked_at=tuple(blind))

@@ -42,18 +42,18 @@ def problem(places: Places, sign: Sign, found: str, message: str, command: str =
 
 def examine(service: str) -> Iterator[Ailment]:
     """Yield problems of a service that has a policy; most are checked only if the service is enabled."""
-    places = Places(service)
+    places, policy = Places(service), None
     try:
         # From its text: an older compiled policy may still be in use, although the current text is invalid.
         policy = policy_of(places, read_trusted(places.policy))
     except PolicyError as error:
         yield invalid(places, error)
-    else:
-        if is_enabled(service):
-            yield from of_policy(places, policy)
-            yield from of_side_containers(places, policy)
     if is_enabled(service):
         yield from of_requests(places)
+        if policy is not None:
+            yield from of_policy(places, policy)
+            if places.ledger.is_dir():
+                yield from of_side_containers(places, policy)  # last: the engine that it asks may be what is wrong
     elif os.path.ismount(places.home):
         found = f"{service} has a policy and directories, but systemd does not start it at boot"
         message = "after the next boot at the latest, its agents' requests are not served"
@@ -76,7 +76,7 @@ def invalid(places: Places, error: PolicyError) -> Ailment:
 
 
 def of_policy(places: Places, policy: Policy) -> Iterator[Ailment]:
-    told, side = partial(problem, places), policy.side_container
+    told, side, is_there = partial(problem, places), policy.side_container, os.path.ismount(places.home)
     state = policy.agent.state_on_host
     if not Path(state).is_dir():
         found = f"{state}, where {places.service} expects the agent's state, does not exist"
@@ -90,12 +90,19 @@ def of_policy(places: Places, policy: Policy) -> Iterator[Ailment]:
         missing = "every start fails"
         if side.image != HOST:
             yield told(Sign.IMAGE_MISSING, found, missing, pull if can_be_pulled else "", advice)
-    pending = changes.pending(places, policy, None)
+    pending = [
+        each for each in changes.pending(places, policy, None) if is_there or not is_of_directories(places, each)
+    ]
     if pending:
         which = ", ".join(each.what for each in pending)
         found = f"{places.service} does not match its policy and this version: {which}"
         message = "it still runs as it was last enabled"
         yield told(Sign.POLICY_NOT_APPLIED, found, message, f"sidespawn enable {places.service}")
+
+
+def is_of_directories(places: Places, change: changes.Change) -> bool:
+    """Return whether it comes with the service's directories: without them their unit is what is wrong."""
+    return change.what.startswith((f"{places.home}/", f"unit sidespawn-spool@{places.service}.service"))
 
 
 def of_side_containers(places: Places, policy: Policy) -> Iterator[Ailment]:
