@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import json
 import shutil
@@ -58,6 +59,13 @@ def test_ansible_test_is_told_of_each_module_that_its_licence_is_another() -> No
     modules = sorted(path.name for path in (COLLECTION / "plugins/modules").glob("*.py"))
     wanted = [f"plugins/modules/{name} validate-modules:missing-gplv3-license" for name in modules]
     assert [line.partition(" #")[0] for line in told] == wanted
+
+
+@pytest.mark.parametrize("path", sorted((COLLECTION / "plugins").rglob("*.py")), ids=lambda path: str(path.stem))
+def test_no_name_is_an_underscore(path: Path) -> None:
+    """Ansible keeps it for translations, and ansible-test's pylint refuses it."""
+    names = [each for each in ast.walk(ast.parse(path.read_text())) if isinstance(each, ast.Name) and each.id == "_"]
+    assert [each.lineno for each in names] == []
 
 
 @pytest.mark.parametrize("name", MODULES)

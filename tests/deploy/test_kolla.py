@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -17,7 +18,7 @@ from tests.deploy.conftest import CHECKOUT, Ansible
 from tests.deploy.kolla import RELEASES, STATE, Host, Operator
 from tests.deploy.neutron import DHCP, PATIENCE, Daemon, Kind
 from tests.lab.answers import Answer, serving
-from tests.lab.networks import SIDESPAWN, wait_until
+from tests.lab.networks import SIDESPAWN, Service, command, wait_until
 from tests.neutron import networks, ovn, test_l3, test_ovn
 from tests.neutron.helpers import connect, lan
 
@@ -126,7 +127,11 @@ def test_no_patch_takes_the_socket_away_and_only_the_patch_the_privileges(
 ) -> None:
     host, daemon = place
     tasks, variables = role(operator)
-    ansible.play(tasks, variables=variables)
+    tree = [operator.tree / name for name in ("ansible/roles/neutron/defaults/main.yml", kolla.HANDLERS)]
+    before = [each.read_bytes() for each in tree]
+    told = changed(ansible.play(tasks, "--check", variables=variables).results)
+    assert not operator.globals.exists()
+    assert changed(ansible.play(tasks, variables=variables).results) == told
     with ExitStack() as around:
         served = SERVED[host.kind.name](daemon, around)
         operator.deploy()
@@ -146,6 +151,48 @@ def test_no_patch_takes_the_socket_away_and_only_the_patch_the_privileges(
     for _ in range(2):
         assert f"Restart {kolla.group_of(host.kind)} container" in changed(operator.deploy())
         assert has(host.inspect(), NEEDED) == set()
+    # The way back.
+    gone = variables | {"kolla_state": "absent"}
+    told = changed(ansible.play(tasks, "--check", variables=gone).results)
+    assert operator.globals.exists()
+    assert changed(ansible.play(tasks, variables=gone).results) == told
+    assert [each.read_bytes() for each in tree] == before
+    assert not operator.globals.exists()
+    assert changed(ansible.play(tasks, variables=gone).results) == set()
+    operator.deploy()
+    held = host.inspect()
+    assert held["HostConfig"]["Privileged"] is True
+    assert not [each for each in held["Mounts"] if "sidespawn/" in each["Source"] and "/spool" in each["Source"]]
+    assert [each for each in held["Mounts"] if each["Source"].endswith(f"/{host.engine}.sock")]
+
+
+def test_the_presets_hold_with_the_paths_of_kolla_ansible(ansible: Ansible, tmp_path: Path) -> None:
+    """All agents of a host, as docs/ansible.md has it: without policies of one's own."""
+    if not kolla.venv(RELEASES[-1]).exists():
+        pytest.skip("needs Kolla-Ansible in .cache, which ./dev test deploy installs")
+    operator = Operator(RELEASES[-1], tmp_path)
+    operator.prepare()
+    tasks, variables = role(operator, kolla_image="localhost/sidespawn-helpers:latest", kolla_own_policies=[])
+    del variables["kolla_services"]
+    variables["kolla_agents"] = agents = ["dhcp", "l3", "ovn_metadata"]
+    services = [Service(each, kolla.VOLUMES["podman"]) for kind in (DHCP, L3, OVN) for each in kind.presets.values()]
+    units = [Path(f"/etc/systemd/system/kolla-neutron_{each}_agent-container.service.d") for each in agents]
+    try:
+        ansible.play(tasks, variables=variables)
+        written = operator.globals.read_text()
+        for service in services:
+            assert command(*SIDESPAWN, "check", service.name, check=False).returncode == 0
+            assert "neutron_metadata_socket/_data" in service.places.policy.read_text()
+            assert f'"{service.places.spool}:{service.places.spool}"' in written
+        assert ".sock" not in written
+        assert changed(ansible.play(tasks, variables=variables).results) == set()
+    finally:
+        for service in services:
+            if service.places.policy.exists():
+                service.disable()
+        for each in units:
+            shutil.rmtree(each, ignore_errors=True)
+        command("systemctl", "daemon-reload")
 
 
 def has(held: dict[str, Any], wanted: dict[str, int]) -> set[str]:

@@ -61,7 +61,10 @@ def test_a_host_migrates_and_comes_back_with_the_very_same_agent(ansible: Ansibl
         assert changed(ansible, tasks, variables) == set()
 
         tasks, variables = host.role("rollback")
+        dry = changed(ansible, tasks, variables, "--check")
+        assert host.own_helpers() == wanted
         ran = ansible.play(tasks, variables=variables)
+        assert {name.rpartition(" : ")[2] for name, is_changed in ran.changed.items() if is_changed} == dry
         # The former agent had started its own helpers before the services' were ended.
         assert result(ran, "Give the agents time to start helpers of their own")["missing"] == []
         assert host.settings() == before
@@ -135,6 +138,25 @@ def test_policies_are_not_enforced_that_would_refuse_what_was_let_pass(ansible: 
     ansible.play(tasks, variables=variables)
     assert policy.read_text() == reviewed
     assert changed(ansible, tasks, variables) == set()
+
+
+def test_what_is_settled_is_not_rolled_back(ansible: Ansible, host: Host) -> None:
+    """Otherwise the rollback would take the helpers from an agent that cannot start any."""
+    wanted, former = {each.netns for each in host.networks}, f"{host.agent}-before-sidespawn"
+    tasks, variables = host.role("migrate")
+    ansible.play(tasks, variables=variables)
+    settling = [{"name": "settle", "sidespawn.host.agent": {"name": host.agent, "state": "settled"}}]
+    command("podman", "stop", "--time=0", host.agent)
+    assert former in ansible.play(settling, check=False).results["settle"]["msg"]
+    command("podman", "start", host.agent)
+    for changes, options in ((True, ("--check",)), (True, ()), (False, ())):
+        assert ansible.play(settling, *options).changed == {"settle": changes}
+    assert command("podman", "container", "exists", former, check=False).returncode == 1
+    tasks, variables = host.role("rollback")
+    ran = ansible.play(tasks, check=False, variables=variables)
+    assert ran.code != 0
+    assert f"and there is no {former} to bring back" in ran.output
+    wait_until(lambda: host.own_helpers() == wanted, PATIENCE)
 
 
 def changed(ansible: Ansible, tasks: list[dict[str, Any]], variables: dict[str, Any], *options: str) -> set[str]:

@@ -30,7 +30,7 @@ def creating(command: list[str], image: str, options: list[str]) -> list[str]:
     if verb is None or image not in command[verb:]:
         raise AgentError("what started it is not known: give the command")
     end = command.index(image, verb)
-    targets = {target for word in options for _, target in mounted([word])}
+    targets = {target for word in options for _source, target in mounted([word])}
     kept = []
     words = iter(command[verb + 1 : end])
     for word in words:
@@ -38,7 +38,7 @@ def creating(command: list[str], image: str, options: list[str]) -> list[str]:
             continue
         given = [word, next(words, "")] if word in MOUNTING else [word]
         found = mounted(given)
-        if any(RUN.fullmatch(source) for source, _ in found):
+        if any(RUN.fullmatch(source) for source, _target in found):
             raise AgentError("all of /run is mounted, which has engines' sockets: give the command")
         if not any(unwanted(source) or target in targets for source, target in found):
             kept += given
@@ -63,6 +63,6 @@ def mounted(words: list[str]) -> list[tuple[str, str]]:
         source = keys.get("source", keys.get("src", ""))
         target = keys.get("target", keys.get("destination", keys.get("dst", "")))
     else:
-        source, _, rest = value.partition(":")
+        source, _colon, rest = value.partition(":")
         target = rest.partition(":")[0]
     return [(source, target.rstrip("/"))]

@@ -62,7 +62,7 @@ def kept_arguments(given: list[str], targets: set[str], *, unprivileged: bool) -
         rest: list[str] = []
         for option in options_in(shlex.split(line)):
             pairs = mounted(option)
-            if any(RUN.fullmatch(source) for source, _ in pairs):
+            if any(RUN.fullmatch(source) for source, _target in pairs):
                 raise UnitError(f"PodmanArgs={line} has engines' sockets: mount what the agent needs of it")
             if any(unwanted(source) or target in targets for source, target in pairs):
                 continue
@@ -119,7 +119,7 @@ def drop_in(
     command: str | None,
 ) -> str:
     """`texts` are the unit and the drop-ins that come before this one; `options` are podman's."""
-    targets = {target for volume in volumes for _, target in mounted(["--volume", volume])} | {KILL_SCRIPTS}
+    targets = {target for volume in volumes for _source, target in mounted(["--volume", volume])} | {KILL_SCRIPTS}
     image = image_of(texts)
     mounts = [f"--mount=type=image,src={image},dst=/run/sidespawn/image"] if image else []
     lines = [
@@ -152,7 +152,7 @@ def drop_in(
 
 def started(printed: str, name: str) -> list[str]:
     """Return the command that starts the container, from the output of `quadlet --dryrun`."""
-    _, _, unit = printed.partition(f"---{name}.service---\n")
+    unit = printed.partition(f"---{name}.service---\n")[2]
     unit = unit.partition("\n---")[0]
     found = re.search(r"(?m)^ExecStart=(.*(?:\\\n.*)*)", unit)
     return shlex.split(found[1].replace("\\\n", " ")) if found else []
@@ -163,11 +163,11 @@ def faults(words: list[str], *, volumes: list[str], unprivileged: bool) -> list[
     if not words:
         return ["Quadlet made no unit of it"]
     pairs = mounts_in(words)
-    made = {target for _, target in pairs}
-    if not {target for volume in volumes for _, target in mounted(["--volume", volume])} <= made:
+    made = {target for _source, target in pairs}
+    if not {target for volume in volumes for _source, target in mounted(["--volume", volume])} <= made:
         return ["Quadlet on this host does not read drop-ins, which podman 5.0 and newer do"]
-    found = [f"it mounts {source}" for source, _ in pairs if unwanted(source)]
-    targets = [target for _, target in pairs]
+    found = [f"it mounts {source}" for source, _target in pairs if unwanted(source)]
+    targets = [target for _source, target in pairs]
     found += [f"it mounts {each} twice" for each in sorted(made) if targets.count(each) > 1]
     if unprivileged and "--privileged" in words:
         found.append("it is still privileged")

@@ -96,7 +96,7 @@ def derived(template: Any, volumes: list[str], capabilities: tuple[str, ...]) ->
 
 
 def confine(container: dict[str, Any], volumes: list[str], capabilities: tuple[str, ...]) -> None:
-    targets = {target for volume in volumes for _, target in mounted(["--volume", volume])} | {KILL_SCRIPTS}
+    targets = {target for volume in volumes for _source, target in mounted(["--volume", volume])} | {KILL_SCRIPTS}
 
     def goes(volume: Any) -> bool:
         ((source, target),) = mounted(["--volume", volume])
@@ -188,11 +188,11 @@ def faults(template: dict[str, Any]) -> list[str]:
 
 def environment(directory: str, made: dict[str, tuple[str, dict[str, Any]]]) -> dict[str, Any]:
     """Maps the agents to these templates, by paths from `directory`, and disables the wrappers that they know of."""
-    parameters = {name for _, template in made.values() for name in template.get("parameters", {})}
+    parameters = {name for _path, template in made.values() for name in template.get("parameters", {})}
     return {
         "resource_registry": {
             f"OS::TripleO::Services::{AGENTS[agent].service}": os.path.relpath(path, directory)
-            for agent, (path, _) in sorted(made.items())
+            for agent, (path, _template) in sorted(made.items())
         },
         "parameter_defaults": {name: False for name in sorted(parameters) if ENABLING.fullmatch(name)},
     }

@@ -41,6 +41,11 @@ options:
     type: list
     elements: str
     default: []
+  services:
+    description: Services that are disabled next. V(restored) fails if the agent uses one and has no former container.
+    type: list
+    elements: str
+    default: []
   unit:
     description: The unit that starts the container by its name, if there is one.
     type: str
@@ -109,7 +114,7 @@ class Agent:
     def do(self, what: str, *arguments: str, program: str = "") -> None:
         self.steps.append(what)
         if not self.module.check_mode:
-            code, _, err = self.module.run_command([program or self.program, *arguments])
+            code, _out, err = self.module.run_command([program or self.program, *arguments])
             if code != 0:
                 self.fail(f"{what}: {err.strip()}")
 
@@ -130,7 +135,7 @@ class Agent:
         program, name = (self.systemctl(), unit) if unit else (self.program, self.name)
         if not self.module.check_mode:
             # Where a podman was killed, this fails once: the OCI runtime has the container, which podman then removes.
-            code, _, _ = self.module.run_command([program, "start", name])
+            code = self.module.run_command([program, "start", name])[0]
             if code == 0:
                 self.steps.append(f"start {name}")
                 return
@@ -202,6 +207,10 @@ class Agent:
         own = self.inspect(self.name)
         if own is None:
             self.fail(f"there is no container {self.name}")
+        sources = [each.get("Source") or "" for each in own.get("Mounts") or []]
+        for service in self.module.params["services"]:
+            if any(each.startswith(f"/run/sidespawn/{service}/") for each in sources):
+                self.fail(f"{self.name} uses {service}, and there is no {self.former} to bring back")
         self.start_again(own)
 
     def settle(self) -> None:
@@ -223,6 +232,7 @@ def main() -> None:
             "state": {"type": "str", "choices": ["replaced", "restored", "settled"], "default": "replaced"},
             "options": {"type": "list", "elements": "str", "default": []},
             "create": {"type": "list", "elements": "str", "default": []},
+            "services": {"type": "list", "elements": "str", "default": []},
             "unit": {"type": "str"},
             "stop_timeout": {"type": "int", "default": 30},
         },

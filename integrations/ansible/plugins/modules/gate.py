@@ -120,7 +120,7 @@ def missing(module: AnsibleModule) -> list[dict[str, str]]:
     wanted = places(module.params["helpers"])
     there = set(namespaces().values())
     by = module.params["by"]
-    now = running(sorted({program for program, _ in wanted}))
+    now = running(sorted({program for program, _netns in wanted}))
     if by != "anyone":
         rows = [each for each in ask(module, "ps") if each["state"] == "running"]
         # What old wrappers have started is adopted as soon as it runs.
