@@ -166,6 +166,7 @@ def test_no_patch_takes_the_socket_away_and_only_the_patch_the_privileges(
     assert [each for each in held["Mounts"] if each["Source"].endswith(f"/{host.engine}.sock")]
 
 
+@LONG
 def test_the_presets_hold_with_the_paths_of_kolla_ansible(ansible: Ansible, tmp_path: Path) -> None:
     """All agents of a host, as docs/ansible.md has it: without policies of one's own."""
     if not kolla.venv(RELEASES[-1]).exists():

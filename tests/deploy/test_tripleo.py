@@ -214,9 +214,7 @@ def test_the_role_prepares_a_host_and_the_tree(ansible: Ansible, tree: Path) -> 
     }
     unit = Path("/etc/systemd/system/tripleo_neutron_dhcp.service.d/50-sidespawn.conf")
     try:
-        dry = ansible.play(tasks, "--check", variables=variables).changed
-        assert not service.places.policy.exists()
-        assert ansible.play(tasks, variables=variables).changed == dry
+        ansible.play(tasks, variables=variables)
         command(*SIDESPAWN, "check", service.name)
         assert 'mode = "monitor"' in service.places.policy.read_text()
         assert f"Wants=sidespawn-spool@{service.name}.service\n" in unit.read_text()
