@@ -166,7 +166,7 @@ def stop_the_directories(service: Service) -> None:
 
 
 def disable_socket(service: Service) -> None:
-    """By hand: it goes on serving until the next boot."""
+    """Disable it by hand: it serves until the next boot."""
     command("systemctl", "disable", socket(service))
 
 
@@ -232,14 +232,14 @@ def repair(cause: Cause) -> None:
 
 @dataclass(frozen=True)
 class Several:
-    """Faults at once, and the causes in the order in which it lists them, each with what stands below it.
+    """Several faults, and the causes that it lists, in this order, each with its consequences.
 
-    `mended` are the causes that are mended one after the other, if it is more than those or less.
+    `repaired` are the causes that are repaired one after the other, if they are not the same.
     """
 
     hows: tuple[Callable[[Service], object], ...]
     causes: tuple[tuple[str, ...], ...]
-    mended: tuple[str, ...] = ()
+    repaired: tuple[str, ...] = ()
 
 
 COMBINED = {
@@ -278,23 +278,21 @@ COMBINED = {
 
 
 @pytest.mark.parametrize("name", COMBINED)
-def test_several_faults_are_mended_in_the_order_in_which_it_lists_them(
-    name: str, service: Service, own: list[Cause]
-) -> None:
-    """Each round runs the first command only."""
+def test_several_faults_are_repaired_in_the_order_that_it_lists(name: str, service: Service, own: list[Cause]) -> None:
+    """Run only the first command in each round."""
     faults = COMBINED[name]
     assert new_causes(own) == []
     for how in faults.hows:
         how(service)
-    left, mended = new_causes(own), []
+    left, repaired = new_causes(own), []
     assert [(each["id"], *(below["id"] for below in each["consequences"])) for each in left] == list(faults.causes)
     while left:
         first = left[0]
-        mend(first)
-        mended.append(first["id"])
+        repair(first)
+        repaired.append(first["id"])
         left = new_causes(own)
         assert first["found"] not in [each["found"] for each in left]
-    assert mended == list(faults.mended or [each[0] for each in faults.causes])
+    assert repaired == list(faults.repaired or [each[0] for each in faults.causes])
     assert service.network().start().returncode == 0
     assert new_causes(own) == []
 
