@@ -43,7 +43,8 @@ def _hardware(accelerator: Accelerator) -> tuple[object, ...]:
     """Return the key of the machine: saved memory resumes only on the machine that it was saved on."""
     version = programs.run("qemu-system-x86_64", "--version", seconds=60)
     processor = re.findall(r"^(?:model name|flags)\s*:.*", Path("/proc/cpuinfo").read_text(), re.MULTILINE)[:2]
-    return (version, accelerator.options, qemu.DEVICES, processor if accelerator.name == "kvm" else ())
+    options = (accelerator.options, accelerator.kernel_options)
+    return (version, *options, qemu.DEVICES, processor if accelerator.name == "kvm" else ())
 
 
 def _boot_once(draft: Path, cache: Cache, recipe: Recipe, keys: Keys, disk: Disk) -> None:

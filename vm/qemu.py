@@ -48,7 +48,7 @@ class Hardware:
             *("-serial", f"file:{self.console}", "-qmp", f"unix:{self.monitor},server=on,wait=off"),
             *("-kernel", str(self.kernel), "-initrd", str(self.initial_root)),
             # On a busy machine the emulated timer may be too late for the kernel's check of it, which panics then.
-            *("-append", f"{self.options} no_timer_check"),
+            *("-append", f"{self.options} no_timer_check {accelerator.kernel_options}".rstrip()),
             # A flush in the machine reaches the disk's file: what it holds after a power cut is what a disk would.
             *("-drive", f"file={self.disk},if=virtio,format=qcow2,cache=writeback,discard=unmap"),
             *("-netdev", f"user,id=n,restrict=on,hostfwd=tcp:127.0.0.1:{self.port}-:22"),

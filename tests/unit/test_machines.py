@@ -96,6 +96,14 @@ def test_qemu_does_not_start_without_its_record(tmp_path: Path) -> None:
     assert hardware.console.read_bytes() == b""
 
 
+def test_only_emulated_processors_lack_what_makes_them_slow(tmp_path: Path) -> None:
+    hardware = Hardware(disk=tmp_path / "disk.img", kernel=tmp_path / "k", initial_root=tmp_path / "i",
+                        options="root=/dev/vda", console=tmp_path / "console", port=1)  # fmt: skip
+    kvm, tcg = (" ".join(hardware.command(Accelerator(name=name, factor=1))) for name in ("kvm", "tcg"))
+    assert "-cpu host " in kvm and "-append root=/dev/vda no_timer_check -" in kvm
+    assert "-cpu max,-erms," in tcg and "-append root=/dev/vda no_timer_check init_on_alloc=0 " in tcg
+
+
 def test_a_machine_is_stale_when_its_owner_is_gone() -> None:
     child = subprocess.Popen((sys.executable, "-c", "input()"), stdin=subprocess.PIPE)
     record = Record(pid=0, started=0, owner=child.pid, owner_started=start_time(child.pid) or 0, release="sid",
