@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from sidespawn.setup.systemd import SHIPPED
 from sidespawn.system.places import Places
 from tests.lab import networks
 from tests.lab.conftest import new_service
@@ -103,7 +104,7 @@ def test_a_service_of_an_installation_by_pip_runs(life: Life) -> None:
     service = new_service(engine="podman")
     service.enable("--preset=neutron-dhcp-dnsmasq", f"--set=state_on_host={service.state}")
     life.services["podman"] = service
-    assert len(templates_in_etc()) == 4
+    assert templates_in_etc() == sorted(path.name for path in SHIPPED.glob("sidespawn*@.*"))
     life.start("podman")
 
 
