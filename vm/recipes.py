@@ -32,7 +32,8 @@ _DEVELOPMENT = (
 # What tests look with, and programs that run on hosts as services.
 _TESTS = (
     *("apparmor-utils", "conntrack", "crun", "git", "haproxy", "keepalived", "man-db", "procps", "python3-pip"),
-    *("python3-click", "python3-rich"),  # what Debian's package depends on: the machine has no network
+    # What the Debian package depends on: the machine has no network.
+    *("python3-click", "python3-prometheus-client", "python3-rich"),
     *("radvd", "strace"),
 )
 _SELINUX = ("auditd", "policycoreutils", "selinux-basics", "selinux-policy-default")

@@ -36,6 +36,13 @@ def test_dev_has_nothing_to_install_in_a_machine() -> None:
         assert missing <= ({"isc-dhcp-client"} if recipe.release is Release.SID else set())
 
 
+def test_debians_package_can_be_installed_in_a_machine() -> None:
+    control = (CHECKOUT / "packaging/debian/control.in").read_text()
+    (listed,) = re.findall(r"^Depends:((?:\n .*)+)", control, re.MULTILINE)
+    for recipe in RECIPES:
+        assert set(re.findall(r"^ ([a-z][\w.+-]*)", listed, re.MULTILINE)) <= set(recipe.packages)
+
+
 def test_apparmor_and_none_share_their_disks_but_not_the_kernel_options() -> None:
     apparmor, none, selinux = (Recipe(release=Release.TRIXIE, module=module) for module in
                                (Module.APPARMOR, Module.NONE, Module.SELINUX))  # fmt: skip
