@@ -1,4 +1,7 @@
-"""Agents in a machine as docs/agents.md tells people to run them: by its Quadlet unit, as it stands there."""
+"""Agents in a machine as docs/agents.md tells people to run them: by its Quadlet unit, as it stands there.
+
+Where podman has no Quadlet, as on Debian 12, a unit executes the page's podman command.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +19,21 @@ PROGRAM = Path(__file__).parent / "inside/neutron-dhcp-agent"
 IMAGE = "localhost/machine-dhcp-agent"
 PAGE = "docs/agents.md"
 SERVICE, STATE, UNIT = "neutron-dhcp-dnsmasq", "/var/lib/neutron", "neutron_dhcp_agent"  # as the page has them
-UNITS = "/etc/containers/systemd"
+QUADLETS, UNITS = "/etc/containers/systemd", "/etc/systemd/system"
 PLACE_FOR_MOUNTS = "# and a Volume= for each mount that `sidespawn enable` printed\n"
+PLACE_FOR_OPTIONS = "    ... what `sidespawn enable` printed, for each of its services ... \\\n"
+PLAIN_UNIT = """
+[Unit]
+Wants=sidespawn-spool@{service}.service
+After=sidespawn-spool@{service}.service
+[Service]
+Restart=always
+ExecStartPre=-/usr/bin/podman rm --force {unit}
+ExecStart=/usr/bin/{command}
+ExecStopPost=-/usr/bin/podman rm --force {unit}
+[Install]
+WantedBy=multi-user.target
+"""
 
 
 def make_image(machine: Machine) -> None:
@@ -49,6 +65,10 @@ class Agent:
     def unit(self) -> str:
         return f"{UNIT}{self.suffix}"
 
+    @property
+    def has_quadlet(self) -> bool:
+        return self.machine.run("[[ -e /usr/libexec/podman/quadlet ]]", check=False).returncode == 0
+
     def enable(self) -> None:
         """As an operator does, up to the running agent."""
         homes = " ".join(f"{self.state}/dhcp/{network}" for network in self.networks)
@@ -60,9 +80,15 @@ class Agent:
             f"sidespawn enable {self.service} --preset={SERVICE} --engine={self.engine} --json"
             f" --image=localhost/sidespawn-helpers:latest --set=state_on_host={self.state}"
         )
-        text = self.quadlet(json.loads(done.stdout))
-        self.machine.run(f"mkdir -p {UNITS} && cat >{UNITS}/{self.unit}.container", stdin=text.encode())
-        self.machine.run(f"systemctl daemon-reload && systemctl start {self.unit}")
+        enabled = json.loads(done.stdout)
+        if self.has_quadlet:
+            text, path = self.quadlet(enabled), f"{QUADLETS}/{self.unit}.container"
+            start = f"systemctl start {self.unit}"
+        else:
+            text, path = self.plain_unit(enabled), f"{UNITS}/{self.unit}.service"
+            start = f"systemctl enable --now {self.unit}"
+        self.machine.run(f"mkdir -p {QUADLETS} && cat >{path}", stdin=text.encode())
+        self.machine.run(f"systemctl daemon-reload && {start}")
 
     def quadlet(self, enabled: dict[str, list[str]]) -> str:
         """The page's unit, with what it leaves to the reader filled in from what `enable` printed."""
@@ -81,9 +107,27 @@ class Agent:
         text = text.replace(PLACE_FOR_MOUNTS, "".join(f"{line}\n" for line in mounts)).replace("AGENT-IMAGE", IMAGE)
         return text.replace(f"={STATE}:", f"={self.state}:").replace(f"@{SERVICE}.", f"@{self.service}.")
 
+    def plain_unit(self, enabled: dict[str, list[str]]) -> str:
+        """A unit with the page's command; in a unit as in a shell, a backslash continues a line."""
+        text = fenced(PAGE, "sh podman")
+        if not any("apparmor" in option for option in enabled["security_options"]):
+            text = "".join(line for line in text.splitlines(keepends=True) if "apparmor" not in line)
+        options = [*enabled["podman_options"], f"--mount=type=image,src={IMAGE},dst=/run/sidespawn/image"]
+        options += [option for option in enabled["security_options"] if option.split("=")[-1] not in text]
+        for found, put in (
+            (PLACE_FOR_OPTIONS, "".join(f"    {option} \\\n" for option in options)),
+            (f"--detach --name={UNIT}", f"--name={self.unit}"),
+            (f"={STATE}:", f"={self.state}:"),
+            ("AGENT-IMAGE", IMAGE),
+        ):
+            assert text.count(found) == 1
+            text = text.replace(found, put)
+        return PLAIN_UNIT.format(service=self.service, unit=self.unit, command=text)
+
     def disable(self) -> None:
         self.machine.run(
-            f"systemctl stop {self.unit}; rm {UNITS}/{self.unit}.container; systemctl daemon-reload;"
+            f"systemctl stop {self.unit}; rm --force {QUADLETS}/{self.unit}.container {UNITS}/{self.unit}.service"
+            f" {UNITS}/*.wants/{self.unit}.service; systemctl daemon-reload;"
             f" systemctl reset-failed {self.unit};"  # the agent ended by TERM
             f" sidespawn disable {self.service} --purge; rm -r {self.state}; "
             + "; ".join(f"ip netns delete qdhcp-{network}" for network in self.networks)

@@ -44,7 +44,10 @@ PARTS = {
     "five-minutes-package": "README's five minutes, word for word, installed from the Debian package",
     "five-minutes-pip": "the same, installed by pip",
     "package": "the package's life: install, upgrade under load, remove, purge",
-    "reboot": "after a reboot everything comes back by itself; the agent is the Quadlet unit of [agents.md](agents.md)",
+    "reboot": (
+        "after a reboot everything comes back by itself; the agent is the Quadlet unit of [agents.md](agents.md), or"
+        " where podman has no Quadlet, a unit with that page's podman command"
+    ),
     "power-cut": "the same after a power failure",
     "edpm": "[EDPM](edpm.md)'s unit with podman's own generator: a lease without privileges, also after a reboot",
     "limits": "limits of memory and tasks are enforced, with podman and systemd",
