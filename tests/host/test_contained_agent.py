@@ -23,7 +23,7 @@ from tests.host.victims import heard, victims
 from tests.lab.conftest import new_service
 from tests.lab.networks import SIDESPAWN, command
 
-# docs/agents.md says so, and what to do.
+# docs/agents.md says so, and what to do. AppArmor's profile allows no bind of a file in /run/netns.
 POSSIBLE = {"show a setuid program of its image to the host's users"}
 UEVENT = "forge a uevent"
 AS_STARTED = f"{NEUTRON}:{NEUTRON}"  # podman's other forms of a non-root user give no capabilities
@@ -59,14 +59,14 @@ def agent() -> Iterator[Agent]:
         service.clean()
 
 
-def expect_contained(agent: Agent) -> None:
+def expect_contained(agent: Agent, possible: set[str]) -> None:
     with heard(agent.given["uevent"]) as uevents:
         made: dict[str, str] = run_inside(
             agent.name, inside, tries, recipe_tries, arguments=(json.dumps(agent.given),), user=AS_STARTED
         )
     if not uevents:
         made.pop(UEVENT)
-    assert {name for name, said in made.items() if said == "worked"} == POSSIBLE
+    assert {name for name, said in made.items() if said == "worked"} == possible
 
 
 def expect_works(agent: Agent) -> None:
@@ -87,7 +87,7 @@ class TestApparmor:
         expect_works(agent)
 
     def test_it_reaches_nothing(self, agent: Agent) -> None:
-        expect_contained(agent)
+        expect_contained(agent, set())
 
 
 @pytest.mark.skipif(not SELINUX.exists(), reason="it has no SELinux")
@@ -99,4 +99,4 @@ class TestSelinux:
         expect_works(agent)
 
     def test_it_reaches_nothing(self, agent: Agent) -> None:
-        expect_contained(agent)
+        expect_contained(agent, POSSIBLE)
