@@ -9,8 +9,8 @@ import pytest
 
 from tests.lab.networks import SIDESPAWN, command
 
-SETTINGS = Path("/etc/ssl/sidespawn-tests.cnf")  # outside /tmp, of which services have private ones
-SELF_TEST = SETTINGS.with_suffix(".self-test")
+SETTINGS = Path("/etc/ssl/openssl.cnf")  # the host's, for all that starts: no environment reaches everything
+SELF_TEST = SETTINGS.with_name("sidespawn-tests.self-test")
 ONLY_FIPS = f"""
 config_diagnostics = 1
 openssl_conf = init
@@ -30,16 +30,14 @@ USES_MD5 = "import _hashlib; print(_hashlib.get_fips_mode()); _hashlib.openssl_m
 
 
 @pytest.fixture(autouse=True)
-def in_fips_mode(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Turn it on for what this process starts, and for services that start from now on."""
+def in_fips_mode() -> Iterator[None]:
+    """Turn it on for all processes that start from now on."""
     provider = next(Path("/usr/lib").glob("*/ossl-modules/fips.so"))
     command("openssl", "fipsinstall", "-out", str(SELF_TEST), "-module", str(provider))
+    before = SETTINGS.read_text()
     SETTINGS.write_text(ONLY_FIPS)
-    monkeypatch.setenv("OPENSSL_CONF", str(SETTINGS))
-    command("systemctl", "set-environment", f"OPENSSL_CONF={SETTINGS}")
     yield
-    command("systemctl", "unset-environment", "OPENSSL_CONF")
-    SETTINGS.unlink()
+    SETTINGS.write_text(before)
     SELF_TEST.unlink()
 
 
