@@ -25,7 +25,7 @@ FIRST_TO_IMPLY_ONE = 254  # systemd versions: with PrivateNetwork=yes
 
 @pytest.fixture(scope="module")
 def service(shared_service: Service) -> Service:
-    """One for all tests; only the last one changes more of the host than a unit's options."""
+    """Return one for all tests; only the last one changes more of the host than a unit's options."""
     return shared_service
 
 
