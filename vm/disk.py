@@ -14,7 +14,7 @@ from vm.keys import Keys
 from vm.packages import Packages
 from vm.recipes import Module, Recipe
 
-_VERSION = 2  # raise it to make a new disk of the same parts
+_VERSION = 1  # raise it to make a new disk of the same parts
 _FILL_SECONDS = 900
 _SIZE = "10G"  # sparse
 _HOST_NAME = "vm"
@@ -37,13 +37,6 @@ _FILES = {
     "etc/systemd/network/10-ethernet.network": "[Match]\nName=en*\n[Network]\nDHCP=ipv4\nIPv6AcceptRA=no\n",
     # Emulated on a busy machine, devices come and units start late.
     "etc/systemd/system.conf.d/vm.conf": "[Manager]\nDefaultTimeoutStartSec=15min\nDefaultDeviceTimeoutSec=15min\n",
-    # systemd may also take longer to answer crun than the 25 s after which crun asks again, which fails then. The first
-    # is podman's default.
-    "etc/containers/containers.conf.d/vm.conf": (
-        "[engine]\nconmon_env_vars = [\n"
-        '    "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",\n'
-        '    "SYSTEMD_BUS_TIMEOUT=15min",\n]\n'
-    ),
     "etc/ssh/sshd_config.d/vm.conf": "HostKey /etc/ssh/ssh_host_ed25519_key\nUseDNS no\nMaxSessions 100\n",
 }
 
