@@ -1,10 +1,10 @@
-"""Builds a kubelet from Debian's source package of Kubernetes, for tests.
+"""Builds the programs of a cluster, Kubernetes 1.20, from Debian's source package, for tests.
 
     python -m tests.kubernetes.node.build GO TARGET
 
-GO is the root into which Debian's golang was unpacked. No release of Debian has a package of it, and the newest source
-package that has more than the client is Debian 12's. TARGET has the program in the end. Takes minutes of two
-processors, and 2 GB while it compiles. One that was interrupted goes on.
+GO is the root into which Debian's golang was unpacked. No release of Debian has a binary package of them, and the
+newest source package that has more than the client is Debian 12's. TARGET has the programs in the end. Takes minutes of
+two processors, and 3 GB while it compiles. One that was interrupted goes on.
 """
 
 from __future__ import annotations
@@ -20,12 +20,15 @@ from pathlib import Path
 from sidespawn.testing.images import sources_of
 
 SUITE = "bookworm"
-PROGRAM = "kubelet"
+PROGRAMS = ("kubelet", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
 IMPORT = "k8s.io/kubernetes"
 # No clouds' libraries, and no accounting of the kernel's memory that kernels have dropped.
 TAGS = "providerless nokmem"
 VERSIONS = ("component-base/version", "client-go/pkg/version")
+OPENAPI = "pkg/generated/openapi"
 UNPACKED = ".unpacked"
+MARK = "+k8s:openapi-gen="
+WITHOUT = ("testdata", "_examples", "sample-apiserver", "sample-controller", "code-generator")
 
 
 def main() -> None:
@@ -46,12 +49,15 @@ def main() -> None:
         "CGO_ENABLED": "0",
         "GOFLAGS": os.environ.get("GOFLAGS", ""),
     }
+    if not (source / OPENAPI / "zz_generated.openapi.go").exists():
+        describe_api(source, scratch, environment)
     version = version_of(source)
-    print(f"compiling {PROGRAM} {version}", flush=True)
-    flags = f"-s -w {' '.join(f'-X {name}={value}' for name, value in stamps(version))}"
-    options = ("-tags", TAGS, "-ldflags", flags, "-o", str(scratch / PROGRAM))
-    run("go", "build", *options, f"{IMPORT}/cmd/{PROGRAM}", cwd=source, environment=environment)
-    (scratch / PROGRAM).rename(target / PROGRAM)
+    for program in (each for each in PROGRAMS if not (target / each).exists()):
+        say(f"compiling {program} {version}")
+        flags = f"-s -w {' '.join(f'-X {name}={value}' for name, value in stamps(version))}"
+        options = ("-tags", TAGS, "-ldflags", flags, "-o", str(scratch / program))
+        run("go", "build", *options, f"{IMPORT}/cmd/{program}", cwd=source, environment=environment)
+        (scratch / program).rename(target / program)
     shutil.rmtree(scratch)
 
 
@@ -79,6 +85,31 @@ def unpack(scratch: Path, source: Path) -> None:
     (source / UNPACKED).touch()
 
 
+def describe_api(source: Path, scratch: Path, environment: dict[str, str]) -> None:
+    """Generate the API server's description of its types, which the source does not contain."""
+    say("generating the API's description")
+    generator = str(scratch / "openapi-gen")
+    package = f"{IMPORT}/vendor/k8s.io/kube-openapi/cmd/openapi-gen"
+    run("go", "build", "-o", generator, package, cwd=source, environment=environment)
+    header = "hack/boilerplate/boilerplate.generatego.txt"
+    outputs = ("-p", f"{IMPORT}/{OPENAPI}", "-O", "zz_generated.openapi", "-h", header, "-r", f"{scratch}/violations")
+    inputs = ",".join(sorted(set(described(source))))
+    run(generator, "--logtostderr", "-i", inputs, *outputs, cwd=source, environment=environment)
+
+
+def described(source: Path) -> Iterator[str]:
+    """Packages with types of the API, by their import paths."""
+    for top in ("pkg", "staging/src/k8s.io", "cmd"):
+        for path in (source / top).rglob("*.go"):
+            place = path.parent.relative_to(source)
+            if path.name.endswith("_test.go") or not set(place.parts).isdisjoint(WITHOUT):
+                continue
+            if MARK in path.read_text(encoding="utf-8"):
+                inside = str(place)
+                vendored = inside.removeprefix("staging/src/")
+                yield f"{IMPORT}/{inside}" if vendored == inside else f"{IMPORT}/vendor/{vendored}"
+
+
 def version_of(source: Path) -> str:
     first = (source / "debian/changelog").read_text(encoding="utf-8").partition("\n")[0]
     found = re.search(r"(\d+\.\d+\.\d+)-", first)  # 1.20.5+really1.20.2-1
@@ -96,6 +127,10 @@ def stamps(version: str) -> Iterator[tuple[str, str]]:
 
 def run(*argv: str, cwd: Path, environment: dict[str, str] | None = None) -> None:
     subprocess.run(argv, cwd=cwd, env=environment, check=True)
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
 
 
 if __name__ == "__main__":

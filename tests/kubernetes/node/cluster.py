@@ -1,14 +1,14 @@
-"""A node for tests: containerd and a real kubelet, with no more of an API server than a kubelet needs (api.py).
+"""A cluster of one node for tests: containerd, a real kubelet, an API server with etcd, controllers and a scheduler.
 
-Each is a unit of systemd's. What a lab lacks is made up for here: control groups there have no controllers, so the
-kubelet makes no groups for pods; and the kernel's settings are the machine's, so what kubelet would write is shown to
-it as written already.
+What a lab lacks is made up for here: the kernel's settings are the machine's, so what the kubelet would write is shown
+to it as written already.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+import ssl
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -19,19 +19,21 @@ from typing import Any
 
 import pytest
 
-from sidespawn.engines.kubernetes import CLASS, NAMESPACE, STATIC_PODS
+from sidespawn.engines.kubernetes import NAMESPACE, STATIC_PODS
 from tests.kubernetes import containerds
-from tests.kubernetes.containerds import CACHE, Containerd
+from tests.kubernetes.containerds import CHECKOUT, Containerd
+from tests.kubernetes.node import daemons
+from tests.kubernetes.node.daemons import API, DEBIAN, PROGRAMS, Daemon
+from tests.kubernetes.node.keys import Keys
 from tests.kubernetes.pods import KUBELET, LOGS, NODE
-from tests.lab.networks import command, unit_state, wait_until
+from tests.lab.networks import command, wait_until
 
-PROGRAM = CACHE / "kubernetes/kubelet"
+MANIFESTS = CHECKOUT / "integrations/kubernetes"
 HOME = Path("/run/test-cluster")
 # The newest that speaks the version of CRI that this kubelet does.
 CONTAINERD = "1.7"
 HELPERS = "localhost/sidespawn-helpers:latest"
 ADDRESS, GATEWAY, LINK = "10.99.0.1", "10.99.0.2", "node0"
-API, PORT = "http://127.0.0.1:6444", "6444"
 # As the kubelet would set them.
 KERNEL = {
     "vm/overcommit_memory": 1,
@@ -51,66 +53,67 @@ SETTLE = 3.0  # seconds
 
 
 @dataclass
-class Daemon:
-    """A transient unit."""
-
-    name: str
-    argv: tuple[str, ...]
-
-    @property
-    def unit(self) -> str:
-        return f"test-{self.name}.service"
-
-    def start(self) -> None:
-        command("systemd-run", "--quiet", "--collect", f"--unit={self.unit}", *self.argv)
-
-    def stop(self) -> None:
-        command("systemctl", "stop", self.unit, check=False)  # it may have failed
-        wait_until(lambda: unit_state(self.unit) == "inactive")
-
-    def kill(self) -> None:
-        command("systemctl", "kill", "--signal=KILL", self.unit)
-        wait_until(lambda: unit_state(self.unit) in ("inactive", "failed"))
-
-    def restart(self) -> None:
-        self.stop()
-        self.start()
-
-    def said(self) -> str:
-        """Since it was started."""
-        run = command("systemctl", "show", "--property=InvocationID", "--value", self.unit).stdout.strip()
-        return command("journalctl", "--quiet", "--output=cat", f"_SYSTEMD_INVOCATION_ID={run}").stdout
-
-
-@dataclass
 class Cluster:
     containerd: Containerd
+    keys: Keys
+    etcd: Daemon = field(init=False)
     api: Daemon = field(init=False)
+    controllers: Daemon = field(init=False)
+    scheduler: Daemon = field(init=False)
     kubelet: Daemon = field(init=False)
 
     def __post_init__(self) -> None:
-        program = Path(__file__).with_name("api.py")
-        self.api = Daemon("kube-apiserver", ("/usr/bin/python3", "-I", str(program), PORT, CLASS))
-        self.kubelet = Daemon("kubelet", kubelet(self.containerd))
+        self.etcd = daemons.etcd(HOME)
+        self.api = daemons.api_server(HOME, self.keys)
+        self.controllers = daemons.controller_manager(HOME, self.keys)
+        self.scheduler = daemons.scheduler(HOME, self.keys)
+        self.kubelet = daemons.kubelet(HOME, self.keys, ADDRESS, self.containerd.socket)
+
+    @property
+    def call(self) -> tuple[str, ...]:
+        """An administrator's kubectl."""
+        return (f"{DEBIAN}/kubectl", f"--kubeconfig={self.keys.configuration('admin')}")
+
+    def kubectl(self, *arguments: str, check: bool = True) -> str:
+        """What it printed; with `check` off, its errors as well."""
+        done = command(*self.call, *arguments, check=check)
+        return done.stdout if check else done.stdout + done.stderr
 
     def get(self, path: str) -> Any:
-        """What the API server says. Raises OSError when it says nothing or no."""
-        with urllib.request.urlopen(f"{API}{path}", timeout=30) as answer:
+        """What the API server says to an administrator. Raises OSError when it says nothing or no."""
+        context = ssl.create_default_context(cafile=str(self.keys.authority))
+        context.load_cert_chain(*self.keys.pair("admin"))
+        with urllib.request.urlopen(f"{API}{path}", timeout=30, context=context) as answer:
             return json.load(answer)
+
+    def pods(self, namespace: str, selector: str = "") -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.get(f"/api/v1/namespaces/{namespace}/pods?labelSelector={selector}")["items"]
+        return found
 
     def side_pods(self) -> list[dict[str, Any]]:
         """The mirrors of side containers' pods."""
-        found: list[dict[str, Any]] = self.get(f"/api/v1/namespaces/{NAMESPACE}/pods")["items"]
-        return found
+        return self.pods(NAMESPACE)
 
-    def messages(self, pod: str) -> list[str]:
+    def messages(self, pod: str, namespace: str = NAMESPACE) -> list[str]:
         """Of events that are about it."""
-        events = self.get(f"/api/v1/namespaces/{NAMESPACE}/events")["items"]
+        events = self.get(f"/api/v1/namespaces/{namespace}/events")["items"]
         return [each["message"] for each in events if each["involvedObject"]["name"] == pod]
+
+    def apply(self, *objects: dict[str, Any]) -> None:
+        path = HOME / "apply.json"
+        path.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)}))
+        self.kubectl("apply", f"--filename={path}")
 
     def answers(self) -> bool:
         with suppress(OSError):
             return bool(self.get("/api/v1/nodes"))
+        return False
+
+    def is_ready(self) -> bool:
+        """As the API says of the node."""
+        with suppress(OSError):
+            told = self.get(f"/api/v1/nodes/{NODE}")["status"]["conditions"]
+            return any((each["type"], each["status"]) == ("Ready", "True") for each in told)
         return False
 
     def running_pods(self) -> list[dict[str, Any]]:
@@ -120,61 +123,30 @@ class Cluster:
 
     def start_api(self) -> None:
         self.api.start()
-        wait_until(self.answers, patience=30)
+        try:
+            wait_until(self.answers, patience=120)
+        except AssertionError:
+            raise AssertionError(f"the API server does not start:\n{self.api.said()[-8000:]}") from None
 
     def wait_for_kubelet(self) -> None:
         """Until it has looked at the static pods; then it has had time for what it would do at once."""
         try:
             wait_until(lambda: READ in self.kubelet.said(), patience=60)
+            wait_until(self.is_ready, patience=120)
         except AssertionError:
-            raise AssertionError(f"the kubelet does not start:\n{self.kubelet.said()[-8000:]}") from None
+            raise AssertionError(f"the node does not become ready:\n{self.kubelet.said()[-8000:]}") from None
         time.sleep(SETTLE)
 
 
-def kubelet(containerd: Containerd) -> tuple[str, ...]:
-    settings = {
-        "apiVersion": "kubelet.config.k8s.io/v1beta1",
-        "kind": "KubeletConfiguration",
-        "authentication": {"anonymous": {"enabled": False}, "webhook": {"enabled": False}},
-        "authorization": {"mode": "AlwaysAllow"},
-        "cgroupsPerQOS": False,
-        "contentType": "application/json",
-        "enforceNodeAllocatable": [],
-        "evictionHard": {"memory.available": "1Mi"},
-        "failSwapOn": False,
-        "makeIPTablesUtilChains": False,
-        "oomScoreAdj": 0,
-        "staticPodPath": str(STATIC_PODS),
-        "volumePluginDir": f"{KUBELET}/plugins",
-    }
-    access = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "clusters": [{"name": "test", "cluster": {"server": API}}],
-        "users": [{"name": "node", "user": {}}],
-        "contexts": [{"name": "test", "context": {"cluster": "test", "user": "node"}}],
-        "current-context": "test",
-    }
-    for name, content in (("kubelet", settings), ("access", access)):
-        (HOME / f"{name}.json").write_text(json.dumps(content))
-    return (
-        str(PROGRAM),
-        f"--config={HOME}/kubelet.json",
-        f"--kubeconfig={HOME}/access.json",
-        f"--root-dir={KUBELET}",
-        f"--cert-dir={KUBELET}/pki",
-        f"--hostname-override={NODE}",
-        f"--node-ip={ADDRESS}",
-        "--container-runtime=remote",
-        f"--container-runtime-endpoint=unix://{containerd.socket}",
-        "--v=2",
-    )
+def version() -> str:
+    """Of the kubelet, as it says."""
+    return command(f"{PROGRAMS}/kubelet", "--version").stdout.split()[-1]
 
 
 @contextmanager
 def running() -> Iterator[Cluster]:
-    if not PROGRAM.exists():
-        pytest.skip("needs a kubelet in .cache, which ./dev test kubernetes builds")
+    if not all((place / name).exists() for place, name in ((PROGRAMS, "kube-scheduler"), (DEBIAN, "etcd"))):
+        pytest.skip("needs Kubernetes in .cache, which ./dev test kubernetes builds")
     with ExitStack() as stack:
         for path in (STATIC_PODS, HOME):
             path.mkdir(parents=True)
@@ -185,11 +157,16 @@ def running() -> Iterator[Cluster]:
         SOCKET.parent.mkdir(exist_ok=True)
         images = (containerds.AGENT, HELPERS)
         containerd = stack.enter_context(containerds.running(CONTAINERD, *images, address=SOCKET, has_slices=False))
-        made = Cluster(containerd)
-        stack.callback(made.api.stop)
+        made = Cluster(containerd, Keys(HOME / "keys", NODE, API))
+        for daemon in (made.etcd, made.api, made.controllers, made.scheduler, made.kubelet):
+            stack.callback(daemon.stop)
+        made.etcd.start()
         made.start_api()
-        stack.callback(made.kubelet.stop)
-        made.kubelet.start()
+        # As an administrator brings them. ValidatingAdmissionPolicy is newer than this API server.
+        for name in ("namespace", "runtime-classes"):
+            made.kubectl("apply", f"--filename={MANIFESTS}/{name}.yaml")
+        for daemon in (made.controllers, made.scheduler, made.kubelet):
+            daemon.start()
         made.wait_for_kubelet()
         yield made
 

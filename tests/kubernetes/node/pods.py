@@ -1,4 +1,4 @@
-"""Helpers on a node, with clients of theirs, for tests."""
+"""Pods for tests: helpers that an agent has requested, with DHCP clients, and pods of others."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sidespawn.system.processes import Process, identify
 from sidespawn.testing.network import Lan, Renewals
-from tests.lab.networks import Network, Service, command
+from tests.kubernetes.containerds import AGENT
+from tests.kubernetes.node.agents import Agent
+from tests.lab.networks import Network, command
 
 MAC, ADDRESS = "fa:16:3e:00:00:01", "10.20.0.10"
 
@@ -33,14 +36,14 @@ class Helper:
 
 
 @contextmanager
-def served(service: Service, scripts: Path) -> Iterator[Helper]:
-    """A network with a client."""
-    network = service.network()
+def served(agent: Agent, scripts: Path) -> Iterator[Helper]:
+    """A network with a client; the agent's pod makes its namespace and requests its dnsmasq."""
+    network = agent.service.network()
     (network.home / "host").write_text(f"{MAC},host-10.openstacklocal,{ADDRESS}\n")
     with ExitStack() as stack:
+        agent.remake_netns(network)
         lan = plugged(network, scripts, stack)
-        done = network.start()
-        assert done.returncode == 0, done.stderr
+        agent.start(network)
         process = identify(network.pid)
         assert process is not None
         lease = lan.clients[0].ask()
@@ -49,7 +52,8 @@ def served(service: Service, scripts: Path) -> Iterator[Helper]:
         renewals = Renewals(lan.clients[0], lease, patience=10)
         stack.callback(renewals.close)
         yield Helper(network, process, renewals)
-        network.kill("9", process.pid)
+        if network.pid_file.exists():
+            agent.kill(network, "9")
 
 
 def plugged(network: Network, scripts: Path, stack: ExitStack) -> Lan:
@@ -74,3 +78,11 @@ def inside(netns: str) -> list[str]:
 
 def namespace_of(pid: int) -> int:
     return os.stat(f"/proc/{pid}/ns/net").st_ino
+
+
+def ordinary(name: str, **spec: object) -> dict[str, Any]:
+    """The pod of a user of the cluster."""
+    container = {"name": "main", "image": AGENT, "imagePullPolicy": "Never", "command": ["sleep", "infinity"]}
+    usual = {"hostNetwork": True, "automountServiceAccountToken": False, "terminationGracePeriodSeconds": 1}
+    metadata = {"name": name, "namespace": "default"}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": usual | {"containers": [container]} | spec}
