@@ -1,0 +1,112 @@
+"""The role `kubernetes`: a node's files, with the configuration as containerd itself reads it."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sidespawn.engines.agent_runtime import LIST, read_list
+from sidespawn.host_report.kubernetes import AGENT_RUNTIME, RUNTIME, handler_of
+from sidespawn.setup.systemd import PACKAGE
+from sidespawn.system.oci import RUNC
+from tests.deploy.conftest import CHECKOUT, Ansible, Ran
+from tests.lab.networks import command
+
+CONTAINERD = {version: CHECKOUT / f".cache/containerd-{version}/usr/bin/containerd" for version in ("1.7", "2")}
+ROLE: list[dict[str, Any]] = [
+    {"name": "Prepare", "ansible.builtin.include_role": {"name": "sidespawn.host.kubernetes"}}
+]
+LINE = Path("/etc/tmpfiles.d/sidespawn-agents.conf")
+OTHER = """\
+version = {version}
+[plugins."{plugin}".containerd.runtimes.other.options]
+BinaryName = "/other"
+"""
+OLD, NEW = "io.containerd.grpc.v1.cri", "io.containerd.cri.v1.runtime"
+
+
+@pytest.fixture(params=CONTAINERD)
+def containerd(request: pytest.FixtureRequest) -> Path:
+    if not CONTAINERD[request.param].exists():
+        pytest.skip("needs containerd in .cache, which ./dev test deploy unpacks")
+    return CONTAINERD[request.param]
+
+
+@pytest.fixture
+def configuration(tmp_path: Path) -> Iterator[Path]:
+    yield tmp_path / "config.toml"
+    LINE.unlink(missing_ok=True)
+    Path(LIST).unlink(missing_ok=True)
+    if Path(LIST).parent.exists():
+        Path(LIST).parent.rmdir()
+
+
+def prepare(ansible: Ansible, containerd: Path, configuration: Path, *options: str, **more: object) -> Ran:
+    variables = {
+        "kubernetes_configuration": str(configuration),
+        "kubernetes_containerd": str(containerd),
+        "kubernetes_package": str(PACKAGE),
+        "kubernetes_restart": False,
+    }
+    return ansible.play(ROLE, *options, check=False, variables=variables | more)
+
+
+def handlers(containerd: Path, configuration: Path) -> dict[str, Any]:
+    done = command(str(containerd), f"--config={configuration}", "config", "dump")
+    return {name: handler_of(tomllib.loads(done.stdout), name) for name in ("other", "sidespawn", "sidespawn-agent")}
+
+
+def test_the_role_is_documented(ansible: Ansible) -> None:
+    told = ansible.call("ansible-doc", "--type=role", "--json", "sidespawn.host.kubernetes").stdout
+    assert "kubernetes_agents" in told
+
+
+def test_a_node_for_agents_is_prepared_and_put_back(ansible: Ansible, containerd: Path, configuration: Path) -> None:
+    version, plugin = (3, NEW) if containerd == CONTAINERD["2"] else (2, OLD)
+    before = OTHER.format(version=version, plugin=plugin)
+    configuration.write_text(before)
+    agents = {"kubernetes_agents": ["openstack/dhcp", "openstack/init"]}
+    assert any(prepare(ansible, containerd, configuration, "--check", **agents).changed.values())
+    assert configuration.read_text() == before
+    done = prepare(ansible, containerd, configuration, **agents)
+    assert done.code == 0, done.output
+    found = handlers(containerd, configuration)
+    assert found["other"]["BinaryName"] == "/other"
+    assert (found["sidespawn"]["BinaryName"], found["sidespawn"]["Root"]) == (str(RUNTIME), RUNC)
+    assert found["sidespawn-agent"]["BinaryName"] == str(AGENT_RUNTIME)
+    assert found["sidespawn"]["SystemdCgroup"] is found["sidespawn-agent"]["SystemdCgroup"] is True
+    assert read_list(LIST) == {"openstack/dhcp", "openstack/init"}
+    assert LINE.read_text() == "d /run/netns 2775 root 42435\n"
+    assert not any(prepare(ansible, containerd, configuration, **agents).changed.values())
+    done = prepare(ansible, containerd, configuration, kubernetes_state="absent")
+    assert done.code == 0, done.output
+    assert tomllib.loads(configuration.read_text()) == tomllib.loads(before)
+    assert not Path(LIST).exists()
+    assert not LINE.exists()
+
+
+def test_a_node_without_agents_and_without_a_configuration(
+    ansible: Ansible, containerd: Path, configuration: Path
+) -> None:
+    assert prepare(ansible, containerd, configuration, "--check").code == 0
+    done = prepare(ansible, containerd, configuration)
+    assert done.code == 0, done.output
+    found = handlers(containerd, configuration)
+    assert found["sidespawn"]["BinaryName"] == str(RUNTIME)
+    assert found["sidespawn-agent"] == {}
+    assert not Path(LIST).exists()
+
+
+@pytest.mark.parametrize("text", ["", 'version = 2\n[plugins."io.containerd.grpc.v1.cri"\n'], ids=["old", "torn"])
+def test_a_configuration_that_cannot_be_changed_is_left(ansible: Ansible, configuration: Path, text: str) -> None:
+    if not CONTAINERD["1.7"].exists():
+        pytest.skip("needs containerd in .cache, which ./dev test deploy unpacks")
+    configuration.write_text(text)
+    done = prepare(ansible, CONTAINERD["1.7"], configuration)
+    assert done.code != 0
+    assert json.dumps(configuration.read_text()) == json.dumps(text)
