@@ -95,7 +95,7 @@ class Cluster:
         return self.pods(NAMESPACE)
 
     def messages(self, pod: str, namespace: str = NAMESPACE) -> list[str]:
-        """Of events that are about it."""
+        """Return the messages of events that are about it."""
         events = self.get(f"/api/v1/namespaces/{namespace}/events")["items"]
         return [each["message"] for each in events if each["involvedObject"]["name"] == pod]
 
@@ -129,7 +129,7 @@ class Cluster:
             raise AssertionError(f"the API server does not start:\n{self.api.said()[-8000:]}") from None
 
     def wait_for_kubelet(self) -> None:
-        """Until it has looked at the static pods; then it has had time for what it would do at once."""
+        """Wait until it has looked at the static pods, and has had time for what it would do at once."""
         try:
             wait_until(lambda: READ in self.kubelet.said(), patience=60)
             wait_until(self.is_ready, patience=120)
@@ -139,7 +139,7 @@ class Cluster:
 
 
 def version() -> str:
-    """Of the kubelet, as it says."""
+    """Return the kubelet's version, as it says."""
     return command(f"{PROGRAMS}/kubelet", "--version").stdout.split()[-1]
 
 

@@ -46,7 +46,7 @@ class Daemon:
         self.start()
 
     def said(self) -> str:
-        """Since it was started."""
+        """Return what it said since it was started."""
         run = command("systemctl", "show", "--property=InvocationID", "--value", self.unit).stdout.strip()
         return command("journalctl", "--quiet", "--output=cat", f"_SYSTEMD_INVOCATION_ID={run}").stdout
 

@@ -95,7 +95,7 @@ def wait_for_event(node: Cluster, pod: str, words: str, namespace: str = NAMESPA
 
 
 def wait_for_mirror(node: Cluster, made: Written) -> None:
-    """Until the API says that it runs."""
+    """Wait until the API says that it runs."""
     running = ("Running", made.mirror)
     wait_until(lambda: running in [(each["status"]["phase"], name_of(each)) for each in node.side_pods()], patience=60)
 
