@@ -25,9 +25,10 @@ from benchmarks.processes import Command, memory_of, parent_of, run
 from benchmarks.ways import UNLIMITED
 from tests.kubernetes.node import cluster
 from tests.lab.conftest import new_service
-from tests.lab.networks import Network, Service
+from tests.lab.networks import Network, Service, wait_until
 
 ENGINES = ("podman", "systemd", "kubernetes")
+PATIENCE = 60.0  # seconds for each request
 COLUMNS = ("engine", "one", "longest", "{burst}, four at a time", "each of them", "longest", "lost", "memory of each")
 
 
@@ -45,7 +46,7 @@ class Measured:
     def start(self, networks: Sequence[Network]) -> tuple[float, list[float]]:
         """Request helpers; return the time until the last answer, and each request's."""
         commands = [Command(argv=(str(self.service.wrapper), *each.options()), netns=each.netns) for each in networks]
-        took, ended = run(commands, at_once=SYNC_THREADS)
+        took, ended = run(commands, at_once=SYNC_THREADS, timeout=PATIENCE * len(commands))
         self.lost.extend(network for network, each in zip(networks, ended, strict=True) if each.code)
         return took, [each.seconds for each in ended]
 
@@ -76,10 +77,10 @@ def middle(found: Sequence[float]) -> str:
 
 
 @contextmanager
-def services() -> Iterator[list[Measured]]:
+def services(engines: Sequence[str]) -> Iterator[list[Measured]]:
     with ExitStack() as stack:
         made = []
-        for engine in ENGINES:
+        for engine in engines:
             service = new_service(engine=engine)
             stack.callback(service.clean)
             service.enable_with(UNLIMITED)
@@ -122,12 +123,13 @@ def beside(pid: int) -> float:
 @click.option("--rounds", type=click.IntRange(2), default=10, show_default=True, help="Starts of one helper.")
 @click.option("--burst", type=click.IntRange(2), default=60, show_default=True, help="Helpers, four at a time.")
 @click.option("--bursts", type=click.IntRange(1), default=2, show_default=True, help="Rounds of these.")
+@click.option("--engine", "engines", multiple=True, type=click.Choice(ENGINES), help="Only this; may be repeated.")
 @click.option("--seed", type=int, default=1, show_default=True, help="Of the order of the engines within each round.")
 @click.option("--output", type=click.Path(path_type=Path), callback=outliving, help="Write the table here as well.")
-def main(rounds: int, burst: int, bursts: int, seed: int, output: Path | None) -> None:
+def main(*, rounds: int, burst: int, bursts: int, engines: tuple[str, ...], seed: int, output: Path | None) -> None:
     """Measure starts and memory with each engine."""
     before = os.getloadavg()[0]
-    with interruptible(), cluster.running() as node, services() as found:
+    with interruptible(), cluster.running() as node, services(engines or ENGINES) as found:
         measure(found, rounds, burst, bursts, random.Random(seed))
         after = os.getloadavg()[0]
         about = (
@@ -137,9 +139,10 @@ def main(rounds: int, burst: int, bursts: int, seed: int, output: Path | None) -
         head = tuple(each.format(burst=burst) for each in COLUMNS)
         rows = (head, ("---",) * len(head), *(each.row() for each in found))
         table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    click.echo(f"{about}\n\n{table}")
-    if output is not None:
-        output.write_text(f"{about}\n\n{table}\n")
+        click.echo(f"{about}\n\n{table}")
+        if output is not None:
+            output.write_text(f"{about}\n\n{table}\n")
+        wait_until(lambda: not node.running_pods(), patience=300)
 
 
 if __name__ == "__main__":

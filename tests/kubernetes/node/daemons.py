@@ -119,6 +119,9 @@ def kubelet(home: Path, keys: Keys, address: str, containerd: str) -> Daemon:
         "enforceNodeAllocatable": [],
         "evictionHard": {"memory.available": "1Mi"},
         "failSwapOn": False,
+        # As from 1.27 on. With the 5 of earlier ones, starts wait for the API: a static pod's mirror is made first.
+        "kubeAPIQPS": 50,
+        "kubeAPIBurst": 100,
         "makeIPTablesUtilChains": False,
         "oomScoreAdj": 0,
         "staticPodPath": str(STATIC_PODS),
