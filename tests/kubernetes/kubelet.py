@@ -76,7 +76,7 @@ def main() -> None:
     while True:
         there = {path.name for path in directory.iterdir() if not path.name.startswith(".")}
         for name in there - workers.keys():
-            with suppress(FileNotFoundError):  # it is gone already
+            with suppress(FileNotFoundError, ValueError):  # it is gone already, or only half written
                 workers[name] = Worker(runtime, pods.as_read(json.loads((directory / name).read_text())))
                 workers[name].start()
         for name in workers.keys() - there:

@@ -22,8 +22,7 @@ def in_log(plan: Plan) -> str:
 
 
 def write_pod(described: tuple[str, ...], plan: Plan, pins: Pins) -> None:
-    for path, text in (described[:2], described[2:]):
-        Path(path).write_text(text)
+    kubernetes.write(*described)
     wait_until((Path(RUNS) / Path(described[0]).stem).exists)
 
 
