@@ -30,8 +30,8 @@ def commands() -> list[str]:
     lines = [".SH COMMANDS"]
     for heading, section in SECTIONS.items():
         lines.append(f".SS {text(heading)}")
-        for command in section:
-            lines += [".TP", rf"\fBsidespawn\-{command.name}\fR(1)", text(summary(command))]
+        for name in section:
+            lines += [".TP", rf"\fBsidespawn\-{name}\fR(1)", text(summary(cli.commands[name]))]
     return lines
 
 
@@ -53,8 +53,8 @@ def reference() -> str:
     lines += [f"{marked(each)}\n" for each in (cli.help or "").split("\n\n")]
     for heading, section in SECTIONS.items():
         lines += [f"## {heading}", ""]
-        for command in section:
-            lines += of_verb(click.Context(command, info_name=command.name, parent=top), "###")
+        for name in section:
+            lines += of_verb(click.Context(cli.commands[name], info_name=name, parent=top), "###")
     return "\n".join(lines).rstrip() + "\n"
 
 

@@ -10,35 +10,19 @@ import sys
 import click
 
 from sidespawn import __version__
-from sidespawn.cli.check import check
-from sidespawn.cli.contained import agent_options
-from sidespawn.cli.demo import demo
-from sidespawn.cli.disable import disable
-from sidespawn.cli.doctor import doctor
-from sidespawn.cli.enable import enable
-from sidespawn.cli.explain import explain
-from sidespawn.cli.learn import learn
-from sidespawn.cli.logs import logs
-from sidespawn.cli.metrics import metrics
-from sidespawn.cli.options import options
-from sidespawn.cli.presets import presets
-from sidespawn.cli.ps import ps
-from sidespawn.cli.scan import scan
-from sidespawn.cli.signal import signal, stop
-from sidespawn.cli.sync import sync
-from sidespawn.cli.top import top
 from sidespawn.cli.verbs import USAGE, Verbs, did_you_mean
 from sidespawn.errors import Denied, PolicyError, Reason, SidespawnError
 
 UNAVAILABLE, FAILED, NO_ANSWER, REFUSED, INVALID = 69, 70, 75, 77, 78  # sysexits.h(3head)
 INTERRUPTED, BROKEN_PIPE = 130, 141  # as a shell reports SIGINT and SIGPIPE
 
+# Each verb with its module, which is imported only when the verb is used.
 SECTIONS = {
-    "Set up": (enable, options, agent_options, disable),
-    "Look": (ps, top, logs, check, doctor, scan, metrics),
-    "Act": (stop, signal, sync),
-    "Write policies": (presets, explain, learn),
-    "Try": (demo,),
+    "Set up": {"enable": "enable", "options": "options", "agent-options": "contained", "disable": "disable"},
+    "Look": {name: name for name in ("ps", "top", "logs", "check", "doctor", "scan", "metrics")},
+    "Act": {"stop": "signal", "signal": "signal", "sync": "sync"},
+    "Write policies": {"presets": "presets", "explain": "explain", "learn": "learn"},
+    "Try": {"demo": "demo"},
 }
 
 

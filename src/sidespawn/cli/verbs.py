@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib import import_module
 from typing import Any
 
 import click
@@ -38,14 +39,32 @@ class Suggesting(click.Group):
         return super().resolve_command(context, arguments)
 
 
-class Verbs(Suggesting):
-    """Verbs in the order of their sections. `sections` maps a heading to its verbs."""
+class Imported(Mapping[str, click.Command]):
+    """Verbs by name. A verb's module is imported when the verb is looked up."""
 
-    def __init__(self, *, sections: Mapping[str, Sequence[click.Command]], **attributes: Any) -> None:
+    def __init__(self, modules: Mapping[str, str]) -> None:
+        self.modules = modules
+
+    def __getitem__(self, name: str) -> click.Command:
+        module = import_module(f"sidespawn.cli.{self.modules[name]}")
+        command: click.Command = getattr(module, name.replace("-", "_"))
+        return command
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.modules)
+
+    def __len__(self) -> int:
+        return len(self.modules)
+
+
+class Verbs(Suggesting):
+    """Verbs in the order of their sections. `sections` maps a heading to its verbs, and these to their modules."""
+
+    def __init__(self, *, sections: Mapping[str, Mapping[str, str]], **attributes: Any) -> None:
         super().__init__(**attributes)
         self.sections = sections
-        for command in (each for section in sections.values() for each in section):
-            self.add_command(command)
+        # click only looks commands up in it and lists them.
+        self.commands = Imported({name: each[name] for each in sections.values() for name in each})  # type: ignore[assignment]
 
     def parse_args(self, context: click.Context, arguments: list[str]) -> list[str]:
         if not arguments and not context.resilient_parsing:
@@ -57,6 +76,6 @@ class Verbs(Suggesting):
         """Print whole first sentences, wrapped rather than cut."""
         widest = max(len(name) for name in self.commands)
         for heading, section in self.sections.items():
-            rows = [(str(each.name).ljust(widest), each.get_short_help_str(limit=500)) for each in section]
+            rows = [(name.ljust(widest), self.commands[name].get_short_help_str(limit=500)) for name in section]
             with formatter.section(heading):
                 formatter.write_dl(rows)
