@@ -58,7 +58,7 @@ def test_a_working_router_keeps_working(l3: Agent) -> None:
         l3.ask("put_router", router=router.described)
         wait_until(lambda: refusals(l3, "keepalived") > 0, PATIENCE)
         # Otherwise its end may find the new interface half plugged.
-        wait_until(lambda: finished in l3.log().split("Starting router update for", updates + 1)[-1], PATIENCE)
+        wait_until(lambda: finished in "".join(l3.log().split("Starting router update for")[updates + 1 :]), PATIENCE)
         expect_that_works(router, left)
         l3.kill()
         before = {program: refusals(l3, program) for program in ("keepalived", MONITOR)}
