@@ -10,10 +10,12 @@ import json
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sidespawn.system.places import NAMESPACES
 from sidespawn.testing.agent import APPARMOR, NEUTRON, SELINUX, STATE, namespaces_of_a_group, podman
 from tests.attacks import inside, recipe_tries
 from tests.attacks.stage import AGENT_IMAGE
@@ -32,6 +34,7 @@ AS_STARTED = f"{NEUTRON}:{NEUTRON}"  # podman's other forms of a non-root user g
 @dataclass(frozen=True, kw_only=True)
 class Agent:
     name: str
+    state: Path
     options: list[str]
     given: dict[str, Any]
 
@@ -53,7 +56,7 @@ def agent() -> Iterator[Agent]:
         with victims(service) as given, namespaces_of_a_group():
             argv = ("run", "--detach", "--pull=never", f"--name={name}", *options, *more, state, AGENT_IMAGE)
             command(*podman(), *argv, "sleep", "infinity")
-            yield Agent(name=name, options=options, given=given)
+            yield Agent(name=name, state=service.state, options=options, given=given)
     finally:
         command("podman", "rm", "--force", "--time=0", "--ignore", name)
         service.clean()
@@ -62,10 +65,13 @@ def agent() -> Iterator[Agent]:
 def expect_contained(agent: Agent, possible: set[str]) -> None:
     with heard(agent.given["uevent"]) as uevents:
         made: dict[str, str] = run_inside(
-            agent.name, inside, tries, recipe_tries, arguments=(json.dumps(agent.given),), user=AS_STARTED
-        )
+            agent.name, inside, tries, recipe_tries, arguments=(json.dumps(agent.given),), user=AS_STARTED,
+            output=(f"{STATE}/found", agent.state / "found"),
+        )  # fmt: skip
     if not uevents:
         made.pop(UEVENT)
+    for left in NAMESPACES.glob(f"{agent.given['key']}-*"):
+        left.unlink()
     assert {name for name, said in made.items() if said == "worked"} == possible
 
 

@@ -10,6 +10,7 @@ import json
 import re
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -152,18 +153,44 @@ def test_the_docs_name_all_of_it() -> None:
 # ---------------------------------------------------------------- agents and side containers in production form
 
 
-@pytest.fixture(scope="module")
-def agent(ground: Ground) -> Iterator[AgentContainer]:
+@contextmanager
+def running_agent(service: Service, enabled: dict[str, Any]) -> Iterator[AgentContainer]:
     """Run one with the mounts that `enable` prints and the recipe's capabilities. The host must load kernel modules."""
     command("modprobe", "veth")
-    made = AgentContainer(
-        name=f"{ground.service.name}-agent", image=AGENT_IMAGE, state=ground.service.state,
-        service_options=tuple(ground.enabled["podman_options"]),
-        security_options=tuple(ground.enabled["security_options"]),
+    agent = AgentContainer(
+        name=f"{service.name}-agent", image=AGENT_IMAGE, state=service.state,
+        service_options=tuple(enabled["podman_options"]),
+        security_options=tuple(enabled["security_options"]),
     )  # fmt: skip
-    made.start()
-    yield made
-    made.remove()
+    agent.start()
+    try:
+        yield agent
+    finally:
+        agent.remove()
+
+
+@pytest.fixture(scope="module")
+def agent(ground: Ground) -> Iterator[AgentContainer]:
+    with running_agent(ground.service, ground.enabled) as agent:
+        yield agent
+
+
+@pytest.fixture(params=["podman", "systemd"])
+def pair(
+    ground: Ground, agent: AgentContainer, request: pytest.FixtureRequest
+) -> Iterator[tuple[Service, AgentContainer]]:
+    """Return a service whose side containers this engine starts, and its agent."""
+    if request.param == "podman":
+        yield ground.service, agent
+        return
+    service = new_service(engine=request.param)
+    try:
+        service.enable("--preset=neutron-dhcp-dnsmasq", f"--set=state_on_host={service.state}")
+        enabled = json.loads(command(*SIDESPAWN, "enable", "--json", service.name).stdout)
+        with running_agent(service, enabled) as other:
+            yield service, other
+    finally:
+        service.clean()
 
 
 def test_enable_and_a_dry_run_and_options_name_the_same(ground: Ground) -> None:
@@ -198,16 +225,18 @@ def test_an_agent_of_container_t_makes_none(ground: Ground, agent: AgentContaine
     assert done.returncode != 0
 
 
-def test_its_side_container_has_a_domain_and_no_categories(ground: Ground, agent: AgentContainer) -> None:
-    network = ground.service.network()
-    started = agent.exec_in(network.netns, f"dnsmasq-{network.id}", ("dnsmasq", *network.options()))
-    assert (started.code, started.stderr) == (0, "")
+def test_its_side_container_has_a_domain_and_no_categories(pair: tuple[Service, AgentContainer]) -> None:
+    service, agent = pair
+    network, since = service.network(), avc.position()
+    done = agent.exec_in(network.netns, f"dnsmasq-{network.id}", ("dnsmasq", *network.options()))
+    assert (done.code, done.stderr) == (0, "")
     label = Path(f"/proc/{network.pid}/attr/current").read_text().rstrip("\0\n")
     assert label.split(":")[2:] == ["sidespawn_side_container_t", "s0"]
     pid = str(network.pid)
     agent.exec(("grep", "-q", network.id, f"/proc/{pid}/cmdline"), code=0)
     kill = ("/etc/neutron/kill_scripts/dnsmasq-kill", "9", pid)
     assert agent.exec_in(network.netns, f"dnsmasq-{network.id}", kill).code == 0
+    assert [each.row for each in avc.denials(since) if each.source != "sidespawn_agent_t"] == []
 
 
 def test_everything_that_is_given_to_an_agent_has_no_categories(ground: Ground) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from tests.machine.inner import run_inside
 from vm.machine import Machine
+from vm.recipes import Module, Recipe
 
 pytestmark = pytest.mark.usefixtures("with_selinux_module")
 
@@ -21,5 +22,7 @@ STORY = "tests/lab/test_demo.py::test_the_demo_shows_the_main_job_and_leaves_not
         pytest.param("docker", marks=pytest.mark.part("demo-docker")),
     ],
 )
-def test_the_demo_passes(machine: Machine, kind: str) -> None:
+def test_the_demo_passes(machine: Machine, recipe: Recipe, kind: str) -> None:
+    if recipe.module is Module.SELINUX and kind in ("docker", "systemd-host"):
+        pytest.skip("their side containers run in no domain of the module: docs/selinux.md")
     run_inside(machine, f"{STORY}[{kind}]", timeout=180)

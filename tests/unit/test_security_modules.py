@@ -144,17 +144,17 @@ def test_a_missing_profile_is_reported(
     monkeypatch.setattr(security_modules, "LOADED", tmp_path / "profiles")
     monkeypatch.setattr(security_modules, "has_apparmor", lambda: there)
     for engine in ("podman", "docker"):
-        assert bool(security_modules.warnings(engine, "wanted")) is warned
-        assert security_modules.warnings(engine, "") == []
+        assert bool(security_modules.warnings(engine, "localhost/x", "wanted")) is warned
+        assert security_modules.warnings(engine, "localhost/x", "") == []
 
 
 @pytest.mark.parametrize(("there", "told"), [(False, "run without it"), (True, "nothing will start")])
 def test_a_profile_that_systemd_cannot_set_is_reported(monkeypatch: pytest.MonkeyPatch, there: bool, told: str) -> None:
     monkeypatch.setattr(security_modules, "has_apparmor", lambda: there)
-    (said,) = security_modules.warnings("systemd", "wanted")
+    (said,) = security_modules.warnings("systemd", "host", "wanted")
     assert told in said
     assert "leave `apparmor` out" in said
-    assert security_modules.warnings("systemd", "") == []
+    assert security_modules.warnings("systemd", "host", "") == []
 
 
 def test_a_policy_names_a_profile_and_nothing_else() -> None:
@@ -172,3 +172,21 @@ def test_a_policy_names_a_profile_and_nothing_else() -> None:
         else:
             with pytest.raises(PolicyError, match="name of a profile"):
                 small.load(change)
+
+
+@pytest.mark.parametrize(
+    ("engine", "image", "warned"),
+    [
+        ("podman", "localhost/x", False),
+        ("systemd", "localhost/x", False),
+        ("systemd", "host", True),
+        ("docker", "localhost/x", True),
+    ],
+)
+def test_where_selinux_hides_side_containers_from_their_agents(
+    monkeypatch: pytest.MonkeyPatch, engine: str, image: str, warned: bool
+) -> None:
+    monkeypatch.setattr(security_modules, "has_selinux", lambda: True)
+    assert bool(security_modules.warnings(engine, image, "")) is warned
+    monkeypatch.setattr(security_modules, "has_selinux", lambda: False)
+    assert security_modules.warnings(engine, image, "") == []

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from sidespawn import engines
 from sidespawn.cli import contained
 from sidespawn.cli.main import cli
-from sidespawn.engines import podman
+from sidespawn.engines import systemd_roots
 from sidespawn.errors import SidespawnError
 from sidespawn.host import directories, labels
 from sidespawn.setup import selinux
@@ -31,13 +32,15 @@ TEXT = selinux.MODULE.read_text(encoding="utf-8")
 EVERYWHERE = """
 (handleunknown allow) (mls true)
 (sid kernel) (sidorder (kernel)) (sidcontext kernel (system_u object_r kernel_t ((s0) (s0))))
-(class process (transition getattr signull getcap setrlimit)) (class fd (use)) (class dir (getattr open read search
-    lock ioctl mounton write add_name remove_name)) (class file (getattr open read create unlink mounton ioctl write))
+(class process (transition getattr signull getcap setrlimit rlimitinh siginh)) (class fd (use))
+(class process2 (nnp_transition nosuid_transition)) (class unix_stream_socket (getattr ioctl read write))
+(class dir (getattr open read search lock ioctl mounton write add_name remove_name))
+(class file (getattr open read create unlink mounton ioctl write entrypoint execute execute_no_trans map))
 (class lnk_file (getattr read)) (class chr_file (getattr open read write append ioctl))
 (class fifo_file (getattr open read write append ioctl)) (class filesystem (mount unmount remount))
 (class capability (audit_write chown dac_override dac_read_search fowner fsetid ipc_lock kill net_admin
     net_bind_service net_broadcast net_raw setgid setpcap setuid sys_admin sys_chroot sys_nice))
-(classorder (process fd dir file lnk_file chr_file fifo_file filesystem capability))
+(classorder (process process2 unix_stream_socket fd dir file lnk_file chr_file fifo_file filesystem capability))
 (sensitivity s0) (sensitivityorder (s0)) (category c0) (categoryorder (c0)) (sensitivitycategory s0 (c0))
 (user system_u) (userrole system_u object_r) (userrole system_u system_r) (userlevel system_u (s0))
 (userrange system_u ((s0) (s0))) (role object_r) (role system_r)
@@ -47,7 +50,7 @@ EVERYWHERE = """
 (typeattribute mcs_constrained_type) (typeattribute process_user_target)
 (type container_file_t) (type container_ro_file_t) (type nsfs_t) (type sysfs_t) (type sysctl_net_t) (type proc_t)
 (roletype object_r container_file_t) (roletype object_r container_ro_file_t)
-(type initrc_t) (type unconfined_t) (type var_run_t) (type tmpfs_t) (type var_lock_t)
+(type init_t) (type initrc_t) (type unconfined_t) (type var_run_t) (type tmpfs_t) (type var_lock_t)
 """
 REFERENCE_POLICY = """
 (typeattribute container_system_domain) (type ifconfig_runtime_t) (type podman_t) (type podman_conmon_t)
@@ -152,7 +155,7 @@ def test_every_file_system_has_a_label_before_anything_is_in_it(
         (None, False),
     ],
 )
-def test_podman_is_told_the_domain_where_the_directories_have_labels(
+def test_engines_have_a_domain_where_the_directories_have_labels(
     monkeypatch: pytest.MonkeyPatch, label: bytes | None, confined: bool
 ) -> None:
     def getxattr(path: Path, name: str) -> bytes:
@@ -163,7 +166,9 @@ def test_podman_is_told_the_domain_where_the_directories_have_labels(
 
     monkeypatch.setattr(os, "getxattr", getxattr)
     wanted = ("type:sidespawn_side_container_t", "level:s0")
-    assert podman.domain("x") == (wanted if confined else ())
+    assert engines.domain("x") == (wanted if confined else ())
+    kind = ",context=system_u:object_r:container_file_t:s0" if confined else ""
+    assert systemd_roots.labelled("size=64k", "x", systemd_roots.SCRATCH_LABEL) == f"size=64k{kind}"
 
 
 # ---------------------------------------------------------------- installing and removing

@@ -23,6 +23,7 @@ from sidespawn.engines.systemd_bus import Bus, BusError, get, put, split
 from sidespawn.errors import LaunchError, Reason
 from sidespawn.host_report import service_manager
 from sidespawn.loading.parse import CAPABILITIES as POSSIBLE
+from sidespawn.system import kernel
 from tests.unit.small import NET
 from tests.unit.test_podman import PINS, PLAN
 
@@ -85,6 +86,18 @@ def test_in_the_agents_state_there_is_only_what_is_mounted() -> None:
     whole = replace(PLAN, mounts=(Mount(path="/all", beneath=".", writable=False),), configuration=())
     places = [path for path, _ in unit(whole, replace(PINS, configuration=()))["TemporaryFileSystem"]]
     assert places == ["/dev/shm", "/run/tool"]
+
+
+def test_with_selinux_its_programs_and_its_scratch_space_have_labels(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    label = "system_u:object_r:{}:s0"
+    monkeypatch.setattr(systemd_roots, "domain", lambda service: ("type:x", "level:s0"))
+    assert all(f"context={label.format('container_file_t')}" in options for _, options in unit()[HIDDEN])
+    mounted: list[str] = []
+    monkeypatch.setattr(kernel, "mount", lambda *arguments: mounted.append(arguments[4]))
+    systemd_roots.make(tmp_path / "root", PLAN.service, str(tmp_path), refresh=False)
+    assert mounted[0].endswith(f",context={label.format('sidespawn_root_t')}")
 
 
 def test_dollars_are_doubled_and_nothing_else_is_changed() -> None:

@@ -5,11 +5,14 @@ One file per engine.  An engine decides nothing; it translates a plan into its o
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from pathlib import Path
 
 from sidespawn.core.plan import Plan
 from sidespawn.errors import LaunchError, Reason
 from sidespawn.frozen import dataclass
+from sidespawn.system.places import Places
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # importing it costs every run milliseconds
@@ -103,6 +106,17 @@ def state_of(word: str, out_of_memory: bool) -> str:
 
 def why_ended(found: Found | None) -> Reason:
     return Reason.OUT_OF_MEMORY if found and found.state.endswith(OUT_OF_MEMORY) else Reason.EXITED
+
+
+def domain(service: str) -> tuple[str, ...]:
+    """Return the SELinux domain of side containers, if the label of the service's directory shows that there is one.
+
+    It has no categories, because the files that a side container writes are for its agent and the next side container.
+    """
+    with suppress(OSError):  # no SELinux
+        if b":sidespawn_runtime_t:" in os.getxattr(Places(service).home, "security.selinux"):
+            return ("type:sidespawn_side_container_t", "level:s0")
+    return ()
 
 
 def image_missing(whose: str, image: str) -> LaunchError:

@@ -8,12 +8,11 @@ gives the side container and its conmon their own scopes in the service's slice,
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from sidespawn.core.plan import Plan
-from sidespawn.engines import LABEL, Found, NameTaken, Other, Pins, found, image_missing, labels, state_of
+from sidespawn.engines import LABEL, Found, NameTaken, Other, Pins, domain, found, image_missing, labels, state_of
 from sidespawn.engines.control_groups import controllers, process_limit, slice_name, slice_path
 from sidespawn.errors import LaunchError, Reason
 from sidespawn.system.places import Places
@@ -219,18 +218,6 @@ def system_calls(service: str) -> str:
     """Return the profile without namespaces that was made with the service's directories."""
     profile = Places(service).syscalls
     return str(profile) if profile.exists() else ""
-
-
-def domain(service: str) -> tuple[str, ...]:
-    """Return the SELinux domain of side containers, if the label of the service's directory shows that there is one.
-
-    It has no categories, because the files that a side container writes are for its agent and the next side container.
-    """
-    try:
-        label = os.getxattr(Places(service).home, "security.selinux")
-    except OSError:
-        return ()
-    return ("type:sidespawn_side_container_t", "level:s0") if b":sidespawn_runtime_t:" in label else ()
 
 
 def id_file_of(pins: Pins) -> Path:

@@ -14,10 +14,10 @@ import json
 from contextlib import suppress
 
 from sidespawn.core.plan import Plan
-from sidespawn.engines import NameTaken, Pins, image_missing, labels, podman
+from sidespawn.engines import NameTaken, Pins, domain, image_missing, labels, podman
 from sidespawn.engines.api import Answer, Api, Unanswered, in_url
 from sidespawn.engines.control_groups import controllers, process_limit, slice_name, slice_path
-from sidespawn.engines.podman import SYSTEMCTL, Podman, domain, end_container, system_calls
+from sidespawn.engines.podman import SYSTEMCTL, Podman, end_container, system_calls
 from sidespawn.errors import LaunchError, Reason
 from sidespawn.system.places import Places
 from sidespawn.system.processes import run

@@ -27,7 +27,7 @@ from sidespawn.core.plan import Plan
 from sidespawn.engines import LABEL, Found, NameTaken, Other, Pins, found, labels, state_of
 from sidespawn.engines.control_groups import slice_name
 from sidespawn.engines.systemd_bus import Bus, BusError
-from sidespawn.engines.systemd_roots import given_path, prepare, root_path
+from sidespawn.engines.systemd_roots import SCRATCH_LABEL, given_path, labelled, prepare, root_path
 from sidespawn.errors import LaunchError, Reason, quoted
 from sidespawn.system.processes import identify, is_alive
 
@@ -135,14 +135,15 @@ def properties(plan: Plan, pins: Pins, request: str, version: int) -> Properties
     # Mount points in the agent's state are made in an empty directory, for this side container only. Mount points
     # elsewhere, which only a policy names, are made in the root, for the whole service.
     has_state = any(path.startswith(f"{plan.state}/") for _, path, *_ in binds)
-    empty = [(plan.state, f"ro,mode=755,{TMPFS}")] if has_state else []
-    empty += [(path, f"mode=1777,{TMPFS}") for path in ("/dev/shm", *plan.scratch)]  # noqa: S108
+    tmpfs = labelled(TMPFS, plan.service, SCRATCH_LABEL)
+    empty = [(plan.state, f"ro,mode=755,{tmpfs}")] if has_state else []
+    empty += [(path, f"mode=1777,{tmpfs}") for path in ("/dev/shm", *plan.scratch)]  # noqa: S108
     own: Properties = [] if plan.host_network else [("NetworkNamespacePath", ("s", str(pins.netns)))]
     if version >= PRIVATE_PIDS:
         own.append(("PrivatePIDs", ("s", "yes")))
         # It would also mount all of /proc, /sys and /run, writable, unless something else is mounted there.
         binds.append(bind(given / "sys", "/sys"))
-        empty += [("/run", f"ro,mode=755,{TMPFS}")] if "/run" not in plan.scratch else []
+        empty += [("/run", f"ro,mode=755,{tmpfs}")] if "/run" not in plan.scratch else []
     own += [("User", ("s", str(plan.uid))), ("Group", ("s", str(plan.gid)))] if plan.uid or plan.gid else []
     return [
         ("Description", ("s", f"Side container {plan.name}")),

@@ -22,7 +22,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from sidespawn.engines import image_missing
+from sidespawn.engines import domain, image_missing
 from sidespawn.errors import LaunchError, Reason
 from sidespawn.system import kernel
 from sidespawn.system.files import HARMLESS, closing
@@ -34,6 +34,8 @@ DEVICES = ("null", "zero", "full", "random", "urandom")
 PODMAN = "/usr/bin/podman"
 TIMEOUT = 120.0  # seconds; a large image is mounted slowly on a slow disk
 FLAGS = kernel.MS_NOSUID | kernel.MS_NODEV
+# SELinux types. The first is of what PID 1 executes in the side containers' domain, which starts with that.
+PROGRAMS_LABEL, SCRATCH_LABEL = "sidespawn_root_t", "container_file_t"
 # Parts of the host's own root: programs and what they need to run. Those that do not exist on this host are left out.
 PROGRAMS = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 SETTINGS = ("alternatives", "group", "ld.so.cache", "localtime", "nsswitch.conf", "passwd", "protocols", "services")
@@ -62,14 +64,19 @@ def prepare(service: str, image: str, *, refresh: bool = False) -> None:
         root.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with closing(os.open(root.parent / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            make(root, image, refresh)
+            make(root, service, image, refresh)
             if not is_read_only(given / "proc"):
-                make_given(given, Places(service).snapshots)
+                make_given(given, service)
     except OSError as error:
         raise LaunchError(Reason.ENGINE_FAILED, f"no root directory for {image}: {error.strerror}") from None
 
 
-def make(root: Path, image: str, refresh: bool) -> None:
+def labelled(options: str, service: str, kind: str) -> str:
+    """Return mount options that give every file this SELinux type, if the policy has the module's types."""
+    return f"{options},context=system_u:object_r:{kind}:s0" if domain(service) else options
+
+
+def make(root: Path, service: str, image: str, refresh: bool) -> None:
     if image == HOST:
         make_host(root)
         return
@@ -84,7 +91,8 @@ def make(root: Path, image: str, refresh: bool) -> None:
     upper, work = root.parent / "upper", root.parent / "work"
     for each in (root, upper, work):
         make_directory(each)
-    kernel.mount("sidespawn", str(root), "overlay", FLAGS, f"lowerdir={lower},upperdir={upper},workdir={work}")
+    options = labelled(f"lowerdir={lower},upperdir={upper},workdir={work}", service, PROGRAMS_LABEL)
+    kernel.mount("sidespawn", str(root), "overlay", FLAGS, options)
 
 
 def make_host(root: Path) -> None:
@@ -112,19 +120,19 @@ def unseen(root: Path) -> list[str]:
     return [path for path, target in targets if not (target.exists() and os.path.samefile(path, target))]
 
 
-def make_given(place: Path, copies: Path) -> None:
+def make_given(place: Path, service: str) -> None:
     if os.path.ismount(place):
         kernel.unmount(str(place))  # a run was killed while doing this
     make_directory(place)
-    kernel.mount("sidespawn", str(place), "tmpfs", HARMLESS, "mode=755,size=64k")
+    kernel.mount("sidespawn", str(place), "tmpfs", HARMLESS, labelled("mode=755,size=64k", service, PROGRAMS_LABEL))
     for each in ("dev", "dev/shm", "dev/mqueue", "proc", "proc/sys", "sys", "texts", "scripts"):
         make_directory(place / each)
     for name in DEVICES:
         (place / "dev" / name).touch()
         show(f"/dev/{name}", place / "dev" / name, kernel.MS_NOSUID)
     show("/proc/sys", place / "proc/sys", HARMLESS)
-    show(str(copies), place / "texts", HARMLESS)
-    show(str(copies), place / "scripts", FLAGS)
+    show(str(Places(service).snapshots), place / "texts", HARMLESS)
+    show(str(Places(service).snapshots), place / "scripts", FLAGS)
     kernel.remount(str(place), HARMLESS | kernel.MS_RDONLY)  # last, since it shows that everything is there
 
 

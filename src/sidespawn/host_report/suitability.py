@@ -38,7 +38,8 @@ def policy_warnings(policy: Policy) -> list[str]:
         found += account_warnings(policy)
     if policy.side_container.engine == "kubernetes":
         found += pod_warnings(policy, most_pods())
-    return found + security_modules.warnings(policy.side_container.engine, policy.side_container.apparmor)
+    side = policy.side_container
+    return found + security_modules.warnings(side.engine, side.image, side.apparmor)
 
 
 def unit_warnings(policy: Policy) -> list[str]:

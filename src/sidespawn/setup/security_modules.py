@@ -59,8 +59,20 @@ def remove() -> list[str]:
         return [error.message]
 
 
-def warnings(engine: str, apparmor: str) -> list[str]:
+def warnings(engine: str, image: str, apparmor: str) -> list[str]:
     """Return what an operator should know; `apparmor` is the profile that the policy names."""
+    return [*apparmor_warnings(engine, apparmor), *(selinux_warnings(engine, image) if has_selinux() else ())]
+
+
+def selinux_warnings(engine: str, image: str) -> list[str]:
+    if engine != "docker" and (engine, image) != ("systemd", "host"):
+        return []
+    reason = "agents confined by SELinux cannot look up its side containers in /proc, and Neutron takes them for dead"
+    whose = "docker" if engine == "docker" else "systemd with the host's own programs"
+    return [f"with {whose}, {reason}: use podman, or systemd with an image"]
+
+
+def apparmor_warnings(engine: str, apparmor: str) -> list[str]:
     wanted = f"the policy names AppArmor's profile {apparmor}, but"
     if not apparmor:
         return []
