@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import fcntl
 import json
+import multiprocessing
 import os
 import statistics
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
+from multiprocessing.synchronize import Event
 
 import pytest
 
@@ -29,6 +31,7 @@ ROUNDS = 24 if FULL else 4
 GENEROUS = 5  # factor over the time without load; 2 is the aim
 STOP_SECONDS = 8  # seconds until an operator's stop is done; 2 is the aim, on an otherwise idle host
 PRESET = "neutron-dhcp-dnsmasq"
+FORK = multiprocessing.get_context("fork")
 
 
 @pytest.fixture
@@ -115,73 +118,92 @@ def test_a_trickle_that_never_lets_the_service_rest(service: Service, capsys: py
 # ---------------------------------------------------------------- beside a hostile agent
 
 
-Stop = threading.Event
+# Takes the event that ends it. Hostile agents run in separate processes: as threads, they would take time from the
+# process that measures.
+Misbehaviour = Callable[[Event], None]
 
 
-def flood(service: Service, stop: Stop) -> None:
+def flood(service: Service) -> Misbehaviour:
     """Keep the spool full of files, and of lines that are not requests."""
     spool = service.places.spool
-    while not stop.is_set():
-        with suppress(OSError):
-            (spool / "new").write_bytes(b"x" * 100 + b"\n" + b"{}\n" * 300_000)
-            os.rename(spool / "new", spool / "processes")
-        wrapper.ring(str(service.places.doorbell))
-        for number in range(100):
+
+    def loop(stop: Event) -> None:
+        while not stop.is_set():
             with suppress(OSError):
-                (spool / f"file{number}").touch()
-        time.sleep(0.02)
+                (spool / "new").write_bytes(b"x" * 100 + b"\n" + b"{}\n" * 300_000)
+                os.rename(spool / "new", spool / "processes")
+            wrapper.ring(str(service.places.doorbell))
+            for number in range(100):
+                with suppress(OSError):
+                    (spool / f"file{number}").touch()
+            time.sleep(0.02)
+
+    return loop
 
 
-def hold_the_lock(service: Service, stop: Stop) -> None:
+def hold_the_lock(service: Service) -> Misbehaviour:
     """Create, write and lock every request file, and never unlock it."""
     path = service.places.spool / "processes"
-    while not stop.is_set():
-        with suppress(OSError), path.open("ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            file.write(request_line({"op": "signal", "signal": "0", "pid": 4711}))
-            file.flush()
-            wrapper.ring(str(service.places.doorbell))
-            stop.wait(3)
+
+    def loop(stop: Event) -> None:
+        while not stop.is_set():
+            with suppress(OSError), path.open("ab") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                file.write(request_line({"op": "signal", "signal": "0", "pid": 4711}))
+                file.flush()
+                wrapper.ring(str(service.places.doorbell))
+                stop.wait(3)
+
+    return loop
 
 
-def never_read(service: Service, stop: Stop) -> None:
+def never_read(service: Service) -> Misbehaviour:
     """Send well-formed requests that are not allowed, as fast as they can be written, and wait for no answer."""
     body = {"op": "start", "argv": ["dnsmasq", "--dhcp-script=/tmp/x"], "netns": f"qdhcp-{'0' * 8}", "env": {}}
-    while not stop.is_set():
-        line = request_line(body)
-        with suppress(OSError, wrapper.Unavailable):
-            wrapper.try_to_hand_over(str(service.places.spool), str(service.places.doorbell), line, "nobody")
+
+    def loop(stop: Event) -> None:
+        while not stop.is_set():
+            line = request_line(body)
+            with suppress(OSError, wrapper.Unavailable):
+                wrapper.try_to_hand_over(str(service.places.spool), str(service.places.doorbell), line, "nobody")
+
+    return loop
 
 
-def crash_loop(service: Service, stop: Stop) -> None:
+def crash_loop(service: Service) -> Misbehaviour:
     """Request programs that cannot start, again and again, on several networks."""
     networks = [service.network() for _ in range(4)]
     for network in networks:
         (network.home / "leases").unlink()
         (network.home / "leases").mkdir()
 
-    def loop(network: Network) -> None:
-        while not stop.is_set():
-            network.start()
+    def ask(network: Network) -> None:
+        network.start()
 
-    with ThreadPoolExecutor(len(networks)) as threads:
-        list(threads.map(loop, networks))
+    return partial(on_each, networks, ask)
 
 
-def start_what_is_never_ready(service: Service, stop: Stop) -> None:
+def start_what_is_never_ready(service: Service) -> Misbehaviour:
     """Start programs that time out before they are ready, on more networks than are served in parallel."""
     networks = [service.network_that_is_never_ready() for _ in range(12)]
 
+    def ask(network: Network) -> None:
+        said = network.start().stderr
+        assert "(not-ready)" in said or "(backing-off)" in said, said
+
+    return partial(on_each, networks, ask)
+
+
+def on_each(networks: list[Network], ask: Callable[[Network], None], stop: Event) -> None:
     def loop(network: Network) -> None:
         while not stop.is_set():
-            said = network.start().stderr
-            assert "(not-ready)" in said or "(backing-off)" in said, said
+            ask(network)
 
     with ThreadPoolExecutor(len(networks)) as threads:
         list(threads.map(loop, networks))
 
 
-HOSTILE: dict[str, Callable[[Service, Stop], None]] = {
+HOSTILE: dict[str, Callable[[Service], Misbehaviour]] = {
     "floods its spool": flood,
     "holds the lock": hold_the_lock,
     "never reads replies": never_read,
@@ -196,16 +218,18 @@ def request_line(body: Mapping[str, object]) -> bytes:
 
 
 @contextmanager
-def misbehaving(service: Service, how: Callable[[Service, Stop], None]) -> Iterator[None]:
-    stop = threading.Event()
-    with ThreadPoolExecutor(1) as threads:
-        work = threads.submit(how, service, stop)
+def misbehaving(service: Service, how: Callable[[Service], Misbehaviour]) -> Iterator[None]:
+    stop = FORK.Event()
+    agent = FORK.Process(target=how(service), args=(stop,), daemon=True)
+    agent.start()
+    try:
         time.sleep(2)
-        try:
-            yield
-        finally:
-            stop.set()
-    work.result()
+        assert agent.is_alive()
+        yield
+    finally:
+        stop.set()
+        agent.join()
+    assert agent.exitcode == 0
 
 
 def measure(network: Network) -> float:
