@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import pytest
@@ -42,15 +42,19 @@ def namespace_of_the_spool_unit(service: Service, drop_in: DropIn, tmp_path: Pat
 
 
 def namespace_of_the_service(service: Service) -> str:
-    """Read it while the service runs: it stays at least a second after the doorbell rings."""
-    with service.places.doorbell.open("w") as doorbell:
-        doorbell.write("\n")
+    """Ring until it is seen running: a run stays a second, which can be over before an emulated systemctl answers."""
+    seen: list[Path] = []
 
-    def main_pid() -> int:
-        return int(command("systemctl", "show", "--property=MainPID", "--value", service.unit).stdout)
+    def look() -> bool:
+        with service.places.doorbell.open("w") as doorbell:
+            doorbell.write("\n")
+        pid = command("systemctl", "show", "--property=MainPID", "--value", service.unit).stdout.strip()
+        with suppress(OSError):  # it has ended, or pid is 0
+            seen.append(Path(f"/proc/{pid}/ns/mnt").readlink())
+        return bool(seen)
 
-    wait_until(lambda: main_pid() != 0)
-    return str(Path(f"/proc/{main_pid()}/ns/mnt").readlink())
+    wait_until(look)
+    return str(seen[0])
 
 
 def systemd_version() -> int:

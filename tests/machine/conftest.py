@@ -117,6 +117,8 @@ def pytest_runtest_makereport(
     for mark in item.iter_markers("part"):
         name = mark.args[0]
         seconds[name] = seconds.get(name, 0) + call.duration
+        if report.failed:  # at once, since the other tests may take an hour
+            item.config.get_terminal_writer().line(f"\n{report.longreprtext}")
         # Each test reports three times; a part holds when all were passed, and is left out when nothing was called.
         if report.when == "call" or report.failed:
             parts[name] = parts.get(name, True) and report.passed
