@@ -58,8 +58,7 @@ def disable(places: Places, purge: bool, dry_run: bool, as_json: bool) -> None:
             systemd.systemctl("stop", *systemd.all_units(places.service))
             systemd.stop_podman(places.service)
             systemd.reset_failed(*systemd.all_units(places.service))
-            if places.home.exists():  # units of an earlier version remove it in their own mount namespace
-                directories.remove(places)
+            directories.remove(places)  # units of an earlier version do so in their own mount namespace, or leave files
         containers = end_side_containers(places, policy)
         systemd.systemctl("stop", slice_name(places.service))
         systemd.forget_failed_scopes(slice_name(places.service))
