@@ -2,8 +2,8 @@
 
 A type is a predicate over one string from an agent.  There are no regular expressions and no conversions: a value
 either matches its type exactly, in its one usual spelling, or is refused, so the checked value is the one passed on.
-Every type accepts only printable ASCII.  Only `text` and `secret` accept quotes, only these and `word` an equals sign,
-and only `text`, `name` and lists a blank or a comma.
+Every type accepts only printable ASCII.  Only `text`, `quoted` and `secret` accept quotes and commas, only these and
+`word` an equals sign, and only `text`, `quoted` and `name` a blank.  A list accepts what its members do, and commas.
 """
 
 from __future__ import annotations
