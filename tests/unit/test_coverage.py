@@ -1,4 +1,4 @@
-"""A Neutron release with unknown calls is reported, and nothing is done that would cost working routers."""
+"""A Neutron release with unknown calls is reported, and nothing is done that would cost routers their failover."""
 
 from __future__ import annotations
 
@@ -85,10 +85,10 @@ def test_an_untested_release_is_reported(release: str, images: Path) -> None:
         assert "2023.1 to 2026.2" in said
 
 
-def test_only_what_would_take_working_routers_down_is_refused() -> None:
+def test_only_what_would_cost_routers_their_failover_is_refused() -> None:
     coverage.require(MONITOR, [])
     coverage.require(DNSMASQ, ["something"])
-    with pytest.raises(SidespawnError, match="Neutron may give up working ones") as caught:
+    with pytest.raises(SidespawnError, match="routers report no failover") as caught:
         coverage.require(MONITOR, ["something"])
     assert caught.value.reason is Reason.HOST_UNSUITABLE
     assert "--uncovered" in caught.value.hint

@@ -59,7 +59,7 @@ def check(subjects: tuple[str, ...], as_json: bool, with_examples: bool) -> int:
     Without arguments, it examines the host, says what to do about each finding, and checks the policy of every
     service. With arguments, it checks only these policies, and what they lack on this host.
 
-    Exit code 69 if the host has a problem that makes requests fail or Neutron remove working routers, else 78 if a
+    Exit code 69 if the host has a problem that makes requests fail or costs routers their failover, else 78 if a
     policy is invalid, else 1 if a policy's test case fails. Warnings alone give 0.
     """
     results = [checked(subject) for subject in subjects or enabled_services()]

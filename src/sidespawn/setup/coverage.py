@@ -1,7 +1,7 @@
 """Checks that the presets know the calls of the agent's Neutron release. Nothing here runs on a request.
 
-If Neutron before 29 cannot start its state-change monitor, because the image lacks it, it removes the router with its
-namespace. A monitor whose calls are refused reports no failover.  So for that monitor, a warning is not enough.
+If a router's state-change monitor cannot be started, the router stays up but reports no failover.  So for that monitor,
+a warning is not enough.
 
 Only names are read in images and agents, since a link in one of them may lead anywhere. A file system that an agent has
 mounted may never answer, so another process examines its files, with a timeout.
@@ -44,7 +44,7 @@ PLACES = (
 PATIENCE = 5  # seconds
 LOOK = "import sys, pathlib, sidespawn.setup.coverage as it; print(it.release_in(pathlib.Path(sys.argv[1])))"
 INSTALLED = re.compile(r"neutron-([0-9]{1,4}(\.[0-9]{1,4}){0,3})[.-].*info")
-CONSEQUENCE = "without their state-change monitor routers report no failover, and Neutron may give up working ones"
+CONSEQUENCE = "without their state-change monitor routers report no failover"
 
 
 def is_neutrons(policy: Policy) -> bool:
@@ -125,7 +125,7 @@ def is_file_in(root: Path, path: str) -> bool:
 
 
 def require(policy: Policy, found: list[str]) -> None:
-    """Raise SidespawnError if these problems would cost working routers."""
+    """Raise SidespawnError if these problems would cost routers their failover."""
     if found and policy.table.program in VITAL:
         hint = "use the agent's own image, of a known release; or enable it anyway with --uncovered"
         raise SidespawnError(Reason.HOST_UNSUITABLE, f"{'; '.join(found)}; {CONSEQUENCE}", hint)
