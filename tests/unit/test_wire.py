@@ -220,7 +220,7 @@ WHERE: dict[str, Any] = {
 @pytest.mark.parametrize("where", WHERE.values(), ids=WHERE.keys())
 def test_only_printable_characters(where: Any, text: str) -> None:
     error = refusal(line(START, **where(text)))
-    assert "not printable" in error.message
+    assert "unprintable" in error.message
     assert error.message.isascii()
     assert error.message.isprintable()
     assert error.request_id == ID

@@ -444,7 +444,7 @@ def test_bytes_that_are_no_text_are_sent_as_they_are_and_refused(
     monkeypatch.setattr(wrapper, "wait_for", lambda *_: None)
     assert run_main(monkeypatch, settings, os.fsdecode(b"--name=\xff")) == 75
     [line] = take(box)
-    with pytest.raises(Exception, match="not printable"):
+    with pytest.raises(Exception, match="unprintable"):
         parse_request(line)
 
 

@@ -115,10 +115,10 @@ class Reader:
             line = spaced[: comment(spaced, self.rules.format)].strip(" ")
             if any(each < " " or each == "\x7f" for each in spaced) or len(untrusted_line) > LINE_CHARACTERS:
                 raise self.denied(
-                    number, line, f"holds a control character or is longer than {LINE_CHARACTERS} characters"
+                    number, line, f"contains a control character or is longer than {LINE_CHARACTERS} characters"
                 )
             if not line.isascii():
-                raise self.denied(number, line, "holds bytes that are not ASCII outside of a comment")
+                raise self.denied(number, line, "contains bytes that are not ASCII, outside a comment")
             if line:
                 yield number, line
 
@@ -139,7 +139,7 @@ class Reader:
             is_quoted = self.rules.format is Format.QUOTED and len(word) > 2 and word[0] == word[-1] == '"'
             bare = word[1:-1] if is_quoted else word
             if word not in ("{", "}") and (not only(bare, allowed) or bare[0] == "@"):
-                raise self.denied(line.number, text, "holds a character that only plain words may have", directive.rule)
+                raise self.denied(line.number, text, "contains a character that a word cannot have", directive.rule)
 
     def sections(self, plain: list[tuple[int, str]]) -> list[Line]:
         openers = {directive.name for directive in self.rules.directives}

@@ -94,7 +94,7 @@ def read_arguments(table: ProgramTable, untrusted_argv: tuple[str, ...]) -> tupl
         if not is_word and (not untrusted_argument.startswith("-") or untrusted_argument in ("-", "--")):
             raise Denied(
                 Reason.POSITIONAL_NOT_ALLOWED,
-                f"argument {index}, {quoted(untrusted_argument)}, is no option; positional arguments are not allowed",
+                f"argument {index}, {quoted(untrusted_argument)}, is not an option; positional arguments are refused",
                 argument=index,
             )
         if option is None:

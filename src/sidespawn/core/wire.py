@@ -193,7 +193,7 @@ def plain_text(untrusted_value: object, where: str) -> str:
     if not isinstance(untrusted_value, str):
         raise RequestError(f"{where} is not a string")
     if untrusted_value and not untrusted_value.isprintable():
-        raise RequestError(f"{where}, {quoted(untrusted_value)}, holds a character that is not printable")
+        raise RequestError(f"{where}, {quoted(untrusted_value)}, contains an unprintable character")
     return untrusted_value
 
 

@@ -30,7 +30,7 @@ def build_configuration(table: Table, name: str, program: ProgramTable) -> Confi
         rule=directives.where(),
     )
     if format_ is not Format.BLOCKS and any(SECRET in holes(each.values) for each in every(rules.directives)):
-        raise directives.error("", 'holds a <secret>, which only format "blocks" can have')
+        raise directives.error("", 'contains a <secret>, which only format "blocks" can have')
     configuration = Configuration(
         path=table.pattern("path"),
         file=table.take("file", str, default=""),

@@ -87,7 +87,7 @@ def extended(source: str, text: str, read_preset: Read, most: int) -> tuple[dict
     if not isinstance(preset, str) or not is_service_name(preset):
         raise PolicyError(f"{where}: extends must be the name of a preset")
     if most == 0:
-        raise PolicyError(f"{where}: more than {EXTENSIONS} files extend each other")
+        raise PolicyError(f"{where}: more than {EXTENSIONS} presets in a chain")
     base, base_lines = extended(f"presets/{preset}.toml", read_preset(preset), read_preset, most - 1)
     own = Table(document, lines, source).table("parameters", optional=True)
     for name in own.keys():
@@ -103,7 +103,7 @@ def read_parameters(table: Table) -> dict[str, str | int]:
     for name in table.keys():
         value = substitute(table.take(name, str, int), parameters)  # of earlier ones
         if isinstance(value, str) and not only(value, PATH_CHARACTERS | IMAGE_CHARACTERS):
-            raise table.error(name, "holds a character that a parameter cannot have")
+            raise table.error(name, "is empty or contains a character that a parameter cannot have")
         parameters[name] = value
     return parameters
 
