@@ -361,6 +361,7 @@ def test_not_a_linked_file(trusted: Path) -> None:
     link = trusted.parent / "b.toml"
     link.symlink_to(trusted)
     assert f"{link} is a link" in refusal(link).message
+    assert refusal(link).hint == f"as root: replace {link} with what it leads to"
 
 
 def test_not_in_a_linked_directory(trusted: Path) -> None:

@@ -116,10 +116,10 @@ def read_trusted(path: Path) -> str:
             linked = stat.S_ISLNK(status.st_mode)
             sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX  # such as /tmp
             if status.st_uid != 0 or linked or (status.st_mode & 0o022 and not sticky):
-                raise PolicyError(
-                    f"{path} is not used: {each} {'is a link' if linked else 'can be changed by others than root'}",
-                    f"as root: chown root {each}; chmod go-w {each}",
-                )
+                problem, hint = "can be changed by others than root", f"as root: chown root {each}; chmod go-w {each}"
+                if linked:
+                    problem, hint = "is a link", f"as root: replace {each} with what it leads to"
+                raise PolicyError(f"{path} is not used: {each} {problem}", hint)
         with closing(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)) as descriptor:
             content = read_up_to(descriptor, POLICY_BYTES + 1)
         if len(content) > POLICY_BYTES:
