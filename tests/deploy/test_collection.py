@@ -6,6 +6,8 @@ import ast
 import importlib.util
 import json
 import shutil
+import subprocess
+import uuid
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -175,6 +177,18 @@ def test_the_role_refuses_what_is_no_option(ansible: Ansible) -> None:
     ran = ansible.play([role], check=False, variables={"service_list": [{"name": "x", "privileged": True}]})
     assert ran.code != 0
     assert "privileged" in ran.output
+
+
+def test_the_gate_believes_only_records_of_root(ansible: Ansible) -> None:
+    """Check that no other user of the host can stop a migration by writing a refusal to the journal."""
+    name = f"test-{uuid.uuid4().hex[:8]}"
+    gate = [{"name": "gate", "sidespawn.host.gate": {"helpers": [], "services": [name], "timeout": 0}}]
+    record = f"MESSAGE=refused\nSIDESPAWN_SERVICE={name}\nSIDESPAWN_EVENT=rejected\n"
+    for user, code in (("nobody", 0), ("root", 2)):
+        argv = ("runuser", f"--user={user}", "--", "logger", "--journald")
+        subprocess.run(argv, input=record, check=True, text=True, timeout=30)
+        command("journalctl", "--sync")
+        assert ansible.play(gate, check=False).code == code
 
 
 def test_scan_fails_on_request_only(ansible: Ansible) -> None:

@@ -137,7 +137,8 @@ def missing(module: AnsibleModule) -> list[dict[str, str]]:
 def refused(module: AnsibleModule) -> list[str]:
     if not module.params["services"]:
         return []
-    matches = [f"SIDESPAWN_SERVICE={each}" for each in module.params["services"]]
+    # Every user of the host can write records with these fields, but not with root's _UID.
+    matches = ["_UID=0", *(f"SIDESPAWN_SERVICE={each}" for each in module.params["services"])]
     matches += [f"SIDESPAWN_EVENT={each}" for each in (*EVENTS, *(["monitored"] if module.params["monitored"] else []))]
     program = module.get_bin_path("journalctl", required=True)
     since = f"--since=@{module.params['since']}"
