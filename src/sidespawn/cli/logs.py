@@ -47,7 +47,7 @@ def logs(
     With NAME, show only the side container of that name.
     """
     if not places.home.is_dir():
-        click.echo(f"{places.service} is not enabled; these are its earlier records", err=True)
+        click.echo(f"{places.service} is not enabled; its earlier records, if any:", err=True)
     require_journalctl()
     if writes_files(places):
         click.echo(
