@@ -7,11 +7,11 @@ import pytest
 from vm.machine import Machine
 
 
-def run_inside(machine: Machine, *arguments: str, timeout: float) -> None:
-    """Run these tests in the machine's checkout; none may fail or be skipped."""
+def run_inside(machine: Machine, *arguments: str, timeout: float, environment: tuple[str, ...] = ()) -> None:
+    """Run these tests in the machine's checkout; none may fail or be skipped. `environment` is of NAME=VALUE."""
     command = (".venv/bin/python", "-m", "pytest", "-q", "--durations=5", *arguments)
-    slowness = ("env", f"SIDESPAWN_SLOWNESS={machine.accelerator.factor}")
-    done = machine.run((*slowness, *command), timeout=timeout, check=False)
+    variables = ("env", f"SIDESPAWN_SLOWNESS={machine.accelerator.factor}", *environment)
+    done = machine.run((*variables, *command), timeout=timeout, check=False)
     if done.returncode != 0:
         pytest.fail(f"{' '.join(command)} in the machine:\n{done.stdout}{done.stderr}", pytrace=False)
     print(done.stdout)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from release.__main__ import build
+from tests.machine.inner import run_inside
 from vm.machine import Machine
 
 NEWER = "99.0.0"
@@ -21,7 +22,5 @@ def test_a_packages_life(fresh_machine: Machine, tmp_path: Path) -> None:
     for deb in debs:
         fresh_machine.copy_in(deb, f"/root/{deb.name}")
     paths = ":".join(f"/root/{deb.name}" for deb in debs)
-    pytest_inside = ".venv/bin/python -m pytest -x -q -s --durations=0 tests/machine/package_life.py"
-    done = fresh_machine.run(f"SIDESPAWN_DEBS={paths} {pytest_inside}", timeout=300, check=False)
-    print(done.stdout)
-    assert done.returncode == 0, done.stdout + done.stderr
+    debs_inside = (f"SIDESPAWN_DEBS={paths}",)
+    run_inside(fresh_machine, "-x", "-s", "tests/machine/package_life.py", timeout=300, environment=debs_inside)
