@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import json
 import shlex
+import subprocess
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+from textwrap import indent
 
 import pytest
 
-from sidespawn.recipes import containers, system_calls
+from sidespawn.engines import agent_runtime
+from sidespawn.host_report.kubernetes import AGENT_RUNTIME, handler_of
+from sidespawn.recipes import containers, system_calls, yaml_text
 from sidespawn.recipes.containers import ENGINES, Agent, Mount
 from tests.contract.command import printed_json, sidespawn_command
+
+CHECKOUT = Path(__file__).parents[2]
+NEW_PLUGIN = "io.containerd.cri.v1.runtime"  # of containerd 2
 
 MOUNT = Mount(source="/run/sidespawn/a/spool", target="/run/sidespawn/a/spool", writable=True)
 AGENT = Agent(uid=1000, gid=1001, capabilities=("NET_ADMIN", "SYS_ADMIN"), mounts=(MOUNT,), program=("agent", "--x"))
@@ -63,15 +73,76 @@ def test_a_unit_says_the_same_as_podmans_options() -> None:
         assert each in lines
 
 
-def test_a_pod_does_not_ask_for_what_kubernetes_refuses() -> None:
+def test_a_pod_does_not_request_what_kubernetes_refuses() -> None:
     """Bidirectional propagation needs a privileged container: the API server and the kubelet reject the pod."""
     made = containers.recipe(AGENT, "kubernetes")
-    assert "Bidirectional" not in json.dumps(made["manifest"])
-    assert any("Bidirectional" in each for each in made["notes"])
-    (container,) = made["manifest"]["spec"]["containers"]
+    assert "Bidirectional" not in json.dumps(made)
+    spec = made["pod_spec"]
+    (container,) = spec["containers"]
     assert container["securityContext"]["allowPrivilegeEscalation"] is False
-    names = {each["name"] for each in made["manifest"]["spec"]["volumes"]}
-    assert names == {each["name"] for each in container["volumeMounts"]}
+    assert (container["name"], container["command"]) == (AGENT.name, ["agent", "--x"])
+    sources = {each["name"]: each["hostPath"]["path"] for each in spec["volumes"]}
+    mounted = {each["mountPath"]: each.get("readOnly", False) for each in container["volumeMounts"]}
+    assert sources.keys() == {each["name"] for each in container["volumeMounts"]}
+    assert mounted == {"/run/netns": False, MOUNT.target: False}
+
+
+def test_only_what_the_agent_writes_is_writable_in_a_pod() -> None:
+    made = containers.kubernetes(replace(AGENT, mounts=(replace(MOUNT, writable=False),)))
+    (_, mount) = made["containers"][0]["volumeMounts"]
+    assert mount == {"name": "sidespawn-0", "mountPath": MOUNT.target, "readOnly": True}
+
+
+def test_the_node_lists_the_container_that_the_pod_has(tmp_path: Path) -> None:
+    """Carry out the command, as root would, for another file."""
+    made = containers.recipe(AGENT, "kubernetes")
+    (command,) = (each for each in made["preparation"] if each.endswith(f">>{agent_runtime.LIST}"))
+    path = tmp_path / "list"
+    subprocess.run(("sh", "-c", command.replace(agent_runtime.LIST, str(path))), check=True)
+    assert path.read_text() == f"openstack/{made['pod_spec']['containers'][0]['name']}\n"
+
+
+def test_the_cluster_is_prepared_for_what_the_base_says() -> None:
+    """Compare names with the classes and the admission policies; tests/kubernetes judges the pod by them."""
+    apply, label = containers.CLUSTER
+    base = CHECKOUT / apply.rpartition(" ")[2]
+    assert (base / "kustomization.yaml").exists()
+    classes = (base / "runtime-classes.yaml").read_text(encoding="utf-8")
+    spec = containers.kubernetes(AGENT)
+    assert f"  name: {spec['runtimeClassName']}\n" in classes
+    assert f".runtimes.{spec['runtimeClassName']}]" in containers.HANDLER
+    assert f"\nhandler: {spec['runtimeClassName']}\n" in classes
+    key, _, value = label.split()[-1].partition("=")
+    assert f"namespaceObject.metadata.labels['{key}'] == '{value}'" in (base / "admission.yaml").read_text(
+        encoding="utf-8"
+    )
+
+
+def test_the_handler_is_what_the_host_report_looks_for() -> None:
+    for text in (containers.HANDLER, containers.HANDLER.replace("io.containerd.grpc.v1.cri", NEW_PLUGIN)):
+        found = handler_of(tomllib.loads(text), containers.CLASS)
+        assert found == {"BinaryName": str(AGENT_RUNTIME), "SystemdCgroup": True}
+    assert AGENT_RUNTIME.exists()
+
+
+def test_the_docs_show_the_same_handler_and_pod() -> None:
+    installed = containers.HANDLER.replace(str(AGENT_RUNTIME), "/usr/share/sidespawn/sidespawn/engines/agent-runtime")
+    agent = Agent(uid=42435, gid=42435, capabilities=containers.CAPABILITIES["dhcp"], name=containers.NAMES["dhcp"])
+    for text in (installed, "\n".join(yaml_text.lines(containers.kubernetes(agent)))):
+        assert indent(text, "    ") in (CHECKOUT / "docs/kubernetes.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("ALL", "ALL"), ("/run/netns", "/run/netns"), ("a-b.c_d", "a-b.c_d"), (True, "true"), (42435, "42435"),
+        ("no", '"no"'), ("On", '"On"'), ("~", '"~"'), ("1e3", '"1e3"'), ("-x", '"-x"'), ("a: b", '"a: b"'), ("", '""'),
+        ("a #b", '"a #b"'), ("null", '"null"'), ("nullable", "nullable"), ("x\n", '"x\\n"'), ("*a", '"*a"'),
+        ("localhost/a:latest", '"localhost/a:latest"'), ('say "x"', '"say \\"x\\""'),
+    ],
+)  # fmt: skip
+def test_text_that_yaml_would_read_as_something_else_is_quoted(value: str | int, text: str) -> None:
+    assert yaml_text.scalar(value) == text
 
 
 def test_the_group_of_the_namespaces_is_the_agents() -> None:

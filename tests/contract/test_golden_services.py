@@ -38,6 +38,8 @@ CALL = RADVD[0]
 CASES = {
     "agent-options": f"agent-options {DHCP}",
     "agent-options-json": f"agent-options {DHCP} --json",
+    "agent-options-kubernetes": f"agent-options {DHCP} --for kubernetes",
+    "agent-options-kubernetes-json": f"agent-options {DHCP} --for kubernetes --json",
     "disable": f"disable {DHCP} --dry-run",
     "disable-json": f"disable {DHCP} --dry-run --json",
     "doctor": "doctor",

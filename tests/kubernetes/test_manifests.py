@@ -10,7 +10,7 @@ import copy
 import json
 import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ import pytest
 
 from sidespawn.engines import agent_runtime
 from sidespawn.engines.kubernetes import Kubernetes
+from sidespawn.recipes import containers, yaml_text
+from sidespawn.recipes.containers import Agent, Mount
 from tests.kubernetes.containerds import CHECKOUT, PYTHON
 from tests.unit.test_podman import ID, PINS, PLAN
 
@@ -223,6 +225,67 @@ def test_names_are_those_that_the_engine_uses(ask: Ask) -> None:
     assert described["metadata"]["namespace"] == namespace["metadata"]["name"]
     assert classes[described["spec"]["runtimeClassName"]] == "sidespawn"
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "privileged"
+
+
+MOUNTS = tuple(
+    Mount(source=f"/run/sidespawn/dhcp/{each}", target=f"/run/sidespawn/dhcp/{each}", writable=each == "spool")
+    for each in ("spool", "replies")
+)
+
+
+def printed_pod(kind: str = "dhcp") -> Document:
+    """The specification that `sidespawn agent-options --for kubernetes` prints."""
+    agent = Agent(uid=42435, gid=42435, mounts=MOUNTS, capabilities=containers.CAPABILITIES[kind])
+    return containers.kubernetes(replace(agent, name=containers.NAMES[kind]))
+
+
+@pytest.mark.parametrize("kind", containers.CAPABILITIES)
+def test_a_daemonset_with_the_printed_pod_is_valid_and_admitted(ask: Ask, policies: list[Document], kind: str) -> None:
+    """It is valid for every Kubernetes that has the field seccompProfile, 1.19."""
+    spec = printed_pod(kind)
+    labels = {"matchLabels": {"application": "neutron"}}
+    template = {"metadata": {"labels": labels["matchLabels"]}, "spec": spec}
+    daemonset = {"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": "agent", "namespace": "openstack"}}
+    daemonset |= {"spec": {"selector": labels, "template": template}}
+    versions = [each for each in ask("versions") if int(each.split(".")[1]) >= 19]
+    assert {version: ask("validate", daemonset, version) for version in versions} == dict.fromkeys(versions, "")
+    case = Case("printed", {"metadata": {"name": "agent-1"}, "spec": spec}, TENANT, **OPENSTACK)
+    assert [judge(ask, each, case) for each in policies if matches(each, case)] == [None, None]
+    # And the runtime's own conditions, as far as a pod can say them.
+    (context,) = (each["securityContext"] for each in spec["containers"])
+    assert {f"CAP_{each}" for each in context["capabilities"]["add"]} <= agent_runtime.CAPABILITIES
+
+
+def test_the_printed_pod_uses_what_the_base_has(ask: Ask, policies: list[Document]) -> None:
+    classes = {
+        each["metadata"]["name"]: each["handler"] for each in ask("documents", str(SHIPPED / "runtime-classes.yaml"))
+    }
+    handler = classes[printed_pod()["runtimeClassName"]]
+    assert f".runtimes.{handler}]\n" in containers.HANDLER
+    key, _, value = containers.CLUSTER[1].split()[-1].partition("=")
+    said = []
+    for labels in ({key: value}, {key: "no"}, None):
+        spec = {"metadata": {"name": "agent-1"}, "spec": printed_pod()}
+        case = Case("printed", spec, TENANT, namespace=containers.NAMESPACE, labels=labels)
+        said.append("\n".join(why for each in policies if matches(each, case) and (why := judge(ask, each, case))))
+    assert said[0] == ""
+    assert all("is not marked" in each for each in said[1:])
+
+
+@pytest.mark.parametrize("kind", containers.CAPABILITIES)
+def test_the_printed_text_is_the_same_pod(ask: Ask, tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "spec.yaml"
+    path.write_text("\n".join(yaml_text.lines(printed_pod(kind))))
+    assert ask("documents", str(path)) == [printed_pod(kind)]
+
+
+@pytest.mark.parametrize(
+    "value", ["no", "1e3", "~", "a: b", "a #b", "x\n", "", "- a", "0x1", "1:30", "2026-11-30", "é"]
+)
+def test_text_stays_text_in_yaml(ask: Ask, tmp_path: Path, value: str) -> None:
+    path = tmp_path / "text.yaml"
+    path.write_text("\n".join(yaml_text.lines({"value": value, "values": [value, "plain"]})))
+    assert ask("documents", str(path)) == [{"value": value, "values": [value, "plain"]}]
 
 
 def test_values_for_openstack_helm_pass_the_admission_rules_and_are_valid(ask: Ask, policies: list[Document]) -> None:

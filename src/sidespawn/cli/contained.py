@@ -64,6 +64,7 @@ def agent_options(services: tuple[Places, ...], engine: str, kind: str, user: tu
         capabilities=containers.CAPABILITIES[kind],
         mounts=tuple(mount for each in services for mount in asking(each)),
         more=tuple(security_modules_of(options_of(()))),
+        name=containers.NAMES[kind],
     )
     made = containers.recipe(agent, engine)
     made["notes"] += [

@@ -19,6 +19,7 @@ from sidespawn.engines.kubernetes import CLASS, STATIC_PODS
 from sidespawn.errors import LaunchError
 from sidespawn.host_report.findings import Finding, Topic, ok, problem, warning
 from sidespawn.host_report.trusted_code import is_writable_by_others
+from sidespawn.recipes import containers
 from sidespawn.setup.systemd import PACKAGE
 from sidespawn.system.oci import RUNC
 from sidespawn.system.processes import last_line, run
@@ -26,8 +27,7 @@ from sidespawn.system.processes import last_line, run
 CONTAINERD = "/usr/bin/containerd"
 KUBELET_CONFIGURATION = Path("/var/lib/kubelet/config.yaml")
 RUNTIME = PACKAGE / "engines/kubernetes-runtime"
-AGENT_RUNTIME = PACKAGE / "engines/agent-runtime"
-AGENT_CLASS = "sidespawn-agent"
+AGENT_CLASS, AGENT_RUNTIME = containers.CLASS, containers.RUNTIME
 TIMEOUT = 60.0
 MOST_PODS = 110  # kubelet's default
 

@@ -3,18 +3,21 @@
 Pure: facts about the host are passed in. An agent needs all parts together; docs/agents.md says what fails without each
 part, and what an attacker can reach.
 
-podman gives a user other than root ambient capabilities. docker and kubelets do not (moby issue 8460): there the
-container starts as root, and setpriv of util-linux, in the agent's image, switches to the user before the agent's
-program starts. no_new_privs prevents a way back.
+podman gives a user other than root ambient capabilities. docker does not (moby issue 8460): there the container starts
+as root, and setpriv of util-linux, in the agent's image, switches to the user before the agent's program starts.
+no_new_privs prevents a way back. Kubernetes does not either: there the node's runtime for agents adds them, shares
+/run/netns with the host, and enforces the rest of the recipe (engines/agent_runtime.py).
 """
 
 from __future__ import annotations
 
-import json
 import shlex
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from sidespawn.engines import agent_runtime
+from sidespawn.recipes import yaml_text
 from sidespawn.recipes.system_calls import FILE, OCI_FILE
 
 ENGINES = ("podman", "docker", "quadlet", "kubernetes")
@@ -25,9 +28,25 @@ CAPABILITIES = {
     "ovn": ("NET_ADMIN", "SYS_ADMIN"),
 }
 TO_BECOME_THE_USER = ("SETGID", "SETPCAP", "SETUID")
-NAMESPACES = "/run/netns"
-KUBELET = "sidespawn/contained-agent.json"  # under the kubelet's /var/lib/kubelet/seccomp
+NAMES = {"dhcp": "neutron-dhcp-agent", "l3": "neutron-l3-agent", "ovn": "neutron-ovn-metadata-agent"}  # of containers
+NAMESPACES = agent_runtime.NETNS
 TMPFILES = "/etc/tmpfiles.d/sidespawn-agents.conf"
+
+CLASS = "sidespawn-agent"
+RUNTIME = Path(agent_runtime.__file__).with_name("agent-runtime")
+KUBELET = "sidespawn/contained-agent.json"  # under the kubelet's /var/lib/kubelet/seccomp
+NAMESPACE = "openstack"  # the agents'; operators may have another
+HANDLER = f"""\
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.{CLASS}]
+  runtime_type = "io.containerd.runc.v2"
+  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.{CLASS}.options]
+    BinaryName = "{RUNTIME}"
+    SystemdCgroup = true
+"""
+CLUSTER = (
+    "kubectl apply --kustomize integrations/kubernetes",
+    f"kubectl label namespace {NAMESPACE} sidespawn.io/agents=allowed",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +72,7 @@ class Agent:
     mounts: tuple[Mount, ...] = ()
     more: tuple[str, ...] = ()  # options for the host's security modules, for podman and docker
     image: str = "AGENT-IMAGE"
+    name: str = "agent"
     program: tuple[str, ...] = ()
 
 
@@ -64,6 +84,8 @@ def preparation(agent: Agent, engine: str) -> list[str]:
     ]
     if engine == "kubernetes":
         lines.append(f"install -D -m 644 {OCI_FILE} /var/lib/kubelet/seccomp/{KUBELET}")
+        lines.append(f"mkdir -p {Path(agent_runtime.LIST).parent}")
+        lines.append(f"printf '{NAMESPACE}/{agent.name}\\n' >>{agent_runtime.LIST}")
     return lines
 
 
@@ -140,47 +162,41 @@ def quadlet(agent: Agent) -> str:
 
 
 def kubernetes(agent: Agent) -> dict[str, Any]:
-    """Return a pod. Kubernetes shares mounts back to the host only for privileged containers: see `notes`."""
-    # Its /proc/sys is a read-only mount that SYS_ADMIN can remove, and file modes protect the files under it.
-    begin = ["sh", "-c", 'umount -l /proc/sys && exec "$@"', "sh", *become(agent)]
+    """Return a pod's specification for the node's runtime for agents, which adds what Kubernetes cannot express.
+
+    Settings that are Kubernetes' defaults are there to replace those of an agent that was privileged.
+    """
     volumes = {f"sidespawn-{number}": mount for number, mount in enumerate(agent.mounts)}
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": "agent"},
-        "spec": {
-            "hostNetwork": True,
-            "hostPID": False,
-            "automountServiceAccountToken": False,
-            "containers": [
-                {
-                    "name": "agent",
-                    "image": agent.image,
-                    "command": begin,
-                    "securityContext": {
-                        "runAsUser": 0,
-                        "privileged": False,
-                        "allowPrivilegeEscalation": False,
-                        "capabilities": {
-                            "drop": ["ALL"],
-                            "add": sorted((*agent.capabilities, *TO_BECOME_THE_USER)),
-                        },
-                        "seccompProfile": {"type": "Localhost", "localhostProfile": KUBELET},
-                    },
-                    "volumeMounts": [
-                        {"name": "netns", "mountPath": NAMESPACES, "mountPropagation": "HostToContainer"},
-                        *(
-                            {"name": name, "mountPath": mount.target, "readOnly": not mount.writable}
-                            for name, mount in volumes.items()
-                        ),
-                    ],
-                }
-            ],
-            "volumes": [
-                {"name": "netns", "hostPath": {"path": NAMESPACES}},
-                *({"name": name, "hostPath": {"path": mount.source}} for name, mount in volumes.items()),
-            ],
+    container = {
+        "name": agent.name,
+        "image": agent.image,
+        **({"command": list(agent.program)} if agent.program else {}),
+        "securityContext": {
+            "privileged": False,
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"], "add": list(agent.capabilities)},
+            "seccompProfile": {"type": "Localhost", "localhostProfile": KUBELET},
         },
+        "volumeMounts": [
+            {"name": "netns", "mountPath": NAMESPACES},
+            *(
+                {"name": name, "mountPath": mount.target} | ({} if mount.writable else {"readOnly": True})
+                for name, mount in volumes.items()
+            ),
+        ],
+    }
+    sources = {"netns": NAMESPACES} | {name: mount.source for name, mount in volumes.items()}
+    return {
+        "runtimeClassName": CLASS,
+        "hostNetwork": True,
+        "hostPID": False,
+        "automountServiceAccountToken": False,
+        "securityContext": {"runAsUser": agent.uid, "runAsGroup": agent.gid},
+        "containers": [container],
+        # containerd would make a directory that is missing, unless its type is given.
+        "volumes": [
+            {"name": name, "hostPath": {"path": source, "type": "Directory"}} for name, source in sources.items()
+        ],
     }
 
 
@@ -190,15 +206,16 @@ def notes(engine: str) -> list[str]:
         "use the process manager or the client, which need none of the host's pids: docs/client.md",
         "use an image without setuid programs: host users can reach the agent's files through mounts in /run/netns",
     ]
-    if engine in ("docker", "kubernetes"):
+    if engine == "docker":
         found.append(
             "append the agent's program to the command, which changes to the agent's user; the image needs setpriv"
         )
     if engine == "kubernetes":
-        found.append(
-            "Kubernetes allows Bidirectional mounts only in privileged containers, so the host cannot see namespaces"
-            " that this pod makes: use it for agents whose namespaces the host makes"
-        )
+        found += [
+            f"{agent_runtime.LIST} must also name the pod's other containers, such as init containers",
+            f"if the agent's namespace is not {NAMESPACE}, use its name in that list and for the label",
+            "set netns_mounts_under_state_dir in containerd's configuration, or agents can enter each pod's network",
+        ]
     return found
 
 
@@ -208,7 +225,7 @@ def recipe(agent: Agent, engine: str) -> dict[str, Any]:
     if engine == "quadlet":
         return made | {"unit": quadlet(agent)}
     if engine == "kubernetes":
-        return made | {"manifest": kubernetes(agent)}
+        return made | {"containerd": HANDLER, "cluster": list(CLUSTER), "pod_spec": kubernetes(agent)}
     if engine == "docker":
         return made | {"options": docker(agent), "command": become(agent)}
     return made | {"options": podman(agent), "command": list(agent.program)}
@@ -216,11 +233,21 @@ def recipe(agent: Agent, engine: str) -> dict[str, Any]:
 
 def shown(made: dict[str, Any]) -> str:
     """Return the same as text for people to copy."""
-    parts = ["# once, on the host, as root:", *made["preparation"], ""]
+    node = "each node" if made["engine"] == "kubernetes" else "the host"
+    parts = [f"# once, on {node}, as root:", *made["preparation"], ""]
     if "unit" in made:
         parts.append(made["unit"])
-    elif "manifest" in made:
-        parts.append(json.dumps(made["manifest"], indent=2) + "\n")
+    elif "pod_spec" in made:
+        parts += [
+            "# in containerd's configuration (version 2 of it; see docs/kubernetes.md), then restart containerd:",
+            made["containerd"],
+            "# once, for the cluster:",
+            *made["cluster"],
+            "",
+            "# in the DaemonSet, under spec.template.spec:",
+            *yaml_text.lines(made["pod_spec"]),
+            "",
+        ]
     else:
         lines = [
             *(shlex.quote(each) for each in made["options"]),
