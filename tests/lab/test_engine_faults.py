@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from sidespawn.engines.podman import QUERY_TIMEOUT
 from sidespawn.host.policies import load_policy
 from sidespawn.setup import hardening
 from sidespawn.setup.systemd import podman_units
@@ -293,17 +294,28 @@ def test_a_podman_of_the_service_that_hangs_is_ended_and_another_takes_over() ->
 
 
 @pytest.mark.slow
-def test_a_podman_that_never_answers_is_an_engine_failure_and_not_asked_forever() -> None:
-    """It ends each time that it is asked."""
-    with restless_service(*HURRIED) as service:
+@pytest.mark.parametrize(
+    "command_line", ["/usr/bin/false", "/usr/bin/podman --root=/proc/none system service --time=6"]
+)
+def test_a_podman_that_cannot_start_is_an_engine_failure_and_not_tried_forever(command_line: str) -> None:
+    """It ends each time that it is asked; without requests, systemd does not start it."""
+    with restless_service() as service:
         unit = podman_units(service.name)[1]
         life = Life(service.network(), 0)
         options = Path(f"/run/systemd/system/{unit}.d/test.conf")
         options.parent.mkdir(parents=True)
         try:
-            options.write_text("[Service]\nExecStart=\nExecStart=/usr/bin/false\n")
+            options.write_text(f"[Service]\nExecStart=\nExecStart={command_line}\n")
             command("systemctl", "daemon-reload")
-            assert reason(life.network.start()) == "engine-timeout"
+            began = time.monotonic()
+            assert reason(done := life.network.start()) == "engine-failed", done.stderr
+            assert f"journalctl --unit={unit}" in done.stderr
+            assert time.monotonic() - began < QUERY_TIMEOUT / 2
+            service.wait_until_idle()
+            last = starts(unit)
+            time.sleep(3)
+            assert starts(unit) == last
+            print(f"{last} starts")
         finally:
             shutil.rmtree(options.parent)
             command("systemctl", "daemon-reload")
@@ -311,6 +323,11 @@ def test_a_podman_that_never_answers_is_an_engine_failure_and_not_asked_forever(
         life.state = RUNNING
         settle(service)
         assert_in_order(service, [life])
+
+
+def starts(unit: str) -> int:
+    """Return how often systemd has started the unit, from its journal."""
+    return command("journalctl", f"--unit={unit}", "--output=cat").stdout.count("Main process exited")
 
 
 # ---------------------------------------------------------------- its storage is locked

@@ -183,7 +183,7 @@ def test_a_program_that_has_already_ended_has_no_pid(tmp_path: Path, daemon: Dae
         ([answer(400, {"message": "unknown runtime"})], Reason.ENGINE_FAILED, "unknown runtime"),
         ([answer(201, {"Id": "a"}), answer(500, {"message": "no\x1b[2J"})], Reason.ENGINE_FAILED, "docker start"),
         ([b"HTTP/1.0 201 OK\r\n\r\n{rubbish"], Reason.ENGINE_FAILED, "cannot be read"),
-        ([b""], Reason.ENGINE_FAILED, "cannot be read"),
+        ([b""], Reason.ENGINE_FAILED, "docker ended before it answered"),
     ],
 )
 def test_a_failed_start_says_why(

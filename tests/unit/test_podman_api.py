@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -280,7 +282,7 @@ def test_what_is_asked_twice_without_harm_is_asked_again(engine: PodmanApi, daem
     daemon.answers = [ENDED, ENDED, none, ENDED, none, CREATED, answer(204), RUNS]
     assert engine.start(PLAN, PINS, ID) == RESULT
     daemon.answers = [ENDED] * TRIES
-    with pytest.raises(LaunchError, match="cannot be read") as caught:
+    with pytest.raises(LaunchError, match="podman ended before it answered") as caught:
         engine.rows()
     assert caught.value.reason is Reason.ENGINE_FAILED
     assert daemon.answers == []
@@ -303,9 +305,42 @@ def test_what_an_unanswered_request_made_is_made_again(
 
 def test_a_start_during_which_podman_ends_each_time_fails(engine: PodmanApi, daemon: Daemon, ended: list[str]) -> None:
     daemon.answers = [CREATED, ENDED, answer(200, []), answer(200, [])] * TRIES
-    with pytest.raises(LaunchError, match="cannot be read"):
+    with pytest.raises(LaunchError, match="podman ended before it answered"):
         engine.start(PLAN, PINS, ID)
     assert ended == ["abc"] * TRIES
+
+
+@contextmanager
+def rejecting(path: str) -> Iterator[list[str]]:
+    """Close each connection unread, as systemd does after podman has ended (FlushPending=yes), and count them."""
+    found: list[str] = []
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(path)
+    listening.listen()
+
+    def serve() -> None:
+        with suppress(OSError):  # shut down
+            while True:
+                listening.accept()[0].close()
+                found.append("rejected")
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield found
+    finally:
+        listening.shutdown(socket.SHUT_RDWR)
+        thread.join()
+        listening.close()
+
+
+def test_a_podman_that_cannot_start_is_a_failure_and_not_a_timeout(engine: PodmanApi, ended: list[str]) -> None:
+    with rejecting(engine.api.path) as rejected, pytest.raises(LaunchError, match="podman ended before it") as caught:
+        engine.start(PLAN, PINS, ID)
+    assert caught.value.reason is Reason.ENGINE_FAILED
+    assert caught.value.hint == "see: journalctl --unit=sidespawn-podman@small.service"
+    assert len(rejected) == 1 + TRIES
+    assert ended == []
 
 
 def test_a_podman_that_hangs_is_killed(engine: PodmanApi, ended: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -158,3 +160,34 @@ def test_a_packages_profile_stays_with_the_last_service(loaded: list[str]) -> No
     security_modules.remove()
     assert loaded == []
     assert (security_modules.APPARMOR_HOME / "sidespawn-agent").exists()
+
+
+def options(name: str) -> dict[str, str]:
+    """Return the last value of each option of a shipped unit."""
+    lines = (systemd.SHIPPED / name).read_text(encoding="utf-8").splitlines()
+    return {key: value for key, equals, value in (line.partition("=") for line in lines) if equals}
+
+
+def test_a_podman_that_cannot_start_is_not_started_for_requests_that_have_given_up() -> None:
+    """Have systemd close waiting connections. Without limits, it would start podman as long as one waits."""
+    found = options("sidespawn-podman@.socket")
+    assert (found["StartLimitIntervalSec"], found["TriggerLimitIntervalSec"], found["FlushPending"]) == (
+        "0",
+        "0",
+        "yes",
+    )
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "sleeps"),
+    [("exited", "0", False), ("exited", "125", True), ("killed", "KILL", False), ("dumped", "SEGV", False)],
+)
+def test_podman_pauses_only_after_an_exit_with_an_error(tmp_path: Path, code: str, status: str, sleeps: bool) -> None:
+    """Replace a killed podman at once."""
+    program, *arguments = shlex.split(options("sidespawn-podman@.service")["ExecStopPost"])
+    fake = tmp_path / "sleep"
+    fake.write_text("#!/bin/sh\necho slept $1\n")
+    fake.chmod(0o755)
+    environment = {"PATH": str(tmp_path), "EXIT_CODE": code, "EXIT_STATUS": status}
+    done = subprocess.run((program, *arguments), env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == ("slept 0.2\n" if sleeps else "")

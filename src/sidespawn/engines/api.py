@@ -64,14 +64,13 @@ class Api:
             message = f"{self.engine} took more than {timeout:.0f} s: {method} {path}"
             hint = f"if {self.engine} ps hangs as well: systemctl restart {self.unit}"
             raise LaunchError(Reason.ENGINE_TIMEOUT, message, hint) from None
-        except (ConnectionResetError, BrokenPipeError):
-            raise Unanswered(Reason.ENGINE_FAILED, f"{self.engine} ended before it answered {method} {path}") from None
+        except (ConnectionResetError, BrokenPipeError, ValueError, IndexError):
+            message = f"{self.engine} ended before it answered {method} {path}"
+            message = f"{self.engine}'s answer to {method} {path} cannot be read" if answer else message
+            raise Unanswered(Reason.ENGINE_FAILED, message, f"see: journalctl --unit={self.unit}") from None
         except OSError as error:
             message = f"{self.engine} cannot be asked at {self.path}: {error.strerror}"
             raise LaunchError(Reason.ENGINE_FAILED, message, f"see: systemctl status {self.unit}") from None
-        except (ValueError, IndexError):
-            message = f"{self.engine}'s answer to {method} {path} cannot be read"
-            raise Unanswered(Reason.ENGINE_FAILED, message) from None
 
     def succeeded(self, what: str, answer: Answer) -> Answer:
         if not 200 <= answer.status < 300:

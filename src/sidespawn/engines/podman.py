@@ -13,6 +13,7 @@ from pathlib import Path
 
 from sidespawn.core.plan import Plan
 from sidespawn.engines import LABEL, Found, NameTaken, Other, Pins, domain, found, image_missing, labels, state_of
+from sidespawn.engines.api import Unanswered
 from sidespawn.engines.control_groups import controllers, process_limit, slice_name, slice_path
 from sidespawn.errors import LaunchError, Reason
 from sidespawn.system.places import Places
@@ -119,7 +120,7 @@ class Podman:
         try:
             container = self.inspect(name)
         except LaunchError as error:
-            if error.reason is Reason.ENGINE_TIMEOUT:
+            if error.reason is Reason.ENGINE_TIMEOUT or isinstance(error, Unanswered):
                 raise
             return self.find_torn(name, error)
         if container is None:

@@ -11,6 +11,7 @@ A new podman answers only after all processes of the last one are gone, since sy
 from __future__ import annotations
 
 import json
+import time
 from contextlib import suppress
 
 from sidespawn.core.plan import Plan
@@ -30,6 +31,7 @@ if TYPE_CHECKING:  # importing it costs every run milliseconds
 
 VERSION = "/v4.0.0/libpod"  # later versions support it too
 TRIES = 8  # of a request during which podman ended
+PAUSE = 0.05  # seconds; systemd closes connections for a moment after podman has ended
 UNLIMITED = 2**64 - 1
 # If PID 1 does not answer crun within 25 s, crun asks again, for a unit that PID 1 has made in the meantime.
 ASKED_TWICE = "was already loaded or has a fragment file"
@@ -178,6 +180,7 @@ class PodmanApi(Podman):
             except LaunchError as error:
                 if error.reason is Reason.ENGINE_TIMEOUT:
                     self.end()
+                time.sleep(PAUSE)
                 if not left or not isinstance(error, Unanswered):
                     raise
         raise AssertionError  # pragma: no cover
