@@ -16,6 +16,7 @@ SLICE = "testpods.slice"  # kubepods.slice, where there is a kubelet
 MASKED = ("/proc/asound", "/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list")
 READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 RUNTIME_DEFAULT = {"profile_type": "RuntimeDefault"}
+SECCOMP = KUBELET / "seccomp"
 MEMORY = {"Mi": 2**20, "Gi": 2**30}
 
 NODE = "node1"
@@ -105,7 +106,7 @@ def container(manifest: Manifest, number: int = 0, attempt: int = 0) -> dict[str
                 "privileged": context.get("privileged", False),
                 "readonly_rootfs": context.get("readOnlyRootFilesystem", False),
                 "no_new_privs": not context.get("allowPrivilegeEscalation", True),
-                "seccomp": RUNTIME_DEFAULT if context.get("seccompProfile") else {"profile_type": "Unconfined"},
+                "seccomp": seccomp(context.get("seccompProfile", {"type": "Unconfined"})),
                 "capabilities": {
                     "add_capabilities": capabilities.get("add", []), "drop_capabilities": capabilities.get("drop", [])
                 },
@@ -140,6 +141,11 @@ def expanded(text: str) -> str:
 def identity(context: dict[str, Any]) -> dict[str, Any]:
     fields = {"runAsUser": "run_as_user", "runAsGroup": "run_as_group"}
     return {field: {"value": context[key]} for key, field in fields.items() if key in context}
+
+
+def seccomp(profile: dict[str, str]) -> dict[str, str]:
+    name = profile.get("localhostProfile", "")
+    return {"profile_type": profile["type"]} | ({"localhost_ref": str(SECCOMP / name)} if name else {})
 
 
 def size(text: str | int) -> int:

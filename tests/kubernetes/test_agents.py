@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sidespawn.engines.agent_runtime import LIST
+from sidespawn.recipes.containers import CAPABILITIES, KUBELET, NAMESPACE, Agent, kubernetes
+from sidespawn.recipes.system_calls import OCI_FILE
 from sidespawn.testing.agent import NEUTRON, namespaces_of_a_group, process_status
 from tests.attacks.catalogue import attack
 from tests.kubernetes import containerds, pods
@@ -46,8 +49,12 @@ def listed() -> Iterator[Path]:
     path = Path(LIST)
     path.parent.mkdir(exist_ok=True)
     path.write_text("openstack/dhcp\nopenstack/init\n")
+    profile = pods.SECCOMP / KUBELET
+    profile.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(OCI_FILE, profile)
     with namespaces_of_a_group():
         yield path
+    shutil.rmtree(profile.parent)
     path.unlink()
     path.parent.rmdir()
 
@@ -66,29 +73,13 @@ def names() -> set[str]:
 
 
 def manifest(script: str = "sleep infinity") -> Manifest:
-    """The contained recipe, but for what the runtime does by itself."""
+    """Return a pod with what `sidespawn agent-options --for kubernetes` prints."""
+    agent = Agent(uid=NEUTRON, gid=NEUTRON, capabilities=CAPABILITIES["dhcp"], image=AGENT, name="dhcp")
     return {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"name": "agent", "namespace": "openstack", "uid": str(uuid.uuid4())},
-        "spec": {
-            "runtimeClassName": "sidespawn-agent",
-            "hostNetwork": True,
-            "securityContext": {"runAsUser": NEUTRON, "runAsGroup": NEUTRON},
-            "containers": [
-                {
-                    "name": "dhcp",
-                    "image": AGENT,
-                    "command": ["sh", "-c", script],
-                    "securityContext": {
-                        "allowPrivilegeEscalation": False,
-                        "capabilities": {"drop": ["ALL"], "add": ["NET_ADMIN", "SYS_ADMIN"]},
-                    },
-                    "volumeMounts": [{"name": "netns", "mountPath": "/run/netns"}],
-                }
-            ],
-            "volumes": [{"name": "netns", "hostPath": {"path": "/run/netns"}}],
-        },
+        "metadata": {"name": "agent", "namespace": NAMESPACE, "uid": str(uuid.uuid4())},
+        "spec": kubernetes(replace(agent, program=("sh", "-c", script))),
     }
 
 
