@@ -54,7 +54,7 @@ PARTS = {
     "limits-docker": "the same with docker",
     "versions": "agents keep running while the host changes between 0.1.0 and this version",
     "mount-namespaces": "the host sees the units' mounts; with 0.1.0's units, the test detects hidden ones",
-    "lab": "tests of units, confinement and life cycle (`tests/lab`)",
+    "lab": "tests of units' confinement and of the engine systemd (`tests/lab`)",
     "lab-all": "all of `tests/lab`",
     "module": "the security module denies things",
     "apparmor": "what AppArmor and the list of system calls deny an agent and a side container, each tried",
