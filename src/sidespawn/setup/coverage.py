@@ -1,6 +1,6 @@
 """Checks that the presets know the calls of the agent's Neutron release. Nothing here runs on a request.
 
-If a router's state-change monitor cannot be started, the router stays up but reports no failover.  So for that monitor,
+If a router's state-change monitor cannot be started, the router stays up but reports no failover. So for that monitor,
 a warning is not enough.
 
 Only names are read in images and agents, since a link in one of them may lead anywhere. A file system that an agent has
