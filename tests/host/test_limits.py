@@ -85,25 +85,12 @@ def outgrow(network: Network) -> None:
 
     The first program of an image has the image's files charged to its control group. At its limit the kernel would drop
     and reread them for minutes before killing the program, so another program must have read them first.
-
-    conmon reads the kernel's count of such kills, and misses one if systemd removes the control group first. podman's
-    program gets more than one try.
     """
-    tries = 3 if network.service.engine == "podman" else 1
-    for rest in reversed(range(tries)):
-        pid = network.pid
-        write_names(network, NAMES)
-        assert network.kill("HUP").returncode == 0
-        wait_until_gone(pid, 60)
-        try:
-            wait_until(lambda: "out of memory" in shown(network)["state"])
-        except AssertionError:
-            if not rest:
-                raise
-            write_names(network, 1)
-            assert network.start().returncode == 0
-        else:
-            return
+    pid = network.pid
+    write_names(network, NAMES)
+    assert network.kill("HUP").returncode == 0
+    wait_until_gone(pid, 60)
+    wait_until(lambda: "out of memory" in shown(network)["state"])
 
 
 def test_what_takes_more_memory_ends_alone_with_a_reason_and_its_agent_gets_it_again(service: Service) -> None:

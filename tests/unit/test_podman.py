@@ -265,3 +265,33 @@ def test_any_other_trouble_is_reported(monkeypatch: pytest.MonkeyPatch, name: st
     answer_with(monkeypatch, torn(pid))
     with pytest.raises(LaunchError, match="invalid argument"):
         Podman().find(name)
+
+
+@pytest.mark.parametrize(
+    ("oom_killed", "exit_code", "told", "ran_out"),
+    [
+        pytest.param(True, 137, "", True, id="podman knows"),
+        pytest.param(False, 137, "libpod-abc.scope: A process of this unit has been killed", True, id="systemd knows"),
+        pytest.param(False, 137, "", False, id="killed by a signal"),
+        pytest.param(False, 143, "of another program", False, id="ended otherwise"),
+    ],
+)
+def test_systemd_is_asked_about_kills_that_podman_did_not_see(
+    monkeypatch: pytest.MonkeyPatch, oom_killed: bool, exit_code: int, told: str, ran_out: bool
+) -> None:
+    asked = []
+
+    def journal(argv: tuple[str, ...], _timeout: float) -> Output:
+        asked.append(argv)
+        return Output(0, told, "")
+
+    monkeypatch.setattr(podman, "run", journal)
+    state = {"OOMKilled": oom_killed, "ExitCode": exit_code}
+    assert podman.ran_out_of_memory({"Id": "abc", "State": state}) is ran_out
+    # Only PID 1 can send what is believed.
+    assert all({"_PID=1", "UNIT=libpod-abc.scope"} < set(argv) for argv in asked)
+
+
+def test_without_a_journal_a_kill_has_no_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(podman, "JOURNALCTL", "/nonexistent/journalctl")
+    assert not podman.ran_out_of_memory({"Id": "abc", "State": {"OOMKilled": False, "ExitCode": 137}})

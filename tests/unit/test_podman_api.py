@@ -364,7 +364,7 @@ def test_without_its_socket_it_says_where_it_looked(engine: PodmanApi) -> None:
 
 
 def container(state: str, pid: int = 0) -> dict[str, Any]:
-    said = {"Running": state == "running", "Pid": pid, "Status": state, "OOMKilled": False}
+    said = {"Running": state == "running", "Pid": pid, "Status": state, "OOMKilled": False, "ExitCode": 0}
     return {"Id": "abc", "Name": "small_x", "Config": {"Labels": {}}, "State": said}
 
 

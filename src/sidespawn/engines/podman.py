@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from sidespawn.core.plan import Plan
@@ -27,6 +28,7 @@ if TYPE_CHECKING:  # importing it costs every run milliseconds
 
 PODMAN = "/usr/bin/podman"
 SYSTEMCTL = "/usr/bin/systemctl"
+JOURNALCTL = "/usr/bin/journalctl"
 UMOUNT = "/usr/bin/umount"
 START_TIMEOUT = 60.0  # seconds; podman takes 0.15, but much longer if hundreds start at once or the disk is busy
 QUERY_TIMEOUT = 30.0
@@ -35,6 +37,8 @@ NO_SUCH_CONTAINER = ("no such container", "container not known")
 HARMLESS = "nosuid,nodev,noexec"
 KILLED = 137  # exit code: 128 and the number of SIGKILL
 FAILED_TO_RUN = 125  # podman-run(1): the error is podman's own
+# systemd's own message: the kernel killed a process of the unit because its control group had no memory left.
+OUT_OF_MEMORY_MESSAGE = ("_PID=1", "MESSAGE_ID=fe6faa94e7774663a0da52717891d8ef")
 
 
 class Podman:
@@ -127,7 +131,7 @@ class Podman:
             return None
         state = container["State"]
         pid = state["Pid"] if state["Running"] else 0
-        word = state_of(state["Status"], not pid and state["OOMKilled"])
+        word = state_of(state["Status"], not pid and ran_out_of_memory(container))
         return found(container["Id"], container["Name"], pid, word, container["Config"]["Labels"])
 
     def inspect(self, name: str) -> dict[str, Any] | None:
@@ -213,6 +217,21 @@ def parsed(what: str, done: Output) -> Rows:
     except ValueError:
         raise LaunchError(Reason.ENGINE_FAILED, f"{what} printed {last_line(done.stdout)}") from None
     return containers
+
+
+def ran_out_of_memory(container: dict[str, Any]) -> bool:
+    """Return whether the kernel killed the ended container's program at its memory limit.
+
+    podman's own answer misses what conmon did not see: each such kill with crun on Debian 12 (conmon 2.1.6), and later
+    some, if systemd removed the control group first. systemd reads the kernel's count before it removes one.
+    """
+    state = container["State"]
+    if state["OOMKilled"] or state["ExitCode"] != KILLED:
+        return bool(state["OOMKilled"])
+    journal = (JOURNALCTL, "--quiet", "--boot", "--lines=1", "--output=cat", *OUT_OF_MEMORY_MESSAGE)
+    with suppress(LaunchError):  # there is no journalctl: the reason is lost
+        return bool(run((*journal, f"UNIT=libpod-{container['Id']}.scope"), QUERY_TIMEOUT).stdout)
+    return False
 
 
 def system_calls(service: str) -> str:
