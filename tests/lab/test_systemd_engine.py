@@ -168,6 +168,7 @@ def test_devices_are_the_harmless_ones_and_no_more_can_be_made(shared_service: S
 
 def test_what_is_given_from_the_host_is_read_only_there(ground: Ground) -> None:
     """It has the same flags in a side container. Anything that a killed run left half-made is recreated."""
+    release_all(ground.places.service)
     for image in (IMAGE, HOST):
         given, root = given_path(ground.places.service, image), root_path(ground.places.service, image)
         given.mkdir(parents=True, exist_ok=True)
