@@ -120,7 +120,7 @@ def pytest_runtest_makereport(
         if report.failed:  # at once, since the other tests may take an hour
             item.config.get_terminal_writer().line(f"\n{report.longreprtext}")
         # Each test reports three times; a part holds when all were passed, and is left out when nothing was called.
-        if report.when == "call" or report.failed:
+        if report.failed or (report.when == "call" and not report.skipped):
             parts[name] = parts.get(name, True) and report.passed
     return report
 
