@@ -119,7 +119,7 @@ def pytest_runtest_makereport(
         seconds[name] = seconds.get(name, 0) + call.duration
         if report.failed:  # at once, since the other tests may take an hour
             item.config.get_terminal_writer().line(f"\n{report.longreprtext}")
-        # Each test reports three times; a part holds when all were passed, and is left out when nothing was called.
+        # Each test reports three times; a part holds when all were passed, and is left out when none ran.
         if report.failed or (report.when == "call" and not report.skipped):
             parts[name] = parts.get(name, True) and report.passed
     return report

@@ -32,6 +32,7 @@ JOURNALCTL = "/usr/bin/journalctl"
 UMOUNT = "/usr/bin/umount"
 START_TIMEOUT = 60.0  # seconds; podman takes 0.15, but much longer if hundreds start at once or the disk is busy
 QUERY_TIMEOUT = 30.0
+REASON_TIMEOUT = 5.0  # for the journal, about a container that has ended anyway
 # The second: podman was killed while it created or removed the container, so only one of its two lists has it.
 NO_SUCH_CONTAINER = ("no such container", "container not known")
 HARMLESS = "nosuid,nodev,noexec"
@@ -229,8 +230,8 @@ def ran_out_of_memory(container: dict[str, Any]) -> bool:
     if state["OOMKilled"] or state["ExitCode"] != KILLED:
         return bool(state["OOMKilled"])
     journal = (JOURNALCTL, "--quiet", "--boot", "--lines=1", "--output=cat", *OUT_OF_MEMORY_MESSAGE)
-    with suppress(LaunchError):  # there is no journalctl: the reason is lost
-        return bool(run((*journal, f"UNIT=libpod-{container['Id']}.scope"), QUERY_TIMEOUT).stdout)
+    with suppress(LaunchError):  # there is no journalctl, or it takes too long: the reason is lost
+        return bool(run((*journal, f"UNIT=libpod-{container['Id']}.scope"), REASON_TIMEOUT).stdout)
     return False
 
 
