@@ -178,6 +178,15 @@ GROUPS = {
         root's inotify instances used up, 128 for the host and all containers together
         a setuid program of its image exposed to the host's users | generic netlink, through which drivers take commands
         hundreds of mounts in the directory of names""",
+    "Waiting, and what all users of the host share": """
+        root's epoll watches used up, without which no engine starts
+        root's mount namespaces used up, without which no container starts
+        a lock on the directory of Kubernetes' static pods | a lock on the directory of names, at which iproute2 waits
+        requests without a pause, so that no sweep notices what has ended
+        a file system that takes a request and never answers, so that no signal ends its reader
+        the doorbell filled again while a run empties it
+        so many answers that a service takes its own for forged ones, and as many records that one cannot be written
+        the pid of a program that is being started, asked for before it is ready""",
 }
 # Groups whose numbers do not follow those of the previous group.
 FIRST = {"Out of the agent's container": 150, "Later features of policies": 176}

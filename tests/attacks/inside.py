@@ -19,6 +19,7 @@ import stat
 import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -351,7 +352,10 @@ def mount_silent_autofs(target: str) -> None:
 
 
 def silent_fuse(target: str) -> None:
-    """Mount a FUSE at `target`, a new directory. Its daemon answers the greeting and nothing else."""
+    """Mount a FUSE at `target`, a new directory. Its daemon answers the greeting, takes each request and answers none.
+
+    Once a request is taken, no signal ends the process that made it.
+    """
     before_the_host(target, mount_silent_fuse)
 
 
@@ -363,6 +367,13 @@ def mount_silent_fuse(target: str) -> None:
     unique = greeting[8:16]
     body = struct.pack("<IIIIHHIII", 7, 31, 65536, 0, 12, 9, 4096, 1, 0) + bytes(28)
     os.write(descriptor, struct.pack("<Ii", 16 + len(body), 0) + unique + body)
+    threading.Thread(target=take_requests, args=(descriptor,), daemon=True).start()
+
+
+def take_requests(descriptor: int) -> None:
+    with suppress(OSError):  # until it is unmounted
+        while True:
+            os.read(descriptor, 65536)
 
 
 def before_the_host(target: str, attempt: Callable[[str], None]) -> None:

@@ -254,11 +254,13 @@ def test_every_process_has_a_time_limit() -> None:
     calls = [
         node
         for node in ast.walk(tree("sidespawn.system.processes"))
-        if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("subprocess.")
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func).endswith((".Popen", ".communicate", ".wait", ".run", ".call"))
     ]
-    assert calls
+    assert len(calls) == 3
     for call in calls:
-        assert {"timeout", "env", "stdin"} <= {each.arg for each in call.keywords}
+        wanted = {"env", "stdin"} if ast.unparse(call.func) == "subprocess.Popen" else {"timeout"}
+        assert wanted <= {each.arg for each in call.keywords}, ast.unparse(call)
 
 
 # ---------------------------------------------------------------- size

@@ -12,6 +12,7 @@ import pytest
 from sidespawn.host import copies
 from sidespawn.system.files import read_regular_beneath
 from sidespawn.system.places import Places
+from tests.attacks.catalogue import attack
 
 ID, OTHER = "1" * 32, "2" * 32
 NAME = f"{ID}.json"
@@ -115,6 +116,16 @@ def test_a_copy_being_written_stays(places: Places) -> None:
         (places.replies / name).touch()
     assert expire(places, accepted=(OTHER,)) == []
     assert names(places.replies) == {NAME, f"{OTHER}.fifo", f".{OTHER}.json.new"}
+
+
+@attack(262)
+def test_more_answers_than_a_directory_is_read_for_are_not_taken_for_forged(places: Places) -> None:
+    """A claim may hold more requests than a policy keeps answers."""
+    ids = [f"{number:032x}" for number in range(100, 140)]
+    for each in ids:
+        answer(places, each)
+    assert expire(places, most=2, accepted=tuple(ids)) == []
+    assert expire(places, most=2) == []
 
 
 def test_old_ones_and_too_many_go_with_their_records(places: Places) -> None:

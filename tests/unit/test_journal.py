@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from sidespawn.host.journal import FIELD_BYTES, Event, Journal, encode_field
+from sidespawn.host.journal import FIELD_BYTES, SUMMARISED, Event, Journal, encode_field
+from tests.attacks.catalogue import attack
 
 
 @pytest.fixture
@@ -113,3 +114,11 @@ def test_what_an_agent_can_cause_is_counted_beyond_the_limit(receiver: socket.so
     assert messages == ["no"] * 3 + ["it runs"] * 5 + [left_out]
     journal.write(Event.REJECTED, "again")
     assert dict(read(receiver.recv(1 << 20)))["MESSAGE"] == "again", "counting begins anew"
+
+
+@attack(262)
+def test_every_kind_of_record_that_requests_cause_has_a_limit() -> None:
+    """Only starts, ends and adoptions of side containers, and the report about the others, are written each time."""
+    assert {each.name for each in set(Event) - SUMMARISED} == {
+        *("STARTED", "ADOPTED", "NOT_ADOPTED", "REPLACED", "STOPPED", "EXITED", "LIMITED")
+    }

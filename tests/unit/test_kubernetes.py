@@ -20,7 +20,9 @@ from sidespawn.engines import NameTaken, Pins, kubernetes, kubernetes_runtime
 from sidespawn.engines.kubernetes import Kubernetes
 from sidespawn.errors import LaunchError, Reason
 from sidespawn.system import oci
+from sidespawn.system.files import closing
 from sidespawn.system.processes import Output, end, identify
+from tests.attacks.catalogue import attack
 from tests.unit.test_kubernetes_runtime import recorded
 from tests.unit.test_podman import ID, PINS, PLAN
 
@@ -430,7 +432,7 @@ def test_a_directory_that_cannot_be_written(home: Path, monkeypatch: pytest.Monk
 
 def test_without_the_directory_it_says_which(home: Path) -> None:
     (home / "pods").rmdir()
-    with pytest.raises(LaunchError, match="pods, cannot be used: No such file") as caught:
+    with pytest.raises(LaunchError, match="pods, does not exist") as caught:
         start(home)
     assert "staticPodPath" in caught.value.hint
     assert Kubernetes().list("small") == ()
@@ -522,13 +524,26 @@ def test_a_program_just_started_has_not_ended(home: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.usefixtures("node")
-def test_a_pod_that_a_killed_run_did_not_finish_goes_with_the_next_start(home: Path) -> None:
-    unfinished, others = home / f"pods/.sidespawn.{PLAN.name}.{ID}.json", home / "pods/.backup.json"
-    for each in (unfinished, others):
+def test_a_pod_that_a_killed_run_did_not_finish_is_removed(home: Path) -> None:
+    """Another service with a similar name may be writing its own at this moment."""
+    unfinished, *others = (
+        home / "pods" / name
+        for name in (f".sidespawn.{PLAN.name}.{ID}.json", f".sidespawn.small-2_x.{ID}.json", ".backup.json")
+    )
+    for each in (unfinished, *others):
         each.write_text("{")
-    start(home)
+    Kubernetes().reap("small")
     assert not unfinished.exists()
-    assert others.exists()
+    assert all(each.exists() for each in others)
+
+
+@attack(257)
+@pytest.mark.usefixtures("node")
+def test_a_lock_on_the_pods_directory_keeps_no_start_waiting(home: Path) -> None:
+    """Whoever can read a directory can lock it: another user of the host, or a pod that mounts /."""
+    with closing(os.open(home / "pods", os.O_RDONLY)) as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert start(home)
 
 
 def test_other_files_in_the_directory_are_let_alone(home: Path) -> None:

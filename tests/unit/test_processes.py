@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -42,6 +43,36 @@ def test_a_command_that_takes_too_long_is_ended() -> None:
         run(("/bin/sleep", "60"), 0.2)
     assert caught.value.reason is Reason.ENGINE_TIMEOUT
     assert time.monotonic() - began < 5
+
+
+@attack(260, answer="engine-timeout")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # it still runs, with its pipes
+def test_a_command_that_no_signal_ends_is_left_behind(tmp_path: Path) -> None:
+    """It waits for an answer of a FUSE whose daemon has taken the request and keeps silent."""
+    daemon = subprocess.Popen([sys.executable, "-c", SILENT_DAEMON, str(tmp_path)], stdout=subprocess.PIPE)
+    try:
+        assert daemon.stdout is not None
+        assert daemon.stdout.readline() == b"mounted\n"
+        began = time.monotonic()
+        with pytest.raises(LaunchError) as caught:
+            run(("/usr/bin/test", "-e", f"{tmp_path}/x"), 0.5)
+        assert caught.value.reason is Reason.ENGINE_TIMEOUT
+        assert time.monotonic() - began < 5
+        del caught
+        gc.collect()
+    finally:
+        daemon.kill()  # which ends the connection, and with it the reader
+        daemon.communicate()
+        subprocess.run(["umount", "--lazy", str(tmp_path)], check=False)
+
+
+SILENT_DAEMON = """
+import sys
+from tests.attacks import inside
+inside.mount_silent_fuse(sys.argv[1])
+print("mounted", flush=True)
+inside.time.sleep(60)
+"""
 
 
 def test_a_command_that_is_not_there() -> None:

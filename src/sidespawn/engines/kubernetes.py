@@ -14,12 +14,13 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
-from sidespawn.core.plan import Plan
+from sidespawn.core.plan import Plan, container_name
 from sidespawn.engines import LABEL, Found, NameTaken, Other, Pins, found, image_missing, labels, state_of
 from sidespawn.engines.control_groups import CONTROL_GROUPS, controllers, process_limit
 from sidespawn.errors import LaunchError, Reason, quoted
@@ -88,11 +89,16 @@ class Run:
 
 
 class Kubernetes:
+    def __init__(self) -> None:
+        # One start at a time checks for a free name and takes it. Another run would wait at the service's own lock, and
+        # another service has other names. Whoever can read the pods' directory can lock it, so it is no place for one.
+        self.naming = threading.Lock()
+
     def start(self, plan: Plan, pins: Pins, request: str) -> tuple[str, int]:
         uid = os.urandom(16).hex()
         pin = pins.netns.with_name(uid)
         try:
-            with only_one():
+            with self.naming:
                 if self.find(plan.name) is not None:
                     raise NameTaken(plan.name)
                 write(*self.describe(plan, pins, request, uid))
@@ -193,6 +199,8 @@ class Kubernetes:
         for each in self.list(service):
             if each.state == "created":
                 self.remove(each.id)
+        for unfinished in STATIC_PODS.glob(f".{PREFIX}{container_name(service, '*')}{SUFFIX}"):  # by a killed run
+            unfinished.unlink(missing_ok=True)
         left = {pod.uid for pod in pods()}
         for old in runs():  # of pods that something else removed
             if old.uid not in left and not is_alive(old.process):
@@ -338,6 +346,10 @@ def withdraw(pin: Path) -> None:
 
 def write(record: str, text_of_record: str, path: str, text: str) -> None:
     """Write the record, then the pod. Raises LaunchError."""
+    if not STATIC_PODS.is_dir():
+        message = f"the kubelet's directory for static pods, {STATIC_PODS}, does not exist"
+        hint = "set staticPodPath in kubelet's configuration and make the directory"
+        raise LaunchError(Reason.ENGINE_FAILED, message, hint)
     unfinished = Path(path).with_name(f".{Path(path).name}")  # kubelet reads no file whose name begins with a dot
     try:
         Path(record).write_text(text_of_record, encoding="utf-8")
@@ -346,24 +358,6 @@ def write(record: str, text_of_record: str, path: str, text: str) -> None:
     except OSError as error:
         unfinished.unlink(missing_ok=True)
         raise LaunchError(Reason.ENGINE_FAILED, f"{path} cannot be written: {error.strerror}") from None
-
-
-@contextmanager
-def only_one() -> Iterator[None]:
-    """Let only one start at a time check for a free name and take it. Raises LaunchError without the directory."""
-    try:
-        held = os.open(STATIC_PODS, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        message = f"the kubelet's directory for static pods, {STATIC_PODS}, cannot be used: {error.strerror}"
-        hint = "set staticPodPath in kubelet's configuration and make the directory"
-        raise LaunchError(Reason.ENGINE_FAILED, message, hint) from None
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        for unfinished in STATIC_PODS.glob(f".{PREFIX}*{SUFFIX}"):  # by a killed run
-            unfinished.unlink(missing_ok=True)
-        yield
-    finally:
-        os.close(held)
 
 
 # ---------------------------------------------------------------- waiting

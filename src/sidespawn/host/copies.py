@@ -38,7 +38,7 @@ def expire(places: Places, most: int, seconds: float, needed: Callable[[str], bo
         for name, status in copies.items():
             if is_needed(places, name, needed):
                 continue
-            if name not in records or not is_copy(answers, records[name], held, status, name):
+            if not is_copy(answers, held, status, name):
                 forged.append(name)
             elif name not in old:
                 continue
@@ -63,10 +63,10 @@ def is_needed(places: Places, name: str, needed: Callable[[str], bool]) -> bool:
     return name == places.doorbell.name or needed(name.lstrip(".").partition(".")[0])
 
 
-def is_copy(answers: int, record: os.stat_result, held: int, status: os.stat_result, name: str) -> bool:
-    if record.st_mtime_ns == status.st_ctime_ns:
-        return True
+def is_copy(answers: int, held: int, status: os.stat_result, name: str) -> bool:
     try:
+        if os.stat(name, dir_fd=answers, follow_symlinks=False).st_mtime_ns == status.st_ctime_ns:
+            return True
         if read_regular_beneath(held, name, LINE_BYTES) != read_regular_beneath(answers, name, LINE_BYTES):
             return False
     except OSError:

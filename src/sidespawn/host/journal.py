@@ -49,13 +49,8 @@ class Event(Enum):
         self.priority = priority
 
 
-# Events that an agent can cause as fast as it writes lines. Starts and ends of side containers are always recorded.
-SUMMARISED = frozenset(
-    {
-        *(Event.ANSWERED, Event.SIGNALLED, Event.REJECTED, Event.MONITORED, Event.FAILED, Event.EXPIRED),
-        *(Event.UNREADABLE, Event.FORGED, Event.RESTORED),
-    }
-)
+ALWAYS = (Event.STARTED, Event.ADOPTED, Event.NOT_ADOPTED, Event.REPLACED, Event.STOPPED, Event.EXITED, Event.LIMITED)
+SUMMARISED = frozenset(Event).difference(ALWAYS)  # an agent can cause these as fast as it writes lines
 
 
 class Journal:

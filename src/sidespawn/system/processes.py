@@ -42,15 +42,18 @@ class Output:
 
 def run(argv: tuple[str, ...], timeout: float) -> Output:
     """Run a command on the host to its end. Raises LaunchError if it cannot be run or takes too long."""
+    pipe = subprocess.PIPE
     try:
-        done = subprocess.run(
-            argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout, env=ENVIRONMENT, cwd="/", check=False
-        )
+        command = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, env=ENVIRONMENT, cwd="/")
+        stdout, stderr = command.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
+        command.kill()
+        with suppress(subprocess.TimeoutExpired):  # it does not end while an agent's file system leaves it waiting
+            command.communicate(timeout=1)
         raise LaunchError(Reason.ENGINE_TIMEOUT, f"{argv[0]} {argv[1]} took more than {timeout:.0f} s") from None
     except OSError as error:
         raise LaunchError(Reason.ENGINE_FAILED, f"{argv[0]} cannot be run: {error.strerror}") from None
-    return Output(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
+    return Output(command.returncode, stdout.decode(errors="replace"), stderr.decode(errors="replace"))
 
 
 def last_line(text: str) -> str:
