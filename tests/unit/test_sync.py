@@ -8,6 +8,7 @@ import select
 import socket
 import stat
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -217,6 +218,55 @@ def test_a_request_that_comes_at_the_very_end_starts_the_next_run(
     run.run()
     assert is_rung(doorbell)
     assert names(run) == {"doorbell"}
+
+
+@attack(261)
+def test_a_doorbell_that_an_agent_fills_again_ends_no_run_with_an_error(
+    run: Watched, doorbell: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full doorbell rings as well as one with a byte in it."""
+    read = os.read
+
+    def fill(descriptor: int, length: int) -> bytes:
+        content = read(descriptor, length)
+        if descriptor == doorbell:
+            hand_over(run, FIRST)
+            os.write(doorbell, bytes(sync.DOORBELL_BYTES))
+        return content
+
+    os.write(doorbell, b"\n")
+    monkeypatch.setattr(os, "read", fill)
+    run.empty_doorbells()
+    assert is_rung(doorbell)
+
+
+@pytest.fixture
+def swept(run: Watched, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list that gets an entry for each sweep."""
+    sweeps: list[str] = []
+    monkeypatch.setattr(run.service, "sweep", lambda: sweeps.append("swept"), raising=False)
+    return sweeps
+
+
+@attack(259)
+def test_a_service_that_is_never_idle_is_swept_as_often_as_another(run: Watched, swept: list[str]) -> None:
+    """Each run's end restarts systemd's timer, so an agent with a request every minute would keep it from elapsing."""
+    hand_over(run, FIRST)
+    run.run()
+    hand_over(run, SECOND)
+    run.run()
+    assert swept == ["swept"], "the first run made the first sweep; the second came too early for another"
+    for moment in (-sync.SWEEP_SECONDS, sync.SWEEP_SECONDS + 60):  # the second: the clock was set back
+        os.utime(run.places.swept, (0, time.time() + moment))
+        hand_over(run, os.urandom(16).hex())
+        run.run()
+    assert len(swept) == 3
+
+
+def test_a_run_of_the_timer_sweeps(run: Watched, swept: list[str]) -> None:
+    for _ in range(2):
+        run.run()
+    assert len(swept) == 2
 
 
 def test_a_run_that_ends_early_starts_the_next(run: Watched, doorbell: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -257,7 +257,8 @@ class Keeper:
             for each in () if record else listed:
                 if each.pid == pid:
                     record = recovered(each, process, self.policy.side_container.grace)
-                    self.ledger.write(record)
+                    if not self.only(each.instance).locked():  # otherwise its start writes more, or fails and cleans up
+                        self.ledger.write(record)
         return record
 
     def stop(self, record: Record, name: str) -> None:
@@ -304,7 +305,6 @@ class Keeper:
         return f"for its output: sidespawn logs {self.policy.service} {name}"
 
 
-def done(request: SignalRequest, message: str, container: str = "") -> Reply:
-    return Reply(
-        id=request.id, status=Status.DONE, reason=Reason.OK, message=message, pid=request.pid, container=container
-    )
+def done(request: SignalRequest, message: str, name: str = "") -> Reply:
+    pid, status = request.pid, Status.DONE
+    return Reply(id=request.id, status=status, reason=Reason.OK, message=message, pid=pid, container=name)

@@ -36,7 +36,8 @@ from sidespawn.system import kernel
 from sidespawn.system.files import closing
 from sidespawn.system.places import Places
 
-LONGEST_RUN = 300.0  # seconds; then it ends as soon as its work is done, and the backlog is swept
+LONGEST_RUN = 300.0  # seconds; then it ends as soon as its work is done
+SWEEP_SECONDS = 300.0  # as in sidespawn@.timer, which the end of each run restarts
 DOORBELL_BYTES = 65536  # the capacity of a FIFO (pipe(7))
 CLAIMS = 16  # at most 1 MiB each, that may wait for answers; others wait in the spool
 HELD_BYTES = 6 * spool.CLAIM_BYTES  # of waiting lines; each byte may cost 13, in a line of 1,024 arguments
@@ -133,14 +134,19 @@ class Sync:
                     break
                 wait(watch, self.lanes.done, min(1.0, rest_at - time.monotonic()))
             self.settle(watch)
-            if not served or time.monotonic() - began >= LONGEST_RUN:  # the timer's, or instead of it
-                self.lanes.add("", partial(self.attempt, self.service.sweep), lambda: None)
+            if not served or self.sweep_is_due():
+                self.lanes.add("", partial(self.attempt, self.service.sweep), self.places.swept.touch)
                 self.settle(watch)
         self.replies.expire()
         self.journal.summarise()
         self.tally.store()
         if rested:
             self.empty_doorbells()
+
+    def sweep_is_due(self) -> bool:
+        """Return whether the last sweep was too long ago: the timer waits for a pause between requests."""
+        swept = self.places.swept
+        return not swept.exists() or abs(time.time() - swept.stat().st_mtime) >= SWEEP_SECONDS
 
     def settle(self, watch: int) -> None:
         """Serve until no work is left. Take nothing more from the agent; operators do not wait for earlier work."""
@@ -159,7 +165,8 @@ class Sync:
             with suppress(BlockingIOError):
                 os.read(doorbell, DOORBELL_BYTES)
         if self.doorbells and any(map(spool.has_requests, (self.places.spool, self.places.operator))):
-            os.write(self.doorbells[0], b"\n")
+            with suppress(BlockingIOError):  # the agent has filled it, and so rung it
+                os.write(self.doorbells[0], b"\n")
 
     def claim(self) -> list[spool.Claim]:
         """Take the operator's requests, and the agent's as far as its limits allow."""
@@ -226,12 +233,8 @@ class Sync:
         self.tally.accepted[request.id] = time.monotonic()
         if len(self.accepted) <= self.limits.replies:  # more might leave no room for replies
             self.replies.put_bell(request.id, by_operator=claim.by_operator)
-        self.lanes.add(
-            self.lane_of(request),
-            lambda: self.carry_out(request, by_operator=claim.by_operator),
-            lambda: self.finished(claim),
-            urgent=claim.by_operator,
-        )
+        work, then = partial(self.carry_out, request, by_operator=claim.by_operator), partial(self.finished, claim)
+        self.lanes.add(self.lane_of(request), work, then, urgent=claim.by_operator)
 
     def lane_of(self, request: Request) -> str:
         """Return the lane, in which requests are served in order. Signals use the lane of their target, like starts."""
@@ -269,10 +272,8 @@ class Sync:
             event = Event.ANSWERED
         elif error.reason is Reason.INTERNAL:
             event = Event.INTERNAL
-        self.journal.write(
-            event, f"{status} ({error.reason}): {error.message}", reason=error.reason, request=request_id,
-            hint=error.hint,
-        )  # fmt: skip
+        fields = {"reason": error.reason, "request": request_id, "hint": error.hint}
+        self.journal.write(event, f"{status} ({error.reason}): {error.message}", **fields)
         message = f"{error.message}; {hint}" if hint else error.message
         reply = Reply(id=request_id, status=status, reason=error.reason, message=message)
         self.replies.give(reply, by_operator=by_operator)

@@ -53,5 +53,6 @@ class Places:
         self.adoption = self.home / "adoption"
         self.bucket = self.home / "bucket"
         self.tally = self.home / "tally"
+        self.swept = self.home / "swept"  # its modification time is that of the last sweep
         self.lock = self.home / "lock"
         self.podman = Path("/run/sidespawn-podman", f"{service}.sock")
