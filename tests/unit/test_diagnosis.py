@@ -107,6 +107,18 @@ def test_commands_that_fix_a_policy(message: str, command: str) -> None:
     [
         (f"0::/machine.slice/libpod-{'ab' * 32}.scope/container\n", "podman restart abababababab"),
         (f"0::/system.slice/docker-{'0' * 64}.scope\n", "docker restart 000000000000"),
+        (f"0::/docker/{'0' * 64}\n", "docker restart 000000000000"),
+        (f"0::/libpod_parent/libpod-{'ab' * 32}\n", "podman restart abababababab"),
+        (f"0::/sidespawn.slice/agents.slice/libpod-{'ab' * 32}.scope\n", "podman restart abababababab"),
+        (
+            f"0::/machine.slice/machine-libpod_pod_{'1' * 64}.slice/libpod-{'ab' * 32}.scope\n",
+            "podman restart abababababab",
+        ),
+        # Users name these.
+        (f"0::/user.slice/user-1000.slice/user@1000.service/libpod-{'ab' * 32}.scope\n", ""),
+        (f"0::/user.slice/user-1000.slice/user@1000.service/machine.slice/libpod-{'ab' * 32}.scope\n", ""),
+        (f"0::/system.slice/theirs.service/machine.slice/libpod-{'ab' * 32}.scope\n", ""),
+        (f"0::/user.slice/libpod-{'ab' * 32}.scope\n", ""),
         ("0::/system.slice/neutron-dhcp-agent.service\n", ""),
         (f"0::/machine.slice/libpod-conmon-{'ab' * 32}.scope\n", ""),
         ("", ""),
@@ -120,6 +132,15 @@ def test_how_an_agent_is_restarted(control_group: str, command: str) -> None:
     "of_container",
     [
         "0::/machine.slice/libpod-{}.scope",
+        "0::/machine.slice/machine-libpod_pod_" + "2" * 64 + ".slice/libpod-{}.scope",
+        "0::/libpod_parent/libpod-{}",
+        "0::/libpod_parent/" + "2" * 64 + "/libpod-{}",
+        "0::/system.slice/neutron-dhcp-agent.service/libpod-payload-{}",
+        "0::/system.slice/docker-{}.scope",
+        "0::/docker/{}",
+        "0::/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1.slice/crio-{}.scope",
+        "0::/kubepods/pod1/{}",
+        "0::/system.slice/containerd.service/kubepods-burstable-pod1.slice:cri-containerd:{}",
         "0::/kubepods.slice/kubepods-pod1.slice/cri-containerd-{}.scope",
         "0::/kubepods/burstable/pod1/{}",
     ],
@@ -127,5 +148,6 @@ def test_how_an_agent_is_restarted(control_group: str, command: str) -> None:
 def test_an_agents_own_groups_are_of_its_container(of_container: str) -> None:
     """Agents can make any number of groups, and looking at one agent takes a while."""
     group = of_container.format("0" * 64)
-    assert container_of(group) == container_of(f"{group}/{'1' * 64}") == container_of(f"{group}/x") == "0" * 64
+    inner = ("x", "1" * 64, f"libpod-{'1' * 64}.scope", f"machine.slice/docker-{'1' * 64}.scope")
+    assert {container_of(f"{group}/{each}") for each in inner} == {container_of(group)} == {group}
     assert container_of("0::/user.slice") == "0::/user.slice"

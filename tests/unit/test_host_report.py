@@ -454,7 +454,8 @@ MOUNTS = """\
     ],
 )
 def test_whether_the_mount_of_a_path_is_shared(text: str, shared: bool) -> None:
-    assert network_namespaces.is_shared(text, "/run/netns") is shared
+    rows = [row.split(" ") for row in text.splitlines()]
+    assert network_namespaces.is_shared((row for row in rows if len(row) > 4), "/run/netns") is shared
 
 
 @pytest.mark.parametrize(
@@ -536,6 +537,16 @@ def test_an_error_in_one_look_hides_no_other(monkeypatch: pytest.MonkeyPatch) ->
     assert [each.id for each in found][:2] == [Topic.PODMAN, Topic.NOT_LOOKED_AT]
     assert "/somewhere" in the(found, "not-looked-at").found
     assert the(found, "not-looked-at").subject == "first"
+
+
+def test_our_own_error_in_a_look_tells_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks(_: object) -> Iterator[Finding]:
+        raise LaunchError(Reason.HOST_UNSUITABLE, "the table is too long", "shorten it")
+
+    monkeypatch.setattr(host_report, "ALWAYS", {"mount-namespaces": breaks})
+    monkeypatch.setattr(host_report, "FOR_ROOT", {})
+    found = the(host_report.report([]), "not-looked-at")
+    assert (found.found, found.hint) == ("mount-namespaces: the table is too long", "shorten it")
 
 
 def test_other_users_than_root_learn_what_was_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

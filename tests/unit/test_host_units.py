@@ -564,4 +564,4 @@ def test_this_host_can_be_looked_at() -> None:
     if os.access("/proc/1/ns/mnt", os.R_OK):
         assert mount_namespaces.namespace(1)
     assert mount_namespaces.namespace(2**22 + 1) == ""
-    assert "/" in mount_namespaces.mount_points(os.getpid())
+    assert mount_namespaces.mount_points(frozenset(("/", "/no/such/mount")), os.getpid()) == {"/"}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
+from sidespawn.errors import SidespawnError
 from sidespawn.host_report import (
     agents,
     apparmor,
@@ -61,9 +62,12 @@ def attempt(topic: str, look: Look, services: tuple[Service, ...]) -> Iterator[F
     try:
         yield from look(services)
     except Exception as error:  # noqa: BLE001 - whatever it is, an operator needs the other findings
-        found = f"{topic}: {type(error).__name__}: {error}"
-        message = "this part of the host was not checked"
-        yield warning(Topic.NOT_LOOKED_AT, found, message, "fix this error, then check again", topic)
+        said, hint = f"{type(error).__name__}: {error}", ""
+        if isinstance(error, SidespawnError):
+            said, hint = error.message, error.hint
+        found, message = f"{topic}: {said}", "this part of the host was not checked"
+        hint = hint or "fix this error, then check again"
+        yield warning(Topic.NOT_LOOKED_AT, found, message, hint, topic)
 
 
 def look_at_kernel(services: tuple[Service, ...]) -> Iterator[Finding]:

@@ -1,6 +1,7 @@
 """Examines running agents: do they have the service's current directories, and an AppArmor profile for namespaces?
 
 An agent is found by its mounts: its processes see a service's spool, but not the service's own directory around it.
+Any user of a host can make a user namespace with such mounts in it, so processes in one are not examined.
 """
 
 from __future__ import annotations
@@ -25,6 +26,17 @@ from sidespawn.system.processes import run, status_of
 SYS_ADMIN = 1 << 21
 TEST, PATIENCE = "/usr/bin/test", 3.0  # seconds
 OPTION = f"--security-opt=apparmor={security_modules.AGENT}"
+# Where the engines of the host place a container's control group. A user names groups only below user@UID.service.
+ID = "[0-9a-f]{64}"
+SLICES = r"(?:(?!user\.slice/)[^/\n]+\.slice/)+"
+CONTAINER = re.compile(
+    rf"""(?mx) ^0::/ (?:
+        (?:{SLICES}|libpod_parent/(?:{ID}/)?) libpod-(?P<podman>{ID})
+      | (?:{SLICES}docker-|docker/) (?P<docker>{ID})
+      | (?:{SLICES}[a-z-]+-|kubepods/(?:[^/\n]+/){{1,2}}?) {ID}
+      | {SLICES}[^/\n]+\.service/ (?:libpod-payload-|kubepods[^/\n]+:) {ID}  # --cgroups=split; no SystemdCgroup
+    ) (?:\.scope)? (?:/|$)"""
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,43 +50,63 @@ class Agent:
     restart: str = ""  # the command of its engine
     release: str = ""  # of Neutron, if the presets do not know its calls
     is_vital: bool = False  # without the service's program, Neutron takes down what works
+    is_readable: bool = True  # if not, it has too many mounts, and may be no agent; `service` is empty
 
 
 def look(services: Iterable[str]) -> tuple[Agent, ...]:
     names, found = tuple(services), dict[tuple[str, str], Agent]()
     if not names:
         return ()
-    hosts = devices(1)
-    seen = {os.readlink("/proc/1/ns/mnt")}
+    wanted = frozenset(path for name in names for path in places_of(name))
+    hosts = devices(1, wanted)
+    seen, users = {os.readlink("/proc/1/ns/mnt")}, os.readlink("/proc/1/ns/user")
     for pid in sorted(int(each.name) for each in Path("/proc").glob("[0-9]*")):
         with suppress(OSError):  # it has ended
+            if os.readlink(f"/proc/{pid}/ns/user") != users:  # first: a namespace may have processes of both kinds
+                continue
             namespace = os.readlink(f"/proc/{pid}/ns/mnt")
             if namespace in seen:
                 continue
             seen.add(namespace)
-            theirs, group = devices(pid), os.fsdecode(Path(f"/proc/{pid}/cgroup").read_bytes())
+            group = os.fsdecode(Path(f"/proc/{pid}/cgroup").read_bytes())
             # `ip netns exec` in an agent makes one more mount namespace in the same container. An agent can make any
             # number of them, each in another control group, and examining each takes a while.
             container = container_of(group)
-            for name in names:
+            if ("", container) in found or not (missing := [each for each in names if (each, container) not in found]):
+                continue
+            try:
+                theirs = devices(pid, wanted)
+            except LaunchError:
+                found["", container] = Agent(service="", pid=pid, is_readable=False)
+                continue
+            if os.readlink(f"/proc/{pid}/ns/user") != users:  # it made one after the first look
+                continue
+            for name in missing:
                 places = Places(name)
                 spool = str(places.spool)
-                if (name, container) not in found and spool in theirs and str(places.home) not in theirs:
+                if spool in theirs and str(places.home) not in theirs:
                     is_current = theirs[spool] == hosts.get(spool)
                     agent = replace(look_at(name, pid, is_current, theirs), restart=restarting(group))
                     found[name, container] = agent
     return tuple(found.values())
 
 
+def places_of(service: str) -> Iterator[str]:
+    """Return where an agent of the service has its mounts, and the service's own directory."""
+    places, policy = Places(service), policy_of(service)
+    yield from (str(places.home), str(places.spool), *((policy.agent.wrapper,) if policy is not None else ()))
+
+
 def container_of(control_group: str) -> str:
-    """Return the id of the container, which contains its own groups; without one, the group's whole name."""
-    found = re.search(r"[0-9a-f]{64}", control_group)
-    return found[0] if found else control_group
+    """Return the container's own group, without the groups in it; without a container, the group's whole name."""
+    found = CONTAINER.search(control_group)
+    return found[0].rstrip("/") if found else control_group
 
 
 def restarting(control_group: str) -> str:
-    found = re.search(r"\b(libpod|docker)-([0-9a-f]{12})[0-9a-f]{52}\b", control_group)
-    return f"{'podman' if found[1] == 'libpod' else 'docker'} restart {found[2]}" if found else ""
+    found = CONTAINER.search(control_group)
+    known = found.groupdict() if found else {}
+    return next((f"{engine} restart {name[:12]}" for engine, name in known.items() if name), "")
 
 
 def look_at(service: str, pid: int, is_current: bool, mounts: Iterable[str]) -> Agent:
@@ -127,9 +159,10 @@ def profile(pid: int) -> str:
     return ""
 
 
-def devices(pid: int) -> dict[str, str]:
-    """Return the device of each mount point, as MAJOR:MINOR; of stacked mounts the last, which is visible."""
-    return {row[4]: row[2] for row in tables.mounts(tables.read(Path(f"/proc/{pid}/mountinfo")))}
+def devices(pid: int, points: frozenset[str]) -> dict[str, str]:
+    """Return the device of each of these mount points, as MAJOR:MINOR; of stacked mounts the last, which is visible.
+    Raises LaunchError if there are too many mounts to read."""
+    return {row[4]: row[2] for row in tables.mounts(Path(f"/proc/{pid}/mountinfo")) if row[4] in points}
 
 
 def judge(agents: tuple[Agent, ...], has_apparmor: bool) -> Iterator[Finding]:
@@ -142,6 +175,12 @@ def judge(agents: tuple[Agent, ...], has_apparmor: bool) -> Iterator[Finding]:
 
 
 def judge_agent(agent: Agent, has_apparmor: bool) -> Iterator[Finding]:
+    if not agent.is_readable:
+        found = f"the mounts of process {agent.pid} fill more than {tables.MOST >> 20} MiB"
+        message = "if it is an agent, it was not checked"
+        hint = f"see whose it is: systemctl status {agent.pid}; restart that container, then check again"
+        yield warning(Topic.NOT_LOOKED_AT, found, message, hint, "agents")
+        return
     who = f"the agent of {agent.service}, process {agent.pid},"
     if not agent.is_current:
         found = f"{who} has stale directories, from before the service was enabled again"

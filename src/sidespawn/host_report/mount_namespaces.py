@@ -62,7 +62,7 @@ class Option:
 class Facts:
     services: Mapping[str, str]  # enabled: name and engine
     units: tuple[Unit, ...]
-    mounts: frozenset[str]  # mount points of PID 1
+    mounts: frozenset[str]  # mount points of PID 1, of those that spool units make
     namespaces: Mapping[int, str]  # mount namespaces, by pid; PID 1's among them
     options: Mapping[str, tuple[Option, ...]]  # options that give a unit a mount namespace, by the unit's name
 
@@ -75,14 +75,20 @@ def look(services: Mapping[str, str], units: tuple[Unit, ...], version: int) -> 
     return Facts(
         services=services,
         units=units,
-        mounts=mount_points(),
+        mounts=mount_points(frozenset(path for service in services for path in made_by_spool(service))),
         namespaces={pid: found for pid in (1, *(each.pid for each in ours)) if pid and (found := namespace(pid))},
         options={each.name: implying(read_options(each.files), version) for each in ours},
     )
 
 
-def mount_points(pid: int = 1) -> frozenset[str]:
-    return frozenset(row[4] for row in tables.mounts(tables.read(Path(f"/proc/{pid}/mountinfo"))))
+def made_by_spool(service: str) -> tuple[str, ...]:
+    """Return where the service's spool unit mounts something: first the service's own directory."""
+    places = Places(service)
+    return tuple(str(each) for each in (places.home, *given_to_containers(places)))
+
+
+def mount_points(wanted: frozenset[str], pid: int = 1) -> frozenset[str]:
+    return frozenset(row[4] for row in tables.mounts(Path(f"/proc/{pid}/mountinfo")) if row[4] in wanted)
 
 
 def namespace(pid: int) -> str:
@@ -133,8 +139,7 @@ def judge(facts: Facts) -> Iterator[Finding]:
 def judge_spool(facts: Facts, service: str) -> Iterator[Finding]:
     """Judge a spool unit by whether PID 1 sees its mounts, as its processes are gone; options tell about the next."""
     unit, places = facts.unit(f"sidespawn-spool@{service}.service"), Places(service)
-    wanted = (places.home, *given_to_containers(places))
-    unseen = [str(each) for each in wanted if str(each) not in facts.mounts]
+    unseen = [each for each in made_by_spool(service) if each not in facts.mounts]
     reasons = facts.options.get(unit.name, ())
     restart = f"systemctl restart {unit.name}"
     hint = f"{restart}; then restart the agents of {service}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,15 +35,17 @@ def look() -> Facts:
         return Facts(mode=0o755, is_hidden=True)
     except (FileNotFoundError, NotADirectoryError):
         return Facts(mode=None)
-    text = tables.read(Path("/proc/1/mountinfo"))
-    return Facts(mode=stat.S_IMODE(mode), names=names, is_shared=is_shared(text, str(NAMESPACES)))
+    shared = is_shared(tables.mounts(Path("/proc/1/mountinfo")), str(NAMESPACES))
+    return Facts(mode=stat.S_IMODE(mode), names=names, is_shared=shared)
 
 
-def is_shared(mountinfo: str, path: str) -> bool:
+def is_shared(mounts: Iterable[tables.Row], path: str) -> bool:
     """Return whether this mount propagates: `shared:N` before the hyphen (proc(5)); the last one is visible."""
-    above = [row for row in tables.mounts(mountinfo) if path == row[4] or path.startswith(row[4].rstrip("/") + "/")]
-    longest = max((len(row[4]) for row in above), default=0)
-    last = next((row for row in reversed(above) if len(row[4]) == longest), [])
+    last: tables.Row = []
+    for row in mounts:
+        is_above = path == row[4] or path.startswith(row[4].rstrip("/") + "/")
+        if is_above and (not last or len(row[4]) >= len(last[4])):
+            last = row
     return any(field.startswith("shared:") for field in last[6 : last.index("-") if "-" in last else 6])
 
 

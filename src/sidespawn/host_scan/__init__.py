@@ -29,8 +29,8 @@ class Report:
 
 
 def scan(root: Path = Path("/")) -> Report:
-    found, notes, failed = list[Finding](), list[str](), list[str]()
     reaching, known, count = sources.look(), shipped(), 0
+    found, notes, failed = list[Finding](), list[str](), list(reaching.not_looked_at)
     for name, look in ENGINES.items():
         try:
             for container in look():

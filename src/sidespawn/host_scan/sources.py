@@ -12,7 +12,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
+from sidespawn.errors import LaunchError
 from sidespawn.system import tables
 from sidespawn.system.places import Places
 
@@ -32,6 +34,7 @@ OURS = str(Places("").podman.parent)
 NAMES = frozenset(path.rpartition("/")[2] for path in SOCKETS)
 STORAGE = ("/var/lib/containers", "/var/lib/docker", "/var/lib/containerd")
 BELOW_STORAGE = ("", "/storage", "/storage/overlay", "/overlay2", "/containers")
+T = TypeVar("T")
 A_USERS = re.compile(r"/run/user/[1-9]\d*(/|$)")
 
 
@@ -42,6 +45,7 @@ class Sources:
     sockets: frozenset[str]
     present: frozenset[str]
     storage: frozenset[str]
+    not_looked_at: tuple[str, ...] = ()  # why, in a sentence each
 
 
 @dataclass(frozen=True)
@@ -52,15 +56,25 @@ class HostMount:
 
 
 def look(proc: Path = Path("/proc")) -> Sources:
-    mounts = host_mounts(proc)
-    sockets = {os.path.realpath(path) for path in (*SOCKETS, *listening(proc))}
+    failed: list[str] = []
+    mounts = tuple(readable(host_mounts(proc), failed))
+    sockets = {os.path.realpath(path) for path in (*SOCKETS, *readable(listening(proc), failed))}
     present = {path for path in sockets if is_socket(path)}
     aliases = {alias for path in present for alias in other_paths(path, mounts)}
     return Sources(
         sockets=frozenset(sockets | aliases),
         present=frozenset(present | aliases),
         storage=frozenset({os.path.realpath(path) for path in STORAGE} | set(STORAGE)),
+        not_looked_at=tuple(failed),
     )
+
+
+def readable(rows: Iterable[T], failed: list[str]) -> Iterator[T]:
+    """Yield the rows of a table. If it is too long, add a sentence about the others to `failed`."""
+    try:
+        yield from rows
+    except LaunchError as error:
+        failed.append(f"{error.message}; {error.hint}")
 
 
 def listening(proc: Path) -> Iterator[str]:
@@ -68,7 +82,7 @@ def listening(proc: Path) -> Iterator[str]:
     sockets of our own services' podmans.
     """
     with suppress(OSError):
-        for *_, path in tables.rows(tables.read(proc / "net/unix")):
+        for *_, path in tables.rows(proc / "net/unix"):
             directory, _, name = path.rpartition("/")
             if directory == OURS or (name in NAMES and path.startswith("/") and not A_USERS.match(path)):
                 yield path
@@ -80,12 +94,10 @@ def is_socket(path: str) -> bool:
     return False
 
 
-def host_mounts(proc: Path) -> tuple[HostMount, ...]:
-    try:
-        found = tables.mounts(tables.read(proc / "self/mountinfo"))
-    except OSError:
-        return ()
-    return tuple(HostMount(unescaped(row[4]), row[2], unescaped(row[3])) for row in found)
+def host_mounts(proc: Path) -> Iterator[HostMount]:
+    with suppress(OSError):
+        for row in tables.mounts(proc / "self/mountinfo"):
+            yield HostMount(unescaped(row[4]), row[2], unescaped(row[3]))
 
 
 def unescaped(text: str) -> str:
