@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import stat
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from sidespawn.host import directories
+from sidespawn.setup import changes
 from sidespawn.system.files import directory
 from sidespawn.system.places import Places
 from tests.attacks.catalogue import attack
+from tests.unit.shipped import preset
 
 
 @pytest.fixture
@@ -117,6 +121,41 @@ def test_an_object_in_place_of_a_wrapper_is_replaced_and_not_followed(
     assert not (given / "wrapper").is_symlink()
     assert (victim.read_bytes(), stat.S_IMODE(victim.stat().st_mode)) == (b"root's", 0o600)
     assert {path.name for path in tmp_path.iterdir()} == {"shadow", "given"}
+
+
+@attack(245)
+@pytest.mark.parametrize("make", [make_link, make_link_to_nothing, make_full_directory, make_pipe])
+def test_an_object_in_place_of_a_wrapper_differs_from_it_and_keeps_no_one_waiting(
+    tmp_path: Path, make: Callable[[Path, Path], None]
+) -> None:
+    """Operators must be able to run `enable`, which puts it right, and `doctor`, which says so."""
+    policy, places = preset("neutron-dhcp-dnsmasq"), Places("neutron-dhcp-dnsmasq", run=tmp_path / "run")
+    places.agent.mkdir(parents=True)
+    directories.write_wrappers(places, policy)
+    assert [each for each in changes.of_wrappers(places, policy) if each.before != each.after] == []
+    wrapper, content = places.agent / "dnsmasq", (places.agent / "dnsmasq").read_bytes()
+    (tmp_path / "shadow").write_bytes(content)
+    wrapper.unlink()
+    make(wrapper, tmp_path / "shadow")
+    with ended(seconds=20):
+        (found,) = (each for each in changes.of_wrappers(places, policy) if each.before != each.after)
+    assert (found.what, found.before) == (str(wrapper), "")
+
+
+@contextmanager
+def ended(*, seconds: int) -> Iterator[None]:
+    """Interrupt system calls that wait for longer."""
+
+    def interrupt(*_: object) -> None:
+        raise AssertionError(f"it waited for {seconds} seconds")
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_an_agent_never_finds_its_wrapper_empty(tmp_path: Path) -> None:

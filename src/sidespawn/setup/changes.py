@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -18,6 +19,7 @@ from sidespawn.core.policy import Policy
 from sidespawn.host.directories import wrapper_texts
 from sidespawn.setup import accounts, hardening, security_modules, selinux, systemd
 from sidespawn.setup.services import is_wanted
+from sidespawn.system.files import closing, directory, read_up_to
 from sidespawn.system.places import Places
 
 
@@ -82,10 +84,17 @@ def of_accounts(policy: Policy) -> Iterator[Change]:
 
 
 def of_wrappers(places: Places, policy: Policy) -> Iterator[Change]:
+    """Compare the wrappers. An agent with CAP_SYS_ADMIN may have put a link, a pipe or an endless file there."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     for path, content in wrapper_texts(places, policy):
         before = ""
-        with suppress(OSError), path.open("rb") as file:
-            before = digest(file.read(len(content) + 1))  # an agent with CAP_SYS_ADMIN may have made it endless
+        with (
+            suppress(OSError),
+            directory(places.agent) as held,
+            closing(os.open(path.name, flags, dir_fd=held)) as file,
+        ):
+            if stat.S_ISREG(os.fstat(file).st_mode):
+                before = digest(read_up_to(file, len(content) + 1))
         yield Change(what=str(path), before=before, after=digest(content))
 
 
