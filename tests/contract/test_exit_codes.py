@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -194,6 +195,86 @@ def test_a_service_that_ends_during_a_request_is_our_error(places: Places) -> No
     places.operator.rmdir()
     with pytest.raises(SidespawnError):
         signal.ask(places, FOUND, "HUP")
+
+
+THREE = [replace(FOUND, name=f"small_{each}", instance=each, pid=pid) for pid, each in enumerate(("a", "b", "c"), 101)]
+STOPPED = ("done", "ok", "it was stopped")
+GONE = ("failed", "no-such-process", "No such process")
+
+
+@pytest.fixture
+def asked(places: Places, monkeypatch: pytest.MonkeyPatch) -> Answers:
+    """Answer in place of the host: by pid, or with STOPPED."""
+    return Answers(places, monkeypatch)
+
+
+class Answers(dict[int, tuple[str, str, str]]):
+    def __init__(self, places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__()
+        self.pids: list[int] = []
+        self.runs = list(THREE)  # what the engine lists after the first answer
+        monkeypatch.setattr(Places.__init__, "__defaults__", (places.run, places.policies))
+        monkeypatch.setattr(signal, "running", lambda _: self.runs if self.pids else THREE)
+        monkeypatch.setattr(wrapper, "signal", self.answer)
+
+    def answer(self, _: object, name: str, pid: int) -> dict[str, str]:
+        assert name == "TERM"
+        self.pids.append(pid)
+        return dict(zip(("status", "reason", "message"), self.get(pid, STOPPED), strict=True))
+
+
+def stop(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int | str | None:
+    monkeypatch.setattr(sys, "argv", ["sidespawn", "stop", "small", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        command.main()
+    return ended.value.code
+
+
+@pytest.mark.parametrize("which", [["--all"], ["a", "small_b", "c"]])
+def test_a_side_container_that_has_already_ended_counts_as_stopped(
+    asked: Answers, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], which: list[str]
+) -> None:
+    asked[101], asked.runs = GONE, THREE[1:]
+    assert stop(monkeypatch, *which) == 0
+    assert asked.pids == [101, 102, 103]
+    assert capsys.readouterr().out == "small_a has already ended\nit was stopped\nit was stopped\n"
+
+
+def test_one_that_was_replaced_is_asked_again(asked: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked[101], asked.runs = GONE, [replace(THREE[0], pid=201), *THREE[1:]]
+    assert stop(monkeypatch, "--all") == 0
+    assert asked.pids == [101, 201, 102, 103]
+
+
+def test_one_that_is_replaced_at_every_turn_is_an_error(asked: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked[101] = asked[201] = GONE
+    asked.runs = [replace(THREE[0], pid=201), *THREE[1:]]
+    assert stop(monkeypatch, "--all") == 70
+    assert asked.pids == [101, 201, 102, 103]
+
+
+@pytest.mark.parametrize("as_json", [False, True], ids=["text", "json"])
+def test_an_error_keeps_no_other_from_being_stopped(
+    asked: Answers, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], as_json: bool
+) -> None:
+    asked[101] = ("expired", "expired", "no answer within 120 s")
+    asked[103] = ("rejected", "signal-not-allowed", "it is not allowed")
+    assert stop(monkeypatch, "--all", *(["--json"] if as_json else [])) == 75
+    assert asked.pids == [101, 102, 103]
+    out, err = capsys.readouterr()
+    assert err == "sidespawn: no answer within 120 s (expired)\nsidespawn: it is not allowed (signal-not-allowed)\n"
+    if as_json:
+        assert json.loads(out) == {
+            "error": {"reason": "expired", "message": "no answer within 120 s", "hint": ""},
+            "done": [{"name": "small_b", "pid": 102, "signal": "TERM", "message": "it was stopped"}],
+        }
+    else:
+        assert out == "it was stopped\n"
+
+
+def test_an_unknown_name_keeps_no_other_from_being_stopped(asked: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert stop(monkeypatch, "z", "b") == 70
+    assert asked.pids == [102]
 
 
 # ---------------------------------------------------------------- reasons and messages

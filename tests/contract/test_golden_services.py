@@ -66,6 +66,8 @@ CASES = {
     "signal-unknown": f"signal {DHCP} qdhcp-three HUP",
     "stop": f"stop {DHCP} --all",
     "stop-json": f"stop {DHCP} {NETWORK} --json",
+    "stop-partly": f"stop {DHCP} qdhcp-three {NETWORK}",
+    "stop-partly-json": f"stop {DHCP} qdhcp-three {NETWORK} --json",
     "stop-unnamed": f"stop {DHCP}",
 }
 RUNNING = Found(

@@ -10,7 +10,7 @@ import sys
 import click
 
 from sidespawn import __version__
-from sidespawn.cli.verbs import USAGE, Verbs, did_you_mean
+from sidespawn.cli.verbs import USAGE, Unfinished, Verbs, did_you_mean
 from sidespawn.errors import Denied, PolicyError, Reason, SidespawnError
 
 UNAVAILABLE, FAILED, NO_ANSWER, REFUSED, INVALID = 69, 70, 75, 77, 78  # sysexits.h(3head)
@@ -59,12 +59,20 @@ def exit_code(error: SidespawnError) -> int:
 
 def report(error: SidespawnError, *, as_json: bool) -> int:
     """Print an error as one line and a hint, and return its exit code."""
+    return report_unfinished(Unfinished([], [error]), as_json=as_json)
+
+
+def report_unfinished(work: Unfinished, *, as_json: bool) -> int:
+    """Print each error in that form, and return the exit code of the first. JSON has the first, and what was done."""
+    first = work.failed[0]
     if as_json:
-        print(json.dumps({"error": {"reason": error.reason, "message": error.message, "hint": error.hint}}))
-    click.echo(f"sidespawn: {error.message} ({error.reason})", err=True)
-    if error.hint:
-        click.echo(f"  {error.hint}", err=True)
-    return exit_code(error)
+        found: dict[str, object] = {"error": {"reason": first.reason, "message": first.message, "hint": first.hint}}
+        print(json.dumps(found | ({"done": work.done} if work.done else {})))
+    for message, reason, hint in dict.fromkeys((each.message, each.reason, each.hint) for each in work.failed):
+        click.echo(f"sidespawn: {message} ({reason})", err=True)
+        if hint:
+            click.echo(f"  {hint}", err=True)
+    return exit_code(first)
 
 
 def of_usage(error: click.ClickException) -> SidespawnError:
@@ -104,6 +112,8 @@ def main() -> None:
         sys.exit(code)
     except SidespawnError as error:
         sys.exit(report(error, as_json=as_json))
+    except Unfinished as work:
+        sys.exit(report_unfinished(work, as_json=as_json))
     except click.ClickException as error:
         sys.exit(report(of_usage(error), as_json=as_json))
     except (click.Abort, KeyboardInterrupt):

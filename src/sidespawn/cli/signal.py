@@ -7,6 +7,7 @@ import click
 from sidespawn.agent import wrapper
 from sidespawn.cli.output import json_option, print_json, require_enabled, service_argument
 from sidespawn.cli.ps import adopted
+from sidespawn.cli.verbs import Unfinished
 from sidespawn.core.wire import SIGNALS
 from sidespawn.engines import Found, get_engine
 from sidespawn.errors import Denied, Reason, SidespawnError
@@ -37,8 +38,26 @@ def stop(places: Places, instances: tuple[str, ...], every: bool, kill: bool, as
     """Stop side containers, and return when they are gone."""
     if every == bool(instances):
         raise click.UsageError("name side containers, or use --all")
-    found = [find(places, each) for each in instances] if instances else running(places)
-    show([ask(places, each, "KILL" if kill else "TERM") for each in found], as_json)
+    found, done, failed = list[Target](), list[dict[str, object]](), list[SidespawnError]()
+    for instance in instances:
+        try:
+            found.append(find(places, instance))
+        except SidespawnError as error:
+            if error.reason is not Reason.NO_SUCH_PROCESS:
+                raise
+            failed.append(error)
+    for each in running(places) if every else found:
+        try:
+            done.append(end(places, each, "KILL" if kill else "TERM"))
+        except SidespawnError as error:
+            failed.append(error)
+        else:
+            if not as_json:
+                click.echo(done[-1]["message"])
+    if failed:
+        raise Unfinished(done, failed)
+    if as_json or not done:
+        show(done, as_json)
 
 
 Target = Found | Record  # our own or an adopted one
@@ -61,6 +80,19 @@ def find(places: Places, instance: str) -> Target:
     raise SidespawnError(
         Reason.NO_SUCH_PROCESS, f"{places.service} runs no side container {instance}", f"running: {names}"
     )
+
+
+def end(places: Places, found: Target, name: str) -> dict[str, object]:
+    """Ask for its end. If it ended before the host could act, end its replacement, if there is one."""
+    try:
+        return ask(places, found, name)
+    except SidespawnError as error:
+        if error.reason is not Reason.NO_SUCH_PROCESS:
+            raise
+    for each in running(places):
+        if each.name == found.name:
+            return ask(places, each, name)
+    return {"name": found.name, "pid": found.pid, "signal": name, "message": f"{found.name} has already ended"}
 
 
 def ask(places: Places, found: Target, name: str) -> dict[str, object]:

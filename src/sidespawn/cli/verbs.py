@@ -25,6 +25,14 @@ def did_you_mean(word: str, known: Sequence[str], *, otherwise: str = "") -> str
     return f"did you mean {meant}?" if meant else otherwise
 
 
+class Unfinished(Exception):
+    """Raised after a verb has done one part of its work, `done`, and failed in the others, in this order."""
+
+    def __init__(self, done: list[dict[str, object]], failed: list[SidespawnError]) -> None:
+        super().__init__(failed[0].message)
+        self.done, self.failed = done, failed
+
+
 class Suggesting(click.Group):
     """A group that suggests which of its commands was probably meant."""
 
