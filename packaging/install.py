@@ -22,6 +22,7 @@ BUNDLED = HOME / "bundled"  # what the command line needs and the distribution d
 COMMAND = "/usr/bin/sidespawn"
 UNITS = "usr/lib/systemd/system"
 CATALOGS = "usr/lib/systemd/catalog"
+SYSCTL = "usr/lib/sysctl.d"
 PROFILES = "etc/apparmor.d"
 LAUNCHER = """\
 #!{python} -I
@@ -56,6 +57,8 @@ def install(family: str, package: Path, destination: Path, python: str, bundled:
         content = content.replace("@COMMAND@", COMMAND)
         write(destination / UNITS / unit.name, content)
     write(destination / CATALOGS / "sidespawn.catalog", (code / "catalog/sidespawn.catalog").read_text())
+    for limits in (code / "sysctl").iterdir():
+        write(destination / SYSCTL / limits.name, limits.read_text())
     for shell, place in COMPLETIONS.items():
         write(destination / place.format(zsh=ZSH[family]), completion(shell, package, bundled))
     if family == "deb":  # where rpms are at home, there is SELinux, and no place for AppArmor's profiles

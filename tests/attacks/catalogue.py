@@ -178,9 +178,7 @@ GROUPS = {
         root's inotify instances used up, 128 for the host and all containers together
         a setuid program of its image exposed to the host's users | generic netlink, through which drivers take commands
         hundreds of mounts in the directory of names""",
-    "Waiting, and what all users of the host share": """
-        root's epoll watches used up, without which no engine starts
-        root's mount namespaces used up, without which no container starts
+    "Waiting, counting and guessing": """
         a lock on the directory of Kubernetes' static pods | a lock on the directory of names, at which iproute2 waits
         requests without a pause, so that no sweep notices what has ended
         a file system that takes a request and never answers, so that no signal ends its reader
@@ -219,6 +217,7 @@ STAYS_POSSIBLE = {
     209: "held by podman and docker; systemd has no pid namespace before 257",
     232: "podman starts nothing while /run is full; stopping works as usual",
     252: "whatever an agent can bind, it can bind in /run/netns; give it an image without setuid programs",
+    256: "iproute2 waits for this lock without a limit, and whoever can read the directory can take it",
     254: "anyone who may bind there can make mounts on the host, up to its limit (fs.mount-max)",
 }
 # Attacks that would harm the machine that runs the tests.

@@ -151,6 +151,16 @@ def test_another_user_holds_locks_on_all_that_it_can_open(ours: Ours) -> None:
         ours.expect_held()
 
 
+@attack(256)
+def test_another_user_holds_the_lock_that_iproute2_takes(ours: Ours) -> None:
+    """`ip netns add` then waits. sidespawn takes no such lock."""
+    with of_another_user(LOCKS, "/run/netns"):
+        with pytest.raises(subprocess.TimeoutExpired):
+            subprocess.run(["ip", "netns", "add", "waits"], timeout=2, check=False)
+        ours.expect_held()
+    assert "waits" not in os.listdir("/run/netns")
+
+
 NAMES = """
 import os, socket, sys
 kept, made = [], []

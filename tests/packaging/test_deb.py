@@ -105,6 +105,11 @@ def test_the_journals_catalogue_is_where_systemd_looks(unpacked: Path) -> None:
     assert (unpacked / "usr/lib/systemd/catalog/sidespawn.catalog").read_text() == shipped.read_text()
 
 
+def test_it_raises_the_limits_that_all_of_roots_containers_share(unpacked: Path) -> None:
+    shipped = CHECKOUT / "src/sidespawn/sysctl/60-sidespawn.conf"
+    assert (unpacked / "usr/lib/sysctl.d/60-sidespawn.conf").read_text() == shipped.read_text()
+
+
 def test_every_verb_has_its_manual_page(built: Built, unpacked: Path) -> None:
     pages = {path.name for path in (unpacked / "usr/share/man/man1").iterdir()}
     assert pages == {"sidespawn.1.gz", *(f"sidespawn-{verb}.1.gz" for verb in VERBS)}

@@ -72,6 +72,7 @@ def test_its_files(built: Built, number: int) -> None:
         "/usr/share/sidespawn/bundled/click/__init__.py",
         f"{CODE}/selinux/sidespawn.cil",
         "/usr/lib/systemd/catalog/sidespawn.catalog",
+        "/usr/lib/sysctl.d/60-sidespawn.conf",
     ):
         assert path in files
     outside = ("/usr/bin/", "/usr/lib/systemd/", "/usr/share/")

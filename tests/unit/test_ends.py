@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from sidespawn.host.journal import Event, Journal
 from sidespawn.host.keeper import Keeper
 from sidespawn.system.namespaces import PinnedNamespace
 from sidespawn.system.places import Places
+from tests.attacks.catalogue import attack
 from tests.unit import small
 
 INODE = 4711
@@ -126,3 +128,20 @@ def test_the_agent_learns_where_the_output_really_is(places: Places) -> None:
     """Kubernetes keeps the output outside the journal; `sidespawn logs` says where it is."""
     keeper = Keeper(small.load(), places, Engine(None), Journal("small", str(places.home / "none")))
     assert keeper.see_log("small_1") == "for its output: sidespawn logs small small_1"
+
+
+@attack(261)
+def test_a_program_that_is_being_started_gets_no_record_from_a_look_at_its_pid(places: Places) -> None:
+    """Its start writes more than the engine knows, or cleans up after a failure, for which a record would be wrong."""
+
+    class Running(Engine):
+        def list(self, service: str) -> tuple[Found, ...]:
+            return (replace(ended("running"), pid=self.pid),)
+
+    keeper = Keeper(small.load(), places, Running("running"), Journal("small", str(places.home / "none")))
+    with keeper.only("1"):
+        found = keeper.find_pid(os.getpid())
+        assert found is not None
+        assert keeper.ledger.find("1") is None
+    found = keeper.find_pid(os.getpid())
+    assert keeper.ledger.find("1") == found

@@ -116,7 +116,7 @@ def test_what_an_agent_can_cause_is_counted_beyond_the_limit(receiver: socket.so
     assert dict(read(receiver.recv(1 << 20)))["MESSAGE"] == "again", "counting begins anew"
 
 
-@attack(262)
+@attack(260)
 def test_every_kind_of_record_that_requests_cause_has_a_limit() -> None:
     """Only starts, ends and adoptions of side containers, and the report about the others, are written each time."""
     assert {each.name for each in set(Event) - SUMMARISED} == {

@@ -45,7 +45,7 @@ def test_a_command_that_takes_too_long_is_ended() -> None:
     assert time.monotonic() - began < 5
 
 
-@attack(260, answer="engine-timeout")
+@attack(258, answer="engine-timeout")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # it still runs, with its pipes
 def test_a_command_that_no_signal_ends_is_left_behind(tmp_path: Path) -> None:
     """It waits for an answer of a FUSE whose daemon has taken the request and keeps silent."""

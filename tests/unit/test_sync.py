@@ -220,7 +220,7 @@ def test_a_request_that_comes_at_the_very_end_starts_the_next_run(
     assert names(run) == {"doorbell"}
 
 
-@attack(261)
+@attack(259)
 def test_a_doorbell_that_an_agent_fills_again_ends_no_run_with_an_error(
     run: Watched, doorbell: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -248,7 +248,7 @@ def swept(run: Watched, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return sweeps
 
 
-@attack(259)
+@attack(257)
 def test_a_service_that_is_never_idle_is_swept_as_often_as_another(run: Watched, swept: list[str]) -> None:
     """Each run's end restarts systemd's timer, so an agent with a request every minute would keep it from elapsing."""
     hand_over(run, FIRST)

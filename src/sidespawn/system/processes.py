@@ -45,14 +45,15 @@ def run(argv: tuple[str, ...], timeout: float) -> Output:
     pipe = subprocess.PIPE
     try:
         command = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, env=ENVIRONMENT, cwd="/")
+    except OSError as error:
+        raise LaunchError(Reason.ENGINE_FAILED, f"{argv[0]} cannot be run: {error.strerror}") from None
+    try:
         stdout, stderr = command.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
         command.kill()
         with suppress(subprocess.TimeoutExpired):  # it does not end while an agent's file system leaves it waiting
             command.communicate(timeout=1)
         raise LaunchError(Reason.ENGINE_TIMEOUT, f"{argv[0]} {argv[1]} took more than {timeout:.0f} s") from None
-    except OSError as error:
-        raise LaunchError(Reason.ENGINE_FAILED, f"{argv[0]} cannot be run: {error.strerror}") from None
     return Output(command.returncode, stdout.decode(errors="replace"), stderr.decode(errors="replace"))
 
 
