@@ -217,7 +217,7 @@ STAYS_POSSIBLE = {
     209: "held by podman and docker; systemd has no pid namespace before 257",
     232: "podman starts nothing while /run is full; stopping works as usual",
     252: "whatever an agent can bind, it can bind in /run/netns; give it an image without setuid programs",
-    256: "iproute2 waits for this lock without a limit, and whoever can read the directory can take it",
+    256: "iproute2 waits for this lock without a limit, and anyone who can read the directory can take it",
     254: "anyone who may bind there can make mounts on the host, up to its limit (fs.mount-max)",
 }
 # Attacks that would harm the machine that runs the tests.

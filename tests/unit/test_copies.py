@@ -120,7 +120,7 @@ def test_a_copy_being_written_stays(places: Places) -> None:
 
 @attack(260)
 def test_more_answers_than_a_directory_is_read_for_are_not_taken_for_forged(places: Places) -> None:
-    """A claim may hold more requests than a policy keeps answers."""
+    """Keep more answers than the policy says, as for a claim of many requests."""
     ids = [f"{number:032x}" for number in range(100, 140)]
     for each in ids:
         answer(places, each)

@@ -132,7 +132,7 @@ def test_the_agent_learns_where_the_output_really_is(places: Places) -> None:
 
 @attack(261)
 def test_a_program_that_is_being_started_gets_no_record_from_a_look_at_its_pid(places: Places) -> None:
-    """Its start writes more than the engine knows, or cleans up after a failure, for which a record would be wrong."""
+    """Leave that to the start, which writes more than the engine knows, or cleans up after a failure."""
 
     class Running(Engine):
         def list(self, service: str) -> tuple[Found, ...]:

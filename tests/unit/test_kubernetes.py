@@ -540,7 +540,7 @@ def test_a_pod_that_a_killed_run_did_not_finish_is_removed(home: Path) -> None:
 @attack(255)
 @pytest.mark.usefixtures("node")
 def test_a_lock_on_the_pods_directory_keeps_no_start_waiting(home: Path) -> None:
-    """Whoever can read a directory can lock it: another user of the host, or a pod that mounts /."""
+    """Hold a lock that anyone who can read the directory can take: another user of the host, or a pod that mounts /."""
     with closing(os.open(home / "pods", os.O_RDONLY)) as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         assert start(home)

@@ -224,7 +224,7 @@ def test_a_request_that_comes_at_the_very_end_starts_the_next_run(
 def test_a_doorbell_that_an_agent_fills_again_ends_no_run_with_an_error(
     run: Watched, doorbell: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A full doorbell rings as well as one with a byte in it."""
+    """Ignore that nothing more fits into the doorbell: a full one rings, too."""
     read = os.read
 
     def fill(descriptor: int, length: int) -> bytes:
