@@ -365,7 +365,7 @@ and runs `podman run --privileged`, under another lock.
 
 Attacks 150 to 175 are ways out of an agent's container, which exist even without sidespawn. They are tried in the
 recipe of `sidespawn agent-options`; [agents.md](agents.md#what-was-tried) compares it with others.
-Attacks from 233 on are tried under containerd 1.6, 1.7 and 2.1, by a client that makes a kubelet's calls
+Attacks 233 to 244 are tried under containerd 1.6, 1.7 and 2.1, by a client that makes a kubelet's calls
 ([kubernetes.md](kubernetes.md#what-was-tried)).
 
 **Attacks that succeeded: ours 0 of {held}, theirs {succeeded} of {tried}.** The others are not applicable, stay

@@ -250,7 +250,7 @@ def swept(run: Watched, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @attack(257)
 def test_a_service_that_is_never_idle_is_swept_as_often_as_another(run: Watched, swept: list[str]) -> None:
-    """Each run's end restarts systemd's timer, so an agent with a request every minute would keep it from elapsing."""
+    """Sweep without systemd's timer, which each run's end restarts: with a request every minute it never elapses."""
     hand_over(run, FIRST)
     run.run()
     hand_over(run, SECOND)

@@ -91,7 +91,7 @@ class Run:
 class Kubernetes:
     def __init__(self) -> None:
         # One start at a time checks for a free name and takes it. Another run would wait at the service's own lock, and
-        # another service has other names. Anyone who can read the pods' directory can lock it, so it is no place for one.
+        # another service has other names. No lock on the pods' directory: anyone who can read it could hold that.
         self.naming = threading.Lock()
 
     def start(self, plan: Plan, pins: Pins, request: str) -> tuple[str, int]:
