@@ -9,6 +9,7 @@ import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -100,6 +101,47 @@ def test_a_dry_run_tells_exactly_what_the_run_changes_and_a_second_run_changes_n
             json.loads(sidespawn("disable", service.name, "--json", *more).stdout) for more in (("--dry-run",), (), ())
         ]
         assert [each["changed"] for each in off] == [True, True, False]
+    finally:
+        service.clean()
+
+
+def test_a_given_policy_is_stored_as_it_is_and_replaces_the_one_that_is_there() -> None:
+    service = new_service()
+    policy, text = (
+        service.places.policy,
+        f'extends = "neutron-dhcp-dnsmasq"\n[parameters]\nstate_on_host = "{service.state}"',
+    )
+    given = service.state / "given"
+
+    def enable(*more: str) -> dict[str, Any]:
+        done = sidespawn("enable", service.name, "--policy", str(given), "--json", *more)
+        assert done.returncode == 0, done.stderr
+        told: dict[str, Any] = json.loads(done.stdout)
+        return told
+
+    try:
+        given.write_text(text)
+        given.chmod(0o666)
+        dry, real, again = enable("--dry-run"), enable(), enable()
+        assert dry["diff"] == real["diff"]
+        assert (policy.read_text(), stat.S_IMODE(policy.stat().st_mode)) == (text, 0o644)
+        assert (again["changed"], again["diff"]) == (False, [])
+        stored = policy.stat().st_ino
+        assert enable()["changed"] is False
+        assert policy.stat().st_ino == stored
+        policy.write_text("by hand")
+        policy.chmod(0o666)
+        dry, real = enable("--dry-run"), enable()
+        assert dry["diff"] == real["diff"]
+        assert [each["what"] for each in real["diff"]] == [str(policy), f"mode of {policy}"]
+        assert service.network().start().returncode == 0
+        given.write_text("version = 1\n[nothing]\n")
+        done = sidespawn("enable", service.name, "--policy", str(given), "--json")
+        assert done.returncode == INVALID
+        error = json.loads(done.stdout)["error"]
+        assert error["reason"] == "policy-invalid"
+        assert error["message"].startswith(f"{given}:2: ")
+        assert policy.read_text() == text
     finally:
         service.clean()
 

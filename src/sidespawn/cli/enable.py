@@ -13,7 +13,7 @@ from sidespawn.cli.output import console, json_option, print_json, service_argum
 from sidespawn.cli.presets import complete_preset, require_preset
 from sidespawn.core.policy import Policy
 from sidespawn.engines import systemd_roots
-from sidespawn.errors import LaunchError, Reason, SidespawnError
+from sidespawn.errors import LaunchError, PolicyError, Reason, SidespawnError
 from sidespawn.host.directories import IMAGE_IN_AGENT
 from sidespawn.host.policies import policy_of
 from sidespawn.host_report.suitability import host_findings, policy_warnings
@@ -26,7 +26,7 @@ from sidespawn.setup.agent_options import (
     podman_options,
     security_options,
 )
-from sidespawn.system.files import read_trusted
+from sidespawn.system.files import POLICY_BYTES, directory, read_trusted, write_whole
 from sidespawn.system.places import POLICIES, Places
 
 MARK = "# Written by `sidespawn enable`; `sidespawn disable` removes it unless it was changed. "
@@ -46,6 +46,13 @@ MARK = "# Written by `sidespawn enable`; `sidespawn disable` removes it unless i
     "--set", "settings", multiple=True, metavar="NAME=VALUE", help="Set a parameter of the preset. Repeatable."
 )
 @click.option(
+    "--policy",
+    "file",
+    metavar="FILE",
+    type=click.Path(allow_dash=True),
+    help="Make FILE the policy instead of the existing one. `-` reads standard input.",
+)
+@click.option(
     "--agent-release", default="", metavar="RELEASE", help="The agent's Neutron release, such as 26.0.6 or 2025.1."
 )
 @click.option("--uncovered", is_flag=True, help="Enable the service even if calls of this release may be refused.")
@@ -60,6 +67,7 @@ def enable(
     engine: str | None,
     mode: str | None,
     settings: tuple[str, ...],
+    file: str | None,
     agent_release: str,
     uncovered: bool,
     dry_run: bool,
@@ -70,12 +78,18 @@ def enable(
     """Enable SERVICE for an agent container.
 
     Writes /etc/sidespawn/SERVICE.toml unless it exists, makes the service's directories, starts its units, and prints
-    the mounts for the agent. Run it again to apply a changed policy. For an agent with several services, see `sidespawn
-    options`.
+    the mounts for the agent. Run it again to apply a changed policy, or with --policy to replace it. For an agent with
+    several services, see `sidespawn options`.
     """
     syntaxes.require_one_form(syntax, as_json=as_json)
-    text, is_new = policy_text(places, preset, image, engine, mode, settings)
-    policy = policy_of(places, text)
+    if file is None:
+        text, is_new = policy_text(places, preset, image, engine, mode, settings)
+        policy = policy_of(places, text)
+    elif preset or image or engine or mode or settings:
+        raise click.UsageError("--policy excludes --preset, --image, --engine, --mode and --set: FILE says all of it")
+    else:
+        text, is_new = given_text(file), True
+        policy = policy_of(places, text, name_of(file))
     gaps = coverage.problems(policy, agent_release, agent_image)
     if not uncovered:
         coverage.require(policy, gaps)
@@ -144,6 +158,25 @@ def policy_text(
     return f"{MARK}{digest(body)}\n{body}", True
 
 
+def given_text(file: str) -> str:
+    """Return the text of a policy that the operator gives. Raises PolicyError."""
+    try:
+        with click.open_file(file, encoding="utf-8") as opened:
+            text: str = opened.read(POLICY_BYTES + 1)
+    except UnicodeDecodeError:
+        raise PolicyError(f"{name_of(file)} cannot be read: it is not UTF-8") from None
+    except OSError as error:
+        raise PolicyError(f"{name_of(file)} cannot be read: {str(error.strerror).lower()}") from None
+    if len(text.encode()) > POLICY_BYTES:
+        raise PolicyError(f"{name_of(file)} cannot be read: it is larger than {POLICY_BYTES} bytes")
+    return text
+
+
+def name_of(file: str) -> str:
+    """Return the file's name for messages."""
+    return "standard input" if file == "-" else file
+
+
 def setting(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals or not name.replace("_", "").isalnum():
@@ -170,10 +203,10 @@ def is_ours(text: str) -> bool:
 
 
 def apply(places: Places, policy: Policy, text: str | None) -> None:
-    if text is not None:
+    if text is not None and any(each.before != each.after for each in changes.of_policy(places.policy, text)):
         POLICIES.mkdir(mode=0o755, exist_ok=True)
-        places.policy.write_text(text, encoding="utf-8")
-        places.policy.chmod(0o644)
+        with directory(POLICIES) as held:  # in one step, since a run may read it now
+            write_whole(held, places.policy.name, text.encode(), mode=0o644)
     if policy.side_container.engine == "systemd":
         accounts.make(policy.side_container.uid, policy.side_container.gid)
     if hardening.install(policy) | bool(systemd.install_templates()):

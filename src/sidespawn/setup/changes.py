@@ -27,7 +27,7 @@ from sidespawn.system.places import Places
 class Change:
     """A change of a file's text, of a wrapper's digest, or of the state of anything else, in a word."""
 
-    what: str  # a path, or `unit NAME`, `account NAME`, `SELinux module sidespawn`
+    what: str  # a path, or `mode of PATH`, `unit NAME`, `account NAME`, `SELinux module sidespawn`
     before: str
     after: str
 
@@ -35,13 +35,21 @@ class Change:
 def pending(places: Places, policy: Policy, text: str | None) -> tuple[Change, ...]:
     """`text` is that of the policy's file; None if it is used unchanged."""
     every = (
-        *([of_file(places.policy, text)] if text is not None else []),
+        *(of_policy(places.policy, text) if text is not None else ()),
         *of_units(places, policy),
         *of_security_modules(),
         *of_accounts(policy),
         *of_wrappers(places, policy),
     )
     return tuple(each for each in every if each.before != each.after)
+
+
+def of_policy(path: Path, text: str) -> Iterator[Change]:
+    yield of_file(path, text)
+    with suppress(FileNotFoundError):
+        found = path.lstat()
+        before = f"{stat.S_IMODE(found.st_mode):04o} {found.st_uid}:{found.st_gid}"
+        yield Change(what=f"mode of {path}", before=before, after="0644 0:0")
 
 
 def of_units(places: Places, policy: Policy) -> Iterator[Change]:
