@@ -43,6 +43,15 @@ class Ran:
     def changed(self) -> dict[str, bool]:
         return {name: bool(each.get("changed")) for name, each in self.results.items()}
 
+    def differences(self, task: str) -> set[tuple[str, str, str]]:
+        """What differs, before and after, of all items of a task that calls the module service."""
+        result = self.results[task]
+        return {
+            (diff["after_header"], diff["before"], diff["after"])
+            for item in result.get("results", [result])
+            for diff in item["diff"]
+        }
+
 
 @dataclass(frozen=True)
 class Ansible:

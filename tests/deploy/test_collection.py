@@ -124,6 +124,40 @@ def test_check_mode_tells_what_the_run_does_and_a_second_run_changes_nothing(ans
     )
 
 
+def policy_of(service: Service) -> str:
+    return f'extends = "neutron-dhcp-dnsmasq"\n\n[parameters]\nstate_on_host = "{service.state}"\n'
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\n\n"])
+def test_a_given_policy_is_stored_as_it_is(ansible: Ansible, unused: Service, end: str) -> None:
+    policy = f"{policy_of(unused)}# The end.{end}"
+    tasks = [
+        {"name": "enable", "sidespawn.host.service": {"name": unused.name, "policy": policy, "command": SIDESPAWN[0]}}
+    ]
+    dry = ansible.play(tasks, "--check", "--diff").differences("enable")
+    assert not unused.places.policy.exists()
+    assert ansible.play(tasks, "--diff").differences("enable") == dry
+    assert unused.places.policy.read_text() == policy
+    assert ansible.play(tasks, "--check").changed == {"enable": False}
+    assert ansible.play(tasks).changed == {"enable": False}
+
+
+def test_a_given_policy_that_is_invalid_fails_with_the_reason_and_is_not_stored(
+    ansible: Ansible, unused: Service
+) -> None:
+    given = {"name": unused.name, "policy": f"{policy_of(unused)}privileged = true\n", "command": SIDESPAWN[0]}
+    for options in ((), ("--check",)):
+        ran = ansible.play([{"name": "enable", "sidespawn.host.service": given}], *options, check=False)
+        assert ran.code != 0
+        assert ran.results["enable"]["reason"] == "policy-invalid"
+        assert "standard input:5: parameters.privileged is not a parameter" in ran.results["enable"]["msg"]
+    assert not unused.places.policy.exists()
+    for more in ({"image": "x"}, {"parameters": {"uid": 0}}):
+        ran = ansible.play([{"name": "enable", "sidespawn.host.service": given | more}], check=False)
+        assert ran.code != 0
+        assert not unused.places.policy.exists()
+
+
 def test_a_service_is_disabled_once(ansible: Ansible, service: Service) -> None:
     network = service.network()
     assert network.start().returncode == 0
@@ -150,6 +184,15 @@ def test_a_host_whose_version_is_too_old_is_refused(ansible: Ansible, tmp_path: 
     (tmp_path / "old").write_text('#!/bin/sh\necho \'{"service": "x"}\'\n')
     (tmp_path / "old").chmod(0o755)
     options = {"name": "x", "state": state, "command": str(tmp_path / "old")}
+    ran = ansible.play([{"name": "enable", "sidespawn.host.service": options}], check=False)
+    assert ran.code != 0
+    assert "too old for this collection" in ran.results["enable"]["msg"]
+
+
+def test_a_version_without_an_option_is_refused(ansible: Ansible, tmp_path: Path) -> None:
+    (tmp_path / "old").write_text("#!/bin/sh\necho 'Error: No such option: --policy' >&2\ncat >/dev/null\nexit 2\n")
+    (tmp_path / "old").chmod(0o755)
+    options = {"name": "x", "policy": "version = 1\n", "command": str(tmp_path / "old")}
     ran = ansible.play([{"name": "enable", "sidespawn.host.service": options}], check=False)
     assert ran.code != 0
     assert "too old for this collection" in ran.results["enable"]["msg"]

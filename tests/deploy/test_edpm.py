@@ -23,6 +23,7 @@ from tests.neutron import networks
 from tests.neutron.helpers import connect, lan
 
 SERVICE = "neutron-dhcp-dnsmasq"
+ENABLE = "Enable the agent's services"
 SERVICE_OF_DATA_PLANE = CHECKOUT / "integrations/edpm/openstackdataplaneservice.yaml"
 VOLUMES = [
     "/run/sidespawn/a/spool:/run/sidespawn/a/spool:rw,rprivate",
@@ -79,10 +80,15 @@ def test_the_agent_of_a_node_serves_its_network_without_privileges(ansible: Ansi
     place, daemon = node
     theirs = place.unit.read_text()
     tasks, variables = role(ansible, place)
-    dry = ansible.play(tasks, "--check", variables=variables)
+    dry = ansible.play(tasks, "--check", "--diff", variables=variables)
     assert dry.changed["sidespawn.host.edpm : Write the drop-in of the agent's unit"]
     assert not Path(f"{place.unit}.d").exists()
-    ansible.play(tasks, variables=variables)
+    real = ansible.play(tasks, "--diff", variables=variables)
+    assert dry.changed == real.changed
+    enable, write = (f"sidespawn.host.edpm : {each}" for each in (ENABLE, "Write the drop-in of the agent's unit"))
+    assert dry.differences(enable) == real.differences(enable)
+    assert dry.results[write]["diff"] == real.results[write]["diff"]
+    assert f'image = "{IMAGE}"\n' in Service(SERVICE, place.state).places.policy.read_text()
     assert place.unit.read_text() == theirs
     daemon.connect()
     held = place.inspect()

@@ -214,7 +214,12 @@ def test_the_role_prepares_a_host_and_the_tree(ansible: Ansible, tree: Path) -> 
     }
     unit = Path("/etc/systemd/system/tripleo_neutron_dhcp.service.d/50-sidespawn.conf")
     try:
-        ansible.play(tasks, variables=variables)
+        dry = ansible.play(tasks, "--check", "--diff", variables=variables)
+        assert not service.places.policy.exists()
+        real = ansible.play(tasks, "--diff", variables=variables)
+        assert dry.changed == real.changed
+        enable = "sidespawn.host.tripleo : Enable the agent's services"
+        assert dry.differences(enable) == real.differences(enable)
         command(*SIDESPAWN, "check", service.name)
         assert 'mode = "monitor"' in service.places.policy.read_text()
         assert f"Wants=sidespawn-spool@{service.name}.service\n" in unit.read_text()

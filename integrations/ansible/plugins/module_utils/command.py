@@ -5,18 +5,32 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
+TOO_OLD = "sidespawn on this host is too old for this collection, upgrade it first"
 SPECIFICATION = {"command": {"type": "path", "default": "sidespawn"}}
 
 
-def ask(module: AnsibleModule, *arguments: str, codes: tuple[int, ...] = (0,), has: tuple[str, ...] = ()) -> Any:
-    """Return what it prints, which must have these keys: versions before this collection's lack some."""
+def ask(
+    module: AnsibleModule,
+    *arguments: str,
+    codes: tuple[int, ...] = (0,),
+    has: tuple[str, ...] = (),
+    data: str | None = None,
+) -> Any:
+    """Return what it prints, which must have these keys: versions before this collection's lack some.
+
+    `data` is its standard input.
+    """
     program = module.get_bin_path(module.params["command"], required=True)
-    code, out, err = module.run_command([program, *arguments, "--json"])
+    # Text gets a line end at its end otherwise.
+    code, out, err = module.run_command([program, *arguments, "--json"], data=data, binary_data=True)
     told = parsed(out)
+    if code not in codes and (unknown := re.search("(?i)no such option: *(--[a-z-]+)", err)):
+        module.fail_json(msg=f"{TOO_OLD}: `sidespawn {arguments[0]}` has no {unknown[1]}", rc=code)
     if told is None:
         module.fail_json(msg=err.strip() or f"sidespawn {arguments[0]} printed no JSON", rc=code)
     if code not in codes:
@@ -24,10 +38,7 @@ def ask(module: AnsibleModule, *arguments: str, codes: tuple[int, ...] = (0,), h
         message = ": ".join(filter(None, (error.get("message"), error.get("hint")))) or err.strip()
         module.fail_json(msg=message, reason=error.get("reason", ""), rc=code)
     if lacking := [key for key in has if key not in told]:
-        module.fail_json(
-            msg=f"sidespawn on this host is too old for this collection, upgrade it first: "
-            f"`sidespawn {arguments[0]} --json` does not say {', '.join(lacking)}"
-        )
+        module.fail_json(msg=f"{TOO_OLD}: `sidespawn {arguments[0]} --json` does not say {', '.join(lacking)}")
     return told
 
 

@@ -41,6 +41,12 @@ options:
     description: Parameters of the preset.
     type: dict
     default: {}
+  policy:
+    description:
+      - The whole policy, such as a rendered template. It replaces one that exists, even if that was changed by hand.
+      - Excludes O(preset), O(image), O(engine), O(mode) and O(parameters), which write a policy.
+    type: str
+    version_added: 0.2.0
   purge:
     description: With O(state=absent), remove the policy even if it was changed by hand.
     type: bool
@@ -50,7 +56,7 @@ options:
     type: path
     default: sidespawn
 notes:
-  - Without O(preset), O(image), O(engine), O(mode) and O(parameters), an existing policy is used unchanged.
+  - Without O(policy), O(preset), O(image), O(engine), O(mode) and O(parameters), an existing policy is used unchanged.
 attributes:
   check_mode:
     description: Tells exactly what the run would change.
@@ -68,6 +74,11 @@ EXAMPLES = r"""
     parameters:
       state_on_host: /var/lib/neutron
   register: dnsmasq
+
+- name: Enable a service with a policy of your own
+  sidespawn.host.service:
+    name: forwarder
+    policy: "{{ lookup('ansible.builtin.template', 'forwarder.toml.j2') }}"
 """
 
 RETURN = r"""
@@ -114,9 +125,11 @@ def main() -> None:
             "engine": {"type": "str", "choices": ["podman", "docker", "systemd", "kubernetes"]},
             "mode": {"type": "str", "choices": ["enforce", "monitor"]},
             "parameters": {"type": "dict", "default": {}},
+            "policy": {"type": "str"},
             "purge": {"type": "bool", "default": False},
             **SPECIFICATION,
         },
+        mutually_exclusive=[("policy", each) for each in ("preset", "image", "engine", "mode")],
         supports_check_mode=True,
     )
     dry_run = ["--dry-run"] if module.check_mode else []
@@ -131,7 +144,8 @@ def main() -> None:
         )
     shown = ("agent_mounts", "podman_options", "security_options", "units")
     has = ("changed", "diff", "warnings", *shown)
-    told = ask(module, "enable", module.params["name"], *options(module.params), *dry_run, has=has)
+    arguments = (module.params["name"], *options(module.params), *dry_run)
+    told = ask(module, "enable", *arguments, has=has, data=module.params["policy"])
     for each in told["warnings"]:
         module.warn(each)
     module.exit_json(
@@ -147,6 +161,8 @@ def main() -> None:
 
 def options(given: dict[str, Any]) -> list[str]:
     named = [f"--{name}={given[name]}" for name in ("preset", "image", "engine", "mode") if given[name] is not None]
+    if given["policy"] is not None:
+        named.append("--policy=-")
     return named + [f"--set={name}={value}" for name, value in sorted(given["parameters"].items())]
 
 
