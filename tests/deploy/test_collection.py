@@ -309,6 +309,22 @@ def test_a_shared_kill_script_is_mounted_once_and_a_wrapper_never_replaced(volum
         volumes.volumes([result("a", "/p", "p"), result("b", "/p", "p")])
 
 
+@pytest.mark.parametrize("first", ["a", "a-b"])
+def test_a_first_run_has_the_volumes_of_a_second(volumes: ModuleType, first: str) -> None:
+    """The first of two services is enabled without the other, so it has the kill script that they share."""
+
+    def mount(service: str, target: str) -> dict[str, Any]:
+        return Mount(source=f"/run/sidespawn/{service}/agent/x", target=target).as_json()
+
+    second = {"a": "a-b", "a-b": "a"}[first]
+    own = {each: {"agent_mounts": [mount(each, f"/{each}")]} for each in (first, second)}
+    shared = {each: {"agent_mounts": [mount(each, f"/{each}"), mount(each, "/k")]} for each in (first, second)}
+    later = [(shared if each == "a" else own)[each] for each in (first, second)]
+    at_first = [shared[first], (own if first == "a" else shared)[second]]
+    in_check_mode = [shared[first], shared[second]]
+    assert volumes.volumes(at_first) == volumes.volumes(later) == volumes.volumes(in_check_mode)
+
+
 @pytest.mark.parametrize("given", [[{}], ["x"], [None]])
 def test_what_is_no_result_is_refused(volumes: ModuleType, given: list[Any]) -> None:
     with pytest.raises(ValueError, match="results of the module"):

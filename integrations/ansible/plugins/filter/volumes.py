@@ -65,12 +65,16 @@ def union(results: Any) -> list[dict[str, Any]]:
         if not isinstance(result, dict) or "agent_mounts" not in result:
             raise AnsibleFilterError("volumes: takes results of the module sidespawn.host.service")
         for mount in result["agent_mounts"]:
-            other = found.setdefault(mount["target"], mount)
+            other = found.get(mount["target"], mount)
             if mount["program"] and other["source"] != mount["source"]:
                 raise AnsibleFilterError(
                     f"volumes: {other['source']} and {mount['source']} are both for {mount['target']}: "
                     "they cannot be of one agent"
                 )
+            # That of the service whose name sorts first, which alone has it once all are enabled.
+            if mount["source"].split("/") <= other["source"].split("/"):
+                found.pop(mount["target"], None)
+                found[mount["target"]] = mount
     return list(found.values())
 
 
