@@ -158,6 +158,40 @@ def test_a_given_policy_that_is_invalid_fails_with_the_reason_and_is_not_stored(
         assert not unused.places.policy.exists()
 
 
+@pytest.mark.parametrize(("state", "changed"), [("present", True), ("absent", False)])
+def test_check_mode_before_sidespawn_is_installed_says_that_nothing_is_known(
+    ansible: Ansible, tmp_path: Path, state: str, changed: bool
+) -> None:
+    tasks = [
+        {"name": "enable", "sidespawn.host.service": {"name": "x", "state": state, "command": f"{tmp_path}/sidespawn"}}
+    ]
+    ran = ansible.play(tasks, "--check", "--diff")
+    assert ran.changed == {"enable": changed}
+    assert "sidespawn is not installed yet" in ran.results["enable"]["msg"]
+    assert "[WARNING]: sidespawn is not installed yet" in " ".join(ran.output.split())
+    ran = ansible.play(tasks, check=False)
+    assert ran.code != 0
+    assert "sidespawn is not installed on this host" in ran.results["enable"]["msg"]
+
+
+@pytest.mark.parametrize(
+    ("role", "given", "unknown"),
+    [
+        ("service", {"service_list": [{"name": "x"}]}, ""),
+        ("edpm", {"edpm_sidespawn_image": "x"}, "Write the drop-in of the agent's unit"),
+        ("tripleo", {"tripleo_sidespawn_tree": "/nonexistent"}, "Write or remove the templates"),
+    ],
+)
+def test_check_mode_of_a_role_before_sidespawn_is_installed_ends(
+    ansible: Ansible, tmp_path: Path, role: str, given: dict[str, Any], unknown: str
+) -> None:
+    variables = {f"{role if role == 'service' else f'{role}_sidespawn'}_command": f"{tmp_path}/sidespawn"} | given
+    tasks = [{"name": "role", "ansible.builtin.include_role": {"name": f"sidespawn.host.{role}"}}]
+    ran = ansible.play(tasks, "--check", "--diff", variables=variables)
+    assert "sidespawn is not installed yet" in " ".join(ran.output.split())
+    assert f"sidespawn.host.{role} : {unknown}" not in ran.results
+
+
 def test_a_service_is_disabled_once(ansible: Ansible, service: Service) -> None:
     network = service.network()
     assert network.start().returncode == 0

@@ -125,3 +125,19 @@ def test_a_list_without_an_engine_is_not_taken_for_one_with(texts: ModuleType) -
     ]
     mine = "/var/lib/containers-of-mine:/c"
     assert texts.without_engine("dhcp", [*theirs, mine]) == [theirs[0], mine]
+
+
+def test_check_mode_of_the_role_before_sidespawn_is_installed_tells_no_variables(
+    ansible: Ansible, operator: Operator
+) -> None:
+    variables = {
+        "kolla_tree": str(operator.tree),
+        "kolla_globals": str(operator.globals),
+        "kolla_node_config": str(operator.home / "node"),
+        "kolla_controller_become": False,
+        "kolla_command": str(operator.home / "sidespawn"),
+    }
+    tasks = [{"name": "role", "ansible.builtin.include_role": {"name": "sidespawn.host.kolla"}}]
+    ran = ansible.play(tasks, "--check", "--diff", variables=variables)
+    assert "sidespawn is not installed yet" in " ".join(ran.output.split())
+    assert "sidespawn.host.kolla : Write Kolla-Ansible's variables" not in ran.results

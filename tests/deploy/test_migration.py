@@ -41,7 +41,9 @@ def test_a_host_migrates_and_comes_back_with_the_very_same_agent(ansible: Ansibl
     renewals = Renewals(host.lans[0].clients[0], lease)
     try:
         tasks, variables = host.role("migrate")
+        not_installed = changed(ansible, tasks, variables | {"migrate_command": f"{host.record}/sidespawn"}, "--check")
         dry = changed(ansible, tasks, variables, "--check")
+        assert dry - not_installed == {"Replace the agent"}
         assert host.settings() == before
         assert not host.record.exists()
         assert changed(ansible, tasks, variables) == dry >= {"Enable the services", "Replace the agent"}

@@ -14,6 +14,12 @@ TOO_OLD = "sidespawn on this host is too old for this collection, upgrade it fir
 SPECIFICATION = {"command": {"type": "path", "default": "sidespawn"}}
 
 
+def program_of(module: AnsibleModule) -> str | None:
+    """Return the command's path, or None if it is not installed."""
+    found: str | None = module.get_bin_path(module.params["command"])
+    return found
+
+
 def ask(
     module: AnsibleModule,
     *arguments: str,
@@ -25,7 +31,9 @@ def ask(
 
     `data` is its standard input.
     """
-    program = module.get_bin_path(module.params["command"], required=True)
+    program = program_of(module)
+    if program is None:
+        module.fail_json(msg=f"sidespawn is not installed on this host: there is no {module.params['command']}")
     # Text gets a line end at its end otherwise.
     code, out, err = module.run_command([program, *arguments, "--json"], data=data, binary_data=True)
     told = parsed(out)

@@ -59,7 +59,10 @@ notes:
   - Without O(policy), O(preset), O(image), O(engine), O(mode) and O(parameters), an existing policy is used unchanged.
 attributes:
   check_mode:
-    description: Tells exactly what the run would change.
+    description:
+      - Tells exactly what the run would change.
+      - On a host where the run would first install the command, warns that the changes are not known. With
+        O(state=present) it then reports a change and returns empty lists.
     support: full
   diff_mode:
     description: Shows the policy, units and drop-ins before and after.
@@ -112,7 +115,9 @@ side_containers:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.sidespawn.host.plugins.module_utils.command import SPECIFICATION, ask
+from ansible_collections.sidespawn.host.plugins.module_utils.command import SPECIFICATION, ask, program_of
+
+SHOWN = ("agent_mounts", "podman_options", "security_options", "units")
 
 
 def main() -> None:
@@ -132,6 +137,8 @@ def main() -> None:
         mutually_exclusive=[("policy", each) for each in ("preset", "image", "engine", "mode")],
         supports_check_mode=True,
     )
+    if module.check_mode and program_of(module) is None:
+        tell_nothing_is_known(module)
     dry_run = ["--dry-run"] if module.check_mode else []
     if module.params["state"] == "absent":
         purge = ["--purge"] if module.params["purge"] else []
@@ -142,8 +149,7 @@ def main() -> None:
             side_containers=told["side_containers"],
             diff={"before": there if told["changed"] else "", "after": ""},
         )
-    shown = ("agent_mounts", "podman_options", "security_options", "units")
-    has = ("changed", "diff", "warnings", *shown)
+    has = ("changed", "diff", "warnings", *SHOWN)
     arguments = (module.params["name"], *options(module.params), *dry_run)
     told = ask(module, "enable", *arguments, has=has, data=module.params["policy"])
     for each in told["warnings"]:
@@ -155,8 +161,17 @@ def main() -> None:
             | {side: f"{each[side].rstrip()}\n" for side in ("before", "after")}
             for each in told["diff"]
         ],
-        **{key: told[key] for key in shown},
+        **{key: told[key] for key in SHOWN},
     )
+
+
+def tell_nothing_is_known(module: AnsibleModule) -> None:
+    """End check mode on a host where the run installs sidespawn before this task."""
+    enables = module.params["state"] == "present"
+    message = f"sidespawn is not installed yet: what {'enable' if enables else 'disable'} would change is not known"
+    module.warn(message)
+    lists = SHOWN if enables else ("side_containers",)
+    module.exit_json(changed=enables, msg=message, **{key: [] for key in lists})
 
 
 def options(given: dict[str, Any]) -> list[str]:
