@@ -192,6 +192,32 @@ def test_check_mode_of_a_role_before_sidespawn_is_installed_ends(
     assert f"sidespawn.host.{role} : {unknown}" not in ran.results
 
 
+def test_check_mode_tells_of_two_services_what_the_run_does(ansible: Ansible) -> None:
+    """Check that only what both share is told twice."""
+    both = (new_service(), new_service())
+    given = [{"name": each.name, "policy": policy_of(each)} for each in both]
+    variables = {"service_list": given, "service_command": SIDESPAWN[0]}
+    tasks = [{"name": "role", "ansible.builtin.include_role": {"name": "sidespawn.host.service"}}]
+    task = "sidespawn.host.service : Enable or disable each service"
+    try:
+        dry, real = (ansible.play(tasks, *more, "--diff", variables=variables) for more in (("--check",), ()))
+        assert dry.changed == real.changed
+        assert dry.differences(task) == real.differences(task)
+        for what, _, after in real.differences(task):
+            if what.startswith("/") and not after.startswith("sha256:"):
+                assert Path(what).read_text().rstrip() == after.rstrip()
+        told = [
+            [{each["after_header"] for each in item["diff"]} for item in ran.results[task]["results"]]
+            for ran in (dry, real)
+        ]
+        shared = "/etc/systemd/system/sidespawn@.service"
+        assert [[shared in each for each in items] for items in told] == [[True, True], [True, False]]
+        assert not any(ansible.play(tasks, variables=variables).changed.values())
+    finally:
+        for each in both:
+            each.clean()
+
+
 def test_a_service_is_disabled_once(ansible: Ansible, service: Service) -> None:
     network = service.network()
     assert network.start().returncode == 0

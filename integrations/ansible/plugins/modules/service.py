@@ -60,7 +60,8 @@ notes:
 attributes:
   check_mode:
     description:
-      - Tells exactly what the run would change.
+      - Tells exactly what the run would change. What all services share, such as sidespawn@.service, is told with each
+        service; a run changes it with the first.
       - On a host where the run would first install the command, warns that the changes are not known. With
         O(state=present) it then reports a change and returns empty lists.
     support: full
