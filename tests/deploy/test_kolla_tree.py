@@ -13,6 +13,7 @@ import pytest
 from tests.deploy import kolla
 from tests.deploy.conftest import COLLECTION, Ansible
 from tests.deploy.kolla import RELEASES, Operator
+from tests.lab.networks import SIDESPAWN
 
 AGENTS = ("dhcp", "l3", "ovn_metadata")
 
@@ -127,17 +128,35 @@ def test_a_list_without_an_engine_is_not_taken_for_one_with(texts: ModuleType) -
     assert texts.without_engine("dhcp", [*theirs, mine]) == [theirs[0], mine]
 
 
-def test_check_mode_of_the_role_before_sidespawn_is_installed_tells_no_variables(
-    ansible: Ansible, operator: Operator
-) -> None:
-    variables = {
+def given_to_role(operator: Operator, sidespawn: str) -> dict[str, Any]:
+    return {
         "kolla_tree": str(operator.tree),
         "kolla_globals": str(operator.globals),
         "kolla_node_config": str(operator.home / "node"),
         "kolla_controller_become": False,
-        "kolla_command": str(operator.home / "sidespawn"),
+        "kolla_command": sidespawn,
     }
+
+
+def test_the_role_forgets_the_agents_of_an_earlier_run(ansible: Ansible, operator: Operator) -> None:
+    tasks: list[dict[str, Any]] = [
+        {
+            "name": "role",
+            "ansible.builtin.include_role": {"name": "sidespawn.host.kolla"},
+            "vars": {"kolla_agents": [agent]},
+        }
+        for agent in ("dhcp", "l3")
+    ]
+    ran = ansible.play(tasks, "--check", "--diff", variables=given_to_role(operator, SIDESPAWN[0]))
+    diff = ran.results["sidespawn.host.kolla : Write Kolla-Ansible's variables"]["diff"]
+    assert "neutron_l3_agent_default_volumes:" in diff["after"]
+    assert "neutron_dhcp_agent_default_volumes:" not in diff["after"]
+
+
+def test_check_mode_of_the_role_before_sidespawn_is_installed_tells_no_variables(
+    ansible: Ansible, operator: Operator
+) -> None:
     tasks = [{"name": "role", "ansible.builtin.include_role": {"name": "sidespawn.host.kolla"}}]
-    ran = ansible.play(tasks, "--check", "--diff", variables=variables)
+    ran = ansible.play(tasks, "--check", variables=given_to_role(operator, str(operator.home / "sidespawn")))
     assert "sidespawn is not installed yet" in " ".join(ran.output.split())
     assert "sidespawn.host.kolla : Write Kolla-Ansible's variables" not in ran.results

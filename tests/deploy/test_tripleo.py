@@ -237,6 +237,22 @@ def test_the_role_prepares_a_host_and_the_tree(ansible: Ansible, tree: Path) -> 
         command("systemctl", "daemon-reload")
 
 
+def test_the_role_forgets_the_agents_of_an_earlier_run(ansible: Ansible, tree: Path) -> None:
+    tasks: list[dict[str, Any]] = [
+        {
+            "name": "role",
+            "ansible.builtin.include_role": {"name": "sidespawn.host.tripleo"},
+            "vars": {"tripleo_sidespawn_agents": [agent]},
+        }
+        for agent in ("dhcp", "ovn_metadata")
+    ]
+    variables = {"tripleo_sidespawn_tree": str(tree), "tripleo_sidespawn_command": SIDESPAWN[0]}
+    ran = ansible.play(tasks, "--check", "--diff", variables=variables)
+    told = json.dumps(ran.results["sidespawn.host.tripleo : Write or remove the templates"]["diff"])
+    assert AGENTS["ovn_metadata"][0] in told
+    assert AGENTS["dhcp"][0] not in told
+
+
 # ---------------------------------------------------------------- its data, without Ansible
 
 
