@@ -71,10 +71,12 @@ def test_a_node_for_agents_is_prepared_and_put_back(ansible: Ansible, containerd
     before = OTHER.format(version=version, plugin=plugin)
     configuration.write_text(before)
     agents = {"kubernetes_agents": ["openstack/dhcp", "openstack/init"]}
-    assert any(prepare(ansible, containerd, configuration, "--check", **agents).changed.values())
+    dry = prepare(ansible, containerd, configuration, "--check", "--diff", **agents)
     assert configuration.read_text() == before
-    done = prepare(ansible, containerd, configuration, **agents)
+    done = prepare(ansible, containerd, configuration, "--diff", **agents)
     assert done.code == 0, done.output
+    # Check mode runs no commands, as of this handler.
+    assert dry.changed | {"sidespawn.host.kubernetes : Set the mode of /run/netns": True} == done.changed
     found = handlers(containerd, configuration)
     assert found["other"]["BinaryName"] == "/other"
     assert (found["sidespawn"]["BinaryName"], found["sidespawn"]["Root"]) == (str(RUNTIME), RUNC)
@@ -93,9 +95,12 @@ def test_a_node_for_agents_is_prepared_and_put_back(ansible: Ansible, containerd
 def test_a_node_without_agents_and_without_a_configuration(
     ansible: Ansible, containerd: Path, configuration: Path
 ) -> None:
-    assert prepare(ansible, containerd, configuration, "--check").code == 0
-    done = prepare(ansible, containerd, configuration)
+    dry = prepare(ansible, containerd, configuration, "--check", "--diff")
+    assert dry.code == 0, dry.output
+    assert not configuration.exists()
+    done = prepare(ansible, containerd, configuration, "--diff")
     assert done.code == 0, done.output
+    assert dry.changed == done.changed
     found = handlers(containerd, configuration)
     assert found["sidespawn"]["BinaryName"] == str(RUNTIME)
     assert found["sidespawn-agent"] == {}
