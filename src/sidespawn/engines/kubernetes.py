@@ -47,6 +47,9 @@ NO_LIMIT = 2**64 - 1
 DNS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
 # Of 253. The kubelet appends the node's name, and puts namespace, pod and uid into a directory's name.
 NAME_CHARACTERS = 80
+# Held by the one start that checks for a free name and takes it. Another run would wait at the service's own lock, and
+# another service has other names. A lock on the pods' directory could be held by anyone who can read that.
+NAMING = threading.Lock()
 REQUESTED = 8 * 2**20  # bytes; no program needs less
 
 
@@ -89,16 +92,11 @@ class Run:
 
 
 class Kubernetes:
-    def __init__(self) -> None:
-        # One start at a time checks for a free name and takes it. Another run would wait at the service's own lock, and
-        # another service has other names. No lock on the pods' directory: anyone who can read it could hold that.
-        self.naming = threading.Lock()
-
     def start(self, plan: Plan, pins: Pins, request: str) -> tuple[str, int]:
         uid = os.urandom(16).hex()
         pin = pins.netns.with_name(uid)
         try:
-            with self.naming:
+            with NAMING:
                 if self.find(plan.name) is not None:
                     raise NameTaken(plan.name)
                 write(*self.describe(plan, pins, request, uid))
