@@ -15,7 +15,7 @@ import pytest
 from sidespawn.loading.parse import ENGINES
 from tests.contract.imports import PACKAGE, imports, path_of
 
-MOST_LINES = 3838  # code that grows here must save lines elsewhere; HACKING.md says what prevents a smaller number
+MOST_LINES = 3832  # code that grows here must save lines elsewhere; HACKING.md says what prevents a smaller number
 # What the unit's command imports, directly and indirectly.
 START = "sidespawn.run"
 
@@ -255,11 +255,11 @@ def test_every_process_has_a_time_limit() -> None:
         node
         for node in ast.walk(tree("sidespawn.system.processes"))
         if isinstance(node, ast.Call)
-        and ast.unparse(node.func).endswith((".Popen", ".communicate", ".wait", ".run", ".call"))
+        and ast.unparse(node.func).endswith(("Popen", ".communicate", ".wait", "subprocess.run"))
     ]
     assert len(calls) == 3
     for call in calls:
-        wanted = {"env", "stdin"} if ast.unparse(call.func) == "subprocess.Popen" else {"timeout"}
+        wanted = {"env", "stdin"} if ast.unparse(call.func) == "Popen" else {"timeout"}
         assert wanted <= {each.arg for each in call.keywords}, ast.unparse(call)
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from sidespawn.cli.enable import enable, given_text, is_ours, policy_text
+from sidespawn.cli.enable import given_text, is_ours, policy_text
+from sidespawn.cli.main import cli
 from sidespawn.core.policy import Policy
 from sidespawn.errors import PolicyError, SidespawnError
 from sidespawn.host.policies import policy_of
@@ -105,7 +106,7 @@ GIVEN = 'extends = "neutron-dhcp-dnsmasq"\n[parameters]\nstate_on_host = "/srv"\
 
 
 def dry_run(*options: str, given: str = "") -> Result:
-    return CliRunner().invoke(enable, ["test-given", "--dry-run", "--json", *options], input=given)
+    return CliRunner().invoke(cli, ["enable", "test-given", "--dry-run", "--json", *options], input=given)
 
 
 def test_a_dry_run_judges_the_policy_that_is_given(tmp_path: Path) -> None:

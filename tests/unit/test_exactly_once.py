@@ -161,6 +161,7 @@ class Host:
             path.mkdir(parents=True)
         for path in (places.spool, self.home / "etc", self.home / "containers", self.home / "processes"):
             path.mkdir(parents=True)
+        places.lock.touch()
         for network in NETWORKS:
             (self.home / "state" / network).mkdir(parents=True)
         for name in ("one", "two"):

@@ -70,6 +70,7 @@ def test_a_run_writes_down_what_it_did(tmp_path: Path) -> None:
     places = Places("small", run=tmp_path, policies=tmp_path)
     for path in (places.spool, places.operator, places.claims, places.answers, places.replies):
         path.mkdir(parents=True)
+    places.lock.touch()
     service = Refusing(PolicyError("no policy"), places)
     Sync(places, Journal("small", str(tmp_path / "nobody")), service, {}, ()).run()
     assert read_counts(places.tally) == {"runs": 1, "runs continued": 0}

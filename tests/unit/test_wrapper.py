@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import errno
 import fcntl
 import json
 import marshal
@@ -268,6 +269,25 @@ def test_the_host_removes_what_is_not_a_request_file(box: Path, make: Callable[[
     assert take(box) == ()
     assert hand_over(box)
     assert requests(box) == b"line\n"
+
+
+@pytest.mark.parametrize("is_ours", [True, False])
+def test_a_file_that_cannot_be_opened_is_waited_for(box: Path, monkeypatch: pytest.MonkeyPatch, is_ours: bool) -> None:
+    """Keep trying if only the file is the trouble, such as a device node on the spool, which is mounted nodev."""
+    opened = os.open
+
+    def refuse(path: str, flags: int, mode: int = 0o777, **options: int) -> int:
+        if path == str(box / "spool" / "processes"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return opened(path, flags, mode, **options)
+
+    monkeypatch.setattr(os, "open", refuse)
+    monkeypatch.setattr(os, "access", lambda *_: is_ours)
+    if is_ours:
+        assert not hand_over(box, within=SOON)
+    else:
+        with pytest.raises(wrapper.Unavailable, match="Permission denied"):
+            hand_over(box, within=SOON)
 
 
 def test_no_spool(box: Path) -> None:

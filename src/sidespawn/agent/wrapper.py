@@ -193,6 +193,8 @@ def try_to_hand_over(spool, doorbell, line, request_id):
     try:
         fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except OSError as error:
+        if error.errno == errno.EACCES and os.access(spool, os.W_OK | os.X_OK):
+            return False  # a device, or another user's file: the host will remove it
         if error.errno in (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
             raise Unavailable("cannot open %s: %s" % (path, error.strerror)) from None
         return False  # no space, or something else is there: the host will remove it

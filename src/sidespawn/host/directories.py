@@ -129,8 +129,7 @@ def remove(places: Places) -> None:
         while os.path.ismount(path):
             kernel.unmount(str(path))
     # Made by systemd's socket unit and runs while the directories were not mounted: in another mount namespace.
-    of_runs = (places.lock, places.compiled, places.syscalls, places.adoption, places.bucket, places.tally)
-    for file in (*of_runs, places.swept):
+    for file in (places.lock, places.compiled, places.syscalls, places.adoption, places.bucket, places.tally):
         file.unlink(missing_ok=True)
     for doorbell in (places.doorbell, places.operators_doorbell):
         doorbell.unlink(missing_ok=True)

@@ -24,18 +24,14 @@ from sidespawn.host.state import AgentState, pin_mounts
 from sidespawn.system.namespaces import PinnedNamespace, namespace_of
 from sidespawn.system.processes import end, identify
 
+SeeLog = Callable[[str], str]
+
 
 class Launcher:
     """Launches side containers of one service. `see_log` says where a side container's output is."""
 
     def __init__(
-        self,
-        engine: Engine,
-        ledger: Ledger,
-        snapshots: Snapshots,
-        falls: Falls,
-        state: AgentState,
-        see_log: Callable[[str], str],
+        self, engine: Engine, ledger: Ledger, snapshots: Snapshots, falls: Falls, state: AgentState, see_log: SeeLog
     ) -> None:
         self.engine, self.ledger, self.snapshots, self.falls, self.state = engine, ledger, snapshots, falls, state
         self.see_log = see_log

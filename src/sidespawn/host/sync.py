@@ -135,7 +135,7 @@ class Sync:
                 wait(watch, self.lanes.done, min(1.0, rest_at - time.monotonic()))
             self.settle(watch)
             if not served or self.sweep_is_due():
-                self.lanes.add("", partial(self.attempt, self.service.sweep), self.places.swept.touch)
+                self.lanes.add("", partial(self.attempt, self.service.sweep), self.places.lock.touch)
                 self.settle(watch)
         self.replies.expire()
         self.journal.summarise()
@@ -145,8 +145,7 @@ class Sync:
 
     def sweep_is_due(self) -> bool:
         """Return whether the last sweep was too long ago: the timer waits for a pause between requests."""
-        swept = self.places.swept
-        return not swept.exists() or abs(time.time() - swept.stat().st_mtime) >= SWEEP_SECONDS
+        return abs(time.time() - self.places.lock.stat().st_mtime) >= SWEEP_SECONDS
 
     def settle(self, watch: int) -> None:
         """Serve until no work is left. Take nothing more from the agent; operators do not wait for earlier work."""

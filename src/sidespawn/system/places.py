@@ -53,6 +53,5 @@ class Places:
         self.adoption = self.home / "adoption"
         self.bucket = self.home / "bucket"
         self.tally = self.home / "tally"
-        self.swept = self.home / "swept"  # its modification time is that of the last sweep
-        self.lock = self.home / "lock"
+        self.lock = self.home / "lock"  # its modification time is that of the last sweep, or of the first run
         self.podman = Path("/run/sidespawn-podman", f"{service}.sock")

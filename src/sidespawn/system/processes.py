@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import select
 import signal
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from subprocess import DEVNULL, PIPE, Popen, TimeoutExpired
 
 from sidespawn.errors import LaunchError, Reason, quoted
 from sidespawn.frozen import dataclass
@@ -42,17 +42,18 @@ class Output:
 
 def run(argv: tuple[str, ...], timeout: float) -> Output:
     """Run a command on the host to its end. Raises LaunchError if it cannot be run or takes too long."""
-    pipe = subprocess.PIPE
     try:
-        command = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, env=ENVIRONMENT, cwd="/")
+        command = Popen(argv, stdin=DEVNULL, stdout=PIPE, stderr=PIPE, env=ENVIRONMENT, cwd="/")
     except OSError as error:
         raise LaunchError(Reason.ENGINE_FAILED, f"{argv[0]} cannot be run: {error.strerror}") from None
     try:
         stdout, stderr = command.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
+    except TimeoutExpired:
         command.kill()
-        with suppress(subprocess.TimeoutExpired):  # it does not end while an agent's file system leaves it waiting
-            command.communicate(timeout=1)
+        with suppress(TimeoutExpired):  # it does not end while an agent's file system leaves it waiting
+            command.wait(timeout=1)
+        for pipe in filter(None, (command.stdout, command.stderr)):
+            pipe.close()
         raise LaunchError(Reason.ENGINE_TIMEOUT, f"{argv[0]} {argv[1]} took more than {timeout:.0f} s") from None
     return Output(command.returncode, stdout.decode(errors="replace"), stderr.decode(errors="replace"))
 
