@@ -75,7 +75,7 @@ def test_its_files(built: Built, number: int) -> None:
         "/usr/lib/sysctl.d/60-sidespawn.conf",
     ):
         assert path in files
-    outside = ("/usr/bin/", "/usr/lib/systemd/", "/usr/share/")
+    outside = ("/usr/bin/", "/usr/lib/sysctl.d/", "/usr/lib/systemd/", "/usr/share/")
     assert [path for path in files if not path.startswith(outside)] == []
     assert not [path for path in files if "site-packages" in path or "__pycache__" in path]
 
