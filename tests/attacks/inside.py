@@ -359,8 +359,8 @@ def silent_fuse(target: str) -> None:
     before_the_host(target, mount_silent_fuse)
 
 
-def mount_silent_fuse(target: str) -> None:
-    descriptor = os.open("/dev/fuse", os.O_RDWR)  # good for one attempt: after a failure it is "not connected"
+def mount_silent_fuse(target: str, device: str = "/dev/fuse") -> None:
+    descriptor = os.open(device, os.O_RDWR)  # good for one attempt: after a failure it is "not connected"
     kept.append(descriptor)
     mount("silent", target, "fuse", 0, f"fd={descriptor},rootmode=40000,user_id=0,group_id=0,allow_other")
     greeting = os.read(descriptor, 8192)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -47,23 +48,26 @@ def test_a_command_that_takes_too_long_is_ended() -> None:
 @attack(258, answer="engine-timeout")
 def test_a_command_that_no_signal_ends_is_left_behind(tmp_path: Path) -> None:
     """It waits for an answer of a FUSE whose daemon has taken the request and keeps silent."""
-    daemon = subprocess.Popen([sys.executable, "-c", SILENT_DAEMON, str(tmp_path)], stdout=subprocess.PIPE)
+    device, target = tmp_path / "fuse", tmp_path / "mounted"
+    os.mknod(device, stat.S_IFCHR | 0o600, os.makedev(10, 229))  # in a lab, /dev has none
+    target.mkdir()
+    daemon = subprocess.Popen([sys.executable, "-c", SILENT_DAEMON, target, device], stdout=subprocess.PIPE)
     try:
         assert daemon.stdout is not None
         assert daemon.stdout.readline() == b"mounted\n"
-        reader = [sys.executable, "-c", READER, str(tmp_path)]
+        reader = [sys.executable, "-c", READER, str(target)]
         done = subprocess.run(reader, capture_output=True, text=True, timeout=30, check=False)
         assert done.stdout == "engine-timeout\n", done.stderr
     finally:
         daemon.kill()  # which ends the connection, and with it the command
         daemon.communicate()
-        subprocess.run(["umount", "--lazy", str(tmp_path)], check=False)
+        subprocess.run(["umount", "--lazy", target], check=False)
 
 
 SILENT_DAEMON = """
 import sys, time
 from tests.attacks import inside
-inside.mount_silent_fuse(sys.argv[1])
+inside.mount_silent_fuse(*sys.argv[1:])
 print("mounted", flush=True)
 time.sleep(60)
 """
