@@ -190,3 +190,15 @@ def test_where_selinux_hides_side_containers_from_their_agents(
     assert bool(security_modules.warnings(engine, image, "")) is warned
     monkeypatch.setattr(security_modules, "has_selinux", lambda: False)
     assert security_modules.warnings(engine, image, "") == []
+
+
+@pytest.mark.parametrize("silent", ["", "silent, "], ids=["mount(8)", "busybox"])
+@pytest.mark.parametrize("time", ["", "relatime"])
+@pytest.mark.parametrize("harmless", ["", "nosuid, nodev, noexec, "], ids=["crun 1.8", "others"])
+def test_the_agents_first_command_works_whatever_flags_the_runtime_gave_the_mount(
+    silent: str, time: str, harmless: str
+) -> None:
+    """Look for the exact flags: AppArmor allows no others, and one rule for any of them would allow a bind mount."""
+    rules = (Path(security_modules.__file__).parent.parent / "apparmor/sidespawn-agent").read_text()
+    flags = f"rw, {harmless}remount, bind, {silent}{time}".rstrip(", ")
+    assert f"  mount options=({flags}) -> @{{PROC}}/sys/net/,\n" in rules
