@@ -44,9 +44,12 @@ def traces() -> dict[str, set[str]]:
     def lines(*argv: str) -> set[str]:
         return set(subprocess.run(argv, capture_output=True, text=True, check=True).stdout.splitlines())
 
-    units = lines("systemctl", "list-units", "--all", "--plain", "--no-legend", "sidespawn*")
-    if enabled_services():  # the last one that is disabled stops their slice
-        units = {line for line in units if not line.startswith("sidespawn.slice ")}
+    listed = lines("systemctl", "list-units", "--all", "--plain", "--no-legend", "sidespawn*")
+    units = {line.split()[0] for line in listed}
+    for name in (enabled := enabled_services()):  # systemd starts its units at any time; one left here has files, too
+        units = {unit for unit in units if f"@{name}." not in unit}
+    if enabled:  # the last one that is disabled stops their slice
+        units.discard("sidespawn.slice")
     return {
         "containers": lines("podman", "ps", "--all", "--format={{.Names}}"),
         "mounted images": lines("podman", "image", "mount"),
