@@ -6,6 +6,7 @@ The SELinux module has separate tests.
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -202,3 +203,22 @@ def test_the_agents_first_command_works_whatever_flags_the_runtime_gave_the_moun
     rules = (Path(security_modules.__file__).parent.parent / "apparmor/sidespawn-agent").read_text()
     flags = f"rw, {harmless}remount, bind, {silent}{time}".rstrip(", ")
     assert f"  mount options=({flags}) -> @{{PROC}}/sys/net/,\n" in rules
+
+
+def test_a_compiler_that_widens_rules_allows_no_other_mount_on_the_network_settings() -> None:
+    """Deny by source and by kind what AppArmor 3.0.8 reads into the rules (CVE-2016-1585)."""
+    found = rules("sidespawn-agent")
+    kinds = "fstype=([^s]*, s[^y]*, sy[^s]*, sys[^f]*, sysf[^s]*, sysfs?*)"
+    assert {f"audit deny mount {kinds},", "audit deny mount fstype=proc,"} <= set(found)
+    denied = [line.split()[3] for line in found if line.startswith("audit deny mount /")]
+    assert [each.partition("{")[0] for each in denied] == ["/", "/proc/", "/proc/sys/"]
+    sources = [re.compile(as_expression(each)) for each in denied]
+    for path in ("/", "/proc/", "/proc/1/root/", "/proc/sys/", "/proc/sys/kernel/", "/sys/", "/etc/", "/run/netns/x"):
+        assert any(each.fullmatch(path) for each in sources), path
+    assert not any(each.fullmatch("/proc/sys/net/") for each in sources)
+
+
+def as_expression(pattern: str) -> str:
+    """Translate what these patterns use of AppArmor's: alternatives, classes, `**` and `?` (apparmor.d(5))."""
+    text = re.sub(r"\{([^}]*)\}", lambda found: f"(?:{found[1].replace(',', '|')})", pattern)
+    return text.replace("?**", "[^/].*").replace("**", ".*").replace("..*", ".*")
