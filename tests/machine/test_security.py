@@ -48,8 +48,11 @@ def with_apparmor(recipe: Recipe) -> None:
 
 @pytest.mark.part("apparmor")
 @pytest.mark.usefixtures("with_apparmor")
-def test_what_apparmor_and_the_list_of_system_calls_deny(machine: Machine) -> None:
-    run_inside(machine, "tests/host", "-k", "apparmor and not docker and not contained", timeout=180)
+def test_what_apparmor_and_the_list_of_system_calls_deny(machine: Machine, recipe: Recipe) -> None:
+    names = "apparmor and not docker and not contained"
+    if recipe.release is Release.BOOKWORM:
+        names += " and not quadlet"  # which needs podman 4.4
+    run_inside(machine, "tests/host", "-k", names, timeout=180)
 
 
 @pytest.fixture
