@@ -46,7 +46,7 @@ def traces() -> dict[str, set[str]]:
 
     listed = lines("systemctl", "list-units", "--all", "--plain", "--no-legend", "sidespawn*")
     units = {line.split()[0] for line in listed}
-    for name in (enabled := enabled_services()):  # systemd starts its units at any time; one left here has files, too
+    for name in (enabled := enabled_services()):  # systemd starts its units at any time
         units = {unit for unit in units if f"@{name}." not in unit}
     if enabled:  # the last one that is disabled stops their slice
         units.discard("sidespawn.slice")
@@ -56,6 +56,7 @@ def traces() -> dict[str, set[str]]:
         "accounts": {each.pw_name for each in pwd.getpwall() if each.pw_name.startswith("sidespawn")},
         "namespaces": {line.split()[0] for line in lines("ip", "netns", "list")},
         "mounts": {line for line in Path("/proc/self/mounts").read_text().splitlines() if "sidespawn" in line},
+        "services": set(enabled),
         "units": units,
         "unit files": {path.name for path in Path("/etc/systemd/system").rglob("sidespawn*")},
         "directories": {str(path) for path in (RUN, Path("/etc/sidespawn")) if path.exists()},
