@@ -8,6 +8,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from sidespawn.core.plan import Plan
 from sidespawn.engines import NameTaken
 from sidespawn.engines.podman import Podman
 from sidespawn.engines.podman_api import PodmanApi
+from sidespawn.host import launch
 from sidespawn.system.processes import Process
 from tests.lab import test_engines as engines
 from tests.lab.lives import main_pid
@@ -141,11 +143,11 @@ def test_killed_in_the_middle_of_starts(ground: engines.Ground) -> None:
 
 def start(ground: engines.Ground, plan: Plan) -> Process:
     """Start it like host/launch.py: a killed podman may have taken the name without a record of the reason."""
-    try:
-        return ground.start(plan)
-    except NameTaken:
+    for _ in range(launch.TRIES):
+        with suppress(NameTaken):
+            return ground.start(plan)
         ground.engine.remove(plan.name)
-        return ground.start(plan)
+    raise AssertionError
 
 
 def wait_for_the_end_of(tag: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sidespawn.core.plan import Plan
-from sidespawn.engines import Found, Pins, state_of, why_ended
+from sidespawn.engines import Found, NameTaken, Pins, state_of, why_ended
 from sidespawn.errors import LaunchError, Reason
 from sidespawn.host import launch as module
 from sidespawn.host.journal import Event, Journal
@@ -145,3 +145,39 @@ def test_a_program_that_is_being_started_gets_no_record_from_a_look_at_its_pid(p
         assert keeper.ledger.find("1") is None
     found = keeper.find_pid(os.getpid())
     assert keeper.ledger.find("1") == found
+
+
+class NamesStayTaken(Engine):
+    """Has the name of each container in use for its first `times` starts, though it was removed each time."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__(None)
+        self.times, self.removed = times, 0
+
+    def start(self, plan: Plan, pins: Pins, request: str) -> tuple[str, int]:
+        if self.removed < self.times:
+            raise NameTaken(plan.name)
+        return super().start(plan, pins, request)
+
+    def remove(self, name: str) -> None:
+        self.removed += 1
+
+
+@pytest.mark.parametrize("times", [1, module.TRIES - 1, module.TRIES])
+def test_a_name_that_stays_taken_is_freed_again(places: Places, monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+    """Try again if the engine was killed more than once, and say so if it cannot free the name at all."""
+    monkeypatch.setattr(module, "wait_until_ready", lambda *_: {})
+    monkeypatch.setattr(module, "pin_mounts", lambda *_: ())
+    monkeypatch.setattr(module, "namespace_of", lambda pid: INODE)
+    engine = NamesStayTaken(times)
+    keeper = Keeper(small.parse(small.POLICY), places, engine, Journal("small", "/nowhere"))
+    allowed = small.decide(keeper.policy, small.request())
+    start = (allowed, PinnedNamespace(Path("/nowhere"), INODE), places.pins / "x", "0" * 32)
+    if times < module.TRIES:
+        assert keeper.launcher.launch(*start).container == "c"
+    else:
+        with pytest.raises(LaunchError, match="is still taken") as caught:
+            keeper.launcher.launch(*start)
+        assert caught.value.reason is Reason.ENGINE_FAILED
+        assert caught.value.hint
+    assert engine.removed == times

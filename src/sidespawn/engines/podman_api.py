@@ -64,19 +64,8 @@ class PodmanApi(Podman):
         raise AssertionError  # pragma: no cover
 
     def create(self, plan: Plan, pins: Pins, request: str) -> str:
-        method, path, body = self.describe(plan, pins, request)
-        for left in reversed(range(TRIES)):
-            try:
-                created = self.ask(method, path, body, podman.START_TIMEOUT, tries=1)
-                break
-            except Unanswered:
-                if not left:
-                    raise
-                made = self.find(plan.name)
-                if made is not None and made.pid is None and made.request == request:
-                    self.remove(made.id)
-        else:
-            raise AssertionError  # pragma: no cover
+        # If podman ends before it answers, the name may be taken afterwards; the launch frees it.
+        created = self.ask(*self.describe(plan, pins, request), podman.START_TIMEOUT)
         # The status is 500 for any error (podman 4.3.1). The second appears if a podman was killed between its two
         # lists.
         if created.status != 201 and ("is already in use" in created.message or "already exists" in created.message):
@@ -85,7 +74,7 @@ class PodmanApi(Podman):
             raise image_missing("the host", plan.image)
         return str(self.api.succeeded("create", created).body["Id"])
 
-    def describe(self, plan: Plan, pins: Pins, request: str) -> tuple[str, ...]:
+    def describe(self, plan: Plan, pins: Pins, request: str) -> tuple[str, str, str]:
         private = {"nsmode": "private"}
         body = {
             "name": plan.name,

@@ -25,6 +25,7 @@ from sidespawn.system.namespaces import PinnedNamespace, namespace_of
 from sidespawn.system.processes import end, identify
 
 SeeLog = Callable[[str], str]
+TRIES = 8  # of a start whose name is taken: an engine may be killed again while it frees the name or uses it
 
 
 class Launcher:
@@ -50,16 +51,12 @@ class Launcher:
                 configuration=copies[: len(plan.configuration)],
                 scripts=copies[len(plan.configuration) :],
             )
-            try:
-                container, pid = self.engine.start(plan, pins, request_id)
-            except NameTaken:
-                container, pid = self.take_over(plan, pins, netns, request_id)
+            container, pid = self.start(plan, pins, netns, request_id)
         process = identify(pid)
         try:
             if process is None:
                 raise LaunchError(Reason.EXITED, f"{plan.name} ended at once", self.see_log(plan.name))
-            inode = namespace_of(pid)
-            if inode is not None and inode != netns.inode:
+            if namespace_of(pid) not in (None, netns.inode):
                 raise LaunchError(Reason.NAMESPACE_MISMATCH, f"{plan.name} came up in another network namespace")
             children = wait_until_ready(plan, process, self.see_log(plan.name))
         except LaunchError as error:
@@ -91,16 +88,19 @@ class Launcher:
             children=children,
         )
 
-    def take_over(self, plan: Plan, pins: Pins, netns: PinnedNamespace, request_id: str) -> tuple[str, int]:
-        """Take over a container whose name is not in the ledger: an earlier run was killed between start and record."""
-        found = self.engine.find(plan.name)
-        if found is not None and found.pid is not None:
-            # With a configuration file: which text it got is no longer known.
-            same = found.digest == plan.digest and not plan.configuration
-            if same and namespace_of(found.pid) == netns.inode:
-                return found.id, found.pid
-            process = identify(found.pid)
-            if process is not None:
-                end(process, "TERM", plan.grace)
-        self.engine.remove(plan.name)
-        return self.engine.start(plan, pins, request_id)
+    def start(self, plan: Plan, pins: Pins, netns: PinnedNamespace, request_id: str) -> tuple[str, int]:
+        """Start the container, or return the one that an earlier run started before it was killed."""
+        for _ in range(TRIES):
+            try:
+                return self.engine.start(plan, pins, request_id)
+            except NameTaken:
+                found = self.engine.find(plan.name)
+            if found is not None and found.pid is not None:
+                # With a configuration file: which text it got is no longer known.
+                same = found.digest == plan.digest and not plan.configuration
+                if same and namespace_of(found.pid) == netns.inode:
+                    return found.id, found.pid
+                if process := identify(found.pid):
+                    end(process, "TERM", plan.grace)
+            self.engine.remove(plan.name)
+        raise LaunchError(Reason.ENGINE_FAILED, f"the name {plan.name} is still taken", "see what the engine has there")
