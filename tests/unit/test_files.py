@@ -126,7 +126,7 @@ def test_a_pipe_does_not_block(state: int, tmp_path: Path, opened: Opened) -> No
     began = time.monotonic()
     with pytest.raises(OSError):
         opened(state, "pipe")
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 10
 
 
 @every_opener
@@ -173,7 +173,7 @@ def test_no_more_than_asked_for_is_read(state: int, tmp_path: Path, size: int) -
     began = time.monotonic()
     with pytest.raises(OSError, match="larger than 7 bytes"):
         read_regular_beneath(state, "file", 7)
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 10
 
 
 @attack(85)

@@ -208,7 +208,7 @@ def test_a_full_file_waits_for_the_host(box: Path) -> None:
     path.write_bytes(b"x" * (wrapper.CLAIM_BYTES - 4) + b"\n")
     began = time.monotonic()
     assert not hand_over(box, within=SOON)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 10
     assert path.stat().st_size == wrapper.CLAIM_BYTES - 3
     take(box)
     assert hand_over(box)
@@ -231,7 +231,7 @@ def test_a_held_lock_is_waited_for(box: Path) -> None:
         fcntl.flock(holder, fcntl.LOCK_EX)
         began = time.monotonic()
         assert not hand_over(box, within=SOON)
-        assert 0.2 < time.monotonic() - began < 2
+        assert 0.2 < time.monotonic() - began < 10
     assert hand_over(box)
     assert requests(box) == b"line\n"
 
