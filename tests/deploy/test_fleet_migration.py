@@ -31,8 +31,8 @@ SSH = f"""\
 while [ $# -gt 2 ]; do shift; done
 cd {CHECKOUT} && exec /usr/bin/python3 -m lab exec --name "$1" -- sh -c "$2"
 """
-# Seconds. dnsmasq's shortest lease is of two minutes: a client has a minute from its first renewal until the lease ends,
-# so half of it is on the safe side, and short enough to show a helper that stays away.
+# Seconds. dnsmasq's shortest lease is of two minutes: a client has a minute from its first renewal until the lease
+# ends. Half of it is on the safe side, and short enough to show a helper that stays away.
 LONGEST = 30 * SLOWNESS
 # Steps that a file shows; the others are podman's.
 RECORDED, ENABLED, DISABLED = "recorded", "enabled", "disabled"
