@@ -8,8 +8,10 @@ QEMU's, and is quicker.
 
 from __future__ import annotations
 
+import json
 import os
 import pwd
+import signal
 import subprocess
 import threading
 import time
@@ -21,6 +23,7 @@ import pytest
 
 from sidespawn.setup.systemd import SHIPPED
 from sidespawn.system.places import Places
+from sidespawn.system.processes import identify
 from tests.lab import networks
 from tests.lab.conftest import new_service
 from tests.lab.networks import Network, Service, command, unit_state, wait_until
@@ -267,10 +270,37 @@ def test_it_goes_on_as_well_when_the_last_one_of_a_kind_is_stopped(life: Life) -
 
 # ---------------------------------------------------------------- purge
 
+PODS, RUNS = Path("/etc/kubernetes/manifests"), Path("/run/sidespawn-runc/runs")
 
-def test_purge_leaves_nothing(life: Life) -> None:
+
+@pytest.fixture
+def static_pod() -> Iterator[subprocess.Popen[bytes]]:
+    """Leave what the engine kubernetes leaves, without a kubelet: a pod, its program, and what the runtime noted."""
+    uid, other = "a" * 32, PODS / "of-others.json"
+    with subprocess.Popen(["sleep", "1000"]) as program:
+        started = identify(program.pid)
+        assert started is not None
+        PODS.mkdir(parents=True, exist_ok=True)
+        RUNS.mkdir(parents=True, exist_ok=True)
+        for path in (PODS / f"sidespawn.test_1.{uid}.json", other, Path("/etc/tmpfiles.d/sidespawn@test.conf")):
+            path.write_text("{}")
+        note = {"container": "c", "pid": program.pid, "started": started.started, "annotations": {}, "group": ""}
+        (RUNS / uid).write_text(json.dumps(note))
+        (RUNS / ("b" * 32)).write_text(json.dumps(note | {"pid": os.getpid()}))  # the pid is another process's now
+        yield program
+        program.kill()
+        assert list(PODS.iterdir()) == [other]
+        other.unlink()
+        PODS.rmdir()
+        RUNS.parent.rmdir()
+
+
+def test_purge_leaves_nothing(life: Life, static_pod: subprocess.Popen[bytes]) -> None:
     assert life.same_processes()
-    apt("purge", "sidespawn")
+    assert "containerd cannot end the pod" in apt("purge", "sidespawn")
+    assert static_pod.wait(timeout=10) == -signal.SIGKILL
+    assert not RUNS.exists()
+    assert not Path("/etc/tmpfiles.d/sidespawn@test.conf").exists()
     for pid in life.pids.values():
         assert not Path(f"/proc/{pid}").exists()
     mounted = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
