@@ -129,7 +129,7 @@ def test_a_systemd_that_can_gives_a_pid_namespace() -> None:
     ("said", "version"), [("252.39-1~deb12u1", 252), ("257.9-1~deb13u1", 257), ("258~rc2", 258), ("", 0), ("v", 0)]
 )
 def test_the_version_is_that_of_pid_1(server: socket.socket, said: str, version: int) -> None:
-    answers(server, HELLO, message(2, 2, "v", ("s", said)))
+    answers(server, ACCEPTED, message(2, 1, "v", ("s", said)))
     with Bus(5) as bus:
         assert version_of(bus) == version
 
@@ -238,7 +238,7 @@ def test_numbers_and_truths_for_busctl() -> None:
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
-    """Listen where the bus would be."""
+    """Listen where PID 1 would."""
     monkeypatch.setattr(systemd_bus, "SOCKET", str(tmp_path / "bus"))
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(tmp_path / "bus"))
@@ -247,7 +247,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.s
 
 
 def answers(server: socket.socket, *answers: bytes) -> None:
-    """Serve a bus that sends these answers in turn, whatever it is asked, and closes after the last one."""
+    """Serve a systemd that sends these answers in turn, whatever it is asked, and closes after the last one."""
 
     def serve() -> None:
         connection, _ = server.accept()
@@ -273,24 +273,31 @@ def message(kind: int, serial: int, signature: str = "", value: object = None, e
     return bytes(whole + body)
 
 
-HELLO = b"OK 1234\r\n" + message(2, 1, "s", ":1.1")
+ACCEPTED = b"OK 1234\r\n"
 
 
 def test_the_answer_is_that_of_the_call(server: socket.socket) -> None:
     signal = message(4, 0, "s", "of no interest")
-    answers(server, HELLO, signal, message(2, 2, "as", ["a", "b"]))
+    answers(server, ACCEPTED, signal, message(2, 1, "as", ["a", "b"]))
     with Bus(5) as bus:
-        assert bus.call("a.b", "/a", "a.b", "C") == ["a", "b"]
+        assert bus.call("/a", "a.b", "C") == ["a", "b"]
+
+
+@pytest.mark.parametrize("kind", [1, 4], ids=["call", "signal"])
+def test_what_is_no_answer_counts_as_none(server: socket.socket, kind: int) -> None:
+    answers(server, ACCEPTED, message(kind, 1, "s", "not an answer"), message(2, 1, "s", "the answer"))
+    with Bus(5) as bus:
+        assert bus.call("/a", "a.b", "C") == "the answer"
 
 
 def test_a_refusal_has_its_name(server: socket.socket) -> None:
-    answers(server, HELLO, message(3, 2, "s", "it is there", error="a.b.UnitExists"))
+    answers(server, ACCEPTED, message(3, 1, "s", "it is there", error="a.b.UnitExists"))
     with Bus(5) as bus, pytest.raises(BusError, match="it is there") as raised:
-        bus.call("a.b", "/a", "a.b", "C")
+        bus.call("/a", "a.b", "C")
     assert raised.value.name == "a.b.UnitExists"
 
 
-def test_a_bus_that_is_silent_refuses_or_hangs_up_is_an_engines_error(server: socket.socket) -> None:
+def test_a_systemd_that_is_silent_refuses_or_hangs_up_is_an_engines_error(server: socket.socket) -> None:
     with pytest.raises(LaunchError) as raised:
         Bus(0.05)
     assert raised.value.reason is Reason.ENGINE_TIMEOUT
@@ -300,7 +307,7 @@ def test_a_bus_that_is_silent_refuses_or_hangs_up_is_an_engines_error(server: so
         Bus(5)
     assert raised.value.reason is Reason.ENGINE_FAILED
     Path(systemd_bus.SOCKET).unlink()
-    with pytest.raises(LaunchError, match="cannot be used") as raised:
+    with pytest.raises(LaunchError, match="cannot be asked") as raised:
         Bus(5)
     assert raised.value.reason is Reason.ENGINE_FAILED
 

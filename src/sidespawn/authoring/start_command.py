@@ -10,7 +10,7 @@ from sidespawn.engines import Pins
 from sidespawn.engines.docker import Docker
 from sidespawn.engines.kubernetes import Kubernetes
 from sidespawn.engines.podman import Podman
-from sidespawn.engines.systemd import MANAGER, START, properties, unit_name
+from sidespawn.engines.systemd import MANAGER, START, SYSTEMD, properties, unit_name
 from sidespawn.engines.systemd_bus import split
 from sidespawn.host_report import service_manager
 
@@ -33,7 +33,7 @@ def by_busctl(plan: Plan, pins: Pins, request: str) -> tuple[str, ...]:
     described = properties(plan, pins, request, service_manager.look().number)
     values: tuple[Any, ...] = (unit_name(plan.name), "fail", described, [])
     words = (word for each, value in zip(split(START[1]), values, strict=True) for word in written(each, value))
-    return (BUSCTL, "--system", "--", "call", *MANAGER, *START, *words)
+    return (BUSCTL, "--system", "--", "call", SYSTEMD, *MANAGER, *START, *words)
 
 
 def written(kind: str, value: Any) -> Iterator[str]:

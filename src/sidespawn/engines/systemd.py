@@ -1,4 +1,4 @@
-"""The systemd engine: a side container is a transient service of PID 1. systemd 252 or later, with its message bus.
+"""The systemd engine: a side container is a transient service of PID 1. systemd 252 or later.
 
 There is no process besides the program.  It has its own mount and ipc namespaces, the requested network namespace and,
 from systemd 257 on, its own pid namespace.  Without a pid namespace it can signal other processes of its user;
@@ -38,7 +38,7 @@ if TYPE_CHECKING:  # importing it costs every run milliseconds
     Properties = list[tuple[str, tuple[str, Any]]]  # name, signature, value
 
 SYSTEMD = "org.freedesktop.systemd1"
-MANAGER = (SYSTEMD, "/org/freedesktop/systemd1", f"{SYSTEMD}.Manager")
+MANAGER = ("/org/freedesktop/systemd1", f"{SYSTEMD}.Manager")
 START = ("StartTransientUnit", "ssa(sv)a(sa(sv))")
 UNIT, SERVICE = f"{SYSTEMD}.Unit", f"{SYSTEMD}.Service"
 GONE = {f"{SYSTEMD}.NoSuchUnit", "org.freedesktop.DBus.Error.UnknownObject"}
@@ -251,11 +251,11 @@ def units_of(bus: Bus, service: str) -> Iterator[Any]:
 
 def version_of(bus: Bus) -> int:
     """Return PID 1's version without the distribution's suffix, as in 257.9-1~deb13u1."""
-    return int(re.split("[^0-9]", get(bus, *MANAGER[1:], "Version"))[0] or 0)
+    return int(re.split("[^0-9]", get(bus, *MANAGER, "Version"))[0] or 0)
 
 
 def get(bus: Bus, path: str, interface: str, name: str) -> Any:
-    return bus.call(SYSTEMD, path, "org.freedesktop.DBus.Properties", "Get", "ss", interface, name)
+    return bus.call(path, "org.freedesktop.DBus.Properties", "Get", "ss", interface, name)
 
 
 def attempt(bus: Bus, member: str, signature: str, *values: Any) -> None:

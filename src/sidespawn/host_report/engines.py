@@ -62,7 +62,7 @@ class Docker:
 
 @dataclass(frozen=True, kw_only=True)
 class Bus:
-    error: str = ""  # why systemd's message bus cannot be used
+    error: str = ""  # why systemd cannot be asked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,13 +242,10 @@ def judge_docker(facts: Docker) -> Iterator[Finding]:
 
 def judge_bus(facts: Bus) -> Iterator[Finding]:
     if facts.error:
-        message, hint = (
-            "the engine systemd cannot start a side container",
-            "install and start dbus: systemctl start dbus",
-        )
+        message, hint = "the engine systemd cannot start a side container", "see: systemctl is-system-running"
         yield problem(Topic.SYSTEMD_BUS, facts.error, message, hint)
     else:
-        yield ok(Topic.SYSTEMD_BUS, "systemd answers on the message bus")
+        yield ok(Topic.SYSTEMD_BUS, f"systemd answers at {systemd_bus.SOCKET}")
 
 
 def numbers(version: str) -> tuple[int, ...]:
