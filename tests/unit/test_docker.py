@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from sidespawn.engines import NameTaken, Other, control_groups, docker, docker_runtime
-from sidespawn.engines.api import in_url
+from sidespawn.engines.api import Answer, in_url
 from sidespawn.engines.docker import Docker
 from sidespawn.errors import LaunchError, Reason
 from sidespawn.host import seccomp
@@ -167,7 +167,7 @@ def test_a_start_leaves_the_runtimes_record_only_while_docker_needs_it(tmp_path:
         "POST /v1.41/containers/abc/start",
         "GET /v1.41/containers/abc/json",
     ]
-    assert not (tmp_path / f"{ID}.oci").exists()
+    assert not list(tmp_path.glob("*.oci"))
 
 
 @pytest.mark.parametrize("seen", [answer(200, {"State": {"Running": False, "Pid": 0}}), answer(404, {"message": "no"})])
@@ -194,7 +194,25 @@ def test_a_failed_start_says_why(
         Docker().start(PLAN, pinned(tmp_path), ID)
     assert caught.value.reason is reason
     assert caught.value.message.isprintable()
-    assert not (tmp_path / f"{ID}.oci").exists()
+    assert not list(tmp_path.glob("*.oci"))
+
+
+def test_a_record_has_a_name_that_no_agent_can_choose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep apart two services of one agent, which may ask both with the same id at once."""
+    seen = []
+
+    def ask(_method: str, _path: str, text: str, _timeout: float) -> Answer:
+        [record] = tmp_path.glob("*.oci")
+        assert json.loads(text)["Hostname"] == record.stem
+        seen.append(record.stem)
+        return Answer(409, None)
+
+    monkeypatch.setattr(docker, "ask", ask)
+    for _ in range(2):
+        with pytest.raises(NameTaken):
+            Docker().start(PLAN, pinned(tmp_path), ID)
+    assert all(len(name) == 32 and set(name) <= oci.HEX for name in seen)
+    assert len({*seen, ID}) == 3
 
 
 def test_a_name_that_is_taken(tmp_path: Path, daemon: Daemon) -> None:

@@ -12,6 +12,7 @@ docker runs the side containers under containerd, so none ends with sync.  For n
 from __future__ import annotations
 
 import json
+import os
 import time
 
 from sidespawn.core.plan import Plan
@@ -32,10 +33,12 @@ QUERY_TIMEOUT = 30.0
 
 class Docker:
     def start(self, plan: Plan, pins: Pins, request: str) -> tuple[str, int]:
-        record = pins.netns.with_suffix(".oci")
+        # Not the request's id, which an agent chooses, and may choose for two services at once.
+        key = os.urandom(16).hex()
+        record = pins.netns.with_name(f"{key}.oci")
         record.write_text(json.dumps(runtime_record(plan, pins)), encoding="utf-8")
         try:
-            method, path, body = self.describe(plan, pins, request)
+            method, path, body = self.describe(plan, pins, request, key)
             created = ask(method, path, body, START_TIMEOUT)
             if created.status == 409:
                 raise NameTaken(plan.name)
@@ -48,9 +51,9 @@ class Docker:
         started = inspect(container)
         return container, pid_of(started) if started else 0
 
-    def describe(self, plan: Plan, pins: Pins, request: str) -> tuple[str, ...]:
+    def describe(self, plan: Plan, pins: Pins, request: str, key: str = "") -> tuple[str, ...]:
         body = {
-            "Hostname": request,  # docker_runtime.py finds its record by this
+            "Hostname": key or request,  # docker_runtime.py finds its record by this
             "Image": plan.image,
             "Entrypoint": [plan.command],
             "Cmd": list(plan.arguments),

@@ -2,9 +2,9 @@
 
 docker joins no network namespace by path, gives programs no capabilities unless they are root, adds the image's
 variables and volumes to the requested ones, and sets network settings in the namespace.  docker.py creates the
-container with the request's id as host name, and leaves a record beside the pinned namespace, in a directory that only
-root can reach.  This runtime takes the description's settings from the record.  It refuses a container without such a
-record: it is for side containers only, and a container that is restarted by hand has lost its namespace.
+container with a random host name, and leaves a record of that name beside the pinned namespace, in a directory that
+only root can reach.  This runtime takes the description's settings from the record.  It refuses a container without
+such a record: it is for side containers only, and a container that is restarted by hand has lost its namespace.
 
 Runs alone, as root, once per container: it imports little, and only from the standard library.
 """
