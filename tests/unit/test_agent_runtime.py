@@ -235,6 +235,15 @@ def test_the_mount_is_known_by_what_it_is_and_not_by_its_name(host: Path, tmp_pa
         assert call(host, description)[0] == 1, source
 
 
+def test_runc_mounts_what_was_looked_at(host: Path, tmp_path: Path) -> None:
+    """Leave no link for runc to follow later, when a pod may have changed it."""
+    (tmp_path / "way").symlink_to("/run/netns")
+    description = agent()
+    description["mounts"][-1]["source"] = str(tmp_path / "way")
+    code, adapted = call(host, description)
+    assert (code, adapted["mounts"][-1]["source"]) == (0, "/run/netns")
+
+
 def test_what_cannot_be_judged_is_refused(host: Path) -> None:
     description = agent()
     description["linux"]["namespaces"] = [{"type": "pid", "path": "/nowhere"}]

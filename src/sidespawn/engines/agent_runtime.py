@@ -136,6 +136,7 @@ def adapt(description: dict[str, Any]) -> None:
     # File modes protect it from the user; it contains the network namespace's settings.
     linux["readonlyPaths"] = [each for each in linux.get("readonlyPaths", ()) if each != "/proc/sys"]
     for mount in binds_of(description, netns=True):
+        mount["source"] = NETNS  # runc opens it later, and a pod may have put something else in place of a link
         mount["options"] = [*(each for each in mount["options"] if each not in SHARING), "rshared"]
     linux["rootfsPropagation"] = "rshared"
     for mount in binds_of(description, netns=False):  # with that one, mounts without a setting would be shared too
