@@ -176,8 +176,29 @@ def test_a_name_that_stays_taken_is_freed_again(places: Places, monkeypatch: pyt
     if times < module.TRIES:
         assert keeper.launcher.launch(*start).container == "c"
     else:
-        with pytest.raises(LaunchError, match="is still taken") as caught:
+        with pytest.raises(LaunchError, match="another container has the name") as caught:
             keeper.launcher.launch(*start)
         assert caught.value.reason is Reason.ENGINE_FAILED
         assert caught.value.hint
     assert engine.removed == times
+
+
+class NameOfOthers(NamesStayTaken):
+    """Has another program's container under the name."""
+
+    def find(self, name: str) -> Found | None:
+        return replace(ended("running"), pid=os.getpid(), digest="", request="", instance="")
+
+
+def test_a_container_of_others_is_neither_ended_nor_removed(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refuse the start, also when its remains are cleaned up, whatever name a policy's instance makes possible."""
+    monkeypatch.setattr(module, "pin_mounts", lambda *_: ())
+    monkeypatch.setattr(module, "end", lambda *_: pytest.fail("it was ended"))
+    engine = NameOfOthers(1)
+    keeper = Keeper(small.parse(small.POLICY), places, engine, Journal("small", "/nowhere"))
+    allowed = small.decide(keeper.policy, small.request())
+    with pytest.raises(LaunchError, match="another container has the name") as caught:
+        keeper.launcher.launch(allowed, PinnedNamespace(Path("/nowhere"), INODE), places.pins / "x", "0" * 32)
+    assert caught.value.reason is Reason.ENGINE_FAILED
+    keeper.clean("0" * 32)
+    assert engine.removed == 0

@@ -571,7 +571,9 @@ def test_other_files_in_the_directory_are_let_alone(home: Path) -> None:
 def written(home: Path, uid: str, *suffixes: str) -> Path:
     """Write a pod whose start is no longer awaited."""
     _, _, path, text = Kubernetes().describe(PLAN, PINS, ID, uid)
-    Path(path).write_text(text)
+    unfinished = home / "pod"
+    unfinished.write_text(text)
+    unfinished.rename(path)
     for suffix in suffixes:
         (home / f"homes/small/pins/{uid}{suffix}").write_text(json.dumps(kubernetes.record(PLAN, PINS, ID, uid)))
     return Path(path)

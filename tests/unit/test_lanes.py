@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import select
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -172,3 +174,12 @@ def test_work_can_be_added_by_work(lanes: Lanes) -> None:
     lanes.add("a", lambda: lanes.add("a", lambda: order.append(2), nothing), lambda: order.append(1))
     finish(lanes)
     assert order == [1, 2]
+
+
+def test_a_worker_that_fails_ends_the_run() -> None:
+    """End the run, since a lane that stays busy would keep systemd from starting the next one."""
+    code = (
+        "import time; from sidespawn.host import lanes; lanes.Lanes(1).add('a', lambda: 1 / 0, print); time.sleep(60)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50, check=False)
+    assert (done.returncode, done.stderr) == (1, "a worker failed: ZeroDivisionError('division by zero')\n")

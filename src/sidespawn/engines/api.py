@@ -58,6 +58,9 @@ class Api:
                 connection.sendall(request.encode() + content)
                 while (part := connection.recv(65536)) and len(answer) < ANSWER_BYTES:
                     answer += part
+            if len(answer) >= ANSWER_BYTES:
+                message = f"{self.engine} answers {method} {path} with more than {ANSWER_BYTES} bytes"
+                raise LaunchError(Reason.ENGINE_FAILED, message, f"see: {self.engine} ps --all --no-trunc")
             head, _, found = (text.strip() for text in answer.partition(b"\r\n\r\n"))
             return Answer(int(head.split()[1]), json.loads(found) if found else None)
         except TimeoutError:

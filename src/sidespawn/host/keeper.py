@@ -162,7 +162,9 @@ class Keeper:
             return
         with self.only(instance):
             if self.ledger.find(instance) is None:
-                self.engine.remove(container_name(self.policy.service, instance))
+                name = container_name(self.policy.service, instance)
+                if (found := self.engine.find(name)) is None or found.digest:  # not a container of others
+                    self.engine.remove(name)
                 self.snapshots.remove(instance)
         self.ledger.unmark(request_id)
 

@@ -52,8 +52,12 @@ class Lanes:
             lane = ready.get()
             with self.lock:
                 work, finished = self._lanes[lane][0]
-            work()
-            finished()
+            try:
+                work()
+                finished()
+            except BaseException as error:  # noqa: BLE001 - the lane would be busy forever, and this run would not end
+                os.write(2, f"a worker failed: {error!r}\n".encode())
+                os._exit(1)  # the next run continues, as after a kill
             with self.lock:
                 self._lanes[lane].popleft()
                 if self._lanes[lane]:

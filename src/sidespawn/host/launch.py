@@ -95,6 +95,8 @@ class Launcher:
                 return self.engine.start(plan, pins, request_id)
             except NameTaken:
                 found = self.engine.find(plan.name)
+            if found is not None and not found.digest:
+                break  # sidespawn did not start it
             if found is not None and found.pid is not None:
                 # With a configuration file: which text it got is no longer known.
                 same = found.digest == plan.digest and not plan.configuration
@@ -103,4 +105,4 @@ class Launcher:
                 if process := identify(found.pid):
                     end(process, "TERM", plan.grace)
             self.engine.remove(plan.name)
-        raise LaunchError(Reason.ENGINE_FAILED, f"the name {plan.name} is still taken", "see what the engine has there")
+        raise LaunchError(Reason.ENGINE_FAILED, f"another container has the name {plan.name}", "rename or remove it")

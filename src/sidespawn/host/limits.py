@@ -64,15 +64,15 @@ class Listing:
     def __init__(self, service: str, engine: Engine, before: Callable[[], None]) -> None:
         self.service, self.engine, self.before = service, engine, before
         self.lock = threading.Lock()
-        self.asked = 0.0
+        self.tried = self.asked = 0.0  # the second: with success
         self.listed: tuple[Found, ...] = ()
 
     def since(self, process: Process) -> tuple[Found, ...]:
         """Return what ran at a moment when the process existed; `before` is called before the engine is asked."""
         with self.lock:
             if (process.started + 1) / CLOCK_TICKS >= self.asked:
-                time.sleep(max(0.0, self.asked + 1 - now()))
-                asked = now()
+                time.sleep(max(0.0, self.tried + 1 - now()))
+                asked = self.tried = now()
                 self.before()
                 self.listed, self.asked = self.engine.list(self.service), asked
             return self.listed
