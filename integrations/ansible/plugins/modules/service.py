@@ -46,7 +46,6 @@ options:
       - The whole policy, such as a rendered template. It replaces one that exists, even if that was changed by hand.
       - Excludes O(preset), O(image), O(engine), O(mode) and O(parameters), which write a policy.
     type: str
-    version_added: 0.2.0
   purge:
     description: With O(state=absent), remove the policy even if it was changed by hand.
     type: bool
