@@ -185,6 +185,10 @@ GROUPS = {
         the doorbell filled again while a run empties it
         so many answers that a service takes its own for forged ones, and as many records that one cannot be written
         the pid of a program that is being started, asked for before it is ready""",
+    "Taken for another": """
+        another user's message on the bus that looks like an answer of PID 1
+        one request id for two services of an agent at once | an instance that gives the name of another's container
+        a link that is changed between the runtime that judges a mount and runc""",
 }
 # Groups whose numbers do not follow those of the previous group.
 FIRST = {"Out of the agent's container": 150, "Later features of policies": 176}

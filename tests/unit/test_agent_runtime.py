@@ -13,6 +13,7 @@ import pytest
 
 from sidespawn.engines import agent_runtime
 from sidespawn.engines.agent_runtime import NO_RESTORE, UNSAFE_LIST
+from tests.attacks.catalogue import attack
 from tests.unit.test_kubernetes_runtime import RECORDED, VERSIONS, message
 
 Description = dict[str, Any]
@@ -235,6 +236,7 @@ def test_the_mount_is_known_by_what_it_is_and_not_by_its_name(host: Path, tmp_pa
         assert call(host, description)[0] == 1, source
 
 
+@attack(265)
 def test_runc_mounts_what_was_looked_at(host: Path, tmp_path: Path) -> None:
     """Leave no link for runc to follow later, when a pod may have changed it."""
     (tmp_path / "way").symlink_to("/run/netns")

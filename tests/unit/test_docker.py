@@ -19,6 +19,7 @@ from sidespawn.engines.docker import Docker
 from sidespawn.errors import LaunchError, Reason
 from sidespawn.host import seccomp
 from sidespawn.system import oci
+from tests.attacks.catalogue import attack
 from tests.unit.small import NET
 from tests.unit.test_podman import ID, PINS, PLAN
 
@@ -197,6 +198,7 @@ def test_a_failed_start_says_why(
     assert not list(tmp_path.glob("*.oci"))
 
 
+@attack(263)
 def test_a_record_has_a_name_that_no_agent_can_choose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep apart two services of one agent, which may ask both with the same id at once."""
     seen = []

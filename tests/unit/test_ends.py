@@ -190,6 +190,7 @@ class NameOfOthers(NamesStayTaken):
         return replace(ended("running"), pid=os.getpid(), digest="", request="", instance="")
 
 
+@attack(264, answer="engine-failed")
 def test_a_container_of_others_is_neither_ended_nor_removed(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
     """Refuse the start, also when its remains are cleaned up, whatever name a policy's instance makes possible."""
     monkeypatch.setattr(module, "pin_mounts", lambda *_: ())

@@ -24,6 +24,7 @@ from sidespawn.errors import LaunchError, Reason
 from sidespawn.host_report import service_manager
 from sidespawn.loading.parse import CAPABILITIES as POSSIBLE
 from sidespawn.system import kernel
+from tests.attacks.catalogue import attack
 from tests.unit.small import NET
 from tests.unit.test_podman import PINS, PLAN
 
@@ -283,6 +284,7 @@ def test_the_answer_is_that_of_the_call(server: socket.socket) -> None:
         assert bus.call("/a", "a.b", "C") == ["a", "b"]
 
 
+@attack(262)
 @pytest.mark.parametrize("kind", [1, 4], ids=["call", "signal"])
 def test_what_is_no_answer_counts_as_none(server: socket.socket, kind: int) -> None:
     answers(server, ACCEPTED, message(kind, 1, "s", "not an answer"), message(2, 1, "s", "the answer"))
