@@ -17,7 +17,7 @@ KEYS = {"podman_warm", "podman_cold", "podman_burst", "systemd_warm", "systemd_c
 
 def bench(*options: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "benchmarks", *options]
-    return subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=600, check=False)
 
 
 @pytest.fixture

@@ -44,7 +44,7 @@ HURRIED = (
     f"ExecStart={sys.executable} -I -S {Path(hurried.__file__)} sync %i",
     f"Environment=SIDESPAWN_PATIENCE={PATIENCE}",
 )
-SLACK = 5.0  # seconds that an answer may take, in addition to the timeout for podman
+SLACK = 20.0  # seconds that an answer may take, in addition to the timeout for podman
 STORAGE = Path("/var/lib/containers/storage")
 
 
@@ -197,7 +197,7 @@ def test_a_call_that_hangs_holds_up_its_request_and_no_other(faulty: Faulty, nei
         assert reason(start.result()) == "engine-timeout"
         assert PATIENCE <= time.monotonic() - began < PATIENCE + SLACK
     sent = sum(sum(life.outcomes.values()) for life in lives)
-    assert min(sum(life.outcomes.values()) for life in (*lives, theirs)) >= 3, "the others' requests go on"
+    assert min(sum(life.outcomes.values()) for life in (*lives, theirs)) >= 2, "the others' requests go on"
     assert not any(Path(f"/proc/{pid}").exists() for pid in faulty.hung())
     service.wait_until_idle()
     assert stuck.network.container not in service.containers()

@@ -35,7 +35,7 @@ def untouched(path: Path) -> tuple[str, int, int, int, int]:
 def pid_1_answers() -> bool:
     began = time.monotonic()
     command("systemctl", "show", "--property=Version")
-    return time.monotonic() - began < 2
+    return time.monotonic() - began < 20
 
 
 def served(service: Service) -> None:

@@ -166,14 +166,15 @@ def test_a_host_that_fails_or_does_not_answer_costs_no_router(router: HaRouter) 
     """Neutron would take a failed router down, working parts included: the wrapper prints the error and exits 0."""
     policy = router.service.places.policy
     proper = policy.read_text()
-    policy.write_text(proper + '[side_container]\nimage = "localhost/there-is-none:1"\n[agent]\ntimeout = 2\n')
-    command(*SIDESPAWN, "enable", router.service.name)
+    policy.write_text(proper + '[side_container]\nimage = "localhost/there-is-none:1"\n')
     code, complaint = router.start()
     assert (code, "(image-missing)" in complaint) == (0, True)
     assert router.service.containers() == {}
     policy.write_text(proper)
     assert router.start() == (0, "")
     pid = router.pid
+    policy.write_text(proper + "[agent]\ntimeout = 2\n")
+    command(*SIDESPAWN, "enable", router.service.name)
     units = [f"sidespawn@{router.service.name}.{kind}" for kind in ("socket", "service", "timer")]
     command("systemctl", "stop", *units)
     code, complaint = router.kill("HUP")

@@ -64,7 +64,7 @@ def test_an_operator_does_not_wait_for_an_agents_flood(limited_service: Service)
     wait_until(lambda: bool(limits_of(limited_service)["held_back"]))
     began = time.monotonic()
     command(*SIDESPAWN, "stop", limited_service.name, network.netns)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20, "100 requests at 2 a second take 47"
     for each in probes:
         each.terminate()
         each.communicate()

@@ -29,7 +29,7 @@ AT_ONCE = 1000 if FULL else 120
 TRICKLE, SECONDS = (10_000, 600) if FULL else (300, 15)
 ROUNDS = 24 if FULL else 4
 GENEROUS = 5  # factor over the time without load; 2 is the aim
-STOP_SECONDS = 8  # seconds until an operator's stop is done; 2 is the aim, on an otherwise idle host
+STOP_SECONDS = 20  # seconds until an operator's stop is done; 2 is the aim, on an otherwise idle host
 PRESET = "neutron-dhcp-dnsmasq"
 FORK = multiprocessing.get_context("fork")
 

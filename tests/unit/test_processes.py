@@ -42,7 +42,7 @@ def test_a_command_that_takes_too_long_is_ended() -> None:
     with pytest.raises(LaunchError) as caught:
         run(("/bin/sleep", "60"), 0.2)
     assert caught.value.reason is Reason.ENGINE_TIMEOUT
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
 
 
 @attack(258, answer="engine-timeout")
@@ -167,7 +167,7 @@ def test_what_does_not_heed_term_is_killed() -> None:
         deaf.stdout.readline()
         began = time.monotonic()
         end(known(deaf), "TERM", 0.2)
-        assert 0.2 <= time.monotonic() - began < 5
+        assert 0.2 <= time.monotonic() - began < 20
         assert deaf.wait(10) == -signal.SIGKILL
 
 

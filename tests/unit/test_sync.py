@@ -348,7 +348,7 @@ class Slow(Watched):
 
     def carry_out(self, request: Request, *, by_operator: bool) -> None:
         if not by_operator:
-            self.waited.append(self.was_answered.wait(0.1 if False in self.waited else 5))
+            self.waited.append(self.was_answered.wait(0.1 if False in self.waited else 30))
         super().carry_out(request, by_operator=by_operator)
         if by_operator:
             self.was_answered.set()

@@ -71,7 +71,7 @@ class Monitoring:
         """Write it like the timer, and wait until two scrapes have read it."""
         command("systemctl", "start", "sidespawn-metrics.service")
         written = (self.textfiles / "sidespawn.prom").stat().st_mtime
-        wait_until(lambda: self.by("node_textfile_mtime_seconds").get((), 0) >= math.floor(written))
+        wait_until(lambda: self.by("node_textfile_mtime_seconds").get((), 0) >= math.floor(written), patience=30)
         time.sleep(2.5)
 
 
@@ -101,7 +101,7 @@ def monitoring(programs: Path, tmp_path: Path, service: Service) -> Iterator[Mon
             )
         )  # fmt: skip
         found = Monitoring(f"http://127.0.0.1:{server}", textfiles)
-        wait_until(found.is_up)
+        wait_until(found.is_up, patience=60)
         yield found
     DROP_IN.unlink()
     DROP_IN.parent.rmdir()
