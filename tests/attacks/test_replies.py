@@ -141,7 +141,8 @@ def test_a_doorbell_rung_without_end_costs_few_short_runs(ours: Ours) -> None:
     before, began = starts(ours.service), time.monotonic()
     while time.monotonic() - began < 6:
         ours.wake()
-    assert starts(ours.service) - before <= 7, "a run lasts a second at least"
+    runs, took = starts(ours.service) - before, time.monotonic() - began
+    assert runs <= took + 1, "a run lasts a second at least"
     doorbell = str(ours.service.places.doorbell)
     with pytest.raises(Refused, match="Resource temporarily unavailable"):
         for _ in range(100):

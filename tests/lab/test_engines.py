@@ -44,6 +44,12 @@ UID = 42435
 STATE = "/var/lib/neutron"
 PYTHON = "/usr/bin/python3"
 STAY = "import signal, time\nprint('it runs', flush=True)\nwhile True: signal.pause()\n"
+# For a program that ends only once the test has looked at it.
+UNTIL_TOLD = """\
+import os, time
+def until_told():
+    while not os.path.exists("/run/tool/told"): time.sleep(0.02)
+"""
 HOSTILE = (
     *("", "-", "--", "--privileged", "-v=/:/host", "--entrypoint=/bin/sh", "$HOME", "${HOME}", "$$", "$UNSET", "`id`"),
     *("%h", "%%", "%n%i", "@/bin/sh", "+/bin/sh", "!x", ":x", ";", "; ExecStart=/bin/sh", "\\", "\\n", "a\\", '"', "'"),
@@ -338,6 +344,10 @@ class Running:
         return os.stat(self.proc / "ns" / kind).st_ino
 
 
+def tell(process: Process) -> None:
+    Path(f"/proc/{process.pid}/root/run/tool/told").touch()
+
+
 def mask(*capabilities: int) -> str:
     return f"{sum(1 << each for each in capabilities):016x}"
 
@@ -592,8 +602,9 @@ def test_what_an_earlier_version_named_is_listed_and_removed(ground: Ground, mon
 
 def test_a_program_that_ended_is_found_as_exited_and_keeps_its_name(ground: Ground) -> None:
     for code in ("", "raise SystemExit(3)", "import os; os.kill(os.getpid(), 9)"):
-        plan = ground.plan(f"import time; time.sleep(0.4); {code}")
+        plan = ground.plan(f"{UNTIL_TOLD}until_told()\n{code}")
         process = ground.start(plan, request="b" * 32)
+        tell(process)
         wait_until_gone(process.pid)
         wait_until(lambda name=plan.name: state_of(ground, name) == "exited")  # type: ignore[misc]
         found = ground.engine.find(plan.name)

@@ -74,8 +74,16 @@ def test_an_operator_waits_for_none_of_60_starts_that_never_become_ready(
         with took(times, f"stop {number + 1}"):
             sidespawn("stop", hostile.name, network.netns)
         assert network.container not in hostile.containers()
-    # Also a program that is starting right now.
-    starting = next(iter(hostile.containers(every=False).keys() - ours))
+    # Also a program that is starting right now: one that has just come, since each is given up after ten seconds.
+    before = hostile.containers(every=False).keys()
+    come: set[str] = set()
+
+    def comes() -> bool:
+        come.update(hostile.containers(every=False).keys() - before)
+        return bool(come)
+
+    wait_until(comes, patience=60)
+    starting = come.pop()
     with took(times, "stop of one that is being started"):
         sidespawn("stop", hostile.name, starting)
     assert starting not in hostile.containers(every=False)

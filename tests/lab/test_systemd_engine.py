@@ -18,7 +18,18 @@ from sidespawn.system.files import directory
 from sidespawn.system.processes import identify
 from tests.lab.conftest import new_service
 from tests.lab.networks import SIDESPAWN, Network, Service, command, unit_state, wait_until, wait_until_gone
-from tests.lab.test_engines import HAS_PRIVATE_PIDS, HOSTILE, IMAGE, STAY, SYSTEMD, Ground, new_ground, output
+from tests.lab.test_engines import (
+    HAS_PRIVATE_PIDS,
+    HOSTILE,
+    IMAGE,
+    STAY,
+    SYSTEMD,
+    UNTIL_TOLD,
+    Ground,
+    new_ground,
+    output,
+    tell,
+)
 
 PARTS = ("dev", "etc", "proc", "run", "usr", "var")  # in a root that is the host's
 
@@ -114,10 +125,11 @@ def test_a_foreign_unit_is_left_alone(ground: Ground) -> None:
 
 def test_a_program_that_ends_well_takes_nothing_along_until_it_is_removed(ground: Ground) -> None:
     """Check that the unit stays, and so does what the program left running outside a pid namespace."""
-    code = "import os, time\nif os.fork(): time.sleep(2)\nelse: print('child', flush=True); time.sleep(99)"
-    plan = ground.plan(code)
+    code = "if os.fork() == 0:\n    print('child', flush=True)\n    time.sleep(99)"
+    plan = ground.plan(f"{UNTIL_TOLD}{code}\nuntil_told()")
     process = ground.start(plan)
     wait_until(lambda: output(plan) != "")
+    tell(process)
     wait_until_gone(process.pid)
     wait_until(lambda: getattr(ground.engine.find(plan.name), "state", "") == "exited")
     children = processes_of(unit_name(plan.name))

@@ -359,8 +359,8 @@ def test_without_a_kubelet_nothing_is_left(home: Path, monkeypatch: pytest.Monke
     assert left(home) == []
 
 
-@pytest.mark.usefixtures("impatient")
 def test_an_image_that_containerd_lacks(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kubernetes, "DOUBT", 0.1)
     asked: list[tuple[str, ...]] = []
 
     def run(argv: tuple[str, ...], _: float) -> Output:

@@ -89,7 +89,7 @@ def test_no_more_at_once_than_there_are_workers(lanes: Lanes) -> None:
     for number in range(40):
         lanes.add(str(number), work, nothing)
     finish(lanes)
-    assert most == 4
+    assert most <= 4
 
 
 def test_one_lane_never_runs_twice_at_once(lanes: Lanes) -> None:
