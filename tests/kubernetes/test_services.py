@@ -157,6 +157,7 @@ def test_verbs_of_the_operator(service: Service) -> None:
     (row,) = json.loads(command(*SIDESPAWN, "ps", service.name, "--json").stdout)
     assert (row["pid"], row["netns"], row["orphan"]) == (network.pid, network.netns, False)
     command(*SIDESPAWN, "signal", service.name, network.netns, "HUP")
+    command("journalctl", "--sync", check=False)
     told = command(*SIDESPAWN, "logs", service.name)
     assert "/var/log/pods" in told.stderr
     assert "was sent HUP" in told.stdout

@@ -261,6 +261,7 @@ def unit_state(unit: str) -> str:
 
 def starts(service: Service, unit: str = "") -> int:
     """Return how often systemd started the service, or the given unit of it."""
+    command("journalctl", "--sync", check=False)
     done = command("journalctl", "--quiet", "--output=cat", f"UNIT={unit or service.unit}", "JOB_TYPE=start")
     return done.stdout.count("Started ")
 

@@ -46,9 +46,13 @@ def test_start_reload_stop(service: Service) -> None:
     assert network.kill("HUP").returncode == 0
     assert network.start().returncode == 0
     assert network.pid == pid
-    logs = command(*SIDESPAWN, "logs", service.name).stdout
-    assert "is running, pid" in logs
-    assert "dnsmasq-dhcp[1]: read" in logs
+
+    def logs() -> str:
+        command("journalctl", "--sync", check=False)
+        return command(*SIDESPAWN, "logs", service.name).stdout
+
+    wait_until(lambda: "dnsmasq-dhcp[1]: read" in logs())
+    assert "is running, pid" in logs()
     assert network.container in command(*SIDESPAWN, "ps", service.name).stdout
     assert network.kill("15").returncode == 0
     wait_until_gone(pid)

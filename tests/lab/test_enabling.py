@@ -280,10 +280,13 @@ def test_logs_show_verdicts_and_output(service: Service) -> None:
     network = service.network()
     network.start()
     network.start(*network.options(), "--dhcp-script=/tmp/evil")
-    command("journalctl", "--sync")
-    everything = sidespawn("logs", service.name).stdout
-    assert "option-not-allowed" in everything
-    assert "dnsmasq[1]: started" in everything
+
+    def everything() -> str:
+        command("journalctl", "--sync", check=False)
+        return sidespawn("logs", service.name).stdout
+
+    wait_until(lambda: "dnsmasq[1]: started" in everything())
+    assert "option-not-allowed" in everything()
     assert "started" not in sidespawn("logs", "--refused", service.name).stdout
     assert "dnsmasq[1]: started" in sidespawn("logs", service.name, network.container).stdout
 

@@ -327,6 +327,7 @@ def test_a_podman_that_cannot_start_is_an_engine_failure_and_not_tried_forever(c
 
 def starts(unit: str) -> int:
     """Return how often systemd has started the unit, from its journal."""
+    command("journalctl", "--sync", check=False)
     return command("journalctl", f"--unit={unit}", "--output=cat").stdout.count("Main process exited")
 
 

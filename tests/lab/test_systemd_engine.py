@@ -74,9 +74,12 @@ def test_status_and_journal_show_it_by_its_name(shared_service: Service) -> None
     assert f"Side container {network.container}" in status
     assert "active (running)" in status
     assert "/usr/sbin/dnsmasq" in status
-    command("journalctl", "--sync", check=False)
-    said = command("journalctl", f"--unit={unit_of(network)}", "--output=cat").stdout
-    assert "started, version" in said
+
+    def said() -> str:
+        command("journalctl", "--sync", check=False)
+        return command("journalctl", f"--unit={unit_of(network)}", "--output=cat").stdout
+
+    wait_until(lambda: "started, version" in said())
     logs = command(*SIDESPAWN, "logs", shared_service.name, network.container).stdout
     assert "started, version" in logs
 
