@@ -176,8 +176,12 @@ def test_nothing_is_restarted_where_a_changed_name_leads(ours: Ours) -> None:
     ours.attacker(inside.bind, "/proc/self/ns/net", path)
     kill_process(pid)  # like the agent, with the host's pids
     time.sleep(1.5)
-    container = ours.service.containers().get(network.container)
-    assert container is None or container.state == "exited"
+
+    def is_over() -> bool:
+        container = ours.service.containers().get(network.container)
+        return container is None or container.state == "exited"
+
+    wait_until(is_over)
     expect_gone = ours.reason(**request_of(network))
     assert expect_gone == "namespace-unusable"
     ours.attacker(inside.unmount, path)

@@ -103,7 +103,7 @@ def killed_after_it_was_started(agent: Agent) -> None:
     command("podman", "init", agent.name)
     command(runtime().name, "start", agent.inspect()["Id"])
     assert agent.status() == "initialized"
-    assert agent.processes() == 1
+    wait_until(lambda: agent.processes() == 1)
 
 
 def killed_while_it_was_stopped(agent: Agent) -> None:

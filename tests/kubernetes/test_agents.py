@@ -155,6 +155,8 @@ def test_with_plain_runc_the_host_does_not_see_them(containerd: Containerd) -> N
 def test_it_is_contained(containerd: Containerd) -> None:
     pod = Pod(containerd, manifest())
     pod.run()
+    # containerd returns when runc is about to execute the program.
+    wait_until(lambda: process_status(pod.pid)["Seccomp"] == "2")
     status = process_status(pod.pid)
     assert {status[f"Cap{each}"] for each in ("Inh", "Prm", "Eff", "Bnd", "Amb")} == {mask(NET_ADMIN, SYS_ADMIN)}
     assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 
 from sidespawn.system.processes import identify
 from tests.lab.conftest import new_service
-from tests.lab.networks import SIDESPAWN, Network, Service, command, wait_until
+from tests.lab.networks import SIDESPAWN, Network, Service, command, kill_process, wait_until
 
 REJECTED = 77
 IMAGE = "localhost/sidespawn-test/neutron-dhcp-agent:1"
@@ -216,7 +215,8 @@ def test_one_whose_name_is_not_of_the_old_wrappers_is_not_even_looked_at(edpm: O
 def test_one_that_ended_by_itself_is_removed_by_the_backstop(edpm: OldWrapper) -> None:
     network, name = edpm.network, edpm.start()
     assert network.kill("HUP").returncode == 0
-    os.kill(network.pid, 9)
+    kill_process(network.pid)
+    wait_until(lambda: command("podman", "ps", "--quiet", f"--filter=name=^{name}$").stdout == "")
     network.service.wait_until_idle()
     command("systemctl", "start", network.service.unit)
     network.service.wait_until_idle()

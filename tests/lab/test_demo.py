@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.attacks.catalogue import attack
-from tests.lab.conftest import traces
+from tests.lab.conftest import assert_nothing_is_left, traces
 from tests.lab.dockers import HELPERS, running_docker
 from tests.lab.networks import SIDESPAWN, command
 
@@ -61,4 +61,4 @@ def test_the_demo_shows_the_main_job_and_leaves_nothing(
     assert all(step["ok"] for step in shown["steps"])
     assert shown["attempts"], "what the agent could do before is tried now"
     assert not [each["what"] for each in shown["attempts"] if each["now"]]
-    assert traces() == before
+    assert_nothing_is_left(before)

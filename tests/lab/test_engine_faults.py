@@ -36,7 +36,7 @@ from tests.lab.lives import (
     restless_service,
     settle,
 )
-from tests.lab.networks import Network, Service, command, dnsmasqs, wait_until
+from tests.lab.networks import Network, Service, command, dnsmasqs, unit_state, wait_until
 
 FAKES = Path(__file__).parent
 HURRIED = (
@@ -312,6 +312,7 @@ def test_a_podman_that_cannot_start_is_an_engine_failure_and_not_tried_forever(c
             assert f"journalctl --unit={unit}" in done.stderr
             assert time.monotonic() - began < QUERY_TIMEOUT / 2
             service.wait_until_idle()
+            wait_until(lambda: unit_state(unit) in ("inactive", "failed"))
             last = starts(unit)
             time.sleep(3)
             assert starts(unit) == last

@@ -124,6 +124,7 @@ def test_what_an_operator_put_beside_the_drop_in_stays(service: Service) -> None
 def test_the_operators_own_options_hold(service: Service) -> None:
     own = hardening.drop_in(service.name).with_name("own.conf")
     own.write_text("[Service]\nCapabilityBoundingSet=~CAP_KILL\n")
+    service.wait_until_idle()
     try:
         command("systemctl", "daemon-reload")
         network = service.network()

@@ -80,7 +80,7 @@ def test_leftovers_in_the_spool_keep_nothing_running(service: Service) -> None:
     time.sleep(3)
     assert starts(service) == before
     served(service)
-    assert not list(service.places.spool.iterdir())
+    wait_until(lambda: not list(service.places.spool.iterdir()))
 
 
 @attack(14, 33)

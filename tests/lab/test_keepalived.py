@@ -131,9 +131,9 @@ def master(router: HaRouter) -> HaRouter:
 
 def test_it_takes_its_addresses_and_both_pid_files_are_right(master: HaRouter) -> None:
     master.assert_pid_files_are_right()
-    assert master.has("fe80::7")
-    routes = command("ip", "-n", master.netns, "route").stdout
-    assert "198.51.100.0/24 via 169.254.0.99 dev ha-test proto static" in routes
+    wait_until(lambda: master.has("fe80::7"))
+    route = "198.51.100.0/24 via 169.254.0.99 dev ha-test proto static"
+    wait_until(lambda: route in command("ip", "-n", master.netns, "route").stdout)
     for pid in (master.pid, master.vrrp_pid):
         bits = (1 << 12) | (1 << 13)  # NET_ADMIN, NET_RAW
         assert [int(status(pid)[name], 16) for name in ("CapEff", "CapBnd")] == [bits, bits]

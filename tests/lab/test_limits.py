@@ -175,8 +175,11 @@ def test_being_stopped_on_request_does_not_count(service: Service) -> None:
 
 @attack(110)
 def test_a_flood_of_rubbish_is_a_few_records(limited_service: Service) -> None:
-    (limited_service.places.spool / "processes").write_bytes(b"x\n" * 500_000)
+    limited_service.wait_until_idle()
+    processes = limited_service.places.spool / "processes"
+    processes.write_bytes(b"x\n" * 500_000)
     wrapper.ring(str(limited_service.places.doorbell))
+    wait_until(lambda: not processes.exists())
     limited_service.wait_until_idle()
     assert len(limited_service.journal(event="unreadable")) == 50
     (said,) = (each["MESSAGE"] for each in limited_service.journal(event="limited") if "unreadable" in each["MESSAGE"])

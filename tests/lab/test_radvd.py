@@ -64,7 +64,8 @@ def router() -> Iterator[AdvertisingRouter]:
     command("ip", "netns", "exec", made.netns, "sh", "-c", forwarding)
     command("ip", "-n", made.netns, "link", "set", "qr-test", "up")
     command("ip", "-n", made.client, "link", "set", "eth0", "up")
-    wait_until(lambda: "tentative" not in command("ip", "-n", made.netns, "-6", "address").stdout)
+    show = ("ip", "-n", made.netns, "-6", "address", "show", "dev", "qr-test")
+    wait_until(lambda: "fe80::" in (shown := command(*show).stdout) and "tentative" not in shown)
     yield made
     service.clean()
     for name in (made.netns, made.client):

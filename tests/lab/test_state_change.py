@@ -48,7 +48,8 @@ class Watched(Router):
 
     @property
     def state(self) -> str:
-        return (self.service.state / "ha_confs" / self.id / "state").read_text()
+        path = self.service.state / "ha_confs" / self.id / "state"
+        return path.read_text() if path.exists() else ""
 
     def options(self) -> list[str]:
         home = f"{STATE}/ha_confs/{self.id}"
@@ -152,7 +153,7 @@ def test_what_is_killed_leaves_nothing_and_starts_again(router: Watched) -> None
         router.address("add")
         assert router.start("--debug") == (0, "")
         wait_until(router.pipe.exists)
-        assert router.state == "primary"
+        wait_until(lambda: router.state == "primary")
         pid = router.pid
         assert router.kill("9", pid) == (0, "")
         assert command("ip", "netns", "pids", router.netns).stdout == ""  # not a subshell, and not `ip monitor`

@@ -169,13 +169,16 @@ def test_prometheus_has_the_numbers_of_what_happened(monitoring: Monitoring, ser
     }  # fmt: skip
     assert monitoring.by(f'sidespawn_limit_used{{service="{service.name}", limit="instances"}}') == {(): 5}
     assert monitoring.by(f"sidespawn_service_active{own}") == monitoring.by(f"sidespawn_policy_valid{own}") == {(): 1}
+
     # The same requests in the alerts and on the dashboard.
-    alerts = {each["labels"]["alertname"]: each for each in monitoring.get("/api/v1/alerts")["alerts"]}
-    firing = {name for name, each in alerts.items() if each["state"] == "firing"}
-    assert {"SidespawnRequestsRejected", "SidespawnRequestsExpire"} <= firing
+    def firing() -> dict[str, Any]:
+        alerts = monitoring.get("/api/v1/alerts")["alerts"]
+        return {each["labels"]["alertname"]: each for each in alerts if each["state"] == "firing"}
+
+    wait_until(lambda: {"SidespawnRequestsRejected", "SidespawnRequestsExpire"} <= firing().keys(), patience=30)
     # Other reasons for warnings on a busy machine.
-    assert not [name for name in firing if alerts[name]["labels"]["severity"] == "critical"]
-    assert alerts["SidespawnRequestsRejected"]["annotations"]["command"] == f"sidespawn logs {service.name} --refused"
+    assert not [name for name, each in firing().items() if each["labels"]["severity"] == "critical"]
+    assert firing()["SidespawnRequestsRejected"]["annotations"]["command"] == f"sidespawn logs {service.name} --refused"
     for expression in expressions():
         values = [float(each["value"][1]) for each in monitoring.query(expression)]
         assert values, f"no data: {expression}"
