@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import uuid
@@ -143,6 +144,7 @@ def test_a_link_in_the_files_place_silences_the_path_unit_and_not_pid_1(path_ser
 @pytest.mark.parametrize("kind", ["directory", "full directory", "FIFO", "of another user"])
 def test_a_file_without_requests_costs_short_runs(path_service: Service, kind: str) -> None:
     service = path_service
+    service.wait_until_idle()
     requests = service.places.spool / "processes"
     match kind:
         case "directory":
@@ -152,8 +154,10 @@ def test_a_file_without_requests_costs_short_runs(path_service: Service, kind: s
         case "FIFO":
             command("mkfifo", str(requests))
         case _:
-            requests.write_text("{}\n")
-            command("chown", "1000:1000", str(requests))
+            new = requests.with_name("new")
+            new.write_text("{}\n")
+            os.chown(new, 1000, 1000)
+            new.rename(requests)
     wait_until(lambda: not requests.exists())
     service.wait_until_idle()
     runs = command("journalctl", "--quiet", "--output=cat", f"UNIT={service.unit}", "JOB_TYPE=start").stdout
