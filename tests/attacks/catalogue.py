@@ -327,7 +327,7 @@ READ = {
     246: "refused lines were answered before other requests were taken",
     251: "without an inotify instance each run ended with an error, and the agent's system call list allowed inotify",
     258: "the service waited without a limit for a command that it had killed",
-    262: "the engine systemd asked PID 1 on the message bus, and took any message with the call's number for the answer",
+    262: "the engine systemd used the message bus, and took any message with the call's number for the answer",
     263: "docker's records had the names of requests",
     264: "a container of that name was ended and removed, even if sidespawn had not started it",
 }
