@@ -217,10 +217,16 @@ def request_line(body: Mapping[str, object]) -> bytes:
     return json.dumps({"v": 1, "id": os.urandom(16).hex(), "deadline": deadline, **body}).encode() + b"\n"
 
 
+def in_a_session(misbehaviour: Misbehaviour, stop: Event) -> None:
+    os.setsid()
+    misbehaviour(stop)
+
+
 @contextmanager
 def misbehaving(service: Service, how: Callable[[Service], Misbehaviour]) -> Iterator[None]:
+    """Let it misbehave in a separate session: like containers, sessions share the processors evenly."""
     stop = FORK.Event()
-    agent = FORK.Process(target=how(service), args=(stop,), daemon=True)
+    agent = FORK.Process(target=in_a_session, args=(how(service), stop), daemon=True)
     agent.start()
     try:
         time.sleep(2)
