@@ -175,6 +175,29 @@ def test_the_engine_is_asked_once_however_many_foreign_pids_are_guessed(
     assert (engine.times, len(before)) == (1, 1)
 
 
+class Failing(Asked):
+    def list(self, service: str) -> tuple[Found, ...]:
+        super().list(service)
+        raise LaunchError(Reason.ENGINE_FAILED, "it does not answer")
+
+
+def test_an_engine_that_fails_is_not_asked_more_often(monkeypatch: pytest.MonkeyPatch, advance: Advance) -> None:
+    waited: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        advance(seconds)
+
+    monkeypatch.setattr("time.sleep", sleep)
+    engine = Failing()
+    listing = Listing("small", engine, lambda: None)  # type: ignore[arg-type]
+    for pid in range(3):
+        with pytest.raises(LaunchError, match="it does not answer"):
+            listing.since(Process(pid, 5))
+    assert engine.times == 3
+    assert waited[1:] == pytest.approx([1.0, 1.0], abs=0.5)
+
+
 def test_a_process_that_began_after_the_engine_was_asked_is_asked_for_a_second_later(
     monkeypatch: pytest.MonkeyPatch, advance: Advance
 ) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from sidespawn.core.plan import Plan, Script
-from sidespawn.engines import NameTaken, Other, get_engine, podman, podman_api
+from sidespawn.engines import NameTaken, Other, api, get_engine, podman, podman_api
 from sidespawn.engines.podman import Podman
 from sidespawn.engines.podman_api import TRIES, PodmanApi
 from sidespawn.errors import LaunchError, Reason
@@ -293,6 +293,17 @@ def test_what_an_unanswered_request_may_have_made_has_the_name(engine: PodmanApi
     daemon.answers = [ENDED, error(cause)]
     with pytest.raises(NameTaken):
         engine.start(PLAN, PINS, ID)
+
+
+def test_an_answer_that_is_too_long_is_a_failure_and_not_asked_for_again(
+    engine: PodmanApi, daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "ANSWER_BYTES", 1000)
+    daemon.answers = [answer(200, [{"Command": ["x" * 1000]}])]
+    with pytest.raises(LaunchError, match=r"answers GET .* with more than 1000 bytes") as caught:
+        engine.rows()
+    assert caught.value.reason is Reason.ENGINE_FAILED
+    assert len(daemon.asked) == 1
 
 
 def test_a_start_during_which_podman_ends_each_time_fails(engine: PodmanApi, daemon: Daemon, ended: list[str]) -> None:

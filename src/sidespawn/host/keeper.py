@@ -163,7 +163,7 @@ class Keeper:
         with self.only(instance):
             if self.ledger.find(instance) is None:
                 name = container_name(self.policy.service, instance)
-                if (found := self.engine.find(name)) is None or found.digest:  # not a container of others
+                if (found := self.engine.find(name)) is None or found.digest:  # else sidespawn did not start it
                     self.engine.remove(name)
                 self.snapshots.remove(instance)
         self.ledger.unmark(request_id)
