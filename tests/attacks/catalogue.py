@@ -189,6 +189,10 @@ GROUPS = {
         another user's message on the bus that looks like an answer of PID 1
         one request id for two services of an agent at once | an instance that gives the name of another's container
         a link that is changed between the runtime that judges a mount and runc""",
+    "More of policies": """
+        a mount inside another mount, in whose place a link has it mounted over a checked file
+        a value in monitor mode that reads like a pattern, for an operator to paste
+        a file that the agent may not read, named as a configuration file so that the refusal quotes it""",
 }
 # Groups whose numbers do not follow those of the previous group.
 FIRST = {"Out of the agent's container": 150, "Later features of policies": 176}
@@ -330,6 +334,7 @@ READ = {
     262: "the engine systemd used the message bus, and took any message with the call's number for the answer",
     263: "docker's records had the names of requests",
     264: "a container of that name was ended and removed, even if sidespawn had not started it",
+    268: "any regular file in the state directory was read",
 }
 
 

@@ -20,6 +20,7 @@ from tests.unit.shipped import policy_of, preset
 from tests.unit.small import ID, NET, OTHER, decide, denial, load, request, start_request
 
 MONITOR = "neutron-l3-keepalived-state-change"
+NEUTRON = 42435
 
 
 def recorded(helper: str, option: str = "defaults", release: str = "") -> MatrixCall:
@@ -89,6 +90,27 @@ def test_no_mount_hides_the_program_or_a_script(place: str) -> None:
     found = denial(policy, request(f"--name={last}"))
     assert found.reason is Reason.POLICY_INVALID
     assert "is inside a mount" in found.message
+
+
+@attack(266, answer="policy-invalid")
+@pytest.mark.parametrize(
+    ("home", "log_home"), [(f"a/{NET}", f"a/{NET}/{NET}"), (f"a/{NET}/5/{NET}", f"a/{NET}"), ("a/5/" + NET, "a/" + NET)]
+)
+def test_no_mount_is_inside_another(home: str, log_home: str) -> None:
+    """Agents would put a link in its place, to have it mounted over a checked file, or over anything else."""
+    state = "/var/lib/neutron"
+    plain = recorded("neutron-dhcp-dnsmasq").argv
+    argv = (*(each.replace(f"dhcp/{NET}", home) for each in plain), f"--log-facility={state}/{log_home}/dhcp_dns_log")
+    policy, call = preset("neutron-dhcp-dnsmasq"), start_request(argv, f"qdhcp-{NET}", {})
+    if home.startswith("a/5/"):  # side by side
+        assert {each.path for each in decide(policy, call, {}).plan.mounts} == {
+            f"{state}/{home}",
+            f"{state}/{log_home}",
+        }
+        return
+    found = denial(policy, call, {})
+    assert found.reason is Reason.POLICY_INVALID
+    assert f"{state}/{max(home, log_home, key=len)}' is inside a mount" in found.message
 
 
 @attack(189)
@@ -204,3 +226,31 @@ def test_a_long_line_takes_no_longer_to_judge_than_many_short_ones(arguments: li
     with pytest.raises(Denied):
         decide(preset("neutron-dhcp-dnsmasq"), found)
     assert time.process_time() - began < 4, "it takes 0.3 s at most"
+
+
+@attack(268, answer="state-unusable")
+@pytest.mark.parametrize(
+    ("mode", "owner", "is_read"),
+    [
+        *((0o604, (0, 0), True), (0o640, (0, 0), False), (0o600, (0, 0), False)),
+        *((0o640, (0, NEUTRON), True), (0o600, (0, NEUTRON), False), (0o600, (NEUTRON, 0), True)),
+        (0o600, (NEUTRON + 1, NEUTRON + 1), False),
+    ],
+)
+def test_the_host_reads_only_files_that_the_agent_may_read(
+    tmp_path: Path, mode: int, owner: tuple[int, int], is_read: bool
+) -> None:
+    """A refusal may quote a line of them."""
+    path = tmp_path / "dnsmasq.conf"
+    path.write_text("password\n")
+    os.chown(path, *owner)
+    path.chmod(mode)
+    assert AgentState(str(tmp_path)).read("dnsmasq.conf", 100)  # an agent that is root may read everything
+    state = AgentState(str(tmp_path), NEUTRON, NEUTRON)
+    if is_read:
+        assert state.read("dnsmasq.conf", 100) == b"password\n"
+        return
+    with pytest.raises(LaunchError) as caught:
+        state.read("dnsmasq.conf", 100)
+    assert caught.value.reason is Reason.STATE_UNUSABLE
+    assert "Permission denied" in caught.value.message

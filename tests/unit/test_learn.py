@@ -19,6 +19,7 @@ from sidespawn.core.wire import StartRequest
 from sidespawn.errors import Reason
 from sidespawn.host.journal import Event, Journal
 from sidespawn.host.service import note_excused
+from tests.attacks.catalogue import attack
 from tests.data import corpus
 from tests.unit.shipped import policy_of, request_of
 from tests.unit.small import ID, NET, OTHER, POLICY, changed, decide, denial, parse, request
@@ -317,3 +318,13 @@ def test_monitor_mode_makes_no_name_up() -> None:
     at = argv.index("--router_id")
     without = StartRequest(**{**vars(each), "untrusted_argv": (argv[0], *argv[at : at + 2])})
     assert denial(policy, without, files).reason is Reason.POLICY_INVALID
+
+
+@attack(267)
+@pytest.mark.parametrize("value", ["<text,...>", "<secret>", "/x/<secret,...>", "a-{network}", "{home}/x", "<uuid>"])
+def test_a_value_that_reads_like_a_pattern_is_not_taken_for_one(value: str) -> None:
+    """In monitor mode an agent chooses the values; the line that allows any text is marked, and not to be pasted."""
+    assert generalise([Value(value, BOUND), Value("plain", BOUND)], NAMES)[0] in (
+        ["<text>", "plain"],
+        ["plain", "<text>"],
+    )

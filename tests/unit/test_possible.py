@@ -78,9 +78,27 @@ IMPOSSIBLE = {
         "request.netns is made of names that nothing in a request binds",
     ),
     "a directory over the configuration file": (
-        [("scratch =", 'reads = { "/state" = "{home}" }\nscratch =')],
+        [
+            ("scratch =", 'reads = { "/state/conf" = "{home}" }\nscratch ='),
+            ('path = "/state/<name>"', 'path = "/state/conf/<name>"'),
+        ],
         "path = ",
         "configuration.extra.path is inside a mount of the side container",
+    ),
+    "a mount inside a mount": (
+        [('mounts = ["{home}"]', 'mounts = ["{home}", "{home}/data"]')],
+        "mounts = ",
+        "side_container.mounts has '{home}/data', which is inside another mount",
+    ),
+    "a place for reading inside another": (
+        [("scratch =", 'reads = { "/run/agent" = "/state", "/run/agent/x" = "/state" }\nscratch =')],
+        "reads = ",
+        "side_container.reads has /run/agent/x, which is inside a mount",
+    ),
+    "scratch inside a mount": (
+        [("scratch =", 'reads = { "/run" = "/state" }\nscratch =')],
+        "scratch = ",
+        "which is inside a mount",
     ),
     "a wrapper of another name": (
         [('wrapper = "/usr/sbin/tool"', 'wrapper = "/usr/sbin/tools"')],

@@ -20,6 +20,7 @@ CUT = re.compile(r"([,;=|#\[\]() ])")
 UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 TYPED = ("uuid", "mac", "netmask", "ipv4", "ipv6", "cidr")  # always a type: these differ between instances
 WORDS = ("tag", "interface", "hostname", "name", "text")
+HOLES = frozenset("<{")
 ZERO = "0.0.0.0"  # noqa: S104 - a mask without ones is written like an address
 
 
@@ -166,6 +167,8 @@ def plainer(value: Value, names: Names) -> Iterator[str]:
 def allows(pattern: str, values: list[Value], names: Names) -> bool:
     if not pattern.isascii():  # a program's arguments should not be interpreted by their looks
         return False
+    if pattern != "<text>" and any(HOLES.intersection(each.text) for each in values):
+        return False  # what an agent wrote could become a hole of the pattern; any text is marked as such
     try:
         parsed = parse_pattern(pattern)
         if any(name not in names for name in parsed.names):

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import click
 
-from sidespawn import presets
 from sidespawn.agent.wrapper import encode, is_answered_here
 from sidespawn.authoring.start_command import start_command
 from sidespawn.cli.output import complete_service, console, json_option, print_json, print_table
-from sidespawn.cli.presets import complete_preset, require_preset
+from sidespawn.cli.presets import complete_preset, read, require_preset
 from sidespawn.core.configuration import CONFIGURATION_BYTES
 from sidespawn.core.decide import Allowed, Judge, Judged, ReadFile
 from sidespawn.core.plan import Plan
@@ -93,7 +92,7 @@ def explain(
 
 def preset_policy(name: str) -> Policy:
     require_preset(name)
-    return policy_of(Places(name), presets.read_preset(name), source=f"presets/{name}.toml")
+    return policy_of(Places(name), read(name), source=f"presets/{name}.toml")
 
 
 def service_policy(name: str) -> Policy:
@@ -120,7 +119,7 @@ def as_request(policy: Policy, argv: tuple[str, ...], netns: str | None, environ
 
 def reader(policy: Policy, root: Path | None) -> ReadFile:
     """Read files as a start does, under `root` or from the agent's state on the host; return None for missing ones."""
-    agent = policy.agent
+    agent, gid = policy.agent, policy.side_container.gid
     state = root / agent.state.lstrip("/") if root else Path(agent.state_on_host)
     if root and not state.is_dir():
         raise click.UsageError(f"--root must hold the agent's whole path: there is no directory {state}")
@@ -131,7 +130,8 @@ def reader(policy: Policy, root: Path | None) -> ReadFile:
             on_host = next(str(root / each.path.lstrip("/")) for each in agent.roots if each.on_host == on_host)
         if not os.access(Path(on_host or state) / inside, os.R_OK):
             return None
-        return AgentState(str(state)).read(f"{on_host}{slashes}{inside}", CONFIGURATION_BYTES)
+        path = f"{on_host}{slashes}{inside}"
+        return AgentState(str(state), agent.spool_uid, gid).read(path, CONFIGURATION_BYTES)
 
     return read_file
 

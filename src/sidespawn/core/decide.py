@@ -248,10 +248,13 @@ def make_plan(policy: Policy, judge: Judge, environment: tuple[tuple[str, str], 
     for path in (*(mount.path for mount in mounts), *(file.path for file in judge.configuration)):
         if not is_path(path):  # it must not contain characters that an engine interprets, such as a comma
             raise Denied(Reason.VALUE_NOT_ALLOWED, f"{quoted(path)} cannot be a path in the side container")
-    scripts, checked = side_container.scripts, judge.configuration
-    for path in (side_container.command, *(each.path for each in scripts), *(each.path for each in checked)):
-        if any(f"{path}/".startswith(f"{mount.path}/") for mount in mounts):
-            raise Denied(Reason.POLICY_INVALID, f"{quoted(path)} is inside a mount, where the agent could replace it")
+    ours = (side_container.command, *side_container.scratch)
+    ours += (*(each.path for each in side_container.scripts), *(each.path for each in judge.configuration))
+    for path in (*(mount.path for mount in mounts), *(f"{each}/" for each in ours)):
+        # With a link in its place, an engine would mount it somewhere else, over whatever is there.
+        if any(path.startswith(f"{mount.path}/") for mount in mounts):
+            message = f"{quoted(path.rstrip('/'))} is inside a mount, where the agent could replace it"
+            raise Denied(Reason.POLICY_INVALID, message)
     pid_file = None if side_container.pid_file is None else render(side_container.pid_file, bindings)
     return Plan(
         service=policy.service,

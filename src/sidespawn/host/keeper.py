@@ -49,7 +49,7 @@ class Keeper:
         self.room = Room(policy.service, self.ledger, policy.limits.instances)
         self.lock = threading.Lock()
         self.interrupted = False  # an earlier run was killed, and its unfinished work is not cleaned up yet
-        self.state = AgentState(policy.agent.state_on_host)
+        self.state = AgentState(policy.agent.state_on_host, policy.agent.spool_uid, policy.side_container.gid)
         self.locks: dict[str, threading.Lock] = {}
         self.listing = Listing(policy.service, engine, self.adopt)
         self.snapshots = Snapshots(places.snapshots)

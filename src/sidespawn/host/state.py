@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -13,19 +14,24 @@ from sidespawn.system.files import closing, directory, open_directory_beneath, p
 
 
 class AgentState:
-    """Paths are relative to `root`, or to another root of the policy (core/plan.py).
+    """Paths are relative to `root`, or to another root of the policy (core/plan.py). The agent runs as `uid` and `gid`.
 
     Methods raise LaunchError if a path cannot be used.
     """
 
-    def __init__(self, root: str) -> None:
-        self.root = root
+    def __init__(self, root: str, uid: int = 0, gid: int = 0) -> None:
+        self.root, self.uid, self.gid = root, uid, gid
 
     def read(self, beneath: str, most: int) -> bytes:
-        """Return a regular file's content, read once; at most `most` bytes."""
+        """Return the content, read once, of a regular file that the agent may read; at most `most` bytes."""
         on_host, _, inside = beneath.rpartition("//")
         with usable(beneath), directory(on_host or self.root) as root:
-            return read_regular_beneath(root, inside, most)
+            return read_regular_beneath(root, inside, most, self.may_read)
+
+    def may_read(self, file: os.stat_result) -> bool:
+        """Return whether a file's mode lets the agent read it, since a refusal may quote a line of it."""
+        in_group = file.st_gid == self.gid and file.st_mode & stat.S_IRGRP
+        return self.uid in (0, file.st_uid) or bool(in_group or file.st_mode & stat.S_IROTH)
 
     def write(self, beneath: str, content: bytes, owner: tuple[int, int]) -> None:
         """Write a file that is readable for everyone."""
@@ -62,7 +68,8 @@ def usable(beneath: str) -> Iterator[None]:
         yield
     except OSError as error:
         message = f"{beneath} in the agent's state directory cannot be used: {error.strerror or error}"
-        hint = "it must exist, with no link or mount in its path; the policy's state_on_host says where the host looks"
+        hint = "it must exist and be readable for the agent, with no link or mount in its path"
+        hint += "; the policy's state_on_host says where the host looks"
         raise LaunchError(Reason.STATE_UNUSABLE, message, hint) from None
 
 

@@ -126,7 +126,6 @@ def build_policy(service: str, top: Table, read_program: Read) -> Policy:
     environment = top.table("environment", optional=True)
     configuration = top.table("configuration", optional=True)
     arguments = top.table("arguments", optional=True)
-    side_container = build_side_container(top.table("side_container"))
     policy = Policy(
         service=service,
         description=top.take("description", str, default=""),

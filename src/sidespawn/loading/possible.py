@@ -81,13 +81,8 @@ def check_possible(policy: Policy, top: Table) -> None:
     if len(words) > 1:
         raise PolicyError(f"{words[1].rule}: a second word is required, but only the first argument can be one")
     check_names(policy, request)
+    check_mounts(policy, side_container)
     places = policy.side_container
-    for pattern in places.mounts:
-        check_place(policy, pattern, side_container, "mounts", writes=True)
-    for at, pattern in places.writes:
-        check_place(policy, pattern, side_container.table("writes"), at, writes=True)
-    for at, pattern in places.reads:
-        check_place(policy, pattern, side_container.table("reads"), at, or_all=True)
     if places.pid_file is not None:
         check_place(policy, places.pid_file, side_container, "pid_file", writes=True)
     for pattern, _ in places.child_pid_files:
@@ -97,6 +92,24 @@ def check_possible(policy: Policy, top: Table) -> None:
         check_place(policy, configuration.path, table, "path", inside=configuration.file)
         if all(hidden(policy, configuration.at or path, bound) for path, bound in all_of(policy, configuration.path)):
             raise table.error("path", "is inside a mount of the side container, where the agent could replace the file")
+
+
+def check_mounts(policy: Policy, side_container: Table) -> None:
+    """Check that each can be made, and is not always inside another, where the agent could replace it."""
+    places = policy.side_container
+    for pattern in places.mounts:
+        check_place(policy, pattern, side_container, "mounts", writes=True)
+        if all(hidden(policy, path, bound) for path, bound in all_of(policy, pattern)):
+            raise side_container.error("mounts", f"has {pattern.source!r}, which is inside another mount")
+    for at, pattern in places.writes:
+        check_place(policy, pattern, side_container.table("writes"), at, writes=True)
+    for at, pattern in places.reads:
+        check_place(policy, pattern, side_container.table("reads"), at, or_all=True)
+    for key, inside in (("writes", places.writes), ("reads", places.reads), ("scratch", places.scratch)):
+        for each in inside:
+            at = each if isinstance(each, str) else each[0]
+            if hidden(policy, at, {}):
+                raise side_container.error(key, f"has {at}, which is inside a mount")
 
 
 def all_of(policy: Policy, pattern: Pattern) -> Iterator[tuple[str, Bound]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -71,9 +71,13 @@ def open_regular_beneath(parent: int, path: str, flags: int = os.O_RDONLY) -> in
         return os.open(f"/proc/self/fd/{found}", flags | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
-def read_regular_beneath(parent: int, path: str, most: int) -> bytes:
-    """Return the content of such a file, read once. Raises OSError if it has more than `most` bytes."""
+def read_regular_beneath(
+    parent: int, path: str, most: int, may_read: Callable[[os.stat_result], bool] = lambda _: True
+) -> bytes:
+    """Return the content of such a file, read once. Raises OSError if it may not be read or is larger than `most`."""
     with closing(open_regular_beneath(parent, path)) as descriptor:
+        if not may_read(os.fstat(descriptor)):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         content = read_up_to(descriptor, most + 1)
     if len(content) > most:
         raise OSError(f"{path!r} is larger than {most} bytes")
