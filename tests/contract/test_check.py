@@ -117,7 +117,7 @@ def on_host(monkeypatch: pytest.MonkeyPatch, policy: Path) -> list[Finding]:
     """Set up a host with one service and the fixture's policy. Its findings are what the test adds to this list."""
     findings: list[Finding] = []
     monkeypatch.setattr(host_report, "report", lambda services: tuple(findings))
-    monkeypatch.setattr(command, "enabled_services", lambda: [str(policy)])
+    monkeypatch.setattr(command, "services_with_policy", lambda: [str(policy)])
     return findings
 
 
@@ -186,7 +186,7 @@ def test_json_of_the_host(on_host: list[Finding], policy: Path, capsys: pytest.C
 def test_a_host_without_services_is_looked_at_as_well(
     on_host: list[Finding], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(command, "enabled_services", list)
+    monkeypatch.setattr(command, "services_with_policy", list)
     on_host += [FINE]
     assert check() == 0
     out = capsys.readouterr().out

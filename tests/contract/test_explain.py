@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from sidespawn import presets
+from sidespawn.cli import presets as preset_files
+from sidespawn.cli.check import checked
 from sidespawn.cli.explain import preset_policy
 from sidespawn.cli.main import cli
 from tests.contract.command import printed_json, sidespawn_command
@@ -256,3 +258,14 @@ def test_a_call_too_long_for_a_request_is_not_called_allowed(number: int, code: 
     done = sidespawn_command(*arguments)
     assert (done.returncode == 0) is (code == 0), done.stdout[-300:] + done.stderr
     assert ("longer than 65536 bytes" in done.stdout + done.stderr) is (code != 0)
+
+
+def test_a_preset_of_the_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `enable` and `presets` find it: `explain` and `check` judge the host's own text, not the one that ships."""
+    monkeypatch.setattr(preset_files, "OWN", tmp_path)
+    for name in ("mine", PRESET):
+        (tmp_path / f"{name}.toml").write_text(f'extends = "neutron-dhcp-haproxy"\ndescription = "own {name}"\n')
+        assert preset_policy(name).description == f"own {name}"
+        judged = checked(name)
+        assert judged.policy is not None
+        assert (judged.error, judged.policy.description) == (None, f"own {name}")

@@ -13,17 +13,19 @@ import shlex
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from sidespawn.cli import main as command
-from sidespawn.cli import top
+from sidespawn.cli import output, top
 from sidespawn.cli.figures import Figures, Limits, PolicyFacts
 from sidespawn.cli.main import cli
-from sidespawn.errors import SidespawnError
+from sidespawn.errors import Reason, SidespawnError
 from sidespawn.setup import services
+from sidespawn.system.places import Places
 from tests.contract.command import SOURCE, sidespawn_command
 
 LOOK = "  sidespawn check says what is wrong with this host\n"
@@ -108,7 +110,7 @@ def of_any_host(text: str) -> str:
     text = re.sub(r'"warnings": \[[^\]]*\]', '"warnings": []', text)
     text = re.sub(r"^  (?:warning|problem) .*\n", "", text, flags=re.MULTILINE)
     text = re.sub(r"(\.toml):\d+", r"\1:LINE", text.replace(str(SOURCE), "SOURCE"))
-    text = re.sub(r"enabled services: .*?(?=[\"\n])", "enabled services: …", text)
+    text = re.sub(r"services with a policy: .*?(?=[\"\n])", "services with a policy: …", text)
     return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
 
 
@@ -215,11 +217,21 @@ def test_a_host_without_services(
     assert CliRunner().invoke(cli, arguments).output == printed
 
 
+@pytest.mark.parametrize("verb", ["ps", "stop"])
+def test_a_service_that_was_disabled(verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`disable` keeps the policy, so the service only needs enabling."""
+    monkeypatch.setattr(output, "Places", partial(Places, policies=tmp_path))
+    (tmp_path / "kept.toml").touch()
+    failed = CliRunner().invoke(cli, [verb, "kept", *(["--all"] if verb == "stop" else [])])
+    assert isinstance(failed.exception, SidespawnError)
+    assert (failed.exception.reason, failed.exception.hint) == (Reason.NOT_ENABLED, "enable it: sidespawn enable kept")
+
+
 @pytest.mark.parametrize(
     ("service", "hint"),
     [
         ("neutron-dhcp-dnsmsq", "did you mean neutron-dhcp-dnsmasq?"),
-        ("quite-another", "enabled services: neutron-dhcp-dnsmasq, other"),
+        ("quite-another", "services with a policy: neutron-dhcp-dnsmasq, other"),
     ],
 )
 @pytest.mark.parametrize("verb", ["ps", "stop", "options"])

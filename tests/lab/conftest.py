@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from sidespawn.host import labels
-from sidespawn.setup.services import enabled_services
+from sidespawn.setup.services import services_with_policy
 from sidespawn.setup.systemd import INSTALLED
 from sidespawn.system.places import RUN
 from tests.lab.networks import ENGINE, NEUTRON, Service, command, command_lines, wait_until
@@ -46,7 +46,7 @@ def traces() -> dict[str, set[str]]:
 
     listed = lines("systemctl", "list-units", "--all", "--plain", "--no-legend", "sidespawn*")
     units = {line.split()[0] for line in listed}
-    for name in (enabled := enabled_services()):  # systemd starts its units at any time
+    for name in (enabled := services_with_policy()):  # systemd starts its units at any time
         units = {unit for unit in units if f"@{name}." not in unit}
     if enabled:  # the last one that is disabled stops their slice
         units.discard("sidespawn.slice")

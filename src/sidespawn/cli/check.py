@@ -13,11 +13,11 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from sidespawn import host_report, presets
+from sidespawn import host_report
 from sidespawn.authoring.example_calls import example_calls
 from sidespawn.authoring.policy_tests import Outcome, run_tests
 from sidespawn.cli.output import console, json_option, print_json, print_table
-from sidespawn.cli.presets import names
+from sidespawn.cli.presets import names, read
 from sidespawn.cli.verbs import did_you_mean
 from sidespawn.core.pattern import Name, Pattern
 from sidespawn.core.policy import Policy, is_service_name
@@ -26,7 +26,7 @@ from sidespawn.host.policies import policy_of
 from sidespawn.host_report.findings import Finding, State, worst
 from sidespawn.host_report.suitability import host_findings, policy_warnings, unit_warnings
 from sidespawn.setup import coverage
-from sidespawn.setup.services import Service, enabled_services, is_enabled
+from sidespawn.setup.services import Service, is_enabled, services_with_policy
 from sidespawn.system.files import read_trusted
 from sidespawn.system.places import Places
 
@@ -62,7 +62,7 @@ def check(subjects: tuple[str, ...], as_json: bool, with_examples: bool) -> int:
     Exit code 69 if the host has a problem that makes requests fail or costs routers their failover, else 78 if a
     policy is invalid, else 1 if a policy's test case fails. Warnings alone give 0.
     """
-    results = [checked(subject) for subject in subjects or enabled_services()]
+    results = [checked(subject) for subject in subjects or services_with_policy()]
     findings = () if subjects else host_report.report(services(results))
     if as_json:
         judged = [summary(each, is_alone=bool(subjects), with_examples=with_examples) for each in results]
@@ -96,7 +96,7 @@ def checked(subject: str) -> Checked:
 
 def unreadable(subject: str, error: OSError | UnicodeDecodeError) -> PolicyError:
     if isinstance(error, FileNotFoundError):
-        known = sorted({*enabled_services(), *names()})
+        known = sorted({*services_with_policy(), *names()})
         hint = did_you_mean(subject, known, otherwise="`sidespawn presets` lists the presets")
         return PolicyError("no such service, preset or policy file", hint)
     why = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error.strerror).lower()
@@ -109,8 +109,8 @@ def find(subject: str) -> tuple[Places, str, str]:
         places = Places(subject)
         if places.policy.exists():
             return places, str(places.policy), read_trusted(places.policy)
-        if subject in presets.names():
-            return places, f"presets/{subject}.toml", presets.read_preset(subject)
+        if subject in names():
+            return places, f"presets/{subject}.toml", read(subject)
     path = Path(subject)
     return Places(path.stem if is_service_name(path.stem) else "unnamed"), subject, path.read_text(encoding="utf-8")
 

@@ -20,7 +20,7 @@ from sidespawn.host.policies import load_policy
 from sidespawn.host_report.engines import DOCKER_PID
 from sidespawn.loading.parse import ENGINES
 from sidespawn.setup import accounts, hardening, security_modules, systemd
-from sidespawn.setup.services import enabled_services
+from sidespawn.setup.services import services_with_policy
 from sidespawn.system.places import POLICIES, Places
 
 
@@ -140,7 +140,7 @@ def docker_may_have_any(service: str) -> bool:
 def remove_accounts(places: Places, policy: Policy | None) -> list[str]:
     """Remove accounts that were made for this service and that no other service needs."""
     mine = numbers(policy)
-    for other in enabled_services():
+    for other in services_with_policy():
         if other != places.service and mine & numbers(policy_or_none(Places(other))):
             return []
     return [] if policy is None or not mine else accounts.remove(policy.side_container.uid, policy.side_container.gid)

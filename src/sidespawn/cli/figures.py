@@ -18,7 +18,7 @@ from sidespawn.host.ledger import Ledger, Record
 from sidespawn.host.policies import load_policy
 from sidespawn.host.tally import read_counts
 from sidespawn.host_report.units import Unit
-from sidespawn.setup.services import enabled_services, is_enabled
+from sidespawn.setup.services import is_enabled, services_with_policy
 from sidespawn.setup.systemd import units
 from sidespawn.system.places import RUN, Places
 
@@ -59,7 +59,7 @@ class Figures:
 
 def watched_services() -> list[str]:
     """Return services that are enabled, or have directories anyway."""
-    return [name for name in enabled_services() if is_enabled(name) or (RUN / name).is_dir()]
+    return [name for name in services_with_policy() if is_enabled(name) or (RUN / name).is_dir()]
 
 
 def look(service: str, loaded: Iterable[Unit]) -> Figures:

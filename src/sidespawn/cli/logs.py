@@ -120,7 +120,7 @@ def require_journalctl() -> None:
 
 
 def instance_of(places: Places, name: str) -> str:
-    """Return the instance of a container, also if it has a name from old wrappers."""
+    """Return the instance of a container, also if it has a name from legacy wrappers."""
     with suppress(PolicyError):
         policy = load_policy(places)
         bindings = policy.adopt and names_of(policy, policy.adopt, name)

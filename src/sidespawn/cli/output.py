@@ -14,14 +14,14 @@ from rich.text import Text
 from sidespawn.cli.verbs import did_you_mean
 from sidespawn.core.policy import is_service_name
 from sidespawn.errors import Reason, SidespawnError
-from sidespawn.setup.services import enabled_services
+from sidespawn.setup.services import services_with_policy
 from sidespawn.system.places import Places
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 
 
 def complete_service(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
-    return [name for name in enabled_services() if name.startswith(incomplete)]
+    return [name for name in services_with_policy() if name.startswith(incomplete)]
 
 
 def to_places(_context: click.Context, _parameter: click.Parameter, value: str | None) -> Places | None:
@@ -42,9 +42,11 @@ def require_enabled(places: Places) -> None:
 
 
 def hint_at_services(service: str) -> str:
-    """Return which service was probably meant, or else all of them."""
-    known = enabled_services()
-    return did_you_mean(service, known, otherwise=f"enabled services: {', '.join(known) or 'none'}")
+    """Return how to enable it, which service was probably meant, or else all of them."""
+    if Places(service).policy.exists():
+        return f"enable it: sidespawn enable {service}"
+    known = services_with_policy()
+    return did_you_mean(service, known, otherwise=f"services with a policy: {', '.join(known) or 'none'}")
 
 
 def print_json(value: Any) -> None:

@@ -22,7 +22,7 @@ from sidespawn.cli.output import (
 )
 from sidespawn.core.policy import Policy
 from sidespawn.engines import get_engine
-from sidespawn.host.adoption import find_old
+from sidespawn.host.adoption import find_legacy
 from sidespawn.host.ledger import Ledger, Record
 from sidespawn.host.limits import SUFFIX, Bucket, Falls
 from sidespawn.host.policies import load_policy
@@ -215,5 +215,5 @@ def adopted(policy: Policy) -> list[Record]:
     """Return running side containers of legacy wrappers, whether or not a run of the service has seen them yet."""
     if policy.adopt is None:
         return []
-    found = find_old(policy, get_engine(policy.adopt.engine, policy.service))
+    found = find_legacy(policy, get_engine(policy.adopt.engine, policy.service))
     return sorted((each for _, each in found if isinstance(each, Record)), key=lambda each: each.name)

@@ -19,7 +19,7 @@ class Service:
     is_enabled: bool
 
 
-def enabled_services() -> list[str]:
+def services_with_policy() -> list[str]:
     """Return every service that has a policy on this host."""
     return sorted(path.stem for path in POLICIES.glob("*.toml")) if POLICIES.is_dir() else []
 
@@ -28,7 +28,7 @@ def services(places: Places | None) -> list[Places]:
     """Return the named service, or all enabled ones."""
     if places is not None:
         return [places]
-    return [Places(name) for name in enabled_services() if (RUN / name).is_dir()]
+    return [Places(name) for name in services_with_policy() if (RUN / name).is_dir()]
 
 
 def is_enabled(service: str) -> bool:

@@ -15,7 +15,7 @@ from sidespawn.core.policy import Policy
 from sidespawn.errors import PolicyError
 from sidespawn.host.policies import load_policy
 from sidespawn.host_report.findings import State, Topic
-from sidespawn.setup.services import Service, enabled_services, is_enabled
+from sidespawn.setup.services import Service, is_enabled, services_with_policy
 from sidespawn.system.places import Places
 
 BLIND = (Topic.ROOT, Topic.NOT_LOOKED_AT)
@@ -28,7 +28,7 @@ class Diagnosis:
 
 
 def diagnose() -> Diagnosis:
-    names = enabled_services()
+    names = services_with_policy()
     found, blind = [], []
     for finding in host_report.report([Service(name=n, policy=policy_of(n), is_enabled=is_enabled(n)) for n in names]):
         if finding.id in BLIND:
