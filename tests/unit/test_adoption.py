@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from sidespawn import presets
-from sidespawn.core.adoption import Old, names_of, recognise
+from sidespawn.core.adoption import Recognised, names_of, recognise
+from sidespawn.core.plan import KnownFile
 from sidespawn.core.policy import Adopt, Policy
 from sidespawn.engines import Other
 from sidespawn.errors import Denied, PolicyError, Reason
@@ -39,7 +40,7 @@ def adopt_of(policy: Policy) -> Adopt:
     return policy.adopt
 
 
-def judge(policy: Policy, *arguments: str, image: str = IMAGE) -> Old:
+def judge(policy: Policy, *arguments: str, image: str = IMAGE) -> Recognised:
     return recognise(policy, adopt_of(policy), {"net": NET}, image, ("/usr/sbin/tool", *arguments))
 
 
@@ -113,7 +114,7 @@ def test_what_is_known_of_it(policy: Policy) -> None:
     old = judge(policy, "-q", f"--data=/state/{NET}/data")
     assert (old.instance, old.netns, old.pid_file) == (NET, f"ns-{NET}", f"{NET}/pid")
     assert old.bindings["home"] == f"/state/{NET}"
-    assert old.configuration == []
+    assert old.configuration == ()
 
 
 @pytest.mark.parametrize("image", ["agent:1", "x/agents:1", "x/agent:", "x/agent:1/../y", ""], ids=ascii)
@@ -130,13 +131,13 @@ def test_arguments_for_another_instance_are_refused(policy: Policy) -> None:
 
 
 def test_arguments_need_not_be_allowed(policy: Policy) -> None:
-    assert judge(policy, "--name=a/b", "-x", "--loud").configuration == []
+    assert judge(policy, "--name=a/b", "-x", "--loud").configuration == ()
 
 
 def test_a_file_with_rules_is_remembered(policy: Policy) -> None:
-    file = {"path": "/state/a.conf", "beneath": "a.conf", "rules": "extra", "digest": ""}
-    assert judge(policy, "--file=/state/a.conf").configuration == [file]
-    assert judge(policy, "--file=/dev/null").configuration == []
+    file = KnownFile(path="/state/a.conf", beneath="a.conf", rules="extra", digest="")
+    assert judge(policy, "--file=/state/a.conf").configuration == (file,)
+    assert judge(policy, "--file=/dev/null").configuration == ()
 
 
 @pytest.mark.parametrize(
@@ -144,7 +145,7 @@ def test_a_file_with_rules_is_remembered(policy: Policy) -> None:
 )
 def test_what_could_make_it_do_more_has_no_rules(policy: Policy, argument: str) -> None:
     (file,) = judge(policy, argument).configuration
-    assert file["rules"] == ""
+    assert file.rules == ""
 
 
 def test_the_arguments_tell_a_segment() -> None:
@@ -163,7 +164,7 @@ def test_the_children_of_keepalived_have_their_file() -> None:
         policy, adopt_of(policy), {"router": UUID, "namespace": f"qrouter-{UUID}"}, "x/neutron-l3-agent:1", argv
     )
     assert old.child_pid_files == (f"ha_confs/{UUID}.pid.keepalived-vrrp",)
-    assert [each["rules"] for each in old.configuration] == ["vrrp"]
+    assert [each.rules for each in old.configuration] == ["vrrp"]
 
 
 # ---------------------------------------------------------------- the policy

@@ -14,6 +14,7 @@ from sidespawn.errors import LaunchError, Reason
 from sidespawn.host import launch as module
 from sidespawn.host.journal import Event, Journal
 from sidespawn.host.keeper import Keeper
+from sidespawn.host.launch import see_log
 from sidespawn.system.namespaces import PinnedNamespace
 from sidespawn.system.places import Places
 from tests.attacks.catalogue import attack
@@ -99,7 +100,7 @@ def test_a_program_that_the_engine_saw_end_is_a_failed_start(
     with pytest.raises(LaunchError) as caught:
         keeper.launcher.launch(allowed, PinnedNamespace(Path("/nowhere"), INODE), places.pins / "x", "0" * 32)
     assert caught.value.reason is reason
-    assert caught.value.hint == keeper.see_log(allowed.plan.name)
+    assert caught.value.hint == see_log(allowed.plan)
     assert [each.name for each in places.ledger.glob("*.falls")] != []
 
 
@@ -124,10 +125,10 @@ def test_nothing_else_in_a_state_counts_as_the_reason() -> None:
     assert why_ended(None) is Reason.EXITED
 
 
-def test_the_agent_learns_where_the_output_really_is(places: Places) -> None:
+def test_the_agent_learns_where_the_output_really_is() -> None:
     """Kubernetes keeps the output outside the journal; `sidespawn logs` says where it is."""
-    keeper = Keeper(small.load(), places, Engine(None), Journal("small", str(places.home / "none")))
-    assert keeper.see_log("small_1") == "for its output: sidespawn logs small small_1"
+    plan = small.decide(small.load(), small.request()).plan
+    assert see_log(plan) == f"for its output: sidespawn logs small {plan.name}"
 
 
 @attack(261)

@@ -11,8 +11,9 @@ import pytest
 
 from sidespawn.frozen import replace
 from sidespawn.host import directories, labels
-from sidespawn.host.file_systems import ALL, FLAGS, KEPT_BYTES, FileSystem, given_to_containers, put_right
+from sidespawn.host.file_systems import ALL, KEPT_BYTES, FileSystem, given_to_containers, put_right
 from sidespawn.system import kernel
+from sidespawn.system.files import HARMLESS
 from sidespawn.system.places import Places
 from tests.unit import small
 
@@ -35,7 +36,7 @@ def remount(path: Path, flags: int, data: str = "") -> None:
 def is_right(each: FileSystem) -> bool:
     found, status = os.statvfs(each.path), os.stat(each.path)
     limits = (found.f_blocks * found.f_frsize, found.f_files, found.f_flag & 0x5F)
-    return (*limits, status.st_uid, stat.S_IMODE(status.st_mode)) == (SIZE, NAMES, FLAGS, 42435, 0o700)
+    return (*limits, status.st_uid, stat.S_IMODE(status.st_mode)) == (SIZE, NAMES, HARMLESS, 42435, 0o700)
 
 
 def test_it_is_made_as_the_policy_says(made: FileSystem) -> None:
@@ -82,12 +83,12 @@ def chown_and_protect(path: Path) -> None:
 
 
 CHANGES: dict[str, Callable[[Path], None]] = {
-    "larger": lambda path: remount(path, FLAGS, "size=1g"),
-    "smaller": lambda path: remount(path, FLAGS, "size=4k"),
-    "more names": lambda path: remount(path, FLAGS, "nr_inodes=1000000"),
-    "fewer names": lambda path: remount(path, FLAGS, "nr_inodes=2"),
-    "read-only": lambda path: remount(path, FLAGS | kernel.MS_RDONLY),
-    "synchronous": lambda path: remount(path, FLAGS | 16),
+    "larger": lambda path: remount(path, HARMLESS, "size=1g"),
+    "smaller": lambda path: remount(path, HARMLESS, "size=4k"),
+    "more names": lambda path: remount(path, HARMLESS, "nr_inodes=1000000"),
+    "fewer names": lambda path: remount(path, HARMLESS, "nr_inodes=2"),
+    "read-only": lambda path: remount(path, HARMLESS | kernel.MS_RDONLY),
+    "synchronous": lambda path: remount(path, HARMLESS | 16),
     "other flags": lambda path: remount(path, 0),
     "another mode": lambda path: path.chmod(0o1777),
     "another owner": lambda path: os.chown(path, 0, 0),
@@ -114,19 +115,19 @@ def test_a_removed_limit_cannot_be_restored_and_is_reported(made: FileSystem, li
     remount(made.path, 0, limit)
     with pytest.raises(OSError, match="Invalid argument"):
         put_right(made)
-    assert os.statvfs(made.path).f_flag & FLAGS == FLAGS
+    assert os.statvfs(made.path).f_flag & HARMLESS == HARMLESS
     assert (made.path / "processes").exists()
 
 
 def test_what_fits_stays(made: FileSystem) -> None:
     (made.path / "processes").write_bytes(b"x" * 1000)
-    remount(made.path, FLAGS, "size=1g")
+    remount(made.path, HARMLESS, "size=1g")
     put_right(made)
     assert (made.path / "processes").read_bytes() == b"x" * 1000
 
 
 def test_requests_stay_when_the_rest_goes(made: FileSystem) -> None:
-    remount(made.path, FLAGS, "size=1g")
+    remount(made.path, HARMLESS, "size=1g")
     (made.path / "junk").write_bytes(bytes(2 * SIZE))
     (made.path / "processes").write_bytes(b"x" * 1000)
     assert put_right(made)
@@ -164,4 +165,4 @@ def test_each_has_a_size_and_a_number_of_names(tmp_path: Path) -> None:
     for each in given:
         assert each.size <= 64 << 20
         assert each.names <= 16384
-        assert each.flags & FLAGS & ~kernel.MS_NOEXEC == FLAGS & ~kernel.MS_NOEXEC
+        assert each.flags & HARMLESS & ~kernel.MS_NOEXEC == HARMLESS & ~kernel.MS_NOEXEC

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from sidespawn.core.plan import KnownFile
 from sidespawn.host.ledger import RECORD_VERSION, Ledger, Record
 from sidespawn.system.processes import Process, identify
 from tests.attacks.catalogue import attack
@@ -30,7 +31,7 @@ RECORD = Record(
     request="0" * 32,
     pid_file=None,
     grace=5,
-    configuration=[{"path": "/state/tool.conf", "beneath": "tool.conf", "rules": "extra", "digest": "0"}],
+    configuration=(KnownFile(path="/state/tool.conf", beneath="tool.conf", rules="extra", digest="0"),),
     bindings={"net": "a"},
     children={},
 )

@@ -1,9 +1,9 @@
 #!/usr/bin/python3 -IS
 """Replaces a helper program in the agent: asks the host to start it, and returns when it runs.
 
-One file, standard library only, Python 3.6 or later, so that it works in any agent's image.  `sidespawn enable` copies
-it once per program and kill script, with the settings below filled in; the agent mounts the copies read-only. Other
-Python programs may import it and use `start`, `signal` and `ask`.
+One file, standard library only, Python 3.6 or later, so that it works in any agent's image.  When its units
+start, host/directories.py copies it once per program and kill script, with the settings below filled in; the agent
+mounts the copies read-only. Other Python programs may import it and use `start`, `signal` and `ask`.
 
 It runs inside the agent and has no privileges to lose there, since the host checks everything that it writes.  It
 writes one line to SPOOL/processes and a date to SPOOL/processes-timestamp, both under flock(2) on the former.  It rings
@@ -14,7 +14,7 @@ written again with the same id, which the host answers once.
 
 Exit codes: 0 it runs (kill script: the signal was delivered; for TERM and KILL, the process is gone), 1 no such
 process, 64 wrong use, 69 the host's directories or the real program are missing, 70 the start failed, 75 no answer in
-time, 77 rejected by the host's policy; 0 instead of 70, 75 and 77 if its `refusals_fail` is false.
+time, 77 rejected by the host's policy; 0 instead of 70, 75 and 77 if its `refusals_fail` is false, for a start and HUP.
 """
 
 import posix  # os has this from it, and takes a millisecond to import
@@ -24,7 +24,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:  # importing typing would cost each wrapper milliseconds
     from typing import Any, Dict, Iterator, List, Optional  # noqa: F401 - used in comments
 
-SETTINGS = {}  # type: Dict[str, Any]  # filled in by `sidespawn enable`
+SETTINGS = {}  # type: Dict[str, Any]  # filled in by host/directories.py
 
 DOORBELL = "doorbell"
 ANY = "<text>"

@@ -11,6 +11,7 @@ from __future__ import annotations
 from sidespawn.core.decide import beneath, fit_for_a_name
 from sidespawn.core.options import Given, read_arguments
 from sidespawn.core.pattern import Conflict, match_any, render, render_first
+from sidespawn.core.plan import KnownFile
 from sidespawn.core.policy import Adopt, Policy
 from sidespawn.errors import Denied, Reason, quoted
 from sidespawn.frozen import dataclass
@@ -20,20 +21,19 @@ DATE = "0000-00-00-000000-000000000"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Old:
-    """A policy's verdict on a container of the old wrappers."""
+class Recognised:
+    """A policy's verdict on a container of legacy wrappers."""
 
     instance: str
     netns: str
     bindings: dict[str, str]
     pid_file: str | None  # under the agent's state
     child_pid_files: tuple[str, ...]
-    # As in the ledger: path, place in the state and rules of each file that the program reads; no rules if none fit.
-    configuration: list[dict[str, str]]
+    configuration: tuple[KnownFile, ...]
 
 
 def names_of(policy: Policy, adopt: Adopt, name: str) -> dict[str, str] | None:
-    """Return what a container's name binds; None if it is not a name that the old wrappers use."""
+    """Return what a container's name binds; None if it is not a name that legacy wrappers use."""
     end = len(name) - len(DATE) - 1
     shape = "".join("0" if each in "0123456789" else each for each in name[end + 1 :])
     plain = name[:end] if end > 0 and name[end] in "-_" and shape == DATE else name
@@ -42,7 +42,7 @@ def names_of(policy: Policy, adopt: Adopt, name: str) -> dict[str, str] | None:
 
 def recognise(
     policy: Policy, adopt: Adopt, bindings: dict[str, str], image: str, untrusted_argv: tuple[str, ...]
-) -> Old:
+) -> Recognised:
     """Return the verdict on a container whose name bound `bindings`. Raises Denied if its arguments contradict its
     name.
 
@@ -52,7 +52,7 @@ def recognise(
     if match_any(adopt.images, image, policy.names, bindings) is None:
         wanted = " or ".join(pattern.source for pattern in adopt.images)
         raise Denied(Reason.IMAGE_NOT_ALLOWED, f"image {quoted(image)} is not {wanted} ({adopt.rule})", rule=adopt.rule)
-    configuration: list[dict[str, str]] = []
+    configuration: list[KnownFile] = []
     try:
         for given in read_arguments(policy.table, untrusted_argv):
             bindings, file = understand(policy, given, bindings)
@@ -69,17 +69,17 @@ def recognise(
     side_container = policy.side_container
     pid_file = render(side_container.pid_file, bindings) if side_container.pid_file else None
     children = (render(pattern, bindings) for pattern, _ in side_container.child_pid_files)
-    return Old(
+    return Recognised(
         instance=instance,
         netns=netns,
         bindings=bindings,
         pid_file=pid_file and beneath(policy, pid_file, writes=True),
         child_pid_files=tuple(beneath(policy, each, writes=True) for each in children if each),
-        configuration=configuration,
+        configuration=tuple(configuration),
     )
 
 
-def understand(policy: Policy, given: Given, bindings: dict[str, str]) -> tuple[dict[str, str], list[dict[str, str]]]:
+def understand(policy: Policy, given: Given, bindings: dict[str, str]) -> tuple[dict[str, str], list[KnownFile]]:
     """Return the bindings after one option of the old program, and the configuration file that it names, if any."""
     allowed, value = policy.options.get(given.option.name), given.untrusted_value
     if allowed is None:
@@ -94,8 +94,8 @@ def understand(policy: Policy, given: Given, bindings: dict[str, str]) -> tuple[
     if found is None:
         return bindings, [unknown(value)]
     path = f"{value}/{configuration.file}" if configuration.file else value
-    return found, [{"path": path, "beneath": beneath(policy, path), "rules": allowed.configuration, "digest": ""}]
+    return found, [KnownFile(path=path, beneath=beneath(policy, path), rules=allowed.configuration, digest="")]
 
 
-def unknown(what: str) -> dict[str, str]:
-    return {"path": what, "beneath": "", "rules": "", "digest": ""}
+def unknown(what: str) -> KnownFile:
+    return KnownFile(path=what, beneath="", rules="", digest="")

@@ -40,6 +40,20 @@ class ConfigurationFile:
 
 
 @dataclass(frozen=True, kw_only=True)
+class KnownFile:
+    """A configuration file that a running program reads.
+
+    `rules` is empty if the policy has none for it. `digest` is the SHA-256 of the accepted text; empty for adopted side
+    containers, which read the agent's own file.
+    """
+
+    path: str
+    beneath: str
+    rules: str
+    digest: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Script:
     """A program from the policy, which the side container finds at `path`, read-only."""
 

@@ -39,7 +39,9 @@ def main(argv: list[str]) -> int:
 
 def adapt(description: dict[str, Any], record: dict[str, Any]) -> None:
     oci.confine(description, record["environment"], record["capabilities"], record["netns"])
-    ours = dict.fromkeys(record["binds"], (*oci.HARMLESS, "noexec")) | dict.fromkeys(record["scripts"], oci.HARMLESS)
+    ours = dict.fromkeys(record["binds"], (*oci.EXECUTABLE, "noexec")) | dict.fromkeys(
+        record["scripts"], oci.EXECUTABLE
+    )
     # docker added all other bind mounts: /etc/hosts and the like, and the image's volumes.
     kept = [each for each in description["mounts"] if not oci.is_bind(each) or each["source"] in ours]
     for mount in kept:

@@ -25,7 +25,7 @@ from sidespawn.engines import LABEL, Found, NameTaken, Other, Pins, found, image
 from sidespawn.engines.control_groups import CONTROL_GROUPS, controllers, process_limit
 from sidespawn.errors import LaunchError, Reason, quoted
 from sidespawn.frozen import dataclass
-from sidespawn.system.oci import HARMLESS, HEX, HOMES, RUNC, RUNS
+from sidespawn.system.oci import EXECUTABLE, HEX, HOMES, RUNC, RUNS
 from sidespawn.system.processes import SHOWN, Process, end, is_alive, run
 
 TYPE_CHECKING = False
@@ -234,7 +234,7 @@ def record(plan: Plan, pins: Pins, request: str, uid: str) -> dict[str, Any]:
 
 def mounts(plan: Plan, pins: Pins) -> list[dict[str, Any]]:
     """Return the mounts, parents before mounts inside them."""
-    small = [*HARMLESS, "noexec", "mode=1777", "size=64k"]
+    small = [*EXECUTABLE, "noexec", "mode=1777", "size=64k"]
     made = [
         {"destination": path, "type": "tmpfs", "source": "tmpfs", "options": small}
         for path in ("/dev/shm", *plan.scratch)  # noqa: S108 - in the container
@@ -249,7 +249,7 @@ def mounts(plan: Plan, pins: Pins) -> list[dict[str, Any]]:
 
 
 def bind(source: Path, target: str, *options: str) -> dict[str, Any]:
-    found = ["bind", "rprivate", *HARMLESS, *options]
+    found = ["bind", "rprivate", *EXECUTABLE, *options]
     return {"destination": target, "type": "bind", "source": str(source), "options": found}
 
 

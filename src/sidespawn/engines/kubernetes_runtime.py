@@ -149,7 +149,7 @@ def check(description: dict[str, Any], record: dict[str, Any]) -> None:
 
 
 def runc(argv: list[str]) -> int:
-    """Run runc as a child, and record its outcome for the engine."""
+    """Run runc as a child; return its exit code."""
     pid = os.posix_spawnp("runc", ["runc", *argv[1:]], os.environ)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 

@@ -33,7 +33,7 @@ HOST = "host"
 DEVICES = ("null", "zero", "full", "random", "urandom")
 PODMAN = "/usr/bin/podman"
 TIMEOUT = 120.0  # seconds; a large image is mounted slowly on a slow disk
-FLAGS = kernel.MS_NOSUID | kernel.MS_NODEV
+EXECUTABLE = kernel.MS_NOSUID | kernel.MS_NODEV
 # SELinux types. The first is of what PID 1 executes in the side containers' domain, which starts with that.
 PROGRAMS_LABEL, SCRATCH_LABEL = "sidespawn_root_t", "container_file_t"
 # Parts of the host's own root: programs and what they need to run. Those that do not exist on this host are left out.
@@ -92,13 +92,13 @@ def make(root: Path, service: str, image: str, refresh: bool) -> None:
     for each in (root, upper, work):
         make_directory(each)
     options = labelled(f"lowerdir={lower},upperdir={upper},workdir={work}", service, PROGRAMS_LABEL)
-    kernel.mount("sidespawn", str(root), "overlay", FLAGS, options)
+    kernel.mount("sidespawn", str(root), "overlay", EXECUTABLE, options)
 
 
 def make_host(root: Path) -> None:
     make_directory(root)
     if not os.path.ismount(root):
-        kernel.mount("sidespawn", str(root), "tmpfs", FLAGS, "mode=755,size=64k")
+        kernel.mount("sidespawn", str(root), "tmpfs", EXECUTABLE, "mode=755,size=64k")
     make_directory(root / "etc")
     for path in PROGRAMS:
         if os.path.islink(path) and not os.path.lexists(root / path[1:]):
@@ -132,7 +132,7 @@ def make_given(place: Path, service: str) -> None:
         show(f"/dev/{name}", place / "dev" / name, kernel.MS_NOSUID)
     show("/proc/sys", place / "proc/sys", HARMLESS)
     show(str(Places(service).snapshots), place / "texts", HARMLESS)
-    show(str(Places(service).snapshots), place / "scripts", FLAGS)
+    show(str(Places(service).snapshots), place / "scripts", EXECUTABLE)
     kernel.remount(str(place), HARMLESS | kernel.MS_RDONLY)  # last, since it shows that everything is there
 
 

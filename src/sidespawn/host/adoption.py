@@ -27,10 +27,10 @@ from sidespawn.system.processes import Process, identify, is_alive
 
 
 def adopt(policy: Policy, places: Places, engine: Engine, ledger: Ledger, journal: Journal) -> None:
-    """Record running containers of the old wrappers, and report once why others with such a name are not adopted."""
+    """Record running containers of legacy wrappers, and report once why others with such a name are not adopted."""
     reported = places.adoption.read_text().split() if places.adoption.exists() else []
     refused = []
-    for other, found in find_old(policy, engine):
+    for other, found in find_legacy(policy, engine):
         if isinstance(found, SidespawnError):
             refused.append(other.id)
             if other.id not in reported:
@@ -44,8 +44,8 @@ def adopt(policy: Policy, places: Places, engine: Engine, ledger: Ledger, journa
     places.adoption.write_text("\n".join(refused))
 
 
-def find_old(policy: Policy, engine: Engine) -> Iterator[tuple[Other, Record | SidespawnError]]:
-    """Yield each running container with a name of the old wrappers: a record, or why it is not the policy's."""
+def find_legacy(policy: Policy, engine: Engine) -> Iterator[tuple[Other, Record | SidespawnError]]:
+    """Yield each running container with a name of legacy wrappers: a record, or why it is not the policy's."""
     adopt = policy.adopt
     if adopt is None:
         return
@@ -64,32 +64,32 @@ def verified(policy: Policy, adopt: Adopt, other: Other, bindings: dict[str, str
         raise Denied(Reason.PROGRAM_NOT_ALLOWED, f"no process of it is {policy.table.program}")
     program, *below = processes
     try:
-        old = recognise(policy, adopt, bindings, other.image, read_argv(program.pid))
+        known = recognise(policy, adopt, bindings, other.image, read_argv(program.pid))
         inode = namespace_of(program.pid)
-        with closing(open_namespace(old.netns, NAMESPACES)) as namespace:
+        with closing(open_namespace(known.netns, NAMESPACES)) as namespace:
             if os.fstat(namespace).st_ino != inode:
-                raise Denied(Reason.NAMESPACE_MISMATCH, f"its {policy.table.program} is not in {old.netns}")
+                raise Denied(Reason.NAMESPACE_MISMATCH, f"its {policy.table.program} is not in {known.netns}")
     except OSError as error:
         message = f"its network namespace cannot be used: {error.strerror or error}"
         raise Denied(Reason.NAMESPACE_UNUSABLE, message) from None
     if not is_alive(program):  # otherwise everything read may be from a process that reused its pid
         raise Denied(Reason.NO_SUCH_PROCESS, "it has just ended")
     return Record(
-        instance=old.instance,
+        instance=known.instance,
         container=other.id,
         name=other.name,
         pid=program.pid,
         started=program.started,
         since=time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + program.started / os.sysconf("SC_CLK_TCK"),
-        netns=old.netns,
+        netns=known.netns,
         netns_inode=inode,
         digest="",
         request="",
-        pid_file=old.pid_file,
-        configuration=old.configuration,
-        bindings=old.bindings,
+        pid_file=known.pid_file,
+        configuration=known.configuration,
+        bindings=known.bindings,
         grace=policy.side_container.grace,
-        children={path: [child.pid, child.started] for path, child in zip(old.child_pid_files, below, strict=False)},
+        children={path: [child.pid, child.started] for path, child in zip(known.child_pid_files, below, strict=False)},
         adopted=True,
     )
 

@@ -26,11 +26,11 @@ from sidespawn.errors import Reason, SidespawnError
 from sidespawn.host import file_systems, labels, seccomp, spool
 from sidespawn.host.policies import load_policy
 from sidespawn.system import kernel
-from sidespawn.system.files import directory
+from sidespawn.system.files import HARMLESS, directory
 from sidespawn.system.places import NAMESPACES, Places
 
 WRAPPER = Path(__file__).parent.parent / "agent/wrapper.py"
-SETTINGS_LINE = "SETTINGS = {}  # type: Dict[str, Any]  # filled in by `sidespawn enable`\n"
+SETTINGS_LINE = "SETTINGS = {}  # type: Dict[str, Any]  # filled in by host/directories.py\n"
 DIVISION = "# In an agent the lines from here on are a text, beside the code for it; see host/directories.py.\n"
 IN_AGENT = """\
 TEXT = r'''{text}'''
@@ -67,7 +67,7 @@ def make(places: Places, policy: Policy) -> None:
     given = file_systems.given_to_containers(places, policy)
     of_spool, replies, agent, snapshots = given  # root's own record of the answers is as large as the replies
     of_home = f"size={(64 << 20) + replies.size},nr_inodes={32768 + replies.names},mode=0700"
-    mount_tmpfs(places.home, file_systems.FLAGS, of_home, labels.HOST)
+    mount_tmpfs(places.home, HARMLESS, of_home, labels.HOST)
     for path in (places.answers, places.operator, places.claims, places.ledger, places.pins):
         path.mkdir(mode=0o700, exist_ok=True)
     labels.label(places.pins, labels.PINS)
@@ -90,7 +90,7 @@ def make(places: Places, policy: Policy) -> None:
     spool.clear(places.spool)  # a link in it would have kept the path unit from starting
     write_wrappers(places, policy)
     write_system_calls(places, policy)
-    places.adoption.unlink(missing_ok=True)  # check again: the agent may have had its old wrappers until now
+    places.adoption.unlink(missing_ok=True)  # check again: the agent may have had its legacy wrappers until now
 
 
 def write_system_calls(places: Places, policy: Policy) -> None:

@@ -16,14 +16,13 @@ from sidespawn.core.policy import Policy
 from sidespawn.frozen import dataclass
 from sidespawn.host import spool
 from sidespawn.system import kernel
-from sidespawn.system.files import closing, directory, entries_of
+from sidespawn.system.files import HARMLESS, closing, directory, entries_of
 from sidespawn.system.places import Places
 
-FLAGS = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
-RUNNABLE = FLAGS & ~kernel.MS_NOEXEC
+RUNNABLE = HARMLESS & ~kernel.MS_NOEXEC
 # Flags of statvfs(3), mostly with the numbers of mount(2); also read-only, synchronous and mandatory locks.
 NO_LINKS = 0x2000
-SEEN = FLAGS | kernel.MS_RDONLY | 0x10 | 0x40 | NO_LINKS
+SEEN = HARMLESS | kernel.MS_RDONLY | 0x10 | 0x40 | NO_LINKS
 REMOVED = 20_000  # names at a time; the next run handles the others
 ALL = ("*",)
 KEPT_BYTES = spool.CLAIM_BYTES  # of a file that stays; all wrappers are smaller
@@ -32,7 +31,7 @@ KEPT_BYTES = spool.CLAIM_BYTES  # of a file that stays; all wrappers are smaller
 @dataclass(frozen=True, kw_only=True)
 class FileSystem:
     path: Path
-    flags: int = FLAGS
+    flags: int = HARMLESS
     size: int  # bytes
     names: int
     mode: int
@@ -59,7 +58,7 @@ def given_to_containers(places: Places, policy: Policy) -> tuple[FileSystem, ...
         FileSystem(
             path=places.spool,
             # PID 1 looks for a name in there, and must not be led elsewhere.
-            flags=FLAGS | (kernel.MS_NOSYMFOLLOW if policy.agent.wakes_by_path else 0),
+            flags=HARMLESS | (kernel.MS_NOSYMFOLLOW if policy.agent.wakes_by_path else 0),
             size=policy.limits.spool,
             names=spool.NAMES,
             mode=0o700,

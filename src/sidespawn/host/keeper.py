@@ -1,6 +1,6 @@
 """Starts, signals and stops the side containers of one service, after a verdict.
 
-    pin -> start -> verify -> wait until ready -> record -> pid file
+    pin the namespace -> reconcile -> make way -> launch (launch.py) -> record -> pid files
 
 Every step can be repeated after a crash at any point, because the container's name is made from the instance, and its
 labels tell which request started it with which plan.
@@ -14,7 +14,7 @@ from contextlib import suppress
 
 from sidespawn.core.configuration import CONFIGURATION_BYTES, accept_configuration
 from sidespawn.core.decide import Allowed
-from sidespawn.core.plan import Plan, container_name
+from sidespawn.core.plan import KnownFile, Plan, container_name
 from sidespawn.core.policy import Policy
 from sidespawn.core.reconcile import Action, Standing, Step, reconcile
 from sidespawn.core.wire import PROBE, Reply, SignalRequest, Status
@@ -22,7 +22,7 @@ from sidespawn.engines import Engine, Found, get_engine, why_ended
 from sidespawn.errors import Denied, LaunchError, Reason, quoted
 from sidespawn.frozen import replace
 from sidespawn.host.journal import Event, Journal
-from sidespawn.host.launch import Launcher
+from sidespawn.host.launch import Launcher, see_log
 from sidespawn.host.ledger import Ledger, Record, digest_of, is_same, recovered
 from sidespawn.host.limits import Falls, Listing, Room
 from sidespawn.host.readiness import wait_until_ready
@@ -43,7 +43,7 @@ class Keeper:
         self.policy, self.places, self.engine, self.journal = policy, places, engine, journal
         self.ledger = Ledger(places.ledger)
         old = policy.adopt.engine if policy.adopt else policy.side_container.engine
-        self.old_engine = engine if old == policy.side_container.engine else get_engine(old, policy.service)
+        self.legacy_engine = engine if old == policy.side_container.engine else get_engine(old, policy.service)
         self.adopting = threading.Lock()
         self.falls = Falls(places.ledger, policy.limits.backoff)
         self.room = Room(policy.service, self.ledger, policy.limits.instances)
@@ -53,7 +53,7 @@ class Keeper:
         self.locks: dict[str, threading.Lock] = {}
         self.listing = Listing(policy.service, engine, self.adopt)
         self.snapshots = Snapshots(places.snapshots)
-        self.launcher = Launcher(engine, self.ledger, self.snapshots, self.falls, self.state, self.see_log)
+        self.launcher = Launcher(engine, self.ledger, self.snapshots, self.falls, self.state)
         for unfinished in places.ledger.glob(".*"):  # by a run that was killed
             unfinished.unlink()
 
@@ -64,12 +64,13 @@ class Keeper:
         """
         return self.locks.setdefault(instance, threading.Lock())
 
-    def recover(self) -> None:
+    def recover(self, *, after_kill: bool = False) -> None:
         """If an earlier run was killed, remove its unfinished work. Nothing is started until that has succeeded.
 
         The ledger says which start it tried, so that this start is continued or cleaned up; see `clean`.
         """
         with self.lock:
+            self.interrupted |= after_kill
             if not self.interrupted:
                 return
             self.engine.reap(self.policy.service)  # first, since an engine may still be about to open a pin
@@ -85,7 +86,7 @@ class Keeper:
             from sidespawn.host.adoption import adopt  # noqa: PLC0415 - few runs need it
 
             with self.adopting:
-                adopt(self.policy, self.places, self.old_engine, self.ledger, self.journal)
+                adopt(self.policy, self.places, self.legacy_engine, self.ledger, self.journal)
 
     def start(self, allowed: Allowed, request_id: str) -> Reply:
         """Ensure that the plan runs. Raises LaunchError."""
@@ -106,7 +107,7 @@ class Keeper:
             if record is not None:
                 self.make_way(step, record, request_id)
             if step.action is Action.START:
-                self.falls.check(plan.instance, plan.name, self.see_log(plan.name))
+                self.falls.check(plan.instance, plan.name, see_log(plan))
             for old in self.ledger.adopted(plan.instance):
                 self.stop(old, "TERM")
                 message = f"{old.name} is replaced by {plan.name}"
@@ -132,7 +133,7 @@ class Keeper:
 
     def keep(self, plan: Plan, record: Record, request_id: str) -> Reply:
         if plan.child_pid_files:  # a child may have been replaced by one with a different pid
-            children = wait_until_ready(plan, record.process, self.see_log(plan.name))
+            children = wait_until_ready(plan, record.process, see_log(plan))
             record = replace(record, children=children)
             self.ledger.write(record)
         self.write_pid_files(plan, record)
@@ -177,22 +178,21 @@ class Keeper:
 
         Adopted side containers have no copies, and read the agent's own files.
         """
-        texts = []
+        texts, known = list[str](), list[KnownFile]()
         for file in record.configuration:
-            if file["rules"] not in self.policy.configuration:
-                message = f"{record.name} could read {quoted(file['path'])}, which no rule covers; a start replaces it"
+            if file.rules not in self.policy.configuration:
+                message = f"{record.name} could read {quoted(file.path)}, which no rule covers; a start replaces it"
                 raise Denied(Reason.CONFIGURATION_NOT_ALLOWED, message)
-            rules = self.policy.configuration[file["rules"]].rules
-            untrusted_content = self.read_configuration(file["beneath"])
-            text, _ = accept_configuration(rules, file["path"], untrusted_content, self.policy.names, record.bindings)
+            rules = self.policy.configuration[file.rules].rules
+            untrusted_content = self.read_configuration(file.beneath)
+            text, _ = accept_configuration(rules, file.path, untrusted_content, self.policy.names, record.bindings)
             texts.append(text)
+            known.append(replace(file, digest=digest_of(text)))
         if record.adopted:
             return
         self.snapshots.renew(record.instance, texts)
-        for file, text in zip(record.configuration, texts, strict=True):
-            file["digest"] = digest_of(text)
-        if texts:
-            self.ledger.write(record)
+        if known:
+            self.ledger.write(replace(record, configuration=tuple(known)))
 
     def signal(self, request: SignalRequest) -> Reply:
         """Deliver the signal; for TERM and KILL, return when process, container, name and pid file are gone.
@@ -236,7 +236,7 @@ class Keeper:
         return self.signalled(Event.SIGNALLED, f"{whom} was sent {request.signal}", record.instance, request)
 
     def finish(self, request: SignalRequest, record: Record | None) -> Reply:
-        """Finish what TERM and KILL ask for; return None if everything is already gone."""
+        """Finish what TERM and KILL ask for. `record` is None if everything is already gone."""
         if record is not None:
             self.stop(record, request.signal)
         name, instance = (record.name, record.instance) if record else (f"process {request.pid}", "")
@@ -270,7 +270,7 @@ class Keeper:
     def forget(self, record: Record) -> None:
         """Remove the remains of a side container whose program has ended: container, copies, pid files, record."""
         if record.adopted:
-            self.old_engine.remove(record.container)
+            self.legacy_engine.remove(record.container)
         else:
             self.engine.remove(record.name)
         if not record.adopted or self.ledger.find(record.instance) is None:  # otherwise they belong to its replacement
@@ -302,9 +302,6 @@ class Keeper:
         self.journal.write(event, told, pid=record.pid, request=request_id, **where)
         pid, name, status = record.pid, record.name, Status.RUNNING
         return Reply(id=request_id, status=status, reason=Reason.OK, message=message, pid=pid, container=name)
-
-    def see_log(self, name: str) -> str:
-        return f"for its output: sidespawn logs {self.policy.service} {name}"
 
 
 def done(request: SignalRequest, message: str, name: str = "") -> Reply:

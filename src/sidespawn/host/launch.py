@@ -8,12 +8,11 @@ If it fails, the keeper removes the remains after the failure is reported; see K
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
 from sidespawn.core.decide import Allowed
-from sidespawn.core.plan import Plan
+from sidespawn.core.plan import KnownFile, Plan
 from sidespawn.engines import Engine, NameTaken, Pins, why_ended
 from sidespawn.errors import LaunchError, Reason
 from sidespawn.host.ledger import Ledger, Record, digest_of
@@ -24,18 +23,14 @@ from sidespawn.host.state import AgentState, pin_mounts
 from sidespawn.system.namespaces import PinnedNamespace, namespace_of
 from sidespawn.system.processes import end, identify
 
-SeeLog = Callable[[str], str]
 TRIES = 8  # of a start whose name is taken: an engine may be killed again while it frees the name or uses it
 
 
 class Launcher:
-    """Launches side containers of one service. `see_log` says where a side container's output is."""
+    """Launches side containers of one service."""
 
-    def __init__(
-        self, engine: Engine, ledger: Ledger, snapshots: Snapshots, falls: Falls, state: AgentState, see_log: SeeLog
-    ) -> None:
+    def __init__(self, engine: Engine, ledger: Ledger, snapshots: Snapshots, falls: Falls, state: AgentState) -> None:
         self.engine, self.ledger, self.snapshots, self.falls, self.state = engine, ledger, snapshots, falls, state
-        self.see_log = see_log
 
     def launch(self, allowed: Allowed, netns: PinnedNamespace, pin: Path, request_id: str) -> Record:
         plan = allowed.plan
@@ -55,10 +50,10 @@ class Launcher:
         process = identify(pid)
         try:
             if process is None:
-                raise LaunchError(Reason.EXITED, f"{plan.name} ended at once", self.see_log(plan.name))
+                raise LaunchError(Reason.EXITED, f"{plan.name} ended at once", see_log(plan))
             if namespace_of(pid) not in (None, netns.inode):
                 raise LaunchError(Reason.NAMESPACE_MISMATCH, f"{plan.name} came up in another network namespace")
-            children = wait_until_ready(plan, process, self.see_log(plan.name))
+            children = wait_until_ready(plan, process, see_log(plan))
         except LaunchError as error:
             if process is not None:
                 end(process, "KILL", plan.grace)
@@ -79,10 +74,10 @@ class Launcher:
             digest=plan.digest,
             request=request_id,
             pid_file=None if plan.pid_file is None else plan.pid_file.beneath,
-            configuration=[
-                {"path": file.path, "beneath": file.beneath, "rules": file.rules, "digest": digest_of(file.text or "")}
+            configuration=tuple(
+                KnownFile(path=file.path, beneath=file.beneath, rules=file.rules, digest=digest_of(file.text or ""))
                 for file in plan.configuration
-            ],
+            ),
             bindings=dict(allowed.bindings),
             grace=plan.grace,
             children=children,
@@ -106,3 +101,7 @@ class Launcher:
                     end(process, "TERM", plan.grace)
             self.engine.remove(plan.name)
         raise LaunchError(Reason.ENGINE_FAILED, f"another container has the name {plan.name}", "rename or remove it")
+
+
+def see_log(plan: Plan) -> str:
+    return f"for its output: sidespawn logs {plan.service} {plan.name}"

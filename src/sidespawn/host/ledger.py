@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from sidespawn.core.plan import Plan
+from sidespawn.core.plan import KnownFile, Plan
 from sidespawn.engines import Found
 from sidespawn.frozen import asdict, dataclass
 from sidespawn.system.files import directory, write_whole
@@ -39,7 +39,7 @@ class Record:
     digest: str  # of the plan
     request: str  # the id of the request that started it
     pid_file: str | None  # under the agent's state
-    configuration: list[dict[str, str]]  # each file's path, beneath, rules and text's SHA-256, as plan.configuration
+    configuration: tuple[KnownFile, ...]  # in the order of plan.configuration
     bindings: dict[str, str]
     grace: float
     children: dict[str, list[int]]  # pid and start time of each child whose pid the agent got, by its pid file there
@@ -87,7 +87,8 @@ class Ledger:
             fields = json.loads((self.path / f"{key}.json").read_bytes())
             if fields.pop("v") != RECORD_VERSION:
                 return None
-            return Record(**fields)
+            files = tuple(KnownFile(**each) for each in fields.pop("configuration"))
+            return Record(**fields, configuration=files)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
 
@@ -160,7 +161,7 @@ def recovered(found: Found, process: Process, grace: float) -> Record:
         digest=found.digest,
         request=found.request,
         pid_file=None,
-        configuration=[],
+        configuration=(),
         bindings={},
         grace=grace,
         children={},
@@ -174,4 +175,4 @@ def digest_of(text: str) -> str:
 def is_same(record: Record, plan: Plan) -> bool:
     """Return whether the running side container matches the plan, including its configuration files."""
     texts = [digest_of(file.text or "") for file in plan.configuration]
-    return record.digest == plan.digest and texts == [file["digest"] for file in record.configuration]
+    return record.digest == plan.digest and texts == [file.digest for file in record.configuration]

@@ -1,8 +1,8 @@
 """Records answers where only root can write, then tells the requester.
 
-Agents get copies, which are never read back: an agent with CAP_SYS_ADMIN can make its view of them writable. Operators
-read the record itself, which no agent can reach. A waiting wrapper is woken through a bell, a FIFO named after the
-request's id.
+Agents get copies, which are never taken for answers: an agent with CAP_SYS_ADMIN can make its view of them writable.
+Operators read the record itself, which no agent can reach. A waiting wrapper is woken through a bell, a FIFO named
+after the request's id.
 """
 
 from __future__ import annotations

@@ -29,8 +29,7 @@ class Serving:
 
     def recover(self) -> None:
         """Recover after a run that was killed while serving."""
-        self.keeper.interrupted = True
-        self.keeper.recover()
+        self.keeper.recover(after_kill=True)
 
     def adopt(self) -> None:
         """Adopt side containers in the first run since enabling."""

@@ -11,8 +11,7 @@ from sidespawn.host.keeper import Keeper
 
 def sweep(keeper: Keeper) -> None:
     """Remove side containers whose program has ended by itself, and records of containers that are gone."""
-    keeper.interrupted = True
-    keeper.recover()
+    keeper.recover(after_kill=True)
     keeper.falls.expire()
     for request_id in keeper.ledger.marks():
         keeper.clean(request_id)

@@ -6,7 +6,7 @@ One run takes the queued requests, serves them, checks again, waits a few second
 different instances run in parallel, those for one instance in order.  A request is answered exactly once: its claim is
 kept until it is answered, root's own record shows that it was answered, and a container's labels show that it was
 started.  So if a run is killed at any point, the next one continues.  Agents get copies of the answers, which are never
-read back.
+taken for answers: copies.py only compares them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Examines the host for `sidespawn scan`: remaining sockets, privileges and old wrappers. Nothing is changed.
+"""Examines the host for `sidespawn scan`: remaining sockets, privileges and legacy wrappers. Nothing is changed.
 
 Checks that fail are reported, and do not stop the others.
 """
@@ -28,7 +28,7 @@ class Report:
     containers: int
 
 
-def scan(root: Path = Path("/")) -> Report:
+def scan() -> Report:
     reaching, known, count = sources.look(), shipped(), 0
     found, notes, failed = list[Finding](), list[str](), list(reaching.not_looked_at)
     for name, look in ENGINES.items():
@@ -43,14 +43,14 @@ def scan(root: Path = Path("/")) -> Report:
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             failed.append(f"{name}: {type(error).__name__}: {error}")
     try:
-        found += files.look(reaching, root)
+        found += files.look(reaching, Path("/"))
     except OSError as error:
         failed.append(f"{error.filename}: {error.strerror}")
     return Report(findings=tuple(found), notes=tuple(notes), not_looked_at=tuple(failed), containers=count)
 
 
 def shipped() -> tuple[Policy, ...]:
-    """Return the presets, which know the names that the old wrappers gave to containers."""
+    """Return the presets, which know the names that the legacy wrappers gave to containers."""
     names = presets.names()
     texts = ((name, presets.read_preset(name)) for name in names)
     return tuple(

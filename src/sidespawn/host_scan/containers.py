@@ -137,7 +137,7 @@ def reached_sockets(container: Container, mount: ContainerMount, source: str, so
 
 
 def reaches(source: str, path: str, mount: ContainerMount) -> bool:
-    """Return the paths that the mount reaches: without recursion, only those on the source's own file system."""
+    """Return whether the mount includes the path: without recursion, only what is on the source's own file system."""
     return mount.recursive or device(source) == device(path)
 
 

@@ -64,10 +64,10 @@ MEANINGS = {
     Kind.PRIVILEGED: "nothing confines this agent: it is root on the host",
     Kind.HOST_PIDS: "it sees every process on the host and, with its other privileges, can enter or kill them",
     Kind.IMAGE_WRAPPERS: "the image's own wrappers start helpers by an engine's socket",
-    Kind.OLD_SIDE_CONTAINER: "a privileged helper that an old wrapper started; it runs until it is replaced",
-    Kind.WRAPPER_SCRIPT: "an old wrapper: it enters the host's namespaces, or calls an engine, to start a helper",
+    Kind.OLD_SIDE_CONTAINER: "a privileged helper that a legacy wrapper started; it runs until it is replaced",
+    Kind.WRAPPER_SCRIPT: "a legacy wrapper: it enters the host's namespaces, or calls an engine, to start a helper",
     Kind.KILL_SCRIPT: "an old kill script: it enters the host's namespaces, or calls an engine, to end a helper",
-    Kind.DEPLOYER_SETTING: "the deployer's next run restores sockets or old wrappers",
+    Kind.DEPLOYER_SETTING: "the deployer's next run restores sockets or legacy wrappers",
     Kind.UNIT_FILE: "the container has this again as soon as its unit starts it",
 }
 

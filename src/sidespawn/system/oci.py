@@ -21,7 +21,7 @@ RUNC = "/run/sidespawn-runc"  # the handler's Root in containerd's configuration
 RUNS = f"{RUNC}/runs"  # a file for each program that was started
 HEX = frozenset("0123456789abcdef")
 REFUSAL = "no record of such a side container: only sidespawn uses this runtime"
-HARMLESS = ("nosuid", "nodev")
+EXECUTABLE = ("nosuid", "nodev")
 # From docker's and containerd's lists. For AF_UNIX, AF_INET, AF_INET6, AF_PACKET and netlink protocols the same as
 # podman's: see host/seccomp.py.
 LEFT_OUT = {"io_uring_enter", "io_uring_register", "io_uring_setup", "socket", "socketcall"}

@@ -15,7 +15,7 @@
     /run/sidespawn/SERVICE/snapshots  checked copies of configuration files, for side containers; likewise
     /run/sidespawn/SERVICE/roots      of side containers that systemd starts; see engines/systemd_roots.py
     /run/sidespawn/SERVICE/policy.json  the policy, compiled
-    /run/sidespawn/SERVICE/seccomp.json  the system calls of podman side containers; see syscalls.py
+    /run/sidespawn/SERVICE/seccomp.json  the system calls of podman side containers; see host/seccomp.py
     /run/sidespawn/agent-seccomp.json  the same for agents, of all services
     /run/sidespawn-podman/SERVICE.sock  the service's podman, as systemd starts it; root's alone
 
@@ -49,7 +49,7 @@ class Places:
         self.snapshots = self.home / "snapshots"
         self.compiled = self.home / "policy.json"
         self.syscalls = self.home / "seccomp.json"
-        # Containers with names of the old wrappers that were checked and not adopted; exists after the first check.
+        # Containers with names of legacy wrappers that were checked and not adopted; exists after the first check.
         self.adoption = self.home / "adoption"
         self.bucket = self.home / "bucket"
         self.tally = self.home / "tally"

@@ -123,7 +123,7 @@ def missing(module: AnsibleModule) -> list[dict[str, str]]:
     now = running(sorted({program for program, _netns in wanted}))
     if by != "anyone":
         rows = [each for each in ask(module, "ps") if each["state"] == "running"]
-        # What old wrappers have started is adopted as soon as it runs.
+        # What legacy wrappers have started is adopted as soon as it runs.
         ours = {each["pid"] for each in rows if by == "sidespawn" or not each["adopted"]}
         now = [each for each in now if (each["pid"] in ours) is (by == "sidespawn")]
     found = places(now)

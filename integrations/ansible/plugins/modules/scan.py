@@ -1,13 +1,13 @@
 #!/usr/bin/python
 # Copyright: the sidespawn authors
 # Apache License 2.0 (see LICENSE-2.0 at https://www.apache.org/licenses/)
-"""Look for engine sockets, privileges and old wrappers."""
+"""Look for engine sockets, privileges and legacy wrappers."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: scan
-short_description: Look for engine sockets, privileges and old wrappers
+short_description: Look for engine sockets, privileges and legacy wrappers
 version_added: 0.1.0
 description:
   - Runs C(sidespawn scan) on the host, which changes nothing.
