@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import select
+import signal
 import struct
 import sys
 import termios
@@ -152,6 +153,7 @@ def on_a_terminal(keys: bytes, **environment: str) -> tuple[bytes, int]:
     """Return the output on a terminal with 24 lines until the keys ended it, and the exit code."""
     child, terminal = pty.fork()
     if child == 0:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell may have started the tests in the background
         launcher = "from sidespawn.cli.main import main; main()"
         os.execve(
             sys.executable,
