@@ -261,7 +261,7 @@ def test_a_call_too_long_for_a_request_is_not_called_allowed(number: int, code: 
 
 
 def test_a_preset_of_the_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As `enable` and `presets` find it: `explain` and `check` judge the host's own text, not the one that ships."""
+    """Judge the host's own text, as `enable` and `presets` do, instead of the one that ships."""
     monkeypatch.setattr(preset_files, "OWN", tmp_path)
     for name in ("mine", PRESET):
         (tmp_path / f"{name}.toml").write_text(f'extends = "neutron-dhcp-haproxy"\ndescription = "own {name}"\n')

@@ -240,7 +240,7 @@ def test_a_long_line_takes_no_longer_to_judge_than_many_short_ones(arguments: li
 def test_the_host_reads_only_files_that_the_agent_may_read(
     tmp_path: Path, mode: int, owner: tuple[int, int], is_read: bool
 ) -> None:
-    """A refusal may quote a line of them."""
+    """Keep others closed, since a refusal may quote a line."""
     path = tmp_path / "dnsmasq.conf"
     path.write_text("password\n")
     os.chown(path, *owner)
