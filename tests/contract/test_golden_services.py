@@ -15,7 +15,7 @@ import pytest
 
 from sidespawn import __version__, host_scan
 from sidespawn.agent import wrapper
-from sidespawn.cli import contained, disable, doctor, enable, learn, logs, metrics, options, ps, signal
+from sidespawn.cli import agent_options, disable, doctor, enable, learn, logs, metrics, options, ps, signal
 from sidespawn.cli import main as command
 from sidespawn.cli.diagnosis import Diagnosis
 from sidespawn.cli.diagnosis.ailments import Ailment, Sign
@@ -25,7 +25,8 @@ from sidespawn.engines import Found
 from sidespawn.host import seccomp
 from sidespawn.host_report.findings import State, Topic
 from sidespawn.host_scan.findings import Deployment, Finding, Kind
-from sidespawn.setup import agent_options, changes, coverage, hardening, selinux, services
+from sidespawn.setup import agent_options as setup_options
+from sidespawn.setup import changes, coverage, hardening, selinux, services
 from sidespawn.setup.changes import Change
 from sidespawn.system.places import Places
 from tests.contract import test_golden as golden
@@ -133,7 +134,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for module in (services, metrics):
         monkeypatch.setattr(module, "RUN", run)
     monkeypatch.setattr(services, "POLICIES", policies)
-    for module in (agent_options, contained, disable, learn, logs, options, ps):
+    for module in (agent_options, setup_options, disable, learn, logs, options, ps):
         monkeypatch.setattr(module, "load_policy", policy_of)
     monkeypatch.setattr(hardening, "has_apparmor", lambda: False)
     monkeypatch.setattr(selinux, "is_installed", lambda: False)

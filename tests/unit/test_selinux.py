@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from sidespawn import engines
-from sidespawn.cli import contained
+from sidespawn.cli import agent_options
 from sidespawn.cli.main import cli
 from sidespawn.engines import systemd_roots
 from sidespawn.errors import SidespawnError
@@ -304,7 +304,7 @@ def test_a_dry_run_names_the_options_that_enable_will_name(
 @pytest.mark.parametrize("has_module", [True, False])
 def test_a_contained_agent_is_given_the_level_and_the_domain(monkeypatch: pytest.MonkeyPatch, has_module: bool) -> None:
     monkeypatch.setattr(selinux, "is_installed", lambda: has_module)
-    given = contained.security_modules_of(options_of(()))
+    given = agent_options.security_modules_of(options_of(()))
     assert [each for each in given if "label" in each] == ([selinux.LEVEL, selinux.AGENT] if has_module else [])
     assert not [each for each in given if "seccomp" in each]
 

@@ -18,7 +18,7 @@ INTERRUPTED, BROKEN_PIPE = 130, 141  # as a shell reports SIGINT and SIGPIPE
 
 # Each verb with its module, which is imported only when the verb is used.
 SECTIONS = {
-    "Set up": {"enable": "enable", "options": "options", "agent-options": "contained", "disable": "disable"},
+    "Set up": {"enable": "enable", "options": "options", "agent-options": "agent_options", "disable": "disable"},
     "Look": {name: name for name in ("ps", "top", "logs", "check", "doctor", "scan", "metrics")},
     "Act": {"stop": "signal", "signal": "signal", "sync": "sync"},
     "Write policies": {"presets": "presets", "explain": "explain", "learn": "learn"},
