@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import click
 
-from sidespawn.cli.output import complete_service, json_option, print_json, require_enabled
-from sidespawn.core.policy import is_service_name
+from sidespawn.cli.output import complete_service, json_option, print_json, require_enabled, to_all_places
 from sidespawn.host.policies import load_policy
 from sidespawn.recipes import containers
 from sidespawn.recipes.containers import Agent, Mount
@@ -13,13 +12,6 @@ from sidespawn.setup.agent_options import AgentOptions, mounts_of, options_of, p
 from sidespawn.system.places import Places
 
 USER = "42435"  # neutron in Kolla's images
-
-
-def to_services(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> tuple[Places, ...]:
-    for each in values:
-        if not is_service_name(each):
-            raise click.BadParameter("a service name has at most 40 lower-case letters, digits and hyphens")
-    return tuple(Places(each) for each in dict.fromkeys(values))
 
 
 def to_user(_context: click.Context, _parameter: click.Parameter, value: str) -> tuple[int, int]:
@@ -35,7 +27,7 @@ def to_user(_context: click.Context, _parameter: click.Parameter, value: str) ->
 
 
 @click.command("agent-options")
-@click.argument("services", metavar="[SERVICE]...", nargs=-1, callback=to_services, shell_complete=complete_service)
+@click.argument("services", metavar="[SERVICE]...", nargs=-1, callback=to_all_places, shell_complete=complete_service)
 @click.option(
     "--for", "engine", type=click.Choice(containers.ENGINES), default="podman", show_default=True,
     help="What runs the agent.",

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import click
 
-from sidespawn.cli.output import complete_service, hint_at_services, json_option, print_json, to_places
+from sidespawn.cli.output import complete_service, hint_at_services, json_option, print_json, to_all_places
 from sidespawn.errors import Reason, SidespawnError
 from sidespawn.host.policies import load_policy
 from sidespawn.setup import syntaxes
 from sidespawn.setup.agent_options import options_of, podman_options, security_options
 from sidespawn.system.places import Places
-
-
-def to_all_places(context: click.Context, parameter: click.Parameter, names: tuple[str, ...]) -> tuple[Places, ...]:
-    return tuple(places for name in names if (places := to_places(context, parameter, name)) is not None)
 
 
 @click.command()

@@ -32,6 +32,12 @@ def to_places(_context: click.Context, _parameter: click.Parameter, value: str |
     return Places(value)
 
 
+def to_all_places(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[Places, ...]:
+    """Return each service once."""
+    names = dict.fromkeys(values)
+    return tuple(places for name in names if (places := to_places(context, parameter, name)) is not None)
+
+
 service_argument = click.argument("places", metavar="SERVICE", callback=to_places, shell_complete=complete_service)
 
 
