@@ -51,6 +51,11 @@ def test_engines_know_plans_and_nothing_of_who_judged(module: str) -> None:
     assert {each for each in ours(module) if folder(each) == "core"} <= {"sidespawn.core.plan"}
 
 
+@pytest.mark.parametrize("module", [each for each in MODULES[1:] if folder(each) != "cli"])
+def test_only_cli_knows_the_terminal(module: str) -> None:
+    assert not {each.partition(".")[0] for each in imports(module)} & {"click", "rich"}
+
+
 def test_the_numbers(capsys: pytest.CaptureFixture[str]) -> None:
     arrows = {(folder(module), folder(each)) for module in MODULES[1:] for each in ours(module)}
     arrows = {(a, b) for a, b in arrows if a != b}

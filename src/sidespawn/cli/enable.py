@@ -9,6 +9,7 @@ from dataclasses import asdict
 import click
 from rich.markup import escape
 
+from sidespawn.cli import syntaxes
 from sidespawn.cli.output import console, json_option, print_json, service_argument
 from sidespawn.cli.presets import complete_preset, require_preset
 from sidespawn.core.policy import Policy
@@ -18,7 +19,7 @@ from sidespawn.host.directories import IMAGE_IN_AGENT
 from sidespawn.host.policies import policy_of
 from sidespawn.host_report.suitability import host_findings, policy_warnings
 from sidespawn.loading.parse import ENGINES, MODES
-from sidespawn.setup import accounts, changes, coverage, hardening, security_modules, selinux, syntaxes, systemd
+from sidespawn.setup import accounts, changes, coverage, hardening, security_modules, selinux, systemd
 from sidespawn.setup.agent_options import (
     AgentOptions,
     image_option,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import click
 
+from sidespawn.cli import syntaxes
 from sidespawn.cli.output import complete_service, hint_at_services, json_option, print_json, to_all_places
 from sidespawn.errors import Reason, SidespawnError
 from sidespawn.host.policies import load_policy
-from sidespawn.setup import syntaxes
 from sidespawn.setup.agent_options import options_of, podman_options, security_options
 from sidespawn.system.places import Places
 

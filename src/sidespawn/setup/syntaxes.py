@@ -7,11 +7,8 @@ Each syntax keeps read-only mounts read-only, and fails if a source is missing, 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
-import click
-
-from sidespawn.errors import Reason, SidespawnError
 from sidespawn.setup import agent_options
 from sidespawn.setup.agent_options import AgentOptions, podman_options, security_options
 
@@ -91,43 +88,9 @@ SYNTAXES: Mapping[str, Callable[[AgentOptions], Iterator[str]]] = {
 }
 WITH_IMAGE_MOUNT = ("podman", "quadlet")
 
-print_option = click.option(
-    "--print",
-    "syntax",
-    type=click.Choice(tuple(SYNTAXES)),
-    help="Print only the agent's options, in the syntax of this tool.",
-)
-
-
-def to_image(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
-    if any(each in value for each in ", \t\n") or not value.isprintable():
-        raise click.BadParameter(f"{value!r} is not the name of an image")
-    return value
-
-
-image_option = click.option(
-    "--agent-image",
-    default="",
-    callback=to_image,
-    metavar="IMAGE",
-    help="The agent's image, to mount for calls that the agent answers itself (podman, Quadlet).",
-)
-
-
-def require_one_form(syntax: str | None, *, as_json: bool) -> None:
-    if syntax is not None and as_json:
-        raise SidespawnError(Reason.USAGE, "--print and --json exclude each other", "JSON has the options in parts")
-
 
 def written(options: AgentOptions, syntax: str) -> str:
     return "".join(f"{line}\n" for line in SYNTAXES[syntax](options))
-
-
-def show(options: AgentOptions, syntax: str, notes: Iterable[str] = ()) -> None:
-    """Print only the options on standard output, for a file or a command line; everything else on standard error."""
-    click.echo(written(options, syntax), nl=False)
-    for note in (*notes, *missing(options, syntax)):
-        click.echo(f"sidespawn: warning: {note}", err=True)
 
 
 def missing(options: AgentOptions, syntax: str) -> Iterator[str]:
