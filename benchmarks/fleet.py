@@ -16,10 +16,10 @@ from statistics import mean
 import click
 
 from sidespawn.cli import metrics
-from sidespawn.cli.figures import STATES, Figures, Limits, PolicyFacts
 from sidespawn.core.wire import Status
 from sidespawn.errors import Reason
 from sidespawn.host.tally import BOUNDS
+from sidespawn.service_report.figures import STATES, Figures, Limits, PolicyFacts
 
 HOUR = 3600.0
 

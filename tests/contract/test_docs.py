@@ -17,7 +17,6 @@ from types import ModuleType
 import pytest
 from click.shell_completion import BashComplete
 
-from sidespawn.cli.diagnosis.ailments import Sign
 from sidespawn.cli.main import cli
 from sidespawn.core.policy import Policy
 from sidespawn.core.values import TYPES
@@ -29,6 +28,7 @@ from sidespawn.host_scan.findings import Deployment, Kind
 from sidespawn.loading import parse, programs
 from sidespawn.loading.parse import CAPABILITIES, ENGINES
 from sidespawn.loading.programs import parse_program
+from sidespawn.service_report.diagnosis.ailments import Sign
 from sidespawn.setup import services
 from tests.contract.command import sidespawn_command
 from tests.unit.shipped import policy_of

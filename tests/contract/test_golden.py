@@ -21,9 +21,9 @@ from click.testing import CliRunner
 
 from sidespawn.cli import main as command
 from sidespawn.cli import output, top
-from sidespawn.cli.figures import Figures, Limits, PolicyFacts
 from sidespawn.cli.main import cli
 from sidespawn.errors import Reason, SidespawnError
+from sidespawn.service_report.figures import Figures, Limits, PolicyFacts
 from sidespawn.setup import services
 from sidespawn.system.places import Places
 from tests.contract.command import SOURCE, sidespawn_command

@@ -17,14 +17,16 @@ from sidespawn import __version__, host_scan
 from sidespawn.agent import wrapper
 from sidespawn.cli import agent_options, disable, doctor, enable, learn, logs, metrics, options, ps, signal
 from sidespawn.cli import main as command
-from sidespawn.cli.diagnosis import Diagnosis
-from sidespawn.cli.diagnosis.ailments import Ailment, Sign
 from sidespawn.cli.main import cli
 from sidespawn.core.policy import Policy
 from sidespawn.engines import Found
 from sidespawn.host import seccomp
 from sidespawn.host_report.findings import State, Topic
 from sidespawn.host_scan.findings import Deployment, Finding, Kind
+from sidespawn.service_report import journal
+from sidespawn.service_report.diagnosis import Diagnosis
+from sidespawn.service_report.diagnosis.ailments import Ailment, Sign
+from sidespawn.service_report.usage import Usage
 from sidespawn.setup import agent_options as setup_options
 from sidespawn.setup import changes, coverage, hardening, selinux, services
 from sidespawn.setup.changes import Change
@@ -81,7 +83,7 @@ ROW = {
     "adopted": False, "orphan": False, "mode": "enforce",
 }  # fmt: skip
 GONE = ROW | {"instance": CRASHING, "name": f"{DHCP}_{CRASHING}", "netns": CRASHING, "orphan": True, "pid": 4712}
-USED = ps.Usage(
+USED = Usage(
     service=DHCP, instances=2, most_instances=2, requests_left=0, burst=2000, rate=20, waiting=2048,
     backing_off={CRASHING: 12.0},
 )  # fmt: skip
@@ -161,7 +163,8 @@ def answers(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     set_(host_scan, "scan", lambda: SCANNED)
     set_(learn, "read_journal", lambda *_: iter(RECORDS))
     set_(metrics, "gather", lambda: [golden.SERVING, golden.LIMITED])
-    set_(logs, "JOURNALCTL", str(journalctl))
+    for module in (journal, logs):
+        set_(module, "JOURNALCTL", str(journalctl))
     set_(os, "execv", execute)
     set_(changes, "pending", lambda *_: (Change(what="unit sidespawn@.service", before="a", after="b"),))
     set_(coverage, "problems", lambda *_: [])
@@ -172,8 +175,8 @@ def policy_of(places: Places) -> Policy:
     return preset(places.service)
 
 
-def idle(service: str) -> ps.Usage:
-    return ps.Usage(
+def idle(service: str) -> Usage:
+    return Usage(
         service=service, instances=0, most_instances=1000, requests_left=2000, burst=2000, rate=20, waiting=0,
         backing_off={},
     )  # fmt: skip

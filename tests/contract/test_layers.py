@@ -15,7 +15,7 @@ FLOORS = (
     ("host", "recipes"),
     ("run", "setup", "testing"),
     ("host_report",),
-    ("authoring", "host_scan"),
+    ("authoring", "host_scan", "service_report"),
     ("cli",),
 )
 FLOOR = {folder: number for number, floor in enumerate(FLOORS) for folder in floor}

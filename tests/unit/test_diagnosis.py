@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from sidespawn.cli.diagnosis.ailments import CAUSES, ORDER, Ailment, Id, Sign, ailment_of, in_order
-from sidespawn.cli.diagnosis.services import invalid
 from sidespawn.errors import PolicyError
 from sidespawn.host_report.agents import container_of, restarting
 from sidespawn.host_report.findings import State, Topic, problem, warning
+from sidespawn.service_report.diagnosis.ailments import CAUSES, ORDER, Ailment, Id, Sign, ailment_of, in_order
+from sidespawn.service_report.diagnosis.services import invalid
 from sidespawn.system.places import Places
 
 

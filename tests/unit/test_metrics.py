@@ -10,12 +10,13 @@ import pytest
 from click.testing import CliRunner
 from prometheus_client.parser import text_string_to_metric_families
 
-from sidespawn.cli import figures, metrics
-from sidespawn.cli.figures import Figures, Limits, PolicyFacts
+from sidespawn.cli import metrics
 from sidespawn.cli.main import cli
 from sidespawn.core.wire import Status
 from sidespawn.errors import Reason
 from sidespawn.host_report.units import Unit
+from sidespawn.service_report import figures
+from sidespawn.service_report.figures import Figures, Limits, PolicyFacts
 
 SMALL = Figures(
     service="small",

@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 
 from sidespawn.agent import wrapper
-from sidespawn.cli.ps import bytes_waiting
 from sidespawn.core.policy import ServiceLimits
 from sidespawn.core.wire import LINE_BYTES, LONGEST_LINE, Request
 from sidespawn.errors import PolicyError, SidespawnError
@@ -24,6 +23,7 @@ from sidespawn.host import spool, sync
 from sidespawn.host.journal import Journal
 from sidespawn.host.service import Refusing
 from sidespawn.host.sync import Sync
+from sidespawn.service_report.usage import bytes_waiting
 from sidespawn.system import kernel
 from sidespawn.system.places import Places
 from tests.attacks.catalogue import attack

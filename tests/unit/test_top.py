@@ -19,8 +19,8 @@ import pytest
 from click.testing import CliRunner
 
 from sidespawn.cli import top
-from sidespawn.cli.figures import Figures, Limits, PolicyFacts
 from sidespawn.cli.main import cli
+from sidespawn.service_report.figures import Figures, Limits, PolicyFacts
 from sidespawn.setup import services
 
 SMALL = Figures(

@@ -7,9 +7,9 @@ from dataclasses import asdict
 
 import click
 
-from sidespawn.cli.diagnosis import diagnose
-from sidespawn.cli.diagnosis.ailments import Ailment
 from sidespawn.cli.output import console, json_option, print_json
+from sidespawn.service_report.diagnosis import diagnose
+from sidespawn.service_report.diagnosis.ailments import Ailment
 
 WELL, ILL, NOT_LOOKED_AT = 0, 1, 2
 

@@ -10,7 +10,6 @@ from typing import Any
 import click
 
 from sidespawn.authoring.generalise import Value, generalise
-from sidespawn.cli.logs import read_journal
 from sidespawn.cli.output import json_option, print_json, require_enabled, service_argument
 from sidespawn.core.options import Option
 from sidespawn.core.pattern import Conflict, match_any
@@ -18,6 +17,7 @@ from sidespawn.core.policy import OptionRule, Policy
 from sidespawn.core.values import ALPHANUMERIC, only
 from sidespawn.errors import Reason, quoted
 from sidespawn.host.policies import load_policy
+from sidespawn.service_report.journal import read_journal
 from sidespawn.system.places import Places
 
 EXAMPLES = 3

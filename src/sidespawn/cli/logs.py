@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any
 
 import click
 
@@ -20,13 +18,12 @@ from sidespawn.engines.kubernetes import NAMESPACE
 from sidespawn.errors import PolicyError, Reason, SidespawnError
 from sidespawn.host.policies import load_policy
 from sidespawn.host_report.journal import JOURNALCTL
+from sidespawn.service_report.journal import BY_ROOT, require_journalctl
 from sidespawn.system.places import Places
 from sidespawn.system.processes import last_line, run
 
 JOURNAL_SECONDS = 120
 PODS = "/var/log/pods"  # where kubelet stores output
-# Any user of the host may write records with any fields except those with an underscore, which journald sets.
-BY_ROOT = "_UID=0"
 
 
 @click.command()
@@ -99,24 +96,6 @@ def newest(lines: int, since: str | None, matching: list[str]) -> list[str]:
         )
     records = done.stdout.splitlines()
     return ["--no-tail", f"--cursor={json.loads(records[-1])['__CURSOR']}" if records else f"--since={since}"]
-
-
-def read_journal(places: Places, event: str, since: str | None = None) -> Iterator[dict[str, Any]]:
-    """Return the service's records of one kind, oldest first."""
-    require_journalctl()
-    command = [JOURNALCTL, "--no-pager", "--quiet", "--all", "--output=json"]
-    command += [f"--since={since}"] if since is not None else []
-    command += [BY_ROOT, f"SIDESPAWN_SERVICE={places.service}", f"SIDESPAWN_EVENT={event}"]
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, encoding="utf-8") as process:
-        assert process.stdout is not None  # noqa: S101 - it is a pipe
-        yield from map(json.loads, process.stdout)
-    if process.returncode != 0:
-        raise SidespawnError(Reason.HOST_UNSUITABLE, f"journalctl ended with {process.returncode}")
-
-
-def require_journalctl() -> None:
-    if not os.path.exists(JOURNALCTL):
-        raise SidespawnError(Reason.HOST_UNSUITABLE, "this host has no journalctl")
 
 
 def instance_of(places: Places, name: str) -> str:

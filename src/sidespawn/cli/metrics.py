@@ -13,13 +13,11 @@ from typing import TYPE_CHECKING
 import click
 
 from sidespawn import __version__
-from sidespawn.cli import figures
-from sidespawn.cli.figures import STATES, Figures
 from sidespawn.core.wire import Status
-from sidespawn.errors import LaunchError, Reason, SidespawnError
+from sidespawn.errors import Reason, SidespawnError
 from sidespawn.host.journal import Event
 from sidespawn.host.tally import BOUNDS
-from sidespawn.host_report import units
+from sidespawn.service_report.figures import STATES, Figures, Limits, answers_of, gather
 from sidespawn.system.files import directory, write_whole
 from sidespawn.system.places import RUN
 
@@ -61,15 +59,6 @@ def metrics(textfile: Path | None) -> None:
             "drop-in of its service"
         )
         raise SidespawnError(Reason.HOST_UNSUITABLE, f"{textfile}: {str(error.strerror).lower()}", hint) from None
-
-
-def gather() -> list[Figures]:
-    names = figures.watched_services()
-    try:
-        loaded = units.loaded(names)
-    except LaunchError:
-        loaded = ()  # then no service is active
-    return [figures.look(name, loaded) for name in names]
 
 
 def exposition(found: Iterable[Figures]) -> str:
@@ -189,19 +178,8 @@ def of_limits(known: list[Figures]) -> Iterator[Metric]:
     yield gauge("waiting_bytes", text, ("service",), (((s,), limits.waiting) for s, limits in with_limits(known)))
 
 
-def with_limits(known: list[Figures]) -> list[tuple[str, figures.Limits]]:
+def with_limits(known: list[Figures]) -> list[tuple[str, Limits]]:
     return [(each.service, each.limits) for each in known if each.limits is not None]
-
-
-def answers_of(each: Figures) -> dict[tuple[str, str], float]:
-    """Return counts by verdict and reason, only those that this version knows, so the number of series is bounded."""
-    words = ((key.split(" "), count) for key, count in each.counts.items() if key.startswith("answers "))
-    known_words = ((tuple(word[1:]), count) for word, count in words if len(word) == 3)
-    return {
-        (verdict, reason): count
-        for (verdict, reason), count in known_words
-        if verdict in set(Status) and reason in set(Reason)
-    }
 
 
 def events_of(each: Figures, name: str) -> float:

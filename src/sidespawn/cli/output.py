@@ -17,6 +17,8 @@ from sidespawn.errors import Reason, SidespawnError
 from sidespawn.setup.services import services_with_policy
 from sidespawn.system.places import Places
 
+NONE_ENABLED = "no service is enabled on this host; see: sidespawn enable --help"
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 
 

@@ -6,13 +6,13 @@ import click
 
 from sidespawn.agent import wrapper
 from sidespawn.cli.output import json_option, print_json, require_enabled, service_argument
-from sidespawn.cli.ps import adopted
 from sidespawn.cli.verbs import Unfinished
 from sidespawn.core.wire import SIGNALS
 from sidespawn.engines import Found, get_engine
 from sidespawn.errors import Denied, Reason, SidespawnError
 from sidespawn.host.ledger import Record
 from sidespawn.host.policies import load_policy
+from sidespawn.service_report.side_containers import adopted
 from sidespawn.system.places import Places
 
 TIMEOUT = 120  # seconds

@@ -20,12 +20,18 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from sidespawn.cli.figures import Figures, state_of
-from sidespawn.cli.metrics import answers_of, gather
-from sidespawn.cli.output import complete_service, console, json_option, print_json, require_enabled, to_places
-from sidespawn.cli.ps import NONE_ENABLED
+from sidespawn.cli.output import (
+    NONE_ENABLED,
+    complete_service,
+    console,
+    json_option,
+    print_json,
+    require_enabled,
+    to_places,
+)
 from sidespawn.core.wire import Status
 from sidespawn.host.ledger import Ledger
+from sidespawn.service_report.figures import Figures, answers_of, gather, state_of
 from sidespawn.system.places import RUN, Places
 from sidespawn.system.processes import status_of
 

@@ -12,9 +12,6 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from sidespawn.cli import figures, ps
-from sidespawn.cli.diagnosis.ailments import Ailment, Sign
-from sidespawn.cli.logs import read_journal
 from sidespawn.core.policy import Policy
 from sidespawn.engines.systemd_roots import HOST
 from sidespawn.errors import PolicyError, Reason
@@ -23,6 +20,11 @@ from sidespawn.host.limits import FREE_FALLS, SUFFIX, Falls
 from sidespawn.host.policies import policy_of
 from sidespawn.host_report.findings import State
 from sidespawn.host_report.suitability import IMAGES
+from sidespawn.service_report.diagnosis.ailments import Ailment, Sign
+from sidespawn.service_report.figures import ages
+from sidespawn.service_report.journal import read_journal
+from sidespawn.service_report.side_containers import side_containers
+from sidespawn.service_report.usage import usage
 from sidespawn.setup import changes
 from sidespawn.setup.services import is_enabled
 from sidespawn.system.files import read_trusted
@@ -107,7 +109,7 @@ def is_of_directories(places: Places, change: changes.Change) -> bool:
 
 def of_side_containers(places: Places, policy: Policy) -> Iterator[Ailment]:
     told = partial(problem, places)
-    used = ps.usage(places)
+    used = usage(places)
     for instance, count in falling(places, policy.limits.backoff).items():
         found = f"{instance} of {places.service} ended right after each of its last {count} starts and is not running"
         advice = f"see its output: sidespawn logs {places.service} {instance}"
@@ -116,7 +118,7 @@ def of_side_containers(places: Places, policy: Policy) -> Iterator[Ailment]:
         found = f"{places.service} has {used.instances} side containers, the most that its policy allows"
         advice = "if they are wanted, raise `instances` in the policy's [limits], then run sidespawn enable"
         yield told(Sign.INSTANCE_LIMIT, found, "further starts are refused", advice=advice)
-    orphans = [str(row["name"]) for row in ps.side_containers(places) if row["orphan"]]
+    orphans = [str(row["name"]) for row in side_containers(places) if row["orphan"]]
     if orphans:
         found = f"{', '.join(orphans)}: the network namespace has lost its name"
         command = f"sidespawn stop {places.service} {' '.join(orphans)}"
@@ -135,7 +137,7 @@ def falling(places: Places, longest: int) -> dict[str, int]:
 
 
 def of_requests(places: Places) -> Iterator[Ailment]:
-    waits = figures.ages(places)
+    waits = ages(places)
     if max(waits, default=0.0) > STUCK_SECONDS:
         found = f"{places.service} has {len(waits)} unanswered claims, the oldest {max(waits):.0f} s old"
         command = f"systemctl restart sidespawn@{places.service}.service"

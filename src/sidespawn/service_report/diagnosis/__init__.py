@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sidespawn import host_report
-from sidespawn.cli.diagnosis.ailments import Ailment, ailment_of, in_order
-from sidespawn.cli.diagnosis.services import examine
 from sidespawn.core.policy import Policy
 from sidespawn.errors import PolicyError
 from sidespawn.host.policies import load_policy
 from sidespawn.host_report.findings import State, Topic
+from sidespawn.service_report.diagnosis.ailments import Ailment, ailment_of, in_order
+from sidespawn.service_report.diagnosis.services import examine
 from sidespawn.setup.services import Service, is_enabled, services_with_policy
 from sidespawn.system.places import Places
 

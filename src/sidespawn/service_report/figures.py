@@ -1,4 +1,4 @@
-"""Collects one service's counts and gauges, without asking its engine, which may hang."""
+"""Collects services' counts and gauges, without asking their engines, which may hang."""
 
 from __future__ import annotations
 
@@ -10,16 +10,19 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from sidespawn.cli.ps import is_orphan, usage
 from sidespawn.core import compiled
 from sidespawn.core.policy import Policy
-from sidespawn.errors import PolicyError
+from sidespawn.core.wire import Status
+from sidespawn.errors import LaunchError, PolicyError, Reason
 from sidespawn.host.ledger import Ledger, Record
 from sidespawn.host.policies import load_policy
 from sidespawn.host.tally import read_counts
+from sidespawn.host_report import units
 from sidespawn.host_report.units import Unit
+from sidespawn.service_report.side_containers import is_orphan
+from sidespawn.service_report.usage import usage
+from sidespawn.setup import systemd
 from sidespawn.setup.services import is_enabled, services_with_policy
-from sidespawn.setup.systemd import units
 from sidespawn.system.places import RUN, Places
 
 # A side container is in exactly one of them.
@@ -57,6 +60,15 @@ class Figures:
     counts: dict[str, float] = field(default_factory=dict)  # see host/tally.py
 
 
+def gather() -> list[Figures]:
+    names = watched_services()
+    try:
+        loaded = units.loaded(names)
+    except LaunchError:
+        loaded = ()  # then no service is active
+    return [look(name, loaded) for name in names]
+
+
 def watched_services() -> list[str]:
     """Return services that are enabled, or have directories anyway."""
     return [name for name in services_with_policy() if is_enabled(name) or (RUN / name).is_dir()]
@@ -83,7 +95,7 @@ def look(service: str, loaded: Iterable[Unit]) -> Figures:
 
 
 def is_active(service: str, loaded: Iterable[Unit]) -> bool:
-    socket, _ = units(service)
+    socket, _ = systemd.units(service)
     needed = {socket, f"sidespawn-spool@{service}.service"}
     return needed <= {each.name for each in loaded if each.active == "active"}
 
@@ -130,3 +142,14 @@ def ages(places: Places) -> list[float]:
             with suppress(OSError):  # it has been answered since
                 found.append(max(0.0, time.time() - entry.stat(follow_symlinks=False).st_mtime))
     return found
+
+
+def answers_of(each: Figures) -> dict[tuple[str, str], float]:
+    """Return counts by verdict and reason, only those that this version knows, so the number of series is bounded."""
+    words = ((key.split(" "), count) for key, count in each.counts.items() if key.startswith("answers "))
+    known_words = ((tuple(word[1:]), count) for word, count in words if len(word) == 3)
+    return {
+        (verdict, reason): count
+        for (verdict, reason), count in known_words
+        if verdict in set(Status) and reason in set(Reason)
+    }
