@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from sidespawn.cli.enable import given_text, is_ours, policy_text
+from sidespawn.cli.enable import given_text, policy_text
 from sidespawn.cli.main import cli
 from sidespawn.core.policy import Policy
 from sidespawn.errors import PolicyError, SidespawnError
 from sidespawn.host.policies import policy_of
 from sidespawn.presets import names as preset_names
 from sidespawn.setup import agent_options, changes
+from sidespawn.setup.written_policies import is_ours
 from sidespawn.system.files import POLICY_BYTES
 from sidespawn.system.places import Places
 from tests.unit.shipped import preset

@@ -8,7 +8,6 @@ from typing import Any
 
 import click
 
-from sidespawn.cli.enable import is_ours
 from sidespawn.cli.output import json_option, print_json, service_argument
 from sidespawn.core.policy import Policy
 from sidespawn.engines import Engine, get_engine, systemd_roots
@@ -21,6 +20,7 @@ from sidespawn.host_report.engines import DOCKER_PID
 from sidespawn.loading.parse import ENGINES
 from sidespawn.setup import accounts, hardening, security_modules, systemd
 from sidespawn.setup.services import services_with_policy
+from sidespawn.setup.written_policies import is_ours
 from sidespawn.system.places import POLICIES, Places
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from contextlib import suppress
 from dataclasses import asdict
 
@@ -27,10 +26,9 @@ from sidespawn.setup.agent_options import (
     podman_options,
     security_options,
 )
+from sidespawn.setup.written_policies import is_ours, marked
 from sidespawn.system.files import POLICY_BYTES, directory, read_trusted, write_whole
 from sidespawn.system.places import POLICIES, Places
-
-MARK = "# Written by `sidespawn enable`; `sidespawn disable` removes it unless it was changed. "
 
 
 @click.command()
@@ -156,7 +154,7 @@ def policy_text(
     if engine is not None:
         lines += ["", "[side_container]", f'engine = "{engine}"']
     body = "\n".join(lines) + "\n"
-    return f"{MARK}{digest(body)}\n{body}", True
+    return marked(body), True
 
 
 def given_text(file: str) -> str:
@@ -191,16 +189,6 @@ def toml(value: str) -> str:
     if '"' in value or "\\" in value or not value.isprintable():
         raise click.BadParameter(f"{value!r} cannot be a parameter", param_hint="--set")
     return f'"{value}"'
-
-
-def digest(body: str) -> str:
-    return hashlib.sha256(body.encode()).hexdigest()[:16]
-
-
-def is_ours(text: str) -> bool:
-    """Return whether a policy is still as `enable` wrote it."""
-    first, _, body = text.partition("\n")
-    return first == MARK + digest(body)
 
 
 def apply(places: Places, policy: Policy, text: str | None) -> None:
