@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from sidespawn.cli.main import SECTIONS
 from tests.contract.imports import PACKAGE, imports
 
 # From the bottom up, which excludes both upward imports and cycles.
@@ -18,6 +19,8 @@ FLOORS = (
     ("authoring", "host_scan", "service_report"),
     ("cli",),
 )
+VERBS = {module for section in SECTIONS.values() for module in section.values()}
+SHARED = {"main", "output", "syntaxes", "verbs"}
 FLOOR = {folder: number for number, floor in enumerate(FLOORS) for folder in floor}
 MODULES = sorted(
     ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts) for path in PACKAGE.rglob("*.py")
@@ -27,6 +30,11 @@ MODULES = sorted(
 def folder(module: str) -> str:
     """Return the module's folder, or its file if it is at the top of the package."""
     return module.split(".")[1]
+
+
+def file_of(module: str) -> str:
+    """Return the module's file or folder in its folder."""
+    return module.split(".")[2]
 
 
 def ours(module: str) -> set[str]:
@@ -49,6 +57,17 @@ def test_imports_go_down(module: str) -> None:
 @pytest.mark.parametrize("module", [each for each in MODULES if folder(each) == "engines"])
 def test_engines_know_plans_and_nothing_of_who_judged(module: str) -> None:
     assert {each for each in ours(module) if folder(each) == "core"} <= {"sidespawn.core.plan"}
+
+
+def test_cli_has_a_file_for_each_verb_and_what_they_share() -> None:
+    assert {file_of(each) for each in MODULES if folder(each) == "cli"} == {"__init__", *VERBS, *SHARED}
+
+
+@pytest.mark.parametrize("module", [each for each in MODULES if folder(each) == "cli"])
+def test_a_verb_imports_no_verb(module: str) -> None:
+    """Except for the names of presets, which are arguments of other verbs, too."""
+    verbs = {file_of(each) for each in ours(module) if folder(each) == "cli"} & VERBS
+    assert verbs - {file_of(module)} <= {"presets"}
 
 
 @pytest.mark.parametrize("module", [each for each in MODULES[1:] if folder(each) != "cli"])
