@@ -17,6 +17,7 @@ from sidespawn.setup import hardening, security_modules
 from sidespawn.setup import selinux as selinux_module
 from sidespawn.setup.services import Service
 from sidespawn.setup.systemd import SHIPPED as SHIPPED_UNITS
+from sidespawn.setup.systemd import command_of
 from sidespawn.system.places import Places
 from sidespawn.system.processes import Output
 from tests.unit import small
@@ -168,7 +169,7 @@ def test_unit_files_are_found_by_precedence(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_the_shipped_units_name_an_interpreter_and_a_package() -> None:
-    commands = {name: units.command_of(text) for name, text in units.shipped_files().items()}
+    commands = {name: command_of(text) for name, text in units.shipped_files().items()}
     assert set(commands.values()) == {("@PYTHON@", "@PACKAGE@"), ("", "")}
     assert commands["sidespawn@.service"] == commands["sidespawn-spool@.service"] == ("@PYTHON@", "@PACKAGE@")
 

@@ -16,8 +16,7 @@ from pathlib import Path
 
 from sidespawn.errors import LaunchError
 from sidespawn.host_report.findings import Finding, Topic, ok, problem, warning
-from sidespawn.host_report.units import command_of
-from sidespawn.setup.systemd import PACKAGE
+from sidespawn.setup.systemd import PACKAGE, command_of
 from sidespawn.system.processes import last_line, run
 
 NEEDED = (3, 11)

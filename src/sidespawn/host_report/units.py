@@ -14,6 +14,7 @@ from sidespawn.setup.systemd import (
     SHIPPED,
     SYSTEMCTL,
     all_units,
+    command_of,
     filled_in,
     path_unit,
     podman_units,
@@ -25,7 +26,6 @@ from sidespawn.system.processes import last_line, run
 # systemd.unit(5): the first directory with a file of that name wins.
 DIRECTORIES = tuple(Path(each, "systemd/system") for each in ("/etc", "/run", "/usr/local/lib", "/usr/lib", "/lib"))
 PROPERTIES = ("Id", "LoadState", "ActiveState", "MainPID", "FragmentPath", "DropInPaths", "NeedDaemonReload")
-COMMAND = re.compile(r"^ExecStart=(\S+) -I -S (\S+)/run\.py ", re.MULTILINE)
 METRICS_COMMAND = re.compile(r"^ExecStart=(.+) metrics --textfile ", re.MULTILINE)
 TIMEOUT = 60.0
 
@@ -64,12 +64,6 @@ def unit_files() -> dict[str, str]:
 
 def shipped_files() -> dict[str, str]:
     return {path.name: path.read_text(encoding="utf-8") for path in sorted(SHIPPED.glob("sidespawn*.*"))}
-
-
-def command_of(content: str) -> tuple[str, str]:
-    """Return the interpreter and the package that a unit file names; empty if it runs neither."""
-    found = COMMAND.search(content)
-    return (found[1], found[2]) if found else ("", "")
 
 
 def loaded(services: Iterable[str]) -> tuple[Unit, ...]:

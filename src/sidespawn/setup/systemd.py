@@ -24,6 +24,7 @@ PACKAGE = Path(__file__).resolve().parent.parent
 TIMEOUT = 120.0
 PACKAGED_COMMAND = "/usr/bin/sidespawn"
 MODULE = " -I -m sidespawn.cli.main"
+COMMAND = re.compile(r"^ExecStart=(\S+) -I -S (\S+)/run\.py ", re.MULTILINE)
 METRICS = ("sidespawn-metrics.service", "sidespawn-metrics.timer")
 
 
@@ -52,17 +53,20 @@ def is_packaged() -> bool:
 
     The package chooses the interpreter, which may differ from the one that runs this.
     """
-    python, package = command_of(PACKAGED / "sidespawn@.service")
+    python, package = command_of(text_of(PACKAGED / "sidespawn@.service"))
     return package == str(PACKAGE) and all(
         is_same(PACKAGED / name, content) for name, content in contents(python).items()
     )
 
 
-def command_of(unit: Path) -> tuple[str, str]:
-    """Return the interpreter and the package that a unit's command names; empty strings if there is no such unit."""
-    text = unit.read_text() if unit.exists() else ""
-    found = re.search(r"^ExecStart=(\S+) -I -S (\S+)/run\.py ", text, re.MULTILINE)
+def command_of(text: str) -> tuple[str, str]:
+    """Return the interpreter and the package that a unit file names; empty if it runs neither."""
+    found = COMMAND.search(text)
     return (found[1], found[2]) if found else ("", "")
+
+
+def text_of(unit: Path) -> str:
+    return unit.read_text() if unit.exists() else ""
 
 
 def is_same(path: Path, content: str) -> bool:
@@ -79,7 +83,7 @@ def left_over() -> list[Path]:
 
     Files that an operator made with `systemctl edit --full` name this installation's code.
     """
-    commands = (command_of(INSTALLED / name) for name in ("sidespawn@.service", "sidespawn-spool@.service"))
+    commands = (command_of(text_of(INSTALLED / name)) for name in ("sidespawn@.service", "sidespawn-spool@.service"))
     is_of_another = any(package not in {"", str(PACKAGE)} for _, package in commands)
     return in_etc() if is_of_another and is_packaged() else []
 
