@@ -136,7 +136,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for module in (services, metrics):
         monkeypatch.setattr(module, "RUN", run)
     monkeypatch.setattr(services, "POLICIES", policies)
-    for module in (agent_options, setup_options, disable, learn, logs, options, ps):
+    for module in (agent_options, setup_options, learn, logs, options, ps, services):
         monkeypatch.setattr(module, "load_policy", policy_of)
     monkeypatch.setattr(hardening, "has_apparmor", lambda: False)
     monkeypatch.setattr(selinux, "is_installed", lambda: False)

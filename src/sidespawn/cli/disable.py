@@ -13,13 +13,12 @@ from sidespawn.core.policy import Policy
 from sidespawn.engines import Engine, get_engine, systemd_roots
 from sidespawn.engines.control_groups import slice_name, slice_path
 from sidespawn.engines.podman import PODMAN
-from sidespawn.errors import LaunchError, PolicyError
+from sidespawn.errors import LaunchError
 from sidespawn.host import directories
-from sidespawn.host.policies import load_policy
 from sidespawn.host_report.engines import DOCKER_PID
 from sidespawn.loading.parse import ENGINES
 from sidespawn.setup import accounts, hardening, security_modules, systemd
-from sidespawn.setup.services import services_with_policy
+from sidespawn.setup.services import policy_or_none, services_with_policy
 from sidespawn.setup.written_policies import is_ours
 from sidespawn.system.places import POLICIES, Places
 
@@ -36,7 +35,7 @@ def disable(places: Places, purge: bool, dry_run: bool, as_json: bool) -> None:
 
     Keeps a policy in /etc/sidespawn that was changed by hand, unless --purge is given.
     """
-    policy = policy_or_none(places)
+    policy = policy_or_none(places)  # disabling must always work
     containers = [name for _, name in side_containers(places, policy)]
     keeps_policy = not purge and places.policy.exists() and not is_ours(places.policy.read_text(encoding="utf-8"))
     result: dict[str, Any] = {
@@ -83,14 +82,6 @@ def disable(places: Places, purge: bool, dry_run: bool, as_json: bool) -> None:
         click.echo(f"  {each}")
     if keeps_policy:
         click.echo(f"  {places.policy} was changed by hand and is kept; --purge removes it")
-
-
-def policy_or_none(places: Places) -> Policy | None:
-    """Return the policy, or None if it is broken or gone: disabling must always work."""
-    try:
-        return load_policy(places)
-    except PolicyError:
-        return None
 
 
 def engine_name(policy: Policy | None) -> str:

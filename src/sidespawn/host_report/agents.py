@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sidespawn.core.policy import Policy
-from sidespawn.errors import LaunchError, SidespawnError
+from sidespawn.errors import LaunchError
 from sidespawn.host.directories import IMAGE_IN_AGENT
-from sidespawn.host.policies import load_policy
 from sidespawn.host_report.findings import Finding, Topic, ok, problem, warning
 from sidespawn.setup import coverage, security_modules
+from sidespawn.setup.services import policy_or_none
 from sidespawn.system import tables
 from sidespawn.system.places import Places
 from sidespawn.system.processes import run, status_of
@@ -93,7 +93,8 @@ def look(services: Iterable[str]) -> tuple[Agent, ...]:
 
 def places_of(service: str) -> Iterator[str]:
     """Return where an agent of the service has its mounts, and the service's own directory."""
-    places, policy = Places(service), policy_of(service)
+    places = Places(service)
+    policy = policy_or_none(places)
     yield from (str(places.home), str(places.spool), *((policy.agent.wrapper,) if policy is not None else ()))
 
 
@@ -110,7 +111,7 @@ def restarting(control_group: str) -> str:
 
 
 def look_at(service: str, pid: int, is_current: bool, mounts: Iterable[str]) -> Agent:
-    policy, root = policy_of(service), Path(f"/proc/{pid}/root")
+    policy, root = policy_or_none(Places(service)), Path(f"/proc/{pid}/root")
     effective = int(status_of(pid, b"CapEff:")[0], 16)
     return Agent(
         service=service,
@@ -127,12 +128,6 @@ def look_at(service: str, pid: int, is_current: bool, mounts: Iterable[str]) -> 
 def unknown_release(policy: Policy | None, pid: int) -> str:
     release = coverage.release_of_agent(pid) if policy is not None and coverage.is_neutrons(policy) else ""
     return "" if coverage.is_covered(release) else release
-
-
-def policy_of(service: str) -> Policy | None:
-    with suppress(SidespawnError):
-        return load_policy(Places(service))
-    return None
 
 
 def lacking(policy: Policy | None, mounts: Iterable[str], root: Path) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sidespawn.core.policy import Policy
+from sidespawn.errors import PolicyError
+from sidespawn.host.policies import load_policy
 from sidespawn.setup.systemd import INSTALLED
 from sidespawn.system.places import POLICIES, RUN, Places
 
@@ -29,6 +31,14 @@ def services(places: Places | None) -> list[Places]:
     if places is not None:
         return [places]
     return [Places(name) for name in services_with_policy() if (RUN / name).is_dir()]
+
+
+def policy_or_none(places: Places) -> Policy | None:
+    """Return the service's policy, or None if it is invalid or missing."""
+    try:
+        return load_policy(places)
+    except PolicyError:
+        return None
 
 
 def is_enabled(service: str) -> bool:

@@ -9,13 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sidespawn import host_report
-from sidespawn.core.policy import Policy
-from sidespawn.errors import PolicyError
-from sidespawn.host.policies import load_policy
 from sidespawn.host_report.findings import State, Topic
 from sidespawn.service_report.diagnosis.ailments import Ailment, ailment_of, in_order
 from sidespawn.service_report.diagnosis.services import examine
-from sidespawn.setup.services import Service, is_enabled, services_with_policy
+from sidespawn.setup.services import Service, is_enabled, policy_or_none, services_with_policy
 from sidespawn.system.places import Places
 
 BLIND = (Topic.ROOT, Topic.NOT_LOOKED_AT)
@@ -30,7 +27,8 @@ class Diagnosis:
 def diagnose() -> Diagnosis:
     names = services_with_policy()
     found, blind = [], []
-    for finding in host_report.report([Service(name=n, policy=policy_of(n), is_enabled=is_enabled(n)) for n in names]):
+    services = [Service(name=n, policy=policy_or_none(Places(n)), is_enabled=is_enabled(n)) for n in names]
+    for finding in host_report.report(services):
         if finding.id in BLIND:
             blind.append(finding.sentence)
         elif finding.state is not State.OK:
@@ -42,10 +40,3 @@ def diagnose() -> Diagnosis:
         except Exception as error:  # noqa: BLE001 - whatever it is, an operator needs the others
             blind.append(f"{name}: {error}")
     return Diagnosis(causes=in_order(found), not_looked_at=tuple(blind))
-
-
-def policy_of(service: str) -> Policy | None:
-    try:
-        return load_policy(Places(service))
-    except PolicyError:
-        return None
