@@ -28,7 +28,7 @@ from sidespawn.host_report import (
 from sidespawn.host_report.findings import Finding, State, Topic, warning
 from sidespawn.setup import hardening
 from sidespawn.setup.services import Service, enabled, engines_in_use
-from sidespawn.setup.systemd import PACKAGE
+from sidespawn.setup.systemd import PACKAGE, is_booted
 
 Look = Callable[[tuple[Service, ...]], Iterable[Finding]]
 
@@ -37,7 +37,7 @@ def report(services: Iterable[Service]) -> tuple[Finding, ...]:
     """Return all findings, the worst first."""
     known = tuple(services)
     looks = dict(ALWAYS)
-    if os.geteuid() == 0 and service_manager.is_booted():
+    if os.geteuid() == 0 and is_booted():
         looks |= FOR_ROOT
     found = [each for topic, look in looks.items() for each in attempt(topic, look, known)]
     if os.geteuid() != 0:

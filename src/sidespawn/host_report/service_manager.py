@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sidespawn.errors import LaunchError
 from sidespawn.host_report.findings import Finding, Topic, ok, problem, warning
-from sidespawn.setup.systemd import SYSTEMCTL
+from sidespawn.setup.systemd import SYSTEMCTL, is_booted
 from sidespawn.system.processes import last_line, run
 
 NEEDED = 247
@@ -32,11 +32,6 @@ class Facts:
     def number(self) -> int:
         found = re.match(r"\d+", self.version)
         return int(found[0]) if found else 0
-
-
-def is_booted() -> bool:
-    """Return whether systemd booted this host, as sd_booted(3) does."""
-    return Path("/run/systemd/system").is_dir()
 
 
 def look() -> Facts:

@@ -13,6 +13,7 @@ from sidespawn.engines import docker
 from sidespawn.engines.podman import PODMAN
 from sidespawn.errors import LaunchError, Reason
 from sidespawn.host_scan.containers import Container, ContainerMount
+from sidespawn.setup.systemd import is_booted
 from sidespawn.system.processes import last_line, run
 
 TIMEOUT = 120.0
@@ -81,7 +82,7 @@ def bound(volumes: Iterable[Mapping[str, Any]]) -> dict[str, str]:
 
 def is_connectable() -> bool:
     """Return whether connecting starts nothing: a service manager that listens at the socket would start docker."""
-    return Path(docker.SOCKET).exists() and not Path("/run/systemd/system").exists()
+    return Path(docker.SOCKET).exists() and not is_booted()
 
 
 def answered(path: str) -> Any:

@@ -123,8 +123,13 @@ def started_units(service: str) -> tuple[str, ...]:
     return (f"sidespawn@{service}.service", f"sidespawn-spool@{service}.service")
 
 
+def is_booted() -> bool:
+    """Return whether systemd booted this host, as sd_booted(3) does."""
+    return Path("/run/systemd/system").is_dir()
+
+
 def require_systemd() -> None:
-    if not Path("/run/systemd/system").is_dir():
+    if not is_booted():
         raise SidespawnError(
             Reason.HOST_UNSUITABLE, "this host does not run systemd", "./dev lab in a checkout starts one"
         )

@@ -24,6 +24,7 @@ from sidespawn.errors import Reason, SidespawnError
 from sidespawn.host import labels
 from sidespawn.host.policies import load_policy
 from sidespawn.host_report import suitability
+from sidespawn.setup.systemd import is_booted
 from sidespawn.system.places import Places
 from sidespawn.system.processes import Output
 from sidespawn.testing.agent import NEUTRON, AgentContainer
@@ -161,7 +162,7 @@ def require_host(image: str, engine: str, agent_image: str) -> None:
     """Raise SidespawnError if the demo cannot run here, or something already has its names."""
     if os.geteuid() != 0:
         raise unsuitable("the demo needs root: it makes namespaces, a service and containers")
-    if not Path("/run/systemd/system").is_dir():
+    if not is_booted():
         raise unsuitable("this host does not run systemd")
     for program in ("podman", "ip", "journalctl"):
         if shutil.which(program, path=ENVIRONMENT["PATH"]) is None:
