@@ -16,6 +16,7 @@ from sidespawn.core.adoption import names_of
 from sidespawn.core.policy import Policy
 from sidespawn.host_scan.findings import Deployment, Finding, Kind
 from sidespawn.host_scan.sources import BELOW_STORAGE, Sources, is_beneath, joined, relative
+from sidespawn.setup.syntaxes import KOLLA_WRAPPERS
 from sidespawn.system.places import RUN
 
 # neutron_dhcp_agent (Kolla), neutron_dhcp and ovn_metadata_agent (TripleO), edpm_neutron_dhcp_agent and the like.
@@ -24,7 +25,6 @@ AGENT = re.compile(r"(\w+[_-])?(neutron|ovn_metadata|ovn)[_-](\w+[_-])*(agent|dh
 TRACING = {"ALL", "SYS_PTRACE", "SYS_MODULE"}
 EVERYTHING = {"SYS_ADMIN", "SYS_MODULE", "SYS_PTRACE", "SYS_RAWIO"}  # podman lists all of them instead of ALL
 ENGINE_VARIABLES = ("DOCKER_HOST", "CONTAINER_HOST")
-KOLLA_WRAPPERS = "/usr/local/lib/neutron-wrappers"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,13 +12,13 @@ from typing import Any
 from sidespawn.engines import docker
 from sidespawn.engines.podman import PODMAN
 from sidespawn.errors import LaunchError, Reason
+from sidespawn.host_report.engines import DOCKER_PID
 from sidespawn.host_scan.containers import Container, ContainerMount
 from sidespawn.setup.systemd import is_booted
 from sidespawn.system.processes import last_line, run
 
 TIMEOUT = 120.0
 AT_ONCE = 50  # containers per podman command
-DOCKER_PID = Path("/run/docker.pid")
 DOCKER_CONTAINERS = Path("/var/lib/docker/containers")
 
 
