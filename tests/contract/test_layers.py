@@ -14,8 +14,8 @@ FLOORS = (
     ("core", "system"),
     ("engines", "loading"),
     ("host", "recipes"),
-    ("run", "setup", "testing"),
-    ("host_report",),
+    ("run", "setup"),
+    ("host_report", "testing"),
     ("authoring", "host_scan", "service_report"),
     ("cli",),
 )

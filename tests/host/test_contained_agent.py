@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
+from sidespawn.setup import hardening
 from sidespawn.system.places import NAMESPACES
-from sidespawn.testing.agent import APPARMOR, NEUTRON, SELINUX, STATE, namespaces_of_a_group, podman
+from sidespawn.testing.agent import NEUTRON, STATE, namespaces_of_a_group, podman
 from tests.attacks import inside, recipe_tries
 from tests.attacks.stage import AGENT_IMAGE
 from tests.host import tries
@@ -84,7 +85,7 @@ def expect_works(agent: Agent) -> None:
         agent.run(f"ip netns delete {netns}")
 
 
-@pytest.mark.skipif(not APPARMOR.exists() or not APPARMOR.read_text().startswith("Y"), reason="it has no AppArmor")
+@pytest.mark.skipif(not hardening.has_apparmor(), reason="it has no AppArmor")
 class TestApparmor:
     def test_the_recipe_names_the_profile(self, agent: Agent) -> None:
         assert "--security-opt=apparmor=sidespawn-agent" in agent.options
@@ -96,7 +97,7 @@ class TestApparmor:
         expect_contained(agent, set())
 
 
-@pytest.mark.skipif(not SELINUX.exists(), reason="it has no SELinux")
+@pytest.mark.skipif(not hardening.has_selinux(), reason="it has no SELinux")
 class TestSelinux:
     def test_the_recipe_names_the_domain(self, agent: Agent) -> None:
         assert "--security-opt=label=type:sidespawn_agent_t" in agent.options

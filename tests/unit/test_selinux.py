@@ -20,7 +20,7 @@ from sidespawn.cli.main import cli
 from sidespawn.engines import systemd_roots
 from sidespawn.errors import SidespawnError
 from sidespawn.host import directories, labels
-from sidespawn.setup import selinux
+from sidespawn.setup import hardening, selinux
 from sidespawn.setup.agent_options import options_of
 from sidespawn.system import kernel
 from sidespawn.system.places import Places
@@ -313,5 +313,5 @@ def test_a_contained_agent_is_given_the_level_and_the_domain(monkeypatch: pytest
 def test_agents_are_started_by_hand_without_the_categories_of_a_login(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, enforces: bool
 ) -> None:
-    monkeypatch.setattr(agent, "SELINUX", tmp_path if enforces else tmp_path / "none")
+    monkeypatch.setattr(hardening, "SELINUX", tmp_path if enforces else tmp_path / "none")
     assert agent.podman() == (("runcon", "--range=s0", "env", "podman") if enforces else ("podman",))

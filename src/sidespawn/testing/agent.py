@@ -24,8 +24,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from sidespawn.host.directories import IMAGE_IN_AGENT
 from sidespawn.recipes import containers
 from sidespawn.recipes.containers import NAMESPACES
+from sidespawn.setup import hardening
 from sidespawn.system.processes import Output
 from sidespawn.testing.commands import TIMEOUT, run
 
@@ -36,9 +38,6 @@ CAPABILITIES = {
 }
 NEUTRON = 42435  # uid and gid of neutron in Kolla's images and in localhost/sidespawn-agent
 STATE = "/var/lib/neutron"
-IMAGE_IN_AGENT = "/run/sidespawn/image"
-APPARMOR = Path("/sys/module/apparmor/parameters/enabled")
-SELINUX = Path("/sys/fs/selinux/enforce")
 
 # capabilities(7), in the order of their bits.
 CAPABILITY_NAMES = (
@@ -95,10 +94,10 @@ class AgentContainer:
         options += ("--security-opt=no-new-privileges", *self.security_options)
         # podman's profiles for both deny mount(2), which `ip netns` needs whatever the capabilities are.
         has_profile = any(option.startswith("--security-opt=apparmor=") for option in self.security_options)
-        if APPARMOR.exists() and APPARMOR.read_text().startswith("Y") and not has_profile:
+        if hardening.has_apparmor() and not has_profile:
             options.append("--security-opt=apparmor=unconfined")
         has_domain = any(option.startswith("--security-opt=label=type:") for option in self.security_options)
-        if SELINUX.exists() and not has_domain:
+        if hardening.has_selinux() and not has_domain:
             options.append("--security-opt=label=disable")
         return tuple(options)
 
@@ -153,7 +152,7 @@ def podman() -> tuple[str, ...]:
     conmon's pipes have those, and a container in a domain that obeys categories could not write to them. Through
     env(1), since Debian's policy does not let root's domain be entered through podman itself.
     """
-    return ("runcon", "--range=s0", "env", "podman") if SELINUX.exists() else ("podman",)
+    return ("runcon", "--range=s0", "env", "podman") if hardening.has_selinux() else ("podman",)
 
 
 @contextmanager
