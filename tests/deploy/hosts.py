@@ -103,6 +103,7 @@ class Host:
             "record": str(self.record),
             "command": SIDESPAWN[0],
             "timeout": PATIENCE,
+            "steady": 2,  # of migrate alone
         }
         variables = {f"{name}_{key}": value for key, value in (given | more).items()}
         return [{"name": "role", "ansible.builtin.include_role": {"name": f"sidespawn.host.{name}"}}], variables

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ import pytest
 
 from sidespawn.testing.network import Renewals
 from tests.deploy.conftest import Ansible, Ran
-from tests.deploy.hosts import IMAGE, PATIENCE, Host
+from tests.deploy.hosts import IMAGE, PATIENCE, STAND_IN, Host
 from tests.lab.conftest import new_service
 from tests.lab.networks import command, wait_until
+
+GATE = "Wait until each namespace has its helpers and the agent keeps running"
 
 
 @pytest.fixture
@@ -115,7 +118,25 @@ def test_it_stops_at_a_refusal_and_the_former_agent_comes_back(ansible: Ansible,
     tasks, variables = host.role("migrate", mode="enforce")
     ran = ansible.play(tasks, check=False, variables=variables)
     assert ran.code != 0
-    assert "no-ping" in result(ran, "Wait until each namespace has its helpers")["msg"]
+    assert "no-ping" in result(ran, GATE)["msg"]
+    tasks, variables = host.role("rollback")
+    ansible.play(tasks, variables=variables)
+    assert host.settings() == before
+    wait_until(lambda: host.old_helpers() == wanted, PATIENCE)
+
+
+def test_it_stops_if_the_new_agent_ends_although_its_helpers_run(ansible: Ansible, host: Host) -> None:
+    before, wanted = host.settings(), {each.netns for each in host.networks}
+    script = host.service.state / "agent.py"
+    script.write_text(STAND_IN.read_text().replace("    while True:\n", "    raise SystemExit(3)\n    while True:\n"))
+    tasks, variables = host.role("migrate", steady=30, timeout=40)
+    ran = ansible.play(tasks, check=False, variables=variables)
+    assert ran.code != 0
+    failed = result(ran, GATE)
+    assert failed["msg"] == f"the agent {host.agent} is exited, with exit code 3: look at `podman logs {host.agent}`"
+    assert failed["missing"] == failed["refused"] == []
+    assert host.own_helpers() == wanted
+    shutil.copy(STAND_IN, script)
     tasks, variables = host.role("rollback")
     ansible.play(tasks, variables=variables)
     assert host.settings() == before

@@ -94,6 +94,35 @@ def test_a_command_that_cannot_be_told_is_refused(agents: ModuleType, command: l
         agents.creating(command, IMAGE, OURS)
 
 
+RUNNING = {"Status": "running", "StartedAt": "2026-11-30T16:00:00Z", "ExitCode": 0}
+STARTED_AGAIN = {**RUNNING, "StartedAt": "2026-11-30T16:00:09Z"}
+ENDED = {**RUNNING, "Status": "exited", "ExitCode": 3}
+
+
+@pytest.mark.parametrize(
+    ("looks", "said"),
+    [
+        ([(0, RUNNING)], "has not run for 10 seconds"),
+        ([(0, RUNNING), (9.5, RUNNING)], "has not run for 10 seconds"),
+        ([(0, RUNNING), (10, RUNNING)], ""),
+        ([(0, RUNNING), (9, STARTED_AGAIN), (10, STARTED_AGAIN)], "has not run for 10 seconds"),
+        ([(0, RUNNING), (9, STARTED_AGAIN), (19, STARTED_AGAIN)], ""),
+        ([(0, RUNNING), (10, ENDED)], "is exited, with exit code 3"),
+        ([(0, RUNNING), (5, ENDED), (10, RUNNING)], "has not run for 10 seconds"),
+        ([(0, RUNNING), (5, None), (10, RUNNING)], "has not run for 10 seconds"),
+        ([(0, {**RUNNING, "Status": "created"}), (10, {**RUNNING, "Status": "created"})], "is created"),
+        ([(10, None)], "is not known"),
+    ],
+)
+def test_an_agent_is_steady_if_it_runs_without_a_restart(
+    agents: ModuleType, looks: list[tuple[float, dict[str, object] | None]], said: str
+) -> None:
+    steadiness = agents.Steadiness(10)
+    found = [steadiness.lacks(state, now) for now, state in looks]
+    assert (found[-1].startswith(said) and bool(said)) or found[-1] == said
+    assert all(found[:-1])
+
+
 @pytest.mark.parametrize("path", ["plugins/modules/service.py", "roles/service/meta/argument_specs.yml"])
 def test_a_service_may_have_every_engine(path: str) -> None:
     lists = re.findall(r"choices\W+(podman\b[^\]]*)\]", (COLLECTION / path).read_text(encoding="utf-8"))

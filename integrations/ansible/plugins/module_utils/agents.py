@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 ENGINE = re.compile(r".*\.sock|(/var)?/run/podman/?|/var/lib/(containers|docker|containerd)(/.*)?")
 # What TripleO and EDPM mount of their own wrappers.
@@ -43,6 +44,32 @@ def creating(command: list[str], image: str, options: list[str]) -> list[str]:
         if not any(unwanted(source) or target in targets for source, target in found):
             kept += given
     return ["create", *kept, *options, *command[end:]]
+
+
+class Steadiness:
+    """Judges whether a container keeps running, by its state at several moments."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.started: object = None
+        self.since = 0.0
+
+    def lacks(self, state: dict[str, Any] | None, now: float) -> str:
+        """Return what is wrong, or an empty string once it has run for long enough without a restart.
+
+        `state` is what `podman container inspect` says, or None if it fails. `now` is in seconds.
+        """
+        if state is None:
+            self.started = None
+            return "is not known"
+        if state["Status"] != "running":
+            self.started = None
+            return f"is {state['Status']}, with exit code {state.get('ExitCode')}"
+        if state["StartedAt"] != self.started:
+            self.started, self.since = state["StartedAt"], now
+        if now - self.since < self.seconds:
+            return f"has not run for {self.seconds} seconds since its last start"
+        return ""
 
 
 def unwanted(source: str) -> bool:

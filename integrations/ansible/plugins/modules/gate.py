@@ -13,6 +13,7 @@ description:
   - Passes once each network namespace that had a helper has one of the same program, started by O(by).
   - Fails at once if a service has rejected or failed a request since O(since).
   - A namespace that is gone has since lost its network or router and is left out.
+  - With O(agent), also waits until that container keeps running. Helpers can run without their agent.
 author: The sidespawn authors (!UNKNOWN)
 options:
   helpers:
@@ -43,6 +44,15 @@ options:
     description: Seconds to wait.
     type: int
     default: 120
+  agent:
+    description: The agent's container, of podman.
+    type: str
+  steady:
+    description:
+      - Seconds for which the agent must have run without a restart. If O(timeout) is shorter, the module waits for the
+        agent this long.
+    type: int
+    default: 10
   command:
     description: The command C(sidespawn), or its path.
     type: path
@@ -61,6 +71,7 @@ EXAMPLES = r"""
   sidespawn.host.gate:
     helpers: "{{ before.helpers }}"
     services: [neutron-dhcp-dnsmasq]
+    agent: neutron_dhcp_agent
 """
 
 RETURN = r"""
@@ -80,6 +91,7 @@ import json
 import time
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.sidespawn.host.plugins.module_utils.agents import Steadiness
 from ansible_collections.sidespawn.host.plugins.module_utils.command import SPECIFICATION, ask
 from ansible_collections.sidespawn.host.plugins.module_utils.helpers import namespaces, places, running
 
@@ -96,24 +108,46 @@ def main() -> None:
             "monitored": {"type": "bool", "default": False},
             "since": {"type": "int", "default": 0},
             "timeout": {"type": "int", "default": 120},
+            "agent": {"type": "str"},
+            "steady": {"type": "int", "default": 10},
             **SPECIFICATION,
         },
         supports_check_mode=True,
     )
     if any(not {"program", "netns"} <= set(each) for each in module.params["helpers"]):
         module.fail_json(msg="helpers: takes results of the module sidespawn.host.helper_info")
-    give_up = time.monotonic() + (0 if module.check_mode else module.params["timeout"])
+    began = time.monotonic()
+    give_up, steadiness = began, Steadiness(0)
+    if not module.check_mode:
+        give_up += module.params["timeout"]
+        steadiness = Steadiness(module.params["steady"])
     while True:
         lacking, said = missing(module), refused(module)
         result = {"missing": lacking, "refused": said}
         if said:
             module.fail_json(msg=f"{len(said)} requests were refused: {said[-1]}", **result)
-        if not lacking:
+        fault = agent_fault(module, steadiness)
+        if not lacking and not fault:
             module.exit_json(changed=False, **result)
-        if time.monotonic() >= give_up:
+        # An agent that runs since the first look gets its time, even if it is more than the timeout.
+        if time.monotonic() >= (give_up if lacking else max(give_up, began + steadiness.seconds + PAUSE)):
             where = ", ".join(f"{each['program']} in {each['netns']}" for each in lacking)
-            module.fail_json(msg=f"no helper: {where}", **result)
+            faults = [fault, f"no helper: {where}" if lacking else ""]
+            module.fail_json(msg="; ".join(filter(None, faults)), **result)
         time.sleep(PAUSE)
+
+
+def agent_fault(module: AnsibleModule, steadiness: Steadiness) -> str:
+    """Return what is wrong with the agent's container; empty if it keeps running, or is not asked for."""
+    name = module.params["agent"]
+    if name is None:
+        return ""
+    program = module.get_bin_path("podman", required=True)
+    code, out, err = module.run_command([program, "container", "inspect", name])
+    fault = steadiness.lacks(json.loads(out)[0]["State"] if code == 0 else None, time.monotonic())
+    if code != 0:
+        return f"the agent {name} cannot be inspected: {err.strip()}"
+    return f"the agent {name} {fault}: look at `podman logs {name}`" if fault else ""
 
 
 def missing(module: AnsibleModule) -> list[dict[str, str]]:
