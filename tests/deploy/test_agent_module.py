@@ -174,6 +174,28 @@ def test_the_former_agent_comes_back_whatever_a_podman_that_was_killed_has_left(
         wait_until(lambda each=agent: each.processes() == 1)  # type: ignore[misc]
 
 
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("--rm", "podman removes {} when it stops"),
+        ("--label=PODMAN_SYSTEMD_UNIT=agent.service", "agent.service creates {} at each start"),
+    ],
+)
+def test_an_agent_that_could_not_be_kept_is_not_stopped(
+    ansible: Ansible, make_agent: Callable[[], Agent], option: str, said: str
+) -> None:
+    agent = make_agent()
+    command("podman", "run", "--detach", option, *agent.options, "sleep", agent.seconds)
+    before = agent.inspect()["Id"]
+    tasks = [{"name": "it", "sidespawn.host.agent": {"name": agent.name}}]
+    for options in (("--check",), ()):
+        ran = ansible.play(tasks, *options, check=False)
+        assert ran.code != 0
+        assert said.format(agent.name) in ran.results["it"]["msg"]
+        assert ran.results["it"]["steps"] == []
+        assert (agent.inspect()["Id"], agent.status(), agent.processes()) == (before, "running", 1)
+
+
 @pytest.mark.parametrize("state", ["replaced", "restored", "settled"])
 def test_a_podman_that_fails_is_not_one_without_such_a_container(ansible: Ansible, tmp_path: Path, state: str) -> None:
     (tmp_path / "podman").write_text("#!/bin/sh\necho 'Error: database is locked' >&2\nexit 125\n")

@@ -13,6 +13,8 @@ description:
   - For agents that podman's command line started. The former container is stopped and kept under another name, so that
     V(restored) starts the very same one.
   - Side containers are not touched, no matter who started them.
+  - Fails before it changes anything if podman removes the container when it stops (C(--rm)), or if a unit creates it at
+    each start (Quadlet, C(podman generate systemd --new)). Such a container cannot be kept, so change what creates it.
   - Each step can be interrupted; the next run continues from there.
 author: The sidespawn authors (!UNKNOWN)
 options:
@@ -166,6 +168,8 @@ class Agent:
         model = former or own
         if model is None:
             self.fail(f"there is no container {self.name}")
+        if former is None:
+            self.refuse_to_lose(model)
         command = self.creating(model)
         if former is None:
             before = model["Config"].get("CreateCommand") or []
@@ -183,6 +187,13 @@ class Agent:
             self.start()
         else:
             self.start_again(own)
+
+    def refuse_to_lose(self, found: dict[str, Any]) -> None:
+        """Fail if the container would not exist any more once it has stopped."""
+        if unit := (found["Config"].get("Labels") or {}).get("PODMAN_SYSTEMD_UNIT"):
+            self.fail(f"{unit} creates {self.name} at each start: add sidespawn's mounts to that unit instead")
+        if (found.get("HostConfig") or {}).get("AutoRemove"):
+            self.fail(f"podman removes {self.name} when it stops: start it without --rm, or change its unit")
 
     def creating(self, found: dict[str, Any]) -> list[str]:
         if self.module.params["create"]:
