@@ -53,6 +53,8 @@ def test_a_host_migrates_and_comes_back_with_the_very_same_agent(ansible: Ansibl
         wait_until(lambda: host.own_helpers() == wanted, PATIENCE)
         assert host.old_helpers() == set()
         assert not [each for each in host.inspect()["Mounts"] if "podman.sock" in each["Source"]]
+        answered = command("podman", "exec", host.agent, "/usr/sbin/dnsmasq", "--version").stdout
+        assert answered.startswith("Dnsmasq version")  # the program's own answer, from the mounted image
         assert 'mode = "monitor"' in host.service.places.policy.read_text()
         assert changed(ansible, tasks, variables) == set()
         renewals.wait_for(5)

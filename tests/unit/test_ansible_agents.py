@@ -10,6 +10,7 @@ from types import ModuleType
 import pytest
 
 from sidespawn.loading.parse import ENGINES
+from sidespawn.setup.agent_options import image_option
 
 COLLECTION = Path(__file__).parents[2] / "integrations/ansible"
 SOURCE = COLLECTION / "plugins/module_utils/agents.py"
@@ -18,6 +19,7 @@ OURS = [
     "--volume=/run/sidespawn/s/spool:/run/sidespawn/s/spool:rw,rprivate",
     "--volume=/w:/usr/sbin/dnsmasq:ro,rprivate",
 ]
+IMAGE_MOUNT = image_option(IMAGE)  # the text that `sidespawn options --agent-image` prints
 
 
 @pytest.fixture(scope="module")
@@ -30,13 +32,14 @@ def agents() -> ModuleType:
     return module
 
 
-def creating(agents: ModuleType, *options: str, verb: str = "run") -> list[str]:
+def creating(agents: ModuleType, *options: str, verb: str = "run", adds: tuple[str, ...] = (IMAGE_MOUNT,)) -> list[str]:
     """Return the remaining options."""
     command = ["podman", verb, "--name=x", *options, IMAGE, "agent", "-v", "/run/podman/podman.sock:/of/its/own"]
     made: list[str] = agents.creating(command, IMAGE, OURS)
     assert made[:2] == ["create", "--name=x"]
-    assert made[-4 - len(OURS) :] == [*OURS, IMAGE, "agent", "-v", "/run/podman/podman.sock:/of/its/own"]
-    return made[2 : -4 - len(OURS)]
+    end = [*OURS, *adds, IMAGE, "agent", "-v", "/run/podman/podman.sock:/of/its/own"]
+    assert made[-len(end) :] == end
+    return made[2 : -len(end)]
 
 
 @pytest.mark.parametrize(
@@ -70,13 +73,29 @@ def test_left_out(agents: ModuleType, options: tuple[str, ...]) -> None:
         ("--volume=neutron:/var/lib/neutron",),
         ("--volume=/run/openvswitch:/run/openvswitch",),
         ("--volumes-from=other",),
-        ("--mount=type=image,src=image,dst=/run/sidespawn/image",),
+        ("--mount=type=image,src=image,dst=/elsewhere",),
         ("--env=NAME=--privileged",),
     ],
 )
 @pytest.mark.parametrize("verb", ["run", "create"])
 def test_kept(agents: ModuleType, options: tuple[str, ...], verb: str) -> None:
     assert creating(agents, *options, verb=verb) == list(options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--mount=type=image,src=image,dst=/run/sidespawn/image",),
+        ("--mount", "type=image,src=image,dst=/run/sidespawn/image/"),
+        ("-v", "/srv/image:/run/sidespawn/image:ro"),
+    ],
+)
+def test_an_image_that_is_mounted_already_stays(agents: ModuleType, options: tuple[str, ...]) -> None:
+    assert creating(agents, *options, adds=()) == list(options)
+
+
+def test_a_container_that_gets_no_options_gets_no_image(agents: ModuleType) -> None:
+    assert agents.creating(["podman", "run", "--name=x", IMAGE], IMAGE, []) == ["create", "--name=x", IMAGE]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 ENGINE = re.compile(r".*\.sock|(/var)?/run/podman/?|/var/lib/(containers|docker|containerd)(/.*)?")
@@ -13,6 +14,8 @@ WRAPPERS = re.compile(r"/var/lib/neutron/([\w-]+_wrapper|kill_scripts)/?")
 # With an engine's socket in it, and with what the agent needs.
 RUN = re.compile(r"(/var)?/run/?")
 MOUNTING = ("-v", "--volume", "--mount")
+# Where the wrappers find the image's programs, for calls that the agent answers itself.
+IMAGE = "/run/sidespawn/image"
 JOINED = re.compile(r"(?:(-v)=?|(--volume|--mount)=)(.+)", re.DOTALL)
 # Said of the container as a whole; `create` has none of them.
 RUN_ONLY = ("-d", "--detach", "--detach=true", "--rm", "--rm=true", "--replace", "--replace=true")
@@ -23,7 +26,7 @@ class AgentError(Exception):
 
 
 def creating(command: list[str], image: str, options: list[str]) -> list[str]:
-    """`podman create` for the same container, with the options added.
+    """`podman create` for the same container, with the options added, and the image mounted for the wrappers.
 
     Mounts of engines' sockets and storage and of earlier wrappers are left out, and mounts that the options replace.
     """
@@ -33,17 +36,22 @@ def creating(command: list[str], image: str, options: list[str]) -> list[str]:
     end = command.index(image, verb)
     targets = {target for word in options for _source, target in mounted([word])}
     kept = []
-    words = iter(command[verb + 1 : end])
-    for word in words:
-        if word in RUN_ONLY:
+    for given in options_in(command[verb + 1 : end]):
+        if given[0] in RUN_ONLY:
             continue
-        given = [word, next(words, "")] if word in MOUNTING else [word]
         found = mounted(given)
         if any(RUN.fullmatch(source) for source, _target in found):
             raise AgentError("all of /run is mounted, which has engines' sockets: give the command")
         if not any(unwanted(source) or target in targets for source, target in found):
             kept += given
+    if options and IMAGE not in targets | {target for _source, target in mounts_in(kept)}:
+        options = [*options, image_mount(image)]
     return ["create", *kept, *options, *command[end:]]
+
+
+def image_mount(image: str) -> str:
+    """Return the option that `sidespawn options --agent-image` prints."""
+    return f"--mount=type=image,src={image},dst={IMAGE}"
 
 
 class Steadiness:
@@ -74,6 +82,17 @@ class Steadiness:
 
 def unwanted(source: str) -> bool:
     return bool(ENGINE.fullmatch(source) or WRAPPERS.fullmatch(source))
+
+
+def options_in(words: list[str]) -> Iterator[list[str]]:
+    """Yield the options, those that mount something together with their values."""
+    remaining = iter(words)
+    for word in remaining:
+        yield [word, next(remaining, "")] if word in MOUNTING else [word]
+
+
+def mounts_in(words: list[str]) -> list[tuple[str, str]]:
+    return [pair for option in options_in(words) for pair in mounted(option)]
 
 
 def mounted(words: list[str]) -> list[tuple[str, str]]:

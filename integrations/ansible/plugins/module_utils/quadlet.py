@@ -10,9 +10,15 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator
 
-from ansible_collections.sidespawn.host.plugins.module_utils.agents import MOUNTING, RUN, mounted, unwanted
+from ansible_collections.sidespawn.host.plugins.module_utils.agents import (
+    RUN,
+    image_mount,
+    mounted,
+    mounts_in,
+    options_in,
+    unwanted,
+)
 
 # As the container's first command: engines mount /proc/sys read-only, and Neutron sets sysctls in its namespaces.
 WRITABLE_SYSCTLS = "mount --bind /proc/sys/net /proc/sys/net && mount -o remount,rw,bind /proc/sys/net"
@@ -75,17 +81,6 @@ def kept_arguments(given: list[str], targets: set[str], *, unprivileged: bool) -
     return kept
 
 
-def options_in(words: list[str]) -> Iterator[list[str]]:
-    """Yield the options, those that mount something together with their values."""
-    remaining = iter(words)
-    for word in remaining:
-        yield [word, next(remaining, "")] if word in MOUNTING else [word]
-
-
-def mounts_in(words: list[str]) -> list[tuple[str, str]]:
-    return [pair for option in options_in(words) for pair in mounted(option)]
-
-
 def quoted(word: str) -> str:
     """Quote for systemd and Quadlet, whose quoting differs from a shell's."""
     if re.fullmatch(r"[\w./:=@,+-]+", word):
@@ -121,7 +116,7 @@ def drop_in(
     """`texts` are the unit and the drop-ins that come before this one; `options` are podman's."""
     targets = {target for volume in volumes for _source, target in mounted(["--volume", volume])} | {KILL_SCRIPTS}
     image = image_of(texts)
-    mounts = [f"--mount=type=image,src={image},dst=/run/sidespawn/image"] if image else []
+    mounts = [image_mount(image)] if image else []
     lines = [
         "# Written by the Ansible module sidespawn.host.quadlet_drop_in from the unit and the services of its agent.",
         "[Unit]",

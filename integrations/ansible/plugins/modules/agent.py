@@ -40,6 +40,8 @@ options:
       - The arguments of C(podman) that create the new container, from C(create) on.
       - By default those that created the former one, without sockets and storage of engines and without mounts of
         earlier wrappers, with O(options) added. Everything else, privileges too, stays.
+      - With O(options), the agent's image is mounted at C(/run/sidespawn/image) as well, for calls such as C(--version)
+        that the agent answers itself.
     type: list
     elements: str
     default: []
