@@ -174,6 +174,36 @@ def test_the_former_agent_comes_back_whatever_a_podman_that_was_killed_has_left(
         wait_until(lambda each=agent: each.processes() == 1)  # type: ignore[misc]
 
 
+@pytest.mark.parametrize("step", ["stop", "rm", "create", None])
+def test_an_agent_whose_options_change_is_created_again(
+    ansible: Ansible, make_agent: Callable[[], Agent], step: str | None
+) -> None:
+    agent = make_agent()
+    former = agent.create()
+    play(ansible, "replaced", [agent])
+    before = agent.inspect()["Id"]
+    options = {"name": agent.name, "options": ["--env=NEW=1"], "stop_timeout": 1}
+    tasks = [{"name": "it", "sidespawn.host.agent": options}]
+    if step is None:
+        dry = ansible.play(tasks, "--check", "--diff").results["it"]
+        assert agent.inspect()["Id"] == before
+        real = ansible.play(tasks, "--diff").results["it"]
+        steps = [f"stop {agent.name}", f"remove {agent.name}", f"create {agent.name}", f"start {agent.name}"]
+        assert dry["steps"] == real["steps"] == steps
+        assert dry["diff"] == real["diff"]
+        assert "--env=NEW=1" not in real["diff"]["before"].splitlines()
+        assert "--env=NEW=1" in real["diff"]["after"].splitlines()
+    else:
+        ansible.interrupt_after(step, tasks, {})
+        assert ansible.play(tasks).changed == {"it": True}
+    made = agent.inspect()
+    assert "NEW=1" in made["Config"]["Env"]
+    assert (agent.status(), agent.inspect(agent.former)["Id"]) == ("running", former)
+    wait_until(lambda: agent.processes() == 1)
+    assert ansible.play(tasks, "--check").changed == ansible.play(tasks).changed == {"it": False}
+    assert agent.inspect()["Id"] == made["Id"]
+
+
 @pytest.mark.parametrize(
     ("option", "said"),
     [

@@ -24,7 +24,8 @@ options:
     required: true
   state:
     description:
-      - V(replaced) starts an agent with O(options) and without an engine's socket.
+      - V(replaced) starts an agent with O(options) and without an engine's socket. If another command created the
+        container that was started so before, it is created again.
       - V(restored) removes that and starts the former one.
       - V(settled) removes the former one for good.
     type: str
@@ -174,8 +175,7 @@ class Agent:
             self.refuse_to_lose(model)
         command = self.creating(model)
         if former is None:
-            before = model["Config"].get("CreateCommand") or []
-            self.diff = {"before": shown(before), "after": shown(["podman", *command])}
+            self.show(model, command)
             self.stop(self.name)
             self.do(f"keep {self.name} as {self.former}", "rename", self.name, self.former)
             own = None
@@ -184,11 +184,22 @@ class Agent:
             if own is None:
                 self.clear()
                 self.finish_renaming()
+            elif created_by(own)[1:] != command:
+                self.show(own, command)
+                self.remove()
+                own = None
         if own is None:
             self.do(f"create {self.name}", *command)
             self.start()
         else:
             self.start_again(own)
+
+    def show(self, found: dict[str, Any], command: list[str]) -> None:
+        self.diff = {"before": shown(created_by(found)), "after": shown(["podman", *command])}
+
+    def remove(self) -> None:
+        self.stop(self.name)
+        self.do(f"remove {self.name}", "rm", "--force", "--ignore", self.name)
 
     def refuse_to_lose(self, found: dict[str, Any]) -> None:
         """Fail if the container would not exist any more once it has stopped."""
@@ -202,9 +213,7 @@ class Agent:
             return list(self.module.params["create"])
         config = found["Config"]
         try:
-            made: list[str] = creating(
-                config.get("CreateCommand") or [], config["Image"], self.module.params["options"]
-            )
+            made: list[str] = creating(created_by(found), config["Image"], self.module.params["options"])
             return made
         except AgentError as error:
             self.fail(f"{self.name}: {error}")
@@ -212,8 +221,7 @@ class Agent:
     def restore(self) -> None:
         if self.inspect(self.former) is not None:
             if self.inspect(self.name) is not None:
-                self.stop(self.name)
-                self.do(f"remove {self.name}", "rm", "--force", "--ignore", self.name)
+                self.remove()
             self.do(f"bring {self.name} back", "rename", self.former, self.name)
             self.start()
             return
@@ -232,6 +240,12 @@ class Agent:
             if own is None or not own["State"]["Running"]:
                 self.fail(f"{self.name} does not run: {self.former} stays")
             self.do(f"remove {self.former}", "rm", "--force", self.former)
+
+
+def created_by(found: dict[str, Any]) -> list[str]:
+    """Return the command that created the container, from the program on; empty if podman does not know it."""
+    command: list[str] = found["Config"].get("CreateCommand") or []
+    return command
 
 
 def shown(command: list[str]) -> str:
