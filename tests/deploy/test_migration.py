@@ -177,6 +177,8 @@ def test_what_is_settled_is_not_rolled_back(ansible: Ansible, host: Host) -> Non
     for changes, options in ((True, ("--check",)), (True, ()), (False, ())):
         assert ansible.play(settling, *options).changed == {"settle": changes}
     assert command("podman", "container", "exists", former, check=False).returncode == 1
+    tasks, variables = host.role("migrate")
+    assert changed(ansible, tasks, variables) == set()
     tasks, variables = host.role("rollback")
     ran = ansible.play(tasks, check=False, variables=variables)
     assert ran.code != 0

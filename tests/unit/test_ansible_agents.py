@@ -94,6 +94,11 @@ def test_an_image_that_is_mounted_already_stays(agents: ModuleType, options: tup
     assert creating(agents, *options, adds=()) == list(options)
 
 
+def test_a_command_that_was_made_before_is_made_again(agents: ModuleType) -> None:
+    made = agents.creating(["podman", "run", "--name=x", "-d", "-v/srv:/srv", IMAGE, "agent"], IMAGE, OURS)
+    assert agents.creating(["/usr/bin/podman", *made], IMAGE, OURS) == made
+
+
 def test_a_container_that_gets_no_options_gets_no_image(agents: ModuleType) -> None:
     assert agents.creating(["podman", "run", "--name=x", IMAGE], IMAGE, []) == ["create", "--name=x", IMAGE]
 

@@ -37,7 +37,7 @@ def creating(command: list[str], image: str, options: list[str]) -> list[str]:
     targets = {target for word in options for _source, target in mounted([word])}
     kept = []
     for given in options_in(command[verb + 1 : end]):
-        if given[0] in RUN_ONLY:
+        if given[0] in RUN_ONLY or (options and given == [image_mount(image)]):  # which is added below
             continue
         found = mounted(given)
         if any(RUN.fullmatch(source) for source, _target in found):

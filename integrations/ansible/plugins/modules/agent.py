@@ -175,6 +175,9 @@ class Agent:
             self.refuse_to_lose(model)
         command = self.creating(model)
         if former is None:
+            if self.is_settled(model, command):
+                self.start_again(model)
+                return
             self.show(model, command)
             self.stop(self.name)
             self.do(f"keep {self.name} as {self.former}", "rename", self.name, self.former)
@@ -193,6 +196,11 @@ class Agent:
             self.start()
         else:
             self.start_again(own)
+
+    def is_settled(self, own: dict[str, Any], command: list[str]) -> bool:
+        """Return whether the container that has no former one is a replacement already."""
+        given = self.module.params["options"] or self.module.params["create"]
+        return bool(given) and created_by(own)[1:] == command
 
     def show(self, found: dict[str, Any], command: list[str]) -> None:
         self.diff = {"before": shown(created_by(found)), "after": shown(["podman", *command])}
