@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -109,11 +110,60 @@ def test_the_agent_of_a_node_serves_its_network_without_privileges(ansible: Ansi
         served(place, daemon)
         gone = variables | {"edpm_sidespawn_state": "absent", "edpm_sidespawn_restart": False}
         assert ansible.play(tasks, variables=gone).changed[
-            "sidespawn.host.edpm : Give the agents back what EDPM gives them"
+            "sidespawn.host.edpm : Remove the drop-in of the agent's unit"
         ]
         assert not Path(f"{place.unit}.d").exists()
+        assert place.inspect()["Id"] == held["Id"]
+        assert not any(ansible.play(tasks, variables=gone).changed.values())
         assert scanned() == {"is privileged"}
         assert "--privileged" in command("systemctl", "cat", place.service).stdout.partition("ExecStart=")[2]
+    except AssertionError as failed:
+        failed.add_note(place.trouble())
+        raise
+
+
+RESTART = "sidespawn.host.edpm : Restart the agent"
+
+
+def test_a_restart_that_an_earlier_run_missed_comes_with_the_next(ansible: Ansible, node: tuple[Node, Daemon]) -> None:
+    place, daemon = node
+    tasks, variables = role(ansible, place)
+    for name in ("dhcp_agent_haproxy_wrapper", "dhcp_agent_dnsmasq_wrapper"):
+        (place.state / name).write_text("#!/bin/sh\n")
+    (place.state / "kill_scripts").mkdir()
+    command("systemctl", "start", place.service)
+    daemon.connect()
+    ids = [place.inspect()["Id"]]
+
+    def missed_first(**more: Any) -> dict[str, Any]:
+        """Return the container after a run that ends before the restart, and one that does not."""
+        daemon.close()
+        missed = ansible.play(tasks, variables=variables | more | {"edpm_sidespawn_restart": False})
+        assert RESTART not in missed.results  # which has no skipped task
+        assert place.inspect()["Id"] == ids[-1]
+        for options in (("--check",), ()):
+            ran = ansible.play(tasks, *options, variables=variables | more)
+            assert {name for name, changed in ran.changed.items() if changed} == {RESTART}
+        assert not any(ansible.play(tasks, variables=variables | more).changed.values())
+        daemon.connect()
+        held = place.inspect()
+        assert held["Id"] != ids[-1]
+        ids.append(held["Id"])
+        return held
+
+    try:
+        assert missed_first()["HostConfig"]["Privileged"] is False
+        # systemd has not even been reloaded.
+        drop_in = Path(f"{place.unit}.d/50-sidespawn.conf")
+        text = drop_in.read_text()
+        drop_in.unlink()
+        command("systemctl", "daemon-reload")
+        drop_in.write_text(text)
+        ran = ansible.play(tasks, variables=variables)
+        assert ran.changed[RESTART]
+        ids.append(place.inspect()["Id"])
+        assert place.inspect()["HostConfig"]["Privileged"] is False
+        assert missed_first(edpm_sidespawn_state="absent")["HostConfig"]["Privileged"] is True
     except AssertionError as failed:
         failed.add_note(place.trouble())
         raise
@@ -186,6 +236,9 @@ def test_only_what_is_not_to_be_there_goes(ansible: Ansible, units: Path) -> Non
     assert {"--log-driver=journald", "--pid=host", "--cgroupns=host"} <= set(starts)
     assert "KOLLA_CONFIG_STRATEGY=COPY_ALWAYS" in starts
     assert [starts[index + 1] for index, each in enumerate(starts) if each == "--cap-drop"] == ["all"]
+    labels = {starts[index + 1] for index, each in enumerate(starts) if each == "--label"}
+    assert "managed_by=edpm_ansible" in labels
+    assert [each for each in labels if re.fullmatch(r"io\.sidespawn\.drop-in=[0-9a-f]{64}", each)]
     given = {starts[index + 1] for index, each in enumerate(starts) if each == "-v"}
     assert set(VOLUMES) <= given
     assert "/var/lib/neutron:/var/lib/neutron:shared,z" in given
@@ -303,6 +356,25 @@ def test_what_would_be_started_is_judged(texts: ModuleType, more: tuple[str, ...
     assert texts.faults([*words, *more], volumes=VOLUMES, unprivileged=True) == said
     assert texts.faults([*more], volumes=VOLUMES, unprivileged=True) != []
     assert texts.faults([], volumes=VOLUMES, unprivileged=True) == ["Quadlet made no unit of it"]
+
+
+def test_the_label_tells_which_drop_in_a_container_has(texts: ModuleType) -> None:
+    given = {
+        "units": ["u.service"],
+        "options": [],
+        "capabilities": ["SYS_ADMIN"],
+        "unprivileged": True,
+        "command": None,
+    }
+    unit = edpm.unit(Path("/var/lib/neutron"))
+    text, other = (texts.drop_in([unit], volumes=VOLUMES[:number], **given) for number in (2, 1))
+    assert texts.drop_in([unit], volumes=VOLUMES, **given) == text
+    assert re.fullmatch("[0-9a-f]{64}", texts.label_of(text))
+    assert texts.label_of(text) != texts.label_of(other)
+    assert texts.label_in(f"ExecStart=podman run --label a=b --label {texts.LABEL}={texts.label_of(text)} x\n") == (
+        texts.label_of(text)
+    )
+    assert texts.label_of("") == texts.label_of(unit) == texts.label_in(unit) == ""
 
 
 @pytest.mark.parametrize("command", ["a'b", "a; b\n", "$HOME", 'a "b"', "%h", ""])

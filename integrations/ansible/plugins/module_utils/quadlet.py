@@ -8,6 +8,7 @@ not to be there.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shlex
 
@@ -26,6 +27,8 @@ WRITABLE_SYSCTLS = "mount --bind /proc/sys/net /proc/sys/net && mount -o remount
 KILL_SCRIPTS = "/etc/neutron/kill_scripts"
 # EDPM's wrappers, wherever its files are.
 WRAPPER = re.compile(r"/.*_wrapper:/usr/local/bin/.*")
+# Tells from which text of the drop-in a container was started.
+LABEL = "io.sidespawn.drop-in"
 # Quoting would be read three times, by Quadlet, systemd and the shell.
 COMMAND = re.compile(r"[\w./ :=@,+-]+")
 
@@ -142,7 +145,20 @@ def drop_in(
             f"AddCapability={' '.join(capabilities)}",
             f"Exec=sh -c '{WRITABLE_SYSCTLS} && exec {command_of(texts, command)}'",
         ]
-    return "".join(f"{line}\n" for line in lines)
+    text = "".join(f"{line}\n" for line in lines)
+    return f"{text}Label={LABEL}={hashlib.sha256(text.encode()).hexdigest()}\n"
+
+
+def label_of(text: str) -> str:
+    """Return the value of the label that containers started with this drop-in have; empty without one."""
+    labels = [each.partition("=")[::2] for each in values([text], "Label")]
+    return next((value for name, value in labels if name == LABEL), "")
+
+
+def label_in(unit: str) -> str:
+    """Return the value of the label in the unit that Quadlet has made, as `systemctl cat` prints it."""
+    found = re.search(rf"\b{re.escape(LABEL)}=([0-9a-f]+)", unit)
+    return found[1] if found else ""
 
 
 def started(printed: str, name: str) -> list[str]:

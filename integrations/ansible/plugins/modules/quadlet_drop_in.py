@@ -15,7 +15,7 @@ description:
     sidespawn, and adds sidespawn's mounts.
   - Quadlet's generator on the host is then asked for the command that starts the container. Nothing is written unless
     that is as it should be.
-  - Restarts nothing.
+  - Restarts nothing. RV(restart) tells whether that is needed.
 author: The sidespawn authors (!UNKNOWN)
 options:
   name:
@@ -89,6 +89,12 @@ path:
   description: The drop-in.
   returned: always
   type: str
+restart:
+  description:
+    - Whether systemd must be reloaded and the unit restarted until the container is as the unit and the drop-in say.
+      Stays true until that has been done, no matter which run has changed the drop-in.
+  returned: always
+  type: bool
 starts:
   description: The command that starts the container, as the generator on the host made it.
   returned: O(state=present)
@@ -96,11 +102,20 @@ starts:
   elements: str
 """
 
+import json
 import os
 import shutil
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.sidespawn.host.plugins.module_utils.quadlet import UnitError, drop_in, faults, started
+from ansible_collections.sidespawn.host.plugins.module_utils.quadlet import (
+    LABEL,
+    UnitError,
+    drop_in,
+    faults,
+    label_in,
+    label_of,
+    started,
+)
 
 FILE = "50-sidespawn.conf"
 # Of Debian, Fedora and Enterprise Linux; others have only the link for systemd.
@@ -130,11 +145,14 @@ def main() -> None:
     more: dict[str, list[str]] = {}
     if module.params["state"] == "present":
         after, more = wanted(module, unit)
+    label = label_of(after)
+    restart = before != after or any(each != label for each in labels(module))
     if not module.check_mode and before != after:
         change(module, path, after)
     module.exit_json(
         changed=before != after,
         path=path,
+        restart=restart,
         diff={"before": before, "after": after, "before_header": path, "after_header": path},
         **more,
     )
@@ -186,6 +204,24 @@ def generated(module: AnsibleModule, unit: str, drop_ins: dict[str, str]) -> lis
         module.fail_json(msg=f"{program} refuses the unit: {err.strip()}; nothing was written", rc=code)
     words: list[str] = started(out, name)
     return words
+
+
+def labels(module: AnsibleModule) -> list[str]:
+    """Return the drop-in's label in the unit that systemd has loaded, and in the container that this unit has started.
+
+    An empty one says that there is no drop-in.
+    """
+    service = f"{module.params['name']}.service"
+    code, out, _err = module.run_command([module.get_bin_path("systemctl", required=True), "cat", service])
+    if code != 0:
+        return [""]  # it is not loaded
+    podman = module.get_bin_path("podman", required=True)
+    listing = ["ps", f"--filter=label=PODMAN_SYSTEMD_UNIT={service}", "--format=json"]
+    code, listed, err = module.run_command([podman, *listing])
+    if code != 0:
+        module.fail_json(msg=f"podman does not say what {service} runs: {err.strip()}")
+    # Quadlet's output, which systemd reads when it is reloaded.
+    return [label_in(out), *((each.get("Labels") or {}).get(LABEL, "") for each in json.loads(listed or "[]") or ())]
 
 
 def confs(directory: str) -> list[str]:
