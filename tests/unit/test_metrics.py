@@ -69,7 +69,13 @@ def test_requests_by_verdict_and_reason() -> None:
         ("option-not-allowed", "rejected"): 2,
         ("bad-request", "rejected"): 1,
         ("engine-failed", "failed"): 1,
+        ("no-such-process", "failed"): 0,  # exists before the first one, so that an alert can subtract its increase
     }
+
+
+def test_what_failed_as_expected_is_counted_and_not_zero() -> None:
+    found = samples(replace(SMALL, counts={"answers failed no-such-process": 2}))
+    assert named("requests_by_reason_total", found) == {("no-such-process", "failed"): 2}
 
 
 def test_the_histogram_is_cumulative() -> None:

@@ -30,6 +30,8 @@ EVENTS = (
     Event.ADOPTED, Event.NOT_ADOPTED, Event.REPLACED, Event.MONITORED, Event.UNREADABLE, Event.LIMITED, Event.INTERNAL,
 )  # fmt: skip
 ENDS = (Reason.EXITED, Reason.OUT_OF_MEMORY)
+# No fault, so an alert subtracts it. A series that begins at 1 has no increase that could be subtracted.
+EXPECTED = (str(Status.FAILED), str(Reason.NO_SUCH_PROCESS))
 
 
 @click.command()
@@ -121,8 +123,12 @@ def of_requests(known: list[Figures]) -> Iterator[Metric]:
         for status in Status
     )
     yield counter("requests", text, ("service", "verdict"), rows)
-    text = "Requests that were answered, by verdict and reason; a series begins with the first of its kind."
-    reasons = (((each.service, *key), count) for each, found in answers for key, count in sorted(found.items()))
+    text = "Requests that were answered, by verdict and reason; most series begin with the first of their kind."
+    reasons = (
+        ((each.service, *key), count)
+        for each, found in answers
+        for key, count in sorted({EXPECTED: 0.0, **found}.items())
+    )
     yield counter("requests_by_reason", text, ("service", "verdict", "reason"), reasons)
     yield of_starts(known)
     text = "Journal records by kind, including those that were only counted."
