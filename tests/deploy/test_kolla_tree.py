@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import json
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -151,6 +153,32 @@ def test_the_role_forgets_the_agents_of_an_earlier_run(ansible: Ansible, operato
     diff = ran.results["sidespawn.host.kolla : Write Kolla-Ansible's variables"]["diff"]
     assert "neutron_l3_agent_default_volumes:" in diff["after"]
     assert "neutron_dhcp_agent_default_volumes:" not in diff["after"]
+
+
+@pytest.mark.parametrize("operator", RELEASES[-1:], indirect=True)
+def test_the_variables_are_those_of_all_hosts_or_not_written(ansible: Ansible, operator: Operator) -> None:
+    write = "sidespawn.host.kolla : Write Kolla-Ansible's variables"
+    hosts: dict[str, dict[str, Any]] = {
+        name: {"ansible_connection": "local", "kolla_agents": [agent]} for name, agent in (("a", "dhcp"), ("b", "l3"))
+    }
+    inventory = operator.home / "hosts.json"
+    inventory.write_text(json.dumps({"all": {"hosts": hosts}}))
+    fleet = replace(ansible, inventory=inventory)
+    tasks = [{"name": "role", "ansible.builtin.include_role": {"name": "sidespawn.host.kolla"}}]
+    variables = given_to_role(operator, SIDESPAWN[0])
+    diff = fleet.play(tasks, "--check", "--diff", variables=variables).results[write]["diff"]
+    for agent in ("dhcp", "l3"):
+        assert f"neutron_{agent}_agent_default_volumes:" in diff["after"]
+    in_batches = replace(fleet, batches=(("serial", 1),)).play(tasks, "--check", check=False, variables=variables)
+    assert in_batches.code != 0
+    assert "run this play without serial" in in_batches.output
+    assert write not in in_batches.results
+    hosts["b"]["kolla_mode"] = "none"
+    inventory.write_text(json.dumps({"all": {"hosts": hosts}}))
+    failed = fleet.play(tasks, "--check", check=False, variables=variables)
+    assert failed.code != 0
+    assert "hosts have failed: b" in " ".join(failed.output.split())
+    assert write not in failed.results
 
 
 def test_check_mode_of_the_role_before_sidespawn_is_installed_tells_no_variables(

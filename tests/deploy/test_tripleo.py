@@ -9,6 +9,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -255,6 +256,28 @@ def test_the_role_forgets_the_agents_of_an_earlier_run(ansible: Ansible, tree: P
     told = json.dumps(ran.results["sidespawn.host.tripleo : Write or remove the templates"]["diff"])
     assert AGENTS["ovn_metadata"][0] in told
     assert AGENTS["dhcp"][0] not in told
+
+
+def test_the_templates_are_for_the_agents_of_all_hosts_or_not_written(ansible: Ansible, tree: Path) -> None:
+    write = "sidespawn.host.tripleo : Write or remove the templates"
+    hosts: dict[str, dict[str, Any]] = {
+        name: {"ansible_connection": "local", "tripleo_sidespawn_agents": [agent]}
+        for name, agent in (("a", "dhcp"), ("b", "ovn_metadata"))
+    }
+    inventory = tree / "hosts.json"
+    inventory.write_text(json.dumps({"all": {"hosts": hosts}}))
+    fleet = replace(ansible, inventory=inventory)
+    tasks = [{"name": "role", "ansible.builtin.include_role": {"name": "sidespawn.host.tripleo"}}]
+    variables = {"tripleo_sidespawn_tree": str(tree), "tripleo_sidespawn_command": SIDESPAWN[0]}
+    told = json.dumps(fleet.play(tasks, "--check", "--diff", variables=variables).results[write]["diff"])
+    assert AGENTS["dhcp"][0] in told
+    assert AGENTS["ovn_metadata"][0] in told
+    hosts["b"]["tripleo_sidespawn_mode"] = "none"
+    inventory.write_text(json.dumps({"all": {"hosts": hosts}}))
+    failed = fleet.play(tasks, "--check", check=False, variables=variables)
+    assert failed.code != 0
+    assert "hosts have failed: b" in " ".join(failed.output.split())
+    assert write not in failed.results
 
 
 # ---------------------------------------------------------------- its data, without Ansible
