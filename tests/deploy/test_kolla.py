@@ -67,6 +67,7 @@ def role(operator: Operator, **more: Any) -> tuple[list[dict[str, Any]], dict[st
         "kolla_engine": operator.engine,
         "kolla_globals": str(operator.globals),
         "kolla_node_config": str(operator.home / "node"),
+        "kolla_script_directory": str(operator.home / "node/sidespawn"),
         "kolla_services": {operator.kind.name: services},
         "kolla_own_policies": services,
         "kolla_controller_become": False,
@@ -129,9 +130,12 @@ def test_no_patch_takes_the_socket_away_and_only_the_patch_the_privileges(
     tasks, variables = role(operator)
     tree = [operator.tree / name for name in ("ansible/roles/neutron/defaults/main.yml", kolla.HANDLERS)]
     before = [each.read_bytes() for each in tree]
+    script = operator.home / "node/sidespawn/copy-wrappers"
+    script.mkdir(parents=True)  # as docker does if it is missing
     told = changed(ansible.play(tasks, "--check", variables=variables).results)
     assert not operator.globals.exists()
     assert changed(ansible.play(tasks, variables=variables).results) == told
+    assert script.is_file()
     with ExitStack() as around:
         served = SERVED[host.kind.name](daemon, around)
         operator.deploy()
