@@ -134,6 +134,7 @@ def given_to_role(operator: Operator, sidespawn: str) -> dict[str, Any]:
     return {
         "kolla_tree": str(operator.tree),
         "kolla_globals": str(operator.globals),
+        "kolla_engine": "podman",
         "kolla_node_config": str(operator.home / "node"),
         "kolla_script_directory": str(operator.home / "sidespawn-scripts"),
         "kolla_controller_become": False,
