@@ -86,7 +86,9 @@ def combined(kind: Kind, engine: str, release: str, *marks: pytest.MarkDecorator
         *(combined(DHCP, "podman", each) for each in RELEASES),
         combined(DHCP, "docker", RELEASES[-1]),
         *(combined(DHCP, "docker", each, LONG) for each in RELEASES[:-1]),
-        *(combined(each, engine, of, LONG) for each in (L3, OVN) for engine in kolla.VOLUMES for of in RELEASES),
+        *(combined(L3, engine, of, LONG) for engine in kolla.VOLUMES for of in RELEASES),
+        # OVN's agent in 2025.1 has no socket and no wrappers, so there is nothing to replace.
+        *(combined(OVN, engine, of, LONG) for engine in kolla.VOLUMES for of in RELEASES[1:]),
     ],
     indirect=True,
 )
