@@ -174,6 +174,11 @@ def test_what_is_settled_is_not_rolled_back(ansible: Ansible, host: Host) -> Non
     wanted, former = {each.netns for each in host.networks}, f"{host.agent}-before-sidespawn"
     tasks, variables = host.role("migrate")
     ansible.play(tasks, variables=variables)
+    lost = host.role("rollback", record=f"{host.record}-elsewhere")
+    for options in (("--check",), ()):
+        ran = ansible.play(lost[0], *options, check=False, variables=lost[1])
+        assert ran.code != 0
+        assert f"no record in {host.record}-elsewhere" in result(ran, "Fail if there are some")["msg"]
     settling = [{"name": "settle", "sidespawn.host.agent": {"name": host.agent, "state": "settled"}}]
     command("podman", "stop", "--time=0", host.agent)
     assert former in ansible.play(settling, check=False).results["settle"]["msg"]
