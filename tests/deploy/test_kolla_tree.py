@@ -103,6 +103,14 @@ def test_variables_are_refused_that_another_file_sets_too(ansible: Ansible, oper
     # Other settings are no trouble, also with tags of Ansible's; what is no YAML is said so.
     own.write_text("mine: !vault |\n  $ANSIBLE_VAULT;1.1;AES256\n  00\nother: !unsafe '{{ x }}'\n")
     assert ansible.play(task(operator, "kolla_globals", **given), "--check").changed == {"it": True}
+    # What this module sets as well is refused only where it would win: in a file that is read later.
+    for name, changes in (("own.yml", True), ("zz.yml", False)):
+        other = operator.globals.with_name(name)
+        other.write_text("neutron_agents_wrappers: 'no'\n")
+        ran = ansible.play(task(operator, "kolla_globals", **given), "--check", check=False)
+        assert (ran.code == 0) is changes
+        assert changes or f"{other} sets neutron_agents_wrappers as well" in ran.results["it"]["msg"]
+        other.unlink()
     own.write_text("mine: [\n")
     broken = ansible.play(task(operator, "kolla_globals", **given), check=False).results["it"]["msg"]
     assert broken.startswith(f"{own} cannot be read: ")

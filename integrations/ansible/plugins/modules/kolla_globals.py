@@ -128,9 +128,9 @@ def content(module: AnsibleModule) -> str:
             lists[variable(agent)] = [*without_engine(agent, defaults.get(variable(agent))), *agents[agent]]
     except TreeError as error:
         module.fail_json(msg=str(error))
-    refuse_other_settings(module, set(lists))
     # "no" would take away the host's pids, by which agents look their helpers up.
     given = {"neutron_agents_wrappers": "yes", "sidespawn_security_opt": module.params["security_opt"], **lists}
+    refuse_other_settings(module, set(lists), set(given))
     return HEADING + "".join(written(name, value) for name, value in given.items())
 
 
@@ -172,18 +172,25 @@ def read_settings(module: AnsibleModule, path: str) -> object:
     return found
 
 
-def refuse_other_settings(module: AnsibleModule, names: set[str]) -> None:
-    """Fail if another file sets the variables: one of the two would silently have no effect."""
-    directory = os.path.dirname(module.params["dest"])
+def refuse_other_settings(module: AnsibleModule, lists: set[str], names: set[str]) -> None:
+    """Fail if another file sets these lists: one of the two would silently have no effect.
+
+    Kolla-Ansible reads globals.yml, then the files of the directory in the order of their names, and the last one wins.
+    So a later file must set none of `names`.
+    """
+    dest = module.params["dest"]
+    directory = os.path.dirname(dest)
     others = [os.path.join(os.path.dirname(directory), "globals.yml")]
     if os.path.isdir(directory):
         others += sorted(os.path.join(directory, each) for each in os.listdir(directory))
-    for path in others:
-        if path == module.params["dest"] or not path.endswith((".yml", ".yaml", ".json")) or not os.path.exists(path):
+    for index, path in enumerate(others):
+        if path == dest or not path.endswith((".yml", ".yaml", ".json")) or not os.path.exists(path):
             continue
+        refused = names if index > 0 and path > dest else lists
         found = read_settings(module, path)
-        if isinstance(found, dict) and (both := sorted(names & set(found))):
-            module.fail_json(msg=f"{path} sets {', '.join(both)} as well: move your volumes to the list for extra ones")
+        if isinstance(found, dict) and (both := sorted(refused & set(found))):
+            hint = "move your volumes to the list for extra ones" if lists & set(both) else "remove that"
+            module.fail_json(msg=f"{path} sets {', '.join(both)} as well: {hint}")
 
 
 def replace(module: AnsibleModule, dest: str, text: str) -> None:
