@@ -24,6 +24,7 @@ from tests.lab.networks import SIDESPAWN, Service, command
 
 MODULES = sorted(path.stem for path in (COLLECTION / "plugins/modules").glob("*.py"))
 ROLES = sorted(path.name for path in (COLLECTION / "roles").iterdir())
+UNKNOWN_OPTION = {"name": "x", "privileged": True}
 
 
 # ---------------------------------------------------------------- as a collection
@@ -275,9 +276,16 @@ def test_the_role_enables_all_services_of_a_host(ansible: Ansible, unused: Servi
     assert not any(again.changed.values())
 
 
-def test_the_role_refuses_what_is_no_option(ansible: Ansible) -> None:
-    role = {"name": "role", "ansible.builtin.include_role": {"name": "sidespawn.host.service"}}
-    ran = ansible.play([role], check=False, variables={"service_list": [{"name": "x", "privileged": True}]})
+@pytest.mark.parametrize(
+    ("role", "given"),
+    [
+        ("service", {"service_list": [UNKNOWN_OPTION]}),
+        ("migrate", {"migrate_agents": [{"container": "x", "services": [UNKNOWN_OPTION]}]}),
+    ],
+)
+def test_a_role_refuses_what_is_no_option(ansible: Ansible, role: str, given: dict[str, Any]) -> None:
+    tasks = [{"name": "role", "ansible.builtin.include_role": {"name": f"sidespawn.host.{role}"}}]
+    ran = ansible.play(tasks, check=False, variables=given)
     assert ran.code != 0
     assert "privileged" in ran.output
 

@@ -147,7 +147,10 @@ def test_an_agent_is_steady_if_it_runs_without_a_restart(
     assert all(found[:-1])
 
 
-@pytest.mark.parametrize("path", ["plugins/modules/service.py", "roles/service/meta/argument_specs.yml"])
+@pytest.mark.parametrize(
+    "path",
+    ["plugins/modules/service.py", *(f"roles/{role}/meta/argument_specs.yml" for role in ("service", "migrate"))],
+)
 def test_a_service_may_have_every_engine(path: str) -> None:
     lists = re.findall(r"choices\W+(podman\b[^\]]*)\]", (COLLECTION / path).read_text(encoding="utf-8"))
     assert lists
