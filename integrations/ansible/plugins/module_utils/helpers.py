@@ -1,10 +1,11 @@
 # Copyright: the sidespawn authors
 # Apache License 2.0 (see LICENSE-2.0 at https://www.apache.org/licenses/)
-"""Which helper programs run in which named network namespaces, no matter who started them: by /proc and /run/netns."""
+"""Which helper programs run in which named network namespaces, no matter who started them: by /proc alone."""
 
 from __future__ import annotations
 
 import os
+import re
 
 NAMESPACES = "/run/netns"
 
@@ -28,15 +29,36 @@ def running(programs: list[str]) -> list[dict[str, object]]:
 
 
 def namespaces() -> dict[int, str]:
-    """Names by inode."""
-    found = {}
-    if os.path.isdir(NAMESPACES):
-        for name in os.listdir(NAMESPACES):
-            try:
-                found[os.stat(f"{NAMESPACES}/{name}").st_ino] = name
-            except OSError:
-                continue
-    return found
+    """Names by inode.
+
+    The kernel's list of mounts says which namespace has which name. Agents share the directory: looking at a name could
+    follow a link, or hang forever at a file system that never answers.
+    """
+    with open("/proc/self/mountinfo", "rb") as file:
+        return namespaces_in(file.read())
+
+
+def namespaces_in(table: bytes) -> dict[int, str]:
+    """`table` has the form of proc_pid_mountinfo(5)."""
+    found: dict[str, str] = {}
+    prefix = f"{NAMESPACES}/"
+    # Names may have other white space, at which splitlines() and split() would split as well.
+    for line in table.decode(errors="replace").split("\n"):
+        fields = line.split(" ")
+        if len(fields) > 4 and fields[4].startswith(prefix):
+            found[unescaped(fields[4][len(prefix) :])] = fields[3]  # the last of several is visible
+    named = {}
+    for name, root in sorted(found.items(), reverse=True):
+        # proc(5) shows this, without a slash, only for the root of such a mount.
+        namespace = re.fullmatch(r"net:\[([0-9]+)\]", root)
+        if namespace and "/" not in name:
+            named[int(namespace[1])] = name
+    return named
+
+
+def unescaped(text: str) -> str:
+    """Blanks, line ends and backslashes are octal there."""
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), text)
 
 
 def places(rows: list[dict[str, object]]) -> set[tuple[str, str]]:
