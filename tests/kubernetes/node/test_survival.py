@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from sidespawn.engines import LABEL
 from sidespawn.engines.kubernetes import STATIC_PODS
 from sidespawn.testing.agent import NEUTRON
 from tests.kubernetes.node.agents import Agent, listed
@@ -53,12 +55,12 @@ def test_the_program_runs_in_the_namespace_that_the_agent_made(helper: Helper) -
 
 def test_it_is_a_pod_that_kubectl_shows(node: Cluster, helper: Helper) -> None:
     """By its mirror, whose name ends with the node's."""
-    (pod,) = node.side_pods()
+    (pod,) = mirrors(node, helper)
     name = pod["metadata"]["name"]
     assert name.endswith(f"-{NODE}")
     assert pod["metadata"]["annotations"]["kubernetes.io/config.source"] == "file"
     assert pod["metadata"]["labels"]["io.sidespawn.service"] == helper.network.service.name
-    wait_until(lambda: node.side_pods()[0]["status"]["phase"] == "Running", patience=60)
+    wait_until(lambda: mirrors(node, helper)[0]["status"]["phase"] == "Running", patience=60)
     assert "started" in node.kubectl("logs", "--namespace=sidespawn", name)
 
 
@@ -97,10 +99,10 @@ def test_a_deleted_pod_of_the_agent(node: Cluster, agent: Agent, helper: Helper)
 
 def test_a_deleted_mirror_pod(node: Cluster, helper: Helper) -> None:
     """It ends nothing: the kubelet makes the mirror again."""
-    (pod,) = node.side_pods()
+    (pod,) = mirrors(node, helper)
     uid = pod["metadata"]["uid"]
     node.kubectl("delete", "pod", "--namespace=sidespawn", pod["metadata"]["name"], "--wait=false")
-    wait_until(lambda: [each["metadata"]["uid"] for each in node.side_pods()] not in ([], [uid]), patience=120)
+    wait_until(lambda: [each["metadata"]["uid"] for each in mirrors(node, helper)] not in ([], [uid]), patience=120)
     helper.still_serves()
 
 
@@ -213,6 +215,12 @@ def test_an_agent_that_is_privileged_as_openstack_helm_has_it(node: Cluster, age
 
 def running(node: Cluster) -> list[str]:
     return [each["metadata"]["name"] for each in node.pods("default") if each["status"]["phase"] == "Running"]
+
+
+def mirrors(node: Cluster, helper: Helper) -> list[dict[str, Any]]:
+    """Those of one side container. kubelet takes up to minutes to remove those of others that have ended."""
+    mine = {f"{LABEL}service": helper.network.service.name, f"{LABEL}instance": helper.network.netns}
+    return [each for each in node.side_pods() if mine.items() <= each["metadata"]["annotations"].items()]
 
 
 def hash_of(mirror: dict[str, dict[str, dict[str, str]]]) -> str:
