@@ -182,7 +182,7 @@ def test_stop_leaves_no_pod_anywhere(node: Cluster, agent: Agent, tmp_path: Path
     with served(agent, tmp_path / "scripts") as another:
         (ours,) = [each for each in STATIC_PODS.iterdir() if another.network.id in each.name]
         uid = ours.name.split(".")[-2]
-        wait_until(lambda: any(uid == hash_of(each) for each in node.side_pods()), patience=30)
+        wait_until(lambda: any(uid == hash_of(each) for each in node.side_pods()), patience=120)
         command(*SIDESPAWN, "stop", agent.service.name, another.network.netns)
         wait_until_gone(another.process.pid)
         assert not ours.exists()
