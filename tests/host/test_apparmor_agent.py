@@ -8,6 +8,7 @@ compared here.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ MORE: dict[str, Any] = {
 }
 # podman's list in newer versions allows it only with CAP_PERFMON.
 DENIED_ALREADY = {"perf_event_open"}
+# From a Linux after 6.12 on, CAP_SYS_ADMIN suffices for this, which agents have; docs/security.md says so.
+ALLOWED_LATER, IS_LATER = {"read its environment"}, tuple(map(int, os.uname().release.split(".")[:2])) > (6, 12)
 # What confines the agent.
 NEITHER, APPARMOR, SECCOMP, BOTH = (), ("apparmor",), ("seccomp",), ("apparmor", "seccomp")
 UEVENT = "forge a uevent"
@@ -91,6 +94,9 @@ def found(ground: Ground) -> Found:
 @pytest.mark.parametrize("name", [*tries.RECIPE, *tries.GIVEN_MORE])
 def test_it_works_without_and_is_denied_with_both(found: Found, name: str) -> None:
     became = {confined_by: each[name] for confined_by, each in found.items()}
+    if IS_LATER and name in ALLOWED_LATER:
+        assert set(became.values()) == {"worked"}, became
+        return
     if name not in DENIED_ALREADY or became[NEITHER] == "worked":
         assert became[NEITHER] == "worked", became
         assert documented()[name] == [kind for kind in BOTH if became[(kind,)] != "worked"], became

@@ -152,10 +152,21 @@ def test_a_missing_profile_is_reported(
 @pytest.mark.parametrize(("there", "told"), [(False, "run without it"), (True, "nothing will start")])
 def test_a_profile_that_systemd_cannot_set_is_reported(monkeypatch: pytest.MonkeyPatch, there: bool, told: str) -> None:
     monkeypatch.setattr(security_modules, "has_apparmor", lambda: there)
+    monkeypatch.setattr(security_modules, "version", lambda: 257)
     (said,) = security_modules.warnings("systemd", "host", "wanted")
     assert told in said
     assert "leave `apparmor` out" in said
     assert security_modules.warnings("systemd", "host", "") == []
+
+
+def test_newer_systemd_sets_profiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "profiles").write_text("wanted (enforce)\n")
+    monkeypatch.setattr(security_modules, "LOADED", tmp_path / "profiles")
+    monkeypatch.setattr(security_modules, "has_apparmor", lambda: True)
+    monkeypatch.setattr(security_modules, "version", lambda: 262)
+    assert security_modules.warnings("systemd", "host", "wanted") == []
+    (said,) = security_modules.warnings("systemd", "host", "missing")
+    assert "missing" in said
 
 
 def test_a_policy_names_a_profile_and_nothing_else() -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from sidespawn.errors import LaunchError, Reason, SidespawnError
 from sidespawn.setup import selinux
 from sidespawn.setup.hardening import has_apparmor, has_selinux
-from sidespawn.setup.systemd import PACKAGE
+from sidespawn.setup.systemd import PACKAGE, version
 from sidespawn.system.processes import last_line, run
 
 PROFILES = PACKAGE / "apparmor"
@@ -25,6 +25,7 @@ PROCESSES = Path("/proc")
 LOADED = Path("/sys/kernel/security/apparmor/profiles")
 PARSER = "/usr/sbin/apparmor_parser"
 TIMEOUT = 120.0
+SETS_PROFILES = 262  # systemd 257 needs /proc for it, which side containers lack; those in between were not tried
 
 
 def install() -> list[str]:
@@ -76,10 +77,10 @@ def apparmor_warnings(engine: str, apparmor: str) -> list[str]:
     wanted = f"the policy names AppArmor's profile {apparmor}, but"
     if not apparmor:
         return []
-    if engine == "systemd" and has_apparmor():
+    if engine == "systemd" and has_apparmor() and version() < SETS_PROFILES:
         reason = f"{wanted} systemd sets one by /proc, which its side containers do not have"
         return [f"{reason}: nothing will start; leave `apparmor` out, or use podman or docker"]
-    if engine == "systemd":
+    if engine == "systemd" and not has_apparmor():
         reason = f"{wanted} the host has no AppArmor, which systemd ignores"
         return [f"{reason}: side containers run without it; leave `apparmor` out"]
     if not has_apparmor():

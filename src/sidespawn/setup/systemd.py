@@ -123,6 +123,12 @@ def started_units(service: str) -> tuple[str, ...]:
     return (f"sidespawn@{service}.service", f"sidespawn-spool@{service}.service")
 
 
+def version() -> int:
+    """Return the running manager's version; 0 if it does not answer."""
+    found = re.match(r"\d+", run((SYSTEMCTL, "show", "--property=Version", "--value"), TIMEOUT).stdout)
+    return int(found[0]) if found else 0
+
+
 def is_booted() -> bool:
     """Return whether systemd booted this host, as sd_booted(3) does."""
     return Path("/run/systemd/system").is_dir()
