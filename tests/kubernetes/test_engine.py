@@ -9,6 +9,7 @@ import pytest
 
 from sidespawn.core.plan import Plan
 from sidespawn.engines import Pins, kubernetes
+from sidespawn.engines import containerd as ctr
 from sidespawn.system.oci import RUNS
 from tests.kubernetes import containerds, standin
 from tests.lab.conftest import nothing_left_behind  # noqa: F401 - a fixture
@@ -30,8 +31,8 @@ def write_pod(described: tuple[str, ...], plan: Plan, pins: Pins) -> None:
 @pytest.fixture(scope="module", params=(containerds.VERSIONS[0], containerds.VERSIONS[-1]))  # type: ignore[no-redef]
 def ground(request: pytest.FixtureRequest) -> Iterator[Ground]:
     with standin.node(request.param, containerds.AGENT) as containerd:
-        told = kubernetes.CTR
-        kubernetes.CTR = (f"{containerds.PROGRAMS[request.param]}/ctr", f"--address={containerd.socket}", told[-1])
+        told = ctr.CTR
+        ctr.CTR = (f"{containerds.PROGRAMS[request.param]}/ctr", f"--address={containerd.socket}", told[-1])
         kind = Kind(
             name="kubernetes",
             adds=frozenset({"HOME"}),  # by runc
@@ -43,4 +44,4 @@ def ground(request: pytest.FixtureRequest) -> Iterator[Ground]:
         )
         with new_ground(kind) as made:
             yield made
-        kubernetes.CTR = told
+        ctr.CTR = told

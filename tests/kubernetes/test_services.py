@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from sidespawn.engines import kubernetes
+from sidespawn.engines import kubernetes, systemd_roots
 from sidespawn.setup import hardening
 from sidespawn.system.oci import RUNS
 from sidespawn.system.processes import identify
@@ -25,6 +25,7 @@ from tests.kubernetes import standin
 from tests.kubernetes.containerds import Containerd
 from tests.lab import dying
 from tests.lab.conftest import *  # noqa: F403 - fixtures
+from tests.lab.conftest import new_service
 from tests.lab.lives import restless_service
 from tests.lab.networks import SIDESPAWN, Service, command, dnsmasqs, wait_until
 from tests.lab.test_crashes import (
@@ -149,6 +150,33 @@ def test_an_image_that_the_node_lacks_is_said_by_the_confined_service(node: Cont
     assert "(image-missing)" in done.stderr
     service.wait_until_idle()
     assert (manifests(service), runs(service)) == ([], [])
+
+
+def test_the_engine_systemd_takes_an_image_that_only_containerd_has(node: Containerd) -> None:
+    """Also after a reboot, when a request finds no root; what is mounted stays when kubelet removes the image."""
+    node.ctr("images", "tag", HELPERS, "localhost/only-here:latest")
+    made = new_service(engine="systemd")
+    root = systemd_roots.root_path(made.name, "localhost/only-here")
+    try:
+        made.enable_with('[side_container]\nimage = "localhost/only-here"\n')
+        assert "is not on this host" not in command(*SIDESPAWN, "check", made.name).stdout
+        network = made.network()
+        assert network.start().returncode == 0
+        network.kill("TERM")
+        made.wait_until_idle()
+        for each in (root, root.parent / "mount"):
+            command("umount", str(each))
+        network.start()
+        assert network.pid_file.exists()
+        assert os.path.ismount(root)
+        node.ctr("images", "rm", "--sync", "localhost/only-here:latest")
+        assert (root / "usr/sbin/dnsmasq").stat().st_size > 0
+        assert str(root.parent / "mount") in node.ctr("snapshots", "list").stdout
+    finally:
+        node.ctr("images", "rm", "--sync", "localhost/only-here:latest", check=False)
+        made.clean()
+    assert str(root.parent) not in node.ctr("snapshots", "list").stdout
+    assert str(root.parent) not in Path("/proc/self/mountinfo").read_text()
 
 
 def test_verbs_of_the_operator(service: Service) -> None:

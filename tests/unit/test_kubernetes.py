@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from sidespawn.core.plan import Plan
-from sidespawn.engines import NameTaken, Pins, kubernetes, kubernetes_runtime
+from sidespawn.engines import NameTaken, Pins, containerd, kubernetes, kubernetes_runtime
 from sidespawn.engines.kubernetes import Kubernetes
 from sidespawn.errors import LaunchError, Reason
 from sidespawn.system import oci
@@ -351,7 +351,7 @@ def test_one_of_several_starts_at_once_has_the_name(home: Path) -> None:
 
 @pytest.mark.usefixtures("impatient")
 def test_without_a_kubelet_nothing_is_left(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kubernetes, "run", lambda *_: Output(0, f"{PLAN.image}\n", ""))
+    monkeypatch.setattr(containerd, "run", lambda *_: Output(0, f"{PLAN.image}\n", ""))
     with pytest.raises(LaunchError, match="kubelet does not start its pod within 0 s") as caught:
         start(home)
     assert caught.value.reason is Reason.ENGINE_TIMEOUT
@@ -367,11 +367,11 @@ def test_an_image_that_containerd_lacks(home: Path, monkeypatch: pytest.MonkeyPa
         asked.append(argv)
         return Output(0, "", "")
 
-    monkeypatch.setattr(kubernetes, "run", run)
+    monkeypatch.setattr(containerd, "run", run)
     with pytest.raises(LaunchError, match=f"containerd has no image {PLAN.image}") as caught:
         start(home)
     assert caught.value.reason is Reason.IMAGE_MISSING
-    assert asked == [(*kubernetes.CTR, "images", "list", "--quiet")]
+    assert asked == [(*containerd.CTR, "images", "list", "--quiet")]
     assert left(home) == []
 
 
@@ -398,18 +398,18 @@ def test_images_have_names_in_full(monkeypatch: pytest.MonkeyPatch, image: str, 
         "docker.io/some/tool:latest",
     ]
     names += ["quay.io/x/tool@sha256:0123", "sha256:4567"]
-    monkeypatch.setattr(kubernetes, "run", lambda *_: Output(0, "\n".join(names) + "\n", ""))
+    monkeypatch.setattr(containerd, "run", lambda *_: Output(0, "\n".join(names) + "\n", ""))
     assert kubernetes.has_image(image) is there
 
 
 def test_a_ctr_that_fails_says_nothing_of_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kubernetes, "run", lambda *_: Output(1, "", "no socket"))
+    monkeypatch.setattr(containerd, "run", lambda *_: Output(1, "", "no socket"))
     assert kubernetes.has_image("x") is None
 
 
 @pytest.mark.usefixtures("impatient")
 def test_a_host_without_ctr_only_waits(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kubernetes, "CTR", (str(home / "none"),))
+    monkeypatch.setattr(containerd, "CTR", (str(home / "none"),))
     with pytest.raises(LaunchError, match="does not start its pod"):
         start(home)
 

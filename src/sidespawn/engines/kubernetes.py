@@ -21,12 +21,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from sidespawn.core.plan import Plan, container_name
-from sidespawn.engines import LABEL, Found, NameTaken, Other, Pins, found, image_missing, labels, state_of
+from sidespawn.engines import LABEL, Found, NameTaken, Other, Pins, containerd, found, image_missing, labels, state_of
 from sidespawn.engines.control_groups import CONTROL_GROUPS, controllers, process_limit
 from sidespawn.errors import LaunchError, Reason, quoted
 from sidespawn.frozen import dataclass
 from sidespawn.system.oci import EXECUTABLE, HEX, HOMES, RUNC, RUNS
-from sidespawn.system.processes import SHOWN, Process, end, is_alive, run
+from sidespawn.system.processes import SHOWN, Process, end, is_alive
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # importing it costs every run milliseconds
@@ -34,7 +34,6 @@ if TYPE_CHECKING:  # importing it costs every run milliseconds
 
 STATIC_PODS = Path("/etc/kubernetes/manifests")
 RUNC_ROOT = Path(RUNC) / "k8s.io"  # containerd adds its namespace
-CTR = ("/usr/bin/ctr", "--address=/run/containerd/containerd.sock", "--namespace=k8s.io")
 NAMESPACE = "sidespawn"
 CLASS = "sidespawn"
 WORD = "/.sidespawn"
@@ -382,12 +381,9 @@ def outcome(plan: Plan, pin: Path) -> Run:
 def has_image(image: str) -> bool | None:
     """Return whether containerd has the image; None if containerd's own command cannot tell: not every node has it."""
     try:
-        done = run((*CTR, "images", "list", "--quiet"), QUERY_TIMEOUT)
+        return containerd.find_image(image) is not None
     except LaunchError:
         return None
-    # containerd writes names in full: docker.io/library/X:latest for X.
-    wanted = (f"/{image}", f"/{image}:latest")
-    return any(f"/{each}".endswith(wanted) for each in done.stdout.split()) if done.code == 0 else None
 
 
 def not_started(plan: Plan, what: str) -> LaunchError:

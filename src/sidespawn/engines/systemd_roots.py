@@ -5,10 +5,12 @@
                                             nothing but /proc/sys, an empty /sys, and the directory of copies
                                             twice, for texts and for scripts
     /run/sidespawn/SERVICE/roots/KEY/image  the name of an image that podman keeps mounted for it
+    /run/sidespawn/SERVICE/roots/KEY/mount  where containerd keeps it mounted, if podman does not have the image
 
-KEY is made from the policy's image: the name of a podman image, a directory of the host, or `host` for the host's own
-programs.  An overlay in memory covers an image or a directory, so that missing mount points can be made; nothing else
-is ever written there.  The root of `host` contains only what the program may see of the host, mounted read-only.
+KEY is made from the policy's image: the name of an image of podman or containerd, a directory of the host, or `host`
+for the host's own programs.  An overlay in memory covers an image or a directory, so that missing mount points can be
+made; nothing else is ever written there.  The root of `host` contains only what the program may see of the host,
+mounted read-only.
 
 Read-only mounts here stay read-only wherever they are mounted from here.  So systemd needs to make only the root
 read-only.  For each further path, it would read the host's whole list of mounts at each start, and that list grows with
@@ -22,7 +24,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from sidespawn.engines import domain, image_missing
+from sidespawn.engines import containerd, domain, image_missing
 from sidespawn.errors import LaunchError, Reason
 from sidespawn.system import kernel
 from sidespawn.system.files import HARMLESS, closing
@@ -152,16 +154,26 @@ def make_directory(path: Path) -> None:
 
 
 def mount_image(place: Path, image: str) -> str:
-    done = run((PODMAN, "image", "mount", image), TIMEOUT)
-    if done.code != 0:
-        if "image not known" in done.stderr or "no such image" in done.stderr.lower():
-            raise image_missing("the host", image)
-        raise LaunchError(Reason.ENGINE_FAILED, f"podman image mount ended with {done.code}: {last_line(done.stderr)}")
-    (place / "image").write_text(image)
-    return done.stdout.strip()
+    """Return where podman keeps the image mounted, or containerd if podman does not have it."""
+    if os.path.exists(PODMAN):
+        done = run((PODMAN, "image", "mount", image), TIMEOUT)
+        if done.code == 0:
+            (place / "image").write_text(image)
+            return done.stdout.strip()
+        if "image not known" not in done.stderr and "no such image" not in done.stderr.lower():
+            message = f"podman image mount ended with {done.code}: {last_line(done.stderr)}"
+            raise LaunchError(Reason.ENGINE_FAILED, message)
+    if (name := containerd.find_image(image) if containerd.is_there() else None) is None:
+        raise image_missing("the host", image)
+    make_directory(place / "mount")
+    containerd.mount_image(name, str(place / "mount"))
+    return str(place / "mount")
 
 
 def release_image(place: Path) -> None:
+    if (place / "mount").exists():
+        containerd.unmount_image(str(place / "mount"))
+        (place / "mount").rmdir()
     if (place / "image").exists():
         run((PODMAN, "image", "unmount", (place / "image").read_text()), TIMEOUT)
         (place / "image").unlink()

@@ -74,8 +74,10 @@ def systemd_image(image: str) -> list[str]:
     if image == systemd_roots.HOST:
         return []
     if not image.startswith("/"):
+        if kubernetes.has_image(image):
+            return []
         if not Path(PODMAN).exists():
-            return [f"{PODMAN}, which keeps the image mounted, is not installed"]
+            return [f"neither {PODMAN}, which would keep the image mounted, is there, nor the image in containerd"]
         return podman_image(image)
     if not Path(image).is_dir():
         return [f"there is no directory {image} on this host"]
