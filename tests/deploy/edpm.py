@@ -69,6 +69,8 @@ def unit(state: Path, *, name: str = CONTAINER, image: str = IMAGE) -> str:
             "[Service]",
             "Restart=always",
             "TimeoutStopSec=84",
+            # podman 4.3 leaves this file when the container is removed, and refuses to start while it is there.
+            *(["ExecStartPre=-/usr/bin/rm --force %t/%N.cid"] if QUADLET != OWN_QUADLET else []),
             "",
             "[Install]",
             "WantedBy=multi-user.target",
@@ -112,7 +114,6 @@ class Node:
     def clean(self) -> None:
         command("podman", "rm", "--force", "--time=0", "--ignore", CONTAINER)
         command("systemctl", "stop", self.service, check=False)
-        # A podman that has the generator removes it with the container; 4.3 does not.
         Path("/run", self.service).with_suffix(".cid").unlink(missing_ok=True)
         self.unit.unlink(missing_ok=True)
         shutil.rmtree(f"{self.unit}.d", ignore_errors=True)
