@@ -121,6 +121,7 @@ def home() -> Iterator[None]:
         (HOME / name).mkdir(parents=True)
     for path in made:
         path.parent.mkdir(exist_ok=True)
+        path.unlink(missing_ok=True)  # systemd leaves it when podman.socket is stopped, as other tests do
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(str(path))
         listener.listen()
