@@ -186,8 +186,15 @@ def test_stop_leaves_no_pod_anywhere(node: Cluster, agent: Agent, tmp_path: Path
         command(*SIDESPAWN, "stop", agent.service.name, another.network.netns)
         wait_until_gone(another.process.pid)
         assert not ours.exists()
-        wait_until(lambda: not any(uid == hash_of(each) for each in node.side_pods()), patience=120)
-        wait_until(lambda: not any(uid == each["metadata"]["uid"] for each in node.running_pods()), patience=120)
+        try:
+            # After the API server was away, as in tests before this one, kubelet takes its time with mirrors.
+            wait_until(lambda: not any(uid == hash_of(each) for each in node.side_pods()), patience=300)
+            wait_until(lambda: not any(uid == each["metadata"]["uid"] for each in node.running_pods()), patience=120)
+        except AssertionError as failed:
+            failed.add_note(
+                "\n".join(each for each in node.kubelet.said().splitlines() if uid in each or "irror" in each)
+            )
+            raise
 
 
 def test_a_program_that_died_is_not_started_again_by_kubelet(agent: Agent, tmp_path: Path) -> None:
