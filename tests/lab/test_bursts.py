@@ -86,7 +86,7 @@ def test_300_requests_at_random_moments_while_the_service_comes_and_goes(impatie
     assert crashes == "0"
     runs = runs_of(service)
     print(f"{SPACED} requests, served by {runs} runs of the service")
-    assert runs > SPACED / 50, "the service was meant to end and start in between"  # on a busy machine it rarely rests
+    assert runs > SPACED / 20, "the service was meant to end and start in between"
     assert unit_state(f"sidespawn@{service.name}.socket") == "active"
 
 

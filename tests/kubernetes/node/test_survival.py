@@ -182,13 +182,12 @@ def test_stop_leaves_no_pod_anywhere(node: Cluster, agent: Agent, tmp_path: Path
     with served(agent, tmp_path / "scripts") as another:
         (ours,) = [each for each in STATIC_PODS.iterdir() if another.network.id in each.name]
         uid = ours.name.split(".")[-2]
-        wait_until(lambda: any(uid == hash_of(each) for each in node.side_pods()), patience=120)
+        wait_until(lambda: any(uid == hash_of(each) for each in node.side_pods()), patience=30)
         command(*SIDESPAWN, "stop", agent.service.name, another.network.netns)
         wait_until_gone(another.process.pid)
         assert not ours.exists()
         try:
-            # After the API server was away, as in tests before this one, kubelet takes its time with mirrors.
-            wait_until(lambda: not any(uid == hash_of(each) for each in node.side_pods()), patience=300)
+            wait_until(lambda: not any(uid == hash_of(each) for each in node.side_pods()), patience=120)
             wait_until(lambda: not any(uid == each["metadata"]["uid"] for each in node.running_pods()), patience=120)
         except AssertionError as failed:
             failed.add_note(
