@@ -270,5 +270,5 @@ def test_more_side_containers_than_pods(most: int, warns: bool) -> None:
     ("answer", "missing"), [(Output(0, "", ""), True), (Output(0, "x:latest\n", ""), False), (Output(1, "", ""), False)]
 )
 def test_an_image_that_the_node_lacks(monkeypatch: pytest.MonkeyPatch, answer: Output, missing: bool) -> None:
-    monkeypatch.setattr("sidespawn.engines.kubernetes.run", lambda *_: answer)
+    monkeypatch.setattr("sidespawn.engines.containerd.run", lambda *_: answer)
     assert bool(suitability.kubernetes_image("x")) is missing
