@@ -1,4 +1,4 @@
-"""One cluster for all tests here: its start takes longer than most of them."""
+"""A cluster for the tests of each file: its start takes longer than most of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.kubernetes.node.cluster import Cluster
 from tests.lab.conftest import nothing_left_behind  # noqa: F401 - a fixture
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def node() -> Iterator[Cluster]:
     with cluster.running() as made:
         yield made
