@@ -267,7 +267,8 @@ def test_more_side_containers_than_pods(most: int, warns: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "missing"), [(Output(0, "", ""), True), (Output(0, "x:latest\n", ""), False), (Output(1, "", ""), False)]
+    ("answer", "missing"),
+    [(Output(0, "", ""), True), (Output(0, "docker.io/library/x:latest\n", ""), False), (Output(1, "", ""), False)],
 )
 def test_an_image_that_the_node_lacks(monkeypatch: pytest.MonkeyPatch, answer: Output, missing: bool) -> None:
     monkeypatch.setattr("sidespawn.engines.containerd.run", lambda *_: answer)

@@ -19,13 +19,14 @@ def is_there() -> bool:
 
 
 def find_image(image: str) -> str | None:
-    """Return its full name there; None if containerd lacks it. Raises LaunchError if ctr fails.
+    """Return its name there, which may be completed; None if containerd lacks it. Raises LaunchError if ctr fails.
 
-    containerd writes names in full: docker.io/library/X:latest for X.
+    An equal name, not one that ends like it: a tenant who has the node pull an image chooses how its name ends.
     """
-    wanted = (f"/{image}", f"/{image}:latest")
-    names = ctr("images", "list", "--quiet").split()
-    return next((each for each in names if f"/{each}".endswith(wanted)), None)
+    registry, slash, _ = image.partition("/")
+    home = "" if slash and (registry == "localhost" or {".", ":"} & set(registry)) else "docker.io/"
+    full = home + "library/" * (not slash) + image + ":latest" * (":" not in image.rpartition("/")[2])
+    return max({image, full} & set(ctr("images", "list", "--quiet").split()), default=None)
 
 
 def mount_image(name: str, target: str) -> None:
@@ -43,6 +44,5 @@ def unmount_image(target: str) -> None:
 def ctr(*arguments: str) -> str:
     done = run((*CTR, *arguments), MOUNT_TIMEOUT if "mount" in arguments else QUERY_TIMEOUT)
     if done.code != 0:
-        message = f"ctr {' '.join(arguments[:2])} ended with {done.code}: {last_line(done.stderr)}"
-        raise LaunchError(Reason.ENGINE_FAILED, message)
+        raise LaunchError(Reason.ENGINE_FAILED, f"ctr {arguments[0]} ended with {done.code}: {last_line(done.stderr)}")
     return done.stdout
