@@ -193,6 +193,11 @@ GROUPS = {
         a mount inside another mount, in whose place a link has it mounted over a checked file
         a value in monitor mode that reads like a pattern, for an operator to paste
         a file that the agent may not read, named as a configuration file so that the refusal quotes it""",
+    "More through Kubernetes, and beside engines": """
+        a tenant's image whose name ends like that of the helpers' image
+        a link in place of a name in /run/netns that an engine is about to mount a namespace on
+        a link that leads elsewhere each time the agents' runtime looks
+        a debug container added to an agent's pod""",
 }
 # Groups whose numbers do not follow those of the previous group.
 FIRST = {"Out of the agent's container": 150, "Later features of policies": 176}
@@ -227,6 +232,7 @@ STAYS_POSSIBLE = {
     252: "whatever an agent can bind, it can bind in /run/netns; give it an image without setuid programs",
     256: "iproute2 waits for this lock without a limit, and anyone who can read the directory can take it",
     254: "anyone who may bind there can make mounts on the host, up to its limit (fs.mount-max)",
+    270: "anyone who may make names there can replace others; `check` says so if an engine keeps its names there",
 }
 # Attacks that would harm the machine that runs the tests.
 THEIRS_NOT_TRIED = {

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from sidespawn.system import kernel
 from sidespawn.system.processes import ENVIRONMENT, identify
 from tests.attacks import inside
 from tests.attacks.catalogue import attack
@@ -77,6 +78,24 @@ def test_the_directory_of_names_hidden_by_what_never_answers(ours: Ours, second:
         assert os.path.ismount("/run/netns")
         expect_answers(ours)
         assert "is mounted over /run/netns" in command(*SIDESPAWN, "check").stdout
+    ours.expect_held()
+
+
+@attack(270)
+def test_a_name_that_an_engine_makes_replaced_by_a_link(ours: Ours, second: Attacker, tmp_path: Path) -> None:
+    """podman and containerd make an empty file, and then mount the namespace on it: root's mount follows the link."""
+    target, name = tmp_path / "target", Path("/run/netns/netns-1")
+    target.touch()
+    name.touch()
+    try:
+        assert "an engine keeps 1 of its containers' networks" in command(*SIDESPAWN, "check", check=False).stdout
+        second(inside.remove, name)
+        second(inside.link, target, name)
+        kernel.mount("/proc/self/ns/net", str(name), None, kernel.MS_BIND)
+        assert target.stat().st_ino == os.stat("/proc/self/ns/net").st_ino, "over a file of root's"
+        kernel.unmount(str(target))
+    finally:
+        name.unlink()
     ours.expect_held()
 
 

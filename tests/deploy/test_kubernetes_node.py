@@ -29,6 +29,10 @@ version = {version}
 [plugins."{plugin}".containerd.runtimes.other.options]
 BinaryName = "/other"
 """
+ELSEWHERE = """\
+[plugins."{plugin}"]
+netns_mounts_under_state_dir = true
+"""
 OLD, NEW = "io.containerd.grpc.v1.cri", "io.containerd.cri.v1.runtime"
 
 
@@ -78,7 +82,7 @@ def test_the_role_is_documented(ansible: Ansible) -> None:
 
 def test_a_node_for_agents_is_prepared_and_put_back(ansible: Ansible, containerd: Path, configuration: Path) -> None:
     version, plugin = (3, NEW) if containerd == CONTAINERD["2"] else (2, OLD)
-    before = OTHER.format(version=version, plugin=plugin)
+    before = OTHER.format(version=version, plugin=plugin) + ELSEWHERE.format(plugin=plugin)
     configuration.write_text(before)
     agents = {"kubernetes_agents": ["openstack/dhcp", "openstack/init"]}
     dry = prepare(ansible, containerd, configuration, "--check", "--diff", **agents)
@@ -101,6 +105,33 @@ def test_a_node_for_agents_is_prepared_and_put_back(ansible: Ansible, containerd
     assert not Path(LIST).exists()
     assert not LINE.exists()
     assert owner_and_mode() == (0, 0, 0o755)
+
+
+def test_a_node_whose_agents_could_replace_the_names_of_pods(
+    ansible: Ansible, containerd: Path, configuration: Path
+) -> None:
+    version, plugin = (3, NEW) if containerd == CONTAINERD["2"] else (2, OLD)
+    agents = {"kubernetes_agents": ["openstack/dhcp"]}
+    for text in ("", OTHER.format(version=version, plugin=plugin)):
+        configuration.unlink(missing_ok=True)
+        if text:
+            configuration.write_text(text)
+        done = prepare(ansible, containerd, configuration, **agents)
+        assert done.code != 0
+        assert "netns_mounts_under_state_dir" in done.output
+        assert (configuration.read_text() if text else "") == text
+        assert not Path(LIST).exists()
+    done = prepare(ansible, containerd, configuration, kubernetes_share_pods_names=True, **agents)
+    assert done.code == 0, done.output
+    assert read_list(LIST) == {"openstack/dhcp"}
+
+
+def test_a_node_with_a_newer_form_of_the_configuration(ansible: Ansible, configuration: Path) -> None:
+    """Version 4 is of containerd 2.3, which is not here: a dry run, which has no containerd check it."""
+    configuration.write_text(OTHER.format(version=4, plugin=NEW))
+    dry = prepare(ansible, CONTAINERD["2"], configuration, "--check", "--diff")
+    assert dry.code == 0, dry.output
+    assert f'plugins."{NEW}".containerd.runtimes.sidespawn' in dry.output
 
 
 def test_a_node_without_agents_and_without_a_configuration(

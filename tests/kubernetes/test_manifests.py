@@ -20,6 +20,7 @@ from sidespawn.engines import agent_runtime
 from sidespawn.engines.kubernetes import Kubernetes
 from sidespawn.recipes import containers, yaml_text
 from sidespawn.recipes.containers import Agent, Mount
+from tests.attacks.catalogue import attack
 from tests.kubernetes.containerds import CHECKOUT, PYTHON
 from tests.unit.test_podman import ID, PINS, PLAN
 
@@ -79,6 +80,13 @@ def agent_pod(**spec: Any) -> Document:
     }
 
 
+def debugged(**context: Any) -> Document:
+    """An agent with a container that was added to it."""
+    given = {"allowPrivilegeEscalation": False} | context
+    security = {name: value for name, value in given.items() if value is not None}
+    return agent_pod(ephemeralContainers=[{"name": "init", "securityContext": security}])
+
+
 @dataclass(frozen=True)
 class Case:
     name: str
@@ -104,6 +112,7 @@ LABEL = "sidespawn.io/agents"
 OPENSTACK: dict[str, Any] = {"namespace": "openstack", "labels": {LABEL: "allowed"}}
 MIRROR = ("metadata", "annotations", "kubernetes.io/config.mirror")
 DEBUG = "pods/ephemeralcontainers"
+TO_DEBUG: dict[str, Any] = {"operation": "UPDATE", "resource": DEBUG}
 ESCALATION = "an agent's containers have allowPrivilegeEscalation false"
 ORDINARY: Document = {"metadata": {"name": "x"}, "spec": {"containers": [{"name": "c"}]}}
 CASES = (
@@ -134,6 +143,9 @@ CASES = (
     Case("a privileged agent", agent(privileged=True), ADMINISTRATOR, "not privileged", **OPENSTACK),
     Case("an agent that may gain privileges", agent(allowPrivilegeEscalation=True), TENANT, ESCALATION, **OPENSTACK),
     Case("an agent that does not say", agent_pod(containers=[{"name": "a"}]), TENANT, ESCALATION, **OPENSTACK),
+    Case("an agent's debug container", debugged(), TENANT, **OPENSTACK, **TO_DEBUG),
+    Case("a privileged one", debugged(privileged=True), TENANT, "debug containers", **OPENSTACK, **TO_DEBUG),
+    Case("one that does not say", debugged(allowPrivilegeEscalation=None), TENANT, "debug", **OPENSTACK, **TO_DEBUG),
     Case("such an init container", agent_pod(initContainers=[{"name": "a"}]), TENANT, "init containers", **OPENSTACK),
 )
 
@@ -161,6 +173,7 @@ def judge(ask: Ask, policy: Document, case: Case) -> str | None:
     return None
 
 
+@attack(272)
 @pytest.mark.parametrize("case", CASES, ids=[each.name for each in CASES])
 def test_the_admission_rules_judge(ask: Ask, policies: list[Document], case: Case) -> None:
     found = [why for each in policies if matches(each, case) and (why := judge(ask, each, case)) is not None]

@@ -246,6 +246,30 @@ def test_runc_mounts_what_was_looked_at(host: Path, tmp_path: Path) -> None:
     assert (code, adapted["mounts"][-1]["source"]) == (0, "/run/netns")
 
 
+@attack(271)
+@pytest.mark.parametrize("uid", [0, 42435])
+@pytest.mark.parametrize("looks", range(1, 6))
+def test_a_link_that_is_changed_while_the_runtime_looks(
+    host: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, looks: int, uid: int
+) -> None:
+    """Share the names with a container that is contained, or not at all, no matter which look finds them."""
+    way, real, seen = str(tmp_path / "way"), os.path.realpath, []
+
+    def changing(path: str) -> str:
+        if path != way:
+            return real(path)
+        seen.append(path)
+        return "/run/netns" if len(seen) >= looks else "/elsewhere"
+
+    monkeypatch.setattr(os.path, "realpath", changing)
+    description = agent()
+    description["mounts"][-1]["source"] = way
+    description["process"]["user"]["uid"] = uid
+    code, adapted = call(host, description)
+    shares = adapted["linux"].get("rootfsPropagation") == "rshared"
+    assert (code, shares) == ((0, True) if (looks, uid) == (1, 42435) else (1, False) if looks == 1 else (0, False))
+
+
 def test_what_cannot_be_judged_is_refused(host: Path) -> None:
     description = agent()
     description["linux"]["namespaces"] = [{"type": "pid", "path": "/nowhere"}]

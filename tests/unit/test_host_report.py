@@ -465,6 +465,8 @@ def test_whether_the_mount_of_a_path_is_shared(text: str, shared: bool) -> None:
         (network_namespaces.Facts(mode=0o700), ("a",), "warning"),
         (network_namespaces.Facts(mode=0o750), ("a",), "warning"),
         (network_namespaces.Facts(mode=0o755, is_shared=False), ("a",), "warning"),
+        (network_namespaces.Facts(mode=0o755, names=3, of_engines=1), ("a",), "warning"),
+        (network_namespaces.Facts(mode=0o755, names=3, of_engines=1), (), "ok"),
         (network_namespaces.Facts(mode=None), ("a",), "warning"),
         (network_namespaces.Facts(mode=None), (), "ok"),
     ],

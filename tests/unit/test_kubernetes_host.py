@@ -57,7 +57,7 @@ AGENTS = replace(GOOD, lists_agents=True, agent_runtime=str(kubernetes.AGENT_RUN
     ("facts", "state", "said"),
     [
         (AGENTS, "ok", "handler sidespawn-agent"),
-        (replace(AGENTS, has_pods_names=True), "warning", "can enter the network of every pod"),
+        (replace(AGENTS, has_pods_names=True), "problem", "can enter the network of every pod"),
         (replace(AGENTS, has_pods_names=True, agent_runtime=""), "problem", "is not there"),
         (replace(AGENTS, agent_runtime=""), "problem", "handler sidespawn-agent is not there"),
         (replace(AGENTS, agent_runtime="/usr/sbin/runc"), "problem", "handler sidespawn-agent is /usr/sbin/runc"),
@@ -68,6 +68,18 @@ def test_a_node_that_lists_agents(facts: kubernetes.Facts, state: str, said: str
     found, sentence = judged(facts)["kubernetes-agents"]
     assert found == state
     assert said in sentence
+
+
+@pytest.mark.parametrize(
+    ("policy", "warns"),
+    [("", False), ("NeverVerifyPreloadedImages", False), ("NeverVerify", False), ("AlwaysVerify", True),
+     ("NeverVerifyAllowlistedImages", True)],
+)  # fmt: skip
+def test_a_kubelet_that_verifies_who_may_use_an_image(node: Path, policy: str, warns: bool) -> None:
+    """It would not start an image that was imported, which no pull of its own has brought."""
+    (node / "kubelet").write_text(f"{KUBELET}imagePullCredentialsVerificationPolicy: {policy}\n" if policy else KUBELET)
+    state, sentence = judged(replace(GOOD, verifies_images=kubernetes.look().verifies_images))["kubernetes"]
+    assert (state == "warning", "preloadedImagesVerificationAllowlist" in sentence) == (warns, warns)
 
 
 def test_a_directory_that_others_can_write() -> None:

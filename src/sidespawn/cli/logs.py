@@ -18,12 +18,13 @@ from sidespawn.engines.kubernetes import NAMESPACE
 from sidespawn.errors import PolicyError, Reason, SidespawnError
 from sidespawn.host.policies import load_policy
 from sidespawn.host_report.journal import JOURNALCTL
+from sidespawn.host_report.kubernetes import setting
 from sidespawn.service_report.journal import BY_ROOT, require_journalctl
 from sidespawn.system.places import Places
 from sidespawn.system.processes import last_line, run
 
 JOURNAL_SECONDS = 120
-PODS = "/var/log/pods"  # where kubelet stores output
+PODS = "/var/log/pods"  # where kubelet stores output, unless its configuration says otherwise
 
 
 @click.command()
@@ -47,10 +48,8 @@ def logs(
         click.echo(f"{places.service} is not enabled; its earlier records, if any:", err=True)
     require_journalctl()
     if writes_files(places):
-        click.echo(
-            f"their output is in {PODS}, in {NAMESPACE}_*/program/0.log, and shown by kubectl logs; the rest is here",
-            err=True,
-        )
+        place = f"{setting('podLogsDir') or PODS}, in {NAMESPACE}_*/program/0.log"
+        click.echo(f"their output is in {place}, and shown by kubectl logs; the rest is here", err=True)
     matching = matches(places, name, refused)
     command = [JOURNALCTL, "--no-pager", "--quiet", *newest(lines, since, matching)]
     command += ["--output=json"] if as_json else ["--output=short-iso"]

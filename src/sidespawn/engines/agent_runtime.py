@@ -26,6 +26,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:  # importing it costs every start milliseconds
     from typing import Any
 
+    Mounts = list[dict[str, Any]]
+
 LIST = "/etc/sidespawn/kubernetes-agents"
 NETNS = "/run/netns"
 SYSTEM_CALLS = os.path.join(
@@ -43,25 +45,25 @@ NOT_CONTAINED = "an agent that shares /run/netns must {what}"
 def main(argv: list[str]) -> int:
     """Prepare runc's call `argv`, or refuse it; return the exit status."""
     if "create" not in argv[1:]:
-        return oci.refuse(argv, NO_RESTORE) if "--log" in argv else 1
+        return oci.refuse(argv, NO_RESTORE)
     path = oci.description_of(argv)
     description = oci.read(path)
-    shares = False
+    shared: Mounts = []
     try:
-        why = refusal(description)
-        shares = not why and shares_namespaces(description)
-        if shares:
-            adapt(description)
+        shared = binds_of_namespaces(description)  # once: a pod may change where a link leads
+        why = refusal(description, shared)
+        if shared and not why:
+            adapt(description, shared)
     except (OSError, LookupError, TypeError, AttributeError) as error:
         why = f"the pod cannot be judged: {type(error).__name__}: {error}"
     if why:
         return oci.refuse(argv, why)
-    if shares:
+    if shared:
         oci.write(path, description)
     return 0
 
 
-def refusal(description: dict[str, Any]) -> str:
+def refusal(description: dict[str, Any], shared: Mounts) -> str:
     """Return why a container is refused; empty if it is not."""
     said = description.get("annotations", {})
     namespace, name = (said.get(f"{CRI}{each}", "") for each in ("sandbox-namespace", "container-name"))
@@ -74,9 +76,7 @@ def refusal(description: dict[str, Any]) -> str:
         is_listed = f"{namespace}/{name}" in listed
     if not is_listed:
         return NOT_LISTED.format(who=f"{namespace}/{name}")
-    wrong = (
-        [what for what, holds in contained(description).items() if not holds] if shares_namespaces(description) else []
-    )
+    wrong = [what for what, holds in contained(description, shared).items() if not holds] if shared else []
     return NOT_CONTAINED.format(what=wrong[0]) if wrong else ""
 
 
@@ -92,21 +92,20 @@ def read_list(path: str) -> set[str] | None:
     return lines - {""} if is_safe else None
 
 
-def binds_of(description: dict[str, Any], *, netns: bool) -> list[dict[str, Any]]:
-    binds = [each for each in description["mounts"] if oci.is_bind(each)]
-    return [each for each in binds if (os.path.realpath(each["source"]) == NETNS) == netns]
+def binds_of_namespaces(description: dict[str, Any]) -> Mounts:
+    return [each for each in description["mounts"] if oci.is_bind(each) and os.path.realpath(each["source"]) == NETNS]
 
 
-def shares_namespaces(description: dict[str, Any]) -> bool:
-    return bool(binds_of(description, netns=True))
+def other_binds(description: dict[str, Any], shared: Mounts) -> Mounts:
+    return [each for each in description["mounts"] if oci.is_bind(each) and not any(each is one for one in shared)]
 
 
-def contained(description: dict[str, Any]) -> dict[str, bool]:
+def contained(description: dict[str, Any], shared: Mounts) -> dict[str, bool]:
     """Return what the recipe requires of a pod, and whether the pod complies."""
     process, linux = description["process"], description["linux"]
     kinds = {each["type"]: each.get("path", "") for each in linux["namespaces"]}
     given = set(process.get("capabilities", {}).get("bounding") or ())
-    shared = (set(each["options"]) & {"shared", "rshared"} for each in binds_of(description, netns=False))
+    also_shared = (set(each["options"]) & {"shared", "rshared"} for each in other_binds(description, shared))
     return {
         "run as a user other than root, by runAsUser": process["user"]["uid"] != 0,
         "have allowPrivilegeEscalation: false": bool(process.get("noNewPrivileges")),
@@ -115,7 +114,7 @@ def contained(description: dict[str, Any]) -> dict[str, bool]:
         "not share the host's ipc": is_private(kinds, "ipc"),
         "have the host's users": "user" not in kinds,
         "hide parts of /proc, as every container that is not privileged": bool(linux.get("maskedPaths")),
-        "share no other mount with the host": not any(shared),
+        "share no other mount with the host": not any(also_shared),
         "run on another architecture than s390x": os.uname().machine != "s390x",
     }
 
@@ -128,18 +127,18 @@ def is_private(kinds: dict[str, str], kind: str) -> bool:
     return not path or os.stat(path).st_ino != os.stat(f"/proc/self/ns/{kind}").st_ino  # containerd has the host's
 
 
-def adapt(description: dict[str, Any]) -> None:
+def adapt(description: dict[str, Any], shared: Mounts) -> None:
     process, linux = description["process"], description["linux"]
     given = process.get("capabilities", {}).get("bounding") or []
     process["capabilities"] = dict.fromkeys(oci.SETS, given)
     linux["seccomp"] = oci.read(SYSTEM_CALLS)
     # File modes protect it from the user; it contains the network namespace's settings.
     linux["readonlyPaths"] = [each for each in linux.get("readonlyPaths", ()) if each != "/proc/sys"]
-    for mount in binds_of(description, netns=True):
+    for mount in shared:
         mount["source"] = NETNS  # runc opens it later, and a pod may have put something else in place of a link
         mount["options"] = [*(each for each in mount["options"] if each not in SHARING), "rshared"]
     linux["rootfsPropagation"] = "rshared"
-    for mount in binds_of(description, netns=False):  # with that one, mounts without a setting would be shared too
+    for mount in other_binds(description, shared):  # with that one, mounts without a setting would be shared too
         mount["options"] = [*mount["options"], *([] if set(mount["options"]) & set(SHARING) else ["rprivate"])]
 
 

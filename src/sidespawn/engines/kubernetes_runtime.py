@@ -47,7 +47,7 @@ class Refusal(Exception):
 def main(argv: list[str]) -> int:
     """Carry out runc's call `argv`, or refuse it; return the exit status."""
     if "create" not in argv[1:]:
-        return oci.refuse(argv, ONLY_CREATE) if "--log" in argv else 1
+        return oci.refuse(argv, ONLY_CREATE)
     path = oci.description_of(argv)
     description = oci.read(path)
     said = description.get("annotations", {})

@@ -30,6 +30,7 @@ RUNTIME = PACKAGE / "engines/kubernetes-runtime"
 AGENT_CLASS, AGENT_RUNTIME = containers.CLASS, containers.RUNTIME
 TIMEOUT = 60.0
 MOST_PODS = 110  # kubelet's default
+STRICT = ("AlwaysVerify", "NeverVerifyAllowlistedImages")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,7 @@ class Facts:
     reads: str = ""  # that path, if it is a different one
     lists_agents: bool = False  # whose containers share /run/netns
     is_list_safe: bool = True
+    verifies_images: str = ""  # kubelet's policy for images that are on the node (from 1.33 on)
     agent_runtime: str = ""  # path of the handler for them
     has_pods_names: bool = False  # containerd's names of pods' network namespaces are in /run/netns
 
@@ -59,6 +61,7 @@ def look() -> Facts:
         is_writable=STATIC_PODS.is_dir() and any(map(is_writable_by_others, places())),
         says_directory=bool(says),
         reads=other_path(says),
+        verifies_images=setting("imagePullCredentialsVerificationPolicy"),
         lists_agents=Path(agent_runtime.LIST).exists(),
         is_list_safe=agent_runtime.read_list(agent_runtime.LIST) is not None,
     )
@@ -146,6 +149,11 @@ def judge(facts: Facts) -> Iterator[Finding]:
         yield problem(Topic.KUBERNETES, found, cannot, "install python3")
     else:
         yield ok(Topic.KUBERNETES, f"containerd has the handler {CLASS}, {facts.runtime}")
+    if facts.verifies_images in STRICT:
+        found = f"kubelet's imagePullCredentialsVerificationPolicy is {facts.verifies_images}"
+        message = "it starts no image that was imported, unless its list of preloaded images names it"
+        hint = "name the policies' images in preloadedImagesVerificationAllowlist; see docs/kubernetes.md"
+        yield warning(Topic.KUBERNETES, found, message, hint)
     if facts.lists_agents and not facts.error:
         yield judge_agents(facts)
     if facts.reads:
@@ -181,7 +189,10 @@ def judge_agents(facts: Facts) -> Finding:
         )
     if facts.has_pods_names:
         found = f"containerd keeps the names of pods' network namespaces in {agent_runtime.NETNS}"
-        message = "the listed agents can enter the network of every pod on this node, and end its name there"
+        message = (
+            "the listed agents can enter the network of every pod on this node, and have containerd, which is root,"
+            " mount over or remove any file by a link in place of a name"
+        )
         hint = "drain the node, set netns_mounts_under_state_dir = true and restart containerd; see docs/kubernetes.md"
-        return warning(Topic.KUBERNETES_AGENTS, found, message, hint)
+        return problem(Topic.KUBERNETES_AGENTS, found, message, hint)
     return ok(Topic.KUBERNETES_AGENTS, f"containerd has the handler {AGENT_CLASS}, {facts.agent_runtime}")

@@ -1,4 +1,4 @@
-"""Examines /run/netns: can every agent find names in it, and do names that an agent adds reach the host?"""
+"""Examines /run/netns: can every agent find names in it, do names that it adds reach the host, are others at risk?"""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from sidespawn.system.namespaces import Hidden, opened_names
 from sidespawn.system.places import NAMESPACES
 
 MOST = 1_000_000  # names that count
+ENGINES = ("cni-", "netns-")  # how the names begin that containerd, CRI-O and podman make
 
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
     mode: int | None  # permissions, None if it does not exist
     names: int = 0
+    of_engines: int = 0  # how many of them engines have made for the networks of containers
     is_shared: bool = True  # the mount that it is or is on
     is_hidden: bool = False  # another file system is mounted over it
 
@@ -31,12 +33,13 @@ def look() -> Facts:
             mode = kernel.device_and_mode(held)[1]
             with entries_of(held, MOST) as entries:
                 names = len(entries)
+                of_engines = sum(each.name.startswith(ENGINES) for each in entries)
     except Hidden:
         return Facts(mode=0o755, is_hidden=True)
     except (FileNotFoundError, NotADirectoryError):
         return Facts(mode=None)
     shared = is_shared(tables.mounts(Path("/proc/1/mountinfo")), str(NAMESPACES))
-    return Facts(mode=stat.S_IMODE(mode), names=names, is_shared=shared)
+    return Facts(mode=stat.S_IMODE(mode), names=names, of_engines=of_engines, is_shared=shared)
 
 
 def is_shared(mounts: Iterable[tables.Row], path: str) -> bool:
@@ -68,6 +71,14 @@ def judge(facts: Facts, services: tuple[str, ...]) -> Iterator[Finding]:
         message = "agents that are not root cannot find their namespace; all their requests are refused"
         way = f"chmod 755 {NAMESPACES}"
         found.append(warning(topic, f"{NAMESPACES} has mode {facts.mode:04o}", message, way, command=way))
+    if facts.of_engines and services:
+        text = f"in {NAMESPACES}, an engine keeps {facts.of_engines} of its containers' networks"
+        message = (
+            "an agent that may make names there can enter these networks, and have the engine, which is root, mount"
+            " over or remove any file by a link in place of a name"
+        )
+        hint = "run such containers on another host, or with the host's network; on Kubernetes see docs/kubernetes.md"
+        found.append(warning(topic, text, message, hint))
     if not facts.is_shared:
         message = "namespaces that an agent adds are not seen by the host"
         way = f"mount --bind {NAMESPACES} {NAMESPACES}; mount --make-shared {NAMESPACES}"

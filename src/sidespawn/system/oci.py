@@ -51,8 +51,12 @@ def write(path: str, content: dict[str, Any]) -> None:
 
 def refuse(argv: list[str], why: str) -> int:
     """Report the refusal where runc's caller looks for an error; return the exit status."""
+    line = json.dumps({"level": "error", "msg": why}) + "\n"
+    if "--log" not in argv:  # of a caller that is not containerd
+        os.write(2, line.encode())
+        return 1
     with open(option(argv, "--log"), "a", encoding="utf-8") as log:
-        log.write(json.dumps({"level": "error", "msg": why}) + "\n")
+        log.write(line)
     return 1
 
 
