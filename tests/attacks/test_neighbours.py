@@ -92,7 +92,7 @@ def test_a_name_that_an_engine_makes_replaced_by_a_link(ours: Ours, second: Atta
         second(inside.remove, name)
         second(inside.link, target, name)
         kernel.mount("/proc/self/ns/net", str(name), None, kernel.MS_BIND)
-        assert target.stat().st_ino == os.stat("/proc/self/ns/net").st_ino, "over a file of root's"
+        assert target.stat().st_ino == os.stat("/proc/self/ns/net").st_ino, "over a file that root owns"
         kernel.unmount(str(target))
     finally:
         name.unlink()

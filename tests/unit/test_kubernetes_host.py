@@ -76,7 +76,7 @@ def test_a_node_that_lists_agents(facts: kubernetes.Facts, state: str, said: str
      ("NeverVerifyAllowlistedImages", True)],
 )  # fmt: skip
 def test_a_kubelet_that_verifies_who_may_use_an_image(node: Path, policy: str, warns: bool) -> None:
-    """It would not start an image that was imported, which no pull of its own has brought."""
+    """It may not start an image that was imported instead of pulled."""
     (node / "kubelet").write_text(f"{KUBELET}imagePullCredentialsVerificationPolicy: {policy}\n" if policy else KUBELET)
     state, sentence = judged(replace(GOOD, verifies_images=kubernetes.look().verifies_images))["kubernetes"]
     assert (state == "warning", "preloadedImagesVerificationAllowlist" in sentence) == (warns, warns)

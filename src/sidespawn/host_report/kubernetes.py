@@ -151,8 +151,8 @@ def judge(facts: Facts) -> Iterator[Finding]:
         yield ok(Topic.KUBERNETES, f"containerd has the handler {CLASS}, {facts.runtime}")
     if facts.verifies_images in STRICT:
         found = f"kubelet's imagePullCredentialsVerificationPolicy is {facts.verifies_images}"
-        message = "it starts no image that was imported, unless its list of preloaded images names it"
-        hint = "name the policies' images in preloadedImagesVerificationAllowlist; see docs/kubernetes.md"
+        message = "kubelet may refuse to start an image that it has not pulled itself"
+        hint = f"use {STRICT[1]}, and name the policies' images in preloadedImagesVerificationAllowlist"
         yield warning(Topic.KUBERNETES, found, message, hint)
     if facts.lists_agents and not facts.error:
         yield judge_agents(facts)
