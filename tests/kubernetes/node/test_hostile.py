@@ -111,7 +111,9 @@ def refused(node: Cluster, pod: dict[str, Any], words: str) -> Iterator[None]:
     name = name_of(pod)
     try:
         wait_for_event(node, name, words, "default")
-        assert [each["status"]["phase"] for each in node.pods("default") if name_of(each) == name] == ["Pending"]
+        # As containerd says. The pod's phase is Running as well while kubelet tries again and again.
+        running = node.containerd.call("ListContainers", filter={"state": {"state": "CONTAINER_RUNNING"}})
+        assert name not in [each["labels"]["io.kubernetes.pod.name"] for each in running.get("containers", ())]
         yield
     finally:
         node.kubectl("delete", "pod", name, "--namespace=default")
