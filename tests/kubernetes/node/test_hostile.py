@@ -112,8 +112,10 @@ def refused(node: Cluster, pod: dict[str, Any], words: str) -> Iterator[None]:
     try:
         wait_for_event(node, name, words, "default")
         # As containerd says. The pod's phase is Running as well while kubelet tries again and again.
-        running = node.containerd.call("ListContainers", filter={"state": {"state": "CONTAINER_RUNNING"}})
-        assert name not in [each["labels"]["io.kubernetes.pod.name"] for each in running.get("containers", ())]
+        for each in node.containerd.call("ListContainers").get("containers", ()):
+            if each["labels"]["io.kubernetes.pod.name"] == name:
+                status = node.containerd.call("ContainerStatus", container_id=each["id"])["status"]
+                assert int(status.get("started_at", 0)) == 0, "none was ever started"
         yield
     finally:
         node.kubectl("delete", "pod", name, "--namespace=default")
