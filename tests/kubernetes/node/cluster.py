@@ -90,9 +90,9 @@ class Cluster:
         found: list[dict[str, Any]] = self.get(f"/api/v1/namespaces/{namespace}/pods?labelSelector={selector}")["items"]
         return found
 
-    def side_pods(self) -> list[dict[str, Any]]:
-        """The mirrors of side containers' pods."""
-        return self.pods(NAMESPACE)
+    def side_pods(self, service: str = "") -> list[dict[str, Any]]:
+        """Return the mirrors of side containers' pods, of one service or of all."""
+        return self.pods(NAMESPACE, f"io.sidespawn.service={service}" if service else "")
 
     def messages(self, pod: str, namespace: str = NAMESPACE) -> list[str]:
         """Return the messages of events that are about it."""

@@ -9,9 +9,10 @@ import pytest
 
 from sidespawn.system.processes import identify
 from tests.kubernetes.node.cluster import Cluster
-from tests.kubernetes.test_services import output_in_files  # noqa: F401 - a fixture
+from tests.kubernetes.node.pods import inside
+from tests.kubernetes.test_services import manifests, output_in_files, runs, sandboxes  # noqa: F401 - a fixture
 from tests.lab.conftest import *  # noqa: F403 - fixtures
-from tests.lab.networks import Service, command
+from tests.lab.networks import Service, command, wait_until
 from tests.lab.test_lifecycle import *  # noqa: F403
 
 # Of other engines.
@@ -31,3 +32,22 @@ def test_it_outlives_the_service_that_started_it(service: Service) -> None:  # t
     time.sleep(0.3)
     assert identify(network.pid) is not None
     assert "/k8s.io/" in Path(f"/proc/{network.pid}/cgroup").read_text()
+
+
+def test_disable_leaves_no_manifest_no_mirror_and_no_sandbox(node: Cluster, service: Service) -> None:
+    networks = [service.network() for _ in range(3)]
+    for network in networks:
+        network.start()
+    # Kubelet may forget a mirror that it has not yet said to be running (docs/kubernetes.md).
+    wait_until(lambda: phases(node, service) == ["Running"] * 3, patience=60)
+    assert len(manifests(service)) == len(sandboxes(node.containerd, service)) == 3
+    service.disable()
+    assert (manifests(service), runs(service)) == ([], [])
+    assert [inside(network.netns) for network in networks] == [[], [], []]
+    wait_until(lambda: phases(node, service) == [], patience=120)
+    wait_until(lambda: sandboxes(node.containerd, service) == [], patience=120)
+
+
+def phases(node: Cluster, service: Service) -> list[str]:
+    """Return the phase of each of its mirrors."""
+    return [each["status"]["phase"] for each in node.side_pods(service.name)]

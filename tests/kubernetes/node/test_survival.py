@@ -227,8 +227,8 @@ def running(node: Cluster) -> list[str]:
 
 def mirrors(node: Cluster, helper: Helper) -> list[dict[str, Any]]:
     """Those of one side container. kubelet takes up to minutes to remove those of others that have ended."""
-    mine = {f"{LABEL}service": helper.network.service.name, f"{LABEL}instance": helper.network.netns}
-    return [each for each in node.side_pods() if mine.items() <= each["metadata"]["annotations"].items()]
+    found = node.side_pods(helper.network.service.name)
+    return [each for each in found if each["metadata"]["annotations"][f"{LABEL}instance"] == helper.network.netns]
 
 
 def restart_kubelet(node: Cluster) -> None:
