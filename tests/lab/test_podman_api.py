@@ -18,6 +18,7 @@ from sidespawn.core.plan import Plan
 from sidespawn.engines import NameTaken
 from sidespawn.engines.podman import Podman
 from sidespawn.engines.podman_api import PodmanApi
+from sidespawn.errors import LaunchError
 from sidespawn.host import launch
 from sidespawn.system.processes import Process
 from tests.lab import test_engines as engines
@@ -75,6 +76,96 @@ def test_the_runtime_is_given_the_same(ground: engines.Ground, changes: dict[str
     api = ground.engine
     assert isinstance(api, PodmanApi)
     assert description(api, ground, plan) == description(Podman(), ground, plan)
+
+
+HOST = {
+    "/etc/containers/containers.conf.d/99-tests.conf": """
+[containers]
+annotations = ["of.the.host=1"]
+cgroup_conf = ["memory.high=1073741824"]
+cgroups = "no-conmon"
+default_sysctls = ["net.ipv4.ip_default_ttl=33"]
+default_ulimits = ["memlock=1000:1000"]
+devices = ["/dev/full"]
+env = ["OF_THE_HOST=1"]
+mounts = ["type=bind,source=/srv,destination=/mount-of-the-host"]
+oom_score_adj = 500
+volumes = ["/srv:/volume-of-the-host"]
+[engine]
+hooks_dir = ["/etc/containers/hooks-of-tests"]
+""",
+    "/etc/containers/hooks-of-tests/hook.json": json.dumps(
+        {"version": "1.0.0", "hook": {"path": "/usr/bin/true"}, "when": {"always": True}, "stages": ["prestart"]}
+    ),
+    "/etc/containers/mounts.conf": "/srv:/secret-of-the-host\n",
+}
+
+
+@pytest.fixture
+def settings_of_the_host(ground: engines.Ground) -> Iterator[None]:
+    """Configure podman to add something of every kind to each container."""
+    assert isinstance(ground.engine, PodmanApi)
+    made = [path for path in map(Path, HOST) if not path.parent.exists()]
+    for path, text in HOST.items():
+        Path(path).parent.mkdir(exist_ok=True)
+        Path(path).write_text(text)
+    ground.engine.end()  # it has read its configuration
+    yield
+    for each in map(Path, HOST):
+        each.unlink()
+    for each in made:
+        each.parent.rmdir()
+    ground.engine.end()
+
+
+@pytest.mark.parametrize("through", [PodmanApi, Podman])
+def test_settings_of_the_host_do_not_reach_side_containers(
+    ground: engines.Ground, through: type[Podman], request: pytest.FixtureRequest
+) -> None:
+    engine, plan = ground.engine if through is PodmanApi else Podman(), ground.plan()
+    assert isinstance(engine, Podman)
+    before = description(engine, ground, plan)
+    request.getfixturevalue("settings_of_the_host")
+    after = description(engine, ground, plan)
+    if podman_version() < (4, 5):  # it cannot be told; `sidespawn check` names them
+        assert after["annotations"].pop("of.the.host") == "1"
+        assert after["linux"].pop("sysctl") == {"net.ipv4.ip_default_ttl": "33"}
+        before["linux"].pop("sysctl", None)
+        after["mounts"] = [each for each in after["mounts"] if each["destination"] != "/volume-of-the-host"]
+        of_the_host = [each for each in after["linux"]["devices"] if each["path"] == "/dev/full"]
+        assert of_the_host
+        for described in (before, after):
+            described["linux"].pop("devices", None)
+            described["linux"]["resources"].pop("devices", None)
+    assert after == before
+    assert not [each for each in (after.get("hooks"), after["process"].get("oomScoreAdj")) if each]
+
+
+def podman_version() -> tuple[int, ...]:
+    return tuple(map(int, command("podman", "--version").stdout.split()[-1].split(".")[:2]))
+
+
+def test_a_start_fails_if_the_unit_lacks_a_capability_of_the_plan(ground: engines.Ground) -> None:
+    """Check this since the runtime would leave it out and report nothing."""
+    assert isinstance(ground.engine, PodmanApi)
+    plan = ground.plan(capabilities=("NET_RAW", "NET_ADMIN"))
+    drop_in = Path(f"/run/systemd/system/{ground.engine.unit}.d/99-less.conf")
+    drop_in.parent.mkdir(parents=True)
+    try:
+        drop_in.write_text("[Service]\nCapabilityBoundingSet=~CAP_NET_RAW\n")
+        command("systemctl", "daemon-reload")
+        ground.engine.end()
+        with pytest.raises(LaunchError, match="cannot give the side container NET_RAW: "):
+            ground.start(plan)
+    finally:
+        drop_in.unlink()
+        drop_in.parent.rmdir()
+        command("systemctl", "daemon-reload")
+        ground.engine.end()
+    assert ground.engine.find(plan.name) is None or ground.engine.list(ground.places.service)[0].pid is None
+    ground.engine.remove(plan.name)
+    ground.start(plan)
+    ground.engine.remove(plan.name)
 
 
 def test_no_descriptor_or_variable_of_systemd_is_passed_on(ground: engines.Ground) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import sys
 import threading
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from sidespawn.engines import NameTaken, Other, control_groups, docker, docker_runtime
+from sidespawn.engines import NameTaken, Other, api, control_groups, docker, docker_runtime
 from sidespawn.engines.api import Answer, in_url
 from sidespawn.engines.docker import Docker
 from sidespawn.errors import LaunchError, Reason
@@ -63,6 +64,7 @@ class Daemon:
 @pytest.fixture
 def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Daemon]:
     monkeypatch.setattr(docker, "SOCKET", str(tmp_path / "docker.sock"))
+    monkeypatch.setattr(docker, "confirmed", lambda pid, container: pid)
     daemon = Daemon(tmp_path / "docker.sock")
     yield daemon
     daemon.stop()
@@ -161,7 +163,11 @@ def test_limits_that_the_host_cannot_enforce_are_left_out() -> None:
 
 
 def test_a_start_leaves_the_runtimes_record_only_while_docker_needs_it(tmp_path: Path, daemon: Daemon) -> None:
-    daemon.answers = [answer(201, {"Id": "abc"}), answer(204), answer(200, {"State": {"Running": True, "Pid": 42}})]
+    daemon.answers = [
+        answer(201, {"Id": "abc"}),
+        answer(204),
+        answer(200, {"Id": "abc", "State": {"Running": True, "Pid": 42}}),
+    ]
     assert Docker().start(PLAN, pinned(tmp_path), ID) == ("abc", 42)
     assert [each.partition("?")[0] for each in daemon.asked] == [
         "POST /v1.41/containers/create",
@@ -265,6 +271,17 @@ def test_leftovers_of_a_killed_run_are_removed_before_they_start_without_pins(da
     daemon.answers += [answer(204)]
     Docker().reap("small")
     assert daemon.asked[-1].startswith("DELETE /v1.41/containers/b?")
+
+
+def test_a_pid_that_another_process_has_by_now_is_not_the_programs(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(docker, "confirmed", api.confirmed)
+    state = {"Running": True, "Pid": os.getpid(), "Status": "running", "OOMKilled": False}
+    daemon.answers = [answer(200, {"Id": "abc", "Name": "/x", "Config": {"Labels": {}}, "State": state})]
+    found = Docker().find("x")
+    assert found is not None
+    assert found.pid is None
 
 
 def test_containers_of_others(daemon: Daemon) -> None:

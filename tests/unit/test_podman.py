@@ -49,6 +49,8 @@ def test_the_whole_command() -> None:
     assert describe() == (
         "/usr/bin/podman",
         "run",
+        "--hooks-dir=/run/sidespawn-podman",
+        "--default-mounts-file=/dev/null",
         "--detach",
         f"--name=small_{NET}",
         "--pull=never",
@@ -64,6 +66,8 @@ def test_the_whole_command() -> None:
         "--userns=host",
         "--privileged=false",
         "--init=false",
+        "--cgroups=enabled",
+        "--oom-score-adj=0",
         "--env-host=false",
         "--cap-drop=all",
         "--cap-add=NET_ADMIN",

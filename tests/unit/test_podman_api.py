@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -16,23 +17,28 @@ import pytest
 from sidespawn.core.plan import Plan, Script
 from sidespawn.engines import NameTaken, Other, api, get_engine, podman, podman_api
 from sidespawn.engines.podman import Podman
-from sidespawn.engines.podman_api import TRIES, PodmanApi
+from sidespawn.engines.podman_api import PAUSE, TRIES, PodmanApi
 from sidespawn.errors import LaunchError, Reason
+from sidespawn.loading.parse import CAPABILITIES
 from sidespawn.system.places import Places
 from sidespawn.system.processes import Output
+from sidespawn.testing.agent import CAPABILITY_NAMES
 from tests.unit.small import NET
 from tests.unit.test_docker import Daemon, answer
 from tests.unit.test_podman import ID, PINS, PLAN
 
 pytestmark = pytest.mark.usefixtures("a_host")
-RUNS = answer(200, {"Id": "abc", "State": {"Running": True, "Pid": 42}})
+RUNS = answer(200, {"Id": "abc", "State": {"Status": "running", "Pid": 42}})
 CREATED = answer(201, {"Id": "abc", "Warnings": []})
 ENDED = b""  # what is read if podman ended before it answered
 RESULT = ("abc", 42)
+REQUIRE = podman_api.require  # before the fixture replaces it
 
 
 @pytest.fixture
 def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PodmanApi:
+    monkeypatch.setattr(podman, "confirmed", lambda pid, container: pid)
+    monkeypatch.setattr(podman_api, "require", lambda capabilities, pid, unit: None)
     made = PodmanApi("small")
     made.api = replace(made.api, path=str(tmp_path / "podman.sock"))
     return made
@@ -101,6 +107,8 @@ def test_a_side_container_gets_what_the_plan_says_and_nothing_else() -> None:
         "healthconfig": {"Test": ["NONE"]},
         "log_configuration": {"driver": "journald"},
         "init": False,
+        "cgroups_mode": "enabled",
+        "oom_score_adj": 0,
         "privileged": False,
         "netns": {"nsmode": "path", "value": "/pins/1.netns"},
         **{kind: {"nsmode": "private"} for kind in ("pidns", "ipcns", "utsns", "cgroupns")},
@@ -202,8 +210,64 @@ def test_a_start(engine: PodmanApi, daemon: Daemon, ended: list[str]) -> None:
 
 
 def test_a_program_that_ended_at_once_has_no_pid(engine: PodmanApi, daemon: Daemon, ended: list[str]) -> None:
-    daemon.answers = [CREATED, answer(204), answer(200, {"State": {"Running": False, "Pid": 42}})]
+    daemon.answers = [CREATED, answer(204), answer(200, {"State": {"Status": "exited", "Pid": 42}})]
     assert engine.start(PLAN, PINS, ID) == ("abc", 0)
+
+
+def test_a_pid_that_another_process_has_by_now_is_not_the_programs(
+    engine: PodmanApi, daemon: Daemon, ended: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """podman says what conmon told it; the process may have ended since."""
+    monkeypatch.setattr(podman, "confirmed", api.confirmed)
+    other = {"Status": "running", "Pid": os.getpid(), "OOMKilled": False, "ExitCode": 0}
+    daemon.answers = [CREATED, answer(204), answer(200, {"State": other})]
+    assert engine.start(PLAN, PINS, ID) == ("abc", 0)
+    daemon.answers = [answer(200, container("running", os.getpid())), answer(200, [row("abc", os.getpid())])]
+    found = engine.find("small_x")
+    assert found is not None
+    assert found.pid is None
+    assert [each.pid for each in engine.list("small")] == [None]
+
+
+@pytest.mark.parametrize(
+    ("state", "pid"),
+    [("running", 42), ("paused", 42), ("stopping", 42), ("initialized", None), ("created", None), ("exited", None)],
+)
+def test_a_container_is_the_same_alone_and_in_a_list(
+    engine: PodmanApi, daemon: Daemon, state: str, pid: int | None
+) -> None:
+    daemon.answers = [answer(200, container(state, 42)), answer(200, [row("abc", 42, state)])]
+    found = engine.find("small_x")
+    assert found is not None
+    assert [found.pid, *(each.pid for each in engine.list("small"))] == [pid, pid]
+
+
+# ---------------------------------------------------------------- capabilities that the unit lacks
+
+
+def test_a_start_without_a_capability_of_the_plan_is_undone_and_reported(
+    engine: PodmanApi, daemon: Daemon, ended: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Report what the runtime would leave out without a word, because podman's unit lacks it."""
+    bounds = {b"PPid:": [b"41"], b"CapBnd:": [b"%x" % (1 << 13)]}  # NET_RAW alone
+    monkeypatch.setattr(podman_api, "require", REQUIRE)
+    monkeypatch.setattr(podman_api, "status_of", lambda pid, field: bounds[field])
+    daemon.answers = [CREATED, answer(204), RUNS, answer(200, [])]
+    with pytest.raises(LaunchError, match="cannot give the side container NET_ADMIN: ") as caught:
+        engine.start(PLAN, PINS, ID)
+    assert caught.value.reason is Reason.ENGINE_FAILED
+    assert "sidespawn enable" in caught.value.hint
+    assert ended == ["abc"]
+
+
+def test_each_capability_that_a_policy_can_give_is_known_by_its_bit() -> None:
+    assert {name: CAPABILITY_NAMES.index(name) for name in CAPABILITIES} == podman_api.BITS
+
+
+def test_a_program_that_has_ended_lacks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    REQUIRE(("NET_ADMIN",), 2**22 + 1, "x")  # beyond the largest pid
+    monkeypatch.setattr(podman_api, "status_of", lambda pid, field: [])
+    REQUIRE(("NET_ADMIN",), 1, "x")
 
 
 @pytest.mark.parametrize(
@@ -361,6 +425,28 @@ def test_a_podman_that_hangs_is_killed(engine: PodmanApi, ended: list[str], monk
 def test_without_its_socket_it_says_where_it_looked(engine: PodmanApi) -> None:
     with pytest.raises(LaunchError, match=r"podman\.sock: No such file or directory"):
         engine.find("x")
+
+
+@pytest.mark.parametrize("refused", [False, True], ids=["missing", "refused"])
+def test_a_socket_that_systemd_restarts_is_waited_for(engine: PodmanApi, refused: bool) -> None:
+    """Ask again while systemd restarts the unit that an operator changed."""
+    if refused:
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(engine.api.path)  # no one listens
+    made: list[Daemon] = []
+
+    def make() -> None:
+        Path(engine.api.path).unlink(missing_ok=True)
+        made.append(Daemon(Path(engine.api.path)))
+        made[0].answers = [answer(200, [])]
+
+    timer = threading.Timer(PAUSE * 2.5, make)
+    timer.start()
+    try:
+        assert engine.rows() == []
+    finally:
+        timer.join()
+        made[0].stop()
 
 
 # ---------------------------------------------------------------- what exists

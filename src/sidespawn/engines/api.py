@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from _socket import AF_UNIX, socket  # `socket` takes long to import
-from contextlib import closing
+from contextlib import closing, suppress
 
 from sidespawn.errors import LaunchError, Reason, quoted
 from sidespawn.frozen import dataclass
@@ -73,7 +73,9 @@ class Api:
             raise Unanswered(Reason.ENGINE_FAILED, message, f"see: journalctl --unit={self.unit}") from None
         except OSError as error:
             message = f"{self.engine} cannot be asked at {self.path}: {error.strerror}"
-            raise LaunchError(Reason.ENGINE_FAILED, message, f"see: systemctl status {self.unit}") from None
+            # No one listens, for instance while systemd restarts the socket's unit.
+            kind = Unanswered if isinstance(error, (FileNotFoundError, ConnectionRefusedError)) else LaunchError
+            raise kind(Reason.ENGINE_FAILED, message, f"see: systemctl status {self.unit}") from None
 
     def succeeded(self, what: str, answer: Answer) -> Answer:
         if not 200 <= answer.status < 300:
@@ -82,6 +84,17 @@ class Api:
 
     def error(self, what: str, answer: Answer) -> LaunchError:
         return LaunchError(Reason.ENGINE_FAILED, f"{self.engine} {what} ended with {answer.message}")
+
+
+def confirmed(pid: int, container: str) -> int:
+    """Return the pid if that process is in the container's control group, else 0.
+
+    What an engine says may be old: the process has ended, and another one has its pid.
+    """
+    with suppress(OSError), open(f"/proc/{pid}/cgroup", encoding="utf-8") as file:
+        if container in file.read():
+            return pid
+    return 0
 
 
 def in_url(text: str) -> str:

@@ -17,7 +17,7 @@ import time
 
 from sidespawn.core.plan import Plan
 from sidespawn.engines import LABEL, Found, NameTaken, Other, Pins, found, image_missing, labels, state_of
-from sidespawn.engines.api import Answer, Api, in_url
+from sidespawn.engines.api import Answer, Api, confirmed, in_url
 from sidespawn.engines.control_groups import controllers, process_limit, slice_name
 
 TYPE_CHECKING = False
@@ -154,7 +154,7 @@ def ps(query: str) -> list[dict[str, Any]]:
 
 def pid_of(container: dict[str, Any]) -> int:
     """Return its pid; 0 unless it runs."""
-    return int(container["State"]["Pid"]) if container["State"]["Running"] else 0
+    return confirmed(container["State"]["Pid"], container["Id"]) if container["State"]["Running"] else 0
 
 
 def environment(plan: Plan) -> list[str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from sidespawn.core.plan import Plan
 from sidespawn.engines import LABEL, Found, NameTaken, Other, Pins, domain, found, image_missing, labels, state_of
-from sidespawn.engines.api import Unanswered
+from sidespawn.engines.api import Unanswered, confirmed
 from sidespawn.engines.control_groups import controllers, process_limit, slice_name, slice_path
 from sidespawn.errors import LaunchError, Reason
 from sidespawn.system.places import Places
@@ -33,6 +33,7 @@ UMOUNT = "/usr/bin/umount"
 START_TIMEOUT = 60.0  # seconds; podman takes 0.15, but much longer if hundreds start at once or the disk is busy
 QUERY_TIMEOUT = 30.0
 REASON_TIMEOUT = 5.0  # for the journal, about a container that has ended anyway
+ALIVE = ("running", "paused", "stopping")  # the states with a program
 # The second: podman was killed while it created or removed the container, so only one of its two lists has it.
 NO_SUCH_CONTAINER = ("no such container", "container not known")
 HARMLESS = "nosuid,nodev,noexec"
@@ -65,6 +66,8 @@ class Podman:
 
     def describe(self, plan: Plan, pins: Pins, request: str) -> tuple[str, ...]:
         options = [
+            "--hooks-dir=/run/sidespawn-podman",  # there are none among the sockets
+            "--default-mounts-file=/dev/null",
             "--detach",
             f"--name={plan.name}",
             "--pull=never",
@@ -80,6 +83,8 @@ class Podman:
             "--userns=host",  # a namespace's owner: capabilities over the agent's namespace need the initial one
             "--privileged=false",
             "--init=false",
+            "--cgroups=enabled",
+            "--oom-score-adj=0",
             "--env-host=false",
             "--cap-drop=all",
             *(f"--cap-add={capability}" for capability in plan.capabilities),
@@ -131,7 +136,7 @@ class Podman:
         if container is None:
             return None
         state = container["State"]
-        pid = state["Pid"] if state["Running"] else 0
+        pid = pid_of(container["Id"], state["Status"], state["Pid"])
         word = state_of(state["Status"], not pid and ran_out_of_memory(container))
         return found(container["Id"], container["Name"], pid, word, container["Config"]["Labels"])
 
@@ -158,9 +163,10 @@ class Podman:
 
     def look(self, row: dict[str, Any]) -> Found | None:
         """Return a container from a row of `podman ps`, which does not say why something was killed."""
-        if not row["Pid"] and row["ExitCode"] == KILLED:
+        pid = pid_of(row["Id"], row["State"], row["Pid"])
+        if not pid and row["ExitCode"] == KILLED:
             return self.find(row["Id"])
-        return found(row["Id"], row["Names"][0], row["Pid"], row["State"], row["Labels"])
+        return found(row["Id"], row["Names"][0], pid, row["State"], row["Labels"])
 
     def rows(self, label: str = "") -> Rows:
         """Return every container, running or not; if a label is given, only those with it."""
@@ -210,6 +216,11 @@ def podman_of(service: str) -> Podman:
 
         return PodmanApi(service)
     return Podman()
+
+
+def pid_of(container: str, state: str, pid: int) -> int:
+    """Return its pid, from what podman says; 0 unless it runs."""
+    return confirmed(pid, container) if state in ALIVE else 0
 
 
 def parsed(what: str, done: Output) -> Rows:

@@ -18,10 +18,10 @@ from sidespawn.core.plan import Plan
 from sidespawn.engines import NameTaken, Pins, domain, image_missing, labels, podman
 from sidespawn.engines.api import Answer, Api, Unanswered, in_url
 from sidespawn.engines.control_groups import controllers, process_limit, slice_name, slice_path
-from sidespawn.engines.podman import SYSTEMCTL, Podman, end_container, system_calls
+from sidespawn.engines.podman import SYSTEMCTL, Podman, end_container, pid_of, system_calls
 from sidespawn.errors import LaunchError, Reason
 from sidespawn.system.places import Places
-from sidespawn.system.processes import run
+from sidespawn.system.processes import run, status_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # importing it costs every run milliseconds
@@ -33,6 +33,12 @@ VERSION = "/v4.0.0/libpod"  # later versions support it too
 TRIES = 8  # of a request during which podman ended
 PAUSE = 0.05  # seconds; systemd closes connections for a moment after podman has ended
 UNLIMITED = 2**64 - 1
+# capabilities(7), those that a policy can give.
+BITS = {
+    "CHOWN": 0, "DAC_OVERRIDE": 1, "DAC_READ_SEARCH": 2, "FOWNER": 3, "FSETID": 4, "KILL": 5, "SETGID": 6, "SETUID": 7,
+    "SETPCAP": 8, "NET_BIND_SERVICE": 10, "NET_BROADCAST": 11, "NET_ADMIN": 12, "NET_RAW": 13, "IPC_LOCK": 14,
+    "SYS_CHROOT": 18, "SYS_NICE": 23, "AUDIT_WRITE": 29,
+}  # fmt: skip
 # If PID 1 does not answer crun within 25 s, crun asks again, for a unit that PID 1 has made in the meantime.
 ASKED_TWICE = "was already loaded or has a fragment file"
 
@@ -50,8 +56,10 @@ class PodmanApi(Podman):
             try:
                 started = self.ask("POST", f"/containers/{container}/start", "", podman.START_TIMEOUT, tries=1)
                 self.api.succeeded("start", started)
-                state = (self.inspect(container) or {"State": {"Running": False}})["State"]
-                return container, int(state["Pid"]) if state["Running"] else 0
+                state = (self.inspect(container) or {"State": {"Status": "removed", "Pid": 0}})["State"]
+                pid = pid_of(container, state["Status"], state["Pid"])
+                require(plan.capabilities, pid, self.unit)
+                return container, pid
             except LaunchError as error:
                 again = left > 0 and (isinstance(error, Unanswered) or ASKED_TWICE in error.message)
                 with suppress(LaunchError):
@@ -96,6 +104,8 @@ class PodmanApi(Podman):
             "healthconfig": {"Test": ["NONE"]},
             "log_configuration": {"driver": "journald"},
             "init": False,
+            "cgroups_mode": "enabled",
+            "oom_score_adj": 0,
             "privileged": False,
             "netns": {"nsmode": "host"} if plan.host_network else {"nsmode": "path", "value": str(pins.netns)},
             "pidns": private,
@@ -159,7 +169,7 @@ class PodmanApi(Podman):
         self.end()
         super().reap(service)
         for each in self.list(service):
-            if each.state == "created":
+            if each.state in ("created", "initialized"):
                 self.remove(each.id)
 
     def ask(self, method: str, path: str, body: str = "", timeout: float = 0.0, tries: int = TRIES) -> Answer:
@@ -177,6 +187,19 @@ class PodmanApi(Podman):
     def end(self) -> None:
         """Kill this podman and whatever it is doing. systemd starts another one for the next request."""
         run((SYSTEMCTL, "kill", "--signal=KILL", self.unit), podman.QUERY_TIMEOUT)
+
+
+def require(capabilities: tuple[str, ...], pid: int, unit: str) -> None:
+    """Raise LaunchError if the unit could not give the program one of them: the runtime leaves it out silently.
+
+    The program's parent, conmon, has what the unit can give; the program may have dropped some itself.
+    """
+    with suppress(OSError, IndexError):  # the program has ended, which is noticed later
+        parent = int(status_of(pid, b"PPid:")[0])
+        bounds = int(status_of(parent, b"CapBnd:")[0], 16)
+        if missing := [each for each in capabilities if not bounds >> BITS[each] & 1]:
+            message = f"{unit} cannot give the side container {' and '.join(missing)}: CapabilityBoundingSet lacks it"
+            raise LaunchError(Reason.ENGINE_FAILED, message, f"see: systemctl cat {unit}; then: sidespawn enable")
 
 
 def mounts(plan: Plan, pins: Pins) -> Rows:
