@@ -1,4 +1,4 @@
-"""The command line: python3 -m vm up|exec|copy|down|list|test.
+"""The command line: python3 -m vm build|up|exec|copy|down|list|test.
 
 Exit codes: 0 done, 1 the machine failed, 2 wrong use; of exec, the command's own; of test, pytest's.
 """
@@ -44,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     kind.add_argument(
         "--module", type=Module, choices=tuple(Module), default=Module.APPARMOR, help="default: %(default)s"
     )
+    verbs.add_parser("build", parents=[kind], help="make what all machines of this kind share, and boot none")
     verbs.add_parser("up", parents=[named, kind], help="boot it with this checkout, unless it runs")
     run = verbs.add_parser("exec", parents=[named], help="run a command in it")
     run.add_argument("command", nargs="+", metavar="CMD")
@@ -112,6 +113,8 @@ def main() -> int:
     try:
         machines.remove_stale()
         match arguments.verb:
+            case "build":
+                machines.build(_recipe(arguments))
             case "up":
                 machines.up(_recipe(arguments), arguments.name)
             case "exec":

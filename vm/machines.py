@@ -6,18 +6,27 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 from vm.assembly import Plan, assemble
 from vm.booted import STATE, ensure_booted
 from vm.cache import CHECKOUT, default_cache
-from vm.disk import ensure_disk
+from vm.disk import Disk, ensure_disk
 from vm.errors import VmError
-from vm.keys import ensure_keys
+from vm.keys import Keys, ensure_keys
 from vm.machine import Machine
 from vm.packages import ensure_packages
 from vm.recipes import Recipe
 from vm.record import Place, all_places, name_for_this_process, remove_unrecorded_disks
 from vm.shell import Shell
+
+
+def build(recipe: Recipe) -> tuple[Keys, Disk, Path]:
+    """Make what all machines of this kind share, unless it is there; return the keys, the disk and the booted layer."""
+    cache = default_cache()
+    keys = ensure_keys(cache)
+    disk = ensure_disk(cache, recipe, keys, ensure_packages(cache, recipe))
+    return keys, disk, ensure_booted(cache, recipe, keys, disk)
 
 
 def up(recipe: Recipe, name: str) -> None:
@@ -97,9 +106,7 @@ def remove_stale() -> None:
 
 def _assemble(recipe: Recipe, place: Place, *, outlives_us: bool) -> Machine:
     cache = default_cache()
-    keys = ensure_keys(cache)
-    disk = ensure_disk(cache, recipe, keys, ensure_packages(cache, recipe))
-    booted = ensure_booted(cache, recipe, keys, disk)
+    keys, disk, booted = build(recipe)
     written = place.disk(cache)
     written.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(booted, written)
