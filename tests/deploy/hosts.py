@@ -103,7 +103,8 @@ class Host:
             "record": str(self.record),
             "command": SIDESPAWN[0],
             "timeout": PATIENCE,
-            "steady": 2,  # of migrate alone
+            "steady": 2,  # of migrate alone, as is the next
+            "idle": 20,
         }
         variables = {f"{name}_{key}": value for key, value in (given | more).items()}
         return [{"name": "role", "ansible.builtin.include_role": {"name": f"sidespawn.host.{name}"}}], variables

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -140,7 +140,7 @@ def test_a_fleet_migrates_and_comes_back_and_loses_no_renewal(fleet: Ansible, re
     first.ask("waits")
 
     # Killed on the second host, and run again.
-    fleet.interrupt(MIGRATE, {}, (second.root / f"{DIRECTORY[1:]}/record/before.json").exists)
+    fleet.interrupt(MIGRATE, {}, recorded(second))
     assert first.ask("state")["own helpers"] == NETWORKS
     assert second.ask("state")["former helpers"] == NETWORKS
     fleet.play(MIGRATE)
@@ -203,7 +203,7 @@ def interrupt(fleet: Ansible, tasks: list[dict[str, Any]], host: Remote, step: s
     policies, limit = host.root / "etc/sidespawn", f"--limit={host.name}"
     podman, says = host.root / "usr/local/bin/podman", host.root / "run/interrupted"
     seen = {
-        RECORDED: (host.root / f"{DIRECTORY[1:]}/record/before.json").exists,
+        RECORDED: recorded(host),
         ENABLED: lambda: any(policies.glob("*.toml")),
         DISABLED: lambda: not any(policies.glob("*.toml")),
     }
@@ -214,6 +214,11 @@ def interrupt(fleet: Ansible, tasks: list[dict[str, Any]], host: Remote, step: s
     finally:
         podman.unlink()
         says.unlink(missing_ok=True)
+
+
+def recorded(host: Remote) -> Callable[[], bool]:
+    """Return whether the state before is recorded there."""
+    return lambda: any((host.root / f"{DIRECTORY[1:]}/record").glob("before-*"))
 
 
 def assert_migrated(host: Remote, *, as_well_as: Remote) -> None:

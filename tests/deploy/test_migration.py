@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -57,10 +59,13 @@ def test_a_host_migrates_and_comes_back_with_the_very_same_agent(ansible: Ansibl
         assert answered.startswith("Dnsmasq version")  # the program's own answer, from the mounted image
         assert 'mode = "monitor"' in host.service.places.policy.read_text()
         # A network whose helper has gone since, and whose namespace has not, fails nothing once the agent has passed.
-        recorded = json.loads((host.record / "before.json").read_text())
-        recorded["helpers"].append({"program": "dnsmasq", "netns": host.lans[0].name, "pid": 1})
-        (host.record / "before.json").write_text(json.dumps(recorded))
+        recorded = json.loads((host.record / f"before-{host.agent}").read_text())
+        gone = f"qdhcp-{uuid.uuid4()}"
+        command("ip", "netns", "add", gone)
+        recorded["helpers"].append({"program": "dnsmasq", "netns": gone, "pid": 1})
+        (host.record / f"before-{host.agent}").write_text(json.dumps(recorded))
         assert changed(ansible, tasks, variables) == set()
+        command("ip", "netns", "del", gone)
         renewals.wait_for(5)
         # A busy host can be late with the last one.
         wait_until(lambda: renewals.done[-1].address == "10.20.0.10")
@@ -77,7 +82,7 @@ def test_a_host_migrates_and_comes_back_with_the_very_same_agent(ansible: Ansibl
         ran = ansible.play(tasks, variables=variables)
         assert {name.rpartition(" : ")[2] for name, is_changed in ran.changed.items() if is_changed} == dry
         # The former agent had started its own helpers before the services' were ended.
-        assert result(ran, "Give the agents time to start helpers of their own")["missing"] == []
+        assert result(ran, "Give the agent time to start helpers of its own")["missing"] == []
         assert host.settings() == before
         wait_until(lambda: host.old_helpers() == wanted, PATIENCE)
         assert not host.service.places.home.exists()
@@ -93,7 +98,7 @@ def test_a_host_migrates_and_comes_back_with_the_very_same_agent(ansible: Ansibl
 def test_what_is_killed_at_any_step_ends_the_same_when_it_runs_again(ansible: Ansible, host: Host) -> None:
     wanted, former, before = {each.netns for each in host.networks}, host.inspect()["Id"], host.settings()
     tasks, variables = host.role("migrate")
-    ansible.interrupt(tasks, variables, (host.record / "before.json").exists)
+    ansible.interrupt(tasks, variables, (host.record / f"before-{host.agent}").exists)
     ansible.interrupt(tasks, variables, host.service.places.policy.exists)
     for step in ("stop", "rename", "create", "start"):
         ansible.interrupt_after(step, tasks, variables)
@@ -102,7 +107,7 @@ def test_what_is_killed_at_any_step_ends_the_same_when_it_runs_again(ansible: An
     assert host.inspect(f"{host.agent}-before-sidespawn")["Id"] == former
     assert not [each for each in host.inspect()["Mounts"] if "podman.sock" in each["Source"]]
     # What ran before is what ran before the first run.
-    recorded = json.loads((host.record / "before.json").read_text())
+    recorded = json.loads((host.record / f"before-{host.agent}").read_text())
     assert {each["netns"] for each in recorded["helpers"]} >= wanted
     assert changed(ansible, tasks, variables) == set()
 
@@ -125,6 +130,15 @@ def test_it_stops_at_a_refusal_and_the_former_agent_comes_back(ansible: Ansible,
     ran = ansible.play(tasks, check=False, variables=variables)
     assert ran.code != 0
     assert "no-ping" in result(ran, GATE)["msg"]
+    # With the cause gone, the next run has the agent ask again.
+    (refused.home / "options").write_text(json.dumps(refused.options()))
+    first = host.inspect()
+    ran = ansible.play(tasks, variables=variables)
+    assert result(ran, "Replace the agent")["steps"] == [f"stop {host.agent}", f"start {host.agent}"]
+    assert result(ran, GATE)["unasked"] == []
+    assert host.inspect()["Id"] == first["Id"]
+    assert host.own_helpers() == wanted
+    assert changed(ansible, tasks, variables) == set()
     tasks, variables = host.role("rollback")
     ansible.play(tasks, variables=variables)
     assert host.settings() == before
@@ -142,6 +156,13 @@ def test_it_stops_if_the_new_agent_ends_although_its_helpers_run(ansible: Ansibl
     assert failed["msg"] == f"the agent {host.agent} is exited, with exit code 3: look at `podman logs {host.agent}`"
     assert failed["missing"] == failed["refused"] == []
     assert host.own_helpers() == wanted
+    # One that runs and asks for nothing passes after a while, since its helpers run.
+    script.write_text("import time\n\ntime.sleep(1000)\n")
+    tasks, variables = host.role("migrate", idle=8)
+    began = time.monotonic()
+    passed = result(ansible.play(tasks, variables=variables), GATE)
+    assert {each["netns"] for each in passed["unasked"]} == wanted
+    assert time.monotonic() - began >= 8
     shutil.copy(STAND_IN, script)
     tasks, variables = host.role("rollback")
     ansible.play(tasks, variables=variables)

@@ -62,3 +62,40 @@ def test_links_and_file_systems_in_the_directory_are_not_touched(
     os.mkfifo(tmp_path / "pipe")
     monkeypatch.setattr(helpers, "NAMESPACES", str(tmp_path))
     assert helpers.namespaces() == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "patterns", "holds"),
+    [
+        ("qdhcp-1", "qdhcp-{network}", True),
+        ("qdhcp-1", "qdhcp-<uuid>", True),
+        ("qrouter-1", "qrouter-{router} or snat-{router}", True),
+        ("snat-1", "qrouter-{router} or snat-{router}", True),
+        ("fixed", "fixed", True),
+        ("qrouter-1", "qdhcp-{network}", False),
+        ("qdhcp-", "qdhcp-{network}", False),
+        ("", "qdhcp-{network}", False),
+        ("my-qdhcp-1", "qdhcp-{network}", False),
+        ("qdhcp-1\n", "qdhcp-1", False),
+        ("qdhcp-1/2", "qdhcp-{network}", False),
+        ("axb", "a.b", False),
+        ("qdhcp-1", "none: the host's own network", False),
+        ("none: the host's own network", "none: the host's own network", False),
+    ],
+)
+def test_namespaces_of_a_policy(helpers: ModuleType, name: str, patterns: str, holds: bool) -> None:
+    assert helpers.in_namespaces(name, patterns) is holds
+
+
+def test_helpers_of_another_agent_are_not_served(helpers: ModuleType) -> None:
+    rows = [
+        {"program": program, "netns": netns, "pid": 1}
+        for program in ("dnsmasq", "haproxy")
+        for netns in ("qdhcp-1", "qrouter-1")
+    ]
+    serves = [
+        {"service": "l3", "program": "haproxy", "namespaces": "qrouter-{router}"},
+        {"service": "metadata", "program": "haproxy", "namespaces": "ovnmeta-{network}"},
+    ]
+    assert helpers.served(rows, serves) == [{"program": "haproxy", "netns": "qrouter-1", "pid": 1}]
+    assert helpers.served(rows, []) == []

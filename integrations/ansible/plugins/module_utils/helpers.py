@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import re
+from typing import Any
 
 NAMESPACES = "/run/netns"
 
@@ -63,3 +64,36 @@ def unescaped(text: str) -> str:
 
 def places(rows: list[dict[str, object]]) -> set[tuple[str, str]]:
     return {(str(each["program"]), str(each["netns"])) for each in rows}
+
+
+def served(rows: list[dict[str, Any]], serves: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the helpers whose program and namespace are of one of the services.
+
+    `serves` has a row for each service, with its program and the namespaces that its policy names.
+    """
+    return [
+        row
+        for row in rows
+        if any(
+            row["program"] == each["program"] and in_namespaces(str(row["netns"]), str(each["namespaces"]))
+            for each in serves
+        )
+    ]
+
+
+def in_namespaces(name: str, patterns: str) -> bool:
+    """Return whether the name is one of these, which are as `sidespawn check` prints them.
+
+    Those are patterns such as qrouter-{router} or snat-{router}; none: the host's own network is no pattern.
+    """
+    if patterns.startswith("none:"):
+        return False
+    return any(
+        re.fullmatch("".join("[^/]+" if part[0] in "{<" else re.escape(part) for part in parts_of(pattern)), name)
+        for pattern in patterns.split(" or ")
+    )
+
+
+def parts_of(pattern: str) -> list[str]:
+    """Split a pattern into its literal parts and its values, such as {router} and <uuid>."""
+    return [part for part in re.split(r"(\{[^{}]*\}|<[^<>]*>)", pattern) if part]

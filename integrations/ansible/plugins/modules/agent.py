@@ -54,6 +54,10 @@ options:
   unit:
     description: The unit that starts the container by its name, if there is one.
     type: str
+  restart:
+    description: Whether V(replaced) restarts a new agent that stays as it is.
+    type: bool
+    default: false
   stop_timeout:
     description: Seconds until an agent that does not end is killed.
     type: int
@@ -147,8 +151,8 @@ class Agent:
         self.do(f"start {name}", "start", name, program=program)
 
     def start_again(self, found: dict[str, Any]) -> None:
-        """Unless it runs."""
-        if found["State"]["Status"] != "running":
+        """Start it unless it runs, or restart it if that is asked for."""
+        if found["State"]["Status"] != "running" or self.module.params["restart"]:
             self.stop(self.name)
             self.start()
 
@@ -269,6 +273,7 @@ def main() -> None:
             "create": {"type": "list", "elements": "str", "default": []},
             "services": {"type": "list", "elements": "str", "default": []},
             "unit": {"type": "str"},
+            "restart": {"type": "bool", "default": False},
             "stop_timeout": {"type": "int", "default": 30},
         },
         supports_check_mode=True,

@@ -11,9 +11,12 @@ short_description: Wait until every namespace that had a helper has one again
 version_added: 0.1.0
 description:
   - Passes once each network namespace that had a helper has one of the same program, started by O(by).
-  - Fails at once if a service has rejected or failed a request since O(since).
+  - Fails at once if a service has rejected or failed a request since O(since), or if the journal, which says so, does
+    not reach back to that time.
   - A namespace that is gone has since lost its network or router and is left out.
   - With O(agent), also waits until that container keeps running. Helpers can run without their agent.
+  - With O(idle) as well, it also waits until the agent has made requests to sidespawn. Adopted helpers run even if the
+    agent cannot reach sidespawn at all.
 author: The sidespawn authors (!UNKNOWN)
 options:
   helpers:
@@ -21,6 +24,12 @@ options:
     type: list
     elements: dict
     required: true
+  serves:
+    description:
+      - What the services serve, as M(sidespawn.host.helper_info) returned it. Of O(helpers), only those count then.
+      - Required with O(idle).
+    type: list
+    elements: dict
   services:
     description: The services whose verdicts count.
     type: list
@@ -40,6 +49,11 @@ options:
     description: A time in seconds since 1970. Earlier verdicts are not looked at.
     type: int
     default: 0
+  boot:
+    description:
+      - The content of C(/proc/sys/kernel/random/boot_id) at the time of O(since), if that may be before the last
+        reboot. Then the module fails if the journal may have lost records in a reboot.
+    type: str
   timeout:
     description: Seconds to wait.
     type: int
@@ -53,6 +67,13 @@ options:
         agent this long.
     type: int
     default: 10
+  idle:
+    description:
+      - Wait until a request of the agent was completed, since its start, in each namespace that had a helper. If an
+        agent does not ask again for some, or if there are none, wait until it has run for this many seconds without
+        asking for anything new.
+      - An agent that had helpers and asks for none of them in this time passes only if all of them still run.
+    type: int
   command:
     description: The command C(sidespawn), or its path.
     type: path
@@ -72,6 +93,15 @@ EXAMPLES = r"""
     helpers: "{{ before.helpers }}"
     services: [neutron-dhcp-dnsmasq]
     agent: neutron_dhcp_agent
+
+- name: Wait until the new agent has asked for the helpers that ran before
+  sidespawn.host.gate:
+    helpers: "{{ before.helpers }}"
+    services: [neutron-dhcp-dnsmasq]
+    serves: "{{ now.serves }}"
+    by: sidespawn
+    agent: neutron_dhcp_agent
+    idle: 90
 """
 
 RETURN = r"""
@@ -85,101 +115,161 @@ refused:
   returned: always
   type: list
   elements: str
+unasked:
+  description: Namespaces with a former helper for which the agent has not asked, each with program and netns.
+  returned: with O(idle)
+  type: list
+  elements: dict
 """
 
 import json
 import time
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.sidespawn.host.plugins.module_utils.agents import Steadiness
 from ansible_collections.sidespawn.host.plugins.module_utils.command import SPECIFICATION, ask
-from ansible_collections.sidespawn.host.plugins.module_utils.helpers import namespaces, places, running
+from ansible_collections.sidespawn.host.plugins.module_utils.helpers import namespaces, places, running, served
+from ansible_collections.sidespawn.host.plugins.module_utils.journal import events, gap
+from ansible_collections.sidespawn.host.plugins.module_utils.requests import COMPLETED, Requests, unix_time
 
 EVENTS = ("rejected", "failed", "expired", "unreadable", "internal")
 PAUSE = 0.5
+KEPT = "Let journald keep a journal (Storage= in journald.conf is not none), and try again"
+REVIEWED = (
+    "Either let journald keep it (Storage=persistent in journald.conf, and enough SystemMaxUse=) and migrate again, or "
+    "review the policies yourself (`sidespawn learn`, `sidespawn metrics`); the role migrate then enforces them with "
+    "migrate_reviewed: true"
+)
 
 
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "helpers": {"type": "list", "elements": "dict", "required": True},
+            "serves": {"type": "list", "elements": "dict"},
             "services": {"type": "list", "elements": "str", "default": []},
             "by": {"type": "str", "choices": ["anyone", "sidespawn", "others"], "default": "anyone"},
             "monitored": {"type": "bool", "default": False},
             "since": {"type": "int", "default": 0},
+            "boot": {"type": "str"},
             "timeout": {"type": "int", "default": 120},
             "agent": {"type": "str"},
             "steady": {"type": "int", "default": 10},
+            "idle": {"type": "int"},
             **SPECIFICATION,
         },
+        required_by={"idle": ("agent", "serves")},
         supports_check_mode=True,
     )
-    if any(not {"program", "netns"} <= set(each) for each in module.params["helpers"]):
-        module.fail_json(msg="helpers: takes results of the module sidespawn.host.helper_info")
-    began = time.monotonic()
-    give_up, steadiness = began, Steadiness(0)
-    if not module.check_mode:
-        give_up += module.params["timeout"]
-        steadiness = Steadiness(module.params["steady"])
-    while True:
-        lacking, said = missing(module), refused(module)
-        result = {"missing": lacking, "refused": said}
-        if said:
-            module.fail_json(msg=f"{len(said)} requests were refused: {said[-1]}", **result)
-        fault = agent_fault(module, steadiness)
-        if not lacking and not fault:
-            module.exit_json(changed=False, **result)
-        # An agent that runs since the first look gets its time, even if it is more than the timeout.
-        if time.monotonic() >= (give_up if lacking else max(give_up, began + steadiness.seconds + PAUSE)):
-            where = ", ".join(f"{each['program']} in {each['netns']}" for each in lacking)
-            faults = [fault, f"no helper: {where}" if lacking else ""]
-            module.fail_json(msg="; ".join(filter(None, faults)), **result)
-        time.sleep(PAUSE)
+    Gate(module).wait()
 
 
-def agent_fault(module: AnsibleModule, steadiness: Steadiness) -> str:
-    """Return what is wrong with the agent's container; empty if it keeps running, or is not asked for."""
-    name = module.params["agent"]
-    if name is None:
-        return ""
-    program = module.get_bin_path("podman", required=True)
-    code, out, err = module.run_command([program, "container", "inspect", name])
-    fault = steadiness.lacks(json.loads(out)[0]["State"] if code == 0 else None, time.monotonic())
-    if code != 0:
-        return f"the agent {name} cannot be inspected: {err.strip()}"
-    return f"the agent {name} {fault}: look at `podman logs {name}`" if fault else ""
+class Gate:
+    def __init__(self, module: AnsibleModule) -> None:
+        self.module = module
+        given = module.params
+        require(module, "helpers", {"program", "netns"})
+        require(module, "serves", {"service", "program", "namespaces"})
+        self.serves: list[dict[str, Any]] = given["serves"] or []
+        self.helpers = given["helpers"] if given["serves"] is None else served(given["helpers"], self.serves)
+        # In check mode, look once.
+        self.timeout = 0 if module.check_mode else given["timeout"]
+        self.steadiness = Steadiness(0 if module.check_mode else given["steady"])
+        self.idle: int | None = None if module.check_mode else given["idle"]
+
+    def wait(self) -> None:
+        began = time.monotonic()
+        give_up = began + self.timeout
+        if self.module.params["services"] and self.module.params["since"]:
+            self.require_journal()
+        while True:
+            state, trouble = self.look_at_agent()
+            fault = self.agent_fault(state, trouble)
+            unasked, is_quiet = self.requests(state)
+            # Last, so that all that has been asked for so far counts.
+            lacking, said = self.missing(), refused(self.module)
+            result = {"missing": lacking, "refused": said} | ({} if self.idle is None else {"unasked": unasked})
+            if said:
+                self.module.fail_json(msg=f"{len(said)} requests were refused: {said[-1]}", **result)
+            if not lacking and not fault and is_quiet:
+                self.module.exit_json(changed=False, **result)
+            # An agent that runs since the first look gets its time, even if it is more than the timeout. One that runs
+            # and still asks for something new is waited for: there is an end to its networks.
+            if lacking or fault:
+                end = give_up if lacking else max(give_up, began + self.steadiness.seconds + PAUSE)
+                if time.monotonic() >= end:
+                    where = ", ".join(f"{each['program']} in {each['netns']}" for each in lacking)
+                    faults = [fault, f"no helper: {where}" if lacking else ""]
+                    self.module.fail_json(msg="; ".join(filter(None, faults)), **result)
+            time.sleep(PAUSE)
+
+    def require_journal(self) -> None:
+        given = self.module.params
+        if fault := gap(self.module, given["since"], given["boot"] or "", time.time()):
+            unknown, hint = ("let pass", REVIEWED) if given["monitored"] else ("refused", KEPT)
+            message = f"{fault}. So it is not known whether requests were {unknown}. {hint}"
+            self.module.fail_json(msg=message, missing=[], refused=[])
+
+    def look_at_agent(self) -> tuple[dict[str, Any] | None, str]:
+        """Return the state of its container, or what podman says instead."""
+        if self.module.params["agent"] is None:
+            return None, ""
+        program = self.module.get_bin_path("podman", required=True)
+        code, out, err = self.module.run_command([program, "container", "inspect", self.module.params["agent"]])
+        return (json.loads(out)[0]["State"], "") if code == 0 else (None, err.strip())
+
+    def agent_fault(self, state: dict[str, Any] | None, trouble: str) -> str:
+        """Return what is wrong with the agent's container; empty if it keeps running, or is not asked for."""
+        name = self.module.params["agent"]
+        if name is None:
+            return ""
+        fault = self.steadiness.lacks(state, time.monotonic())
+        if state is None:
+            return f"the agent {name} cannot be inspected: {trouble}"
+        return f"the agent {name} {fault}: look at `podman logs {name}`" if fault else ""
+
+    def requests(self, state: dict[str, Any] | None) -> tuple[list[dict[str, str]], bool]:
+        """Return which former helpers the agent has not asked for, and whether nothing more is expected of it."""
+        if self.idle is None:
+            return [], True
+        if state is None or state["Status"] != "running":
+            return [], False
+        started = unix_time(state["StartedAt"])
+        instances = {str(each["instance"]): str(each["netns"] or "") for each in ask(self.module, "ps")}
+        records = events(self.module, self.module.params["services"], int(started), COMPLETED)
+        made = Requests(records, instances, started)
+        wanted = self.wanted()
+        unasked = made.lacking(wanted, self.serves)
+        is_quiet = bool(wanted and not unasked) or time.time() - made.latest >= self.idle
+        return [{"program": program, "netns": netns} for program, netns in unasked], is_quiet
+
+    def wanted(self) -> set[tuple[str, str]]:
+        """Return programs and namespaces of the former helpers, as far as these namespaces still exist."""
+        there = set(namespaces().values())
+        return {(program, netns) for program, netns in places(self.helpers) if netns in there}
+
+    def missing(self) -> list[dict[str, str]]:
+        wanted, by = self.wanted(), self.module.params["by"]
+        now = running(sorted({program for program, _netns in wanted}))
+        if by != "anyone":
+            rows = [each for each in ask(self.module, "ps") if each["state"] == "running"]
+            # What legacy wrappers have started is adopted as soon as it runs.
+            ours = {each["pid"] for each in rows if by == "sidespawn" or not each["adopted"]}
+            now = [each for each in now if (each["pid"] in ours) is (by == "sidespawn")]
+        found = places(now)
+        return [{"program": program, "netns": netns} for program, netns in sorted(wanted - found)]
 
 
-def missing(module: AnsibleModule) -> list[dict[str, str]]:
-    wanted = places(module.params["helpers"])
-    there = set(namespaces().values())
-    by = module.params["by"]
-    now = running(sorted({program for program, _netns in wanted}))
-    if by != "anyone":
-        rows = [each for each in ask(module, "ps") if each["state"] == "running"]
-        # What legacy wrappers have started is adopted as soon as it runs.
-        ours = {each["pid"] for each in rows if by == "sidespawn" or not each["adopted"]}
-        now = [each for each in now if (each["pid"] in ours) is (by == "sidespawn")]
-    found = places(now)
-    return [
-        {"program": program, "netns": netns}
-        for program, netns in sorted(wanted)
-        if netns in there and (program, netns) not in found
-    ]
+def require(module: AnsibleModule, option: str, keys: set[str]) -> None:
+    if any(not keys <= set(each) for each in module.params[option] or ()):
+        module.fail_json(msg=f"{option}: takes results of the module sidespawn.host.helper_info")
 
 
 def refused(module: AnsibleModule) -> list[str]:
-    if not module.params["services"]:
-        return []
-    # Every user of the host can write records with these fields, but not with root's _UID.
-    matches = ["_UID=0", *(f"SIDESPAWN_SERVICE={each}" for each in module.params["services"])]
-    matches += [f"SIDESPAWN_EVENT={each}" for each in (*EVENTS, *(["monitored"] if module.params["monitored"] else []))]
-    program = module.get_bin_path("journalctl", required=True)
-    since = f"--since=@{module.params['since']}"
-    code, out, err = module.run_command([program, "--quiet", "--output=json", since, *matches])
-    if code != 0:
-        module.fail_json(msg=f"journalctl: {err.strip()}")
-    return [str(json.loads(line).get("MESSAGE")) for line in out.splitlines()]
+    kinds = (*EVENTS, *(("monitored",) if module.params["monitored"] else ()))
+    found = events(module, module.params["services"], module.params["since"], kinds)
+    return [str(each.get("MESSAGE")) for each in found]
 
 
 if __name__ == "__main__":
