@@ -204,11 +204,23 @@ def test_an_agent_whose_options_change_is_created_again(
     assert agent.inspect()["Id"] == made["Id"]
 
 
+@pytest.fixture
+def restarter() -> Iterator[None]:
+    """Have podman's unit start containers at boot, as on Debian."""
+    command("systemctl", "enable", "podman-restart.service")
+    yield
+    command("systemctl", "disable", "podman-restart.service")
+
+
+@pytest.mark.usefixtures("restarter")
 @pytest.mark.parametrize(
     ("option", "said"),
     [
         ("--rm", "podman removes {} when it stops"),
         ("--label=PODMAN_SYSTEMD_UNIT=agent.service", "agent.service creates {} at each start"),
+        # Debian 12's podman cannot change it.
+        ("--restart=always", "podman-restart.service would start the former agent at the next boot"),
+        ("--env=HOME", "--env=HOME would not last"),
     ],
 )
 def test_an_agent_that_could_not_be_kept_is_not_stopped(
@@ -224,6 +236,67 @@ def test_an_agent_that_could_not_be_kept_is_not_stopped(
         assert said.format(agent.name) in ran.results["it"]["msg"]
         assert ran.results["it"]["steps"] == []
         assert (agent.inspect()["Id"], agent.status(), agent.processes()) == (before, "running", 1)
+
+
+# A podman that can change restart policies, as 5.1 can: it writes down what it is told, and says so when asked.
+UPDATING = """\
+#!/bin/sh
+case "$1 $2" in
+"update --help") echo '      --restart string   Restart policy' ;;
+update*) echo "$@" >> "$UPDATES" ;;
+"container inspect")
+    if grep -qs -- "=no $3\\$" "$UPDATES" && /usr/bin/podman container exists "$3"; then
+        /usr/bin/podman "$@" | sed '/RestartPolicy/,/}/s/"always"/"no"/'
+    else
+        exec /usr/bin/podman "$@"
+    fi ;;
+*) exec /usr/bin/podman "$@" ;;
+esac
+"""
+
+
+def test_what_starts_at_boot_is_the_new_agent_and_then_the_former_one(
+    ansible: Ansible, make_agent: Callable[[], Agent], tmp_path: Path
+) -> None:
+    agent, updates, mounted = make_agent(), tmp_path / "updates", tmp_path / "state"
+    mounted.mkdir()
+    script = tmp_path / "podman"
+    script.write_text(UPDATING)
+    script.chmod(0o755)
+    given = {"name": agent.name, "services": ["one", "two"], "stop_timeout": 1, "record": f"{tmp_path}/record"}
+
+    def run(state: str, *options: str, check: bool = True) -> dict[str, Any]:
+        tasks = [{"name": "it", "sidespawn.host.agent": given | {"state": state}}]
+        path = f"{tmp_path}:{ansible.environment['PATH']}"
+        return ansible.play(tasks, *options, check=check, PATH=path, UPDATES=str(updates)).results["it"]
+
+    def waits_for() -> set[str]:
+        shown = command("systemctl", "show", "--property=Wants", "--value", "podman-restart.service").stdout
+        return {each for each in shown.split() if each.startswith("sidespawn-spool@")}
+
+    always = ("--restart=always", f"--volume={mounted}:/state")
+    former = command("podman", "create", *always, *agent.options, "sleep", agent.seconds).stdout.strip()
+    dry = run("replaced", "--check")["steps"]
+    assert not updates.exists()
+    assert run("replaced")["steps"] == dry
+    assert updates.read_text() == f"update --restart=no {agent.former}\n"
+    assert run("replaced")["changed"] is False
+    assert waits_for() == {"sidespawn-spool@one.service", "sidespawn-spool@two.service"}
+    assert agent.inspect()["HostConfig"]["RestartPolicy"]["Name"] == "always"
+    # The former one would not start: it is not brought back.
+    mounted.rename(tmp_path / "elsewhere")
+    new = agent.inspect()["Id"]
+    failed = run("restored", check=False)
+    assert f"it mounts what is not there: {mounted}" in failed["msg"]
+    assert (agent.inspect()["Id"], agent.status(), failed["steps"]) == (new, "running", [])
+    (tmp_path / "elsewhere").rename(mounted)
+    dry = run("restored", "--check")["steps"]
+    steps = run("restored")["steps"]
+    assert steps == dry
+    assert updates.read_text().splitlines()[1:] == [f"update --restart=always {agent.name}"]
+    assert agent.inspect()["Id"] == former
+    assert waits_for() == set()
+    assert not (tmp_path / f"record/restart-{agent.name}").exists()
 
 
 @pytest.mark.parametrize("state", ["replaced", "restored", "settled"])

@@ -139,8 +139,11 @@ def test_it_stops_at_a_refusal_and_the_former_agent_comes_back(ansible: Ansible,
     assert host.inspect()["Id"] == first["Id"]
     assert host.own_helpers() == wanted
     assert changed(ansible, tasks, variables) == set()
+    # Another agent of the host stays as it is.
+    (host.record / "before-another-agent").touch()
     tasks, variables = host.role("rollback")
     ansible.play(tasks, variables=variables)
+    assert [each.name for each in host.record.iterdir()] == ["before-another-agent"]
     assert host.settings() == before
     wait_until(lambda: host.old_helpers() == wanted, PATIENCE)
 
@@ -188,6 +191,28 @@ def test_policies_are_not_enforced_that_would_refuse_what_was_let_pass(ansible: 
     ansible.play(tasks, variables=variables)
     assert policy.read_text() == reviewed
     assert changed(ansible, tasks, variables) == set()
+
+
+def test_a_gate_trusts_no_journal_that_may_have_lost_records(ansible: Ansible) -> None:
+    command("logger", "a record")
+    command("journalctl", "--sync")
+    now, boot = int(time.time()) + 1, Path("/proc/sys/kernel/random/boot_id").read_text()
+    cases: dict[str, tuple[dict[str, Any], str]] = {
+        "kept": ({"since": now, "boot": boot}, ""),
+        "rotated": ({"since": 1000, "boot": boot}, "does not reach back"),
+        "another boot": ({"since": now, "boot": "0" * 32}, "does not reach back"),
+        "later": ({"since": now + 3600, "boot": boot}, "is in the future"),
+    }
+    common = {"helpers": [], "services": [f"test-{uuid.uuid4().hex[:8]}"], "monitored": True, "timeout": 0}
+    tasks = [
+        {"name": name, "sidespawn.host.gate": common | given, "ignore_errors": True}
+        for name, (given, _said) in cases.items()
+    ]
+    ran = ansible.play(tasks)
+    for name, (_given, said) in cases.items():
+        assert bool(ran.results[name].get("failed")) is bool(said), name
+        assert said in ran.results[name].get("msg", ""), name
+        assert "migrate_reviewed" in ran.results[name].get("msg", "migrate_reviewed"), name
 
 
 def test_what_is_settled_is_not_rolled_back(ansible: Ansible, host: Host) -> None:

@@ -118,6 +118,136 @@ def test_a_command_that_cannot_be_told_is_refused(agents: ModuleType, command: l
         agents.creating(command, IMAGE, OURS)
 
 
+@pytest.mark.parametrize(
+    ("given", "full"),
+    [
+        ("agent", "docker.io/library/agent:latest"),
+        ("neutron/agent:2", "quay.io/neutron/agent:2"),
+        ("quay.io/neutron/agent", "quay.io/neutron/agent:latest"),
+        ("docker://quay.io/neutron/agent:2", "quay.io/neutron/agent:2"),
+    ],
+)
+def test_a_short_name_becomes_that_of_the_container(agents: ModuleType, given: str, full: str) -> None:
+    made = agents.creating(["podman", "run", "--name=x", given, given], full, [])
+    assert made == ["create", "--name=x", full, given]
+    assert agents.lasting(["create", "--name=x", given, given], "x", full) == made
+
+
+@pytest.mark.parametrize("given", ["agent:3", "ent", "other/agent", "gent:latest"])
+def test_another_image_is_no_short_name(agents: ModuleType, given: str) -> None:
+    with pytest.raises(agents.AgentError, match="not known"):
+        agents.creating(["podman", "run", "--name=x", given], "docker.io/library/agent:latest", [])
+    command = ["create", "--name=x", given]
+    assert agents.lasting(command, "x", "docker.io/library/agent:latest") == command
+
+
+def test_values_are_not_taken_for_the_image_or_for_options(agents: ModuleType) -> None:
+    words = ["-itv", "/a:/b", "--name", IMAGE, "--hostname", "run", "-eA=1", "-e", "-v=1", "--label", "--rm", "--init"]
+    made = agents.creating(["podman", "run", *words, "--", IMAGE, "--rm"], IMAGE, [])
+    kept = ["-i", "-t", "-v", "/a:/b", *words[2:]]
+    assert made == ["create", *kept, IMAGE, "--rm"]
+    assert agents.creating(["podman", *made], IMAGE, []) == made
+
+
+FLEETING = [
+    ("-e", "TOKEN"),
+    ("-eTOKEN",),
+    ("-iteTOKEN",),
+    ("--env", "TOKEN"),
+    ("--env=TOKEN",),
+    ("--env=OS_*",),
+    ("--env-host",),
+    ("--env-host=true",),
+    ("--env-file=agent.env",),
+    ("--env-file", "./agent.env"),
+    ("--label-file=labels",),
+    ("--cidfile=/run/agent.cid",),
+    ("--cidfile", "/run/agent.cid"),
+    ("--conmon-pidfile=agent.pid",),
+    ("--pidfile", "agent.pid"),
+    ("--preserve-fds=1",),
+    ("--passwd",),
+    ("-v", "./state:/state"),
+    ("-v../state:/state",),
+    ("--volume=state/a:/state",),
+    ("--volume=.:/state:ro",),
+    ("--volume", "~/state:/state"),
+    ("--mount=type=bind,src=state,dst=/state",),
+    ("--mount", "type=bind,source=./state,target=/state"),
+    ("--security-opt=seccomp=profile.json",),
+    ("--security-opt", "seccomp=./profile.json"),
+]
+LASTING = [
+    ("-e", "TOKEN=1"),
+    ("--env=TOKEN=",),
+    ("--env-host=false",),
+    ("--env-file=/etc/agent.env",),
+    ("--conmon-pidfile=/run/agent.pid",),
+    ("-v", "state:/state"),
+    ("-v", "/state"),
+    ("--volume=/srv/./state:/state",),
+    ("--mount=type=volume,src=state,dst=/state",),
+    ("--mount=type=tmpfs,dst=/state",),
+    ("--security-opt=seccomp=unconfined",),
+    ("--security-opt=seccomp=/etc/profile.json",),
+    ("--security-opt=label=disable",),
+    ("--label", "--env-host"),
+]
+
+
+@pytest.mark.parametrize("options", FLEETING)
+def test_what_would_not_last_is_refused(agents: ModuleType, options: tuple[str, ...]) -> None:
+    with pytest.raises(agents.AgentError, match="would not last"):
+        agents.lasting(["create", "--name=x", *options, IMAGE, "agent"], "x", IMAGE)
+
+
+@pytest.mark.parametrize("options", LASTING)
+def test_what_lasts_stays(agents: ModuleType, options: tuple[str, ...]) -> None:
+    command = ["create", "--name", "x", *options, IMAGE, "agent", "--env-host", "-e", "TOKEN"]
+    assert agents.lasting(command, "x", IMAGE) == command
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ([], "begin with create"),
+        (["run", "--name=x", IMAGE], "begin with create"),
+        (["create", "--name=x"], "no image"),
+        (["create", IMAGE], "--name=x"),
+        (["create", "--name=y", IMAGE], "--name=x"),
+        (["create", "--name=x", "--name=y", IMAGE], "--name=x"),
+        (["create", IMAGE, "--name=x"], "--name=x"),
+    ],
+)
+def test_a_command_of_another_container_is_refused(agents: ModuleType, command: list[str], said: str) -> None:
+    with pytest.raises(agents.AgentError, match=said):
+        agents.lasting(command, "x", IMAGE)
+
+
+def test_proxies_of_the_process_that_created_it(agents: ModuleType) -> None:
+    words = ["--name=x", "--env=http_proxy=http://a", "-e", "NO_PROXY=b", IMAGE]
+    environment = ["PATH=/bin", "http_proxy=http://a", "HTTPS_PROXY=http://c", "NO_PROXY=b"]
+    assert agents.from_environment(words, environment) == ["HTTPS_PROXY"]
+    assert agents.from_environment(words, environment[:2]) == []
+
+
+def test_files_that_a_command_needs(agents: ModuleType) -> None:
+    words = [
+        "-v",
+        "/a:/b:ro",
+        "--volume=named:/c",
+        "-v",
+        "/anonymous",
+        "--env-file",
+        "/e",
+        "--pidfile=/written",
+        OURS[1],
+    ]
+    mount = "--mount=type=bind,src=/d,dst=/d"
+    command = ["create", *words, mount, image_option(IMAGE), IMAGE, "-v", "/no:/no"]
+    assert agents.sources(command) == ["/a", "/w", "/d", "/e"]
+
+
 RUNNING = {"Status": "running", "StartedAt": "2026-11-30T16:00:00Z", "ExitCode": 0}
 STARTED_AGAIN = {**RUNNING, "StartedAt": "2026-11-30T16:00:09Z"}
 ENDED = {**RUNNING, "Status": "exited", "ExitCode": 3}

@@ -1,4 +1,4 @@
-"""What the Ansible collection takes as evidence that an agent works with sidespawn."""
+"""Evidence, for the Ansible collection, that an agent works with sidespawn."""
 
 from __future__ import annotations
 

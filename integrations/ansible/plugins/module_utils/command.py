@@ -11,6 +11,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 TOO_OLD = "sidespawn on this host is too old for this collection, upgrade it first"
+OTHER = "sidespawn on this host and this collection do not fit together, use those of one release"
 SPECIFICATION = {"command": {"type": "path", "default": "sidespawn"}}
 
 
@@ -45,9 +46,23 @@ def ask(
         error = told.get("error", {}) if isinstance(told, dict) else {}
         message = ": ".join(filter(None, (error.get("message"), error.get("hint")))) or err.strip()
         module.fail_json(msg=message, reason=error.get("reason", ""), rc=code)
+    if has and not isinstance(told, dict):
+        module.fail_json(msg=f"{OTHER}: `sidespawn {arguments[0]} --json` prints no object")
     if lacking := [key for key in has if key not in told]:
         module.fail_json(msg=f"{TOO_OLD}: `sidespawn {arguments[0]} --json` does not say {', '.join(lacking)}")
     return told
+
+
+def ask_rows(module: AnsibleModule, *arguments: str, has: tuple[str, ...], codes: tuple[int, ...] = (0,)) -> list[Any]:
+    """Return the list that it prints, whose rows must have these keys."""
+    told = ask(module, *arguments, codes=codes)
+    if not isinstance(told, list) or not all(isinstance(each, dict) for each in told):
+        module.fail_json(msg=f"{OTHER}: `sidespawn {arguments[0]} --json` prints no list")
+    lacking = [key for key in has if any(key not in each for each in told)]
+    if lacking:
+        module.fail_json(msg=f"{TOO_OLD}: `sidespawn {arguments[0]} --json` does not say {', '.join(lacking)}")
+    rows: list[Any] = told
+    return rows
 
 
 def parsed(text: str) -> Any:

@@ -1,6 +1,6 @@
 # Copyright: the sidespawn authors
 # Apache License 2.0 (see LICENSE-2.0 at https://www.apache.org/licenses/)
-"""What the services have written to the journal, and whether the journal still has all of it."""
+"""The records of services in the journal, and gaps in it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # Copyright: the sidespawn authors
 # Apache License 2.0 (see LICENSE-2.0 at https://www.apache.org/licenses/)
-"""Whether an agent works with sidespawn: what it has asked for since its start, by the records of its services."""
+"""Evidence that an agent works with sidespawn: its requests since its start, by the records of its services."""
 
 from __future__ import annotations
 

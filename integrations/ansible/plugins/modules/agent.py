@@ -15,6 +15,13 @@ description:
   - Side containers are not touched, no matter who started them.
   - Fails before it changes anything if podman removes the container when it stops (C(--rm)), or if a unit creates it at
     each start (Quadlet, C(podman generate systemd --new)). Such a container cannot be kept, so change what creates it.
+  - Switches the restart policy of the former container off, so that it does not start at the next boot beside the new
+    one, and V(restored) sets it again. podman can do so since 5.1. With an earlier podman, and
+    C(podman-restart.service) enabled, the module fails before it changes anything if the policy is C(always); see
+    O(restart_policy_kept).
+  - Fails before it changes anything if the new container could not be created or would depend on the process that
+    creates it, such as with C(--env=NAME) without a value, relative paths or C(--cidfile), or if a file that it mounts
+    or its image is missing. V(restored) checks the same of the former container.
   - Each step can be interrupted; the next run continues from there.
 author: The sidespawn authors (!UNKNOWN)
 options:
@@ -43,17 +50,31 @@ options:
         earlier wrappers, with O(options) added. Everything else, privileges too, stays.
       - With O(options), the agent's image is mounted at C(/run/sidespawn/image) as well, for calls such as C(--version)
         that the agent answers itself.
+      - The name of the image is completed as that of the former container.
     type: list
     elements: str
     default: []
   services:
-    description: Services that are disabled next. V(restored) fails if the agent uses one and has no former container.
+    description:
+      - The agent's services. With V(replaced), what starts the agent at boot waits for their directories, by a drop-in
+        of O(unit), or of C(podman-restart.service) if the container has a restart policy.
+      - They are disabled after V(restored), which fails if the agent uses one and has no former container.
     type: list
     elements: str
     default: []
   unit:
     description: The unit that starts the container by its name, if there is one.
     type: str
+  restart_policy_kept:
+    description:
+      - Replace an agent even if podman cannot switch off the restart policy of the former container. Then make sure
+        yourself that C(podman-restart.service) does not start it at boot.
+    type: bool
+    default: false
+  record:
+    description: A directory, in which the restart policy of the former container is kept.
+    type: path
+    default: /var/lib/sidespawn-migration
   restart:
     description: Whether V(replaced) restarts a new agent that stays as it is.
     type: bool
@@ -91,14 +112,28 @@ steps:
 """
 
 import json
+import os
+import re
 from typing import Any, NoReturn
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.sidespawn.host.plugins.module_utils.agents import AgentError, creating
+from ansible_collections.sidespawn.host.plugins.module_utils.agents import (
+    PROXIES,
+    AgentError,
+    creating,
+    from_environment,
+    lasting,
+    sources,
+)
 
 SUFFIX = "-before-sidespawn"
 # An agent may be running: podman says `initialized` if it was killed after it had started it.
 ALIVE = ("running", "paused", "stopping", "initialized")
+# With these, podman-restart.service starts a container at boot. For the second, newer ones ask whether it was stopped.
+AT_BOOT = ("always", "unless-stopped")
+RESTARTER = "podman-restart.service"
+UNITS = "/etc/systemd/system"
+OURS = "/run/sidespawn/"  # made by the services' units, which check mode has not started yet
 
 
 class Agent:
@@ -180,18 +215,26 @@ class Agent:
         command = self.creating(model)
         if former is None:
             if self.is_settled(model, command):
+                self.write_drop_in(model)
                 self.start_again(model)
                 return
+            self.require_startable(command)
+            self.refuse_to_start_twice(model)
             self.show(model, command)
+            self.write_drop_in(model)
             self.stop(self.name)
             self.do(f"keep {self.name} as {self.former}", "rename", self.name, self.former)
+            self.switch_restarts_off(model)
             own = None
         else:
+            self.write_drop_in(former)
             self.stop(self.former)  # a run was interrupted
+            self.switch_restarts_off(former)
             if own is None:
                 self.clear()
                 self.finish_renaming()
             elif created_by(own)[1:] != command:
+                self.require_startable(command)
                 self.show(own, command)
                 self.remove()
                 own = None
@@ -221,30 +264,141 @@ class Agent:
             self.fail(f"podman removes {self.name} when it stops: start it without --rm, or change its unit")
 
     def creating(self, found: dict[str, Any]) -> list[str]:
-        if self.module.params["create"]:
-            return list(self.module.params["create"])
-        config = found["Config"]
+        image = found["Config"]["Image"]
         try:
-            made: list[str] = creating(created_by(found), config["Image"], self.module.params["options"])
+            if self.module.params["create"]:
+                command = list(self.module.params["create"])
+            else:
+                self.refuse_environment(found)
+                command = creating(created_by(found), image, self.module.params["options"])
+            made: list[str] = lasting(command, self.name, image)
             return made
         except AgentError as error:
             self.fail(f"{self.name}: {error}")
 
+    def refuse_environment(self, found: dict[str, Any]) -> None:
+        """Fail if the former container has settings that only the process that created it had."""
+        taken = from_environment(created_by(found)[2:], found["Config"].get("Env") or [])
+        if taken:
+            message = (
+                f"podman took {', '.join(taken)} of {self.name} from the environment of the process that created it"
+            )
+            self.fail(f"{message}: give the command, with --env=NAME=VALUE for each")
+
+    def require_startable(self, command: list[str]) -> None:
+        """Fail if podman would not create or start it."""
+        self.require_sources(self.name, sources(command))
+
+    def require_sources(self, name: str, paths: list[str]) -> None:
+        missing = [each for each in paths if not os.path.exists(each)]
+        if self.module.check_mode:
+            missing = [each for each in missing if not each.startswith(OURS)]
+        if missing:
+            what = ", ".join(sorted(set(missing)))
+            hint = "; start its socket unit" if any(each.endswith(".sock") for each in missing) else ""
+            self.fail(f"{name} would not start, since it mounts what is not there: {what}. Make it first{hint}")
+
     def restore(self) -> None:
-        if self.inspect(self.former) is not None:
+        former = self.inspect(self.former)
+        if former is not None:
+            mounts = [each for each in former.get("Mounts") or [] if each.get("Type") in ("bind", "volume")]
+            self.require_sources(self.former, [each["Source"] for each in mounts if each.get("Source")])
             if self.inspect(self.name) is not None:
                 self.remove()
             self.do(f"bring {self.name} back", "rename", self.former, self.name)
+            self.switch_restarts_on(former)
+            self.remove_drop_ins()
             self.start()
             return
         own = self.inspect(self.name)
         if own is None:
             self.fail(f"there is no container {self.name}")
-        sources = [each.get("Source") or "" for each in own.get("Mounts") or []]
+        mounted = [each.get("Source") or "" for each in own.get("Mounts") or []]
         for service in self.module.params["services"]:
-            if any(each.startswith(f"/run/sidespawn/{service}/") for each in sources):
+            if any(each.startswith(f"/run/sidespawn/{service}/") for each in mounted):
                 self.fail(f"{self.name} uses {service}, and there is no {self.former} to bring back")
+        self.switch_restarts_on(own)  # a run was interrupted
+        self.remove_drop_ins()
         self.start_again(own)
+
+    # The restart policy. It is written down first, so that a run that was interrupted loses nothing.
+
+    @property
+    def policy_file(self) -> str:
+        return os.path.join(self.module.params["record"], f"restart-{self.name}")
+
+    def can_switch_restarts(self) -> bool:
+        code, out, _err = self.module.run_command([self.program, "update", "--help"])
+        return code == 0 and re.search(r"--restart\b", out) is not None
+
+    def refuse_to_start_twice(self, found: dict[str, Any]) -> None:
+        """Fail if the former container would start at the next boot, beside the new one."""
+        if self.module.params["restart_policy_kept"] or restart_policy(found) != "always" or self.can_switch_restarts():
+            return
+        _code, out, _err = self.module.run_command([self.systemctl(), "is-enabled", RESTARTER])
+        if out.strip() in ("", "disabled", "masked", "not-found"):
+            return
+        self.fail(
+            f"{self.name} has the restart policy always, which this podman cannot change (5.1 can): {RESTARTER} would "
+            f"start the former agent at the next boot, beside the new one. Disable {RESTARTER}, and have a unit start "
+            "the containers that need it; or upgrade podman; or set restart_policy_kept and prevent that yourself"
+        )
+
+    def switch_restarts_off(self, former: dict[str, Any]) -> None:
+        policy = restart_policy(former)
+        if policy not in AT_BOOT or not self.can_switch_restarts():
+            return
+        if not self.module.check_mode:
+            os.makedirs(self.module.params["record"], mode=0o700, exist_ok=True)
+            write(self.policy_file, f"{policy}\n", 0o600)
+        self.do(f"switch off the restart policy {policy} of {self.former}", "update", "--restart=no", self.former)
+
+    def switch_restarts_on(self, found: dict[str, Any]) -> None:
+        """Set the policy that the container had; called once it has its own name again."""
+        if not os.path.exists(self.policy_file):
+            return
+        with open(self.policy_file, encoding="utf-8") as file:
+            policy = file.read().strip()
+        if restart_policy(found) != policy:
+            self.do(f"set the restart policy {policy} of {self.name}", "update", f"--restart={policy}", self.name)
+        if not self.module.check_mode:
+            os.unlink(self.policy_file)
+
+    # The drop-in of what starts the agent at boot: there is nothing to mount before the services' units have run.
+
+    def write_drop_in(self, found: dict[str, Any]) -> None:
+        services = self.module.params["services"]
+        unit = self.module.params["unit"] or (RESTARTER if self.restarts_at_boot(found) else "")
+        if not services or not unit:
+            return
+        path = os.path.join(UNITS, f"{unit_name(unit)}.d", self.drop_in)
+        if content(path) == (wanted := drop_in(self.name, services)):
+            return
+        if not self.module.check_mode:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            write(path, wanted, 0o644)
+        self.do(f"have {unit_name(unit)} wait for the services", "daemon-reload", program=self.systemctl())
+
+    def restarts_at_boot(self, found: dict[str, Any]) -> bool:
+        return restart_policy(found) in AT_BOOT or os.path.exists(self.policy_file)
+
+    def remove_drop_ins(self) -> None:
+        units = {RESTARTER, unit_name(self.module.params["unit"] or RESTARTER)}
+        found = [
+            path for unit in sorted(units) if os.path.exists(path := os.path.join(UNITS, f"{unit}.d", self.drop_in))
+        ]
+        if not found:
+            return
+        if not self.module.check_mode:
+            for path in found:
+                os.unlink(path)
+                if not os.listdir(os.path.dirname(path)):
+                    os.rmdir(os.path.dirname(path))
+        self.do("remove what had its unit wait for the services", "daemon-reload", program=self.systemctl())
+
+    @property
+    def drop_in(self) -> str:
+        return f"50-sidespawn-{self.name}.conf"
 
     def settle(self) -> None:
         if self.inspect(self.former) is not None:
@@ -260,6 +414,38 @@ def created_by(found: dict[str, Any]) -> list[str]:
     return command
 
 
+def restart_policy(found: dict[str, Any]) -> str:
+    policy: str = ((found.get("HostConfig") or {}).get("RestartPolicy") or {}).get("Name") or ""
+    return policy
+
+
+def unit_name(name: str) -> str:
+    return name if "." in name else f"{name}.service"
+
+
+def drop_in(agent: str, services: list[str]) -> str:
+    units = " ".join(f"sidespawn-spool@{each}.service" for each in sorted(services))
+    comment = f"# Written by the module sidespawn.host.agent: {agent} mounts what these make."
+    return f"{comment}\n[Unit]\nWants={units}\nAfter={units}\n"
+
+
+def content(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except FileNotFoundError:
+        return ""
+
+
+def write(path: str, text: str, mode: int) -> None:
+    """Write it whole, or not at all."""
+    unfinished = f"{path}.unfinished"
+    with open(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w", encoding="utf-8") as file:
+        file.write(text)
+        os.fsync(file.fileno())
+    os.replace(unfinished, path)
+
+
 def shown(command: list[str]) -> str:
     return "".join(f"{word}\n" for word in command)
 
@@ -273,11 +459,18 @@ def main() -> None:
             "create": {"type": "list", "elements": "str", "default": []},
             "services": {"type": "list", "elements": "str", "default": []},
             "unit": {"type": "str"},
+            "restart_policy_kept": {"type": "bool", "default": False},
+            "record": {"type": "path", "default": "/var/lib/sidespawn-migration"},
             "restart": {"type": "bool", "default": False},
             "stop_timeout": {"type": "int", "default": 30},
         },
         supports_check_mode=True,
     )
+    if "/" in (module.params["unit"] or ""):
+        module.fail_json(msg=f"unit: {module.params['unit']} is not the name of a unit")
+    # podman gives a container the proxies of the process that creates it.
+    for name in [each for each in os.environ if each.lower() in PROXIES]:
+        del os.environ[name]
     agent = Agent(module)
     {"replaced": agent.replace, "restored": agent.restore, "settled": agent.settle}[module.params["state"]]()
     former = agent.inspect(agent.former)

@@ -128,7 +128,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.sidespawn.host.plugins.module_utils.agents import Steadiness
-from ansible_collections.sidespawn.host.plugins.module_utils.command import SPECIFICATION, ask
+from ansible_collections.sidespawn.host.plugins.module_utils.command import SPECIFICATION, ask_rows
 from ansible_collections.sidespawn.host.plugins.module_utils.helpers import namespaces, places, running, served
 from ansible_collections.sidespawn.host.plugins.module_utils.journal import events, gap
 from ansible_collections.sidespawn.host.plugins.module_utils.requests import COMPLETED, Requests, unix_time
@@ -235,14 +235,26 @@ class Gate:
             return [], True
         if state is None or state["Status"] != "running":
             return [], False
-        started = unix_time(state["StartedAt"])
-        instances = {str(each["instance"]): str(each["netns"] or "") for each in ask(self.module, "ps")}
+        started = self.start_of(state)
+        instances = {str(each["instance"]): str(each["netns"] or "") for each in self.side_containers()}
         records = events(self.module, self.module.params["services"], int(started), COMPLETED)
         made = Requests(records, instances, started)
         wanted = self.wanted()
         unasked = made.lacking(wanted, self.serves)
         is_quiet = bool(wanted and not unasked) or time.time() - made.latest >= self.idle
         return [{"program": program, "netns": netns} for program, netns in unasked], is_quiet
+
+    def start_of(self, state: dict[str, Any]) -> float:
+        try:
+            moment: float = unix_time(state["StartedAt"])
+        except ValueError as error:
+            self.module.fail_json(msg=f"podman says when {self.module.params['agent']} was started: {error}")
+            raise SystemExit(1) from None
+        return moment
+
+    def side_containers(self) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = ask_rows(self.module, "ps", has=("instance", "netns", "state", "pid", "adopted"))
+        return rows
 
     def wanted(self) -> set[tuple[str, str]]:
         """Return programs and namespaces of the former helpers, as far as these namespaces still exist."""
@@ -253,7 +265,7 @@ class Gate:
         wanted, by = self.wanted(), self.module.params["by"]
         now = running(sorted({program for program, _netns in wanted}))
         if by != "anyone":
-            rows = [each for each in ask(self.module, "ps") if each["state"] == "running"]
+            rows = [each for each in self.side_containers() if each["state"] == "running"]
             # What legacy wrappers have started is adopted as soon as it runs.
             ours = {each["pid"] for each in rows if by == "sidespawn" or not each["adopted"]}
             now = [each for each in now if (each["pid"] in ours) is (by == "sidespawn")]

@@ -67,7 +67,7 @@ import os
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.sidespawn.host.plugins.module_utils.command import SPECIFICATION, TOO_OLD, ask, program_of
+from ansible_collections.sidespawn.host.plugins.module_utils.command import OTHER, SPECIFICATION, ask_rows, program_of
 from ansible_collections.sidespawn.host.plugins.module_utils.helpers import running, served
 
 PROGRAMS = ["dnsmasq", "haproxy", "keepalived", "radvd", "conntrackd", "dibbler-client"]
@@ -97,14 +97,14 @@ def main() -> None:
 def what_they_serve(module: AnsibleModule, services: list[str]) -> list[dict[str, Any]]:
     if not services or (module.check_mode and program_of(module) is None):
         return []
-    told = ask(module, "check", *services, codes=CODES)
+    told = ask_rows(module, "check", *services, codes=CODES, has=("subject", "valid"))
     for each in told:
         # In check mode, services that are not enabled yet have no policy.
-        if not each.get("valid") and not module.check_mode:
-            module.fail_json(msg=f"{each.get('subject')}: {each.get('error')}")
-    valid = [each for each in told if each.get("valid")]
-    if any(not {"program", "namespace"} <= set(each.get("allows", ())) for each in valid):
-        module.fail_json(msg=f"{TOO_OLD}: `sidespawn check --json` does not say what a policy allows")
+        if not each["valid"] and not module.check_mode:
+            module.fail_json(msg=f"{each['subject']}: {each.get('error')}")
+    valid = [each for each in told if each["valid"]]
+    if any(not {"program", "namespace"} <= set(each.get("allows") or ()) for each in valid):
+        module.fail_json(msg=f"{OTHER}: `sidespawn check --json` does not say what a policy allows")
     return [
         {
             "service": each["subject"],
