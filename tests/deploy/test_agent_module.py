@@ -299,6 +299,43 @@ def test_what_starts_at_boot_is_the_new_agent_and_then_the_former_one(
     assert not (tmp_path / f"record/restart-{agent.name}").exists()
 
 
+UNIT = """\
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/usr/bin/podman start {0}
+ExecStop=/usr/bin/podman stop --time=0 {0}
+"""
+
+
+def test_the_unit_of_a_new_agent_waits_for_its_services(ansible: Ansible, make_agent: Callable[[], Agent]) -> None:
+    agent = make_agent()
+    former, unit = agent.create(), Path(f"/etc/systemd/system/{agent.name}.service")
+    given = {"name": agent.name, "unit": agent.name, "services": ["one"], "record": f"{agent.home}/record"}
+
+    def run(state: str) -> set[str]:
+        """Return the spool units that the unit waits for then."""
+        # A proxy of Ansible's environment is not the agent's.
+        ansible.play([{"name": "it", "sidespawn.host.agent": given | {"state": state}}], http_proxy="http://192.0.2.1")
+        shown = command("systemctl", "show", "--property=After", "--value", agent.name).stdout.split()
+        return {each for each in shown if each.startswith("sidespawn-")}
+
+    unit.write_text(UNIT.format(agent.name))
+    try:
+        command("systemctl", "daemon-reload")
+        command("systemctl", "start", agent.name)
+        assert run("replaced") == {"sidespawn-spool@one.service"}
+        assert (agent.status(), agent.inspect(agent.former)["Id"]) == ("running", former)
+        assert not [each for each in agent.inspect()["Config"]["Env"] if "192.0.2.1" in each]
+        assert run("restored") == set()
+        assert (agent.status(), agent.inspect()["Id"]) == ("running", former)
+        assert not unit.with_suffix(".service.d").exists()
+    finally:
+        command("systemctl", "stop", agent.name)
+        unit.unlink()
+        command("systemctl", "daemon-reload")
+
+
 @pytest.mark.parametrize("state", ["replaced", "restored", "settled"])
 def test_a_podman_that_fails_is_not_one_without_such_a_container(ansible: Ansible, tmp_path: Path, state: str) -> None:
     (tmp_path / "podman").write_text("#!/bin/sh\necho 'Error: database is locked' >&2\nexit 125\n")

@@ -138,7 +138,6 @@ def test_it_stops_at_a_refusal_and_the_former_agent_comes_back(ansible: Ansible,
     assert result(ran, GATE)["unasked"] == []
     assert host.inspect()["Id"] == first["Id"]
     assert host.own_helpers() == wanted
-    assert changed(ansible, tasks, variables) == set()
     # Another agent of the host stays as it is.
     (host.record / "before-another-agent").touch()
     tasks, variables = host.role("rollback")
@@ -210,9 +209,11 @@ def test_a_gate_trusts_no_journal_that_may_have_lost_records(ansible: Ansible) -
     ]
     ran = ansible.play(tasks)
     for name, (_given, said) in cases.items():
-        assert bool(ran.results[name].get("failed")) is bool(said), name
-        assert said in ran.results[name].get("msg", ""), name
-        assert "migrate_reviewed" in ran.results[name].get("msg", "migrate_reviewed"), name
+        message = ran.results[name].get("msg", "")  # of a failure only
+        assert bool(message) is bool(said), name
+        assert said in message, name
+        assert not message or "migrate_reviewed" in message, name
+    assert "has answered no request since" in ran.results["kept"]["warnings"][0]
 
 
 def test_what_is_settled_is_not_rolled_back(ansible: Ansible, host: Host) -> None:

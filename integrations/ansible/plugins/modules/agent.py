@@ -278,12 +278,17 @@ class Agent:
 
     def refuse_environment(self, found: dict[str, Any]) -> None:
         """Fail if the former container has settings that only the process that created it had."""
-        taken = from_environment(created_by(found)[2:], found["Config"].get("Env") or [])
+        own = set(found["Config"].get("Env") or []) - self.environment_of(found["Image"])
+        taken = from_environment(created_by(found)[2:], sorted(own))
         if taken:
             message = (
                 f"podman took {', '.join(taken)} of {self.name} from the environment of the process that created it"
             )
             self.fail(f"{message}: give the command, with --env=NAME=VALUE for each")
+
+    def environment_of(self, image: str) -> set[str]:
+        code, out, _err = self.module.run_command([self.program, "image", "inspect", image])
+        return set(json.loads(out)[0]["Config"].get("Env") or []) if code == 0 else set()
 
     def require_startable(self, command: list[str]) -> None:
         """Fail if podman would not create or start it."""

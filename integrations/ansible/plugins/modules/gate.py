@@ -42,7 +42,8 @@ options:
     choices: [anyone, sidespawn, others]
     default: anyone
   monitored:
-    description: Fail as well if monitor mode has let something pass.
+    description:
+      - Fail as well if monitor mode has let something pass. Warns of a service that was asked for nothing.
     type: bool
     default: false
   since:
@@ -193,6 +194,7 @@ class Gate:
             if said:
                 self.module.fail_json(msg=f"{len(said)} requests were refused: {said[-1]}", **result)
             if not lacking and not fault and is_quiet:
+                self.warn_of_silence()
                 self.module.exit_json(changed=False, **result)
             # An agent that runs since the first look gets its time, even if it is more than the timeout. One that runs
             # and still asks for something new is waited for: there is an end to its networks.
@@ -210,6 +212,17 @@ class Gate:
             unknown, hint = ("let pass", REVIEWED) if given["monitored"] else ("refused", KEPT)
             message = f"{fault}. So it is not known whether requests were {unknown}. {hint}"
             self.module.fail_json(msg=message, missing=[], refused=[])
+
+    def warn_of_silence(self) -> None:
+        """Warn of services that let nothing pass because they were asked for nothing."""
+        given = self.module.params
+        if given["monitored"]:
+            records = events(self.module, given["services"], given["since"], COMPLETED)
+            silent = set(given["services"]) - {each["SIDESPAWN_SERVICE"] for each in records}
+            for each in sorted(silent):
+                self.module.warn(
+                    f"{each} has answered no request since: it is not known whether its policy fits the agent"
+                )
 
     def look_at_agent(self) -> tuple[dict[str, Any] | None, str]:
         """Return the state of its container, or what podman says instead."""
