@@ -124,6 +124,7 @@ from ansible_collections.sidespawn.host.plugins.module_utils.agents import (
     from_environment,
     lasting,
     sources,
+    split,
 )
 
 SUFFIX = "-before-sidespawn"
@@ -293,6 +294,17 @@ class Agent:
     def require_startable(self, command: list[str]) -> None:
         """Fail if podman would not create or start it."""
         self.require_sources(self.name, sources(command))
+        _options, (image, *_program) = split(command[1:])
+        if self.module.run_command([self.program, "image", "exists", image])[0] == 1:
+            self.fail(f"{self.name} could not be created: its image {image} is not on this host. Pull it first")
+
+    def require_mounts(self, former: dict[str, Any]) -> None:
+        """Fail if podman would not start it, since something that it mounts is gone."""
+        mounts = former.get("Mounts") or []
+        self.require_sources(self.former, [each["Source"] for each in mounts if each.get("Type") == "bind"])
+        for name in [each["Name"] for each in mounts if each.get("Type") == "volume" and each.get("Name")]:
+            if self.module.run_command([self.program, "volume", "exists", name])[0] == 1:
+                self.fail(f"{self.former} would not start, since its volume {name} is gone: make it first")
 
     def require_sources(self, name: str, paths: list[str]) -> None:
         missing = [each for each in paths if not os.path.exists(each)]
@@ -306,8 +318,7 @@ class Agent:
     def restore(self) -> None:
         former = self.inspect(self.former)
         if former is not None:
-            mounts = [each for each in former.get("Mounts") or [] if each.get("Type") in ("bind", "volume")]
-            self.require_sources(self.former, [each["Source"] for each in mounts if each.get("Source")])
+            self.require_mounts(former)
             if self.inspect(self.name) is not None:
                 self.remove()
             self.do(f"bring {self.name} back", "rename", self.former, self.name)
