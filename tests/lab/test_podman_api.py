@@ -23,7 +23,7 @@ from sidespawn.host import launch
 from sidespawn.system.processes import Process
 from tests.lab import test_engines as engines
 from tests.lab.lives import main_pid
-from tests.lab.networks import command, wait_until
+from tests.lab.networks import SLOWNESS, command, wait_until
 
 # In config.json: what only the command sets, and what differs in each container.
 ANNOTATIONS = (
@@ -31,6 +31,7 @@ ANNOTATIONS = (
     "io.kubernetes.cri-o.TTY",
     "io.podman.annotations.cid-file",
     "io.podman.annotations.seccomp",
+    "io.podman.annotations.userns",  # for `podman kube generate`
 )
 
 
@@ -207,7 +208,7 @@ def test_killed_in_the_middle_of_starts(ground: engines.Ground) -> None:
 
     def kill() -> None:
         nonlocal kills
-        while not enough.wait(moments.uniform(0.1, 1.2)):
+        while not enough.wait(moments.uniform(0.1, 1.2) * SLOWNESS):
             if main_pid(unit):
                 command("systemctl", "kill", "--kill-whom=main", "--signal=KILL", unit, check=False)
                 kills += 1
@@ -216,7 +217,7 @@ def test_killed_in_the_middle_of_starts(ground: engines.Ground) -> None:
     thread.start()
     try:
         began, number = time.monotonic(), 0
-        while kills < 20 and time.monotonic() - began < 120:
+        while kills < 20 and time.monotonic() - began < 120 * SLOWNESS:
             number += 1
             tag = uuid.uuid4().hex
             plan = ground.plan(engines.STAY, tag)
