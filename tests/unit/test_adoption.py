@@ -73,7 +73,13 @@ NAMES = {
     "neutron-dhcp-haproxy": (f"neutron-haproxy-qdhcp-{UUID}", f"neutron_dhcp_agent_haproxy_qdhcp-{UUID}"),
     "neutron-l3-haproxy": (f"neutron-haproxy-qrouter-{UUID}", f"neutron_l3_agent_haproxy_qrouter-{UUID}"),
     "neutron-l3-keepalived": (f"neutron-keepalived-qrouter-{UUID}", f"neutron_l3_agent_keepalived_qrouter-{UUID}"),
-    "neutron-l3-radvd": (f"neutron-radvd-qrouter-{UUID}", f"neutron_l3_agent_radvd_qrouter-{UUID}"),
+    "neutron-l3-dibbler": (f"neutron-dibbler-qrouter-{UUID}", f"neutron-dibbler-{UUID}"),
+    "neutron-l3-radvd": (
+        f"neutron-radvd-{UUID}",
+        f"neutron_l3_agent_radvd_{UUID}",
+        f"neutron-radvd-qrouter-{UUID}",
+        f"neutron_l3_agent_radvd_qrouter-{UUID}",
+    ),
     "neutron-ovn-metadata-haproxy": (
         f"neutron-haproxy-ovnmeta-{UUID}",
         f"neutron_ovn_metadata_agent_haproxy_ovnmeta-{UUID}",
@@ -105,6 +111,42 @@ def test_images_of_the_three(service: str, image: str) -> None:
     names = names_of(policy, adopt_of(policy), NAMES[service][0])
     assert names is not None
     assert recognise(policy, adopt_of(policy), names, image, (f"/usr/sbin/{policy.table.program}",)).bindings == names
+
+
+PD = f"/var/lib/neutron/pd/{UUID}:{OTHER}:qr-0a1b2c3d-4e"
+
+
+@pytest.mark.parametrize(
+    ("service", "name", "argv", "instance", "pid_file"),
+    [
+        (
+            "neutron-l3-radvd",
+            f"neutron-radvd-{UUID}",
+            ("/usr/sbin/radvd", "-n", "-C", f"/var/lib/neutron/ra/{UUID}.radvd.conf", "-p",
+             f"/var/lib/neutron/external/pids/{UUID}.pid.radvd", "-m", "syslog", "-u", "neutron"),
+            f"qrouter-{UUID}",
+            f"external/pids/{UUID}.pid.radvd",
+        ),
+        (
+            "neutron-l3-dibbler",
+            f"neutron-dibbler-qrouter-{UUID}-{DATE}",
+            ("/usr/sbin/dibbler-client", "run", "-w", PD),
+            OTHER,
+            f"pd/{UUID}:{OTHER}:qr-0a1b2c3d-4e/client.pid",
+        ),
+    ],
+    ids=["radvd", "dibbler"],
+)  # fmt: skip
+def test_what_the_wrappers_start_for_a_router(
+    service: str, name: str, argv: tuple[str, ...], instance: str, pid_file: str
+) -> None:
+    """Kolla's and TripleO's wrappers add -n or run, and pass the agent's arguments on."""
+    policy = preset(service)
+    names = names_of(policy, adopt_of(policy), name)
+    assert names == {"router": UUID}
+    found = recognise(policy, adopt_of(policy), names, "quay.io/x/neutron-l3-agent:16.2", argv)
+    assert (found.instance, found.netns, found.pid_file) == (instance, f"qrouter-{UUID}", pid_file)
+    assert [each.rules for each in found.configuration] == [next(iter(policy.configuration))]
 
 
 # ---------------------------------------------------------------- image and arguments
