@@ -18,16 +18,16 @@ CLEAN, FOUND, NOT_LOOKED_AT = 0, 1, 2
 def scan(as_json: bool) -> int:
     """Find engine sockets and privileges that are not needed.
 
-    Changes nothing. Looks at the containers of podman and docker, running or not, at wrappers and kill scripts of
-    Kolla-Ansible, EDPM and TripleO, and at units. For each finding: what it means, and the setting that replaces it
-    there.
+    Changes nothing. Looks at the containers of podman and docker, running or not, at running containers of Kubernetes,
+    at wrappers and kill scripts of Kolla-Ansible, EDPM and TripleO, and at units and compose files. For each finding:
+    what it means, and the setting that replaces it there.
 
     Exit code 0 without findings, 1 with findings, 2 if something could not be checked and nothing was found.
     """
     report = host_scan.scan()
     code = FOUND if report.findings else NOT_LOOKED_AT if report.not_looked_at else CLEAN
     if as_json:
-        rows = [asdict(each) | {"meaning": each.meaning, "hint": each.hint} for each in report.findings]
+        rows = [each.as_row() for each in report.findings]
         print_json(asdict(report) | {"findings": rows})
         return code
     out = console()

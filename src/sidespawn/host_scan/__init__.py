@@ -12,12 +12,16 @@ from pathlib import Path
 from sidespawn import presets
 from sidespawn.core.policy import Policy
 from sidespawn.errors import LaunchError
-from sidespawn.host_scan import containers, engines, files, sources
+from sidespawn.host_scan import bundles, containers, engines, files, listeners, sources
 from sidespawn.host_scan.containers import Container
 from sidespawn.host_scan.findings import Finding
 from sidespawn.loading.parse import parse_policy
 
-ENGINES: dict[str, Callable[[], Iterable[Container]]] = {"podman": engines.of_podman, "docker": engines.of_docker}
+ENGINES: dict[str, Callable[[], Iterable[Container]]] = {
+    "podman": engines.of_podman,
+    "docker": engines.of_docker,
+    "containerd": bundles.of_containerd,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +33,9 @@ class Report:
 
 
 def scan() -> Report:
-    reaching, known, count = sources.look(), shipped(), 0
+    root = Path("/")
+    reaching = sources.look(sockets=listeners.local(root), storage=listeners.storage(root))
+    known, count = shipped(), 0
     found, notes, failed = list[Finding](), list[str](), list(reaching.not_looked_at)
     for name, look in ENGINES.items():
         try:
@@ -38,15 +44,18 @@ def scan() -> Report:
                 here = list(containers.judge(container, reaching, known))
                 notes += containers.notes(container, here)
                 found += here
+                found += files.scripts_of(container, root)
         except LaunchError as error:
             failed.append(error.message)
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             failed.append(f"{name}: {type(error).__name__}: {error}")
     try:
-        found += files.look(reaching, Path("/"))
+        found += files.look(reaching, root)
     except OSError as error:
         failed.append(f"{error.filename}: {error.strerror}")
-    return Report(findings=tuple(found), notes=tuple(notes), not_looked_at=tuple(failed), containers=count)
+    return Report(
+        findings=tuple(dict.fromkeys(found)), notes=tuple(notes), not_looked_at=tuple(failed), containers=count
+    )
 
 
 def shipped() -> tuple[Policy, ...]:

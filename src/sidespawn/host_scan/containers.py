@@ -10,21 +10,44 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from os.path import realpath
 
 from sidespawn.core.adoption import names_of
 from sidespawn.core.policy import Policy
 from sidespawn.host_scan.findings import Deployment, Finding, Kind
-from sidespawn.host_scan.sources import BELOW_STORAGE, Sources, is_beneath, joined, relative
+from sidespawn.host_scan.sources import BELOW_STORAGE, OF_ENGINES, Sources, followed, is_beneath, joined, relative
 from sidespawn.setup.syntaxes import KOLLA_WRAPPERS
 from sidespawn.system.places import RUN
 
 # neutron_dhcp_agent (Kolla), neutron_dhcp and ovn_metadata_agent (TripleO), edpm_neutron_dhcp_agent and the like.
 AGENT = re.compile(r"(\w+[_-])?(neutron|ovn_metadata|ovn)[_-](\w+[_-])*(agent|dhcp|l3|ovn)|ovn[_-]metadata[_-]agent")
+# OpenStack-Helm's pods: neutron-dhcp-agent-default-x7k2p.
+AGENT_POD = re.compile(r"(neutron-(dhcp|l3|metadata|ovn-metadata)|ovn-metadata)-agent-")
+# Where in a container legacy wrappers and kill scripts are.
+SCRIPTS_WITHIN = (
+    "/var/lib/neutron/*wrapper",
+    "/var/lib/neutron/*/*wrapper",
+    "/usr/local/lib/neutron-wrappers/*",
+    *(
+        f"{place}/{program}"
+        for place in ("/usr/local/bin", "/usr/local/sbin", "/usr/bin", "/usr/sbin", "/bin", "/sbin")
+        for program in (
+            "dnsmasq",
+            "haproxy",
+            "keepalived",
+            "radvd",
+            "dibbler-client",
+            "neutron-keepalived-state-change",
+        )
+    ),
+)
+KILL_SCRIPTS_WITHIN = ("/etc/neutron/kill_scripts/*", "/var/lib/neutron/kill_scripts/*")
 # With one of these and the host's pids, a process can enter other processes, or load code into the kernel.
 TRACING = {"ALL", "SYS_PTRACE", "SYS_MODULE"}
 EVERYTHING = {"SYS_ADMIN", "SYS_MODULE", "SYS_PTRACE", "SYS_RAWIO"}  # podman lists all of them instead of ALL
 ENGINE_VARIABLES = ("DOCKER_HOST", "CONTAINER_HOST")
+ADDRESS = re.compile(
+    r"(tcp|ssh|https?)://|[\w.-]*:\d+$|\[[0-9a-fA-F:]+\]:\d+$"
+)  # docker takes one without a scheme as tcp
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +63,7 @@ class Container:
     engine: str
     name: str
     running: bool = True
+    restart: str = ""  # the engine's policy, such as `always`; empty without one
     privileged: bool = False
     host_pids: bool = False
     capabilities: frozenset[str] = frozenset()  # added, without CAP_
@@ -77,7 +101,8 @@ class Container:
 
     @property
     def is_agent(self) -> bool:
-        return self.is_of_sidespawn or AGENT.fullmatch(self.name) is not None
+        names = self.name.split("/")[-2:]  # of a pod and a container, or of a container
+        return self.is_of_sidespawn or any(AGENT.fullmatch(name) or AGENT_POD.match(name) for name in names)
 
     @property
     def is_side_container(self) -> bool:
@@ -88,8 +113,7 @@ def judge(container: Container, sources: Sources, presets: Iterable[Policy]) -> 
     if container.is_side_container:
         return
     if is_old_side_container(container, presets):
-        state = "runs" if container.running else "is there, stopped"
-        yield of(container, Kind.OLD_SIDE_CONTAINER, f"{container.name} {state}")
+        yield of(container, Kind.OLD_SIDE_CONTAINER, f"{container.name} {'runs' if container.running else 'is there'}")
         return
     reaching = [*judge_mounts(container, sources), *judge_environment(container)]
     yield from reaching
@@ -107,7 +131,10 @@ def notes(container: Container, findings: Iterable[Finding]) -> Iterator[str]:
 
 
 def of(container: Container, kind: Kind, found: str) -> Finding:
-    return Finding(kind=kind, where=container.where, found=found, deployment=container.deployment)
+    if not container.running:
+        found += ", stopped" + (f", with restart policy {container.restart}" if container.restart else "")
+    deployment, is_agents = container.deployment, container.is_agent
+    return Finding(kind=kind, where=container.where, found=found, deployment=deployment, is_agents=is_agents)
 
 
 def is_old_side_container(container: Container, presets: Iterable[Policy]) -> bool:
@@ -116,12 +143,14 @@ def is_old_side_container(container: Container, presets: Iterable[Policy]) -> bo
 
 def judge_mounts(container: Container, sources: Sources) -> Iterator[Finding]:
     for mount in container.mounts:
-        source, shown = realpath(mount.source), f"{mount.source} is mounted at {mount.target}"
+        source, shown = followed(mount.source), f"{mount.source} is mounted at {mount.target}"
         if source != mount.source:
             shown += f" and leads to {source}"
         if reached := sorted(reached_sockets(container, mount, source, sources)):
             more = "" if reached == [source] else f", with {', '.join(reached)}"
             yield of(container, Kind.ENGINE_SOCKET, shown + more)
+        elif user := sources.users_engine(source):
+            yield of(container, Kind.ENGINE_SOCKET, f"{shown}: the engine of user {user}, with that user's rights")
         elif is_run(source, mount) and not is_covered(container, mount, mount.target):
             yield of(container, Kind.RUN_DIRECTORY, shown)
         if is_storage(source, mount, sources):
@@ -149,7 +178,7 @@ def device(path: str) -> int:
 
 
 def is_run(source: str, mount: ContainerMount) -> bool:
-    return source == "/run" or (source == "/" and reaches("/", "/run", mount))
+    return source == "/run" or source in OF_ENGINES or (source == "/" and reaches("/", "/run", mount))
 
 
 def is_storage(source: str, mount: ContainerMount, sources: Sources) -> bool:
@@ -168,7 +197,7 @@ def is_covered(container: Container, mount: ContainerMount, target: str) -> bool
 def judge_environment(container: Container) -> Iterator[Finding]:
     for name in ENGINE_VARIABLES:
         value = container.environment.get(name, "")
-        if value.startswith(("tcp://", "ssh://", "http://", "https://")):
+        if ADDRESS.match(value):
             yield of(container, Kind.ENGINE_ADDRESS, f"{name}={value}")
 
 

@@ -75,7 +75,7 @@ def bound(volumes: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     found = {}
     for each in volumes:
         options = each.get("Options") or {}
-        if "bind" in str(options.get("o", "")).split(",") and options.get("device"):
+        if {"bind", "rbind"} & set(str(options.get("o", "")).split(",")) and options.get("device"):
             found[str(each["Mountpoint"])] = str(options["device"])
     return found
 
@@ -105,6 +105,7 @@ def container(engine: str, told: Mapping[str, Any], *, name: str, added: Any, de
         engine=engine,
         name=name,
         running=bool(told["State"].get("Running")),
+        restart=restart_policy(host),
         privileged=bool(host.get("Privileged")),
         host_pids=host.get("PidMode") == "host",
         capabilities=frozenset(capabilities),
@@ -122,3 +123,8 @@ def container(engine: str, told: Mapping[str, Any], *, name: str, added: Any, de
         environment=dict(each.partition("=")[::2] for each in configuration.get("Env") or ()),
         labels=configuration.get("Labels") or {},
     )
+
+
+def restart_policy(host: Mapping[str, Any]) -> str:
+    name = str((host.get("RestartPolicy") or {}).get("Name") or "")
+    return "" if name == "no" else name

@@ -1,4 +1,5 @@
-"""Examines units and files of the three deployers that give a container more than sidespawn's agents need.
+"""Examines files of the three deployers, units, manifests and compose files for what gives a container more than
+sidespawn's agents need.
 
 A script counts if it enters the namespaces of PID 1, or makes an engine start, stop or enter a container; its name
 alone is not enough. In units and in deployers' descriptions of containers, mount sources are judged like those of
@@ -10,33 +11,26 @@ from __future__ import annotations
 import json
 import os
 import re
-import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from os.path import realpath
+from fnmatch import fnmatch
 from pathlib import Path
 
-from sidespawn.host_scan import mounts
-from sidespawn.host_scan.findings import Deployment, Finding, Kind
-from sidespawn.host_scan.sources import Sources, is_beneath
-from sidespawn.system.files import closing, read_up_to
+from sidespawn.host_scan import compose, listeners, mounts, settings, units
+from sidespawn.host_scan.containers import AGENT, KILL_SCRIPTS_WITHIN, SCRIPTS_WITHIN, Container
+from sidespawn.host_scan.findings import Deployment, Finding, Kind, at
+from sidespawn.host_scan.sources import OF_ENGINES, Sources, followed, is_beneath
+from sidespawn.host_scan.texts import LARGEST, Row, files, numbered, read, text_of
+from sidespawn.host_scan.units import Assignment, Unit
+from sidespawn.host_scan.yaml_rows import Entry, entries
+from sidespawn.system.places import RUN
 
-LARGEST = 1 << 20  # bytes read of a file
+__all__ = ["LARGEST", "look", "read", "scripts", "scripts_of"]
+
 LONGEST = 2000  # characters of a script's line that are searched: an agent may have written it, to keep us busy
 # Under `root`: directories of TripleO's and EDPM's wrappers and kill scripts, and of other kill scripts.
 WRAPPERS = ("var/lib/neutron/*wrapper", "var/lib/neutron/*/*wrapper", "usr/local/lib/neutron-wrappers/*")
 KILL_SCRIPTS = ("var/lib/neutron/kill_scripts/*", "etc/neutron/kill_scripts/*")
-UNITS = (
-    "etc/containers/systemd/**/*.container",
-    "etc/containers/systemd/**/*.container.d/*.conf",
-    "usr/share/containers/systemd/**/*.container",
-    "run/containers/systemd/**/*.container",
-    "etc/systemd/system/*.service",
-    "etc/systemd/system/*.service.d/*.conf",
-)
-# Units of users' own service managers, whose engines only have those users' rights.
-USERS_UNITS = "etc/containers/systemd/users"
-VOLUMES = tuple(f"{place}/containers/systemd/**/*.volume" for place in ("etc", "usr/share", "run"))
 # Manifests of the kubelet and of distributions with their own, and those that Quadlet's .kube units name.
 MANIFESTS = tuple(
     f"{place}/{pattern}"
@@ -49,104 +43,182 @@ MANIFESTS = tuple(
     for pattern in ("*.yaml", "*.yml", "*.json")
 )
 STARTUP = ("var/lib/tripleo-config/container-startup-config/**/*.json", "var/lib/edpm-config/**/*.json")
-HIERADATA = ("etc/puppet/hieradata/**/*",)
-# Here puppet-tripleo, in releases with docker, makes docker listen on DockerAdditionalSockets.
-DOCKER = ("etc/sysconfig/docker", "etc/default/docker")
-LISTENERS = (
-    *DOCKER,
-    "etc/docker/daemon.json",
-    *(f"etc/systemd/system/{unit}" for name in ("docker", "podman") for unit in (f"{name}.*", f"{name}.*.d/*.conf")),
-)
 
-ENTERS = re.compile(r"\bnsenter\b.*(-t\s*1\b|--target[=\s]1\b)|\bnsenter\b.*/proc/1/ns/")
-CALLS = re.compile(r"\b(podman|docker|nerdctl|crictl)\b(?:\s+-\S+)*\s+(run|exec|rm|kill|stop|start|ps|create)\b")
+ENTERS = re.compile(
+    r"\bnsenter\b.*(-\w*t\s*1\b|--target[=\s]\s*1\b)|\bnsenter\b.*/proc/1/ns/|\bchroot\s+/proc/1/root\b"
+)
+CALLS = re.compile(
+    r"\b(podman|docker|nerdctl|crictl|podman-remote)\b(?:\s+-\S+)*\s+"
+    r"(run|exec|rm|kill|stop|start|restart|ps|create|inspect|container)\b"
+)
+REACHES = re.compile(
+    r"--unix-socket[=\s]\s*\S*(docker|podman|containerd|crio)\.sock\b|\b(DOCKER|CONTAINER)_HOST=\S*[:/]"
+)
 VARIABLE = re.compile(r"""\b\w+=["']?(?:\S*/)?(podman|docker|nerdctl)\b["']?\s*$""")
-SETTING = re.compile(r"additional_sockets|(dhcp|l3|ovn_metadata)_agent_wrappers", re.IGNORECASE)
-LISTENS = re.compile(r"(?:-H|--host)[=\s]+unix://(?!(?:/var)?/run/docker\.sock(?![\w.-]))[^\s'\"]+")
-ON_THE_NETWORK = re.compile(r"tcp://[^\s\"',\]]*|^\s*ListenStream\s*=\s*(?![/%@])[\w.:\[\]]+")
-CERTIFICATES = re.compile(r"""\btlsverify\b(?!["']?\s*[:=]\s*["']?false)""")
+QUOTES = re.compile(r"""["'],\s*["']""")  # between words of a list, as in Python
+SAYS = re.compile(r"""\s*(echo|printf|logger|add_date)\b[^|;&`$]*$""")
 COMMENT = re.compile(r"(^|\s)#.*")  # in YAML
-PRIVILEGED = re.compile(r"(^|[\s=])--privileged(?!=false)(\s|=|$)")
+AN_AGENTS = re.compile(r"neutron|ovn[_-]metadata|(^|[_/-])ovn[_-]agent")
 
 
 def look(sources: Sources, root: Path = Path("/")) -> Iterator[Finding]:
     yield from scripts(root, WRAPPERS, Kind.WRAPPER_SCRIPT)
     yield from scripts(root, KILL_SCRIPTS, Kind.KILL_SCRIPT)
-    yield from units(root, sources)
+    yield from of_units(root, sources)
     yield from volumes(root, sources)
     yield from manifests(root, sources)
     yield from startup_configurations(root, sources)
-    yield from settings(root, HIERADATA, SETTING)
-    yield from settings(root, DOCKER, LISTENS)
-    yield from listeners(root)
+    yield from compose_files(root, sources)
+    yield from settings.look(root)
+    for each in listeners.look(root):
+        yield at(each.path, each.number, Kind.ENGINE_LISTENER, each.shown)
 
 
-def scripts(root: Path, patterns: tuple[str, ...], kind: Kind) -> Iterator[Finding]:
-    for path, lines in files(root, patterns):
-        for number, whole in lines:
-            line = whole[:LONGEST]
-            if not line.lstrip().startswith("#") and (
-                found := ENTERS.search(line) or CALLS.search(line) or VARIABLE.search(line)
-            ):
-                yield at(path, number, kind, found[0].strip(), deployment_of(root))
-                break
+# ---------------------------------------------------------------- scripts
 
 
-def units(root: Path, sources: Sources) -> Iterator[Finding]:
-    for path, lines in files(root, UNITS):
-        if path.is_relative_to(root / USERS_UNITS):
+def scripts(root: Path, patterns: Iterable[str], kind: Kind) -> Iterator[Finding]:
+    for path, rows in files(root, patterns):
+        if found := first_call(rows):
+            yield at(path, found[0], kind, found[1], deployment_of(root))
+
+
+def scripts_of(container: Container, root: Path = Path("/")) -> Iterator[Finding]:
+    """Yield wrappers and kill scripts that a container's mounts bring to the places where it would use them."""
+    if container.is_side_container:
+        return
+    for mount in container.mounts:
+        if is_beneath(mount.source, str(RUN)):
             continue
-        is_quadlet = ".container" in path.name or ".container.d" in str(path)
-        emptied = emptied_keys(path)
-        for number, line in lines:
-            if line.lstrip().startswith(("#", ";")) or line.partition("=")[0].strip() in emptied:
-                continue
-            deployment = Deployment.EDPM if "edpm" in str(path) else Deployment.NONE
-            for source in mounts.sources(line):
-                if is_reaching(source, sources):
-                    yield at(path, number, Kind.UNIT_FILE, f"mounts {source}", deployment)
-            if PRIVILEGED.search(line) and (is_quadlet or CALLS.search(line)) and is_an_agents(path):
-                yield at(path, number, Kind.UNIT_FILE, "is privileged", deployment)
+        for patterns, kind in ((SCRIPTS_WITHIN, Kind.WRAPPER_SCRIPT), (KILL_SCRIPTS_WITHIN, Kind.KILL_SCRIPT)):
+            for path in sorted({path for each in patterns for path in brought(root, mount.source, mount.target, each)}):
+                text = text_of(path)
+                if text and (found := first_call(numbered(text))):
+                    yield at(path, found[0], kind, found[1], container.deployment)
+
+
+def brought(root: Path, source: str, target: str, pattern: str) -> Iterator[Path]:
+    """Yield the files of a mount whose paths in the container match."""
+    origin = root / source.lstrip("/")
+    if fnmatch(target, pattern) and target.count("/") == pattern.count("/"):
+        yield origin
+        return
+    wanted, given = pattern.strip("/").split("/"), target.strip("/").split("/") if target.strip("/") else []
+    if len(given) < len(wanted) and all(fnmatch(*each) for each in zip(given, wanted, strict=False)):
+        with suppress(OSError):
+            yield from origin.glob("/".join(wanted[len(given) :]))
+
+
+def first_call(rows: Iterable[Row]) -> tuple[int, str] | None:
+    for number, line in commands(rows):
+        found = ENTERS.search(line) or CALLS.search(line) or REACHES.search(line) or VARIABLE.search(line)
+        if found and not SAYS.match(line):
+            return number, found[0].strip()
+    return None
+
+
+def commands(rows: Iterable[Row]) -> Iterator[Row]:
+    """Yield lines with those that continue them, cut off if they are long. Comments are left out."""
+    held, start = "", 0
+    for number, whole in rows:
+        line = whole[:LONGEST]
+        if line.lstrip().startswith("#"):
+            continue
+        start = start if held else number
+        held = f"{held} {line.strip()}"[:LONGEST] if held else line
+        if len(whole) <= LONGEST and held.endswith("\\"):
+            held = held[:-1]
+            continue
+        yield start, QUOTES.sub(" ", without_comment(held))
+        held = ""
+    if held:
+        yield start, QUOTES.sub(" ", without_comment(held))
+
+
+def without_comment(line: str) -> str:
+    before, hash_, _ = line.partition(" #")
+    quotes = before.count('"') % 2 or before.count("'") % 2
+    return line if quotes or not hash_ else before
+
+
+# ---------------------------------------------------------------- units
+
+
+def of_units(root: Path, sources: Sources) -> Iterator[Finding]:
+    for kind in ("container", "pod"):
+        for unit in units.load(root, units.QUADLET, kind):
+            yield from judge_unit(unit, root, sources, is_quadlet=True)
+    for unit in units.load(root, units.SYSTEMD, "service"):
+        yield from judge_unit(unit, root, sources, is_quadlet=False)
+
+
+def judge_unit(unit: Unit, root: Path, sources: Sources, *, is_quadlet: bool) -> Iterator[Finding]:
+    deployment = deployment_of_unit(unit, is_quadlet=is_quadlet)
+    is_agents = is_an_agents(f"{unit.path.relative_to(root)} {unit.last('ContainerName')}")
+    given: dict[str, tuple[Assignment, str]] = {}
+    is_served = False
+    for each in unit.assignments:
+        value = unit.expanded(each.value) if not is_quadlet else each.value
+        for source in mounts.sources(each.key, value):
+            is_served = is_served or (is_beneath(source, str(RUN)) and source.endswith("/spool"))
+            if is_reaching(source, sources):
+                path, number = unit.place_of(each, source if source in each.value else source.rpartition("/")[2])
+                yield at(path, number, Kind.UNIT_FILE, f"mounts {source}", deployment, is_agents=is_agents)
+        for what, text in mounts.privileges(each.key, value).items():
+            given.setdefault(what, (each, text))
+    if is_served and len(given) == 1:
+        given.pop("has the host's pids", None)  # which the wrappers need
+    if given and is_agents:
+        assignment, text = next(iter(given.values()))
+        yield at(*unit.place_of(assignment, text), Kind.UNIT_FILE, " and ".join(given), deployment)
+
+
+def deployment_of_unit(unit: Unit, *, is_quadlet: bool) -> Deployment:
+    labels = [each.value for each in unit.assignments if each.key in ("Label", "PodmanArgs")]
+    if "edpm" in unit.name or any("managed_by=edpm" in label for label in labels):
+        return Deployment.EDPM
+    return Deployment.QUADLET if is_quadlet else Deployment.NONE
 
 
 def volumes(root: Path, sources: Sources) -> Iterator[Finding]:
     """Return Quadlet's volumes, which containers mount by name."""
-    for path, lines in files(root, VOLUMES):
-        for number, line in lines:
-            key, _, value = mounts.with_runtime_directory(line).partition("=")
-            if key.strip() == "Device" and is_reaching(value.strip(), sources):
-                yield at(path, number, Kind.UNIT_FILE, f"is a volume of {value.strip()}", Deployment.NONE)
+    for unit in units.load(root, units.QUADLET, "volume"):
+        for each in unit.assignments:
+            source = mounts.with_runtime_directory(each.value)
+            if each.key == "Device" and is_reaching(source, sources):
+                found = f"is a volume of {source}"
+                yield at(each.path, each.rows[0][0], Kind.UNIT_FILE, found, Deployment.NONE, is_agents=False)
+
+
+def is_an_agents(name: str) -> bool:
+    return AN_AGENTS.search(name) is not None or AGENT.fullmatch(name) is not None
+
+
+# ---------------------------------------------------------------- manifests and other descriptions of containers
 
 
 def manifests(root: Path, sources: Sources) -> Iterator[Finding]:
-    for path, lines in files(root, MANIFESTS):
-        text = "\n".join(line if path.suffix == ".json" else COMMENT.sub("", line) for _, line in lines)
+    kubes = [unit.last("Yaml") for unit in units.load(root, units.QUADLET, "kube")]
+    named = (each.strip("\"'").lstrip("/") for each in kubes if each.strip("\"'").startswith("/"))
+    for path, rows in files(root, (*MANIFESTS, *(re.sub(r"([*?[])", r"[\1]", each) for each in named))):
+        if units.USERS in str(path.relative_to(root)):
+            continue
+        lines = [line if path.suffix == ".json" else COMMENT.sub("", line) for _, line in rows]
+        text = "\n".join(lines)
         for number, source in mounts.host_paths(text):
             if is_reaching(source, sources):
                 yield at(path, number, Kind.UNIT_FILE, f"mounts {source}", Deployment.KUBERNETES)
+        yield from privileged_agents(path, entries(text))
 
 
-def listeners(root: Path) -> Iterator[Finding]:
-    """Yield where an engine listens on the network, unless one of docker's files makes it ask for certificates."""
-    found = {path: list(lines) for path, lines in files(root, LISTENERS)}
-    certified = any(CERTIFICATES.search(line) for lines in found.values() for _, line in lines)
-    for path, lines in found.items():
-        is_dockers = "podman" not in str(path.relative_to(root))
-        for number, line in lines:
-            is_comment = line.lstrip().startswith(("#", ";"))
-            if not is_comment and (address := ON_THE_NETWORK.search(line)) and not (is_dockers and certified):
-                yield at(path, number, Kind.ENGINE_LISTENER, address[0].strip(), Deployment.NONE)
-
-
-def emptied_keys(path: Path) -> set[str]:
-    """Return the keys of a Quadlet unit that a drop-in beside it empties, so the unit's own values do not apply."""
-    drop_ins = path.with_name(f"{path.name}.d").glob("*.conf") if path.suffix == ".container" else ()
-    texts = [read(each).decode(errors="replace") for each in drop_ins]
-    return {found for text in texts for found in re.findall(r"(?m)^[ \t]*(\w+)[ \t]*=[ \t]*$", text)}
-
-
-def is_an_agents(path: Path) -> bool:
-    return re.search(r"neutron|ovn_metadata|ovn-metadata", str(path)) is not None
+def privileged_agents(path: Path, found: Iterable[Entry]) -> Iterator[Finding]:
+    """Yield containers of a manifest that are privileged and named like an agent."""
+    found = tuple(found)
+    names = {each.path[:-1]: each.value for each in found if each.path[-1:] == ("name",)}
+    for each in found:
+        is_set = each.path[-2:] == ("securityContext", "privileged") and each.value.lower() == "true"
+        if is_set and is_an_agents(names.get(each.path[:-2], "")):
+            yield at(path, each.line, Kind.UNIT_FILE, "is privileged", Deployment.KUBERNETES)
 
 
 def startup_configurations(root: Path, sources: Sources) -> Iterator[Finding]:
@@ -155,56 +227,44 @@ def startup_configurations(root: Path, sources: Sources) -> Iterator[Finding]:
         rows = list(lines)
         with suppress(ValueError, AttributeError, TypeError, RecursionError):
             content = json.loads("\n".join(line for _, line in rows))
-            deployment = Deployment.EDPM if "edpm" in str(path) else Deployment.TRIPLEO
+            deployment = Deployment.EDPM if "edpm" in str(path.relative_to(root)) else Deployment.TRIPLEO
+            is_agents = is_an_agents(str(path.relative_to(root)))
             for volume in content.get("volumes") or ():
                 source = str(volume).partition(":")[0]
                 if is_reaching(source, sources):
-                    yield at(path, line_of(rows, source), Kind.UNIT_FILE, f"mounts {source}", deployment)
-            if content.get("privileged") is True and is_an_agents(path):
+                    number = line_of(rows, source)
+                    yield at(path, number, Kind.UNIT_FILE, f"mounts {source}", deployment, is_agents=is_agents)
+            if content.get("privileged") is True and is_agents:
                 yield at(path, line_of(rows, '"privileged"'), Kind.UNIT_FILE, "is privileged", deployment)
 
 
-def line_of(rows: list[tuple[int, str]], text: str) -> int:
+def compose_files(root: Path, sources: Sources) -> Iterator[Finding]:
+    for service in compose.look(root):
+        is_agents = is_an_agents(service.name) or is_an_agents(service.container)
+        is_served = False
+        for source, number in service.mounts:
+            is_served = is_served or (is_beneath(source, str(RUN)) and source.endswith("/spool"))
+            if is_reaching(source, sources):
+                found = f"{service.name} mounts {source}"
+                yield at(service.path, number, Kind.UNIT_FILE, found, Deployment.COMPOSE, is_agents=is_agents)
+        if is_agents:
+            pids = [("has the host's pids", service.host_pids)] if service.host_pids and not is_served else []
+            for what, number in (*service.privileged, *pids):
+                yield at(service.path, number, Kind.UNIT_FILE, f"{service.name} {what}", Deployment.COMPOSE)
+
+
+def line_of(rows: list[Row], text: str) -> int:
     return next((number for number, line in rows if text in line), 1)
-
-
-def settings(root: Path, patterns: tuple[str, ...], setting: re.Pattern[str]) -> Iterator[Finding]:
-    for path, lines in files(root, patterns):
-        for number, line in lines:
-            if not line.lstrip().startswith("#") and (found := setting.search(line)):
-                yield at(path, number, Kind.DEPLOYER_SETTING, found[0], Deployment.TRIPLEO)
 
 
 def is_reaching(source: str, sources: Sources) -> bool:
     """Return whether it is one of them, or a directory with one in it."""
     if not source.startswith("/"):
         return False
-    resolved = realpath(source)
+    resolved = followed(source)
     inside = (*sources.present, *(store for store in sources.storage if os.path.isdir(store)))
-    exact = resolved in sources.sockets | sources.storage | {"/run", "/"}
-    return exact or any(is_beneath(path, resolved) for path in inside)
-
-
-def files(root: Path, patterns: tuple[str, ...]) -> Iterator[tuple[Path, Iterator[tuple[int, str]]]]:
-    """Yield each file once, with its numbered lines. A file that is not text has none."""
-    for path in sorted({each for pattern in patterns for each in root.glob(pattern)}):
-        text = read(path)
-        if b"\0" not in text:
-            yield path, enumerate(text.decode(errors="replace").splitlines(), start=1)
-
-
-def read(path: Path) -> bytes:
-    """Return a regular file's content; empty if it is too large or something else.
-
-    Some of the directories belong to agents, whose links may lead anywhere. So a path is opened only once it is known
-    to be a regular file, and reading does not wait for kernel files that would block.
-    """
-    with suppress(OSError), closing(os.open(path, os.O_PATH | os.O_CLOEXEC)) as found:
-        if stat.S_ISREG(os.fstat(found).st_mode):
-            with closing(os.open(f"/proc/self/fd/{found}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)) as descriptor:
-                text = read_up_to(descriptor, LARGEST + 1)
-                return text if len(text) <= LARGEST else b""
-    return b""
+    exact = resolved in sources.sockets | sources.storage | OF_ENGINES | {"/run", "/"}
+    return exact or any(is_beneath(path, resolved) for path in inside) or sources.users_engine(resolved) != ""
 
 
 def deployment_of(root: Path) -> Deployment:
@@ -212,7 +272,3 @@ def deployment_of(root: Path) -> Deployment:
     if (root / "var/lib/edpm-config").is_dir():
         return Deployment.EDPM
     return Deployment.TRIPLEO if (root / "var/lib/tripleo-config").is_dir() else Deployment.NONE
-
-
-def at(path: Path, number: int, kind: Kind, found: str, deployment: Deployment) -> Finding:
-    return Finding(kind=kind, where=f"{path}:{number}", found=found, deployment=deployment)

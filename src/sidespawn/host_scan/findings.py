@@ -5,8 +5,9 @@ Programs read these as JSON, so a kind keeps its meaning once it is published; d
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
+from pathlib import Path
 
 
 class Kind(StrEnum):
@@ -37,12 +38,13 @@ class Deployment(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """`where` is a container as ENGINE:NAME, or FILE:LINE."""
+    """`where` is a container as ENGINE:NAME, or FILE:LINE. `is_agents` selects the hint."""
 
     kind: Kind
     where: str
     found: str
     deployment: Deployment = Deployment.NONE
+    is_agents: bool = True
 
     @property
     def meaning(self) -> str:
@@ -50,18 +52,33 @@ class Finding:
 
     @property
     def hint(self) -> str:
-        return HINTS.get((self.kind, self.deployment)) or HINTS[self.kind, Deployment.NONE]
+        others = None if self.is_agents else OTHERS.get((self.kind, self.deployment)) or OTHERS.get(self.kind)
+        return others or HINTS.get((self.kind, self.deployment)) or HINTS[self.kind, Deployment.NONE]
+
+    def as_row(self) -> dict[str, str]:
+        """Return it for programs, which rely on the keys."""
+        row = {key: str(value) for key, value in asdict(self).items() if key != "is_agents"}
+        return row | {"meaning": self.meaning, "hint": self.hint}
+
+
+def at(
+    path: Path, number: int, kind: Kind, found: str, deployment: Deployment = Deployment.NONE, *, is_agents: bool = True
+) -> Finding:
+    return Finding(kind=kind, where=f"{path}:{number}", found=found, deployment=deployment, is_agents=is_agents)
 
 
 MEANINGS = {
-    Kind.ENGINE_SOCKET: "anyone in this container can start any container on the host, and so is root on the host",
+    Kind.ENGINE_SOCKET: (
+        "anyone in this container can start any container of this engine, and so is root on the host, or the user "
+        "that the engine runs as"
+    ),
     Kind.ENGINE_ADDRESS: "this container reaches an engine by its address; an engine that runs as root makes it root",
     Kind.ENGINE_LISTENER: (
         "an engine that runs as root takes commands from the network: agents, which have the host's, reach it"
     ),
     Kind.ENGINE_STORAGE: "it can read the files of every container on the host, and change them if it may write",
     Kind.RUN_DIRECTORY: "an engine's socket appears in it as soon as the engine starts, beside those of systemd",
-    Kind.PRIVILEGED: "nothing confines this agent: it is root on the host",
+    Kind.PRIVILEGED: "nothing confines this container: it is root on the host",
     Kind.HOST_PIDS: "it sees every process on the host and, with its other privileges, can enter or kill them",
     Kind.IMAGE_WRAPPERS: "the image's own wrappers start helpers by an engine's socket",
     Kind.OLD_SIDE_CONTAINER: "a privileged helper that a legacy wrapper started; it runs until it is replaced",
@@ -90,6 +107,9 @@ TRIPLEO_WRAPPERS = (
 )
 TRIPLEO_TEMPLATE = "map the agent's OS::TripleO::Services:: entry to a template without it; no parameter changes it"
 KUBERNETES_VOLUMES = "remove the hostPath volume from the pod's specification"
+KUBERNETES_CONTEXT = (
+    "remove privileged, its capabilities and hostPID from the pod's specification; see docs/kubernetes.md"
+)
 QUADLET_OPTIONS = (
     "remove the line from the unit; `sidespawn options SERVICE... --print=quadlet` prints what replaces it"
 )
@@ -101,7 +121,7 @@ HINTS = {
     (Kind.ENGINE_SOCKET, Deployment.NONE): MOUNTS,
     (Kind.ENGINE_SOCKET, Deployment.KOLLA): KOLLA_VOLUMES,
     (Kind.ENGINE_SOCKET, Deployment.EDPM): EDPM_VOLUMES,
-    (Kind.ENGINE_SOCKET, Deployment.TRIPLEO): "remove it from DockerAdditionalSockets and of the agent's template",
+    (Kind.ENGINE_SOCKET, Deployment.TRIPLEO): "remove it from DockerAdditionalSockets and from the agent's template",
     (Kind.ENGINE_SOCKET, Deployment.KUBERNETES): KUBERNETES_VOLUMES,
     (Kind.ENGINE_SOCKET, Deployment.QUADLET): QUADLET_OPTIONS,
     (Kind.ENGINE_SOCKET, Deployment.COMPOSE): COMPOSE_OPTIONS,
@@ -123,9 +143,13 @@ HINTS = {
     (Kind.PRIVILEGED, Deployment.EDPM): EDPM_PRIVILEGED,
     (Kind.PRIVILEGED, Deployment.TRIPLEO): TRIPLEO_TEMPLATE,
     (Kind.PRIVILEGED, Deployment.QUADLET): QUADLET_OPTIONS,
+    (Kind.PRIVILEGED, Deployment.COMPOSE): COMPOSE_OPTIONS,
+    (Kind.PRIVILEGED, Deployment.KUBERNETES): KUBERNETES_CONTEXT,
     (Kind.HOST_PIDS, Deployment.NONE): ARGUMENTS,
     (Kind.HOST_PIDS, Deployment.EDPM): EDPM_PRIVILEGED,
     (Kind.HOST_PIDS, Deployment.TRIPLEO): TRIPLEO_TEMPLATE,
+    (Kind.HOST_PIDS, Deployment.COMPOSE): COMPOSE_OPTIONS,
+    (Kind.HOST_PIDS, Deployment.KUBERNETES): KUBERNETES_CONTEXT,
     (Kind.IMAGE_WRAPPERS, Deployment.NONE): MOUNTS,
     (Kind.IMAGE_WRAPPERS, Deployment.KOLLA): (
         "keep neutron_agents_wrappers and mount sidespawn's wrappers over them: "
@@ -145,6 +169,10 @@ HINTS = {
         "mount sidespawn's kill script in its place by a drop-in of the agent's unit; the next deployment writes "
         "the file again"
     ),
+    (Kind.DEPLOYER_SETTING, Deployment.KOLLA): (
+        "mount sidespawn's wrappers over the image's: the module kolla_globals writes what this setting then needs; or "
+        "set it to no, and Neutron starts its helpers in the agents' containers"
+    ),
     (Kind.DEPLOYER_SETTING, Deployment.NONE): (
         "remove it from the file and from what generates it: puppet-tripleo with hieradata of your templates; "
         "docs/tripleo.md has a tool for each"
@@ -153,4 +181,29 @@ HINTS = {
     (Kind.UNIT_FILE, Deployment.EDPM): EDPM_VOLUMES,
     (Kind.UNIT_FILE, Deployment.TRIPLEO): TRIPLEO_TEMPLATE,
     (Kind.UNIT_FILE, Deployment.KUBERNETES): KUBERNETES_VOLUMES,
+    (Kind.UNIT_FILE, Deployment.COMPOSE): COMPOSE_OPTIONS,
+}
+
+# Of containers that are no agents: sidespawn does not replace what they use an engine for.
+NOT_AGENTS = (
+    "remove it unless the container needs it, and then treat it as root on the host; sidespawn does not replace it"
+)
+REMOVABLE = (Kind.ENGINE_SOCKET, Kind.ENGINE_STORAGE, Kind.PRIVILEGED, Kind.HOST_PIDS, Kind.UNIT_FILE)
+OTHERS: dict[Kind | tuple[Kind, Deployment], str] = {
+    **dict.fromkeys(REMOVABLE, NOT_AGENTS),
+    Kind.ENGINE_ADDRESS: NOT_AGENTS,
+    **{
+        (kind, deployment): f"{NOT_AGENTS}. {where}"
+        for kind in (Kind.ENGINE_SOCKET, Kind.ENGINE_STORAGE)
+        for deployment, where in (
+            (Deployment.KOLLA, "In globals.yml, its own NAME_default_volumes or NAME_extra_volumes has it"),
+            (Deployment.EDPM, "Its own role's volumes have it"),
+            (Deployment.TRIPLEO, "Its own service's template has it"),
+            (Deployment.KUBERNETES, "It is a hostPath volume in the pod's specification"),
+            (Deployment.QUADLET, "It is in the container's unit"),
+            (Deployment.COMPOSE, "It is in the compose file"),
+        )
+    },
+    (Kind.RUN_DIRECTORY, Deployment.TRIPLEO): "mount only what it needs of /run",
+    Kind.RUN_DIRECTORY: "mount only what it needs of /run",
 }

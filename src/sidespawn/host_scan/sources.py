@@ -1,7 +1,8 @@
 """Finds the host's ways to an engine: sockets and storage, and other paths to the same files.
 
 A mount is judged by where its source leads: links are followed, a directory counts for its content, and a socket that
-is mounted elsewhere counts there too. Sockets of a user's engine only give that user's rights and are left out.
+is mounted elsewhere counts there too. Sockets of a user's engine only give that user's rights; they count if they, or
+directories of that user around them, are mounted themselves.
 """
 
 from __future__ import annotations
@@ -29,13 +30,23 @@ SOCKETS = (
     "/run/k3s/containerd/containerd.sock",
     "/run/k0s/containerd.sock",
     "/var/lib/openstack/docker.sock",  # TripleO's DockerAdditionalSockets
+    "/run/user/0/podman/podman.sock",  # of root's own service manager
+    "/run/user/0/docker.sock",
+)
+# Directories in which only an engine makes its socket, whether it runs at the moment or not.
+OF_ENGINES = frozenset(
+    {"/run/podman", "/run/containerd", "/run/crio", "/run/k3s", "/run/k3s/containerd", "/run/k0s", "/run/user/0/podman"}
 )
 OURS = str(Places("").podman.parent)
 NAMES = frozenset(path.rpartition("/")[2] for path in SOCKETS)
 STORAGE = ("/var/lib/containers", "/var/lib/docker", "/var/lib/containerd")
-BELOW_STORAGE = ("", "/storage", "/storage/overlay", "/overlay2", "/containers")
+BELOW_STORAGE = (
+    "", "/storage", "/storage/overlay", "/storage/overlay-containers", "/storage/volumes", "/overlay2", "/containers",
+    "/volumes",
+)  # fmt: skip
 T = TypeVar("T")
 A_USERS = re.compile(r"/run/user/[1-9]\d*(/|$)")
+USERS_SOCKET = re.compile(r"/run/user/([1-9]\d*)(/podman/podman\.sock|/docker\.sock)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +56,14 @@ class Sources:
     sockets: frozenset[str]
     present: frozenset[str]
     storage: frozenset[str]
+    users: frozenset[str] = frozenset()  # existing sockets of users' engines
     not_looked_at: tuple[str, ...] = ()  # why, in a sentence each
+
+    def users_engine(self, source: str) -> str:
+        """Return the user whose engine a path leads to, itself or as a directory of that user; empty without one."""
+        inside = (path for path in self.users if A_USERS.match(source) and is_beneath(path, source))
+        found = USERS_SOCKET.fullmatch(source) or USERS_SOCKET.fullmatch(next(inside, ""))
+        return found[1] if found else ""
 
 
 @dataclass(frozen=True)
@@ -55,16 +73,22 @@ class HostMount:
     root: str  # within the file system
 
 
-def look(proc: Path = Path("/proc")) -> Sources:
+def look(proc: Path = Path("/proc"), *, sockets: Iterable[str] = (), storage: Iterable[str] = ()) -> Sources:
+    """Return them, with those that the engines' configuration names in addition."""
     failed: list[str] = []
     mounts = tuple(readable(host_mounts(proc), failed))
-    sockets = {os.path.realpath(path) for path in (*SOCKETS, *readable(listening(proc), failed))}
-    present = {path for path in sockets if is_socket(path)}
+    known = {followed(path) for path in (*SOCKETS, *sockets, *readable(listening(proc), failed))}
+    known = {path for path in known if not A_USERS.match(path)}
+    present = {path for path in known if is_socket(path)}
+    absent = {path for path in known if not os.path.lexists(path)}  # neither a file nor a directory of that name
+    stores = {*STORAGE, *(path for path in storage if path.startswith("/") and path.strip("/"))}
+    own = (Path("/run/user").glob(f"[1-9]*/{name}") for name in ("podman/podman.sock", "docker.sock"))
     aliases = {alias for path in present for alias in other_paths(path, mounts)}
     return Sources(
-        sockets=frozenset(sockets | aliases),
+        sockets=frozenset(absent | present | aliases),
         present=frozenset(present | aliases),
-        storage=frozenset({os.path.realpath(path) for path in STORAGE} | set(STORAGE)),
+        storage=frozenset({followed(path) for path in stores} | stores),
+        users=frozenset(str(path) for paths in own for path in paths if is_socket(str(path))),
         not_looked_at=tuple(failed),
     )
 
@@ -116,6 +140,14 @@ def other_paths(path: str, mounts: Iterable[HostMount]) -> Iterator[str]:
     for each in mounts:
         if each.device == home.device and each != home and is_beneath(inside, each.root):
             yield joined(each.point, relative(inside, each.root))
+
+
+def followed(path: str) -> str:
+    """Return where a path leads, as far as one may look."""
+    try:
+        return os.path.realpath(path)
+    except OSError:
+        return os.path.normpath(path)
 
 
 def is_beneath(path: str, directory: str) -> bool:
