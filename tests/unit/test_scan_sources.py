@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from sidespawn import host_scan
+from sidespawn.engines import docker
 from sidespawn.errors import LaunchError
 from sidespawn.host_scan import bundles, containers, engines, files, listeners, sources
 from sidespawn.host_scan.containers import Container, ContainerMount
@@ -153,9 +154,7 @@ COMPOSE = "opt/neutron/docker-compose.yml"
 UNITS: list[tuple[str, Files, list[str]]] = [
     (
         "lines",
-        {
-            "etc/systemd/system/a.service": "ExecStart=podman run \\\n  --rm \\\n  -v \\\n  /run/podman/podman.sock:/x y\n"
-        },
+        {"etc/systemd/system/a.service": "ExecStart=podman run \\\n  --rm \\\n  -v \\\n  /run/docker.sock:/x y\n"},
         ["etc/systemd/system/a.service:4"],
     ),
     (
@@ -274,7 +273,8 @@ UNITS: list[tuple[str, Files, list[str]]] = [
     (
         "manifest",
         {
-            "etc/kubernetes/manifests/a.yaml": "spec:\n  containers:\n  - name: neutron-l3-agent\n    securityContext:\n      privileged: true\n"
+            "etc/kubernetes/manifests/a.yaml": "spec:\n  containers:\n  - name: neutron-l3-agent\n"
+            "    securityContext:\n      privileged: true\n"
             "  - name: other\n    securityContext: {privileged: true}\n"
         },
         ["etc/kubernetes/manifests/a.yaml:5"],
@@ -617,6 +617,6 @@ def test_a_node_without_podman_and_docker_was_looked_at(tmp_path: Path, monkeypa
     monkeypatch.setattr(engines, "PODMAN", str(tmp_path / "podman"))
     monkeypatch.setattr(engines, "DOCKER_PID", tmp_path / "docker.pid")
     monkeypatch.setattr(engines, "DOCKER_CONTAINERS", tmp_path / "containers")
-    monkeypatch.setattr(engines.docker, "SOCKET", str(tmp_path / "docker.sock"))
+    monkeypatch.setattr(docker, "SOCKET", str(tmp_path / "docker.sock"))
     assert [*engines.of_podman(), *engines.of_docker()] == []
     assert os.listdir(tmp_path) == []
