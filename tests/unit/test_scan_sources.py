@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import time
 from collections.abc import Iterator
@@ -87,6 +86,7 @@ LISTENERS: list[tuple[str, Files, list[str]]] = [
     ("glued", {UNIT: "ExecStart=dockerd -Htcp://:1\n"}, [f"{UNIT}:1"]),
     ("syslog", {UNIT: "ExecStart=dockerd --log-opt syslog-address=tcp://192.0.2.1:514\n"}, []),
     ("variable", {UNIT: 'Environment="OPTIONS=-H fd:// -H tcp://:1"\nExecStart=dockerd $OPTIONS\n'}, [f"{UNIT}:1"]),
+    ("plain-variable", {UNIT: "Environment=A=b OPTIONS=-Htcp://:1\nExecStart=dockerd ${OPTIONS}\n"}, [f"{UNIT}:1"]),
     ("certificates", {UNIT: "ExecStart=dockerd -H tcp://:1 --tlsverify --tlscacert=/x\n"}, []),
     (
         "another-unit",
@@ -291,6 +291,26 @@ UNITS: list[tuple[str, Files, list[str]]] = [
 def test_what_starts_containers(tmp_path: Path, texts: Files, expected: list[str]) -> None:
     write(tmp_path, texts)
     assert found(tmp_path) == sorted(f"unit-file {each}" for each in expected)
+
+
+def test_where_the_kubelet_reads_manifests(tmp_path: Path) -> None:
+    manifest = "volumes:\n- name: a\n  hostPath:\n    # the engine's\n\n    path: '/run'\n"
+    write(tmp_path, {"var/lib/kubelet/config.yaml": "staticPodPath: /opt/pods/\n", "opt/pods/a.yaml": manifest})
+    assert found(tmp_path) == ["unit-file opt/pods/a.yaml:6"]
+
+
+@pytest.mark.parametrize(
+    ("deployment", "what", "word"),
+    [
+        (Deployment.EDPM, "is privileged", "PodmanArgs="),
+        (Deployment.EDPM, "mounts /run", "common_volumes"),
+        (Deployment.COMPOSE, "x has the host's pids", "--print=compose"),
+        (Deployment.KUBERNETES, "is privileged", "hostPID"),
+        (Deployment.KUBERNETES, "mounts /run", "hostPath"),
+    ],
+)
+def test_the_hint_for_a_file_is_for_what_it_does(deployment: Deployment, what: str, word: str) -> None:
+    assert word in Finding(kind=Kind.UNIT_FILE, where="x:1", found=what, deployment=deployment).hint
 
 
 def test_a_masked_unit_and_another_name_of_one_do_not_count_twice(tmp_path: Path) -> None:
@@ -528,7 +548,7 @@ def test_a_hint_for_another_container_names_no_agents_setting(
     for name, is_agent in (("prometheus_cadvisor", False), ("neutron_l3_agent", True)):
         for finding in judged(mounting(source, name=name, privileged=True, host_pids=True, **more)):
             assert finding.deployment == deployment
-            words = ("agent", "AGENT", "neutron", "NeutronEnable", "options SERVICE", "DockerAdditionalSockets")
+            words = ("agent", "AGENT", "neutron", "NeutronEnable", "DockerAdditionalSockets")
             assert is_agent or not any(word in finding.hint for word in words), finding.hint
             assert finding.as_row().keys() == {"kind", "where", "found", "deployment", "meaning", "hint"}
 
@@ -601,9 +621,12 @@ def test_dockers_bundles_are_dockers_and_a_broken_one_is_said(tmp_path: Path, as
     assert list(bundles.of_containerd(tmp_path)) == []
     write(tmp_path, {f"run/containerd/{bundles.TASKS}/moby/a/config.json": json.dumps(description())})
     assert list(bundles.of_containerd(tmp_path)) == []
-    write(tmp_path, {f"run/containerd/{bundles.TASKS}/k8s.io/a/config.json": "[]"})
-    with pytest.raises(LaunchError, match=r"config\.json is no description of a container"):
-        list(bundles.of_containerd(tmp_path))
+    names = {"a": "[]", "b": json.dumps(description())}
+    write(tmp_path, {f"run/containerd/{bundles.TASKS}/k8s.io/{name}/config.json": text for name, text in names.items()})
+    read = bundles.of_containerd(tmp_path)
+    assert next(read).name == "openstack/neutron-dhcp-agent-x2x4z/agent"
+    with pytest.raises(LaunchError, match=r"a/config\.json is no description of a container"):
+        next(read)
 
 
 def test_only_root_sees_bundles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -618,5 +641,11 @@ def test_a_node_without_podman_and_docker_was_looked_at(tmp_path: Path, monkeypa
     monkeypatch.setattr(engines, "DOCKER_PID", tmp_path / "docker.pid")
     monkeypatch.setattr(engines, "DOCKER_CONTAINERS", tmp_path / "containers")
     monkeypatch.setattr(docker, "SOCKET", str(tmp_path / "docker.sock"))
+    monkeypatch.setattr(engines, "PROGRAMS", str(tmp_path / "bin"))
     assert [*engines.of_podman(), *engines.of_docker()] == []
-    assert os.listdir(tmp_path) == []
+    (tmp_path / "containers/abc").mkdir(parents=True)
+    assert list(engines.of_docker()) == []  # left by a docker that is not installed any more
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/dockerd").touch(mode=0o755)
+    with pytest.raises(LaunchError, match="docker is not running, and has 1 containers"):
+        list(engines.of_docker())

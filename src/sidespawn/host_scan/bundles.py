@@ -24,18 +24,22 @@ CRI = "io.kubernetes.cri."
 
 
 def of_containerd(root: Path = Path("/")) -> Iterator[Container]:
-    """Return running containers. Raises LaunchError if they are there but cannot be read."""
+    """Yield running containers. Raises LaunchError if some cannot be read, after the others."""
     places = [place for state in STATES if (place := root / state / TASKS).is_dir()]
     if places and os.geteuid() != 0:
         raise LaunchError(Reason.HOST_UNSUITABLE, "only root can see the containers of containerd")
+    failed = ""
     for path in sorted(path for place in places for path in place.glob("*/*/config.json")):
         if path.parent.parent.name != DOCKERS and (text := read(path)):
             try:
                 found = container(path.parent.name, json.loads(text))
             except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-                raise LaunchError(Reason.ENGINE_FAILED, f"{path} is no description of a container: {error}") from None
+                failed = f"{path} is no description of a container: {error}"
+                continue
             if found:
                 yield found
+    if failed:
+        raise LaunchError(Reason.ENGINE_FAILED, failed)
 
 
 def container(identity: str, told: Mapping[str, Any]) -> Container | None:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 from sidespawn.engines import docker
@@ -20,6 +21,7 @@ from sidespawn.system.processes import last_line, run
 TIMEOUT = 120.0
 AT_ONCE = 50  # containers per podman command
 DOCKER_CONTAINERS = Path("/var/lib/docker/containers")
+PROGRAMS = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/libexec/docker:/opt/bin:/snap/bin"
 
 
 def of_podman() -> Iterator[Container]:
@@ -59,6 +61,8 @@ def podman(*arguments: str) -> str:
 def of_docker() -> Iterator[Container]:
     """Return docker's containers. Raises LaunchError if docker does not answer, or is stopped but has containers."""
     if not DOCKER_PID.exists() and not is_connectable():
+        if which("dockerd", path=PROGRAMS) is None:  # what an uninstalled one left does not start again
+            return
         with suppress(FileNotFoundError):
             if left := len(list(DOCKER_CONTAINERS.iterdir())):
                 raise LaunchError(Reason.ENGINE_FAILED, f"docker is not running, and has {left} containers")
@@ -119,7 +123,10 @@ def container(engine: str, told: Mapping[str, Any], *, name: str, added: Any, de
             for each in mounts
             if each.get("Source", "").startswith("/")
         ),
-        covered=tuple(host.get("Tmpfs") or ()),
+        covered=(
+            *(host.get("Tmpfs") or ()),
+            *(str(each["Destination"]) for each in mounts if each.get("Type") == "tmpfs"),
+        ),
         environment=dict(each.partition("=")[::2] for each in configuration.get("Env") or ()),
         labels=configuration.get("Labels") or {},
     )

@@ -42,6 +42,7 @@ MANIFESTS = tuple(
     )
     for pattern in ("*.yaml", "*.yml", "*.json")
 )
+KUBELET = "var/lib/kubelet/config.yaml"
 STARTUP = ("var/lib/tripleo-config/container-startup-config/**/*.json", "var/lib/edpm-config/**/*.json")
 
 ENTERS = re.compile(
@@ -199,16 +200,25 @@ def is_an_agents(name: str) -> bool:
 
 def manifests(root: Path, sources: Sources) -> Iterator[Finding]:
     kubes = [unit.last("Yaml") for unit in units.load(root, units.QUADLET, "kube")]
-    named = (each.strip("\"'").lstrip("/") for each in kubes if each.strip("\"'").startswith("/"))
-    for path, rows in files(root, (*MANIFESTS, *(re.sub(r"([*?[])", r"[\1]", each) for each in named))):
+    named = [each.strip("\"'") for each in kubes] + [f"{each}/*" for each in static_pods(root)]
+    own = (each.lstrip("/") for each in named if each.startswith("/"))
+    for path, rows in files(root, (*MANIFESTS, *own)):
         if units.USERS in str(path.relative_to(root)):
             continue
         lines = [line if path.suffix == ".json" else COMMENT.sub("", line) for _, line in rows]
         text = "\n".join(lines)
-        for number, source in mounts.host_paths(text):
+        values = entries(text)
+        paths = {(each.line, each.value) for each in values if each.path[-2:] == ("hostPath", "path")}
+        for number, source in sorted(paths | set(mounts.host_paths(text))):
             if is_reaching(source, sources):
                 yield at(path, number, Kind.UNIT_FILE, f"mounts {source}", Deployment.KUBERNETES)
-        yield from privileged_agents(path, entries(text))
+        yield from privileged_agents(path, values)
+
+
+def static_pods(root: Path) -> list[str]:
+    """Return where the kubelet is set to read its manifests."""
+    values = entries(text_of(root / KUBELET) or "")
+    return [each.value.rstrip("/") for each in values if each.path == ("staticPodPath",)]
 
 
 def privileged_agents(path: Path, found: Iterable[Entry]) -> Iterator[Finding]:

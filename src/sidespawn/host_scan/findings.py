@@ -5,6 +5,7 @@ Programs read these as JSON, so a kind keeps its meaning once it is published; d
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -36,6 +37,9 @@ class Deployment(StrEnum):
     NONE = "none"
 
 
+PRIVILEGES = re.compile(r"\b(is privileged|has the host's pids|has all capabilities)")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Finding:
     """`where` is a container as ENGINE:NAME, or FILE:LINE. `is_agents` selects the hint."""
@@ -52,8 +56,9 @@ class Finding:
 
     @property
     def hint(self) -> str:
-        others = None if self.is_agents else OTHERS.get((self.kind, self.deployment)) or OTHERS.get(self.kind)
-        return others or HINTS.get((self.kind, self.deployment)) or HINTS[self.kind, Deployment.NONE]
+        kind = Kind.PRIVILEGED if self.kind is Kind.UNIT_FILE and PRIVILEGES.search(self.found) else self.kind
+        others = None if self.is_agents else OTHERS.get((kind, self.deployment)) or OTHERS.get(kind)
+        return others or HINTS.get((kind, self.deployment)) or HINTS[kind, Deployment.NONE]
 
     def as_row(self) -> dict[str, str]:
         """Return it for programs, which rely on the keys."""
@@ -184,24 +189,24 @@ HINTS = {
     (Kind.UNIT_FILE, Deployment.COMPOSE): COMPOSE_OPTIONS,
 }
 
-# Of containers that are no agents: sidespawn does not replace what they use an engine for.
-NOT_AGENTS = (
-    "remove it unless the container needs it, and then treat it as root on the host; sidespawn does not replace it"
-)
+# Of containers that are not known as agents. If one starts helpers, sidespawn can replace what it uses an engine for.
+NOT_AGENTS = "remove it unless the container needs it, and then treat the container as root on the host"
+STARTS_HELPERS = "if it starts helpers, `sidespawn options SERVICE...{}` prints what replaces it"
 REMOVABLE = (Kind.ENGINE_SOCKET, Kind.ENGINE_STORAGE, Kind.PRIVILEGED, Kind.HOST_PIDS, Kind.UNIT_FILE)
 OTHERS: dict[Kind | tuple[Kind, Deployment], str] = {
     **dict.fromkeys(REMOVABLE, NOT_AGENTS),
     Kind.ENGINE_ADDRESS: NOT_AGENTS,
     **{
         (kind, deployment): f"{NOT_AGENTS}. {where}"
-        for kind in (Kind.ENGINE_SOCKET, Kind.ENGINE_STORAGE)
+        for kind in (Kind.ENGINE_SOCKET, Kind.ENGINE_STORAGE, Kind.UNIT_FILE)
         for deployment, where in (
             (Deployment.KOLLA, "In globals.yml, its own NAME_default_volumes or NAME_extra_volumes has it"),
             (Deployment.EDPM, "Its own role's volumes have it"),
             (Deployment.TRIPLEO, "Its own service's template has it"),
             (Deployment.KUBERNETES, "It is a hostPath volume in the pod's specification"),
-            (Deployment.QUADLET, "It is in the container's unit"),
-            (Deployment.COMPOSE, "It is in the compose file"),
+            (Deployment.QUADLET, f"It is in its unit; {STARTS_HELPERS.format(' --print=quadlet')}"),
+            (Deployment.COMPOSE, f"It is in the compose file; {STARTS_HELPERS.format(' --print=compose')}"),
+            (Deployment.NONE, "If" + STARTS_HELPERS.format("").removeprefix("if")),
         )
     },
     (Kind.RUN_DIRECTORY, Deployment.TRIPLEO): "mount only what it needs of /run",

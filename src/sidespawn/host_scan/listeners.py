@@ -19,7 +19,7 @@ from sidespawn.host_scan.texts import files, text_of
 from sidespawn.host_scan.units import Unit
 
 # Here puppet-tripleo, in releases with docker, makes docker listen on DockerAdditionalSockets.
-DOCKER = ("etc/sysconfig/docker", "etc/default/docker")
+DOCKER = ("etc/sysconfig/docker", "etc/sysconfig/docker-network", "etc/default/docker")
 DAEMON = ("etc/docker/daemon.json", "var/snap/docker/current/config/daemon.json")
 NAMES = ("docker", "podman")
 LOCAL = ("unix:", "fd:", "npipe:", "/", "$", "@")

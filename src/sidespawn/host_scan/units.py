@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from sidespawn.host_scan.mounts import split
 from sidespawn.host_scan.texts import Row, numbered, text_of
 
 SYSTEMD = tuple(
@@ -51,8 +52,7 @@ class Unit:
         known: dict[str, str] = {}
         for each in self.assignments:
             if each.key == "Environment":
-                for found in re.finditer(r"""(["']?)(\w+)=((?(1)(?:(?!\1).)*|\S*))\1""", each.value):
-                    known[found[2]] = found[3].strip("\"'")
+                known |= dict(word.partition("=")[::2] for word in split(each.value))
         return VARIABLE.sub(lambda found: known.get(found[1] or found[2], found[0]), value)
 
     def place_of(self, assignment: Assignment, text: str) -> tuple[Path, int]:
