@@ -266,6 +266,11 @@ UNITS: list[tuple[str, Files, list[str]]] = [
         ["srv/a/compose.yaml:4"],
     ),
     (
+        "compose-of-another-name",
+        {"srv/a/docker-compose.production.yml": "services:\n  x:\n    volumes: [/run:/run]\n"},
+        ["srv/a/docker-compose.production.yml:3"],
+    ),
+    (
         "compose-1",
         {"opt/docker-compose.yml": "neutron_dhcp:\n  image: x\n  container_name: a\n  privileged: true\n"},
         ["opt/docker-compose.yml:4"],
@@ -507,6 +512,26 @@ def test_a_users_engine_is_named(tmp_path: Path) -> None:
         sockets=frozenset(), present=frozenset(), storage=frozenset(), users=frozenset({"/run/user/7/docker.sock"})
     )
     assert [users.users_engine(each) for each in ("/run/user/7", "/run/user/77", "/run/user", "/")] == ["7", "", "", ""]
+
+
+def test_users_sockets_are_looked_up(tmp_path: Path) -> None:
+    for user in ("0", "7", "8"):
+        (tmp_path / user).mkdir()
+    (tmp_path / "8/docker.sock").touch()
+    with socket.socket(socket.AF_UNIX) as one, socket.socket(socket.AF_UNIX) as roots:
+        one.bind(str(tmp_path / "7/docker.sock"))
+        roots.bind(str(tmp_path / "0/docker.sock"))
+        assert list(sources.users_sockets(tmp_path)) == [str(tmp_path / "7/docker.sock")]
+    assert list(sources.users_sockets(tmp_path / "none")) == []
+
+
+def test_a_script_in_two_places_is_one_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = Finding(kind=Kind.WRAPPER_SCRIPT, where="/x:1", found="docker", deployment=Deployment.EDPM)
+    two = Finding(kind=Kind.WRAPPER_SCRIPT, where="/x:1", found="docker")
+    monkeypatch.setattr(host_scan, "ENGINES", {"podman": lambda: [Container(engine="podman", name="x")]})
+    monkeypatch.setattr(files, "scripts_of", lambda *_: [one])
+    monkeypatch.setattr(files, "look", lambda *_: [two, one])
+    assert host_scan.scan().findings == (one,)
 
 
 def test_words_in_variables_and_labels_do_not_count() -> None:

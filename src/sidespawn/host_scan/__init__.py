@@ -34,9 +34,11 @@ class Report:
 
 def scan() -> Report:
     root = Path("/")
-    reaching = sources.look(sockets=listeners.local(root), storage=listeners.storage(root))
+    failed = list[str]()
+    reaching = sources.look(sockets=named(listeners.local, failed), storage=named(listeners.storage, failed))
+    failed += reaching.not_looked_at
     known, count = shipped(), 0
-    found, notes, failed = list[Finding](), list[str](), list(reaching.not_looked_at)
+    found, notes = list[Finding](), list[str]()
     for name, look in ENGINES.items():
         try:
             for container in look():
@@ -53,9 +55,19 @@ def scan() -> Report:
         found += files.look(reaching, root)
     except OSError as error:
         failed.append(f"{error.filename}: {error.strerror}")
+    once = {(each.kind, each.where, each.found): each for each in reversed(found)}  # a script may be in two places
     return Report(
-        findings=tuple(dict.fromkeys(found)), notes=tuple(notes), not_looked_at=tuple(failed), containers=count
+        findings=tuple(reversed(once.values())), notes=tuple(notes), not_looked_at=tuple(failed), containers=count
     )
+
+
+def named(look: Callable[[Path], Iterable[str]], failed: list[str]) -> tuple[str, ...]:
+    """Return paths that the engines' configuration names. Without access, add a sentence to `failed`."""
+    try:
+        return tuple(look(Path("/")))
+    except OSError as error:
+        failed.append(f"{error.filename}: {error.strerror}")
+        return ()
 
 
 def shipped() -> tuple[Policy, ...]:

@@ -10,17 +10,12 @@ from pathlib import Path
 from sidespawn.host_scan.texts import files
 from sidespawn.host_scan.yaml_rows import Entry, entries
 
-NAMES = tuple(
-    f"{stem}{more}.{suffix}"
-    for stem in ("compose", "docker-compose", "podman-compose", "container-compose")
-    for more in ("", ".override")
-    for suffix in ("yaml", "yml")
-)
 PLACES = (
     "", "etc/*/", "etc/*/*/", "opt/", "opt/*/", "opt/*/*/", "srv/", "srv/*/", "srv/*/*/", "root/", "root/*/",
     "root/*/*/", "home/*/", "home/*/*/", "home/*/*/*/", "usr/local/*/", "var/lib/*/", "var/lib/*/*/",
 )  # fmt: skip
-PATTERNS = tuple(f"{place}{name}" for place in PLACES for name in NAMES)
+# Also a name such as docker-compose.production.yml, which is given with -f.
+PATTERNS = tuple(f"{place}*compose*.y*ml" for place in PLACES)
 TRUE = {"true", "yes", "on"}
 # ${NAME:-default} and ${NAME-default}. What else sets a variable is not known here.
 DEFAULT = re.compile(r"\$\{\w+:?-([^${}]*)\}")

@@ -50,7 +50,7 @@ ENTERS = re.compile(
 )
 CALLS = re.compile(
     r"\b(podman|docker|nerdctl|crictl|podman-remote)\b(?:\s+-\S+)*\s+"
-    r"(run|exec|rm|kill|stop|start|restart|ps|create|inspect|container)\b"
+    r"(?:container\s+)?(run|exec|rm|kill|stop|start|restart|ps|create|inspect)\b"
 )
 REACHES = re.compile(
     r"--unix-socket[=\s]\s*\S*(docker|podman|containerd|crio)\.sock\b|\b(DOCKER|CONTAINER)_HOST=\S*[:/]"
@@ -201,7 +201,7 @@ def is_an_agents(name: str) -> bool:
 def manifests(root: Path, sources: Sources) -> Iterator[Finding]:
     kubes = [unit.last("Yaml") for unit in units.load(root, units.QUADLET, "kube")]
     named = [each.strip("\"'") for each in kubes] + [f"{each}/*" for each in static_pods(root)]
-    own = (each.lstrip("/") for each in named if each.startswith("/"))
+    own = (each.lstrip("/") for each in named if re.fullmatch(r"/[^*?\[\]]+(/\*)?", each))
     for path, rows in files(root, (*MANIFESTS, *own)):
         if units.USERS in str(path.relative_to(root)):
             continue

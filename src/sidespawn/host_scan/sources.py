@@ -82,13 +82,12 @@ def look(proc: Path = Path("/proc"), *, sockets: Iterable[str] = (), storage: It
     present = {path for path in known if is_socket(path)}
     absent = {path for path in known if not os.path.lexists(path)}  # neither a file nor a directory of that name
     stores = {*STORAGE, *(path for path in storage if path.startswith("/") and path.strip("/"))}
-    own = (Path("/run/user").glob(f"[1-9]*/{name}") for name in ("podman/podman.sock", "docker.sock"))
     aliases = {alias for path in present for alias in other_paths(path, mounts)}
     return Sources(
         sockets=frozenset(absent | present | aliases),
         present=frozenset(present | aliases),
         storage=frozenset({followed(path) for path in stores} | stores),
-        users=frozenset(str(path) for paths in own for path in paths if is_socket(str(path))),
+        users=frozenset(users_sockets()),
         not_looked_at=tuple(failed),
     )
 
@@ -110,6 +109,14 @@ def listening(proc: Path) -> Iterator[str]:
             directory, _, name = path.rpartition("/")
             if directory == OURS or (name in NAMES and path.startswith("/") and not A_USERS.match(path)):
                 yield path
+
+
+def users_sockets(run: Path = Path("/run/user")) -> Iterator[str]:
+    with suppress(OSError):
+        for user in run.iterdir():
+            for path in (f"{user}/podman/podman.sock", f"{user}/docker.sock"):
+                if user.name != "0" and is_socket(path):
+                    yield path
 
 
 def is_socket(path: str) -> bool:
