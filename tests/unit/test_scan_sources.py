@@ -163,6 +163,11 @@ UNITS: list[tuple[str, Files, list[str]]] = [
         [],
     ),
     (
+        "no-continuation",
+        {"etc/systemd/system/a.service": "ExecStart=podman run x \\\\\nX=1 -v /run/docker.sock:/x\n"},
+        [],
+    ),
+    (
         "comment-between",
         {"etc/systemd/system/a.service": "ExecStart=podman run \\\n# the engine\n -v /run/docker.sock:/x \\\n x\n"},
         ["etc/systemd/system/a.service:3"],
@@ -475,6 +480,15 @@ def test_a_script_that_a_mount_brings(tmp_path: Path, file: str, source: str, ta
     agent = Container(engine="docker", name="x", mounts=(ContainerMount(source=source, target=target),))
     here = [f"{each.kind} {each.where}" for each in files.scripts_of(agent, tmp_path)]
     assert here == ([f"{kind} {tmp_path / file}:2"] if kind else [])
+
+
+def test_a_script_that_another_mount_hides(tmp_path: Path) -> None:
+    write(tmp_path, {"opt/k/dnsmasq-kill": "docker kill x\n", "opt/k/haproxy-kill": "docker kill x\n"})
+    old = ContainerMount(source="/opt/k", target="/etc/neutron/kill_scripts")
+    ours = "/run/sidespawn/x/agent/dnsmasq-kill"
+    own = ContainerMount(source=ours, target="/etc/neutron/kill_scripts/dnsmasq-kill")
+    agent = Container(engine="podman", name="x", mounts=(old, own))
+    assert [each.where for each in files.scripts_of(agent, tmp_path)] == [f"{tmp_path}/opt/k/haproxy-kill:1"]
 
 
 # ---------------------------------------------------------------- containers

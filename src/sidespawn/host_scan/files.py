@@ -17,9 +17,9 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from sidespawn.host_scan import compose, listeners, mounts, settings, units
-from sidespawn.host_scan.containers import AGENT, KILL_SCRIPTS_WITHIN, SCRIPTS_WITHIN, Container
+from sidespawn.host_scan.containers import AGENT, KILL_SCRIPTS_WITHIN, SCRIPTS_WITHIN, Container, is_covered
 from sidespawn.host_scan.findings import Deployment, Finding, Kind, at
-from sidespawn.host_scan.sources import OF_ENGINES, Sources, followed, is_beneath
+from sidespawn.host_scan.sources import OF_ENGINES, Sources, followed, is_beneath, joined, relative
 from sidespawn.host_scan.texts import LARGEST, Row, files, numbered, read, text_of
 from sidespawn.host_scan.units import Assignment, Unit
 from sidespawn.host_scan.yaml_rows import Entry, entries
@@ -93,7 +93,8 @@ def scripts_of(container: Container, root: Path = Path("/")) -> Iterator[Finding
             continue
         for patterns, kind in ((SCRIPTS_WITHIN, Kind.WRAPPER_SCRIPT), (KILL_SCRIPTS_WITHIN, Kind.KILL_SCRIPT)):
             for path in sorted({path for each in patterns for path in brought(root, mount.source, mount.target, each)}):
-                text = text_of(path)
+                within = joined(mount.target, relative(str(path), str(root / mount.source.lstrip("/"))))
+                text = "" if is_covered(container, mount, within) else text_of(path)
                 if text and (found := first_call(numbered(text))):
                     yield at(path, found[0], kind, found[1], container.deployment)
 

@@ -127,7 +127,8 @@ def assignments(path: Path, rows: Iterable[Row]) -> Iterator[Assignment]:
         if bare.startswith(("#", ";")) or not (bare or held):
             continue
         held.append((number, line))
-        if not bare.endswith("\\"):
+        end = line.rstrip("\r")
+        if (len(end) - len(end.rstrip("\\"))) % 2 == 0:  # two are one that is meant
             yield from assignment(path, held)
             held = []
     if held:
