@@ -259,6 +259,48 @@ def test_a_version_without_an_option_is_refused(ansible: Ansible, tmp_path: Path
     assert "too old for this collection" in ran.results["enable"]["msg"]
 
 
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ('echo "No such option: --dry-run" >&2; exit 2', "has no --dry-run"),
+        ("echo \"Error: No such command 'enable'.\" >&2; exit 2", "it has no `sidespawn"),
+        ('echo \'{"service": "x"}\'', "does not say changed"),
+    ],
+)
+def test_check_mode_with_a_version_that_is_too_old_says_that_nothing_is_known(
+    ansible: Ansible, tmp_path: Path, script: str, said: str
+) -> None:
+    """The run may upgrade it before."""
+    (tmp_path / "old").write_text(f"#!/bin/sh\n{script}\n")
+    (tmp_path / "old").chmod(0o755)
+    tasks = [
+        {"name": state, "sidespawn.host.service": {"name": "x", "state": state, "command": str(tmp_path / "old")}}
+        for state in ("present", "absent")
+    ]
+    ran = ansible.play(tasks, "--check", "--diff")
+    assert ran.changed == {"present": True, "absent": False}
+    for state in ("present", "absent"):
+        message = ran.results[state]["msg"]
+        assert said in message
+        assert "a run fails here unless it installs sidespawn first" in message
+
+
+def test_a_mode_alone_changes_only_the_mode(ansible: Ansible, unused: Service) -> None:
+    enabled = ansible.play(enabling(unused, mode="monitor", image="localhost/none:1")).results["enable"]
+    assert enabled["namespaces"] == ["qdhcp-<uuid>"]
+    before = unused.places.policy.read_text()
+    alone = [
+        {"name": "mode", "sidespawn.host.service": {"name": unused.name, "mode": "enforce", "command": SIDESPAWN[0]}}
+    ]
+    dry, real = (ansible.play(alone, "--diff", *more) for more in (("--check",), ()))
+    assert dry.changed == real.changed == {"mode": True}
+    assert dry.results["mode"]["diff"] == real.results["mode"]["diff"]
+    assert [each["after_header"] for each in real.results["mode"]["diff"]] == [str(unused.places.policy)]
+    after = unused.places.policy.read_text()
+    assert after.splitlines()[1:] == before.replace('"monitor"', '"enforce"').splitlines()[1:]
+    assert ansible.play(alone).changed == {"mode": False}
+
+
 def test_the_role_enables_all_services_of_a_host(ansible: Ansible, unused: Service) -> None:
     given = {"name": unused.name, "preset": "neutron-dhcp-dnsmasq", "parameters": {"state_on_host": str(unused.state)}}
     variables = {"service_list": [given], "service_command": SIDESPAWN[0]}

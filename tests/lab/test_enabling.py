@@ -93,6 +93,17 @@ def test_a_dry_run_tells_exactly_what_the_run_changes_and_a_second_run_changes_n
         assert (again["changed"], again["diff"]) == (False, [])
         as_it_stands = json.loads(sidespawn("enable", service.name, "--json").stdout)
         assert as_it_stands["changed"] is False
+        assert as_it_stands["namespaces"] == ["qdhcp-<uuid>"]
+        written = service.places.policy.read_text()
+        dry, real, again = (
+            json.loads(sidespawn("enable", service.name, "--mode=monitor", "--json", *more).stdout)
+            for more in (("--dry-run",), (), ())
+        )
+        assert dry["diff"] == real["diff"]
+        assert [each["what"] for each in real["diff"]] == [str(service.places.policy)]
+        assert again["changed"] is False
+        lines = service.places.policy.read_text().splitlines()[1:]  # without the mark
+        assert [each for each in lines if each != 'mode = "monitor"'] == written.splitlines()[1:]
         service.wrapper.write_bytes(b"spoiled")
         assert [each["what"] for each in json.loads(sidespawn("enable", service.name, "--json").stdout)["diff"]] == [
             str(service.wrapper)

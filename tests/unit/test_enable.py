@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
+from sidespawn.authoring.served_namespaces import served_namespaces
+from sidespawn.cli import enable as enable_verb
 from sidespawn.cli.enable import given_text, policy_text
 from sidespawn.cli.main import cli
 from sidespawn.core.policy import Policy
@@ -99,6 +103,135 @@ def test_a_mode_is_written_into_the_policy_and_holds(mode: str) -> None:
 def test_without_a_mode_the_preset_s_holds() -> None:
     text, _ = policy_text(Places("neutron-dhcp-dnsmasq"), None, None, None, None, ("state_on_host=/srv",))
     assert "mode" not in text
+
+
+# ---------------------------------------------------------------- a policy that is there
+
+
+@pytest.fixture
+def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Places]:
+    """Return a service whose policy has this text."""
+    monkeypatch.setattr(enable_verb, "read_trusted", Path.read_text)
+
+    def make(text: str) -> Places:
+        places = Places("neutron-dhcp-dnsmasq", policies=tmp_path)
+        places.policy.write_text(text)
+        return places
+
+    return make
+
+
+GIVEN_BEFORE: dict[str, Any] = {
+    "preset": "neutron-dhcp-dnsmasq",
+    "image": "registry.example.org/helpers:1",
+    "engine": "docker",
+    "mode": "monitor",
+    "settings": ("state_on_host=/srv", "uid=7"),
+}
+OPTIONS: dict[str, Any] = dict.fromkeys(("preset", "image", "engine", "mode")) | {"settings": ()}
+
+
+@pytest.mark.parametrize(
+    ("given", "line", "instead"),
+    [
+        ({"mode": "enforce"}, 'mode = "monitor"', 'mode = "enforce"'),
+        ({"image": "other:2"}, 'image = "registry.example.org/helpers:1"', 'image = "other:2"'),
+        ({"engine": "systemd"}, 'engine = "docker"', 'engine = "systemd"'),
+        ({"settings": ("uid=8",)}, "uid = 7", "uid = 8"),
+        ({"settings": ("state_on_host=/srv/a",)}, 'state_on_host = "/srv"', 'state_on_host = "/srv/a"'),
+        ({"settings": ("gid=9",)}, 'helpers:1"\n', 'helpers:1"\ngid = 9\n'),
+        (GIVEN_BEFORE, "", ""),
+    ],
+)
+def test_an_option_changes_only_what_it_names(
+    there: Callable[[str], Places], given: dict[str, Any], line: str, instead: str
+) -> None:
+    before, _ = policy_text(Places("neutron-dhcp-dnsmasq"), **GIVEN_BEFORE)
+    text, is_new = policy_text(there(before), **(OPTIONS | given))
+    assert is_new and is_ours(text)
+    assert body(text) == body(before).replace(line, instead, 1)
+    assert line in body(before)
+
+
+def body(text: str) -> str:
+    return text.partition("\n")[2]
+
+
+def test_another_preset_keeps_the_parameters_that_it_has(there: Callable[[str], Places]) -> None:
+    before, _ = policy_text(
+        Places("neutron-dhcp-dnsmasq"), **OPTIONS | {"mode": "monitor", "settings": ("config_dir=/c", "state=/s")}
+    )
+    text, _ = policy_text(there(before), **(OPTIONS | {"preset": "neutron-l3-radvd"}))
+    assert body(text) == 'extends = "neutron-l3-radvd"\nmode = "monitor"\n\n[parameters]\nstate = "/s"\n'
+    given = {"preset": "neutron-l3-radvd", "settings": ("config_dir=/d",)}  # one that is named is not left out silently
+    assert "config_dir" in policy_text(there(before), **(OPTIONS | given))[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "changed"),
+    [
+        (
+            '# mine\nextends = "neutron-dhcp-dnsmasq"  # why\n',
+            '# mine\nextends = "neutron-dhcp-dnsmasq"  # why\nmode = "monitor"\n',
+        ),
+        (
+            'mode = "enforce"  # for now\nextends = "neutron-dhcp-dnsmasq"\n',
+            'mode = "monitor"  # for now\nextends = "neutron-dhcp-dnsmasq"\n',
+        ),
+        (
+            'extends = "neutron-dhcp-dnsmasq"\n"mode"=\'enforce\'\n[parameters]\nuid = 7',
+            'extends = "neutron-dhcp-dnsmasq"\n"mode"="monitor"\n[parameters]\nuid = 7',
+        ),
+        (  # the first line that looks like it is text
+            'description = """\nmode = "enforce"\n"""\nextends = "neutron-dhcp-dnsmasq"\nmode = "enforce"',
+            'description = """\nmode = "enforce"\n"""\nextends = "neutron-dhcp-dnsmasq"\nmode = "monitor"',
+        ),
+        (
+            'mode = "monitor"\nextends = "neutron-dhcp-dnsmasq"\n',
+            'mode = "monitor"\nextends = "neutron-dhcp-dnsmasq"\n',
+        ),
+    ],
+)
+def test_the_mode_alone_is_changed_in_a_policy_that_someone_wrote(
+    there: Callable[[str], Places], text: str, changed: str
+) -> None:
+    places = there(text)
+    found, _ = policy_text(places, **(OPTIONS | {"mode": "monitor"}))
+    assert found == changed
+    assert policy_of(places, found).is_monitor
+    assert not is_ours(found)
+
+
+@pytest.mark.parametrize("more", [{"image": "x"}, {"engine": "docker"}, {"settings": ("uid=7",)}, {"preset": "x"}])
+def test_nothing_else_is_changed_in_it(there: Callable[[str], Places], more: dict[str, Any]) -> None:
+    with pytest.raises(SidespawnError, match="was changed by hand"):
+        policy_text(there(GIVEN), **(OPTIONS | {"mode": "monitor"} | more))
+
+
+@pytest.mark.parametrize("text", ["nonsense", 'extends = "neutron-dhcp-dnsmasq"\nmode = 1\n', "mode = []"])
+def test_an_invalid_policy_stays_an_error(there: Callable[[str], Places], text: str) -> None:
+    with pytest.raises(PolicyError, match=r"neutron-dhcp-dnsmasq\.toml"):
+        policy_text(there(text), **(OPTIONS | {"mode": "monitor"}))
+
+
+@pytest.mark.parametrize(
+    ("name", "allowed"),
+    [
+        ("neutron-dhcp-dnsmasq", ["qdhcp-<uuid>"]),
+        ("neutron-l3-keepalived", ["qrouter-<uuid>", "snat-<uuid>"]),
+        ("neutron-ovn-metadata-haproxy", ["ovnmeta-<uuid>"]),
+    ],
+)
+def test_the_namespaces_are_written_out(name: str, allowed: list[str]) -> None:
+    assert served_namespaces(preset(name)) == allowed
+
+
+def test_a_policy_for_the_hosts_network_serves_no_namespace() -> None:
+    assert served_namespaces(replace(KEEPALIVED, netns=None)) == []
+
+
+def test_the_dry_run_tells_the_namespaces() -> None:
+    assert json.loads(dry_run("--policy=-", given=GIVEN).stdout)["namespaces"] == ["qdhcp-<uuid>"]
 
 
 # ---------------------------------------------------------------- a policy that is given

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import click
 from rich.markup import escape
 
+from sidespawn.authoring.served_namespaces import served_namespaces
 from sidespawn.cli import syntaxes
 from sidespawn.cli.output import console, json_option, print_json, service_argument
-from sidespawn.cli.presets import complete_preset, require_preset
+from sidespawn.cli.presets import complete_preset, parameters_of_preset, require_preset
 from sidespawn.core.policy import Policy
 from sidespawn.engines import systemd_roots
 from sidespawn.errors import LaunchError, PolicyError, Reason, SidespawnError
@@ -26,9 +27,11 @@ from sidespawn.setup.agent_options import (
     podman_options,
     security_options,
 )
-from sidespawn.setup.written_policies import is_ours, marked
+from sidespawn.setup.written_policies import Written, is_ours, marked, read_written, with_mode
 from sidespawn.system.files import POLICY_BYTES, directory, read_trusted, write_whole
 from sidespawn.system.places import POLICIES, Places
+
+BY_HAND = "edit it and run `sidespawn enable` without options, or remove it; only --mode can be changed this way"
 
 
 @click.command()
@@ -76,9 +79,9 @@ def enable(
 ) -> None:
     """Enable SERVICE for an agent container.
 
-    Writes /etc/sidespawn/SERVICE.toml unless it exists, makes the service's directories, starts its units, and prints
-    the mounts for the agent. Run it again to apply a changed policy, or with --policy to replace it. For an agent with
-    several services, see `sidespawn options`.
+    Writes /etc/sidespawn/SERVICE.toml, makes the service's directories, starts its units, and prints the mounts for the
+    agent. If the policy exists, options change only what they name: without any, it is used unchanged. Run it again to
+    apply a changed policy, or with --policy to replace it. For an agent with several services, see `sidespawn options`.
     """
     syntaxes.require_one_form(syntax, as_json=as_json)
     if file is None:
@@ -103,6 +106,7 @@ def enable(
     result = {
         "service": places.service,
         "policy": str(places.policy),
+        "namespaces": served_namespaces(policy),
         "units": [*enabled_units(policy), *systemd.started_units(places.service)],
         "agent_mounts": [each.as_json() for each in options.mounts],
         "podman_options": podman_options(options),
@@ -133,28 +137,54 @@ def policy_text(
     mode: str | None,
     settings: tuple[str, ...],
 ) -> tuple[str, bool]:
-    """Return the policy to use, and whether it must be written."""
+    """Return the policy to use, and whether it must be written. What no option gives stays as in the present one."""
+    given = Written(preset=preset, mode=mode, engine=engine, parameters=parameters_of(image, settings))
     asked = preset or image or engine or mode or settings
     if places.policy.exists():
         present = read_trusted(places.policy)
-        if asked and not is_ours(present):
-            raise SidespawnError(
-                Reason.USAGE,
-                f"{places.policy} exists and was changed by hand",
-                "edit it and run `sidespawn enable` without options, or remove it",
-            )
         if not asked:
             return present, False
+        if not is_ours(present):
+            if given != Written(mode=mode):
+                raise SidespawnError(Reason.USAGE, f"{places.policy} exists and was changed by hand", BY_HAND)
+            return text_with_mode(places, present, str(mode)), True
+        given = kept(given, read_written(str(places.policy), present))
+    require_preset(given.preset or places.service)
+    return written_text(places.service, given), True
+
+
+def parameters_of(image: str | None, settings: tuple[str, ...]) -> dict[str, str]:
     parameters = dict(setting(each) for each in settings)
-    if image is not None:
-        parameters["image"] = image
-    require_preset(preset or places.service)
-    lines = [f'extends = "{preset or places.service}"', *([f'mode = "{mode}"'] if mode else []), "", "[parameters]"]
-    lines += [f"{name} = {toml(value)}" for name, value in parameters.items()]
-    if engine is not None:
-        lines += ["", "[side_container]", f'engine = "{engine}"']
-    body = "\n".join(lines) + "\n"
-    return marked(body), True
+    return parameters if image is None else {**parameters, "image": image}
+
+
+def kept(given: Written, present: Written) -> Written:
+    """Return what is given over what there is, without the parameters that another preset does not have."""
+    whole = given.over(present)
+    if whole.preset in (None, present.preset):
+        return whole
+    known = {*parameters_of_preset(str(whole.preset)), *given.parameters}
+    return replace(whole, parameters={name: whole.parameters[name] for name in whole.parameters if name in known})
+
+
+def text_with_mode(places: Places, present: str, mode: str) -> str:
+    """Return a policy that is not ours with another mode, and otherwise as it is."""
+    if policy_of(places, present).is_monitor is (mode == "monitor"):
+        return present
+    text = with_mode(str(places.policy), present, mode)
+    if text is None:
+        raise SidespawnError(
+            Reason.USAGE, f"{places.policy}: no line sets the mode alone", f'set mode = "{mode}" there'
+        )
+    return text
+
+
+def written_text(service: str, what: Written) -> str:
+    lines = [f'extends = "{what.preset or service}"', *([f'mode = "{what.mode}"'] if what.mode else [])]
+    lines += ["", "[parameters]", *(f"{name} = {toml(value)}" for name, value in what.parameters.items())]
+    if what.engine is not None:
+        lines += ["", "[side_container]", f'engine = "{what.engine}"']
+    return marked("\n".join(lines) + "\n")
 
 
 def given_text(file: str) -> str:

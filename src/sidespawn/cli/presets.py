@@ -15,6 +15,8 @@ from sidespawn.cli.output import json_option, print_json, print_table
 from sidespawn.cli.verbs import Suggesting, did_you_mean
 from sidespawn.errors import PolicyError
 from sidespawn.host.policies import policy_of
+from sidespawn.loading.document import Table
+from sidespawn.loading.parse import EXTENSIONS, extended
 from sidespawn.system.files import read_trusted
 from sidespawn.system.places import POLICIES, Places
 
@@ -88,6 +90,13 @@ def path_of(name: str) -> Path:
 def read(name: str) -> str:
     path = path_of(name)
     return read_trusted(path) if path.parent == OWN else shipped.read_preset(name)
+
+
+def parameters_of_preset(name: str) -> set[str]:
+    """Return the parameters of a preset and of those that it extends. Raises PolicyError."""
+    require_preset(name)
+    document, _lines = extended(str(path_of(name)), read(name), read, EXTENSIONS)
+    return set(Table(document, {}, str(path_of(name))).table("parameters", optional=True).keys())
 
 
 def found(name: str) -> Preset:

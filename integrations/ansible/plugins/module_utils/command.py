@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -27,11 +28,13 @@ def ask(
     codes: tuple[int, ...] = (0,),
     has: tuple[str, ...] = (),
     data: str | None = None,
+    too_old: Callable[..., None] | None = None,
 ) -> Any:
     """Return what it prints, which must have these keys: versions before this collection's lack some.
 
-    `data` is its standard input.
+    `data` is its standard input. `too_old` ends the module in place of fail_json if the version lacks something.
     """
+    refuse = too_old or module.fail_json
     program = program_of(module)
     if program is None:
         module.fail_json(msg=f"sidespawn is not installed on this host: there is no {module.params['command']}")
@@ -39,7 +42,9 @@ def ask(
     code, out, err = module.run_command([program, *arguments, "--json"], data=data, binary_data=True)
     told = parsed(out)
     if code not in codes and (unknown := re.search("(?i)no such option: *(--[a-z-]+)", err)):
-        module.fail_json(msg=f"{TOO_OLD}: `sidespawn {arguments[0]}` has no {unknown[1]}", rc=code)
+        refuse(msg=f"{TOO_OLD}: `sidespawn {arguments[0]}` has no {unknown[1]}", rc=code)
+    if code not in codes and re.search("(?i)no such command", err):
+        refuse(msg=f"{TOO_OLD}: it has no `sidespawn {arguments[0]}`", rc=code)
     if told is None:
         module.fail_json(msg=err.strip() or f"sidespawn {arguments[0]} printed no JSON", rc=code)
     if code not in codes:
@@ -49,7 +54,7 @@ def ask(
     if has and not isinstance(told, dict):
         module.fail_json(msg=f"{OTHER}: `sidespawn {arguments[0]} --json` prints no object")
     if lacking := [key for key in has if key not in told]:
-        module.fail_json(msg=f"{TOO_OLD}: `sidespawn {arguments[0]} --json` does not say {', '.join(lacking)}")
+        refuse(msg=f"{TOO_OLD}: `sidespawn {arguments[0]} --json` does not say {', '.join(lacking)}")
     return told
 
 

@@ -56,13 +56,17 @@ options:
     default: sidespawn
 notes:
   - Without O(policy), O(preset), O(image), O(engine), O(mode) and O(parameters), an existing policy is used unchanged.
+    With some of them, what the others would say stays as it is in the policy. So O(mode) alone changes only the mode,
+    even of a policy that was given by O(policy) or changed by hand; the others cannot change such a policy.
+  - A parameter that is left out stays as well. To remove one, give the whole policy by O(policy).
 attributes:
   check_mode:
     description:
       - Tells exactly what the run would change. What all services share, such as sidespawn@.service, is told with each
         service; a run changes it with the first.
-      - On a host where the run would first install the command, warns that the changes are not known. With
-        O(state=present) it then reports a change and returns empty lists.
+      - On a host that has no command yet, or one that is too old for this collection, warns that the changes are not
+        known and that the run fails unless it first installs one. With O(state=present) it then reports a change and
+        returns empty lists. With O(state=absent) it reports a change if the service has a policy.
     support: full
   diff_mode:
     description: Shows the policy, units and drop-ins before and after.
@@ -100,6 +104,13 @@ security_options:
   returned: O(state=present)
   type: list
   elements: str
+namespaces:
+  description:
+    - Patterns of the network namespaces that the service's policy allows, such as V(qdhcp-<uuid>).
+    - C(<TYPE>) stands for a value of this type, the rest for itself. Empty if the service uses the host's own network.
+  returned: O(state=present)
+  type: list
+  elements: str
 units:
   description: The service's units.
   returned: O(state=present)
@@ -112,12 +123,14 @@ side_containers:
   elements: str
 """
 
+import os
+from functools import partial
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.sidespawn.host.plugins.module_utils.command import SPECIFICATION, ask, program_of
 
-SHOWN = ("agent_mounts", "podman_options", "security_options", "units")
+SHOWN = ("agent_mounts", "namespaces", "podman_options", "security_options", "units")
 
 
 def main() -> None:
@@ -138,11 +151,20 @@ def main() -> None:
         supports_check_mode=True,
     )
     if module.check_mode and program_of(module) is None:
-        tell_nothing_is_known(module)
+        tell_nothing_is_known(module, "sidespawn is not installed yet")
     dry_run = ["--dry-run"] if module.check_mode else []
+    too_old = partial(tell_it_is_too_old, module) if module.check_mode else None
     if module.params["state"] == "absent":
         purge = ["--purge"] if module.params["purge"] else []
-        told = ask(module, "disable", module.params["name"], *purge, *dry_run, has=("changed", "side_containers"))
+        told = ask(
+            module,
+            "disable",
+            module.params["name"],
+            *purge,
+            *dry_run,
+            has=("changed", "side_containers"),
+            too_old=too_old,
+        )
         there = f"{module.params['name']}\n"
         module.exit_json(
             changed=told["changed"],
@@ -151,7 +173,7 @@ def main() -> None:
         )
     has = ("changed", "diff", "warnings", *SHOWN)
     arguments = (module.params["name"], *options(module.params), *dry_run)
-    told = ask(module, "enable", *arguments, has=has, data=module.params["policy"])
+    told = ask(module, "enable", *arguments, has=has, data=module.params["policy"], too_old=too_old)
     for each in told["warnings"]:
         module.warn(each)
     module.exit_json(
@@ -165,13 +187,18 @@ def main() -> None:
     )
 
 
-def tell_nothing_is_known(module: AnsibleModule) -> None:
-    """End check mode on a host where the run installs sidespawn before this task."""
-    enables = module.params["state"] == "present"
-    message = f"sidespawn is not installed yet: what {'enable' if enables else 'disable'} would change is not known"
+def tell_it_is_too_old(module: AnsibleModule, *, msg: str, **_: Any) -> None:
+    tell_nothing_is_known(module, msg)
+
+
+def tell_nothing_is_known(module: AnsibleModule, why: str) -> None:
+    """End check mode on a host where the run installs or upgrades sidespawn before this task, or fails."""
+    enables, verb = module.params["state"] == "present", "enable" if module.params["state"] == "present" else "disable"
+    message = f"{why}: what {verb} would change is not known, and a run fails here unless it installs sidespawn first"
     module.warn(message)
     lists = SHOWN if enables else ("side_containers",)
-    module.exit_json(changed=enables, msg=message, **{key: [] for key in lists})
+    has_policy = os.path.exists(f"/etc/sidespawn/{module.params['name']}.toml")
+    module.exit_json(changed=enables or has_policy, msg=message, **{key: [] for key in lists})
 
 
 def options(given: dict[str, Any]) -> list[str]:
