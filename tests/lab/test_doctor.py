@@ -363,6 +363,15 @@ def test_crashes_and_failures_are_reported_until_it_works(service: Service, own:
     assert f"sidespawn logs {service.name} {network.netns}" in cause["advice"]
 
 
+def test_a_network_that_always_fails_is_named_while_others_work(service: Service, own: list[Cause]) -> None:
+    works, fails = service.network(), service.network()
+    shutil.rmtree(fails.home)
+    assert (fails.start().returncode, works.start().returncode) == (70, 0)
+    (cause,) = new_causes(own)
+    assert (cause["id"], cause["instance"]) == ("requests-fail", fails.netns)
+    assert "have all failed: 1 state-unusable" in cause["found"]
+
+
 def test_for_people_it_prints_the_order_and_the_commands(service: Service) -> None:
     stop_socket(service)
     done = command(*SIDESPAWN, "doctor", check=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,25 @@ def test_a_finding_keeps_its_command_and_names_a_service_only_if_it_is_one() -> 
 def test_commands_that_fix_a_policy(message: str, command: str) -> None:
     found = invalid(Places("a", policies=Path("/etc/sidespawn")), PolicyError(message, "do this"))
     assert (found.command, found.service, bool(found.advice)) == (command, "a", True)
+
+
+def test_an_instance_that_keeps_ending_explains_only_its_own_failures() -> None:
+    ending = replace(ailment(Sign.KEEPS_ENDING, "a"), instance="x")
+    own, other = (replace(ailment(Sign.REQUESTS_FAIL, "a"), instance=each) for each in ("x", "y"))
+    assert shape(ending, own, other) == [("keeps-ending", ["requests-fail"]), ("requests-fail", [])]
+
+
+@pytest.mark.parametrize(
+    "cause", [Sign.APPARMOR_DENIED, Sign.SELINUX_DENIED, Topic.APPARMOR_PROFILE, Topic.SELINUX_LABELS]
+)
+def test_what_a_security_module_denies_explains_what_fails(cause: Id) -> None:
+    found = (ailment(cause, state=State.WARNING), ailment(Sign.KEEPS_ENDING, "a"), ailment(Sign.REQUESTS_FAIL, "b"))
+    assert shape(*found) == [(str(cause), ["keeps-ending", "requests-fail"])]
+
+
+def test_a_profile_that_is_not_loaded_explains_what_is_denied() -> None:
+    found = (ailment(Sign.APPARMOR_DENIED), ailment(Topic.APPARMOR_PROFILE), ailment(Sign.SELINUX_DENIED))
+    assert shape(*found) == [("apparmor-profile", ["apparmor-denied"]), ("selinux-denied", [])]
 
 
 @pytest.mark.parametrize(

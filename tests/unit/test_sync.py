@@ -18,7 +18,7 @@ import pytest
 from sidespawn.agent import wrapper
 from sidespawn.core.policy import ServiceLimits
 from sidespawn.core.wire import LINE_BYTES, LONGEST_LINE, Request
-from sidespawn.errors import PolicyError, SidespawnError
+from sidespawn.errors import PolicyError, Reason, SidespawnError
 from sidespawn.host import spool, sync
 from sidespawn.host.journal import Journal
 from sidespawn.host.service import Refusing
@@ -50,12 +50,41 @@ def test_a_failed_cleanup_is_reported_and_does_not_end_a_run(tmp_path: Path) -> 
 FIRST, SECOND = "1" * 32, "2" * 32
 
 
+def test_the_record_of_a_failure_says_which_instance_it_was(run: Watched, tmp_path: Path) -> None:
+    """Only the lane is known if no side container was tried."""
+    run.service.instance_of = {FIRST: "qdhcp-1-0"}.get  # type: ignore[method-assign, assignment]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
+        journal.settimeout(5)
+        journal.bind(str(tmp_path / "nobody"))
+        for each in (FIRST, SECOND):
+            run.refuse(each, SidespawnError(Reason.EXITED, "it ended"), "qdhcp-1", by_operator=False)
+        first, second = journal.recv(65536), journal.recv(65536)
+    assert b"SIDESPAWN_LANE\n\x07\0\0\0\0\0\0\0qdhcp-1\n" in first
+    assert b"SIDESPAWN_LANE" in second
+    assert b"SIDESPAWN_INSTANCE\n\x09\0\0\0\0\0\0\0qdhcp-1-0\n" in first
+    assert b"SIDESPAWN_INSTANCE" not in second
+
+
+@pytest.mark.parametrize(("netns", "lane"), [("qdhcp-1", "qdhcp-1"), (None, "dnsmasq --x")])
+def test_a_refused_request_is_recorded_with_where_it_came_from(
+    run: Watched, tmp_path: Path, netns: str | None, lane: str
+) -> None:
+    request = {"v": 1, "id": FIRST, "deadline": wrapper.boottime_ms() + 60_000, "op": "start"}
+    line = json.dumps({**request, "argv": ["dnsmasq", "--x"], "netns": netns, "env": {}}).encode() + b"\n"
+    (run.places.spool / "processes").write_bytes(line)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
+        journal.settimeout(5)
+        journal.bind(str(tmp_path / "nobody"))
+        run.run()
+        assert f"SIDESPAWN_LANE\n{chr(len(lane))}\0\0\0\0\0\0\0{lane}\n".encode() in journal.recv(65536)
+
+
 class Watched(Sync):
     """A run without a valid policy, which refuses everything; it records the replies present at each request's turn."""
 
-    def carry_out(self, request: Request, *, by_operator: bool) -> None:
+    def carry_out(self, request: Request, lane: str, *, by_operator: bool) -> None:
         self.seen = {path.name: path.stat().st_mode for path in self.places.replies.iterdir()}
-        super().carry_out(request, by_operator=by_operator)
+        super().carry_out(request, lane, by_operator=by_operator)
 
 
 @pytest.fixture
@@ -162,9 +191,9 @@ def test_ten_thousand_refused_lines_do_not_keep_an_operator_waiting(
     """Lines with an id are answered, which takes seconds. Here the first waits until the operator is answered."""
     told, refuse = threading.Event(), run.refuse
 
-    def slowly(request_id: str, error: SidespawnError, *, by_operator: bool) -> None:
+    def slowly(request_id: str, error: SidespawnError, lane: str = "", *, by_operator: bool) -> None:
         assert by_operator or told.wait(30)
-        refuse(request_id, error, by_operator=by_operator)
+        refuse(request_id, error, lane, by_operator=by_operator)
         if by_operator:
             told.set()
 
@@ -346,10 +375,10 @@ class Slow(Watched):
         self.was_answered = threading.Event()
         self.waited: list[bool] = []  # for each of the agent's requests, whether it saw that
 
-    def carry_out(self, request: Request, *, by_operator: bool) -> None:
+    def carry_out(self, request: Request, lane: str, *, by_operator: bool) -> None:
         if not by_operator:
             self.waited.append(self.was_answered.wait(0.1 if False in self.waited else 30))
-        super().carry_out(request, by_operator=by_operator)
+        super().carry_out(request, lane, by_operator=by_operator)
         if by_operator:
             self.was_answered.set()
 

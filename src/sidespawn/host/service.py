@@ -24,7 +24,7 @@ class Serving:
     def __init__(self, keeper: Keeper) -> None:
         self.keeper, self.policy, self.journal = keeper, keeper.policy, keeper.journal
         self.pace, self.limits, self.spool_uid = self.policy.pace, self.policy.limits, self.policy.agent.spool_uid
-        self.clean = keeper.clean
+        self.clean, self.instance_of = keeper.clean, keeper.ledger.marked  # of a start that was tried
         self.was_told = keeper.ledger.unmark  # the answer is recorded, so nothing needs cleaning up
 
     def recover(self) -> None:
@@ -81,6 +81,8 @@ class Refusing:
 
     def netns_of(self, *_: object) -> str:
         return ""
+
+    instance_of = netns_of
 
     def nothing(self, *_: object) -> None:
         pass

@@ -42,6 +42,7 @@ DOORBELL_BYTES = 65536  # the capacity of a FIFO (pipe(7))
 CLAIMS = 16  # at most 1 MiB each, that may wait for answers; others wait in the spool
 HELD_BYTES = 6 * spool.CLAIM_BYTES  # of waiting lines; each byte may cost 13, in a line of 1,024 arguments
 TIDY_SECONDS = 30.0
+EVENTS = {Reason.NO_SUCH_PROCESS: Event.ANSWERED, Reason.INTERNAL: Event.INTERNAL}
 SHORTEST_RUN = 1.0  # seconds; ringing repeatedly without a request starts no more runs than this
 
 
@@ -232,8 +233,9 @@ class Sync:
         self.tally.accepted[request.id] = time.monotonic()
         if len(self.accepted) <= self.limits.replies:  # more might leave no room for replies
             self.replies.put_bell(request.id, by_operator=claim.by_operator)
-        work, then = partial(self.carry_out, request, by_operator=claim.by_operator), partial(self.finished, claim)
-        self.lanes.add(self.lane_of(request), work, then, urgent=claim.by_operator)
+        lane, then = self.lane_of(request), partial(self.finished, claim)
+        work = partial(self.carry_out, request, lane, by_operator=claim.by_operator)
+        self.lanes.add(lane, work, then, urgent=claim.by_operator)
 
     def lane_of(self, request: Request) -> str:
         """Return the lane, in which requests are served in order. Signals use the lane of their target, like starts."""
@@ -241,7 +243,7 @@ class Sync:
             return request.untrusted_netns or " ".join(request.untrusted_argv)
         return self.service.netns_of(request.pid) or str(request.pid)
 
-    def carry_out(self, request: Request, *, by_operator: bool) -> None:
+    def carry_out(self, request: Request, lane: str, *, by_operator: bool) -> None:
         """Answer one request, whatever happens before the answer."""
         if (answer := self.replies.find(request.id)) is not None:
             self.replies.tell(request.id, answer, by_operator=by_operator)  # maybe a run was killed before that
@@ -252,7 +254,7 @@ class Sync:
             self.replies.give(self.service.answer(request, by_operator=by_operator), by_operator=by_operator)
             self.service.was_told(request.id)
         except Exception as error:  # noqa: BLE001 - a request must be answered, and must not take others with it
-            self.refuse(request.id, as_ours(error), by_operator=by_operator)
+            self.refuse(request.id, as_ours(error), lane, by_operator=by_operator)
             self.attempt(partial(self.service.clean, request.id))
 
     def refuse_line(self, error: RequestError, *, by_operator: bool) -> None:
@@ -260,18 +262,15 @@ class Sync:
         if named is not None and named not in self.accepted and self.replies.find(named) is None:
             self.refuse(named, error, by_operator=by_operator)
 
-    def refuse(self, request_id: str, error: SidespawnError, *, by_operator: bool) -> None:
-        status, event, hint = Status.FAILED, Event.FAILED, error.hint
+    def refuse(self, request_id: str, error: SidespawnError, lane: str = "", *, by_operator: bool) -> None:
+        status, event, hint = Status.FAILED, EVENTS.get(error.reason, Event.FAILED), error.hint
         if error.reason is Reason.EXPIRED:
             status, event = Status.EXPIRED, Event.EXPIRED
         elif isinstance(error, Denied):
             status, event = Status.REJECTED, Event.REJECTED
             hint = hint or f"on the host: sidespawn logs {self.places.service} --refused"
-        elif error.reason is Reason.NO_SUCH_PROCESS:
-            event = Event.ANSWERED
-        elif error.reason is Reason.INTERNAL:
-            event = Event.INTERNAL
-        fields = {"reason": error.reason, "request": request_id, "hint": error.hint}
+        what = {"lane": lane, "instance": self.service.instance_of(request_id) or ""}
+        fields = {"reason": error.reason, "request": request_id, "hint": error.hint, **what}
         self.journal.write(event, f"{status} ({error.reason}): {error.message}", **fields)
         message = f"{error.message}; {hint}" if hint else error.message
         reply = Reply(id=request_id, status=status, reason=error.reason, message=message)

@@ -86,7 +86,7 @@ def judge(facts: Facts, services: tuple[str, ...]) -> Iterator[Finding]:
     yield ok(Topic.SELINUX, f"SELinux is {facts.mode}, with the policy {facts.policy or 'of an unknown name'}")
     if services:
         yield judge_module(facts, services[0])
-    yield from judge_labels(facts)
+    yield from judge_labels(facts, services)
 
 
 def judge_module(facts: Facts, service: str) -> Finding:
@@ -98,7 +98,7 @@ def judge_module(facts: Facts, service: str) -> Finding:
     return ok(Topic.SELINUX_MODULE, "sidespawn's module is installed")
 
 
-def judge_labels(facts: Facts) -> Iterator[Finding]:
+def judge_labels(facts: Facts, services: tuple[str, ...]) -> Iterator[Finding]:
     if facts.error:
         hint = "install policycoreutils"
         yield warning(
@@ -122,7 +122,9 @@ def judge_labels(facts: Facts) -> Iterator[Finding]:
         hint = f"restorecon -F {root}" if service == root else anew
         # Not restorecon -R: running containers have files there with other labels.
         hint = "`sidespawn enable` of any service repairs it" if by_podman else hint
-        yield warning(Topic.SELINUX_LABELS, found, message, hint, root)
+        of_host = f"restorecon -F {root}" if service == root else ""
+        command = f"sidespawn enable {services[0]}" if by_podman and services else "" if by_podman else of_host
+        yield warning(Topic.SELINUX_LABELS, found, message, hint, root, command)
     if not roots:
         yield ok(
             Topic.SELINUX_LABELS, "services, namespaces and podman's own directories are labelled as they should be"

@@ -1,4 +1,4 @@
-"""Reads a service's records from the journal."""
+"""Reads a service's records, and those of the kernel's audit, from the journal."""
 
 from __future__ import annotations
 
@@ -16,13 +16,29 @@ from sidespawn.system.places import Places
 BY_ROOT = "_UID=0"
 
 
-def read_journal(places: Places, event: str, since: str | None = None) -> Iterator[dict[str, Any]]:
-    """Return the service's records of one kind, oldest first."""
+def read_journal(places: Places, event: str | tuple[str, ...], since: str | None = None) -> Iterator[dict[str, Any]]:
+    """Return the service's records of one kind, or of several, oldest first."""
+    kinds = (event,) if isinstance(event, str) else event
+    yield from read(
+        since, BY_ROOT, f"SIDESPAWN_SERVICE={places.service}", *(f"SIDESPAWN_EVENT={each}" for each in kinds)
+    )
+
+
+def read_audit(since: str) -> Iterator[str]:
+    """Return the messages of the kernel and its audit, oldest first. Only they write with these transports."""
+    for record in read(since, "_TRANSPORT=kernel", "_TRANSPORT=audit"):
+        message = record.get("MESSAGE", "")
+        if isinstance(message, str):  # otherwise it has control characters, or is too long
+            yield message
+
+
+def read(since: str | None, *matches: str) -> Iterator[dict[str, Any]]:
     require_journalctl()
     command = [JOURNALCTL, "--no-pager", "--quiet", "--all", "--output=json"]
     command += [f"--since={since}"] if since is not None else []
-    command += [BY_ROOT, f"SIDESPAWN_SERVICE={places.service}", f"SIDESPAWN_EVENT={event}"]
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, encoding="utf-8") as process:
+    with subprocess.Popen(
+        [*command, *matches], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, encoding="utf-8", errors="replace"
+    ) as process:
         assert process.stdout is not None  # noqa: S101 - it is a pipe
         yield from map(json.loads, process.stdout)
     if process.returncode != 0:

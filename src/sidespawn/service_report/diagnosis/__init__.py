@@ -7,10 +7,12 @@ consequences.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from sidespawn import host_report
 from sidespawn.host_report.findings import State, Topic
 from sidespawn.service_report.diagnosis.ailments import Ailment, ailment_of, in_order
+from sidespawn.service_report.diagnosis.denials import find_denials
 from sidespawn.service_report.diagnosis.services import examine
 from sidespawn.setup.services import Service, is_enabled, policy_or_none, services_with_policy
 from sidespawn.system.places import Places
@@ -33,9 +35,10 @@ def diagnose() -> Diagnosis:
             blind.append(finding.sentence)
         elif finding.state is not State.OK:
             found.append(ailment_of(finding, names))
-    for name in names:
+    looks = [(name, partial(examine, name)) for name in names]
+    for name, look in (*looks, ("denials of AppArmor and SELinux", partial(find_denials, services))):
         try:
-            for each in examine(name):
+            for each in look():
                 found.append(each)  # those before an error count
         except Exception as error:  # noqa: BLE001 - whatever it is, an operator needs the others
             blind.append(f"{name}: {error}")

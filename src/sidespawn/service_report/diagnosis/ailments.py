@@ -26,6 +26,8 @@ class Sign(StrEnum):
     KEEPS_ENDING = "keeps-ending"
     INSTANCE_LIMIT = "instance-limit"
     ORPHAN = "orphan"
+    APPARMOR_DENIED = "apparmor-denied"
+    SELINUX_DENIED = "selinux-denied"
 
 
 Id = Topic | Sign
@@ -35,8 +37,8 @@ ORDER: tuple[Id, ...] = (
     Topic.NOT_LOOKED_AT,
     Topic.KERNEL, Topic.CONTROL_GROUPS, Topic.MEMORY_CONTROLLER, Topic.PIDS_CONTROLLER,
     Topic.SYSTEMD, Topic.CODE, Topic.PYTHON, Topic.FILE_SYSTEMS,
-    Topic.NETWORK_NAMESPACES, Topic.APPARMOR, Topic.APPARMOR_PROFILE,
-    Topic.SELINUX, Topic.SELINUX_MODULE, Topic.SELINUX_LABELS,
+    Topic.NETWORK_NAMESPACES, Topic.APPARMOR, Topic.APPARMOR_PROFILE, Sign.APPARMOR_DENIED,
+    Topic.SELINUX, Topic.SELINUX_MODULE, Topic.SELINUX_LABELS, Sign.SELINUX_DENIED,
     Sign.POLICY_UNSAFE, Sign.POLICY_INVALID,
     Topic.UNIT_FILES, Topic.DAEMON_RELOAD, Topic.UNITS,
     Topic.PODMAN, Topic.SYSTEMD_BUS, Topic.DOCKER, Topic.DOCKER_RUNTIME, Topic.DOCKER_LIVE_RESTORE,
@@ -53,6 +55,10 @@ ENGINE: frozenset[Id] = frozenset(
     {Topic.ENGINES, Topic.PODMAN, Topic.SYSTEMD_BUS, Topic.DOCKER, Topic.DOCKER_RUNTIME}
     | {Topic.KUBERNETES, Topic.STATIC_PODS}
 )
+# What a security module forbids: to the service, its engine, its side containers or its agent.
+CONFINED: frozenset[Id] = frozenset(
+    {Topic.APPARMOR_PROFILE, Sign.APPARMOR_DENIED, Topic.SELINUX_MODULE, Topic.SELINUX_LABELS, Sign.SELINUX_DENIED}
+)
 RUNS: frozenset[Id] = frozenset({Topic.KERNEL, Topic.SYSTEMD, Topic.PYTHON, Topic.FILE_SYSTEMS, Topic.UNIT_FILES})
 UP: frozenset[Id] = frozenset({*RUNS, *POLICY, Topic.SPOOL_MOUNTS})
 # The possible causes of each: it cannot be fixed before its cause.
@@ -66,9 +72,11 @@ CAUSES: Mapping[Id, frozenset[Id]] = {
     Topic.AGENT_MOUNTS: frozenset({Topic.SPOOL_MOUNTS}),
     Topic.LEFTOVER_DIRECTORIES: POLICY | {Sign.NOT_ENABLED},
     Sign.POLICY_NOT_APPLIED: frozenset({Topic.UNIT_FILES, Topic.SPOOL_MOUNTS, *POLICY}),
+    Sign.APPARMOR_DENIED: frozenset({Topic.APPARMOR, Topic.APPARMOR_PROFILE}),
+    Sign.SELINUX_DENIED: frozenset({Topic.SELINUX_MODULE, Topic.SELINUX_LABELS}),
     Sign.REQUESTS_STUCK: UP | ENGINE | {Topic.SERVICE_UNITS},
-    Sign.KEEPS_ENDING: frozenset({Sign.STATE_MISSING, Sign.POLICY_NOT_APPLIED, *POLICY, *ENGINE, Topic.FILE_SYSTEMS}),
-    Sign.REQUESTS_FAIL: UP | ENGINE | {
+    Sign.KEEPS_ENDING: CONFINED | ENGINE | POLICY | {Sign.STATE_MISSING, Sign.POLICY_NOT_APPLIED, Topic.FILE_SYSTEMS},
+    Sign.REQUESTS_FAIL: UP | ENGINE | CONFINED | {
         Topic.MOUNT_NAMESPACE, Topic.NETWORK_NAMESPACES, Topic.SERVICE_UNITS, Sign.STATE_MISSING, Sign.IMAGE_MISSING,
         Sign.POLICY_NOT_APPLIED, Sign.KEEPS_ENDING, Sign.INSTANCE_LIMIT,
     },
@@ -86,6 +94,7 @@ class Ailment:
     command: str = ""
     advice: str = ""
     service: str = ""
+    instance: str = ""  # of that service, if it concerns only one
     consequences: tuple[Ailment, ...] = ()
 
 
@@ -131,4 +140,6 @@ def root(number: int, known: list[Ailment]) -> int:
 
 
 def is_cause(one: Ailment, other: Ailment) -> bool:
+    if one.instance and other.instance and one.instance != other.instance:
+        return False
     return one.id in CAUSES.get(other.id, ()) and one.service in ("", other.service)

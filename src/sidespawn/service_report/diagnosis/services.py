@@ -5,24 +5,21 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import time
-from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 from sidespawn.core.policy import Policy
 from sidespawn.engines.systemd_roots import HOST
-from sidespawn.errors import PolicyError, Reason
+from sidespawn.errors import PolicyError
 from sidespawn.host.ledger import Ledger
 from sidespawn.host.limits import FREE_FALLS, SUFFIX, Falls
 from sidespawn.host.policies import policy_of
 from sidespawn.host_report.findings import State
 from sidespawn.host_report.suitability import IMAGES
 from sidespawn.service_report.diagnosis.ailments import Ailment, Sign
+from sidespawn.service_report.diagnosis.requests import of_requests
 from sidespawn.service_report.figures import ages
-from sidespawn.service_report.journal import read_journal
 from sidespawn.service_report.side_containers import side_containers
 from sidespawn.service_report.usage import usage
 from sidespawn.setup import changes
@@ -31,14 +28,14 @@ from sidespawn.system.files import read_trusted
 from sidespawn.system.places import Places
 
 STUCK_SECONDS = 120.0
-RECENTLY = "1 hour ago"
-EXPECTED = (Reason.NO_SUCH_PROCESS, Reason.BACKING_OFF)  # normal for well-behaved agents, or reported separately
 
 
-def problem(places: Places, sign: Sign, found: str, message: str, command: str = "", advice: str = "") -> Ailment:
+def problem(
+    places: Places, sign: Sign, found: str, message: str, command: str = "", advice: str = "", instance: str = ""
+) -> Ailment:
     return Ailment(
         id=sign, state=State.PROBLEM, found=found, message=message, command=command, advice=advice,
-        service=places.service,
+        service=places.service, instance=instance,
     )  # fmt: skip
 
 
@@ -51,7 +48,8 @@ def examine(service: str) -> Iterator[Ailment]:
     except PolicyError as error:
         yield invalid(places, error)
     if is_enabled(service):
-        yield from of_requests(places)
+        yield from of_claims(places)
+        yield from of_requests(places, policy)
         if policy is not None:
             yield from of_policy(places, policy)
             if places.ledger.is_dir():
@@ -113,7 +111,7 @@ def of_side_containers(places: Places, policy: Policy) -> Iterator[Ailment]:
     for instance, count in falling(places, policy.limits.backoff).items():
         found = f"{instance} of {places.service} ended right after each of its last {count} starts and is not running"
         advice = f"see its output: sidespawn logs {places.service} {instance}"
-        yield told(Sign.KEEPS_ENDING, found, "requests for it fail", advice=advice)
+        yield told(Sign.KEEPS_ENDING, found, "requests for it fail", advice=advice, instance=instance)
     if used.instances >= used.most_instances:
         found = f"{places.service} has {used.instances} side containers, the most that its policy allows"
         advice = "if they are wanted, raise `instances` in the policy's [limits], then run sidespawn enable"
@@ -136,33 +134,10 @@ def falling(places: Places, longest: int) -> dict[str, int]:
     }
 
 
-def of_requests(places: Places) -> Iterator[Ailment]:
+def of_claims(places: Places) -> Iterator[Ailment]:
     waits = ages(places)
     if max(waits, default=0.0) > STUCK_SECONDS:
         found = f"{places.service} has {len(waits)} unanswered claims, the oldest {max(waits):.0f} s old"
         command = f"systemctl restart sidespawn@{places.service}.service"
         advice = f"see what it is doing: systemctl status sidespawn@{places.service}.service"
         yield problem(places, Sign.REQUESTS_STUCK, found, "agents time out", command, advice)
-    reasons = recent_failures(places)
-    if reasons:
-        counted = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
-        found = f"requests for {places.service} have failed since the last success: {counted}"
-        advice = f"sidespawn logs {places.service} --refused --since '{RECENTLY}'; docs/reasons.md has each reason"
-        yield problem(places, Sign.REQUESTS_FAIL, found, "agents do not get what they asked for", advice=advice)
-
-
-def recent_failures(places: Places) -> Counter[str]:
-    """Return failures by reason: in the last hour, after the last successful start and the last change of the
-    policy."""
-    since = time.time() - 3600
-    with suppress(OSError):
-        since = max(since, os.stat(places.policy).st_ctime)
-    for record in read_journal(places, "started", RECENTLY):
-        since = max(since, int(record["__REALTIME_TIMESTAMP"]) / 1e6)
-    found: Counter[str] = Counter()
-    for event in ("failed", "internal"):
-        for record in read_journal(places, event, RECENTLY):
-            reason = str(record.get("SIDESPAWN_REASON", "internal"))
-            if int(record["__REALTIME_TIMESTAMP"]) / 1e6 > since and reason not in EXPECTED:
-                found[reason] += 1
-    return found
