@@ -183,6 +183,26 @@ def test_the_variables_are_those_of_all_hosts_or_not_written(ansible: Ansible, o
     assert in_batches.code != 0
     assert "run this play without serial" in in_batches.output
     assert write not in in_batches.results
+    tree = {path: path.read_bytes() for path in operator.home.rglob("*") if path.is_file() and path != inventory}
+    for state in ("present", "absent"):
+        limited = fleet.play(tasks, "--limit=a", check=False, variables=variables | {"kolla_state": state})
+        assert limited.code != 0
+        assert "run this play without --limit (a)" in " ".join(limited.output.split())
+        done = {
+            f"sidespawn.host.kolla : {each}"
+            for each in ("Enable the agents' services", "Remove Kolla-Ansible's variables")
+        }
+        assert not done & limited.results.keys()
+    groups: dict[str, Any] = {
+        "neutron-dhcp-agent": {"hosts": {"a": {}, "c": {}}},
+        "neutron-ovn-metadata-agent": {"hosts": {"d": {}}},
+    }
+    inventory.write_text(json.dumps({"all": {"children": {"these": {"hosts": hosts}, **groups}}}))
+    partial = replace(fleet, batches=(("hosts", "these"),))
+    left_out = partial.play(tasks, check=False, variables=variables)
+    assert left_out.code != 0
+    assert "all hosts with these agents; it leaves out c" in " ".join(left_out.output.split())
+    assert {path: path.read_bytes() for path in tree} == tree
     hosts["b"]["kolla_mode"] = "none"
     inventory.write_text(json.dumps({"all": {"hosts": hosts}}))
     failed = fleet.play(tasks, "--check", check=False, variables=variables)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tomllib
+import uuid
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -147,6 +148,40 @@ def test_a_node_without_agents_and_without_a_configuration(
     assert found["sidespawn"]["BinaryName"] == str(RUNTIME)
     assert found["sidespawn-agent"] == {}
     assert not Path(LIST).exists()
+
+
+def test_containerd_is_restarted_if_it_has_not_read_its_configuration(
+    ansible: Ansible, containerd: Path, configuration: Path
+) -> None:
+    """An earlier run may not have restarted it."""
+    unit, restart = (
+        f"test-containerd-{uuid.uuid4().hex[:6]}.service",
+        "sidespawn.host.kubernetes : Have containerd read it",
+    )
+    given = {"kubernetes_unit": unit, "kubernetes_restart": True}
+
+    def pid() -> str:
+        return command("systemctl", "show", "--property=MainPID", "--value", unit).stdout
+
+    def play(*options: str) -> tuple[bool, bool]:
+        """Return whether anything is said to change, and whether it was restarted."""
+        before = pid()
+        done = prepare(ansible, containerd, configuration, *options, **given)
+        assert done.code == 0, done.output
+        assert done.changed.get(restart, False) or not any(done.changed.values())
+        return done.changed.get(restart, False), pid() != before
+
+    assert not prepare(ansible, containerd, configuration, **given).changed.get(restart, False)  # it does not run
+    configuration.unlink()
+    command("systemd-run", "--quiet", f"--unit={unit}", "sleep", "600")
+    try:
+        assert play("--check") == (True, False)
+        assert prepare(ansible, containerd, configuration, kubernetes_unit=unit).code == 0  # writes, without a restart
+        assert play("--check") == (True, False)
+        assert play() == (True, True)
+        assert play() == play("--check") == (False, False)
+    finally:
+        command("systemctl", "stop", unit)
 
 
 @pytest.mark.parametrize("text", ["", 'version = 2\n[plugins."io.containerd.grpc.v1.cri"\n'], ids=["old", "torn"])

@@ -272,6 +272,18 @@ def test_the_templates_are_for_the_agents_of_all_hosts_or_not_written(ansible: A
     told = json.dumps(fleet.play(tasks, "--check", "--diff", variables=variables).results[write]["diff"])
     assert AGENTS["dhcp"][0] in told
     assert AGENTS["ovn_metadata"][0] in told
+    for state in ("present", "absent"):
+        given = variables | {"tripleo_sidespawn_state": state}
+        limited = fleet.play(tasks, "--limit=a", check=False, variables=given)
+        assert limited.code != 0
+        assert "run this play without --limit (a)" in " ".join(limited.output.split())
+        assert write not in limited.results
+    groups: dict[str, Any] = {"neutron_dhcp": {"hosts": {"a": {}, "c": {}}}}
+    inventory.write_text(json.dumps({"all": {"children": {"these": {"hosts": hosts}, **groups}}}))
+    left_out = replace(fleet, batches=(("hosts", "these"),)).play(tasks, check=False, variables=variables)
+    assert left_out.code != 0
+    assert "all hosts with these agents; it leaves out c" in " ".join(left_out.output.split())
+    assert write not in left_out.results
     hosts["b"]["tripleo_sidespawn_mode"] = "none"
     inventory.write_text(json.dumps({"all": {"hosts": hosts}}))
     failed = fleet.play(tasks, "--check", check=False, variables=variables)

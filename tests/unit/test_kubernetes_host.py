@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,6 +51,68 @@ def test_what_a_node_lacks(facts: kubernetes.Facts, topic: str, said: str) -> No
     state, sentence = judged(facts)[topic]
     assert state == "problem"
     assert said in sentence
+
+
+def test_containerd_that_has_not_read_its_configuration_is_told_with_the_command() -> None:
+    found = [each for each in kubernetes.judge(replace(GOOD, unread="/etc/containerd/config.toml")) if each.command]
+    assert [(each.id, each.state, each.command) for each in found] == [
+        ("kubernetes", State.WARNING, "systemctl restart containerd.service")
+    ]
+    assert "runs with an outdated configuration: /etc/containerd/config.toml was changed" in found[0].found
+
+
+def test_a_configuration_is_unread_if_it_or_what_it_imports_has_changed_since(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, imported = tmp_path / "config.toml", tmp_path / "conf.d/a.toml"
+    imported.parent.mkdir()
+    own.touch()
+    imported.touch()
+    monkeypatch.setattr(kubernetes, "CONFIGURATION", own)
+    imports = {"imports": [f"{tmp_path}/conf.d/*.toml", "relative/*", 7]}
+    pid, changed = os.getpid(), max(own.stat().st_ctime, imported.stat().st_ctime)
+    assert kubernetes.unread(imports, pid, changed + 1) == ""
+    assert kubernetes.unread(imports, pid, own.stat().st_ctime - 1) == str(own)
+    assert kubernetes.unread(imports, 0, 0.0) == ""
+    time.sleep(0.05)
+    imported.touch()
+    os.utime(imported, (1, 1))  # as if it was moved there from a backup
+    assert kubernetes.unread(imports, pid, changed + 0.01) == str(imported)
+    assert kubernetes.unread({}, pid, changed + 0.01) == ""
+    own.unlink()
+    assert kubernetes.unread({}, pid, 0.0) == ""
+
+
+@pytest.mark.parametrize(
+    ("argv", "file"),
+    [
+        ("/usr/bin/containerd", str(kubernetes.CONFIGURATION)),
+        ("/usr/bin/containerd --config /x/a.toml -l debug", "/x/a.toml"),
+        ("/usr/bin/containerd --config=/x/a.toml", "/x/a.toml"),
+        ("/usr/bin/containerd -c /x/a.toml", "/x/a.toml"),
+    ],
+)
+def test_the_configuration_that_containerd_was_given(argv: str, file: str) -> None:
+    script = ("/bin/sh", "-c", "echo; read _", *argv.split())
+    with subprocess.Popen(script, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()  # by now it is executed
+        assert str(kubernetes.own_configuration(process.pid)) == file
+    assert kubernetes.own_configuration(0) == kubernetes.CONFIGURATION
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        ("u 7\nt 1764565957123456\n", (7, 1764565957.123456)),
+        ("u 0\nt 1764565957123456\n", (0, 0.0)),
+        ("u 0\nt 0\n", (0, 0.0)),
+        ("", (0, 0.0)),
+    ],
+)
+def test_when_containerd_was_started(monkeypatch: pytest.MonkeyPatch, said: str, found: tuple[int, float]) -> None:
+    monkeypatch.setattr(kubernetes, "run", lambda *_: Output(0, said, ""))
+    assert kubernetes.running() == found
 
 
 AGENTS = replace(GOOD, lists_agents=True, agent_runtime=str(kubernetes.AGENT_RUNTIME))

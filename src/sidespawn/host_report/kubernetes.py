@@ -24,7 +24,9 @@ from sidespawn.setup.systemd import PACKAGE
 from sidespawn.system.oci import RUNC
 from sidespawn.system.processes import last_line, run
 
-CONTAINERD = "/usr/bin/containerd"
+CONTAINERD, CONTAINERDS_UNIT = "/usr/bin/containerd", "containerd.service"
+CONFIGURATION = Path("/etc/containerd/config.toml")
+BUSCTL, SYSTEMD = "/usr/bin/busctl", "org.freedesktop.systemd1"
 KUBELET_CONFIGURATION = Path("/var/lib/kubelet/config.yaml")
 RUNTIME = PACKAGE / "engines/kubernetes-runtime"
 AGENT_CLASS, AGENT_RUNTIME = containers.CLASS, containers.RUNTIME
@@ -49,6 +51,7 @@ class Facts:
     verifies_images: str = ""  # kubelet's policy for images that are on the node (from 1.33 on)
     agent_runtime: str = ""  # path of the handler for them
     has_pods_names: bool = False  # containerd's names of pods' network namespaces are in /run/netns
+    unread: str = ""  # a file of the configuration that was changed after containerd was started
 
 
 def look() -> Facts:
@@ -76,8 +79,45 @@ def look() -> Facts:
         return replace(facts, error=error.message)
     except (ValueError, TypeError, AttributeError):
         return replace(facts, error="`containerd config dump` printed what cannot be read")
+    facts = replace(facts, unread=unread(configuration, *running()))
     facts = replace(facts, agent_runtime=str(of_agents.get("BinaryName", "")), has_pods_names=has_names)
     return replace(facts, runtime=str(handler.get("BinaryName", "")), root=str(handler.get("Root", "")))
+
+
+def running() -> tuple[int, float]:
+    """Return containerd's pid, and when it was started; zeros if it does not run as the unit of its name."""
+    path = f"/org/freedesktop/systemd1/unit/{CONTAINERDS_UNIT.replace('.', '_2e')}"
+    asked = (BUSCTL, "get-property", SYSTEMD, path, f"{SYSTEMD}.Service", "MainPID", "ExecMainStartTimestamp")
+    try:
+        found = re.fullmatch(r"u ([0-9]+)\nt ([0-9]+)\n", run(asked, TIMEOUT).stdout)
+    except LaunchError:
+        found = None
+    return (int(found[1]), int(found[2]) / 1e6) if found and int(found[1]) else (0, 0.0)
+
+
+def unread(configuration: dict[str, Any], pid: int, started: float) -> str:
+    """Return a file of the configuration that was changed later than containerd was started; empty without one.
+
+    The time of the inode's change counts: a file that is moved into its place may have any time of modification.
+    """
+    if not pid:
+        return ""
+    imports = [each for each in configuration.get("imports", []) if isinstance(each, str) and each.startswith("/")]
+    files = [own_configuration(pid), *(path for each in imports for path in Path("/").glob(each.lstrip("/")))]
+    for path in files:
+        with suppress(OSError):
+            if path.stat().st_ctime > started:
+                return str(path)
+    return ""
+
+
+def own_configuration(pid: int) -> Path:
+    """Return the configuration that a running containerd was given."""
+    with suppress(OSError):
+        line = Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "replace").replace("\0", " ")
+        if found := re.search(r"(?:^| )(?:--config|-c)[= ](/\S+)", line):
+            return Path(found[1])
+    return CONFIGURATION
 
 
 def interpreter() -> str:
@@ -136,19 +176,7 @@ def judge(facts: Facts) -> Iterator[Finding]:
         hint = "this engine needs a node with containerd; enable the service with another --engine"
         yield problem(Topic.KUBERNETES, f"{CONTAINERD} is not installed", cannot, hint)
         return
-    if facts.error:
-        yield problem(Topic.KUBERNETES, f"containerd's configuration: {facts.error}", cannot, "correct it")
-    elif (facts.runtime, facts.root) != (str(RUNTIME), RUNC):
-        wanted = json.dumps({"BinaryName": str(RUNTIME), "Root": RUNC})
-        found = f"containerd's handler {CLASS} is {facts.runtime or 'not there'}"
-        found += f", its Root {facts.root or 'not set'}" if facts.runtime == str(RUNTIME) else ""
-        hint = f"options of runtimes.{CLASS}: {wanted}, then restart containerd; see docs/kubernetes.md"
-        yield problem(Topic.KUBERNETES, found, cannot, hint)
-    elif facts.lacks:
-        found = f"there is no {facts.lacks}, which containerd's handler {CLASS} calls"
-        yield problem(Topic.KUBERNETES, found, cannot, "install python3")
-    else:
-        yield ok(Topic.KUBERNETES, f"containerd has the handler {CLASS}, {facts.runtime}")
+    yield from judge_containerd(facts, cannot)
     if facts.verifies_images in STRICT:
         found = f"kubelet's imagePullCredentialsVerificationPolicy is {facts.verifies_images}"
         message = "kubelet may refuse to start an image that it has not pulled itself"
@@ -174,6 +202,27 @@ def judge(facts: Facts) -> Iterator[Finding]:
         yield warning(Topic.STATIC_PODS, found, message, hint)
     else:
         yield ok(Topic.STATIC_PODS, f"static pods are in {STATIC_PODS}")
+
+
+def judge_containerd(facts: Facts, cannot: str) -> Iterator[Finding]:
+    if facts.error:
+        yield problem(Topic.KUBERNETES, f"containerd's configuration: {facts.error}", cannot, "correct it")
+    elif (facts.runtime, facts.root) != (str(RUNTIME), RUNC):
+        wanted = json.dumps({"BinaryName": str(RUNTIME), "Root": RUNC})
+        found = f"containerd's handler {CLASS} is {facts.runtime or 'not there'}"
+        found += f", its Root {facts.root or 'not set'}" if facts.runtime == str(RUNTIME) else ""
+        hint = f"options of runtimes.{CLASS}: {wanted}, then restart containerd; see docs/kubernetes.md"
+        yield problem(Topic.KUBERNETES, found, cannot, hint)
+    elif facts.lacks:
+        found = f"there is no {facts.lacks}, which containerd's handler {CLASS} calls"
+        yield problem(Topic.KUBERNETES, found, cannot, "install python3")
+    else:
+        yield ok(Topic.KUBERNETES, f"containerd has the handler {CLASS}, {facts.runtime}")
+    if facts.unread:
+        found = f"containerd runs with an outdated configuration: {facts.unread} was changed after its start"
+        restart = f"systemctl restart {CONTAINERDS_UNIT}"
+        message = "what was changed there does not hold yet, so side containers may not start"
+        yield warning(Topic.KUBERNETES, found, message, restart, command=restart)
 
 
 def judge_agents(facts: Facts) -> Finding:
