@@ -185,8 +185,11 @@ def test_units_are_enabled_for_the_next_boot_and_idle(service: Service) -> None:
 
 
 def test_the_units_can_all_be_started_at_boot(service: Service) -> None:
-    """systemd would leave out units that come both before and after the same target."""
-    units = ("multi-user.target", f"sidespawn@{service.name}.socket", f"sidespawn@{service.name}.timer")
+    """systemd would leave out units that come both before and after the same target, or the same engine."""
+    spool, engines = f"sidespawn-spool@{service.name}.service", {"docker.service", "podman-restart.service"}
+    before = command("systemctl", "show", "--property=Before", "--value", spool).stdout.split()
+    assert {*engines, "kubelet.service"} <= set(before)  # what they start again at boot finds the directories
+    units = ("multi-user.target", f"sidespawn@{service.name}.socket", f"sidespawn@{service.name}.timer", *engines)
     done = command("systemd-analyze", "verify", "--man=no", *units, check=False)
     assert "cycle" not in done.stderr
     assert not [line for line in done.stderr.splitlines() if "sidespawn" in line]
