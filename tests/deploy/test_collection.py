@@ -484,7 +484,11 @@ def test_a_wheel_is_installed_once_into_a_virtual_environment(ansible: Ansible, 
         install_link=str(tmp_path / "sidespawn"),
         install_pip_arguments="--no-index --no-deps",
     )
-    assert "Copy the package to the host" in changes(ansible.play(tasks, "--check", variables=variables))
+    dry = ansible.play(tasks, "--check", variables=variables)
+    assert "Copy the package to the host" in changes(dry)
+    told = dry.results["sidespawn.host.install : Say what a run would do besides"]["msg"]
+    assert f"A run installs {wheel.name}." in told
+    assert "sidespawn is not installed now" in told
     assert not (tmp_path / "venv").exists()
     assert {"Install into the virtual environment", "Link the command"} <= changes(
         ansible.play(tasks, variables=variables)
