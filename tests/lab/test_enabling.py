@@ -15,6 +15,7 @@ import pytest
 
 from sidespawn.host.directories import given_to_containers
 from sidespawn.host.journal import Event, Journal
+from sidespawn.system.processes import status_of
 from tests.attacks.catalogue import attack
 from tests.lab.conftest import assert_nothing_is_left, new_service, traces
 from tests.lab.networks import SIDESPAWN, Service, command, unit_state, wait_until
@@ -347,6 +348,22 @@ def test_a_changed_policy_holds_from_the_next_request_on(service: Service) -> No
     done = network.start(*network.options(), "--log-dhcp")
     assert done.returncode == 77
     assert "--log-dhcp" in done.stderr
+
+
+def test_a_busy_podman_ends_if_its_policy_gives_more(service: Service) -> None:
+    """It would leave the new capability out of every side container, and report nothing."""
+    first, second = service.network(), service.network()
+    first.start()
+    podman = f"sidespawn-podman@{service.name}.service"
+    assert unit_state(podman) == "active"
+    policy, before = service.places.policy, command("systemctl", "show", "--property=MainPID", podman).stdout
+    more = '["NET_ADMIN", "NET_BIND_SERVICE", "NET_RAW", "SYS_NICE"]'
+    policy.write_text(f"{policy.read_text()}\n[side_container]\ncapabilities = {more}\n")
+    assert sidespawn("enable", service.name).returncode == 0
+    assert command("systemctl", "show", "--property=MainPID", podman).stdout != before
+    assert second.start().returncode == 0
+    (bounds,) = status_of(second.pid, b"CapBnd:")
+    assert int(bounds, 16) >> 23 & 1  # SYS_NICE
 
 
 @attack(126, answer="policy-invalid")

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 
 import pytest
 
+from sidespawn.cli import enable
+from sidespawn.core.policy import Policy
 from sidespawn.loading.parse import ENGINES
 from sidespawn.recipes import containers
-from sidespawn.setup import hardening
+from sidespawn.setup import hardening, systemd
 from sidespawn.setup.systemd import SHIPPED
+from sidespawn.system.places import Places
+from sidespawn.system.processes import Output
 from tests.unit import small
 
 
@@ -156,3 +162,75 @@ def test_no_services_file_is_that_of_the_agents() -> None:
     """Operators write that file from what `sidespawn agent-options` prints, and a service may have any name."""
     assert Path(containers.TMPFILES) not in hardening.files("agents")
     assert Path(containers.TMPFILES).parent == hardening.TMPFILES
+
+
+# ---------------------------------------------------------------- a podman that runs while its unit changes
+
+
+class Host:
+    """A host with a systemd that knows podman's unit by two files, one of them gone by now."""
+
+    def __init__(self, home: Path) -> None:
+        self.template, self.drop_in = home / "sidespawn-podman@.service", home / "drop-ins/engine.conf"
+        self.drop_in.parent.mkdir()
+        self.template.touch()
+        self.drop_in.touch()
+        self.calls: list[tuple[str, ...]] = []
+        self.start_podman()
+
+    def start_podman(self) -> None:
+        time.sleep(0.05)  # the kernel's times of files are that coarse
+        self.started = time.monotonic()
+        time.sleep(0.05)
+
+    def run(self, argv: tuple[str, ...], timeout: float) -> Output:
+        self.calls.append(argv[1:])
+        times = f"ExecMainStartTimestampMonotonic={self.started * 1e6:.0f}"
+        files = f"FragmentPath={self.template}\nDropInPaths={self.drop_in} {self.template}.d/gone.conf"
+        return Output(0, f"{times}\n{files}\n", "")
+
+    def enabling_ends_podman(self, policy: Policy) -> bool:
+        self.calls.clear()
+        enable.apply(Places(policy.service), policy, None)
+        stop, reload = ("stop", f"sidespawn-podman@{policy.service}.service"), ("daemon-reload",)
+        if stop in self.calls and reload in self.calls:
+            assert self.calls.index(stop) > self.calls.index(reload)  # the next one would have the old confinement
+        return stop in self.calls
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
+    made = Host(tmp_path)
+    monkeypatch.setattr(systemd, "run", made.run)
+    monkeypatch.setattr(hardening, "INSTALLED", tmp_path)
+    monkeypatch.setattr(systemd, "install_templates", list)
+    return made
+
+
+def test_a_running_podman_ends_if_the_policy_changes_its_confinement(host: Host) -> None:
+    """Otherwise it would start side containers without their new capabilities, and report nothing."""
+    policy = small.load()
+    assert host.enabling_ends_podman(policy)
+    assert not host.enabling_ends_podman(policy)
+    assert host.enabling_ends_podman(small.load(('"NET_RAW", "NET_ADMIN"', '"NET_RAW", "SYS_NICE"')))
+
+
+@pytest.mark.parametrize("changed", ["sidespawn-podman@.service", "drop-ins/engine.conf", "drop-ins"])
+def test_a_running_podman_ends_if_it_is_older_than_its_units_files(host: Host, tmp_path: Path, changed: str) -> None:
+    """Check the times, since the text may be current: a package has replaced the unit, an earlier run of `enable` was
+    killed, or a drop-in is gone.
+    """
+    policy = small.load()
+    host.enabling_ends_podman(policy)
+    assert not host.enabling_ends_podman(policy)
+    os.utime(tmp_path / changed, (0, 0))  # packages set it; the kernel notes when it was changed
+    assert host.enabling_ends_podman(policy)
+    host.start_podman()
+    assert not host.enabling_ends_podman(policy)
+
+
+def test_a_podman_that_never_ran_is_not_stopped(host: Host) -> None:
+    policy = small.load()
+    host.enabling_ends_podman(policy)
+    host.started = 0
+    assert not host.enabling_ends_podman(policy)

@@ -228,8 +228,10 @@ def apply(places: Places, policy: Policy, text: str | None) -> None:
             write_whole(held, places.policy.name, text.encode(), mode=0o644)
     if policy.side_container.engine == "systemd":
         accounts.make(policy.side_container.uid, policy.side_container.gid)
-    if hardening.install(policy) | bool(systemd.install_templates()):
+    is_changed = hardening.install(policy) | bool(systemd.install_templates())
+    if is_changed:
         systemd.systemctl("daemon-reload")
+    systemd.renew_podman(places.service, is_changed=is_changed)
     spool_unit = f"sidespawn-spool@{places.service}.service"
     # Forced, since the links may lead to files of another installation; see systemd.py.
     wanted = enabled_units(policy)

@@ -11,6 +11,8 @@ from __future__ import annotations
 import os
 import re
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 from sidespawn.errors import Reason, SidespawnError
@@ -111,6 +113,34 @@ def stop_podman(service: str) -> None:
     """Stop the service's podman; no error without such a unit, as with an earlier version's files."""
     run((SYSTEMCTL, "stop", *podman_units(service)), TIMEOUT)
     reset_failed(*podman_units(service))
+
+
+def renew_podman(service: str, *, is_changed: bool) -> None:
+    """Stop the service's podman if its unit has changed since it started; its socket starts another one.
+
+    Otherwise it would keep its confinement as long as it is busy, and side containers would silently lack capabilities
+    that their policy has since been given: a process cannot give its children any that its bounding set lacks. Requests
+    that it was working on are repeated.
+    """
+    unit = podman_units(service)[1]
+    if is_changed or is_older_than_its_files(unit):
+        run((SYSTEMCTL, "stop", unit), TIMEOUT)
+
+
+def is_older_than_its_files(unit: str) -> bool:
+    """Return whether the unit's process started before a file of the unit was installed, added, changed or removed."""
+    properties = "--property=ExecMainStartTimestampMonotonic,FragmentPath,DropInPaths"
+    shown = run((SYSTEMCTL, "show", properties, unit), TIMEOUT).stdout
+    found = dict(line.partition("=")[::2] for line in shown.splitlines())
+    started = int(found.get("ExecMainStartTimestampMonotonic") or 0) / 1e6
+    if not started:
+        return False
+    drop_ins = [Path(each) for each in found.get("DropInPaths", "").split()]
+    changed = 0.0
+    for path in (Path(found.get("FragmentPath", "")), *drop_ins, *(each.parent for each in drop_ins)):
+        with suppress(OSError):
+            changed = max(changed, path.stat().st_ctime)  # packages keep the time of their build as mtime
+    return time.time() - time.monotonic() + started < changed
 
 
 def all_units(service: str) -> tuple[str, ...]:
