@@ -20,6 +20,7 @@ from sidespawn.engines.podman import Podman
 from sidespawn.engines.podman_api import PodmanApi
 from sidespawn.errors import LaunchError
 from sidespawn.host import launch
+from sidespawn.host_report.engines import look_at_podman
 from sidespawn.system.processes import Process
 from tests.lab import test_engines as engines
 from tests.lab.lives import main_pid
@@ -128,6 +129,9 @@ def test_settings_of_the_host_do_not_reach_side_containers(
     before = description(engine, ground, plan)
     request.getfixturevalue("settings_of_the_host")
     after = description(engine, ground, plan)
+    settings = look_at_podman().settings.settings
+    named = {each.key.partition(".")[2] for each in settings if each.file.endswith("/99-tests.conf")}
+    assert named == ({"annotations", "default_sysctls", "devices", "volumes"} if podman_version() < (4, 5) else set())
     if podman_version() < (4, 5):  # it cannot be told; `sidespawn check` names them
         assert after["annotations"].pop("of.the.host") == "1"
         assert after["linux"].pop("sysctl") == {"net.ipv4.ip_default_ttl": "33"}

@@ -8,13 +8,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sidespawn.engines import docker, systemd_bus
 from sidespawn.engines.podman import PODMAN
 from sidespawn.errors import LaunchError
-from sidespawn.host_report import kubernetes
+from sidespawn.host_report import containers_conf, kubernetes, podman_storage
 from sidespawn.host_report.findings import Finding, State, Topic, ok, problem, warning
 from sidespawn.setup.systemd import PACKAGE
 from sidespawn.system.processes import last_line, run
@@ -27,6 +27,8 @@ HOST_PYTHON = Path("/usr/bin/python3")  # what docker-runtime calls
 # Text in podman's message, and the remedy.
 PODMAN_HINTS = {
     "OCI runtime": "install crun or runc, or correct runtime= in /etc/containers/containers.conf",
+    "network backend": "remove network_backend from containers.conf, and install netavark",
+    "BoltDB": "do what podman says; its database of containers must be migrated once",
     "netavark": "install netavark; podman needs it even without networks",
     "conmon": "install conmon",
     "containers.conf": "correct /etc/containers/containers.conf; see containers.conf(5)",
@@ -44,6 +46,8 @@ class Podman:
     manager: str = "systemd"  # of control groups
     store: str = ""
     images: int = 0
+    storage: podman_storage.Storage = field(default_factory=podman_storage.Storage)
+    settings: containers_conf.Facts = field(default_factory=containers_conf.Facts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +109,8 @@ def look_at_podman() -> Podman:
             manager=str(info["host"]["cgroupManager"]),
             store=str(info["store"]["graphRoot"]),
             images=int(info["store"]["imageStore"]["number"]),
+            storage=podman_storage.look(info["store"]),
+            settings=containers_conf.look(version, numbers(version)),
         )
     except (ValueError, LookupError, TypeError):
         return Podman(error=f"it printed {last_line(done.stdout)}")
@@ -205,6 +211,8 @@ def judge_podman(facts: Podman) -> Iterator[Finding]:
         yield problem(Topic.PODMAN, found, "it refuses the slice of a service", hint)
     else:
         yield ok(Topic.PODMAN, f"{named} with {facts.runtime}; images in {facts.store}: {facts.images}")
+        yield from podman_storage.judge(facts.storage)
+        yield from containers_conf.judge(facts.settings)
 
 
 def judge_docker(facts: Docker) -> Iterator[Finding]:

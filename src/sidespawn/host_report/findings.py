@@ -27,6 +27,8 @@ class Topic(StrEnum):
     ROOT = "root"
     ENGINES = "engines"
     PODMAN = "podman"
+    PODMAN_STORAGE = "podman-storage"
+    PODMAN_SETTINGS = "podman-settings"
     DOCKER = "docker"
     DOCKER_RUNTIME = "docker-runtime"
     DOCKER_LIVE_RESTORE = "docker-live-restore"

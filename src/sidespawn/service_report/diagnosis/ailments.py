@@ -41,7 +41,8 @@ ORDER: tuple[Id, ...] = (
     Topic.SELINUX, Topic.SELINUX_MODULE, Topic.SELINUX_LABELS, Sign.SELINUX_DENIED,
     Sign.POLICY_UNSAFE, Sign.POLICY_INVALID,
     Topic.UNIT_FILES, Topic.DAEMON_RELOAD, Topic.UNITS,
-    Topic.PODMAN, Topic.SYSTEMD_BUS, Topic.DOCKER, Topic.DOCKER_RUNTIME, Topic.DOCKER_LIVE_RESTORE,
+    Topic.PODMAN, Topic.PODMAN_STORAGE, Topic.PODMAN_SETTINGS, Topic.SYSTEMD_BUS,
+    Topic.DOCKER, Topic.DOCKER_RUNTIME, Topic.DOCKER_LIVE_RESTORE,
     Topic.KUBERNETES, Topic.STATIC_PODS, Topic.KUBERNETES_AGENTS, Topic.ENGINES,
     Sign.STATE_MISSING, Sign.IMAGE_MISSING,
     Topic.MOUNT_NAMESPACE, Topic.SPOOL_MOUNTS, Sign.NOT_ENABLED, Sign.POLICY_NOT_APPLIED, Topic.SERVICE_UNITS,
@@ -52,7 +53,7 @@ ORDER: tuple[Id, ...] = (
 )  # fmt: skip
 POLICY: frozenset[Id] = frozenset({Sign.POLICY_UNSAFE, Sign.POLICY_INVALID})
 ENGINE: frozenset[Id] = frozenset(
-    {Topic.ENGINES, Topic.PODMAN, Topic.SYSTEMD_BUS, Topic.DOCKER, Topic.DOCKER_RUNTIME}
+    {Topic.ENGINES, Topic.PODMAN, Topic.PODMAN_STORAGE, Topic.SYSTEMD_BUS, Topic.DOCKER, Topic.DOCKER_RUNTIME}
     | {Topic.KUBERNETES, Topic.STATIC_PODS}
 )
 # What a security module forbids: to the service, its engine, its side containers or its agent.
@@ -65,7 +66,7 @@ UP: frozenset[Id] = frozenset({*RUNS, *POLICY, Topic.SPOOL_MOUNTS})
 CAUSES: Mapping[Id, frozenset[Id]] = {
     Topic.PODMAN: frozenset({Topic.FILE_SYSTEMS}),
     Topic.DOCKER: frozenset({Topic.FILE_SYSTEMS}),
-    Topic.ENGINES: frozenset({Topic.PODMAN, Topic.SYSTEMD_BUS, Topic.DOCKER}),
+    Topic.ENGINES: frozenset({Topic.PODMAN, Topic.PODMAN_STORAGE, Topic.SYSTEMD_BUS, Topic.DOCKER}),
     Topic.DAEMON_RELOAD: frozenset({Topic.UNIT_FILES}),
     Topic.SPOOL_MOUNTS: RUNS | POLICY,
     Topic.SERVICE_UNITS: UP | {Topic.MOUNT_NAMESPACE},
