@@ -16,8 +16,8 @@ from sidespawn.host_report.units import Unit
 from sidespawn.setup import hardening, security_modules
 from sidespawn.setup import selinux as selinux_module
 from sidespawn.setup.services import Service
+from sidespawn.setup.systemd import PACKAGE, command_of, contents
 from sidespawn.setup.systemd import SHIPPED as SHIPPED_UNITS
-from sidespawn.setup.systemd import command_of
 from sidespawn.system.places import Places
 from sidespawn.system.processes import Output
 from tests.unit import small
@@ -76,6 +76,43 @@ def test_unit_files_of_other_versions(files: dict[str, str], state: str, said: s
     assert (found.id, found.state) == ("unit-files", state)
     assert said in found.found
     assert hint in found.hint
+
+
+SETTINGS = "Environment=HOME=/root CONTAINERS_CONF_OVERRIDE=@PACKAGE@/engines/containers.conf"
+
+
+@pytest.mark.parametrize(
+    ("package", "state", "said"),
+    [
+        (OURS, "ok", "current"),
+        ("/opt/other", "warning", "belongs to the sidespawn in /opt/other"),
+        ("/opt/gone", "problem", "names /opt/gone/engines/containers.conf, which does not exist"),
+    ],
+)
+def test_podmans_unit_names_the_package_without_running_it(package: str, state: str, said: str) -> None:
+    shipped = f"[Service]\nExecStart=/usr/bin/podman system service\n{SETTINGS}\n"
+    name = "sidespawn-podman@.service"
+    (found,) = units.judge(
+        replace(
+            UNITS,
+            files=FILES | {f"{ETC}/{name}": shipped.replace("@PACKAGE@", package)},
+            shipped=SHIPPED | {name: shipped},
+            packages=frozenset({OURS, "/opt/other"}),
+        )
+    )
+    assert (found.state, said in found.found) == (state, True)
+
+
+@pytest.mark.parametrize("name", sorted(units.shipped_files()))
+def test_every_unit_that_enable_writes_is_this_versions(name: str) -> None:
+    written = contents("/usr/bin/python3.11", "/usr/bin/sidespawn")[name]
+    facts = units.Facts(
+        files={f"{ETC}/{name}": written},
+        shipped={name: units.shipped_files()[name]},
+        package=str(PACKAGE),
+        packages=units.existing_packages({name: written}),
+    )
+    assert states(units.judge(facts)) == {"units": "ok"}
 
 
 def test_unit_files_that_are_missing_while_a_service_is_enabled() -> None:

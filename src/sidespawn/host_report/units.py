@@ -27,6 +27,8 @@ from sidespawn.system.processes import last_line, run
 DIRECTORIES = tuple(Path(each, "systemd/system") for each in ("/etc", "/run", "/usr/local/lib", "/usr/lib", "/lib"))
 PROPERTIES = ("Id", "LoadState", "ActiveState", "MainPID", "FragmentPath", "DropInPaths", "NeedDaemonReload")
 METRICS_COMMAND = re.compile(r"^ExecStart=(.+) metrics --textfile ", re.MULTILINE)
+CODE, SETTINGS = "run.py", "engines/containers.conf"  # of a package, what the units name
+PODMANS_SETTINGS = re.compile(rf"^Environment=.*\bCONTAINERS_CONF_OVERRIDE=(\S+)/{re.escape(SETTINGS)}$", re.MULTILINE)
 TIMEOUT = 60.0
 
 
@@ -90,8 +92,15 @@ def parse(block: str) -> Unit:
 
 
 def existing_packages(files: Mapping[str, str]) -> frozenset[str]:
-    named = {package for content in files.values() for _, package in [command_of(content)] if package}
-    return frozenset(each for each in named if Path(each, "run.py").exists())
+    named = {package for content in files.values() for _, package in [named_in(content)] if package}
+    return frozenset(each for each in named if Path(each, CODE).exists())
+
+
+def named_in(text: str) -> tuple[str, str]:
+    """Return the interpreter and the package that a unit file names; empty if it names none."""
+    python, package = command_of(text)
+    settings = PODMANS_SETTINGS.search(text)
+    return python, package or (settings[1] if settings else "")
 
 
 def judge(facts: Facts) -> Iterator[Finding]:
@@ -117,7 +126,7 @@ def judge_files(facts: Facts) -> Iterator[Finding]:
 def judge_file(facts: Facts, name: str, paths: list[str], renew: str) -> Iterator[Finding]:
     """Judge all files of one name; the first is in effect."""
     path, topic = paths[0], Topic.UNIT_FILES
-    python, package = command_of(facts.files[path])
+    python, package = named_in(facts.files[path])
     metrics = METRICS_COMMAND.search(facts.files[path])
     text = filled_in(facts.shipped.get(name, ""), python, package, metrics[1] if metrics else "")
     remove, renewed = f"rm {path}; systemctl daemon-reload", renew if facts.services else ""
@@ -125,7 +134,7 @@ def judge_file(facts: Facts, name: str, paths: list[str], renew: str) -> Iterato
         message = "an earlier version installed it, and systemd still offers it"
         yield warning(topic, f"{path} is from another version", message, remove, path, remove)
     elif package and package not in facts.packages:
-        found = f"{path} runs {package}/run.py, which does not exist"
+        found = f"{path} {f'runs {package}/{CODE}' if python else f'names {package}/{SETTINGS}'}, which does not exist"
         yield problem(topic, found, "every request fails", renew, path, renewed)
     elif paths[1:]:
         found = f"{path} hides {', '.join(paths[1:])}"
