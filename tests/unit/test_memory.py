@@ -29,7 +29,7 @@ for path in (places.spool, places.operator, places.claims, places.answers, place
 never = threading.Event()
 
 class Held(Sync):
-    def carry_out(self, request, *, by_operator):
+    def carry_out(self, request, lane, *, by_operator):
         never.wait()
 
 def line():
