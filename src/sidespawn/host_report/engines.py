@@ -27,8 +27,10 @@ HOST_PYTHON = Path("/usr/bin/python3")  # what docker-runtime calls
 # Text in podman's message, and the remedy.
 PODMAN_HINTS = {
     "OCI runtime": "install crun or runc, or correct runtime= in /etc/containers/containers.conf",
-    "network backend": "remove network_backend from containers.conf, and install netavark",
-    "BoltDB": "do what podman says; its database of containers must be migrated once",
+    # podman 5 and 6. Of the third message only the end is kept.
+    "unsupported network backend": "remove network_backend from containers.conf, and install netavark",
+    "BoltDB": "remove database_backend from containers.conf, and reboot, so that podman migrates its database",
+    "legacy database": "reboot, so that podman migrates its database of containers; see: podman info",
     "netavark": "install netavark; podman needs it even without networks",
     "conmon": "install conmon",
     "containers.conf": "correct /etc/containers/containers.conf; see containers.conf(5)",
