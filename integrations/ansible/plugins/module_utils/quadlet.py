@@ -17,7 +17,7 @@ from ansible_collections.sidespawn.host.plugins.module_utils.agents import (
     image_mount,
     mounted,
     mounts_in,
-    options_in,
+    split,
     unwanted,
 )
 
@@ -69,7 +69,8 @@ def kept_arguments(given: list[str], targets: set[str], *, unprivileged: bool) -
     kept = []
     for line in given:
         rest: list[str] = []
-        for option in options_in(shlex.split(line)):
+        options, others = split(shlex.split(line))
+        for option in (*options, *([word] for word in others)):
             pairs = mounted(option)
             if any(RUN.fullmatch(source) for source, _target in pairs):
                 raise UnitError(f"PodmanArgs={line} has engines' sockets: mount what the agent needs of it")
