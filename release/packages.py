@@ -26,17 +26,18 @@ _CALL_BACKEND = "import sys; from setuptools import build_meta; getattr(build_me
 
 @dataclass(frozen=True, kw_only=True)
 class Enterprise:
-    """An Enterprise Linux that an rpm is made for: its number, the package of its Python, and that one's program."""
+    """An Enterprise Linux that an rpm is made for: its number, the packages of its Python and PyYAML, the program."""
 
     number: int
     requires: str
+    yaml: str
     python: str
 
 
 # The default Python of 9 is 3.9; AppStream has 3.12 beside it, from 9.4 on.
 ENTERPRISES = (
-    Enterprise(number=9, requires="python3.12", python="/usr/bin/python3.12"),
-    Enterprise(number=10, requires="python3 >= 3.12", python="/usr/bin/python3"),
+    Enterprise(number=9, requires="python3.12", yaml="python3.12-pyyaml", python="/usr/bin/python3.12"),
+    Enterprise(number=10, requires="python3 >= 3.12", yaml="python3-pyyaml", python="/usr/bin/python3"),
 )
 
 
@@ -143,6 +144,7 @@ def build_rpms(
             "sidespawn_version": source.distributions_version,
             "sidespawn_sdist": sdist.name,
             "sidespawn_requires": enterprise.requires,
+            "sidespawn_yaml": enterprise.yaml,
             "sidespawn_python": enterprise.python,
             "sidespawn_wheels": " ".join(names),
             "sidespawn_bundled": " ".join(f"bundled(python3dist({name})) = {v}" for name, v in bundle.versions),

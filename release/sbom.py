@@ -1,7 +1,7 @@
 """Writes the bill of materials of a release, in CycloneDX's JSON: published files, and bundled or needed packages.
 
-The rpms bundle the packages that are listed with a version. The Debian package and the wheel depend on the same names,
-and use the host's versions.
+The rpms bundle the packages that are listed with a version, and depend on those without. The Debian package and the
+wheel depend on the same names, and use the host's versions.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ _LICENCES = {
     "License :: OSI Approved :: BSD License": "BSD-3-Clause",
     "License :: OSI Approved :: MIT License": "MIT",
 }
+# Packages that every distribution has, with their licences.
+_OF_THE_HOST = {"pyyaml": "MIT"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +92,14 @@ def bill(source: Source, published: list[Path], bundle: Bundle, own: Wheel) -> s
             properties=[Property(name="sidespawn:use", value="of the command line only; in the rpms")],
         )
         for each in wheels
+    }  # fmt: skip
+    components |= {
+        name: Component(
+            name=name, type=ComponentType.LIBRARY, licenses=[licences.make_from_string(_OF_THE_HOST[name])],
+            purl=PackageURL("pypi", None, name), bom_ref=name,
+            properties=[Property(name="sidespawn:use", value="of the command line only; the host's")],
+        )
+        for name in sorted(own.needs - set(components))
     }  # fmt: skip
     files = [
         Component(name=path.name, type=ComponentType.FILE, hashes=[digest(path)], bom_ref=f"file:{path.name}")

@@ -33,7 +33,7 @@ _DEVELOPMENT = (
 _TESTS = (
     *("apparmor-utils", "conntrack", "crun", "git", "haproxy", "keepalived", "man-db", "procps", "python3-pip"),
     # What the Debian package depends on: the machine has no network.
-    *("python3-click", "python3-prometheus-client", "python3-rich"),
+    *("python3-click", "python3-prometheus-client", "python3-rich", "python3-yaml"),
     *("radvd", "strace"),
 )
 _SELINUX = ("auditd", "policycoreutils", "selinux-basics", "selinux-policy-default")

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 
+import sidespawn
 from sidespawn import host_scan
 from sidespawn.cli.scan import scan
+from sidespawn.errors import SidespawnError
 from sidespawn.host_scan import Report
 from sidespawn.host_scan.findings import Deployment, Finding, Kind
 from tests.contract.command import printed_json, sidespawn_command
@@ -44,6 +48,24 @@ def test_exit_code(
     else:
         assert [each.where in out for each in found.findings] == [True] * len(found.findings)  # no markup
         assert [each in out for each in found.not_looked_at] == [True] * len(found.not_looked_at)
+
+
+def test_without_pyyaml_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [each for each in sys.modules if each.startswith("sidespawn.host_scan")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delattr(sidespawn, "host_scan")
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    with pytest.raises(SidespawnError, match="cannot scan") as refused:
+        scan.main([], standalone_mode=False)
+    assert "python3-yaml" in refused.value.hint
+
+
+def test_only_this_verb_reads_yaml() -> None:
+    code = "import sys; from sidespawn.cli.main import cli; cli(['--help'], standalone_mode=False); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    loaded = done.stdout.split()
+    assert "sidespawn.cli.scan" in loaded
+    assert "yaml" not in loaded
 
 
 def test_without_root_it_says_that_it_could_not_look() -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 import cel  # type: ignore[import-not-found]
 import kubernetes_validate  # type: ignore[import-not-found]
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 
 def documents(path: str) -> list[Any]:

@@ -52,6 +52,7 @@ def test_it_is_for_every_machine_and_the_python_and_systemd_that_it_needs(built:
         "python3-click (>= 8.1.3)",
         "python3-rich (>= 13.3.1)",
         "python3-prometheus-client (>= 0.16.0)",
+        "python3-yaml (>= 6.0)",
         "systemd (>= 247)",
     ):
         assert each in needed

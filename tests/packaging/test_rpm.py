@@ -41,14 +41,19 @@ def test_it_is_for_all_architectures_and_has_this_version(built: Built, number: 
     assert said == f"noarch {built.source.distributions_version} 1.el{number}"
 
 
-@pytest.mark.parametrize(("number", "python"), [(9, "python3.12"), (10, "python3 >= 3.12")], ids=["el9", "el10"])
-def test_it_requires_a_python_that_the_distribution_has(built: Built, number: int, python: str) -> None:
+@pytest.mark.parametrize(
+    ("number", "python", "yaml"),
+    [(9, "python3.12", "python3.12-pyyaml >= 6.0"), (10, "python3 >= 3.12", "python3-pyyaml >= 6.0")],
+    ids=["el9", "el10"],
+)
+def test_it_requires_a_python_that_the_distribution_has(built: Built, number: int, python: str, yaml: str) -> None:
     required = query(built, number, "--requires")
     assert python in required
+    assert yaml in required
     assert "systemd >= 247" in required
     # No path that exists only in the root where it was built.
     others = [each for each in required if not each.startswith("rpmlib(")]
-    assert set(others) == {python, "systemd", "systemd >= 247", "/bin/sh"}
+    assert set(others) == {python, yaml, "systemd", "systemd >= 247", "/bin/sh"}
 
 
 def test_it_says_what_it_brings_along(built: Built) -> None:

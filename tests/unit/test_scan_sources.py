@@ -18,7 +18,7 @@ from sidespawn.host_scan import bundles, containers, engines, files, listeners, 
 from sidespawn.host_scan.containers import Container, ContainerMount
 from sidespawn.host_scan.findings import Deployment, Finding, Kind
 from sidespawn.host_scan.sources import Sources
-from sidespawn.host_scan.yaml_rows import entries
+from sidespawn.host_scan.yaml_entries import DEEPEST, LONGEST, entries
 
 SOURCES = Sources(
     sockets=frozenset({"/run/docker.sock", "/run/podman/podman.sock", "/run/containerd/containerd.sock"}),
@@ -354,7 +354,7 @@ def test_a_masked_unit_and_another_name_of_one_do_not_count_twice(tmp_path: Path
     ],
 )
 def test_bad_yaml_is_no_trouble(text: str) -> None:
-    assert all(isinstance(each.line, int) for each in entries(text))
+    assert all(isinstance(each.line, int) for each in entries("x", text, []))
 
 
 @pytest.mark.parametrize(
@@ -362,14 +362,82 @@ def test_bad_yaml_is_no_trouble(text: str) -> None:
     [
         "a: " + "[" * 300_000, "a: " + "x:" * 300_000, "{" + '"a" ' * 200_000, ("- " * 20 + "\n") * 20_000,
         "a: {b\n" * 60_000, "{" + ":" * 500_000, "a: " + "'" * 500_000, "x: &a\n" + "- *a\n" * 100_000,
-        "&a " * 200_000, " " * 800_000 + "a", "a" + " " * 800_000,
+        "&a " * 200_000, " " * 800_000 + "a", "a" + " " * 800_000, "- " * 500_000, "? " * 500_000,
+        "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [{f'*a{n - 1}, ' * 9}]\n" for n in range(1, 40)),
+        "a0: &a0 {x: y}\n" + "".join(f"a{n}: &a{n} {{<<: [{f'*a{n - 1}, ' * 9}]}}\n" for n in range(1, 40)),
+        "a0: &a0 x\n" + "".join(f"a{n}: &a{n} {{<<: *a{n - 1}}}\n" for n in range(1, 30_000)),
+        "x: &a\n" + "".join(f"  k{n}: v\n" for n in range(50_000)) + "y:\n" + "  <<: *a\n" * 50_000,
+        "x: &a\n" + "  <<: *a\n" * 100_000, "a:\n" + "  <<: {a: b}\n" * 60_000,
+        ("{<<: " * 40 + "a" + "}" * 40 + "\n---\n") * 1_500, ("[" * 45 + "a," * 4_000 + "]" * 45 + "\n---\n") * 100,
     ],
-    ids=range(11),
+    ids=range(21),
 )  # fmt: skip
 def test_yaml_that_is_made_to_keep_us_busy(text: str) -> None:
     began = time.process_time()
-    list(entries(text))
+    list(entries("x", text, []))
     assert time.process_time() - began < 5
+
+
+YAML: list[tuple[str, str, list[str]]] = [
+    ("lines", "a:\n- b: c\n\n  d: 'e'\n- f\n", ["a/0/b=c:2", "a/0/d=e:4", "a/1=f:5"]),
+    ("text-over-lines", "a:\n- >-\n  /run\n  /x\n- |\n  b\nc: d\n  e", ["a/0=/run /x:2", "a/1=b\n:5", "c=d e:7"]),
+    ("json", '{\n\t"a": ["\\/b", "\\ud83d\\ude00", "\\u00e9"]\n}', ["a/0=/b:2", "a/1=\ufffd\ufffd:2", "a/2=é:2"]),
+    ("nothing", "a:\nb: ''\nc: ~\n", ["c=~:3"]),
+    ("tags", "a: !reset null\nb: !x {c: d}\n", ["a=null:1", "b/c=d:2"]),
+    ("key-of-two", "? [a, b]\n: c\nd: e\n", ["=c:2", "d=e:3"]),
+    ("documents", "a: b\n---\na: c\n", ["a=b:1", "a=c:3"]),
+    ("alias", "a: &x [b]\nc: *x\n", ["a/0=b:1", "c/0=b:1"]),
+    ("alias-of-a-key", "a: &x b\n*x : c\n", ["a=b:1", "b=c:2"]),
+    ("anchor-again", "a: &x b\nc: &x d\ne: *x\n", ["a=b:1", "c=d:2", "e=d:2"]),
+    ("within-itself", "a: &x\n- b\n- *x\n", ["a/0=b:2"]),
+    ("merge", "x: &x {a: b, c: d}\ny:\n  <<: *x\n  c: e\n", ["x/a=b:1", "x/c=d:1", "y/a=b:1", "y/c=e:4"]),
+    (
+        "merge-of-two",
+        "x: &x {a: b}\ny: &y {<<: *x, c: d}\nz:\n  <<: [*x, {e: f}]\nw: {<<: *y, a: g}\n",
+        ["x/a=b:1", "y/a=b:1", "y/c=d:2", "z/a=b:1", "z/e=f:4", "w/c=d:2", "w/a=g:5"],
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "expected"), [each[1:] for each in YAML], ids=[each[0] for each in YAML])
+def test_values_of_yaml(text: str, expected: list[str]) -> None:
+    failed: list[str] = []
+    assert [f"{'/'.join(each.path)}={each.value}:{each.line}" for each in entries("x", text, failed)] == expected
+    assert failed == []
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("a: b\n{% if c %}\nd: e\n", "x:2: not read from here on: found character that cannot start any token"),
+        ("a: b\nc: *d\ne: f\n", "x:2: not read from here on: there is no &d before it"),
+        ("a: b\nc: " + "[" * DEEPEST, f"x:2: not read from here on: nested more than {DEEPEST} deep"),
+        ("a: b\nc:\n" + "-\n" * LONGEST, f"x:{LONGEST - 4}: not read from here on: too many values"),
+    ],
+    ids=["template", "anchor", "deep", "long"],
+)
+def test_what_precedes_an_error_is_read(text: str, problem: str) -> None:
+    failed: list[str] = []
+    assert [each.value for each in entries("x", text, failed)] == ["b"]
+    assert failed == [problem]
+
+
+def test_files_that_are_not_yaml_are_reported(tmp_path: Path) -> None:
+    bad = "services: {x: {volumes: ['/run:/x']}}\n%}\n"
+    manifest = "hostPath: {path: /run}\n{{ if }\n"
+    places = [COMPOSE, "etc/kubernetes/manifests/a.yaml", "var/lib/kubelet/config.yaml"]
+    write(tmp_path, dict(zip(places, (bad, manifest, "a: [\n"), strict=True)))
+    failed: list[str] = []
+    found = [each.where for each in files.look(SOURCES, tmp_path, failed)]
+    assert found == [f"{tmp_path}/etc/kubernetes/manifests/a.yaml:1", f"{tmp_path}/{COMPOSE}:1"]
+    assert sorted(each.partition(":")[0] for each in failed) == sorted(f"{tmp_path}/{each}" for each in places)
+
+
+def test_names_in_a_manifest_are_those_of_the_same_document(tmp_path: Path) -> None:
+    pod = "spec:\n  containers:\n  - name: {}\n    securityContext: {{privileged: true}}\n"
+    manifest = "---\n".join(pod.format(each) for each in ("neutron-l3-agent", "other"))
+    write(tmp_path, {"etc/kubernetes/manifests/a.yaml": manifest})
+    assert found(tmp_path) == ["unit-file etc/kubernetes/manifests/a.yaml:4"]
 
 
 # ---------------------------------------------------------------- settings

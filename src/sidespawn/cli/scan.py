@@ -7,8 +7,8 @@ from dataclasses import asdict
 import click
 from rich.markup import escape
 
-from sidespawn import host_scan
 from sidespawn.cli.output import console, json_option, print_json, printable
+from sidespawn.errors import Reason, SidespawnError
 
 CLEAN, FOUND, NOT_LOOKED_AT = 0, 1, 2
 
@@ -24,6 +24,11 @@ def scan(as_json: bool) -> int:
 
     Exit code 0 without findings, 1 with findings, 2 if something could not be checked and nothing was found.
     """
+    try:
+        from sidespawn import host_scan
+    except ImportError as error:
+        hint = "install python3-yaml, or: pip install PyYAML"
+        raise SidespawnError(Reason.HOST_UNSUITABLE, f"this installation cannot scan: {error}", hint) from None
     report = host_scan.scan()
     code = FOUND if report.findings else NOT_LOOKED_AT if report.not_looked_at else CLEAN
     if as_json:

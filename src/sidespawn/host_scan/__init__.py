@@ -52,7 +52,7 @@ def scan() -> Report:
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             failed.append(f"{name}: {type(error).__name__}: {error}")
     try:
-        found += files.look(reaching, root)
+        found += files.look(reaching, root, failed)
     except OSError as error:
         failed.append(f"{error.filename}: {error.strerror}")
     once = {(each.kind, each.where, each.found): each for each in reversed(found)}  # a script may be in two places

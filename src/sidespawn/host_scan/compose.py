@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sidespawn.host_scan.texts import files
-from sidespawn.host_scan.yaml_rows import Entry, entries
+from sidespawn.host_scan.yaml_entries import Entry, entries
 
 PLACES = (
     "", "etc/*/", "etc/*/*/", "opt/", "opt/*/", "opt/*/*/", "srv/", "srv/*/", "srv/*/*/", "root/", "root/*/",
@@ -33,10 +33,10 @@ class Service:
     host_pids: int | None  # the line
 
 
-def look(root: Path) -> Iterator[Service]:
+def look(root: Path, failed: list[str]) -> Iterator[Service]:
     for path, rows in files(root, PATTERNS):
         lines = [line for _, line in rows]
-        yield from services(path, entries("\n".join(lines)))
+        yield from services(path, entries(path, "\n".join(lines), failed))
 
 
 def services(path: Path, found: Sequence[Entry]) -> Iterator[Service]:

@@ -22,7 +22,7 @@ from sidespawn.host_scan.findings import Deployment, Finding, Kind, at
 from sidespawn.host_scan.sources import OF_ENGINES, Sources, followed, is_beneath, joined, relative
 from sidespawn.host_scan.texts import LARGEST, Row, files, numbered, read, text_of
 from sidespawn.host_scan.units import Assignment, Unit
-from sidespawn.host_scan.yaml_rows import Entry, entries
+from sidespawn.host_scan.yaml_entries import Entry, entries
 from sidespawn.system.places import RUN
 
 __all__ = ["LARGEST", "look", "read", "scripts", "scripts_of"]
@@ -62,14 +62,16 @@ COMMENT = re.compile(r"(^|\s)#.*")  # in YAML
 AN_AGENTS = re.compile(r"neutron|ovn[_-]metadata|(^|[_/-])ovn[_-]agent")
 
 
-def look(sources: Sources, root: Path = Path("/")) -> Iterator[Finding]:
+def look(sources: Sources, root: Path = Path("/"), failed: list[str] | None = None) -> Iterator[Finding]:
+    """Yield what the files give. Of a file that cannot be read to its end, add a sentence to `failed`."""
+    failed = [] if failed is None else failed
     yield from scripts(root, WRAPPERS, Kind.WRAPPER_SCRIPT)
     yield from scripts(root, KILL_SCRIPTS, Kind.KILL_SCRIPT)
     yield from of_units(root, sources)
     yield from volumes(root, sources)
-    yield from manifests(root, sources)
+    yield from manifests(root, sources, failed)
     yield from startup_configurations(root, sources)
-    yield from compose_files(root, sources)
+    yield from compose_files(root, sources, failed)
     yield from settings.look(root)
     for each in listeners.look(root):
         yield at(each.path, each.number, Kind.ENGINE_LISTENER, each.shown)
@@ -199,16 +201,16 @@ def is_an_agents(name: str) -> bool:
 # ---------------------------------------------------------------- manifests and other descriptions of containers
 
 
-def manifests(root: Path, sources: Sources) -> Iterator[Finding]:
+def manifests(root: Path, sources: Sources, failed: list[str]) -> Iterator[Finding]:
     kubes = [unit.last("Yaml") for unit in units.load(root, units.QUADLET, "kube")]
-    named = [each.strip("\"'") for each in kubes] + [f"{each}/*" for each in static_pods(root)]
+    named = [each.strip("\"'") for each in kubes] + [f"{each}/*" for each in static_pods(root, failed)]
     own = (each.lstrip("/") for each in named if re.fullmatch(r"/[^*?\[\]]+(/\*)?", each))
     for path, rows in files(root, (*MANIFESTS, *own)):
         if units.USERS in str(path.relative_to(root)):
             continue
-        lines = [line if path.suffix == ".json" else COMMENT.sub("", line) for _, line in rows]
-        text = "\n".join(lines)
-        values = entries(text)
+        lines = [line for _, line in rows]
+        text = "\n".join(line if path.suffix == ".json" else COMMENT.sub("", line) for line in lines)
+        values = entries(path, "\n".join(lines), failed)
         paths = {(each.line, each.value) for each in values if each.path[-2:] == ("hostPath", "path")}
         for number, source in sorted(paths | set(mounts.host_paths(text))):
             if is_reaching(source, sources):
@@ -216,19 +218,19 @@ def manifests(root: Path, sources: Sources) -> Iterator[Finding]:
         yield from privileged_agents(path, values)
 
 
-def static_pods(root: Path) -> list[str]:
+def static_pods(root: Path, failed: list[str]) -> list[str]:
     """Return where the kubelet is set to read its manifests."""
-    values = entries(text_of(root / KUBELET) or "")
+    values = entries(root / KUBELET, text_of(root / KUBELET) or "", failed)
     return [each.value.rstrip("/") for each in values if each.path == ("staticPodPath",)]
 
 
 def privileged_agents(path: Path, found: Iterable[Entry]) -> Iterator[Finding]:
     """Yield containers of a manifest that are privileged and named like an agent."""
     found = tuple(found)
-    names = {each.path[:-1]: each.value for each in found if each.path[-1:] == ("name",)}
+    names = {(each.document, each.path[:-1]): each.value for each in found if each.path[-1:] == ("name",)}
     for each in found:
         is_set = each.path[-2:] == ("securityContext", "privileged") and each.value.lower() == "true"
-        if is_set and is_an_agents(names.get(each.path[:-2], "")):
+        if is_set and is_an_agents(names.get((each.document, each.path[:-2]), "")):
             yield at(path, each.line, Kind.UNIT_FILE, "is privileged", Deployment.KUBERNETES)
 
 
@@ -249,8 +251,8 @@ def startup_configurations(root: Path, sources: Sources) -> Iterator[Finding]:
                 yield at(path, line_of(rows, '"privileged"'), Kind.UNIT_FILE, "is privileged", deployment)
 
 
-def compose_files(root: Path, sources: Sources) -> Iterator[Finding]:
-    for service in compose.look(root):
+def compose_files(root: Path, sources: Sources, failed: list[str]) -> Iterator[Finding]:
+    for service in compose.look(root, failed):
         is_agents = is_an_agents(service.name) or is_an_agents(service.container)
         is_served = False
         for source, number in service.mounts:

@@ -79,9 +79,11 @@ from ansible_collections.sidespawn.host.plugins.module_utils.kolla import (
 )
 
 try:
-    import yaml  # type: ignore[import-untyped]
+    import yaml
 except ImportError:
-    yaml = None
+    HAS_YAML = False
+else:
+    HAS_YAML = True
 
 HEADING = """\
 ---
@@ -100,7 +102,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    if yaml is None:
+    if not HAS_YAML:
         module.fail_json(msg="needs PyYAML, which Ansible itself needs: use its interpreter")
     dest = module.params["dest"]
     after = content(module) if module.params["state"] == "present" else ""
@@ -159,14 +161,14 @@ def written(name: str, value: str | list[str]) -> str:
 def read_settings(module: AnsibleModule, path: str) -> object:
     """Read an operator's file, which may have Ansible's tags, such as !vault."""
 
-    class Loader(yaml.SafeLoader):  # type: ignore[misc]
+    class Loader(yaml.SafeLoader):
         pass
 
     Loader.add_multi_constructor("!", lambda *_: None)
     found = None
     try:
         with open(path, encoding="utf-8") as file:
-            found = yaml.load(file, Loader=Loader)
+            found = yaml.load(file, Loader=Loader)  # noqa: S506 - it is a SafeLoader
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         module.fail_json(msg=f"{path} cannot be read: {error}")
     return found

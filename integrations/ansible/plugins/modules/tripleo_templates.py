@@ -84,7 +84,7 @@ from ansible_collections.sidespawn.host.plugins.module_utils.tripleo import (
 )
 
 try:
-    import yaml  # type: ignore[import-untyped]
+    import yaml
 except ImportError:
     YAML_ERROR = traceback.format_exc()
 else:
