@@ -11,13 +11,12 @@ from __future__ import annotations
 import hashlib
 import re
 import shlex
+from collections.abc import Iterator
 
 from ansible_collections.sidespawn.host.plugins.module_utils.agents import (
     RUN,
     image_mount,
     mounted,
-    mounts_in,
-    split,
     unwanted,
 )
 
@@ -27,6 +26,7 @@ WRITABLE_SYSCTLS = "mount --bind /proc/sys/net /proc/sys/net && mount -o remount
 KILL_SCRIPTS = "/etc/neutron/kill_scripts"
 # EDPM's wrappers, wherever its files are.
 WRAPPER = re.compile(r"/.*_wrapper:/usr/local/bin/.*")
+MOUNTING = ("-v", "--volume", "--mount")
 # Tells from which text of the drop-in a container was started.
 LABEL = "io.sidespawn.drop-in"
 # Quoting would be read three times, by Quadlet, systemd and the shell.
@@ -64,13 +64,19 @@ def kept_volumes(given: list[str], targets: set[str]) -> list[str]:
     return kept
 
 
+def options_in(words: list[str]) -> Iterator[list[str]]:
+    """Yield the words, mounting options together with their values. Which of the others have values does not matter."""
+    remaining = iter(words)
+    for word in remaining:
+        yield [word, next(remaining, "")] if word in MOUNTING else [word]
+
+
 def kept_arguments(given: list[str], targets: set[str], *, unprivileged: bool) -> list[str]:
     """Lines of PodmanArgs=; one that stays as it is keeps its quoting."""
     kept = []
     for line in given:
         rest: list[str] = []
-        options, others = split(shlex.split(line))
-        for option in (*options, *([word] for word in others)):
+        for option in options_in(shlex.split(line)):
             pairs = mounted(option)
             if any(RUN.fullmatch(source) for source, _target in pairs):
                 raise UnitError(f"PodmanArgs={line} has engines' sockets: mount what the agent needs of it")
@@ -174,7 +180,7 @@ def faults(words: list[str], *, volumes: list[str], unprivileged: bool) -> list[
     """Return what is wrong with that command."""
     if not words:
         return ["Quadlet made no unit of it"]
-    pairs = mounts_in(words)
+    pairs = [pair for option in options_in(words) for pair in mounted(option)]
     made = {target for _source, target in pairs}
     if not {target for volume in volumes for _source, target in mounted(["--volume", volume])} <= made:
         return ["Quadlet on this host does not read drop-ins, which podman 5.0 and newer do"]
