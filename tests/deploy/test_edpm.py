@@ -115,7 +115,7 @@ def test_the_agent_of_a_node_serves_its_network_without_privileges(ansible: Ansi
         assert not Path(f"{place.unit}.d").exists()
         assert place.inspect()["Id"] == held["Id"]
         assert not any(ansible.play(tasks, variables=gone).changed.values())
-        assert scanned() == {"is privileged"}
+        assert scanned() == {"is privileged and has the host's pids"}
         assert "--privileged" in command("systemctl", "cat", place.service).stdout.partition("ExecStart=")[2]
     except AssertionError as failed:
         failed.add_note(place.trouble())
