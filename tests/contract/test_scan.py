@@ -10,7 +10,7 @@ import pytest
 
 import sidespawn
 from sidespawn import host_scan
-from sidespawn.cli.scan import scan
+from sidespawn.cli.main import cli
 from sidespawn.errors import SidespawnError
 from sidespawn.host_scan import Report
 from sidespawn.host_scan.findings import Deployment, Finding, Kind
@@ -37,7 +37,7 @@ def test_exit_code(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], found: Report, code: int, arguments: list[str]
 ) -> None:
     monkeypatch.setattr(host_scan, "scan", lambda: found)
-    assert scan.main(arguments, standalone_mode=False) == code
+    assert cli.main(["scan", *arguments], standalone_mode=False) == code
     out = capsys.readouterr().out
     if arguments:
         told = json.loads(out)
@@ -56,7 +56,7 @@ def test_without_pyyaml_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.delattr(sidespawn, "host_scan")
     monkeypatch.setitem(sys.modules, "yaml", None)
     with pytest.raises(SidespawnError, match="cannot scan") as refused:
-        scan.main([], standalone_mode=False)
+        cli.main(["scan"], standalone_mode=False)
     assert "python3-yaml" in refused.value.hint
 
 
