@@ -167,6 +167,8 @@ FLEETING = [
     ("--pidfile", "agent.pid"),
     ("--preserve-fds=1",),
     ("--passwd",),
+    ("--passwd=false",),
+    ("--rmi=false",),
     ("-v", "./state:/state"),
     ("-v../state:/state",),
     ("--volume=state/a:/state",),

@@ -185,7 +185,7 @@ REFUSED = {
     "--passwd": "`podman create` has no such option",
     "--preserve-fd": "the module has no such files open",
     "--preserve-fds": "the module has no such files open",
-    "--rmi": "the former container needs its image",
+    "--rmi": "the former container needs its image, and `podman create` of some versions has no such option",
 }
 PROXIES = frozenset(f"{name}_proxy" for name in ("http", "https", "ftp", "no"))
 # Said of the container as a whole; `create` has none of them.
@@ -248,7 +248,7 @@ def lasting(command: list[str], name: str, image: str) -> list[str]:
 def fleeting(option: list[str]) -> str:
     """Return why the option means something different when a module gives it; empty if it does not."""
     name, value = option_name(option), option_value(option)
-    if name in REFUSED and value != "false":
+    if name in REFUSED and (name, value) != ("--env-host", "false"):
         return REFUSED[name]
     if name in ("-e", "--env") and "=" not in value:
         return "its value is taken from the process that calls podman; write NAME=VALUE"
