@@ -226,8 +226,9 @@ def test_a_command_of_another_container_is_refused(agents: ModuleType, command: 
         agents.lasting(command, "x", IMAGE)
 
 
-def test_proxies_of_the_process_that_created_it(agents: ModuleType) -> None:
-    words = ["--name=x", "--env=http_proxy=http://a", "-e", "NO_PROXY=b", IMAGE]
+@pytest.mark.parametrize("start", [("run",), ("container", "create"), ("--log-level=debug", "run")])
+def test_proxies_of_the_process_that_created_it(agents: ModuleType, start: tuple[str, ...]) -> None:
+    words = ["podman", *start, "--name=x", "--env=http_proxy=http://a", "-e", "NO_PROXY=b", IMAGE]
     environment = ["PATH=/bin", "http_proxy=http://a", "HTTPS_PROXY=http://c", "NO_PROXY=b"]
     assert agents.from_environment(words, environment) == ["HTTPS_PROXY"]
     assert agents.from_environment(words, environment[:2]) == []

@@ -202,10 +202,7 @@ def creating(command: list[str], image: str, options: list[str]) -> list[str]:
     Mounts of engines' sockets and storage and of earlier wrappers are left out, and mounts that the options replace.
     `image` is the full name of the container's image; the command may have a short one.
     """
-    verb = next((index for index, word in enumerate(command) if word in ("run", "create")), None)
-    if verb is None:
-        raise AgentError("what started it is not known: give the command")
-    given_options, end = split(command[verb + 1 :])
+    given_options, end = split(arguments(command))
     if not end or not is_name_of(end[0], image):
         raise AgentError("what started it is not known: give the command")
     targets = {target for word in options for _source, target in mounted([word])}
@@ -223,6 +220,14 @@ def creating(command: list[str], image: str, options: list[str]) -> list[str]:
     if options and IMAGE not in targets | {target for _source, target in mounts_in(kept)}:
         options = [*options, image_mount(image)]
     return ["create", *kept, *options, image, *end[1:]]
+
+
+def arguments(command: list[str]) -> list[str]:
+    """Return what follows `run` or `create`; options of podman itself may come before that."""
+    verb = next((index for index, word in enumerate(command) if word in ("run", "create")), None)
+    if verb is None:
+        raise AgentError("what started it is not known: give the command")
+    return command[verb + 1 :]
 
 
 def lasting(command: list[str], name: str, image: str) -> list[str]:
@@ -271,7 +276,7 @@ RELATIVE = "a relative path depends on the directory in which podman is called"
 
 def from_environment(command: list[str], environment: list[str]) -> list[str]:
     """Return the container's proxy settings that podman has taken from the process that created it."""
-    options, _end = split(command)
+    options, _end = split(arguments(command))
     given = {option_value(each).partition("=")[0] for each in options if option_name(each) in ("-e", "--env")}
     if any(option_name(each) == "--env-file" for each in options):
         return []  # they may be from there

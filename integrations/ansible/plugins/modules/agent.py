@@ -280,7 +280,7 @@ class Agent:
     def refuse_environment(self, found: dict[str, Any]) -> None:
         """Fail if the former container has settings that only the process that created it had."""
         own = set(found["Config"].get("Env") or []) - self.environment_of(found["Image"])
-        taken = from_environment(created_by(found)[2:], sorted(own))
+        taken = from_environment(created_by(found), sorted(own))
         if taken:
             message = (
                 f"podman took {', '.join(taken)} of {self.name} from the environment of the process that created it"
