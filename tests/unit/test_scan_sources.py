@@ -237,6 +237,7 @@ UNITS: list[tuple[str, Files, list[str]]] = [
         },
         [f"{COMPOSE}:{number}" for number in (3, 4, 6, 8)],
     ),
+    ("compose-no-path", {COMPOSE: 'services: {x: {volumes: ["/\\0:/x", "/run/docker.sock:/y"]}}\n'}, [f"{COMPOSE}:1"]),
     ("compose-other", {COMPOSE: "services:\n  web:\n    privileged: true\n    pid: host\n    image: x\n"}, []),
     (
         "compose-quiet",

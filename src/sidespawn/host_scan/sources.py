@@ -153,7 +153,7 @@ def followed(path: str) -> str:
     """Return where a path leads, as far as one may look."""
     try:
         return os.path.realpath(path)
-    except OSError:
+    except (OSError, ValueError):  # the second: no file can have this name
         return os.path.normpath(path)
 
 
