@@ -379,6 +379,23 @@ def test_yaml_that_is_made_to_keep_us_busy(text: str) -> None:
     assert time.process_time() - began < 5
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "".join(f"a{number}: {{b: c}}\n" for number in range(30_000)),
+        "services:\n" + "".join(f"  a{number}: {{b: c}}\n" for number in range(30_000)),
+        f"services: {{ovn_{'a_' * 60}x: {{image: x}}}}\n",
+        f"services: {{ovn{'_' * 60}x: {{image: x}}}}\n",
+    ],
+    ids=range(4),
+)
+def test_a_compose_file_that_is_made_to_keep_us_busy(tmp_path: Path, text: str) -> None:
+    write(tmp_path, {"var/lib/neutron/x/compose.yml": text})
+    began = time.process_time()
+    assert found(tmp_path) == []
+    assert time.process_time() - began < 10
+
+
 YAML: list[tuple[str, str, list[str]]] = [
     ("lines", "a:\n- b: c\n\n  d: 'e'\n- f\n", ["a/0/b=c:2", "a/0/d=e:4", "a/1=f:5"]),
     ("text-over-lines", "a:\n- >-\n  /run\n  /x\n- |\n  b\nc: d\n  e", ["a/0=/run /x:2", "a/1=b\n:5", "c=d e:7"]),

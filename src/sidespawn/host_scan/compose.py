@@ -43,13 +43,12 @@ def services(path: Path, found: Sequence[Entry]) -> Iterator[Service]:
     volumes = devices(found)
     # Version 1 has services at the top.
     start = 1 if any(each.path[0] == "services" for each in found if each.path) else 0
-    names = dict.fromkeys(each.path[start] for each in found if len(each.path) > start + 1 and in_services(each, start))
-    for name in names:
-        mine = [
-            Entry(path=each.path[start + 1 :], value=DEFAULT.sub(r"\1", each.value), line=each.line)
-            for each in found
-            if len(each.path) > start + 1 and in_services(each, start) and each.path[start] == name
-        ]
+    by_name: dict[str, list[Entry]] = {}
+    for each in found:
+        if len(each.path) > start + 1 and in_services(each, start):
+            own = Entry(path=each.path[start + 1 :], value=DEFAULT.sub(r"\1", each.value), line=each.line)
+            by_name.setdefault(each.path[start], []).append(own)
+    for name, mine in by_name.items():
         yield Service(
             path=path,
             name=name,

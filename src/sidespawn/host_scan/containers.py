@@ -19,7 +19,10 @@ from sidespawn.setup.syntaxes import KOLLA_WRAPPERS
 from sidespawn.system.places import RUN
 
 # neutron_dhcp_agent (Kolla), neutron_dhcp and ovn_metadata_agent (TripleO), edpm_neutron_dhcp_agent and the like.
-AGENT = re.compile(r"(\w+[_-])?(neutron|ovn_metadata|ovn)[_-](\w+[_-])*(agent|dhcp|l3|ovn)|ovn[_-]metadata[_-]agent")
+# A name in a file may be an agent's, to keep us busy: no two parts of the pattern that repeat match the same text.
+AGENT = re.compile(
+    r"(\w+[_-])?(neutron|ovn_metadata|ovn)[_-]+([^\W_]+[_-]+)*(agent|dhcp|l3|ovn)|ovn[_-]metadata[_-]agent"
+)
 # OpenStack-Helm's pods: neutron-dhcp-agent-default-x7k2p.
 AGENT_POD = re.compile(r"(neutron-(dhcp|l3|metadata|ovn-metadata)|ovn-metadata)-agent-")
 # Where in a container legacy wrappers and kill scripts are.
