@@ -742,6 +742,19 @@ def test_a_pods_container(tmp_path: Path, as_root: None, state: str, told: dict[
     assert {each.deployment for each in here} <= {Deployment.KUBERNETES}
 
 
+def test_a_pod_with_the_hosts_pids_names_those_of_its_sandbox(
+    tmp_path: Path, as_root: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """containerd: WithPodNamespaces gives the sandbox's namespace, which is the host's with hostPID."""
+    (tmp_path / "pod").touch()
+    (tmp_path / "host").symlink_to("pod")
+    monkeypatch.setattr(bundles, "HOSTS_PIDS", str(tmp_path / "host"))
+    for path, is_hosts in ((tmp_path / "pod", True), (tmp_path, False), (tmp_path / "gone", False)):
+        told = description(linux={"namespaces": [{"type": "pid", "path": str(path)}], "maskedPaths": ["/x"]})
+        write(tmp_path, {f"run/containerd/{bundles.TASKS}/k8s.io/abc/config.json": json.dumps(told)})
+        assert [each.host_pids for each in bundles.of_containerd(tmp_path)] == [is_hosts]
+
+
 def test_dockers_bundles_are_dockers_and_a_broken_one_is_said(tmp_path: Path, as_root: None) -> None:
     assert list(bundles.of_containerd(tmp_path)) == []
     write(tmp_path, {f"run/containerd/{bundles.TASKS}/moby/a/config.json": json.dumps(description())})

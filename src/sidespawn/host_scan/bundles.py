@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ STATES = ("run/containerd", "run/k3s/containerd", "run/k0s/containerd", "var/sna
 TASKS = "io.containerd.runtime.v2.task"
 DOCKERS = "moby"  # docker's namespace, whose containers docker describes
 CRI = "io.kubernetes.cri."
+HOSTS_PIDS = "/proc/1/ns/pid"
 
 
 def of_containerd(root: Path = Path("/")) -> Iterator[Container]:
@@ -56,7 +58,7 @@ def container(identity: str, told: Mapping[str, Any]) -> Container | None:
         engine="containerd",
         name=name(identity, notes),
         privileged=added >= EVERYTHING and not linux.get("maskedPaths") and not linux.get("readonlyPaths"),
-        host_pids=pids is None or pids.get("path") == "/proc/1/ns/pid",
+        host_pids=pids is None or is_hosts(str(pids.get("path") or "")),
         capabilities=frozenset(added),
         mounts=tuple(
             ContainerMount(
@@ -73,6 +75,13 @@ def container(identity: str, told: Mapping[str, Any]) -> Container | None:
         environment=dict(str(each).partition("=")[::2] for each in process.get("env") or ()),
         labels={str(key): str(value) for key, value in notes.items()},
     )
+
+
+def is_hosts(path: str) -> bool:
+    """Return whether it is the host's pid namespace. With hostPID, containerd names that of the pod's sandbox."""
+    with suppress(OSError, ValueError):
+        return path == HOSTS_PIDS or os.path.samefile(path, HOSTS_PIDS)
+    return False
 
 
 def name(identity: str, notes: Mapping[str, Any]) -> str:
