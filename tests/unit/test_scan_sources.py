@@ -95,6 +95,19 @@ LISTENERS: list[tuple[str, Files, list[str]]] = [
     ),
     ("client", {"etc/systemd/system/x.service": "ExecStart=docker -H tcp://192.0.2.1:2376 ps\n"}, []),
     (
+        "containers-own",
+        {"etc/systemd/system/x.service": "ExecStart=/usr/bin/docker run -d app uvicorn --host 0.0.0.0\n"},
+        [],
+    ),
+    (
+        "old-daemon",
+        {
+            "etc/systemd/system/x.service": "ExecStart=/usr/bin/docker -d -H fd:// -H tcp://0.0.0.0:2375\n",
+            "etc/systemd/system/y.service": "ExecStart=/usr/bin/docker daemon -H tcp://0.0.0.0:2375\n",
+        },
+        ["etc/systemd/system/x.service:1", "etc/systemd/system/y.service:1"],
+    ),
+    (
         "socket",
         {"etc/systemd/system/docker-tcp.socket": "[Socket]\nListenStream=2375\nService=docker.service\n"},
         ["etc/systemd/system/docker-tcp.socket:2"],

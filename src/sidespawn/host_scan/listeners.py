@@ -22,6 +22,7 @@ from sidespawn.host_scan.units import Unit
 DOCKER = ("etc/sysconfig/docker", "etc/sysconfig/docker-network", "etc/default/docker")
 DAEMON = ("etc/docker/daemon.json", "var/snap/docker/current/config/daemon.json")
 NAMES = ("docker", "podman")
+OLD_DAEMON = (("docker", "daemon"), ("docker", "-d"))
 LOCAL = ("unix:", "fd:", "npipe:", "/", "$", "@")
 STORAGE = re.compile(r"""(?m)^\s*(?:graphroot|rootless_storage_path)\s*=\s*["'](/[^"']*)["']""")
 
@@ -90,7 +91,9 @@ def of_service(unit: Unit) -> Iterator[Listener]:
             continue
         given = words(with_runtime_directory(unit.expanded(each.value)))
         programs = [program(word) for word in given]
-        if "dockerd" in programs or ("docker" in programs and {"daemon", "-d"} & set(given)):
+        # The forms of docker before 1.13. A later -d or --host belongs to a container.
+        was_daemon = any(pair in zip(programs, given[1:], strict=False) for pair in OLD_DAEMON)
+        if "dockerd" in programs or was_daemon:
             asks = bool({"--tlsverify", "--tlsverify=true", "--tlsverify=1"} & set(given))
             for address in hosts_of(given):
                 path, number = unit.place_of(each, address)
