@@ -344,6 +344,7 @@ def test_a_masked_unit_and_another_name_of_one_do_not_count_twice(tmp_path: Path
     etc.mkdir(parents=True)
     (etc / "a.service").symlink_to("/dev/null")
     (etc / "alias.service").symlink_to(tmp_path / "usr/lib/systemd/system/b.service")
+    (etc / "itself.service").symlink_to("itself.service")
     assert found(tmp_path) == ["unit-file usr/lib/systemd/system/b.service:1"]
 
 

@@ -7,6 +7,7 @@ systemd.unit(5) and podman-systemd.unit(5).
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -92,7 +93,7 @@ def is_alias(path: Path) -> bool:
     """Return whether it is another name of a unit in the same or another directory of units."""
     if not path.is_symlink():
         return False
-    target = path.resolve()
+    target = Path(os.path.realpath(path))  # unlike resolve() before Python 3.13, it takes a link to itself
     return target.name != path.name and target.suffix == path.suffix and target.parent.name == "system"
 
 
