@@ -186,7 +186,9 @@ def live(router: Router) -> None:
     assert router.works()
 
     # Each helper dies; the agent's ProcessMonitor restarts it.
-    for program, pid in router.pids().items():
+    for program in router.pids():
+        wait_until(router.is_complete, PATIENCE)  # without keepalived, the router hands over, and others end as well
+        pid = router.pids()[program]
         kill_process(pid)
         wait_until(lambda program=program, pid=pid: router.pids().get(program, pid) != pid, PATIENCE)  # type: ignore[misc]
     wait_until(router.is_complete, PATIENCE)

@@ -64,7 +64,7 @@ def test_a_rollback_disables_no_service_that_another_agent_uses(done: list[str],
     results = [{"content": base64.b64encode(json.dumps(each).encode()).decode()} for each in rows]
     knowing = task(path, "Know which services are not used any more")["ansible.builtin.set_fact"]["rollback_unused"]
     assert rendered(knowing, rollback_others_read={"results": results}, **mine) == unused
-    assert task(path, "Disable the services")["when"] == "item.name in rollback_unused"
+    assert "item.name in rollback_unused" in task(path, "Disable the services")["when"]
     # Otherwise the next run of the role migrate would no longer enforce the policy of the other agent's service.
     removed = task(path, "Remove the agent's records")["loop"]
     assert "{{ rollback_unused | map('regex_replace', '^', 'enforced-')" in removed
