@@ -143,7 +143,10 @@ class AgentContainer:
 
     def remove(self) -> None:
         """End and remove the container of its name; no error without one."""
-        run(("podman", "rm", "--force", "--time=0", "--ignore", self.name), code=0)
+        removal = ("podman", "rm", "--force", "--time=0", "--ignore", self.name)
+        # runc fails if systemd removes the control group while it reads it (1.1.5, seen once on a busy host).
+        if run(removal).code != 0:
+            run(removal, code=0)
 
 
 def podman() -> tuple[str, ...]:
