@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import socket
 import time
 from collections.abc import Iterator
@@ -335,6 +337,21 @@ def test_where_the_kubelet_reads_manifests(tmp_path: Path) -> None:
 )
 def test_the_hint_for_a_file_is_for_what_it_does(deployment: Deployment, what: str, word: str) -> None:
     assert word in Finding(kind=Kind.UNIT_FILE, where="x:1", found=what, deployment=deployment).hint
+
+
+def test_a_directory_that_cannot_be_listed_hides_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Skip a user's sshfs whose server has died."""
+    scandir = os.scandir
+
+    def failing(path: Any) -> Any:
+        if str(path).endswith("mnt"):
+            raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN), path)
+        return scandir(path)
+
+    text = "services: {x: {volumes: ['/run/docker.sock:/x']}}\n"
+    write(tmp_path, {"home/a/mnt/compose.yml": text, "home/b/.own/compose.yml": text, "srv/compose.yml": text})
+    monkeypatch.setattr(os, "scandir", failing)
+    assert found(tmp_path) == ["unit-file home/b/.own/compose.yml:1", "unit-file srv/compose.yml:1"]
 
 
 def test_a_masked_unit_and_another_name_of_one_do_not_count_twice(tmp_path: Path) -> None:

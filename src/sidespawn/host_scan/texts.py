@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from glob import iglob
 from pathlib import Path
 
 from sidespawn.system.files import closing, read_up_to
@@ -16,9 +17,18 @@ Row = tuple[int, str]  # a line with its number
 
 def files(root: Path, patterns: Iterable[str]) -> Iterator[tuple[Path, Iterator[Row]]]:
     """Yield each file once, with its numbered lines. A file that is not text has none."""
-    for path in sorted({each for pattern in patterns for each in root.glob(pattern)}):
+    for path in sorted({each for pattern in patterns for each in matches(root, pattern)}):
         if (text := text_of(path)) is not None:
             yield path, numbered(text)
+
+
+def matches(root: Path, pattern: str) -> Iterator[Path]:
+    """Yield existing paths. What cannot be listed has none, such as a user's file system whose server has died."""
+    if "**" in pattern:  # not by glob, which would follow links in circles
+        with suppress(OSError):
+            yield from root.glob(pattern)
+    else:
+        yield from (root / each for each in iglob(pattern, root_dir=root, include_hidden=True))
 
 
 def numbered(text: str) -> Iterator[Row]:
